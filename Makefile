@@ -1,0 +1,52 @@
+# make run    fit configs/poisson.yaml from nothing and say where the report is
+# make test   the test suite          make lint   ruff and mypy
+# make bench  torchglm beside its peers (minutes)          make bench-full   the same at full size
+
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+# One pinned torch for every install, whichever extra asks for it.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench bench-full clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -3
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Each stamp says which set of packages is installed; a change of pyproject.toml or constraints.txt renews it.
+$(VENV)/.stamp-run: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.stamp-run
+
+$(VENV)/.stamp-bench: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable '.[bench]'
+	@touch $@ $(VENV)/.stamp-run
+
+run: $(VENV)/.stamp-run
+	$(BIN)/torchglm fit configs/poisson.yaml
+
+test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks
+
+bench-full: $(VENV)/.stamp-bench
+	$(BIN)/python -m benchmarks --full
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
