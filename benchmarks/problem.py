@@ -1,0 +1,99 @@
+"""What every contender is given, what it gives back, and the answer it is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+CHUNK = 50_000  # rows per block of the reference solution
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Maximum likelihood for a (*B, p) coefficient array; the column of ones is already in `x`."""
+
+    name: str
+    family: str  # poisson | gamma | bernoulli
+    link: str  # log | logit
+    x: Array  # (n, p), or (B, n, p) where every model has its own
+    y: Array  # (n,), or (B, n)
+
+    def models(self) -> Iterator[tuple[Array, Array]]:
+        """The models one at a time, for peers that know no batch."""
+        if self.y.ndim == 1:
+            yield self.x, self.y
+        else:
+            for b in range(len(self.y)):
+                yield (self.x[b] if self.x.ndim == 3 else self.x), self.y[b]
+
+    @property
+    def gradient_tol(self) -> float:
+        """The loosest power of ten at which peers that stop on the gradient norm still pass the accuracy check."""
+        return 1e-6 if self.y.ndim == 1 else 1e-8
+
+    @property
+    def megabytes(self) -> float:
+        return (self.x.nbytes + self.y.nbytes) / 1e6
+
+
+@dataclass(frozen=True)
+class Fit:
+    coef: Array  # (*B, p)
+    std_err: Array | None = None  # (*B, p); None where the contender stops at the coefficients
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A problem that is made when its turn comes, so that only one is in memory."""
+
+    name: str
+    title: str
+    make: Callable[[], Problem]
+
+
+def one_by_one(fit: Callable[[Array, Array], Fit], problem: Problem) -> Fit:
+    """Solve the models of `problem` in a Python loop."""
+    fits = [fit(x, y) for x, y in problem.models()]
+    if problem.y.ndim == 1:
+        return fits[0]
+    errors = [f.std_err for f in fits if f.std_err is not None]
+    return Fit(np.stack([f.coef for f in fits]), np.stack(errors) if errors else None)
+
+
+def mean_of(eta: Array, link: str) -> Array:
+    return np.asarray(np.exp(eta) if link == "log" else 1 / (1 + np.exp(-eta)))
+
+
+def reference(problem: Problem) -> Fit:
+    """Plain Fisher scoring in float64, taken until the step is below 1e-12 of a standard error."""
+    return one_by_one(lambda x, y: _fisher_scoring(x, y, problem.family, problem.link), problem)
+
+
+def _fisher_scoring(x: Array, y: Array, family: str, link: str) -> Fit:
+    n, p = x.shape
+    blocks = [slice(i, i + CHUNK) for i in range(0, n, CHUNK)]
+    mean = y.mean()
+    coef = np.zeros(p)
+    coef[0] = np.log(mean) if link == "log" else np.log(mean / (1 - mean))
+    for _ in range(60):
+        gram, score, pearson = np.zeros((p, p)), np.zeros(p), 0.0
+        for rows in blocks:
+            xb = x[rows]
+            mu = mean_of(xb @ coef, link)
+            variance = {"poisson": mu, "gamma": mu**2, "bernoulli": mu * (1 - mu)}[family]
+            slope = mu if link == "log" else mu * (1 - mu)
+            half = xb * (slope / np.sqrt(variance))[:, None]
+            gram += half.T @ half
+            score += xb.T @ (slope / variance * (y[rows] - mu))
+            pearson += float(((y[rows] - mu) ** 2 / variance).sum())
+        step = np.linalg.solve(gram, score)
+        std_err = np.sqrt(np.diag(np.linalg.inv(gram)))
+        if np.abs(step / std_err).max() < 1e-12 * np.sqrt(n):
+            break
+        coef = coef + step
+    dispersion = pearson / (n - p) if family == "gamma" else 1.0
+    return Fit(coef, std_err * np.sqrt(dispersion))

@@ -1,0 +1,61 @@
+"""Every benchmark runs at a tiny size and every contender gives the right answer; no test asserts a time."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from benchmarks import contenders, measure, problem, render
+from benchmarks.workloads import workloads
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("workload", workloads("quick"), ids=lambda w: w.name)
+@pytest.mark.parametrize("name", contenders.NAMES)
+def test_contender_gives_the_right_answer(name: str, workload: problem.Workload) -> None:
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
+    (record,) = measure.compare(workload, {name: contenders.load(name)}, rounds=1, budget=60.0)["contenders"]
+    assert record["failure"] is None
+    assert record["coef_error"] <= measure.ACCURACY
+    assert len(record["seconds"]) == 1
+
+
+def test_a_wrong_answer_gets_no_time() -> None:
+    workload = workloads("quick", ["many"])[0]
+
+    def wrong(p: problem.Problem) -> problem.Fit:
+        return problem.Fit(problem.reference(p).coef * 1.001)
+
+    def broken(p: problem.Problem) -> problem.Fit:
+        raise RuntimeError("no such luck")
+
+    outcome = measure.compare(workload, {"wrong": wrong, "broken": broken}, rounds=2, budget=60.0)
+    text = render.table(outcome)
+    assert "| wrong | failed: coefficients off by" in text
+    assert "| broken | failed: RuntimeError: no such luck |" in text
+
+
+def test_command_writes_json(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "many", "--contenders", "torchglm"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20 Poisson models" in done.stdout
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert [w["name"] for w in saved["workloads"]] == ["many-20"]
+
+
+def test_results_go_between_the_markers(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"above\n{render.BEGIN}\nold\n{render.END}\nbelow\n")
+    render.write_into(page, "new")
+    assert page.read_text() == f"above\n{render.BEGIN}\n\nnew\n\n{render.END}\nbelow\n"
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="markers"):
+        render.write_into(page, "new")
