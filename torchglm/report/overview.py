@@ -1,0 +1,193 @@
+"""What the summary of a batch of models says: how many, how they ended, where their coefficients lie."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm.report import words
+from torchglm.report.document import Block, Document, Facts, Notes, Table
+from torchglm.report.single import d_squared, jsonable, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from torchglm.inference.result import Result
+
+_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_QUANTILE_NAMES = ("min", "25 %", "median", "75 %", "max")
+
+
+class ModelBatch:
+    """The reading of a Result with batch dimensions; models are numbered in row-major order."""
+
+    def __init__(self, result: Result, level: float, worst: int = 10) -> None:
+        self.result, self.level, self.worst_shown = result, level, worst
+        self.shape = result.coef.shape[:-1]
+        self.n_models = math.prod(self.shape)
+        self.coef = result.coef.detach().double().cpu().reshape(self.n_models, -1)
+        self.converged = result.converged.detach().cpu().reshape(-1)
+        self.statuses = list(_flat(result.status))
+        self.ratio_name = words.ratio_name(result.family.name, result.link.name)
+
+    def document(self, width: int) -> Document:
+        """Title, facts, and three tables: how the fits ended, the coefficients' spread, the worst models."""
+        kind = words.model_title(self.result.family.name, self.result.link.name)
+        blocks: list[Block] = []
+        if self.result.formula:
+            blocks.append(Notes([f"Formula: {self.result.formula}"]))
+        blocks += [Facts(self.facts()), *self.tables()]
+        if self.warnings():
+            blocks.append(Notes(self.warnings(), alarm=True))
+        blocks.append(Notes([
+            "Coefficients: distribution over the converged models. Models to look at first: those that did "
+            "not converge, then by deviance per residual degree of freedom."]))
+        return Document(f"{self.n_models:,} models: {kind}", blocks)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The header of the batch, as names and formatted values."""
+        good = int(self.converged.sum())
+        deviance, null = self._values("deviance"), self._values("null_deviance")
+        nobs, steps = self._values("nobs"), self._values("n_iter")
+        pairs = [("Family", words.family_title(self.result.family.name)),
+                 ("Link", words.link_title(self.result.link.name)),
+                 ("Models", f"{self.n_models:,}"), ("Columns", str(len(self.result.names))),
+                 ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
+                 ("Observations", _range(nobs)), ("Iterations", _range(steps)),
+                 ("Total deviance", words.number(_total(deviance))),
+                 ("Total null deviance", words.number(_total(null))),
+                 ("D² (all models)", share(d_squared(_total(deviance), _total(null))))]
+        if self.result.groups is not None and self.result.group_names:
+            pairs.insert(3, ("One model per", ", ".join(map(str, self.result.group_names))))
+        return pairs
+
+    def tables(self) -> list[Table]:
+        """Status counts, coefficient quartiles, worst models."""
+        counts = [(words.status_title(status.name), f"{n:,}", f"{100 * n / self.n_models:.1f} %")
+                  for status, n in self.status_counts().items()]
+        rows = list(self.quartiles().values())
+        cells = words.fixed([row[1:] for row in rows], [row[4] - row[2] for row in rows])
+        spread = [(name, f"{int(row[0]):,}", *c)
+                  for name, row, c in zip(self.result.names, rows, cells, strict=True)]
+        worst = [(self.label(i), *row) for i, row in zip(self.worst(), self._worst_cells(), strict=True)]
+        head = ("model", "status", "observations", "deviance", "deviance/df", "iterations")
+        return [Table("How the fits ended", ("status", "models", "share"), counts),
+                Table("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
+                Table("Models to look at first", head, worst, left=2)]
+
+    def warnings(self) -> list[str]:
+        """One sentence for each way in which models failed."""
+        return [f"{n:,} {'model' if n == 1 else 'models'} not converged "
+                f"({words.status_title(status.name)}): {status.explanation}"
+                for status, n in self.status_counts(only_failed=True).items()]
+
+    def status_counts(self, only_failed: bool = False) -> dict[Any, int]:
+        """How many models ended in each status, the commonest first."""
+        chosen = [s for s, good in zip(self.statuses, self.converged.tolist(), strict=True)
+                  if not (only_failed and good)]
+        return dict(Counter(chosen).most_common())
+
+    def quartiles(self) -> dict[str, tuple[float, ...]]:
+        """For each coefficient: the number of converged models that hold it, then min, quartiles and max."""
+        kept = self.coef[self.converged]
+        return {name: _quartiles(kept[:, j]) for j, name in enumerate(self.result.names)}
+
+    def worst(self) -> list[int]:
+        """Numbers of the models to look at first: not converged, then the largest deviance per df."""
+        ratio = self._deviance_per_df()
+        order = sorted(range(self.n_models), key=lambda i: (bool(self.converged[i]), -ratio[i]))
+        return order[: self.worst_shown]
+
+    def label(self, index: int) -> str:
+        """The group of a model (`state = CA`), or its index."""
+        if self.result.groups is not None:
+            group = self.result.groups[index]
+            values = group if isinstance(group, tuple | list) else (group,)
+            names = self.result.group_names or [""] * len(values)
+            return ", ".join(f"{n} = {v}" if n else str(v) for n, v in zip(names, values, strict=True))
+        where = torch.unravel_index(torch.tensor(index), self.shape)
+        return ", ".join(str(int(i)) for i in where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The overview, JSON-able: counts, spread of each coefficient, worst models; NaN is None."""
+        r = self.result
+        deviance, null = _total(self._values("deviance")), _total(self._values("null_deviance"))
+        spread = [{"name": name, "models": int(row[0]),
+                   **dict(zip(("min", "q25", "median", "q75", "max"), row[1:], strict=True))}
+                  for name, row in self.quartiles().items()]
+        return jsonable({
+            "family": r.family.name, "link": r.link.name, "formula": r.formula, "models": self.n_models,
+            "converged": int(self.converged.sum()), "deviance": deviance, "null_deviance": null,
+            "d_squared": d_squared(deviance, null),
+            "status": {s.name.lower(): n for s, n in self.status_counts().items()}, "coefficients": spread,
+            "worst": [{"model": self.label(i), "index": i, "status": self.statuses[i].name.lower(),
+                       "deviance": float(self._values("deviance")[i])} for i in self.worst()],
+            "warnings": self.warnings()})
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per model and coefficient, indexed by the group (or number) of the model and the name."""
+        import pandas as pd
+
+        r, p = self.result, len(self.result.names)
+        interval = r.conf_int(self.level)
+        columns = {"estimate": r.coef, "std_err": r.std_err, "statistic": r.statistic, "p_value": r.p_value,
+                   "low": interval[..., 0], "high": interval[..., 1]}
+        frame = pd.DataFrame({k: v.detach().double().cpu().reshape(-1).numpy() for k, v in columns.items()})
+        if self.ratio_name is not None:
+            import numpy as np
+
+            for ratio, column in (("ratio", "estimate"), ("ratio_low", "low"), ("ratio_high", "high")):
+                frame[ratio] = np.exp(frame[column].clip(upper=709))
+        frame["status"] = [s.name.lower() for s in self.statuses for _ in range(p)]
+        models = [self.label(i) for i in range(self.n_models)]
+        frame.index = pd.MultiIndex.from_product([models, r.names], names=["model", "name"])
+        return frame
+
+    def _values(self, name: str) -> Tensor:
+        """A per-model quantity as float64 `(models,)`; a number shared by all is repeated."""
+        value = torch.as_tensor(getattr(self.result, name)).detach().double().cpu()
+        return value.expand(self.shape).reshape(-1)
+
+    def _deviance_per_df(self) -> list[float]:
+        ratio = self._values("deviance") / self._values("df_resid").clamp(min=1)
+        return torch.nan_to_num(ratio, nan=math.inf).tolist()
+
+    def _worst_cells(self) -> list[tuple[str, ...]]:
+        nobs, deviance, steps = (self._values(k) for k in ("nobs", "deviance", "n_iter"))
+        ratio = deviance / self._values("df_resid").clamp(min=1)
+        return [(words.status_title(self.statuses[i].name), words.number(float(nobs[i])),
+                 words.number(float(deviance[i])), words.short(float(ratio[i])), f"{int(steps[i])}")
+                for i in self.worst()]
+
+
+def _flat(status: Any) -> Iterable[Any]:
+    """The statuses of a batch in row-major order, however deep their lists are nested."""
+    if isinstance(status, Sequence) and not isinstance(status, str):
+        for part in status:
+            yield from _flat(part)
+    else:
+        yield status
+
+
+def _quartiles(values: Tensor) -> tuple[float, ...]:
+    """Count, minimum, quartiles and maximum of the numbers among `values`; NaN where there is none."""
+    values = values[~values.isnan()].sort().values
+    if len(values) == 0:
+        return (0.0, *[math.nan] * len(_QUANTILES))
+    at = torch.tensor(_QUANTILES, dtype=torch.float64) * (len(values) - 1)
+    low, high = values[at.floor().long()], values[at.ceil().long()]
+    return (float(len(values)), *torch.lerp(low, high, at - at.floor()).tolist())
+
+
+def _range(values: Tensor) -> str:
+    low, high = float(values.min()), float(values.max())
+    return words.number(low) if low == high else f"{words.number(low)} to {words.number(high)}"
+
+
+def _total(values: Tensor) -> float:
+    return float(values.nansum())

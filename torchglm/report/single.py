@@ -1,0 +1,237 @@
+"""What the summary of one model says: facts, coefficient table, notes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torchglm.report import words
+from torchglm.report.document import Block, Document, Facts, Notes, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from torchglm.inference.result import Result
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One line of the coefficient table; all NaN where the column is aliased."""
+
+    name: str
+    estimate: float
+    std_err: float
+    statistic: float
+    p_value: float
+    low: float
+    high: float
+
+    @property
+    def aliased(self) -> bool:
+        """Whether no estimate stands for this column."""
+        return math.isnan(self.estimate)
+
+    @property
+    def ratio(self) -> tuple[float, float, float]:
+        """exp(coef) with the ends of its interval."""
+        return _exp(self.estimate), _exp(self.low), _exp(self.high)
+
+
+def coefficients(result: Result, level: float = 0.95) -> list[Coefficient]:
+    """The coefficient table of a single model as plain floats, in the order of the design's columns."""
+    columns = [t.detach().double().cpu().tolist()
+               for t in (result.coef, result.std_err, result.statistic, result.p_value)]
+    intervals = result.conf_int(level).detach().double().cpu().tolist()
+    return [Coefficient(name, *values, low=low, high=high)
+            for name, *values, (low, high) in zip(result.names, *columns, intervals, strict=True)]
+
+
+class SingleModel:
+    """The reading of a Result without batch dimensions."""
+
+    def __init__(self, result: Result, level: float) -> None:
+        self.result, self.level = result, level
+        self.family, self.link = result.family.name, result.link.name
+        self.ratio_name = words.ratio_name(self.family, self.link)
+        self.coefficients = coefficients(result, level)
+
+    def document(self, width: int) -> Document:
+        """Title, facts, coefficient tables and notes, for lines of `width` characters."""
+        blocks: list[Block] = []
+        if self.result.formula:
+            blocks.append(Notes([f"Formula: {self.result.formula}"]))
+        blocks += [Facts(self.facts()), *self.tables(width)]
+        if self.warnings():
+            blocks.append(Notes(self.warnings(), alarm=True))
+        blocks.append(Notes(self.remarks()))
+        return Document(words.model_title(self.family, self.link), blocks)
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The header: what was fitted and how well, as names and formatted values."""
+        r = self.result
+        deviance, null = _float(r.deviance), _float(r.null_deviance)
+        return [("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
+                ("Observations", words.number(_float(r.nobs))),
+                ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
+                ("Residual df", words.number(_float(r.df_resid))),
+                ("Null df", words.number(_float(r.df_null))),
+                ("Dispersion", self._dispersion()), ("Status", self._status()),
+                ("Deviance", words.number(deviance)), ("Null deviance", words.number(null)),
+                ("D² (explained)", share(d_squared(deviance, null))),
+                ("Pearson χ²", words.number(_float(r.pearson_chi2))),
+                ("Log-likelihood", words.number(_float(r.loglik))), ("AIC", words.number(_float(r.aic))),
+                ("BIC", words.number(_float(r.bic))), ("Penalty", self._penalty())]
+
+    def tables(self, width: int) -> list[Table]:
+        """The coefficient table, with exp(coef) beside it or, past `width` characters, below it."""
+        low, high = words.limits(self.level)
+        name = self.result.statistic_name
+        cells = self._coefficient_cells()
+        head = ("", "estimate", "std. error", f"{name} value", "p-value", low, high)
+        if self.ratio_name is None:
+            return [Table("", head, cells)]
+        ratios = self._ratio_cells()
+        both = Table("", (*head, self.ratio_name, low, high),
+                     [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
+        if both.width() <= width:
+            return [both]
+        named = [(c.name, *row) for c, row in zip(self.coefficients, ratios, strict=True)]
+        return [Table("", head, cells), Table("", ("", self.ratio_name, low, high), named)]
+
+    def warnings(self) -> list[str]:
+        """What a reader must know before believing the table, a sentence each; empty for a sound fit."""
+        r, lines = self.result, []
+        if not bool(r.converged):
+            lines.append(f"Not converged ({words.status_title(r.status.name)}): {r.status.explanation}")
+        aliased = [c.name for c in self.coefficients if c.aliased]
+        if aliased and len(aliased) < len(self.coefficients):
+            lines.append(f"{_listed(aliased)} {'is' if len(aliased) == 1 else 'are'} aliased (NA): a linear "
+                         "combination of other columns, so no coefficient of its own can be estimated.")
+        lines += self._spread()
+        return lines
+
+    def remarks(self) -> list[str]:
+        """How the numbers were obtained, a sentence each."""
+        r = self.result
+        law = f"Student t with {_float(r.df_resid):.0f} df" if r.statistic_name == "t" else "normal"
+        lines = [f"Tests and {words.percent(self.level)} intervals: Wald, {law}."]
+        if self.ratio_name is not None:
+            what = {"logit": "odds"}.get(self.link, words.mean_name(self.family))
+            has = any(c.name == words.INTERCEPT for c in self.coefficients)
+            base = f" For {words.INTERCEPT} it is the baseline {what}." if has else ""
+            lines[0] += f" {self.ratio_name.capitalize()} = exp(estimate).{base}"
+        return lines
+
+    def sentences(self) -> list[str]:
+        """One sentence per coefficient on what it says."""
+        scale = words.Scale(self.family, self.link, self.level)
+        return [scale.sentence(c.name, c.estimate, c.low, c.high) for c in self.coefficients]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Header and coefficients, JSON-able: NaN and infinities are None."""
+        r = self.result
+        deviance, null = _float(r.deviance), _float(r.null_deviance)
+        rows = [{"name": c.name, "estimate": c.estimate, "std_err": c.std_err, "statistic": c.statistic,
+                 "p_value": c.p_value, "low": c.low, "high": c.high} for c in self.coefficients]
+        if self.ratio_name is not None:
+            for row, c in zip(rows, self.coefficients, strict=True):
+                row["ratio"], row["ratio_low"], row["ratio_high"] = c.ratio
+        return jsonable({**r.describe(), "formula": r.formula, "rank": _float(r.rank), "level": self.level,
+                         "d_squared": d_squared(deviance, null), "statistic_name": r.statistic_name,
+                         "ratio_name": self.ratio_name, "coefficients": rows, "warnings": self.warnings()})
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per coefficient, indexed by its name; the same columns as in `to_dict`."""
+        import pandas as pd
+
+        frame = pd.DataFrame([vars(c) for c in self.coefficients]).set_index("name")
+        if self.ratio_name is not None:
+            frame[["ratio", "ratio_low", "ratio_high"]] = [c.ratio for c in self.coefficients]
+        return frame
+
+    def _coefficient_cells(self) -> list[tuple[str, ...]]:
+        rows = [(c.estimate, c.std_err, c.low, c.high) for c in self.coefficients]
+        cells = words.fixed(rows, [c.std_err for c in self.coefficients])
+        return [(c.name, e, s, words.statistic(c.statistic), words.p_value(c.p_value), low, high)
+                for c, (e, s, low, high) in zip(self.coefficients, cells, strict=True)]
+
+    def _ratio_cells(self) -> list[list[str]]:
+        rows = [c.ratio for c in self.coefficients]
+        scales = [c.std_err * ratio[0] for c, ratio in zip(self.coefficients, rows, strict=True)]
+        return words.fixed(rows, scales)
+
+    def _dispersion(self) -> str:
+        how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df",
+               "ml": "maximum likelihood"}.get(self.result.dispersion_method, "given")
+        return f"{words.short(_float(self.result.dispersion), 5)} ({how})"
+
+    def _status(self) -> str:
+        iterations = int(_float(self.result.n_iter))
+        return f"{words.status_title(self.result.status.name)}, {iterations} iterations"
+
+    def _penalty(self) -> str:
+        penalty = self.result.describe().get("penalty")
+        if not penalty:
+            return "none"
+        if isinstance(penalty, Mapping):
+            return ", ".join(f"{k} {v}" for k, v in penalty.items())
+        return str(penalty)
+
+    def _spread(self) -> list[str]:
+        """A warning where φ is held at 1 although the residuals are clearly wider."""
+        r = self.result
+        if r.family.has_dispersion or self.family == "bernoulli":
+            return []
+        if _float(r.dispersion) != 1 or not bool(r.converged):
+            return []
+        df = max(_float(r.df_resid), 1.0)
+        ratio = _float(r.pearson_chi2) / df
+        if not ratio > max(1.2, 1 + 3 * math.sqrt(2 / df)):
+            return []
+        return [f"Pearson χ²/df is {ratio:.2f}: the response spreads more than dispersion 1 allows in the "
+                f"{words.family_title(self.family)} family, so the standard errors are too small. Estimate "
+                'the dispersion (dispersion="pearson") or take a family with a wider variance.']
+
+
+def d_squared(deviance: float, null: float) -> float:
+    """D² = 1 − deviance / null deviance; NaN where the null deviance is zero or unknown."""
+    return 1 - deviance / null if null > 0 else math.nan
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with every NaN and infinity turned into None and every sequence into a list."""
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def share(value: float) -> str:
+    """A share such as D² to four decimals."""
+    return words.MISSING if math.isnan(value) else f"{value:.4f}"
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if not value > 709 else math.inf
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:6])
+    return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
+
+
+def _with_shape(family: Any) -> str:
+    """The family's name with its shape parameter: `negative binomial (alpha 0.62)`."""
+    parts = [f"{key} {words.short(float(getattr(family, key)))}" for key in ("alpha", "power")
+             if getattr(family, key, None) is not None]
+    name = words.family_title(family.name)
+    return f"{name} ({', '.join(parts)})" if parts else name

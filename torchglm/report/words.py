@@ -1,0 +1,223 @@
+"""How numbers, tests and coefficients are put into words; no tensors, no layout."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+INTERCEPT = "(Intercept)"
+MISSING = "NA"
+
+_FAMILY_TITLES = {"inverse_gaussian": "inverse Gaussian", "negative_binomial": "negative binomial",
+                 "gaussian": "Gaussian", "bernoulli": "Bernoulli", "poisson": "Poisson", "gamma": "Gamma",
+                 "tweedie": "Tweedie"}
+_LINK_TITLES = {"cloglog": "complementary log-log", "loglog": "log-log", "inverse_squared": "inverse squared",
+               "sqrt": "square root"}
+
+# What the mean of each family is called; a family that is absent has an "expected response".
+_MEANS = {"poisson": "expected count", "negative_binomial": "expected count", "binomial": "probability",
+          "bernoulli": "probability", "exponential": "expected time"}
+# What exp(coef) is called under a log link; a family that is absent has a "ratio of means".
+_LOG_RATIOS = {"poisson": "rate ratio", "negative_binomial": "rate ratio", "binomial": "risk ratio",
+               "bernoulli": "risk ratio"}
+_LEVEL = re.compile(r"^(?:C\()?(?P<factor>[^\[\]]+?)(?:,[^\[\]]*)?\)?\[(?:T\.)?(?P<level>.*)\]$")
+
+
+def number(value: float, decimals: int = 2) -> str:
+    """`value` with at least six significant digits and at least `decimals` decimals; `NA` for NaN."""
+    if math.isnan(value):
+        return MISSING
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if value == 0 or float(value).is_integer() and abs(value) < 1e10:
+        return f"{value:.0f}"
+    if not 1e-4 <= abs(value) < 1e10:
+        return f"{value:.5e}"
+    return f"{value:.{max(decimals, 5 - math.floor(math.log10(abs(value))))}f}"
+
+
+def short(value: float, digits: int = 4) -> str:
+    """`value` with `digits` significant digits, for a sentence: 1.500, 12,346, 3.200e-09."""
+    if not math.isfinite(value):
+        return number(value)
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{digits - 1}e}"
+    decimals = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+    return f"{value:,.{max(0, decimals)}f}"
+
+
+def p_value(p: float) -> str:
+    """A p-value that is never printed as zero: `0.0412`, `2.3e-12`, `<1e-16`; `NA` for NaN."""
+    if math.isnan(p):
+        return MISSING
+    if p < 1e-16:
+        return "<1e-16"
+    if p < 0.00095:
+        return f"{p:.1e}"
+    return ">0.9999" if p > 0.99995 else f"{p:.4f}"
+
+
+def statistic(value: float) -> str:
+    """A test statistic to two decimals, in powers of ten where it is huge."""
+    if not math.isfinite(value):
+        return number(value)
+    return f"{value:.2f}" if abs(value) < 1e5 else f"{value:.2e}"
+
+
+def percent(level: float) -> str:
+    """`0.95` as `95 %`; a level such as 0.999 keeps its decimals."""
+    return f"{100 * level:.4g} %"
+
+
+def limits(level: float) -> tuple[str, str]:
+    """The names of the two ends of an interval: `2.5 %` and `97.5 %`."""
+    return percent((1 - level) / 2), percent((1 + level) / 2)
+
+
+def fixed(rows: Sequence[Sequence[float]], scales: Iterable[float], digits: int = 3) -> list[list[str]]:
+    """Cells that share one number of decimals: the smallest scale (standard error) keeps `digits` digits.
+
+    A row whose scale would vanish at that number, or whose values pass 1e7, has decimals of its own (values
+    near 1) or powers of ten. `rows` holds rows of values, `scales` one positive number (or NaN) per row.
+    """
+    scales = [_scale(scale, row) for scale, row in zip(scales, rows, strict=True)]
+    usual = [s for s in scales if 1e-5 <= s < math.inf]
+    places = 4 if not usual else min(6, max(2, digits - 1 - math.floor(math.log10(min(usual)))))
+
+    return [_cells(row, scale, places, digits) for row, scale in zip(rows, scales, strict=True)]
+
+
+def _cells(row: Sequence[float], scale: float, places: int, digits: int) -> list[str]:
+    """One row of `fixed`, all its cells in one style."""
+    finite = [abs(v) for v in row if math.isfinite(v)]
+    form = f".{places}f"
+    if scale < 10.0 ** (1 - places) or max(finite, default=0.0) >= 1e7:
+        own = digits - 1 - math.floor(math.log10(scale))
+        form = f".{own}f" if own <= 9 and 0.1 <= min(finite, default=0.0) < 1e3 else ".3e"
+    return [format(v, form) if math.isfinite(v) else number(v) for v in row]
+
+
+def _scale(scale: float, row: Sequence[float]) -> float:
+    """`scale` where it says something, else a hundredth of the largest value of the row, else 1."""
+    if scale > 0 and math.isfinite(scale):
+        return scale
+    finite = [abs(v) for v in row if math.isfinite(v) and v != 0]
+    return max(finite) / 100 if finite else 1.0
+
+
+def mean_name(family: str) -> str:
+    """What the mean of a family is called in a sentence: `expected count`, `probability`, ..."""
+    return _MEANS.get(family, "expected response")
+
+
+def ratio_name(family: str, link: str) -> str | None:
+    """What exp(coef) is: `odds ratio`, `rate ratio`, `risk ratio`, `ratio of means`; None for other links."""
+    if link == "logit":
+        return "odds ratio"
+    if link == "log":
+        return _LOG_RATIOS.get(family, "ratio of means")
+    return None
+
+
+def family_title(family: str) -> str:
+    """A family as it is written in prose: `inverse Gaussian`."""
+    return _FAMILY_TITLES.get(family, family.replace("_", " "))
+
+
+def link_title(link: str) -> str:
+    """A link as it is written in prose: `complementary log-log`."""
+    return _LINK_TITLES.get(link, link.replace("_", " "))
+
+
+def status_title(name: str) -> str:
+    """A status code in prose: `ITERATION_LIMIT` as `iteration limit`."""
+    return name.lower().replace("_", " ")
+
+
+def model_title(family: str, link: str) -> str:
+    """`Poisson regression, log link`."""
+    name = family_title(family)
+    return f"{name[:1].upper()}{name[1:]} regression, {_LINK_TITLES.get(link, link.replace('_', ' '))} link"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The words of one family and link: what moves, and how a coefficient moves it."""
+
+    family: str
+    link: str
+    level: float = 0.95
+
+    def sentence(self, name: str, estimate: float, low: float, high: float) -> str:
+        """One plain sentence on what the coefficient `name` says, with its interval."""
+        if math.isnan(estimate):
+            return f"{name} is not estimated (aliased with other columns, or the fit failed)."
+        if name == INTERCEPT:
+            return self._baseline(estimate, low, high)
+        return f"{_subject(name)} {self._effect(estimate, low, high)}{_proviso(name)}."
+
+    def _baseline(self, estimate: float, low: float, high: float) -> str:
+        where = f"With every other term at zero and factors at their reference level, the {self._what()} is"
+        if self.link == "log":
+            return f"{where} {self._ratio(estimate, low, high)}, per unit of exposure if there is one."
+        if self.link == "logit":
+            return (f"{where.replace(' is', ' are')} {self._ratio(estimate, low, high)}, a probability of "
+                    f"{short(_expit(estimate), 3)}.")
+        return f"{where} {self._values(estimate, low, high)}."
+
+    def _effect(self, estimate: float, low: float, high: float) -> str:
+        if self.link in ("log", "logit"):
+            return f"multiplies the {self._what()} by {self._ratio(estimate, low, high)}{_change(estimate)}"
+        if estimate < 0:
+            return f"takes {self._values(-estimate, -high, -low)} from the {self._what()}"
+        return f"adds {self._values(estimate, low, high)} to the {self._what()}"
+
+    def _what(self) -> str:
+        """What the coefficient moves."""
+        if self.link in ("log", "identity"):
+            return mean_name(self.family)
+        return "odds" if self.link == "logit" else f"{link_title(self.link)} predictor"
+
+    def _ratio(self, estimate: float, low: float, high: float) -> str:
+        return self._values(*(math.exp(min(v, 700.0)) for v in (estimate, low, high)))
+
+    def _values(self, estimate: float, low: float, high: float) -> str:
+        """`1.35 (95 % interval 1.26 to 1.45)`, with decimals that suit the width of the interval."""
+        [[estimate_text, low_text, high_text]] = fixed([(estimate, low, high)], [(high - low) / 4], digits=2)
+        if math.isnan(low) or math.isnan(high):
+            return f"{estimate_text} (no interval)"
+        return f"{estimate_text} ({percent(self.level)} interval {low_text} to {high_text})"
+
+
+def _subject(name: str) -> str:
+    """The subject of a sentence about a slope, a level of a factor or an interaction."""
+    if ":" in _outside_brackets(name):
+        return f"The interaction {name}"
+    found = _LEVEL.match(name)
+    if found:
+        return f"{found['factor'].strip()} = {found['level']}, against the reference level,"
+    return f"One unit more of {name}"
+
+
+def _proviso(name: str) -> str:
+    if ":" in _outside_brackets(name):
+        return ", on top of its parts"
+    return ", the other terms held fixed"
+
+
+def _outside_brackets(name: str) -> str:
+    return re.sub(r"\[[^\]]*\]|\([^)]*\)", "", name)
+
+
+def _expit(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value > 0 else math.exp(value) / (1 + math.exp(value))
+
+
+def _change(estimate: float) -> str:
+    """`: 2.3 % more`, where a percentage reads more easily than the ratio."""
+    change = 100 * math.expm1(min(estimate, 700.0))
+    if not 1e-6 <= abs(change) <= 200:
+        return ""
+    return f", {short(abs(change), 3)} % {'more' if change > 0 else 'less'}"
