@@ -32,7 +32,7 @@ class Problem:
 
     @property
     def gradient_tol(self) -> float:
-        """The loosest power of ten at which peers that stop on the gradient norm still pass the accuracy check."""
+        """The loosest power of ten at which peers that stop on the gradient pass the accuracy check."""
         return 1e-6 if self.y.ndim == 1 else 1e-8
 
     @property
