@@ -1,0 +1,178 @@
+"""Designs: from a formula (or a list of columns) and a table to the tensor a fit takes, and its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .expressions import Expression
+from .factors import Categorical, Factor, Numeric, category_column, found_levels, is_categorical
+from .formulas import Formula, parse, parts, plain
+from .frame import Frame
+from .spec import INTERCEPT, Design, DesignSpec, Part, Response
+from .tables import as_table, check_columns, names_of, type_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def build(
+    formula: str,
+    data: Any,
+    *,
+    also: Sequence[str] = (),
+    missing: str = "error",
+    unseen: str = "error",
+) -> Design:
+    """The design of a formula over a table: x, column names, y and the spec for later rows.
+
+    Formulas are Wilkinson's as formulaic reads them, e.g. `y ~ log(a) + C(b) * bs(c, df=4)`. Categories get
+    treatment coding with the first level (sorted, or in category order) as the reference; unused categories
+    are left out, as in R. A response of two levels or booleans becomes 0 and 1, the second level being 1.
+    `also` names further columns (weights, exposure, groups) to keep complete and aligned in `Design.table`.
+    Missing values are an error that names column and count, or with `missing="drop"` such rows are left out
+    before anything is learned; `unseen` says what later rows with a new level get (`DesignSpec`).
+
+    Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
+    """
+    available = names_of(data)
+    return _build(parse(formula, available), data, also, missing, unseen)
+
+
+def build_columns(
+    columns: Sequence[str],
+    data: Any,
+    *,
+    response: str | None = None,
+    intercept: bool = True,
+    also: Sequence[str] = (),
+    missing: str = "error",
+    unseen: str = "error",
+) -> Design:
+    """The design that adds up the named columns (text and categories treatment-coded), without a formula.
+
+    Otherwise as `build`; formulaic is not needed.
+    """
+    return _build(plain(columns, response, intercept), data, also, missing, unseen)
+
+
+def learn(
+    formula: str,
+    tables: Iterable[pa.Table],
+    *,
+    also: Sequence[str] = (),
+    missing: str = "error",
+    unseen: str = "error",
+) -> DesignSpec:
+    """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
+
+    Memory holds the levels of each category and, for `bs`, `poly`, `scale` and their like, the columns those
+    transforms read (8 bytes a row): quantiles and moments are then exact, to the last bit.
+    """
+    parsed: Formula | None = None
+    learner: _Learner | None = None
+    first = 0
+    for piece in tables:
+        if parsed is None or learner is None:
+            parsed = parse(formula, piece.column_names)
+            learner = _Learner(parsed)
+        table = as_table(piece, learner.columns(also))
+        learner.see(Frame(table, table.column_names, missing, first))
+        first += table.num_rows
+    if learner is None or first == 0:
+        raise ValueError("There are no rows to learn a design from.")
+    return learner.spec(missing, unseen)
+
+
+def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unseen: str) -> Design:
+    learner = _Learner(formula)
+    wanted = learner.columns(also)
+    check_columns(wanted, names_of(data))
+    table = as_table(data, wanted)
+    if table.num_rows == 0:
+        raise ValueError("The data have no rows.")
+    frame = Frame(table, wanted, missing)
+    if len(frame) == 0:
+        raise ValueError(f"Every row has a missing value; per column: {frame.dropped}.")
+    learner.see(frame)
+    return learner.spec(missing, unseen).apply(frame, response=formula.response is not None)
+
+
+class _Learner:
+    """Collects over frames what the factors of a formula need to know, then makes the spec."""
+
+    def __init__(self, formula: Formula) -> None:
+        self.formula = formula
+        right = [factor for term in formula.terms for factor in term.factors]
+        left = [] if formula.response is None else [formula.response]
+        self.expressions = {expression.text: expression for expression in [*left, *right]}
+        self.levels: dict[str, dict[Any, bool]] = {}
+        self.ordered: dict[str, bool] = {}
+        self.gathered = _Gathered()
+        self.types: dict[str, str] = {}
+
+    def columns(self, also: Sequence[str] = ()) -> list[str]:
+        """Every column to read."""
+        return list(dict.fromkeys([*(c for e in self.expressions.values() for c in e.columns), *also]))
+
+    def see(self, frame: Frame) -> None:
+        """Take in the rows of one frame."""
+        if not self.types:
+            self._begin(frame.table.schema)
+        for text, levels in self.levels.items():
+            found_levels(category_column(self.expressions[text], frame), levels)
+        self.gathered.add(frame)
+
+    def _begin(self, schema: pa.Schema) -> None:
+        """Decide from the columns' types which factors are categories."""
+        self.types = {name: type_name(schema.field(name).type) for name in self.columns()}
+        for text, expression in self.expressions.items():
+            kind = None if expression.column is None else schema.field(expression.column).type
+            if expression.categorical or (kind is not None and is_categorical(expression, kind)):
+                self.levels[text] = {}
+                self.ordered[text] = kind is not None and "dictionary" in str(kind)
+            elif expression.learns:
+                self.gathered.pieces.update({name: [] for name in expression.columns})
+
+    def spec(self, missing: str, unseen: str) -> DesignSpec:
+        """What was learned."""
+        factors = {text: self._factor(expression) for text, expression in self.expressions.items()}
+        left = self.formula.response
+        response = None if left is None else Response(left, factors[left.text])
+        right = {f.text: factors[f.text] for term in self.formula.terms for f in term.factors}
+        products = parts(
+            [tuple(factor.text for factor in term.factors) for term in self.formula.terms],
+            {text: factor.spans for text, factor in right.items()},
+        )
+        terms = tuple(
+            (term.name if term.factors else INTERCEPT, tuple(Part(product, term.scale) for product in found))
+            for term, found in zip(self.formula.terms, products, strict=True)
+        )
+        return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types)
+
+    def _factor(self, expression: Expression) -> Factor:
+        if expression.text not in self.levels:
+            return Numeric.learn(expression, self.gathered)
+        found = [level for level, occurs in self.levels[expression.text].items() if occurs]
+        if not self.ordered[expression.text]:
+            found = sorted(found)
+        return Categorical.learn(expression, found)
+
+
+class _Gathered:
+    """The columns that stateful transforms learn from, over all frames."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[str, list[np.ndarray]] = {}
+
+    def add(self, frame: Frame) -> None:
+        for name, pieces in self.pieces.items():
+            pieces.append(frame.values(name))
+
+    def values(self, name: str) -> np.ndarray:
+        """One column over all rows; joined once."""
+        if len(self.pieces[name]) > 1:
+            self.pieces[name] = [np.concatenate(self.pieces[name])]
+        return self.pieces[name][0]
