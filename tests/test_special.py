@@ -1,0 +1,171 @@
+"""The special functions: laws first (limits, derivatives, sums), then numbers from mpmath and scipy."""
+
+import math
+
+import mpmath
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from torchglm import special
+
+mpmath.mp.dps = 70
+F64 = torch.float64
+
+
+def tensor(*values: float, dtype: torch.dtype = F64) -> Tensor:
+    return torch.tensor(values, dtype=dtype)
+
+
+def relative_error(got: Tensor, exact: list) -> float:
+    """Largest relative error of a tensor against mpmath numbers."""
+    pairs = zip(got.flatten().tolist(), exact, strict=True)
+    return max(float(abs(mpmath.mpf(g) - e) / max(abs(e), mpmath.mpf(10) ** -300)) for g, e in pairs)
+
+
+# ---- elementary
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 2e-15), (torch.float32, 1e-6)])
+def test_log1pmx_keeps_every_digit(dtype: torch.dtype, tolerance: float) -> None:
+    u = torch.cat([torch.logspace(-18, 6, 150, dtype=dtype), -torch.logspace(-18, -1e-3, 150, dtype=dtype)])
+    exact = [mpmath.log(1 + mpmath.mpf(v)) - mpmath.mpf(v) for v in u.tolist()]
+    assert relative_error(special.log1pmx(u), exact) < tolerance
+    assert special.log1pmx(torch.zeros(1)).item() == 0
+
+
+def test_log1pmx_has_the_derivatives_of_its_formula() -> None:
+    u = tensor(-0.9, -0.18, -0.17, -1e-3, 0.0, 1e-9, 0.22, 0.23, 5.0).requires_grad_()
+    (first,) = torch.autograd.grad(special.log1pmx(u).sum(), u, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), u)
+    torch.testing.assert_close(first, -u / (1 + u), rtol=1e-12, atol=0)
+    torch.testing.assert_close(second, -1 / (1 + u) ** 2, rtol=1e-9, atol=0)
+    tangent = torch.func.jvp(special.log1pmx, (u.detach(),), (torch.ones_like(u),))[1]
+    torch.testing.assert_close(tangent, first.detach())
+    torch.testing.assert_close(torch.func.vmap(special.log1pmx)(u.detach()), special.log1pmx(u.detach()))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-14), (torch.float32, 6e-6)])
+def test_kl_div_keeps_every_digit(dtype: torch.dtype, tolerance: float) -> None:
+    x = torch.logspace(-6, 6, 13, dtype=dtype)[:, None]
+    more, less = torch.logspace(-3, 6, 20, dtype=dtype), torch.logspace(-3, -0.01, 20, dtype=dtype)
+    y = x * torch.cat([1 + more, 1 - less])
+    pairs = zip(x.expand_as(y).flatten().tolist(), y.flatten().tolist(), strict=True)
+    exact = [mpmath.mpf(a) * mpmath.log(mpmath.mpf(a) / b) - a + b for a, b in pairs]
+    assert relative_error(special.kl_div(x, y), exact) < tolerance
+    assert special.kl_div(tensor(0.0), tensor(3.0)).item() == 3
+
+
+def test_kl_div_is_zero_only_at_equality_and_differentiates() -> None:
+    y = torch.linspace(0.5, 2, 51, dtype=F64)
+    assert (special.kl_div(y, y) == 0).all()
+    assert (special.kl_div(y, y * (1 + 1e-9)) > 0).all()
+    x, m = tensor(0.0, 1.0, 5.0, 5.0), tensor(2.0, 1.0, 5.1, 500.0).requires_grad_()
+    (grad,) = torch.autograd.grad(special.kl_div(x, m).sum(), m)
+    torch.testing.assert_close(grad, 1 - x / m.detach(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-14), (torch.float32, 4e-6)])
+def test_stirling_remainders(dtype: torch.dtype, tolerance: float) -> None:
+    x = torch.logspace(-4, 6, 60, dtype=dtype)
+    for value, log in zip(x.tolist(), special.stirling_remainder(x).tolist(), strict=True):
+        v = mpmath.mpf(value)
+        exact = mpmath.loggamma(v) - ((v - 0.5) * mpmath.log(v) - v + mpmath.log(2 * mpmath.pi) / 2)
+        assert abs(log - exact) < tolerance
+    for value, log in zip(x.tolist(), special.log_factorial_remainder(x).tolist(), strict=True):
+        v = mpmath.mpf(value)
+        assert abs(log - (mpmath.loggamma(v + 1) - v * mpmath.log(v) + v)) < tolerance
+    assert special.stirling_remainder(tensor(math.inf)).item() == 0
+    assert special.log_factorial_remainder(tensor(0.0)).item() == 0
+
+
+# ---- counts
+
+
+def exact_negative_binomial(y: float, mu: float, alpha: float) -> mpmath.mpf:
+    y, mu, alpha = mpmath.mpf(y), mpmath.mpf(mu), mpmath.mpf(alpha)
+    if alpha == 0:
+        return y * mpmath.log(mu) - mu - mpmath.loggamma(y + 1)
+    r = 1 / alpha
+    log_choose = mpmath.loggamma(y + r) - mpmath.loggamma(r) - mpmath.loggamma(y + 1)
+    return log_choose + r * mpmath.log(r / (r + mu)) + y * mpmath.log(mu / (r + mu))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-13), (torch.float32, 4e-6)])
+def test_negative_binomial_is_exact_for_every_alpha(dtype: torch.dtype, tolerance: float) -> None:
+    y = tensor(0, 1, 5, 10, 11, 1000, 1e6, dtype=dtype)
+    mu = tensor(1e-6, 0.5, 5, 900, 1.01e6, dtype=dtype)
+    alpha = tensor(0, 1e-30, 1e-8, 1e-4, 0.1, 0.11, 1, 1e3, 1e6, dtype=dtype)
+    grid = torch.cartesian_prod(y, mu, alpha)
+    got = special.negative_binomial_log_prob(*grid.T)
+    exact = [exact_negative_binomial(*row) for row in grid.tolist()]
+    for row, g, e in zip(grid.tolist(), got.tolist(), exact, strict=True):
+        assert abs(g - e) <= tolerance * max(1, abs(e)), row
+    poisson = special.poisson_log_prob(grid[:, 0], grid[:, 1])
+    at_zero = special.negative_binomial_log_prob(grid[:, 0], grid[:, 1], torch.zeros_like(poisson))
+    torch.testing.assert_close(poisson, at_zero, rtol=tolerance, atol=tolerance)
+
+
+def test_negative_binomial_in_float32_at_size_1e8() -> None:
+    y, mu, alpha = (tensor(v, dtype=torch.float32) for v in (3.0, 3.0, 1e-8))
+    assert special.negative_binomial_log_prob(y, mu, alpha).item() == pytest.approx(-1.4959227, abs=2e-7)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-6, 0.3, 4.0, 100.0])
+def test_count_probabilities_sum_to_one(alpha: float) -> None:
+    y = torch.arange(200_000, dtype=F64)
+    total = special.negative_binomial_log_prob(y, tensor(3.0), tensor(alpha)).exp().sum().item()
+    assert total == pytest.approx(1, abs=1e-12)
+    n = torch.arange(41, dtype=F64)
+    total = special.binomial_log_prob(n, tensor(40.0), tensor(0.3)).exp().sum().item()
+    assert total == pytest.approx(1, abs=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("alpha", [0.0, 1e-30, 1e-10, 1e-3, 1.0, 1e4])
+def test_negative_binomial_derivatives_are_finite_and_right(alpha: float, dtype: torch.dtype) -> None:
+    y = tensor(0, 2, 5, 7, 100, dtype=dtype)
+    mu = torch.full_like(y, 5).requires_grad_()
+    a = torch.full_like(y, alpha).requires_grad_()
+    value = special.negative_binomial_log_prob(y, mu, a).sum()
+    score_mu, score_alpha = torch.autograd.grad(value, (mu, a), create_graph=True)
+    (curvature,) = torch.autograd.grad(score_alpha.sum(), a)
+    tol = 1e-9 if dtype == F64 else 2e-4
+    m = mu.detach()
+    torch.testing.assert_close(score_mu.detach(), (y - m) / (m + alpha * m**2), rtol=tol, atol=tol)
+    if alpha < 1e-20:
+        torch.testing.assert_close(score_alpha.detach(), ((y - m) ** 2 - y) / 2, rtol=tol, atol=tol)
+    assert torch.isfinite(curvature).all()
+
+
+def test_negative_binomial_derivatives_in_log_alpha() -> None:
+    y, mu = tensor(0, 1, 4, 30), tensor(3.0, 3.0, 3.0, 20.0)
+
+    def log_prob(log_alpha: Tensor) -> Tensor:
+        return special.negative_binomial_log_prob(y, mu, log_alpha.exp()).sum()
+
+    for log_alpha in (-60.0, -20.0, -1.0, 0.0, 3.0):
+        theta = tensor(log_alpha)[0]
+        first, second = torch.func.grad(log_prob)(theta), torch.func.hessian(log_prob)(theta)
+        exact = lambda t: sum(  # noqa: E731
+            exact_negative_binomial(a, b, mpmath.exp(t)) for a, b in zip(y.tolist(), mu.tolist(), strict=True)
+        )
+        assert first.item() == pytest.approx(float(mpmath.diff(exact, log_alpha)), rel=1e-9, abs=1e-15)
+        assert second.item() == pytest.approx(float(mpmath.diff(exact, log_alpha, 2)), rel=1e-7, abs=1e-15)
+
+
+def test_count_probabilities_against_scipy() -> None:
+    y = torch.arange(30, dtype=F64)
+    torch.testing.assert_close(
+        special.binomial_log_prob(y, tensor(29.0), tensor(0.2)),
+        torch.from_numpy(stats.binom.logpmf(y.numpy(), 29, 0.2)),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    torch.testing.assert_close(
+        special.poisson_log_prob(y, tensor(4.0)),
+        torch.from_numpy(stats.poisson.logpmf(y.numpy(), 4.0)),
+        rtol=1e-12,
+        atol=0,
+    )

@@ -1,0 +1,90 @@
+"""Differences of logarithms without cancellation, and Stirling's remainder."""
+
+import math
+
+import torch
+from torch import Tensor
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+# log1p(u) - u = r (2 r^2 (1/3 + r^2/5 + r^4/7 + ...) - u) with r = u / (2 + u), used where |r| < 0.1.
+_NEAR = 0.1
+_ATANH = tuple(1 / (2 * k + 3) for k in range(7))
+
+# Coefficients of x^-1, x^-3, ... in Stirling's series: B_2k / (2k (2k - 1)). At x = 10 the next is 3e-17.
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
+_STIRLING_FROM = {torch.float64: 10.0}
+_STIRLING_FROM_SINGLE = 3.0  # four terms are enough for single precision, and the direct form loses digits
+
+
+def _horner(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
+    """`c0 + c1 x + c2 x^2 + ...`; single precision needs only the first half of our series."""
+    if x.dtype != torch.float64:
+        coefficients = coefficients[: (len(coefficients) + 1) // 2]
+    value = x * coefficients[-1] + coefficients[-2]
+    for coefficient in coefficients[-3::-1]:
+        # In place where nothing is recorded: fresh memory for each step costs more than the arithmetic.
+        value = value * x + coefficient if value.requires_grad else value.mul_(x).add_(coefficient)
+    return value
+
+
+def log_one_plus_minus_over(u: Tensor, log_ratio: Tensor) -> Tensor:
+    """`(log(1 + u) - u) / u` to full relative precision; `log_ratio` is `log(1 + u)`, however best computed.
+
+    Only the values of `log_ratio` away from `u = 0` are used; `u = 0` gives 0.
+    """
+    near = (u > -2 * _NEAR / (1 + _NEAR)) & (u < 2 * _NEAR / (1 - _NEAR))
+    close = torch.where(near, u, 0.0)
+    sum_ = close + 2
+    square = (close / sum_) ** 2
+    series = (2 * square * _horner(square, _ATANH) - close) / sum_
+    return torch.where(near, series, log_ratio / torch.where(near, 1.0, u) - 1)
+
+
+def log1pmx(u: Tensor) -> Tensor:
+    """`log(1 + u) - u` to full relative precision, `u > -1`, elementwise; `-u^2 / 2 + ...` near zero.
+
+    Source: the expansion of `2 atanh(u / (2 + u))`, as in Loader (2000), Fast and accurate computation of
+    binomial probabilities.
+    """
+    return u * log_one_plus_minus_over(u, torch.log1p(u))
+
+
+def kl_div(x: Tensor, y: Tensor) -> Tensor:
+    """`x log(x / y) - x + y` for `x >= 0`, `y > 0`, to full relative precision also where they are close.
+
+    Half the Poisson unit deviance is `kl_div(y, mu)`; half the binomial one is
+    `kl_div(y, mu) + kl_div(1 - y, 1 - mu)`; half the Gamma one is `kl_div(mu, y) / mu`.
+    `x` and `y` broadcast; `x = 0` gives `y`.
+    """
+    positive = x > 0
+    safe = torch.where(positive, x, 1.0)
+    difference = safe - y
+    value = difference * log_one_plus_minus_over(-difference / safe, torch.log(y / safe))
+    return torch.where(positive, value, y)
+
+
+def stirling_remainder(x: Tensor) -> Tensor:
+    """`lgamma(x) - ((x - 1/2) log x - x + log(2 pi) / 2)` for `x > 0`; `1 / (12 x)` for large `x`."""
+    return stirling_remainder_of_inverse(1 / x)
+
+
+def stirling_remainder_of_inverse(w: Tensor) -> Tensor:
+    """`stirling_remainder(1 / w)` for `w >= 0`: zero, with finite derivatives, at `w = 0`."""
+    large = w < 1 / _STIRLING_FROM.get(w.dtype, _STIRLING_FROM_SINGLE)
+    small_w = torch.where(large, w, 0.0)
+    series = small_w * _horner(small_w * small_w, _STIRLING)
+    x = 1 / torch.where(large, 1.0, w)
+    exact = torch.lgamma(x) - ((x - 0.5) * torch.log(x) - x + HALF_LOG_2PI)
+    return torch.where(large, series, exact)
+
+
+def log_factorial_remainder(y: Tensor) -> Tensor:
+    """`lgamma(y + 1) - (y log y - y)` for `y >= 0`, elementwise; zero at `y = 0`."""
+    large = y > _STIRLING_FROM.get(y.dtype, _STIRLING_FROM_SINGLE)
+    big = torch.where(large, y, 100.0)
+    w = 1 / big
+    series = 0.5 * torch.log(big) + HALF_LOG_2PI + w * _horner(w * w, _STIRLING)
+    small = torch.where(large, 0.0, y)
+    exact = torch.lgamma(small + 1) - torch.xlogy(small, small) + small
+    return torch.where(large, series, exact)
