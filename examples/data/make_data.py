@@ -108,8 +108,8 @@ def strikes() -> pd.DataFrame:
 def followup() -> pd.DataFrame:
     """SIMULATED: months to relapse of 2,000 patients, censored at the end of follow-up.
 
-    time is exponential with log mean 2 + 0.5 treated - 0.03 (age - 60) - 0.4 [stage II] - 0.9 [stage III];
-    relapse is 1 where it was seen, 0 where follow-up (uniform on 6 to 36 months) ended before.
+    time is exponential with log mean 2.5 + 0.5 treated - 0.03 (age - 60) - 0.4 [stage II] - 0.9 [stage III];
+    relapse is 1 where it was seen, 0 where follow-up (uniform on 3 to 24 months) ended before.
     """
     random = np.random.default_rng(1972)
     n = 2000
@@ -117,8 +117,8 @@ def followup() -> pd.DataFrame:
     treated = random.integers(0, 2, n)
     stage = random.choice(["I", "II", "III"], n, p=[0.5, 0.3, 0.2])
     slope = np.select([stage == "II", stage == "III"], [-0.4, -0.9], 0.0)
-    relapse = random.exponential(np.exp(2 + 0.5 * treated - 0.03 * (age - 60) + slope))
-    end = random.uniform(6, 36, n)
+    relapse = random.exponential(np.exp(2.5 + 0.5 * treated - 0.03 * (age - 60) + slope))
+    end = random.uniform(3, 24, n)
     return pd.DataFrame(
         {
             "time": np.minimum(relapse, end).clip(0.001).round(3),

@@ -2,6 +2,7 @@
 
 from .design import build, build_columns, learn
 from .files import Scan, read_table
+from .levels import groups
 from .spec import Design, DesignSpec
 from .tables import as_table, numbers
 
@@ -12,6 +13,7 @@ __all__ = [
     "as_table",
     "build",
     "build_columns",
+    "groups",
     "learn",
     "numbers",
     "read_table",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .expressions import Expression
-from .factors import Categorical, Factor, Numeric, category_column, found_levels, is_categorical
+from .factors import Categorical, Factor, Numeric
 from .formulas import Formula, parse, parts, plain
 from .frame import Frame
+from .levels import category_column, found_levels, is_categorical
 from .spec import INTERCEPT, Design, DesignSpec, Part, Response
 from .tables import as_table, check_columns, names_of, type_name
 
@@ -31,13 +32,14 @@ def build(
     Formulas are Wilkinson's as formulaic reads them, e.g. `y ~ log(a) + C(b) * bs(c, df=4)`. Categories get
     treatment coding with the first level (sorted, or in category order) as the reference; unused categories
     are left out, as in R. A response of two levels or booleans becomes 0 and 1, the second level being 1.
-    `also` names further columns (weights, exposure, groups) to keep complete and aligned in `Design.table`.
+    `also` names further columns (weights, exposure, groups) to keep complete and aligned in `Design.table`;
+    a `.` in the formula leaves them out.
     Missing values are an error that names column and count, or with `missing="drop"` such rows are left out
     before anything is learned; `unseen` says what later rows with a new level get (`DesignSpec`).
 
     Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
     """
-    available = names_of(data)
+    available = [name for name in names_of(data) if name not in also]
     return _build(parse(formula, available), data, also, missing, unseen)
 
 
@@ -76,7 +78,7 @@ def learn(
     first = 0
     for piece in tables:
         if parsed is None or learner is None:
-            parsed = parse(formula, piece.column_names)
+            parsed = parse(formula, [name for name in piece.column_names if name not in also])
             learner = _Learner(parsed)
         table = as_table(piece, learner.columns(also))
         learner.see(Frame(table, table.column_names, missing, first))

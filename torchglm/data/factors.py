@@ -9,7 +9,8 @@ import numpy as np
 from .blocks import Block, Dense, Indicator
 from .expressions import Columns, Expression, contrasts_of
 from .frame import Frame
-from .transforms import fields
+from .levels import category_column, codes
+from .transforms import fields, plain, rich
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,12 +78,12 @@ class Numeric:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"kind": self.kind, "names": self.full, "spans": self.spans, "state": _plain(self.state)}
+        return {"kind": self.kind, "names": self.full, "spans": self.spans, "state": plain(self.state)}
 
     @classmethod
     def from_dict(cls, expression: Expression, data: dict[str, Any]) -> Numeric:
         """The inverse of `to_dict`."""
-        return cls(expression, list(data["names"]), bool(data["spans"]), _rich(data["state"]))
+        return cls(expression, list(data["names"]), bool(data["spans"]), rich(data["state"]))
 
 
 class Categorical:
@@ -142,17 +143,17 @@ class Categorical:
     def codes(self, frame: Frame, unseen: str, counts: dict[str, int]) -> np.ndarray:
         """The index of each row's level, `(n,)` int64; `counts` is told the rows with unseen levels.
 
-        Raises ValueError that names them where a level was not seen in training and `unseen="error"`.
+        Raises ValueError that names them where a level is not among the learned ones and `unseen="error"`.
         """
         column = category_column(self.expression, frame)
-        codes = _codes(column, self.levels)
-        new = codes < 0
+        found = codes(column, self.levels)
+        new = found < 0
         if not new.any():
-            return codes
+            return found
         if unseen == "error":
             raise ValueError(self._unseen(column, new, frame))
         counts[self.expression.text] = int(new.sum())
-        return np.where(new, self.reference, codes)
+        return np.where(new, self.reference, found)
 
     def _unseen(self, column: pa.ChunkedArray, new: np.ndarray, frame: Frame) -> str:
         import pyarrow as pa
@@ -161,8 +162,8 @@ class Categorical:
         known = ", ".join(map(repr, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
         listed = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
         return (
-            f"{self.expression.text!r} has {int(new.sum())} rows with a level never seen in training: "
-            f"{listed}; the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. "
+            f"{self.expression.text!r} has {int(new.sum())} rows with unknown levels: {listed}; "
+            f"the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. "
             "Leave these rows out, or code them as the reference level with unseen='reference'."
         )
 
@@ -192,79 +193,6 @@ class Categorical:
 Factor = Numeric | Categorical
 
 
-def category_column(expression: Expression, frame: Frame) -> pa.ChunkedArray:
-    """The values to code: the Arrow column itself, or what the expression inside `C()` gives."""
-    import pyarrow as pa
-
-    if expression.column is None:
-        return pa.chunked_array([pa.array(np.asarray(expression.evaluate(frame, {})))])
-    column = frame.table.column(expression.column)
-    kind = column.type
-    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
-        return column.cast(pa.string())
-    if pa.types.is_nested(kind) or pa.types.is_null(kind):
-        raise ValueError(f"Column {expression.column!r} holds {kind}, which has no levels.")
-    return column
-
-
-def is_categorical(expression: Expression, kind: pa.DataType) -> bool:
-    """Whether a plain column of an Arrow type is coded by levels: text and dictionaries are, numbers are not.
-
-    Raises ValueError for types that are neither.
-    """
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return True
-    if any(test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)):
-        return False
-    if pa.types.is_decimal(kind):
-        return False
-    name = expression.text
-    raise ValueError(f"Column {name!r} holds {kind}. Derive numbers from it, or code it with C({name}).")
-
-
-def found_levels(column: pa.ChunkedArray, seen: dict[Any, bool]) -> None:
-    """Add the levels that occur in a column to `seen`; categories of a dictionary come in its order.
-
-    The value says whether the level occurs: an unused category holds its place and is left out later.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    ordered = pa.types.is_dictionary(column.type)
-    encoded = (column if ordered else column.dictionary_encode()).unify_dictionaries()
-    if not encoded.num_chunks:
-        return
-    values = encoded.chunk(0).dictionary.to_pylist()
-    used = set()
-    for chunk in encoded.chunks:
-        used.update(pc.unique(chunk.indices).to_pylist())
-    for i, value in enumerate(values):
-        seen[value] = seen.get(value, False) or i in used
-
-
-def _codes(column: pa.ChunkedArray, levels: list[Any]) -> np.ndarray:
-    """The index of each row's value among the levels, `(n,)` int64; -1 where it is none of them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    codes = np.empty(len(column), dtype=np.int64)
-    start = 0
-    for chunk in encoded.chunks:
-        values = chunk.dictionary
-        try:
-            places = pc.index_in(values, value_set=pa.array(levels).cast(values.type))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            index = {level: i for i, level in enumerate(levels)}
-            places = pa.array([index.get(value) for value in values.to_pylist()], pa.int32())
-        place = pc.fill_null(places, -1).to_numpy(zero_copy_only=False)
-        codes[start : start + len(chunk)] = place[chunk.indices.to_numpy(zero_copy_only=False)]
-        start += len(chunk)
-    return codes
-
-
 def _coding(made: Any, levels: list[Any], name: str) -> tuple[Any, ...]:
     """Names (full, reduced), reference and coding matrices of formulaic's contrasts over the levels."""
     from formulaic.transforms.contrasts import Contrasts, CustomContrasts, TreatmentContrasts
@@ -283,28 +211,3 @@ def _coding(made: Any, levels: list[Any], name: str) -> tuple[Any, ...]:
         for reduced in (False, True)
     )
     return *names, 0, codings
-
-
-def _plain(value: Any) -> Any:
-    """A transform's state as JSON data: arrays and whole-number keys are marked."""
-    if isinstance(value, np.ndarray):
-        return {"@array": value.tolist()}
-    if isinstance(value, dict):
-        if any(not isinstance(key, str) for key in value):
-            return {"@items": [[key, _plain(item)] for key, item in value.items()]}
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _rich(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rich(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {"@array"}:
-        return np.asarray(value["@array"], dtype=np.float64)
-    if set(value) == {"@items"}:
-        return {key: _rich(item) for key, item in value["@items"]}
-    return {key: _rich(item) for key, item in value.items()}

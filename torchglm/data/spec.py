@@ -147,12 +147,18 @@ class DesignSpec:
         """The columns that prediction needs: all but the response."""
         return list(dict.fromkeys(c for f in self.factors.values() for c in f.expression.columns))
 
+    @property
+    def response_columns(self) -> list[str]:
+        """The columns the response is made of; none where the formula has no left side."""
+        return [] if self.response is None else list(self.response.expression.columns)
+
     def transform(self, data: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         """The design `(n, p)` of new rows; `data` is anything `as_table` takes, the response may be absent.
 
+        Every row gets its row: a missing value is an error here, whatever the policy; `design` can drop.
         Raises ValueError for a missing column or value, an unseen level, or a value that is not finite.
         """
-        return self.design(data, dtype=dtype).x
+        return self.design(data, missing="error", dtype=dtype).x
 
     def design(
         self,
@@ -175,7 +181,7 @@ class DesignSpec:
         if response:
             if spec.response is None:
                 raise ValueError("This design has no response: its formula has no left side.")
-            wanted += spec.response.expression.columns
+            wanted += spec.response_columns
         table = as_table(data, wanted)
         return spec.apply(Frame(table, wanted, spec.missing, first), response, dtype)
 

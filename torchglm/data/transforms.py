@@ -74,3 +74,29 @@ def fields(value: Any) -> tuple[list[str] | None, list[np.ndarray], bool]:
         names = (about.column_names if about is not None else None) or range(value.shape[1])
         return [str(name) for name in names], [value[:, j] for j in range(value.shape[1])], False
     return None, [np.asarray(value)], False
+
+
+def plain(value: Any) -> Any:
+    """A transform's state as JSON data: arrays and whole-number keys are marked."""
+    if isinstance(value, np.ndarray):
+        return {"@array": value.tolist()}
+    if isinstance(value, dict):
+        if any(not isinstance(key, str) for key in value):
+            return {"@items": [[key, plain(item)] for key, item in value.items()]}
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def rich(value: Any) -> Any:
+    """The inverse of `plain`."""
+    if isinstance(value, list):
+        return [rich(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"@array"}:
+        return np.asarray(value["@array"], dtype=np.float64)
+    if set(value) == {"@items"}:
+        return {key: rich(item) for key, item in value["@items"]}
+    return {key: rich(item) for key, item in value.items()}

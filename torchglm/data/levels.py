@@ -1,0 +1,124 @@
+"""Levels: the categories of a column, their order, and the code of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .expressions import Expression
+from .frame import Frame
+from .tables import check_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def groups(table: pa.Table, by: Sequence[str]) -> tuple[torch.Tensor, list[tuple[Any, ...]]]:
+    """The group of each row, `(n,)` int64, and the groups' labels: the combinations of `by` that occur.
+
+    Labels come in order, the first column varying slowest; categories keep theirs.
+    Raises ValueError for unknown columns or missing values.
+    """
+    check_columns(by, table.column_names)
+    frame = Frame(table, by)
+    code = np.zeros(len(frame), dtype=np.int64)
+    every: list[list[Any]] = []
+    for name in by:
+        column = category_column(Expression(name, lookup=True), frame)
+        every.append(sorted_levels(column))
+        code = code * len(every[-1]) + codes(column, every[-1])
+    used, places = np.unique(code, return_inverse=True)
+    labels = []
+    for one in used.tolist():
+        label: list[Any] = []
+        for found in reversed(every):
+            one, i = divmod(one, len(found))
+            label.insert(0, found[i])
+        labels.append(tuple(label))
+    return torch.from_numpy(places.astype(np.int64)), labels
+
+
+def category_column(expression: Expression, frame: Frame) -> pa.ChunkedArray:
+    """The values to code: the Arrow column itself, or what the expression inside `C()` gives."""
+    import pyarrow as pa
+
+    if expression.column is None:
+        return pa.chunked_array([pa.array(np.asarray(expression.evaluate(frame, {})))])
+    column = frame.table.column(expression.column)
+    kind = column.type
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return column.cast(pa.string())
+    if pa.types.is_nested(kind) or pa.types.is_null(kind):
+        raise ValueError(f"Column {expression.column!r} holds {kind}, which has no levels.")
+    return column
+
+
+def is_categorical(expression: Expression, kind: pa.DataType) -> bool:
+    """Whether a plain column of an Arrow type is coded by levels: text and dictionaries are, numbers are not.
+
+    Raises ValueError for types that are neither.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return True
+    if any(test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating)):
+        return False
+    if pa.types.is_decimal(kind):
+        return False
+    name = expression.text
+    raise ValueError(f"Column {name!r} holds {kind}. Derive numbers from it, or code it with C({name}).")
+
+
+def found_levels(column: pa.ChunkedArray, seen: dict[Any, bool]) -> None:
+    """Add the levels that occur in a column to `seen`; categories of a dictionary come in its order.
+
+    The value says whether the level occurs: an unused category holds its place and is left out later.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    ordered = pa.types.is_dictionary(column.type)
+    encoded = (column if ordered else column.dictionary_encode()).unify_dictionaries()
+    if not encoded.num_chunks:
+        return
+    values = encoded.chunk(0).dictionary.to_pylist()
+    used = set()
+    for chunk in encoded.chunks:
+        used.update(pc.unique(chunk.indices).to_pylist())
+    for i, value in enumerate(values):
+        seen[value] = seen.get(value, False) or i in used
+
+
+def codes(column: pa.ChunkedArray, levels: list[Any]) -> np.ndarray:
+    """The index of each row's value among the levels, `(n,)` int64; -1 where it is none of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    found = np.empty(len(column), dtype=np.int64)
+    start = 0
+    for chunk in encoded.chunks:
+        values = chunk.dictionary
+        try:
+            places = pc.index_in(values, value_set=pa.array(levels).cast(values.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            index = {level: i for i, level in enumerate(levels)}
+            places = pa.array([index.get(value) for value in values.to_pylist()], pa.int32())
+        place = pc.fill_null(places, -1).to_numpy(zero_copy_only=False)
+        found[start : start + len(chunk)] = place[chunk.indices.to_numpy(zero_copy_only=False)]
+        start += len(chunk)
+    return found
+
+
+def sorted_levels(column: pa.ChunkedArray) -> list[Any]:
+    """The levels that occur in a column, in category order or sorted."""
+    import pyarrow as pa
+
+    seen: dict[Any, bool] = {}
+    found_levels(column, seen)
+    found = [level for level, occurs in seen.items() if occurs]
+    return found if pa.types.is_dictionary(column.type) else sorted(found)
