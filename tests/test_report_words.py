@@ -75,7 +75,7 @@ def test_ratio_name(family: str, link: str, name: str | None) -> None:
      "(95 % interval 0.37 to 2.72), a probability of 0.500."),
     ("poisson", "log", "flat", (0.1, NAN, NAN),
      "One unit more of flat multiplies the expected count by 1.105 (no interval), 10.5 % more, the "
-     " other terms held fixed.")])
+     "other terms held fixed.")])
 def test_sentences(family: str, link: str, name: str, triple: tuple[float, ...], sentence: str) -> None:
     estimate, low, high = triple
     assert words.Scale(family, link).sentence(name, estimate, low, high) == sentence

@@ -41,12 +41,10 @@ class ModelBatch:
         blocks: list[Block] = []
         if self.result.formula:
             blocks.append(Notes([f"Formula: {self.result.formula}"]))
-        blocks += [Facts(self.facts()), *self.tables()]
+        blocks += [Facts(self.facts()), *self.tables(width)]
         if self.warnings():
             blocks.append(Notes(self.warnings(), alarm=True))
-        blocks.append(Notes([
-            "Coefficients: distribution over the converged models. Models to look at first: those that did "
-            "not converge, then by deviance per residual degree of freedom."]))
+        blocks.append(Notes(self.remarks()))
         return Document(f"{self.n_models:,} models: {kind}", blocks)
 
     def facts(self) -> list[tuple[str, str]]:
@@ -66,8 +64,8 @@ class ModelBatch:
             pairs.insert(3, ("One model per", ", ".join(map(str, self.result.group_names))))
         return pairs
 
-    def tables(self) -> list[Table]:
-        """Status counts, coefficient quartiles, worst models."""
+    def tables(self, width: int) -> list[Table]:
+        """Status counts, coefficient quartiles, worst models; none is so wide that `width` would split it."""
         counts = [(words.status_title(status.name), f"{n:,}", f"{100 * n / self.n_models:.1f} %")
                   for status, n in self.status_counts().items()]
         rows = list(self.quartiles().values())
@@ -79,6 +77,34 @@ class ModelBatch:
         return [Table("How the fits ended", ("status", "models", "share"), counts),
                 Table("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
                 Table("Models to look at first", head, worst, left=2)]
+
+    def members(self, most: int = 200) -> Table:
+        """One line per model, in order: status, size, fit; at most `most` lines."""
+        shown = range(min(self.n_models, most))
+        names = ("nobs", "deviance", "null_deviance", "dispersion", "n_iter")
+        nobs, deviance, null, phi, steps = (self._values(k).tolist() for k in names)
+        rows = [(self.label(i), words.status_title(self.statuses[i].name), words.number(nobs[i]),
+                 words.number(deviance[i]), share(d_squared(deviance[i], null[i])), words.short(phi[i]),
+                 f"{steps[i]:.0f}") for i in shown]
+        title = "" if len(shown) == self.n_models else f"The first {most} of {self.n_models:,} models"
+        head = ("model", "status", "observations", "deviance", "D²", "dispersion", "iterations")
+        return Table(title, head, rows, left=2)
+
+    def remarks(self) -> list[str]:
+        """How to read the tables."""
+        return ["Coefficients: distribution over the converged models. Models to look at first: those that "
+                "did not converge, then by deviance per residual degree of freedom."]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every model converged."""
+        return bool(self.converged.all())
+
+    @property
+    def verdict(self) -> str:
+        """How many converged."""
+        good = int(self.converged.sum())
+        return "all converged" if self.sound else f"{good:,} of {self.n_models:,} converged"
 
     def warnings(self) -> list[str]:
         """One sentence for each way in which models failed."""
@@ -99,9 +125,14 @@ class ModelBatch:
 
     def worst(self) -> list[int]:
         """Numbers of the models to look at first: not converged, then the largest deviance per df."""
-        ratio = self._deviance_per_df()
+        ratio = torch.nan_to_num(self.deviance_per_df(), nan=math.inf).tolist()
         order = sorted(range(self.n_models), key=lambda i: (bool(self.converged[i]), -ratio[i]))
         return order[: self.worst_shown]
+
+    def deviance_per_df(self, converged: bool = False) -> Tensor:
+        """Deviance per residual degree of freedom, (models,), or of the converged models alone."""
+        ratio = self._values("deviance") / self._values("df_resid").clamp(min=1)
+        return ratio[self.converged] if converged else ratio
 
     def label(self, index: int) -> str:
         """The group of a model (`state = CA`), or its index."""
@@ -153,13 +184,9 @@ class ModelBatch:
         value = torch.as_tensor(getattr(self.result, name)).detach().double().cpu()
         return value.expand(self.shape).reshape(-1)
 
-    def _deviance_per_df(self) -> list[float]:
-        ratio = self._values("deviance") / self._values("df_resid").clamp(min=1)
-        return torch.nan_to_num(ratio, nan=math.inf).tolist()
-
     def _worst_cells(self) -> list[tuple[str, ...]]:
         nobs, deviance, steps = (self._values(k) for k in ("nobs", "deviance", "n_iter"))
-        ratio = deviance / self._values("df_resid").clamp(min=1)
+        ratio = self.deviance_per_df()
         return [(words.status_title(self.statuses[i].name), words.number(float(nobs[i])),
                  words.number(float(deviance[i])), words.short(float(ratio[i])), f"{int(steps[i])}")
                 for i in self.worst()]

@@ -100,6 +100,16 @@ class SingleModel:
         named = [(c.name, *row) for c, row in zip(self.coefficients, ratios, strict=True)]
         return [Table("", head, cells), Table("", ("", self.ratio_name, low, high), named)]
 
+    @property
+    def sound(self) -> bool:
+        """Whether the fit converged."""
+        return bool(self.result.converged)
+
+    @property
+    def verdict(self) -> str:
+        """The status in two or three words."""
+        return words.status_title(self.result.status.name)
+
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table, a sentence each; empty for a sound fit."""
         r, lines = self.result, []

@@ -218,6 +218,6 @@ def _expit(value: float) -> float:
 def _change(estimate: float) -> str:
     """`: 2.3 % more`, where a percentage reads more easily than the ratio."""
     change = 100 * math.expm1(min(estimate, 700.0))
-    if not 1e-6 <= abs(change) <= 200:
+    if not 0.01 <= abs(change) <= 200:
         return ""
     return f", {short(abs(change), 3)} % {'more' if change > 0 else 'less'}"

@@ -1,0 +1,212 @@
+"""Sums over bins from which the plots are drawn: a row is seen once, and the sums of two chunks add."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchglm.families import Family
+
+_Sums = TypeVar("_Sums", "Calibration", "Residuals", "Rootogram")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Observed against predicted, summed over bins of the predicted rate.
+
+    `edges` (bins − 1,) divide the rates; the other fields are (bins,): `weight` Σ w·e, `observed` Σ w·y,
+    `predicted` Σ w·mu, `variance` Σ w·φ·V(mu), the variance of `observed` (NaN without a family), `count` of
+    rows.
+    """
+
+    edges: Tensor
+    weight: Tensor
+    observed: Tensor
+    predicted: Tensor
+    variance: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor, mu: Tensor, weight: Tensor | None = None, exposure: Tensor | None = None,
+           family: Family | None = None, dispersion: float | Tensor = 1.0, bins: int = 10,
+           edges: Tensor | None = None) -> Calibration:
+        """The sums of rows `y`, `mu` (n,), in `bins` bins of equal weight or in those that `edges` divide.
+
+        Bins run over the predicted rate mu / exposure. Rows of equal rate share a bin, so fewer than `bins`
+        may be filled. Raises ValueError where lengths differ or a weight or exposure is not usable.
+        """
+        y, mu, w = columns(y, mu, weight)
+        e = torch.ones_like(mu) if exposure is None else columns(exposure, mu)[0]
+        if not bool((e > 0).all()):
+            raise ValueError(f"Calibration needs exposure > 0; got {float(e.min())}. Drop those rows.")
+        rate = mu / e
+        if edges is None:
+            shares = torch.arange(1, bins, dtype=torch.float64, device=mu.device) / bins
+            edges = weighted_quantiles(rate, w * e, shares).unique()
+        v = torch.full_like(mu, math.nan) if family is None else dispersion * family.variance(mu)
+        where = torch.bucketize(rate, edges)
+        total = [_totals(where, len(edges) + 1, q) for q in (w * e, w * y, w * mu, w * v, (w > 0).double())]
+        return cls(edges, *total)
+
+    def __add__(self, other: Calibration) -> Calibration:
+        return _added(self, other)
+
+    def rates(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Observed rate, predicted rate and standard error of the observed, (filled bins,) each."""
+        full = self.weight > 0
+        w = self.weight[full]
+        return self.observed[full] / w, self.predicted[full] / w, self.variance[full].sqrt() / w
+
+    def lorenz(self) -> tuple[Tensor, Tensor]:
+        """Cumulated shares of weight and of observed response, lowest prediction first; (bins + 1,) each."""
+        start = torch.zeros(1, dtype=torch.float64, device=self.weight.device)
+        return (torch.cat([start, self.weight.cumsum(0) / self.weight.sum()]),
+                torch.cat([start, self.observed.cumsum(0) / self.observed.sum()]))
+
+    def gini(self) -> float:
+        """1 − 2 × the area under the Lorenz curve: 0 for no order, below 0 for a wrong one."""
+        share, response = self.lorenz()
+        return 1 - 2 * float(torch.trapezoid(response, share))
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Residuals against fitted values, counted on a grid and summed over the grid's columns.
+
+    `fitted_edges` (a − 1,) and `residual_edges` (b − 1,) divide the plane into `counts` (a, b), the outer
+    cells open; `fitted` Σ f, `residual` Σ r and `square` Σ r² are (a,).
+    """
+
+    fitted_edges: Tensor
+    residual_edges: Tensor
+    counts: Tensor
+    fitted: Tensor
+    residual: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, fitted: Tensor, residual: Tensor, cells: tuple[int, int] = (60, 40),
+           edges: tuple[Tensor, Tensor] | None = None) -> Residuals:
+        """The sums of rows `fitted`, `residual` (n,), on `cells` over their central 99.8 %, or on `edges`."""
+        fitted, residual, _ = columns(fitted, residual)
+        a, b = edges or (_even_edges(fitted, cells[0]), _even_edges(residual, cells[1]))
+        column, row = torch.bucketize(fitted, a), torch.bucketize(residual, b)
+        shape = (len(a) + 1, len(b) + 1)
+        counts = torch.bincount(column * shape[1] + row, minlength=shape[0] * shape[1]).double()
+        sums = [_totals(column, shape[0], q) for q in (fitted, residual, residual.square())]
+        return cls(a, b, counts.reshape(shape), *sums)
+
+    def __add__(self, other: Residuals) -> Residuals:
+        return _added(self, other)
+
+    def trend(self, most: int = 20) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean fitted value, mean residual and its standard error over runs of columns; (groups,) each.
+
+        There are at most `most` groups, and some fifty rows to each.
+        """
+        count = self.counts.sum(-1)
+        groups = max(4, min(most, int(count.sum() / 50)))
+        run = ((count.cumsum(0) - count / 2) / count.sum() * groups).long().clamp(0, groups - 1)
+        n, f, r, s = (_totals(run, groups, q) for q in (count, self.fitted, self.residual, self.square))
+        full = n > 1
+        n, f, r, s = n[full], f[full], r[full], s[full]
+        spread = ((s / n - (r / n).square()).clamp(min=0) / (n - 1)).sqrt()
+        return f / n, r / n, spread
+
+
+@dataclass(frozen=True)
+class Rootogram:
+    """How often each count 0, 1, ..., K − 1, and K or more, was observed and is expected; (K + 1,) each."""
+
+    observed: Tensor
+    expected: Tensor
+
+    @classmethod
+    def of(cls, y: Tensor, mu: Tensor, family: Family, dispersion: float | Tensor = 1.0,
+           largest: int | None = None) -> Rootogram:
+        """The frequencies of counts `y` (n,) and their expectation Σ P(Y = k | mu); weights play no part.
+
+        `largest` is K; by default the largest count, but at most 40 and no further than the upper 0.5 %.
+        """
+        y, mu, _ = columns(y, mu)
+        if largest is None:
+            reach = float(weighted_quantiles(y, torch.ones_like(y), torch.tensor([0.995], dtype=y.dtype)))
+            largest = int(min(float(y.max()), max(reach, 10.0), 40.0))
+        phi = torch.as_tensor(dispersion, dtype=mu.dtype, device=mu.device)
+        at = [family.log_prob(torch.full_like(mu, k), mu, phi).exp().sum() for k in range(largest)]
+        expected = torch.stack([*at, mu.new_tensor(len(mu)) - sum(at)]).clamp(min=0)
+        return cls(torch.bincount(y.clamp(max=largest).long(), minlength=largest + 1).double(), expected)
+
+    def __add__(self, other: Rootogram) -> Rootogram:
+        return _added(self, other)
+
+
+@dataclass(frozen=True)
+class QuantilePairs:
+    """Sorted residuals against normal quantiles, thinned; `low` to `high` holds 95 % at each point."""
+
+    theory: Tensor
+    sample: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, residual: Tensor, points: int = 400) -> QuantilePairs:
+        """At most `points` of the n pairs, evenly spaced in normal quantiles, so that tails keep theirs."""
+        sample = residual.detach().double().reshape(-1).sort().values
+        n = len(sample)
+        z = torch.special.ndtri((torch.arange(n, dtype=torch.float64, device=sample.device) + 0.5) / n)
+        grid = torch.linspace(float(z[0]), float(z[-1]), points, dtype=torch.float64, device=z.device)
+        keep = torch.arange(n) if n <= points else torch.searchsorted(z, grid).clamp(max=n - 1).unique()
+        theory = z[keep]
+        p = torch.special.ndtr(theory)
+        density = torch.exp(-theory.square() / 2) / math.sqrt(2 * math.pi)
+        spread = 1.96 * (p * (1 - p) / n).sqrt() / density
+        return cls(theory, sample[keep], theory - spread, theory + spread)
+
+
+def columns(y: Tensor, mu: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Three float64 vectors (n,); a missing weight is 1. Raises ValueError where lengths differ."""
+    given = (y, mu, torch.ones_like(mu) if weight is None else weight)
+    parts = [t.detach().double().reshape(-1) for t in given]
+    if len({len(p) for p in parts}) != 1 or len(parts[0]) == 0:
+        raise ValueError("A plot needs at least one row and columns of one length; got "
+                         f"{', '.join(str(len(p)) for p in parts)} values. Pass the rows of one data set.")
+    return parts[0], parts[1], parts[2]
+
+
+def weighted_quantiles(values: Tensor, weight: Tensor, shares: Tensor) -> Tensor:
+    """The smallest values at which the cumulated weight reaches each of `shares` (k,) of the total."""
+    order = values.argsort()
+    reached = weight[order].cumsum(0)
+    where = torch.searchsorted(reached, shares.to(reached) * reached[-1])
+    return values[order][where.clamp(max=len(values) - 1)]
+
+
+def _even_edges(values: Tensor, cells: int) -> Tensor:
+    """Inner edges of `cells` cells of equal width over the central 99.8 % of `values`."""
+    ends = weighted_quantiles(values, torch.ones_like(values), torch.tensor([0.001, 0.999]))
+    low, high = float(ends[0]), float(ends[1])
+    room = max((high - low) * 1e-9, abs(low) * 1e-9, 1e-12)  # a constant column still gets edges that differ
+    return torch.linspace(low - room, high + room, cells + 1, dtype=torch.float64, device=values.device)[1:-1]
+
+
+def _totals(where: Tensor, bins: int, values: Tensor) -> Tensor:
+    return torch.zeros(bins, dtype=torch.float64, device=values.device).index_add_(0, where, values)
+
+
+def _added(first: _Sums, second: _Sums) -> _Sums:
+    """Field by field sums; fields named edges must agree."""
+    parts: dict[str, Any] = {}
+    for name in (f.name for f in fields(first)):
+        a, b = getattr(first, name), getattr(second, name)
+        if a.shape != b.shape or name.endswith("edges") and not torch.equal(a, b):
+            raise ValueError(f"{type(first).__name__} sums add only over the same bins; {name} differs. "
+                             "Pass the edges of the first to `of` for the second.")
+        parts[name] = a if name.endswith("edges") else a + b
+    return type(first)(**parts)

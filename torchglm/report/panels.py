@@ -1,0 +1,92 @@
+"""Which plots a report shows, each with a title and one sentence on how to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.distributions import constraints
+
+from torchglm.report import plots, words
+from torchglm.report.observations import Observations
+from torchglm.report.scores import normal_scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from torchglm.inference.result import Result
+
+_MOST_SCORED = 200_000  # rows whose residuals are computed; more are sampled, which no reader could see
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure, its title and how to read it."""
+
+    title: str
+    reading: str
+    figure: Figure
+
+
+def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
+    """The forest of one model (none without slopes), or the spread of a batch's estimates and deviances."""
+    if result.coef.ndim > 1:
+        return [Panel("Coefficients across models", "Thin line: smallest to largest. Thick line: middle half "
+                      "of the models. Dot: median. Only converged models count.", plots.quartiles(result)),
+                Panel("Fit across models", "Deviance per residual degree of freedom. A model far to the "
+                      "right fits worse; the table above names the worst.", plots.deviances(result))]
+    if not any(name != words.INTERCEPT for name in result.names):
+        return []
+    neutral = "1" if words.ratio_name(result.family.name, result.link.name) else "0"
+    return [Panel("Coefficients with intervals", f"An interval that crosses the line at {neutral} is "
+                  "compatible with no effect. Effects are per unit of each column, so compare only columns "
+                  "of like units.", plots.forest(result, level))]
+
+
+def diagnostic_panels(result: Result, rows: Observations) -> list[Panel]:
+    """Six panels on whether predictions and residuals are what the model says they are."""
+    return prediction_panels(result, rows) + residual_panels(result, rows)
+
+
+def prediction_panels(result: Result, rows: Observations) -> list[Panel]:
+    """Calibration, lift and Lorenz curve."""
+    rate = "rates per unit of exposure" if rows.exposure is not None else "means"
+    parts = (rows.y, rows.mu, rows.weight, rows.exposure)
+    panels = [
+        Panel("Calibration by decile", f"Observed against predicted {rate}, with ± 2 standard errors under "
+              "the model. Points on the line: right on average at every level of prediction.",
+              plots.calibration(*parts, family=result.family, dispersion=rows.dispersion)),
+        Panel("Lift by decile", "Bars that rise from left to right: the model tells low from high. Bars that "
+              "leave the line: it over- or understates there.", plots.lift(*parts))]
+    if float(rows.y.min()) >= 0 and float((rows.weight * rows.y).sum()) > 0:
+        panels.append(Panel("Lorenz curve and Gini", "How unequally the response falls when rows are ordered "
+                            "by prediction. The diagonal is a model that orders nothing.",
+                            plots.lorenz(*parts)))
+    return panels
+
+
+def residual_panels(result: Result, rows: Observations) -> list[Panel]:
+    """Residuals against fitted values, normal Q–Q plot, and a rootogram for counts or else their spread."""
+    some = rows.sample(_MOST_SCORED)
+    scores, kind = normal_scores(some.y, some.mu, result.family, some.dispersion, some.weight)
+    note = "" if some is rows else f" A random {len(some.y):,} of {len(rows.y):,} rows."
+    eta = result.link.link(some.mu)
+    scale = f"linear predictor ({words.link_title(result.link.name)} scale)"
+    normal = "Deviance residuals are only roughly normal; look for single points far out."
+    if kind.startswith("quantile"):
+        normal = "Points in the grey band: the family fits. Steeper than the line: more spread than that."
+    panels = [
+        Panel("Residuals against fitted", "The amber line is the local mean: flat at zero when link and "
+              f"terms are right, curved when one is missing.{note}",
+              plots.residuals(eta, scores, kind, scale)),
+        Panel("Normal Q–Q", normal + note, plots.quantiles(scores, kind))]
+    counts = result.family.support is constraints.nonnegative_integer
+    if counts and bool((rows.y == rows.y.round()).all()):
+        panels.append(Panel("Rootogram", "Bars hang from the expected frequencies. A bar that ends above "
+                            "zero: fewer such counts than expected; below: more, as with excess zeros.",
+                            plots.rootogram(rows.y, rows.mu, result.family, rows.dispersion)))
+    else:
+        panels.append(Panel("Spread against fitted", "Flat on the grey line: the variance grows with the "
+                            f"mean as the family says. Rising: faster than that.{note}",
+                            plots.spread(eta, scores, kind, scale)))
+    return panels

@@ -1,0 +1,285 @@
+"""Diagnostic plots as matplotlib figures without pyplot: each takes rows, or sums over bins of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator
+from torch import Tensor
+
+from torchglm.report import words
+from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
+from torchglm.report.single import Coefficient, coefficients
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from torchglm.families import Family
+    from torchglm.inference.result import Result
+
+INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"
+_WIDTH, _HEIGHT = 4.6, 3.4  # inches: small, so that text stays readable on a phone
+_POINTS = 2000  # rows up to which residuals are drawn one by one
+
+
+def forest(result: Result, level: float = 0.95, most: int = 40) -> Figure:
+    """Estimates with intervals, one line per coefficient but the intercept; ratios on a log axis.
+
+    Beyond `most` coefficients those of largest |statistic| are drawn, in the order of the table.
+    """
+    ratio = words.ratio_name(result.family.name, result.link.name)
+    rows = [c for c in coefficients(result, level) if c.name != words.INTERCEPT and not c.aliased]
+    shown = set(sorted(range(len(rows)), key=lambda i: -_size(rows[i]))[:most])
+    rows = [c for i, c in enumerate(rows) if i in shown]
+    figure, axes = _axes(height=1.1 + 0.27 * max(len(rows), 2))
+    axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)
+    place = list(range(len(rows), 0, -1))
+    ends = _clipped(rows)
+    axes.hlines(place, [a for a, _ in ends], [b for _, b in ends], color=BLUE, linewidth=2, zorder=2)
+    axes.plot([c.estimate for c in rows], place, "o", color=BLUE, markersize=5, zorder=3)
+    axes.set_yticks(place, [_cut(c.name) for c in rows])
+    axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
+    axes.grid(False, axis="y")
+    if ratio is None:
+        axes.set_xlabel(f"coefficient, {words.percent(level)} interval")
+    else:
+        _ratio_axis(axes)
+        axes.set_xlabel(f"{ratio} (log axis), {words.percent(level)} interval")
+    return figure
+
+
+def calibration(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | None = None,
+                exposure: Tensor | None = None, family: Family | None = None,
+                dispersion: float | Tensor = 1.0, bins: int = 10) -> Figure:
+    """Observed against predicted rate by decile of prediction, with ± 2 standard errors."""
+    sums = y if isinstance(y, Calibration) else Calibration.of(
+        y, _given(mu), weight, exposure, family, dispersion, bins)
+    observed, predicted, error = (t.cpu().numpy() for t in sums.rates())
+    figure, axes = _axes()
+    reach = [float(min(observed.min(), predicted.min())), float(max(observed.max(), predicted.max()))]
+    axes.plot(reach, reach, color=QUIET, linewidth=1, zorder=1)
+    axes.errorbar(predicted, observed, yerr=None if math.isnan(float(error.sum())) else 2 * error, fmt="o",
+                  color=BLUE, ecolor=PALE, elinewidth=2, markersize=5, zorder=2)
+    if reach[0] > 0 and reach[1] / reach[0] > 30:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlabel("mean prediction")
+    axes.set_ylabel("mean response")
+    return figure
+
+
+def lift(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | None = None,
+         exposure: Tensor | None = None, bins: int = 10) -> Figure:
+    """Observed (bars) and predicted (line) rate by decile of prediction, relative to the overall rate."""
+    sums = y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, bins=bins)
+    observed, predicted, _ = (t.cpu().numpy() for t in sums.rates())
+    overall = float(sums.observed.sum() / sums.weight.sum())
+    overall = overall if overall != 0 else 1.0
+    figure, axes = _axes()
+    place = range(1, len(observed) + 1)
+    axes.bar(place, observed / overall, color=PALE, width=0.8, label="observed")
+    axes.plot(place, predicted / overall, "o-", color=BLUE, markersize=4, linewidth=1.5, label="predicted")
+    axes.axhline(1.0, color=QUIET, linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(False, axis="x")
+    axes.set_xlabel("bin of prediction, lowest first")
+    axes.set_ylabel("relative to the overall rate")
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def lorenz(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | None = None,
+           exposure: Tensor | None = None, bins: int = 500) -> Figure:
+    """Lorenz curve of the response ordered by prediction, with its Gini coefficient."""
+    sums = y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, bins=bins)
+    share, response = (t.cpu().numpy() for t in sums.lorenz())
+    figure, axes = _axes()
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1)
+    axes.fill_between(share, response, share, color=PALE, alpha=0.5, linewidth=0)
+    axes.plot(share, response, color=BLUE, linewidth=1.8)
+    axes.text(0.04, 0.92, f"Gini {sums.gini():.3f}", transform=axes.transAxes, color=INK)
+    axes.set_xlabel("share of rows (weight), lowest prediction first" if exposure is None
+                    else "share of exposure, lowest prediction first")
+    axes.set_ylabel("share of response")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(min(0.0, float(response.min())), 1)
+    return figure
+
+
+def residuals(fitted: Tensor | Residuals, residual: Tensor | None = None, kind: str = "residual",
+              scale: str = "fitted value", reference: float = 0.0) -> Figure:
+    """Residuals against fitted values with their local mean ± 2 standard errors.
+
+    Up to 2000 rows are drawn as points; more rows, or sums over bins, as a map of counts. `kind` and `scale`
+    name the axes; a grey line stands at `reference`.
+    """
+    figure, axes = _axes()
+    axes.axhline(reference, color=QUIET, linewidth=1, zorder=2)
+    if isinstance(fitted, Residuals):
+        sums = fitted
+        _count_map(axes, sums)
+    else:
+        f, r, _ = columns(fitted, _given(residual))
+        sums = Residuals.of(f, r)
+        if len(f) > _POINTS:
+            _count_map(axes, sums)
+        else:
+            axes.plot(f.cpu().numpy(), r.cpu().numpy(), "o", color=BLUE, alpha=0.25, markersize=3,
+                      markeredgewidth=0, zorder=1)
+    where, mean, error = (t.cpu().numpy() for t in sums.trend())
+    low, high = mean - 2 * error, mean + 2 * error
+    axes.fill_between(where, low, high, color=AMBER, alpha=0.25, linewidth=0, zorder=3)
+    axes.plot(where, mean, color=AMBER, linewidth=1.8, zorder=4)
+    axes.set_xlabel(scale)
+    axes.set_ylabel(kind)
+    return figure
+
+
+def spread(fitted: Tensor, residual: Tensor, kind: str = "residual",
+           scale: str = "fitted value") -> Figure:
+    """√|residual| against fitted values; a right spread follows the grey line, its mean if normal."""
+    figure = residuals(fitted, residual.abs().sqrt(), f"√|{kind}|", scale, reference=0.82218)
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
+
+
+def quantiles(residual: Tensor | QuantilePairs, kind: str = "residual") -> Figure:
+    """Normal Q–Q plot of residuals, with the band that holds 95 % of samples at each point."""
+    pairs = residual if isinstance(residual, QuantilePairs) else QuantilePairs.of(residual)
+    theory, sample, low, high = (t.cpu().numpy() for t in (pairs.theory, pairs.sample, pairs.low, pairs.high))
+    figure, axes = _axes()
+    axes.fill_between(theory, low, high, color=GRID, linewidth=0, zorder=1)
+    axes.plot([theory[0], theory[-1]], [theory[0], theory[-1]], color=QUIET, linewidth=1, zorder=2)
+    axes.plot(theory, sample, "o", color=BLUE, markersize=3, markeredgewidth=0, zorder=3)
+    axes.set_xlabel("normal quantile")
+    axes.set_ylabel(kind)
+    return figure
+
+
+def rootogram(y: Tensor | Rootogram, mu: Tensor | None = None, family: Family | None = None,
+              dispersion: float | Tensor = 1.0) -> Figure:
+    """Hanging rootogram: bars of √observed hang from the curve of √expected; a good fit ends at zero."""
+    if isinstance(y, Rootogram):
+        sums = y
+    elif family is None:
+        raise ValueError("A rootogram of rows needs family=, whose probabilities it compares with; got None.")
+    else:
+        sums = Rootogram.of(y, _given(mu), family, dispersion)
+    observed, expected = (t.sqrt().cpu().numpy() for t in (sums.observed, sums.expected))
+    figure, axes = _axes()
+    place = range(len(observed))
+    axes.bar(place, observed, bottom=expected - observed, color=PALE, width=0.85, zorder=1)
+    axes.axhline(0.0, color=QUIET, linewidth=1, zorder=2)
+    axes.plot(place, expected, "o-", color=AMBER, markersize=3, linewidth=1.5, zorder=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(False, axis="x")
+    axes.set_xlabel("count (the last bar: that many or more)")
+    axes.set_ylabel("√ frequency")
+    return figure
+
+
+def quartiles(result: Result, show: int = 40) -> Figure:
+    """Each coefficient over the converged models of a batch: range (thin), quartiles (thick) and median."""
+    from torchglm.report.overview import ModelBatch
+
+    found = ModelBatch(result, 0.95).quartiles()
+    rows = [(name, row[1:]) for name, row in found.items() if row[0] > 0][:show]
+    figure, axes = _axes(height=1.1 + 0.27 * max(len(rows), 2))
+    place = list(range(len(rows), 0, -1))
+    axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)
+    least, lower, median, upper, most = ([v[k] for _, v in rows] for k in range(5))
+    axes.hlines(place, least, most, color=PALE, linewidth=2, zorder=2)
+    axes.hlines(place, lower, upper, color=BLUE, linewidth=5, zorder=3)
+    axes.plot(median, place, "o", color="white", markeredgecolor=BLUE, markersize=5, zorder=4)
+    axes.set_yticks(place, [_cut(name) for name, _ in rows])
+    axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("coefficient over the converged models")
+    return figure
+
+
+def deviances(result: Result) -> Figure:
+    """Histogram over the converged models of a batch of deviance per residual degree of freedom."""
+    from torchglm.report.overview import ModelBatch
+
+    ratio = ModelBatch(result, 0.95).deviance_per_df(converged=True)
+    figure, axes = _axes()
+    if len(ratio):
+        bins = min(40, max(5, round(len(ratio) ** 0.5)))
+        axes.hist(ratio.numpy(), bins=bins, color=PALE, edgecolor="white")
+    axes.set_xlabel("deviance / residual df")
+    axes.set_ylabel("models")
+    axes.grid(False, axis="x")
+    return figure
+
+
+def _axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
+    """A quiet figure of one pair of axes, none of it registered with pyplot."""
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
+    axes.tick_params(colors=INK, labelsize=9, color=QUIET)
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set(color=INK, fontsize=9.5)
+    axes.yaxis.label.set(color=INK, fontsize=9.5)
+    return figure, axes
+
+
+def _ratio_axis(axes: Axes) -> None:
+    """Tick labels exp(x) at round ratios, on an axis that stays linear in the coefficient."""
+    low, high = axes.get_xlim()
+    if high - low > math.log(8):
+        base: Locator = LogLocator(subs=(1.0, 2.0, 5.0) if high - low < math.log(300) else (1.0,), numticks=8)
+    else:
+        base = MaxNLocator(6, steps=[1, 2, 5, 10])
+    values = base.tick_values(math.exp(low), math.exp(high))
+    ticks = [t for t in values if t > 0 and low <= math.log(t) <= high]
+    axes.set_xticks([math.log(t) for t in ticks], [f"{t:g}" for t in ticks])
+    axes.set_xlim(low, high)
+
+
+def _count_map(axes: Axes, sums: Residuals) -> None:
+    """The grid of counts as shades, faint to dark on a log scale, drawn as one image inside vector output."""
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    counts = torch.where(sums.counts > 0, sums.counts, torch.nan).T.cpu().numpy()
+    shades = LinearSegmentedColormap.from_list("quiet", ["#dce8f4", BLUE, "#12355b"])
+    axes.pcolormesh(_outer(sums.fitted_edges), _outer(sums.residual_edges), counts, cmap=shades,
+                    norm=LogNorm(1, max(2.0, float(sums.counts.max()))), rasterized=True, zorder=1)
+
+
+def _outer(edges: Tensor) -> Any:
+    """Inner edges with one cell of equal width added at each end, as numpy."""
+    step = edges[1] - edges[0]
+    return torch.cat([edges[:1] - step, edges, edges[-1:] + step]).cpu().numpy()
+
+
+def _clipped(rows: list[Coefficient]) -> list[tuple[float, float]]:
+    """Intervals cut where a separated or unbounded coefficient would flatten all the others."""
+    usual = [abs(c.estimate) + 4 * c.std_err for c in rows if c.std_err < 50]
+    reach = 1.5 * max(usual, default=10.0)
+    reach = max([reach, *(1.1 * abs(c.estimate) for c in rows)])
+    return [(max(c.low, -reach) if c.low == c.low else c.estimate,
+             min(c.high, reach) if c.high == c.high else c.estimate) for c in rows]
+
+
+def _size(row: Coefficient) -> float:
+    return 0.0 if math.isnan(row.statistic) else abs(row.statistic)
+
+
+def _cut(name: str, longest: int = 28) -> str:
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
+def _given(values: Tensor | None) -> Tensor:
+    if values is None:
+        raise ValueError("Plots of rows need two columns (response and mean, or fitted and residual); the "
+                         "second is None. Pass it, or pass the binned sums as the first argument.")
+    return values
+
