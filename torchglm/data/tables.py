@@ -18,7 +18,8 @@ def as_table(data: Any, columns: Sequence[str] | None = None) -> pa.Table:
 
     Takes a pandas or polars DataFrame, an Arrow table, record batch or reader, anything with
     `__arrow_c_stream__`, or a mapping from names to one-dimensional arrays or tensors. `columns` picks and
-    orders; the others are never converted. NaN in floats and null both count as missing further on.
+    orders; the others are never converted (of none, the first is kept, to count the rows). NaN in floats
+    and null both count as missing further on.
 
     Raises TypeError for anything else, ValueError for unknown columns, ragged arrays or mixed types.
     """
@@ -27,7 +28,7 @@ def as_table(data: Any, columns: Sequence[str] | None = None) -> pa.Table:
     names = names_of(data)
     if columns is not None:
         check_columns(columns, names)
-    wanted = list(names if columns is None else dict.fromkeys(columns))
+    wanted = list(names if columns is None else dict.fromkeys(columns)) or names[:1]
     if len(set(names)) != len(names):
         twice = sorted({str(name) for name in names if list(names).count(name) > 1})
         raise ValueError(f"Column names must be unique; got {', '.join(map(repr, twice))} more than once.")
@@ -103,8 +104,10 @@ def names_of(data: Any) -> list[str]:
         return list(data)
     if hasattr(data, "column_names"):  # an Arrow table
         return list(data.column_names)
-    if hasattr(data, "columns") and not callable(data.columns):  # pandas, polars
-        names = data.collect_schema().names() if hasattr(data, "collect_schema") else list(data.columns)
+    if hasattr(data, "collect_schema"):  # polars, lazy or not
+        return list(data.collect_schema().names())
+    if hasattr(data, "columns") and not callable(data.columns):  # pandas
+        names = list(data.columns)
         wrong = [name for name in names if not isinstance(name, str)]
         if wrong:
             raise ValueError(f"Column names must be strings, got {wrong[0]!r}. Rename the columns first.")
