@@ -135,6 +135,7 @@ def test_degenerate_rows_draw_without_warning(recwarn: pytest.WarningsRecorder) 
 
 def test_summaries_need_no_matplotlib_and_plots_no_pyplot() -> None:
     code = ("import sys, torchglm.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules);"
-            "torchglm.report.plots, torchglm.report.write_page; assert 'matplotlib.pyplot' not in sys.modules")
+            "torchglm.report.plots, torchglm.report.write_page;"
+            "assert 'matplotlib.pyplot' not in sys.modules")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

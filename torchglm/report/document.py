@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
+from torchglm.report import words
+
 if TYPE_CHECKING:
     from rich.console import Group
+
+_SHORTEST = 16  # characters to which a name may be cut
 
 
 class Block(Protocol):
@@ -69,7 +73,11 @@ class Table:
     left: int = 1
 
     def text(self, width: int) -> str:
+        excess = self.width() - width
+        longest = max((len(row[0]) for row in self.rows), default=0)
         cells = [list(self.columns), *map(list, self.rows)]
+        if excess > 0 and longest > _SHORTEST:  # the first column gives way, in the middle of its names
+            cells = [[words.cut(row[0], max(longest - excess, _SHORTEST)), *row[1:]] for row in cells]
         widths = [max(len(row[j]) for row in cells) for j in range(len(self.columns))]
         padded = [[c.ljust(w) if j < self.left else c.rjust(w)
                    for j, (c, w) in enumerate(zip(row, widths, strict=True))] for row in cells]
@@ -80,7 +88,8 @@ class Table:
 
     def width(self) -> int:
         """The number of characters that the text form takes."""
-        return max(map(len, self.text(0).splitlines()))
+        cells = [self.columns, *self.rows]
+        return sum(max(len(row[j]) for row in cells) + 2 for j in range(len(self.columns))) - 2
 
     def markdown(self) -> str:
         marks = [":---" if j < self.left else "---:" for j in range(len(self.columns))]

@@ -94,7 +94,7 @@ def _capped(sentences: list[str]) -> list[str]:
 def _yaml(config: Mapping[str, Any] | str | None) -> str:
     if config is None or isinstance(config, str):
         return config or ""
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"
-_WIDTH, _HEIGHT = 4.6, 3.4  # inches: small, so that text stays readable on a phone
+_WIDTH, _HEIGHT = 4.3, 3.2  # inches: small, so that text stays readable on a phone
 _POINTS = 2000  # rows up to which residuals are drawn one by one
 
 
@@ -38,10 +38,15 @@ def forest(result: Result, level: float = 0.95, most: int = 40) -> Figure:
     figure, axes = _axes(height=1.1 + 0.27 * max(len(rows), 2))
     axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)
     place = list(range(len(rows), 0, -1))
-    ends = _clipped(rows)
+    reach = _reach(rows)
+    ends = [(max(_or(c.low, c.estimate), -reach), min(_or(c.high, c.estimate), reach)) for c in rows]
     axes.hlines(place, [a for a, _ in ends], [b for _, b in ends], color=BLUE, linewidth=2, zorder=2)
-    axes.plot([c.estimate for c in rows], place, "o", color=BLUE, markersize=5, zorder=3)
-    axes.set_yticks(place, [_cut(c.name) for c in rows])
+    for spot, c in zip(place, rows, strict=True):
+        inside = abs(c.estimate) <= reach
+        marker = "o" if inside else ">" if c.estimate > 0 else "<"
+        axes.plot([math.copysign(min(abs(c.estimate), reach), c.estimate)], [spot], marker, color=BLUE,
+                  markersize=5, zorder=3)
+    axes.set_yticks(place, [words.label(c.name) for c in rows])
     axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
     axes.grid(False, axis="y")
     if ratio is None:
@@ -195,7 +200,7 @@ def quartiles(result: Result, show: int = 40) -> Figure:
     axes.hlines(place, least, most, color=PALE, linewidth=2, zorder=2)
     axes.hlines(place, lower, upper, color=BLUE, linewidth=5, zorder=3)
     axes.plot(median, place, "o", color="white", markeredgecolor=BLUE, markersize=5, zorder=4)
-    axes.set_yticks(place, [_cut(name) for name, _ in rows])
+    axes.set_yticks(place, [words.label(name) for name, _ in rows])
     axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel("coefficient over the converged models")
@@ -260,21 +265,19 @@ def _outer(edges: Tensor) -> Any:
     return torch.cat([edges[:1] - step, edges, edges[-1:] + step]).cpu().numpy()
 
 
-def _clipped(rows: list[Coefficient]) -> list[tuple[float, float]]:
-    """Intervals cut where a separated or unbounded coefficient would flatten all the others."""
-    usual = [abs(c.estimate) + 4 * c.std_err for c in rows if c.std_err < 50]
-    reach = 1.5 * max(usual, default=10.0)
-    reach = max([reach, *(1.1 * abs(c.estimate) for c in rows)])
-    return [(max(c.low, -reach) if c.low == c.low else c.estimate,
-             min(c.high, reach) if c.high == c.high else c.estimate) for c in rows]
+def _reach(rows: list[Coefficient]) -> float:
+    """How far the axis goes: past every bounded interval; a separated coefficient is cut with an arrow."""
+    bounded = [max(abs(c.low), abs(c.high)) for c in rows if c.std_err < 10]
+    bounded = bounded or [abs(c.estimate) for c in rows]
+    return 1.05 * max(bounded, default=1.0) or 1.0
+
+
+def _or(value: float, other: float) -> float:
+    return other if math.isnan(value) else value
 
 
 def _size(row: Coefficient) -> float:
     return 0.0 if math.isnan(row.statistic) else abs(row.statistic)
-
-
-def _cut(name: str, longest: int = 28) -> str:
-    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def _given(values: Tensor | None) -> Tensor:

@@ -44,8 +44,8 @@ def coefficients(result: Result, level: float = 0.95) -> list[Coefficient]:
     columns = [t.detach().double().cpu().tolist()
                for t in (result.coef, result.std_err, result.statistic, result.p_value)]
     intervals = result.conf_int(level).detach().double().cpu().tolist()
-    return [Coefficient(name, *values, low=low, high=high)
-            for name, *values, (low, high) in zip(result.names, *columns, intervals, strict=True)]
+    return [Coefficient(name, *values, *ends)
+            for name, *values, ends in zip(result.names, *columns, intervals, strict=True)]
 
 
 class SingleModel:

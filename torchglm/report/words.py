@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 INTERCEPT = "(Intercept)"
+_UNBOUNDED = 40.0  # width of an interval on a log or logit scale past which a ratio says nothing
 MISSING = "NA"
 
 _FAMILY_TITLES = {"inverse_gaussian": "inverse Gaussian", "negative_binomial": "negative binomial",
@@ -154,6 +155,8 @@ class Scale:
         """One plain sentence on what the coefficient `name` says, with its interval."""
         if math.isnan(estimate):
             return f"{name} is not estimated (aliased with other columns, or the fit failed)."
+        if self.link in ("log", "logit") and high - low > _UNBOUNDED:
+            return f"{_subject(name)} has an effect that the rows do not bound (estimate {short(estimate)})."
         if name == INTERCEPT:
             return self._baseline(estimate, low, high)
         return f"{_subject(name)} {self._effect(estimate, low, high)}{_proviso(name)}."
@@ -191,8 +194,24 @@ class Scale:
         return f"{estimate_text} ({percent(self.level)} interval {low_text} to {high_text})"
 
 
+def label(name: str, longest: int = 28) -> str:
+    """A short name for an axis: `region: B` for `C(region)[T.B]`, cut in the middle where it is long."""
+    found = None if ":" in _outside_brackets(name) else _LEVEL.match(name)
+    return cut(f"{found['factor'].strip()}: {found['level']}" if found else name, longest)
+
+
+def cut(text: str, longest: int) -> str:
+    """`text` without its middle where it is longer than `longest` characters; both ends stay readable."""
+    if len(text) <= longest:
+        return text
+    tail = (longest - 1) // 2
+    return f"{text[: longest - 1 - tail]}…{text[len(text) - tail:]}"
+
+
 def _subject(name: str) -> str:
-    """The subject of a sentence about a slope, a level of a factor or an interaction."""
+    """The subject of a sentence about a slope, a level of a factor, an interaction or the intercept."""
+    if name == INTERCEPT:
+        return "The intercept"
     if ":" in _outside_brackets(name):
         return f"The interaction {name}"
     found = _LEVEL.match(name)
