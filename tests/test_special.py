@@ -169,3 +169,137 @@ def test_count_probabilities_against_scipy() -> None:
         rtol=1e-12,
         atol=0,
     )
+
+
+# ---- incomplete gamma and beta ratios
+
+
+def test_log_gammainc_against_mpmath() -> None:
+    shapes = [1e-3, 0.01, 0.5, 0.99, 1.0, 1.5, 5.0, 25.0, 100.0, 300.0]
+    pairs = [(a, a * f) for a in shapes for f in (1e-6, 0.1, 0.8, 1.0, 1.05, 1.8, 10.0)]
+    pairs += [(a, x) for a in shapes[:6] for x in (0.1, 0.99, 1.01, 20.0)]
+    lower, upper = special.log_gammainc(*tensor(*pairs).T)
+    for (a, x), low, up in zip(pairs, lower.tolist(), upper.tolist(), strict=True):
+        for got, ends in ((low, (0, x)), (up, (x, mpmath.inf))):
+            exact = mpmath.log(mpmath.gammainc(a, *ends, regularized=True))
+            assert abs(got - exact) < 2e-12 * max(1, abs(exact) / 1000), (a, x)
+
+
+# I_x(a, b) on the smaller side, by mpmath quadrature in logit x with 50 digits.
+BETA = [
+    (1.5, 2.5, 0.01, 0, 0.0033648023419159994),
+    (10.0, 1000000000.0, 1.01e-08, 1, 0.44548289910935956),
+    (1000000000.0, 3.0, 0.999999998, 1, 0.32332359963991553),
+    (0.001, 5.0, 0.0001, 0, 0.99289722675491868),
+    (5.0, 0.002, 0.9999, 1, 0.98584350254324244),
+    (0.5, 0.5, 0.3, 0, 0.36901011956554538),
+    (3000.0, 4000.0, 0.3, 0, 1.2629431107225755e-114),
+    (1000000.0, 1000000.0, 0.501, 1, 0.0023388494069315048),
+    (0.5, 500.0, 0.02, 1, 7.002235789727154e-6),
+]
+
+
+def test_log_betainc_against_mpmath() -> None:
+    for a, b, x, side, exact in BETA:
+        got = special.log_betainc(tensor(a), tensor(b), tensor(x))[side].item()
+        assert got == pytest.approx(math.log(exact), abs=1e-12 * max(1, -math.log(exact))), (a, b, x)
+
+
+def test_incomplete_ratios_are_complementary_symmetric_and_bounded() -> None:
+    grid = tensor(0.01, 0.5, 1, 7, 1e4), tensor(0.02, 0.5, 1, 9, 3e4), tensor(0, 1e-9, 0.3, 0.5, 0.9, 1)
+    a, b, x = torch.cartesian_prod(*grid).T
+    lower, upper = (t.exp() for t in special.log_betainc(a, b, x))
+    torch.testing.assert_close(lower + upper, torch.ones_like(a), rtol=0, atol=1e-14)
+    mirrored = special.log_betainc(b, a, 1 - x, x)
+    torch.testing.assert_close(mirrored[1].exp(), lower, rtol=1e-11, atol=0)
+    lower, upper = (t.exp() for t in special.log_gammainc(a, b))
+    torch.testing.assert_close(lower + upper, torch.ones_like(a), rtol=0, atol=1e-14)
+    assert special.gammainc(tensor(2.0), tensor(0.0)).item() == 0
+    assert special.gammainc(tensor(2.0), tensor(math.inf)).item() == 1
+    assert special.gammainc(tensor(2.0), tensor(math.nan)).isnan().all()
+
+
+def test_incomplete_ratios_differentiate_in_every_argument() -> None:
+    a, b = tensor(3.3, 0.4).requires_grad_(), tensor(1.2, 20.0).requires_grad_()
+    for x in (0.02, 0.5, 0.97):
+        v = tensor(x, x).requires_grad_()
+        assert torch.autograd.gradcheck(special.betainc, (a, b, v))
+        assert torch.autograd.gradcheck(special.gammaincc, (a, 5 * v))
+        assert torch.autograd.gradcheck(special.student_t_sf, (v - 0.3, a))
+
+
+# ---- tails and quantiles
+
+
+def assert_near(got: Tensor, expected: object, rtol: float) -> None:
+    torch.testing.assert_close(got, torch.as_tensor(expected), rtol=rtol, atol=1e-300)
+
+
+def test_survival_functions_against_scipy_far_into_the_tail() -> None:
+    x = tensor(-30, -5, -1, 0, 0.5, 1.96, 5, 8.5, 20, 37)
+    assert_near(special.normal_sf(x), stats.norm.sf(x.numpy()), 1e-12)
+    t, df = (v.flatten() for v in torch.meshgrid(x, tensor(1, 2, 3, 7.5, 30, 1e3, 1e7), indexing="ij"))
+    assert_near(special.student_t_sf(t, df), stats.t.sf(t.numpy(), df.numpy()), 5e-13)
+    assert_near(special.chi2_sf(t.abs() * 10, df), stats.chi2.sf(t.abs().numpy() * 10, df.numpy()), 2e-12)
+    # scipy's F tail is itself only good to 1e-11 here
+    assert_near(special.f_sf(t.abs(), tensor(3.0), df), stats.f.sf(t.abs().numpy(), 3, df.numpy()), 2e-11)
+
+
+def test_survival_functions_meet_their_limits() -> None:
+    x = tensor(0.0, 0.5, 2.0, 30.0)
+    infinite = math.inf
+    assert_near(special.student_t_sf(x, infinite), special.normal_sf(x), 0)
+    assert_near(special.student_t_sf(x, 1e14), special.normal_sf(x), 1e-8)
+    assert_near(special.f_sf(x, 3.0, infinite), special.chi2_sf(3 * x, 3.0), 0)
+    assert_near(special.f_sf(x**2, 1.0, 7.0), 2 * special.student_t_sf(x, 7.0), 1e-13)
+    assert_near(special.chi2_sf(x**2, 1.0), 2 * special.normal_sf(x), 1e-12)
+    assert special.student_t_sf(x.float(), 7.0).dtype == torch.float32
+
+
+PROBABILITIES = tensor(1e-100, 1e-20, 1e-8, 0.001, 0.025, 0.3, 0.49, 0.6, 0.975, 1 - 1e-10)
+
+
+def test_quantiles_invert_their_tails() -> None:
+    p, df = (
+        v.flatten() for v in torch.meshgrid(PROBABILITIES, tensor(1, 2, 3, 9.5, 100, 1e5), indexing="ij")
+    )
+    assert_near(special.student_t_sf(-special.student_t_icdf(p, df), df), p, 1e-12)
+    for shape in (0.05, 1.0, 400.0):
+        x = special.gamma_quantile(tensor(shape), torch.log(p), torch.log1p(-p))
+        low, up = special.log_gammainc(tensor(shape), x)
+        error = torch.where(p < 0.5, low - torch.log(p), up - torch.log1p(-p)).abs()
+        assert error[x > 1e-300].max() < 2e-12
+        x, y = special.beta_quantile(tensor(shape), tensor(3.0), torch.log(p), torch.log1p(-p))
+        low, up = special.log_betainc(tensor(shape), tensor(3.0), x, y)
+        error = torch.where(p < 0.5, low - torch.log(p), up - torch.log1p(-p)).abs()
+        assert error[x > 1e-300].max() < 2e-12
+
+
+def test_quantiles_against_scipy() -> None:
+    p, df = (v.flatten() for v in torch.meshgrid(PROBABILITIES[2:], tensor(1, 2, 9.5, 1e3), indexing="ij"))
+    assert_near(special.normal_icdf(PROBABILITIES), stats.norm.ppf(PROBABILITIES.numpy()), 1e-13)
+    assert_near(special.student_t_icdf(p, df), stats.t.ppf(p.numpy(), df.numpy()), 1e-10)
+    assert_near(special.chi2_icdf(p, df), stats.chi2.ppf(p.numpy(), df.numpy()), 1e-10)
+    assert_near(special.f_icdf(p, tensor(4.0), df), stats.f.ppf(p.numpy(), 4, df.numpy()), 1e-10)
+    assert_near(special.f_icdf(p, 4.0, math.inf), special.chi2_icdf(p, 4.0) / 4, 1e-13)
+
+
+def test_quantiles_at_the_ends_and_outside() -> None:
+    p = tensor(0.0, 0.5, 1.0)
+    assert_near(special.student_t_icdf(p, 5.0), tensor(-math.inf, 0, math.inf), 0)
+    assert special.student_t_icdf(tensor(1.5, -0.1, math.nan), 5.0).isnan().all()
+    assert special.chi2_icdf(p, 5.0)[[0, 2]].tolist() == [0, math.inf]
+    assert special.chi2_icdf(tensor(1.5), 5.0).isnan().all()
+
+
+def test_quantiles_differentiate() -> None:
+    p, df = tensor(0.2, 0.97).requires_grad_(), tensor(3.3, 12.0).requires_grad_()
+    assert torch.autograd.gradcheck(special.student_t_icdf, (p, df))
+    assert torch.autograd.gradcheck(special.chi2_icdf, (p, df))
+    assert torch.autograd.gradcheck(special.f_icdf, (p, tensor(4.0), df))
+
+
+def test_large_batches_are_chunked_without_changing_a_value() -> None:
+    t = torch.linspace(-5, 5, 40_000, dtype=F64).reshape(4, -1)
+    whole = special.student_t_sf(t, 4.0)
+    assert_near(whole[:, ::4000], special.student_t_sf(t[:, ::4000], 4.0), 0)

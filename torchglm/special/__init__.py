@@ -12,14 +12,44 @@ from torchglm.special.elementary import (
     log_factorial_remainder,
     stirling_remainder,
 )
+from torchglm.special.incomplete import log_betainc, log_gammainc
+from torchglm.special.quantiles import beta_quantile, gamma_quantile
+from torchglm.special.tails import (
+    betainc,
+    chi2_icdf,
+    chi2_sf,
+    f_icdf,
+    f_sf,
+    gammainc,
+    gammaincc,
+    normal_icdf,
+    normal_sf,
+    student_t_icdf,
+    student_t_sf,
+)
 
 __all__ = [
+    "beta_quantile",
+    "betainc",
     "binomial_log_prob",
+    "chi2_icdf",
+    "chi2_sf",
+    "f_icdf",
+    "f_sf",
+    "gamma_quantile",
+    "gammainc",
+    "gammaincc",
     "kl_div",
     "log1pmx",
+    "log_betainc",
     "log_factorial_remainder",
+    "log_gammainc",
     "negative_binomial_half_deviance",
     "negative_binomial_log_prob",
+    "normal_icdf",
+    "normal_sf",
     "poisson_log_prob",
     "stirling_remainder",
+    "student_t_icdf",
+    "student_t_sf",
 ]
