@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -197,6 +198,38 @@ def test_terms_say_which_columns_are_theirs() -> None:
     }
     assert design.intercept
     assert not build("y ~ 0 + C(g)", frame()).intercept
+
+
+def test_a_category_of_two_types_is_refused() -> None:
+    with pytest.raises(ValueError, match="mixes int and str"):
+        learn("~ C(k)", [pa.table({"k": [1, 2]}), pa.table({"k": ["a"]})])
+
+
+def test_dates_are_levels_in_order() -> None:
+    days = pd.to_datetime(["2021-05-01", "2020-01-01", "2021-05-01"])
+    names = build("~ C(day)", pd.DataFrame({"day": days}).assign(day=days.date)).names
+    assert names == ["(Intercept)", "C(day)[T.2021-05-01]"]
+
+
+def test_a_spec_says_how_to_read_later_files(tmp_path: Path) -> None:
+    data = {"y": [1, 2], "a": [1, 2], "k": [3, 4], "g": ["01", "02"], "f": [True, False]}
+    spec = build("y ~ a + k + C(g) + f", data).spec
+    assert spec.types == {"y": "double", "a": "double", "k": "double", "g": "string", "f": "bool"}
+    (tmp_path / "new.csv").write_text("a,k,g,f\n1,3,02,true\n1.5,4,01,false\n")
+    [piece] = Scan(tmp_path / "new.csv", spec.columns, spec.types)
+    assert spec.transform(piece).tolist() == [[1, 1, 3, 1, 1], [1, 1.5, 4, 0, 0]]
+
+
+def test_a_transform_leaves_nothing_for_the_garbage_collector() -> None:
+    data = as_table(frame())
+    spec = build("y ~ a*g + C(k):b", data).spec
+    gc.collect()
+    gc.disable()
+    try:
+        spec.transform(data)
+        assert gc.collect() == 0  # a cycle would hold whole columns until the collector runs
+    finally:
+        gc.enable()
 
 
 def test_column_lists_need_no_formula() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 
 import numpy as np
 
@@ -40,23 +41,16 @@ def write(x: np.ndarray, start: int, blocks: list[Block], scale: float = 1.0) ->
     rows, place = _places(blocks, strides, x.shape[0])
     dense = [(b, stride) for b, stride in zip(blocks, strides, strict=True) if isinstance(b, Dense)]
     single = [block.columns[0] for block, _ in dense if block.width == 1]
-    several = [(block, stride) for block, stride in dense if block.width != 1]
+    several = [[(j * step, c) for j, c in enumerate(b.columns)] for b, step in dense if b.width != 1]
     last = [reduce(np.multiply, single)] if single else []
-
-    def each(i: int, offset: int, chosen: list[np.ndarray]) -> None:
-        if i < len(several):
-            block, stride = several[i]
-            for j, column in enumerate(block.columns):
-                each(i + 1, offset + j * stride, [*chosen, column])
-            return
-        factors = [*chosen, *last]
-        product = scale * reduce(np.multiply, factors) if factors else np.full(x.shape[0], scale)
+    for chosen in product(*several):
+        offset = start + sum(step for step, _ in chosen)
+        factors = [*(column for _, column in chosen), *last]
+        value = scale * reduce(np.multiply, factors) if factors else np.full(x.shape[0], scale)
         if place is None:
-            x[:, start + offset] = product
+            x[:, offset] = value
         else:
-            x[rows, start + offset + place[rows]] = product[rows]
-
-    each(0, 0, [])
+            x[rows, offset + place[rows]] = value[rows]
 
 
 def width(blocks: list[Block]) -> int:

@@ -11,7 +11,7 @@ from .expressions import Expression
 from .factors import Categorical, Factor, Numeric
 from .formulas import Formula, parse, parts, plain
 from .frame import Frame
-from .levels import category_column, found_levels, is_categorical
+from .levels import category_column, found_levels, is_categorical, is_ordered, occurring
 from .spec import INTERCEPT, Design, DesignSpec, Part, Response
 from .tables import as_table, check_columns, names_of, type_name
 
@@ -129,14 +129,15 @@ class _Learner:
 
     def _begin(self, schema: pa.Schema) -> None:
         """Decide from the columns' types which factors are categories."""
-        self.types = {name: type_name(schema.field(name).type) for name in self.columns()}
         for text, expression in self.expressions.items():
             kind = None if expression.column is None else schema.field(expression.column).type
             if expression.categorical or (kind is not None and is_categorical(expression, kind)):
                 self.levels[text] = {}
-                self.ordered[text] = kind is not None and "dictionary" in str(kind)
+                self.ordered[text] = kind is not None and is_ordered(kind)
             elif expression.learns:
                 self.gathered.pieces.update({name: [] for name in expression.columns})
+        coded = {name for text in self.levels for name in self.expressions[text].columns}
+        self.types = {name: type_name(schema.field(name).type, name in coded) for name in self.columns()}
 
     def spec(self, missing: str, unseen: str) -> DesignSpec:
         """What was learned."""
@@ -157,10 +158,8 @@ class _Learner:
     def _factor(self, expression: Expression) -> Factor:
         if expression.text not in self.levels:
             return Numeric.learn(expression, self.gathered)
-        found = [level for level, occurs in self.levels[expression.text].items() if occurs]
-        if not self.ordered[expression.text]:
-            found = sorted(found)
-        return Categorical.learn(expression, found)
+        levels = occurring(self.levels[expression.text], self.ordered[expression.text])
+        return Categorical.learn(expression, levels)
 
 
 class _Gathered:

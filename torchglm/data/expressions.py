@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .contrasts import category_arguments
+
 UNARY = """log log10 log2 log1p exp exp2 expm1 sqrt cbrt square abs absolute sign floor ceil round trunc
 sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arctanh isnan isfinite logical_not""".split()
 BINARY = "maximum minimum power logical_and logical_or".split()
@@ -27,8 +29,6 @@ ELEMENTWISE: dict[str, tuple[Callable[..., Any], int]] = {
 }
 # What they learn from the data (knots, bounds, moments) is kept in the spec.
 STATEFUL = ("bs", "cr", "cs", "cc", "poly", "scale", "center", "standardize")
-CONTRASTS = ("treatment", "sum", "helmert", "poly", "diff", "SAS")
-CONTRAST_NAMES = ("Treatment", "Sum", "Helmert", "Poly", "Diff")
 OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -81,7 +81,7 @@ class Expression:
         else:
             self.node = self._parse(text)
         if isinstance(self.node, ast.Call) and _called(self.node) == "C":
-            self.categorical, self.contrasts, self.levels = True, *_category_arguments(self.node, text)
+            self.categorical, self.contrasts, self.levels = True, *category_arguments(self.node, text)
             self.node = self.node.args[0]
         else:
             self.categorical, self.contrasts, self.levels = False, None, None
@@ -181,25 +181,6 @@ class Expression:
         return key
 
 
-def contrasts_of(node: ast.expr | None) -> Any:
-    """formulaic's contrasts for what stands in `C(x, …)`: `contr.sum`, `Treatment('b')`, a list, a dict."""
-    if node is None:
-        return None
-    from formulaic.transforms import TRANSFORMS
-
-    call = node if isinstance(node, ast.Call) else None
-    target = call.func if call else node
-    if isinstance(target, ast.Attribute):
-        made = getattr(TRANSFORMS["contr"], target.attr)
-    elif isinstance(target, ast.Name):
-        made = TRANSFORMS[target.id]
-    else:
-        return ast.literal_eval(node)
-    arguments = [ast.literal_eval(argument) for argument in call.args] if call else []
-    named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if call else {}
-    return made(*arguments, **named)
-
-
 def _called(node: ast.AST) -> str:
     """The bare name of the function a node calls (`np.log` is `log`), or ''."""
     if isinstance(node, ast.Call):
@@ -227,46 +208,6 @@ def _check_call(node: ast.Call, name: str, text: str) -> None:
             f"{name}() takes {takes} argument{'s' if takes > 1 else ''} in a formula, "
             f"got {len(node.args) + len(named)} in {text!r}."
         )
-
-
-def _category_arguments(node: ast.Call, text: str) -> tuple[ast.expr | None, list[Any] | None]:
-    """The contrasts (as a node) and the levels of a `C(x, contrasts, levels=[…])`."""
-    named = {str(keyword.arg): keyword.value for keyword in node.keywords}
-    if not node.args or len(node.args) > 2 or set(named) - {"contrasts", "levels"}:
-        raise ValueError(f"Cannot read {text!r}. Write C(column), with contrasts or levels=[…] if need be.")
-    contrasts = node.args[1] if len(node.args) == 2 else named.get("contrasts")
-    if contrasts is not None and not _is_contrast(contrasts):
-        raise ValueError(
-            f"Cannot read the contrasts in {text!r}. Known: "
-            f"{', '.join('contr.' + name for name in CONTRASTS)}, {', '.join(CONTRAST_NAMES)}, "
-            "or a list or dict of numbers."
-        )
-    try:
-        levels = None if "levels" not in named else list(ast.literal_eval(named["levels"]))
-    except (ValueError, TypeError):
-        raise ValueError(f"levels= in {text!r} must be a list of constants.") from None
-    return contrasts, levels
-
-
-def _is_contrast(node: ast.expr) -> bool:
-    call = node if isinstance(node, ast.Call) else None
-    target = call.func if call else node
-    if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
-        known = target.value.id == "contr" and target.attr in CONTRASTS
-    elif isinstance(target, ast.Name):
-        known = target.id in CONTRAST_NAMES
-    else:
-        return _is_literal(node)
-    arguments = [*call.args, *(keyword.value for keyword in call.keywords)] if call else []
-    return known and all(map(_is_literal, arguments))
-
-
-def _is_literal(node: ast.AST) -> bool:
-    try:
-        ast.literal_eval(node)
-    except (ValueError, TypeError, SyntaxError):
-        return False
-    return True
 
 
 def _quoted_column(node: ast.Call, text: str) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .blocks import Block, Dense, Indicator
-from .expressions import Columns, Expression, contrasts_of
+from .contrasts import coding_of, contrasts_of
+from .expressions import Columns, Expression
 from .frame import Frame
 from .levels import category_column, codes
 from .transforms import fields, plain, rich
@@ -124,7 +125,7 @@ class Categorical:
             reduced = [f"{name}[T.{level}]" for level in levels[1:]]
             return cls(expression, levels, [f"{name}[{level}]" for level in levels], reduced)
         try:
-            return cls(expression, levels, *_coding(made, levels, name))
+            return cls(expression, levels, *coding_of(made, levels, name))
         except (ValueError, IndexError, AttributeError) as error:
             raise ValueError(f"The contrasts in {name!r} do not fit its levels {levels}: {error}") from None
 
@@ -191,23 +192,3 @@ class Categorical:
 
 
 Factor = Numeric | Categorical
-
-
-def _coding(made: Any, levels: list[Any], name: str) -> tuple[Any, ...]:
-    """Names (full, reduced), reference and coding matrices of formulaic's contrasts over the levels."""
-    from formulaic.transforms.contrasts import Contrasts, CustomContrasts, TreatmentContrasts
-
-    contrasts = made() if isinstance(made, type) else made
-    contrasts = contrasts if isinstance(contrasts, Contrasts) else CustomContrasts(contrasts)
-    names = []
-    for reduced in (False, True):
-        form = contrasts.get_factor_format(levels, reduced_rank=reduced)
-        columns = contrasts.get_coding_column_names(levels, reduced_rank=reduced)
-        names.append([form.format(name=name, field=column) for column in columns])
-    if isinstance(contrasts, TreatmentContrasts):
-        return *names, contrasts._find_base_index(levels)
-    codings = tuple(
-        np.asarray(contrasts.get_coding_matrix(levels, reduced_rank=reduced), dtype=np.float64)
-        for reduced in (False, True)
-    )
-    return *names, 0, codings

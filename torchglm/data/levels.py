@@ -28,7 +28,9 @@ def groups(table: pa.Table, by: Sequence[str]) -> tuple[torch.Tensor, list[tuple
     every: list[list[Any]] = []
     for name in by:
         column = category_column(Expression(name, lookup=True), frame)
-        every.append(sorted_levels(column))
+        seen: dict[Any, bool] = {}
+        found_levels(column, seen)
+        every.append(occurring(seen, is_ordered(column.type)))
         code = code * len(every[-1]) + codes(column, every[-1])
     used, places = np.unique(code, return_inverse=True)
     labels = []
@@ -78,11 +80,9 @@ def found_levels(column: pa.ChunkedArray, seen: dict[Any, bool]) -> None:
 
     The value says whether the level occurs: an unused category holds its place and is left out later.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    ordered = pa.types.is_dictionary(column.type)
-    encoded = (column if ordered else column.dictionary_encode()).unify_dictionaries()
+    encoded = (column if is_ordered(column.type) else column.dictionary_encode()).unify_dictionaries()
     if not encoded.num_chunks:
         return
     values = encoded.chunk(0).dictionary.to_pylist()
@@ -98,7 +98,7 @@ def codes(column: pa.ChunkedArray, levels: list[Any]) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    encoded = column if is_ordered(column.type) else column.dictionary_encode()
     found = np.empty(len(column), dtype=np.int64)
     start = 0
     for chunk in encoded.chunks:
@@ -114,11 +114,18 @@ def codes(column: pa.ChunkedArray, levels: list[Any]) -> np.ndarray:
     return found
 
 
-def sorted_levels(column: pa.ChunkedArray) -> list[Any]:
-    """The levels that occur in a column, in category order or sorted."""
+def occurring(seen: dict[Any, bool], ordered: bool) -> list[Any]:
+    """The levels that `found_levels` saw occur, in category order where there is one, else sorted."""
+    levels = [level for level, occurs in seen.items() if occurs]
+    try:
+        return levels if ordered else sorted(levels)
+    except TypeError:
+        kinds = sorted({type(level).__name__ for level in levels})
+        raise ValueError(f"A category mixes {' and '.join(kinds)}: {levels[:6]}. Give it one type.") from None
+
+
+def is_ordered(kind: pa.DataType) -> bool:
+    """Whether an Arrow type lists its categories, and so orders them."""
     import pyarrow as pa
 
-    seen: dict[Any, bool] = {}
-    found_levels(column, seen)
-    found = [level for level, occurs in seen.items() if occurs]
-    return found if pa.types.is_dictionary(column.type) else sorted(found)
+    return pa.types.is_dictionary(kind)

@@ -104,8 +104,8 @@ class DesignSpec:
 
     Made by `build`; kept as JSON by `to_dict` and `from_dict`. Loading runs no code: expressions are read as
     arithmetic on columns, with known functions. `missing` is "error" or "drop", `unseen` "error" or
-    "reference" (a level never seen counts as the reference level). `types` are the Arrow types, by name, of
-    the columns read in training.
+    "reference" (a level never seen counts as the reference level). `types` are the Arrow types, by name, to
+    read the columns with (`Scan`).
     """
 
     formula: str

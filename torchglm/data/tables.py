@@ -86,11 +86,15 @@ def column_values(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy().astype(object)
 
 
-def type_name(kind: pa.DataType) -> str:
-    """An Arrow type by a name that reads back; a dictionary goes by the type of its values."""
+def type_name(kind: pa.DataType, exact: bool = True) -> str:
+    """An Arrow type by a name to read a column with: a dictionary goes by the type of its values, and a
+    number that need not be `exact` (it is no category) as a double, so that a later 3.5 is read, too."""
     import pyarrow as pa
 
-    return type_name(kind.value_type) if pa.types.is_dictionary(kind) else str(kind)
+    if pa.types.is_dictionary(kind):
+        return type_name(kind.value_type)
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return "double" if number and not exact else str(kind)
 
 
 def _hint(name: str, known: list[str]) -> str:
