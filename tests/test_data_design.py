@@ -375,6 +375,7 @@ def test_beyond_the_range_of_a_spline() -> None:
         ("y ~ C(g, Treatment('zz'))", "do not fit its levels"),
         ("y ~ bs(a, df=1)", "Cannot evaluate 'bs.a, df=1.'"),
         ("y ~ I(3)", "reads no column"),
+        ("y ~ log(a) + `log(a)`", "is both a column and an expression"),
         ("y ~ poly(g, 2)", "must be a column of numbers"),
     ],
 )
@@ -430,6 +431,15 @@ def test_a_name_is_a_column_and_nothing_else() -> None:
 def test_what_is_no_spec_is_refused(data: object) -> None:
     with pytest.raises(ValueError, match="Not a design spec"):
         DesignSpec.from_dict(data)  # type: ignore[arg-type]
+
+
+def test_text_compares_whether_it_is_coded_or_not() -> None:
+    data = frame(30)
+    design = build("f ~ I(h == 'mid') + I(g != 'p')", data)
+    assert design.x[:, 1].tolist() == (data.h == "mid").astype(float).tolist()
+    assert design.x[:, 2].tolist() == (data.g != "p").astype(float).tolist()
+    assert design.y is not None and design.y.tolist() == data.f.astype(float).tolist()
+    assert repr(design.spec) == 'DesignSpec("f ~ I(h == \'mid\') + I(g != \'p\')", 3 columns)'
 
 
 def test_large_powers_do_not_hang() -> None:

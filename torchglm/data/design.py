@@ -110,6 +110,9 @@ class _Learner:
         right = [factor for term in formula.terms for factor in term.factors]
         left = [] if formula.response is None else [formula.response]
         self.expressions = {expression.text: expression for expression in [*left, *right]}
+        for one in [*left, *right]:
+            if one.lookup != self.expressions[one.text].lookup:
+                raise ValueError(f"{one.text!r} is both a column and an expression. Rename the column.")
         self.levels: dict[str, dict[Any, bool]] = {}
         self.ordered: dict[str, bool] = {}
         self.gathered = _Gathered()

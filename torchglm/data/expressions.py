@@ -172,13 +172,7 @@ class Expression:
             return ELEMENTWISE[name][0](*map(_number, arguments))
         from .transforms import learned
 
-        key = ast.unparse(node)
-        return learned(name, arguments, named, state.setdefault(self._spelled(key), {}))
-
-    def _spelled(self, key: str) -> str:
-        for placeholder, name in self._quoted.items():
-            key = key.replace(placeholder, f"`{name}`")
-        return key
+        return learned(name, arguments, named, state.setdefault(ast.unparse(node), {}))
 
 
 def _called(node: ast.AST) -> str:

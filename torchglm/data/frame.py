@@ -19,7 +19,8 @@ class Frame:
     """The complete rows of a table over the columns a design reads.
 
     `kept` is a mask over the given rows, or None where all are complete; `dropped` counts the missing values
-    per column. `first` is the number of the table's first row in the data as a whole, for messages.
+    per column. `first` is the number of the table's first row in the data as a whole, for messages, which
+    count rows from 0.
 
     Raises ValueError, naming column, count and first row, where a value is missing and `missing="error"`.
     """

@@ -23,7 +23,7 @@ VERSION = 1
 INTERCEPT = "(Intercept)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Design:
     """The rows of a table as a fit takes them.
 
@@ -98,7 +98,7 @@ class Part:
         return cls(tuple((str(text), bool(low)) for text, low in data["factors"]), float(data["scale"]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class DesignSpec:
     """A design without its rows: apply it to any table, chunk or file and the columns are the same.
 
@@ -121,6 +121,9 @@ class DesignSpec:
             raise ValueError(f"missing must be one of {', '.join(MISSING)}; got {self.missing!r}.")
         if self.unseen not in UNSEEN:
             raise ValueError(f"unseen must be one of {', '.join(UNSEEN)}; got {self.unseen!r}.")
+
+    def __repr__(self) -> str:
+        return f"DesignSpec({self.formula or ' + '.join(self.terms)!r}, {len(self.names)} columns)"
 
     @property
     def names(self) -> list[str]:
