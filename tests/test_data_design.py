@@ -375,7 +375,7 @@ def test_beyond_the_range_of_a_spline() -> None:
         ("y ~ C(g, Treatment('zz'))", "do not fit its levels"),
         ("y ~ bs(a, df=1)", "Cannot evaluate 'bs.a, df=1.'"),
         ("y ~ I(3)", "reads no column"),
-        ("y ~ log(a) + `log(a)`", "is both a column and an expression"),
+        ("y ~ b:log(a) + `log(a)`", "is both a column and an expression"),
         ("y ~ poly(g, 2)", "must be a column of numbers"),
     ],
 )
