@@ -35,12 +35,14 @@ class Calibration:
     def of(cls, y: Tensor, mu: Tensor, weight: Tensor | None = None, exposure: Tensor | None = None,
            family: Family | None = None, dispersion: float | Tensor = 1.0, bins: int = 10,
            edges: Tensor | None = None) -> Calibration:
-        """The sums of rows `y`, `mu` (n,), in `bins` bins of equal weight or in those that `edges` divide.
+        """The sums of rows `y`, `mu` (*B, n), in `bins` bins of equal weight or in those `edges` divide.
 
-        Bins run over the predicted rate mu / exposure. Rows of equal rate share a bin, so fewer than `bins`
-        may be filled. Raises ValueError where lengths differ or a weight or exposure is not usable.
+        `dispersion` is φ, () or one that broadcasts with `mu`; it is used where `family` is given.
+        Bins run over the predicted rate mu / exposure; rows of equal rate share one, so fewer than `bins` may
+        be filled. Raises ValueError where lengths differ or an exposure is not positive.
         """
-        y, mu, w = columns(y, mu, weight)
+        v = torch.full_like(mu, math.nan) if family is None else dispersion * family.variance(mu)
+        y, mu, w, v = columns(y, mu, weight, v)
         e = torch.ones_like(mu) if exposure is None else columns(exposure, mu)[0]
         if not bool((e > 0).all()):
             raise ValueError(f"Calibration needs exposure > 0; got {float(e.min())}. Drop those rows.")
@@ -48,7 +50,6 @@ class Calibration:
         if edges is None:
             shares = torch.arange(1, bins, dtype=torch.float64, device=mu.device) / bins
             edges = weighted_quantiles(rate, w * e, shares).unique()
-        v = torch.full_like(mu, math.nan) if family is None else dispersion * family.variance(mu)
         where = torch.bucketize(rate, edges)
         total = [_totals(where, len(edges) + 1, q) for q in (w * e, w * y, w * mu, w * v, (w > 0).double())]
         return cls(edges, *total)
@@ -93,7 +94,7 @@ class Residuals:
     def of(cls, fitted: Tensor, residual: Tensor, cells: tuple[int, int] = (60, 40),
            edges: tuple[Tensor, Tensor] | None = None) -> Residuals:
         """The sums of rows `fitted`, `residual` (n,), on `cells` over their central 99.8 %, or on `edges`."""
-        fitted, residual, _ = columns(fitted, residual)
+        fitted, residual = columns(fitted, residual)
         a, b = edges or (_even_edges(fitted, cells[0]), _even_edges(residual, cells[1]))
         column, row = torch.bucketize(fitted, a), torch.bucketize(residual, b)
         shape = (len(a) + 1, len(b) + 1)
@@ -127,20 +128,23 @@ class Rootogram:
     expected: Tensor
 
     @classmethod
-    def of(cls, y: Tensor, mu: Tensor, family: Family, dispersion: float | Tensor = 1.0,
+    def of(cls, y: Tensor, mu: Tensor, family: Family, weight: Tensor | None = None,
            largest: int | None = None) -> Rootogram:
-        """The frequencies of counts `y` (n,) and their expectation Σ P(Y = k | mu); weights play no part.
+        """The frequencies of counts `y` (*B, n) and their expectation Σ P(Y = k | mu).
 
-        `largest` is K; by default the largest count, but at most 40 and no further than the upper 0.5 %.
+        Every row of positive weight counts once. `largest` is K; by default the largest count, but at most 40
+        and no further than the upper 0.5 %.
         """
-        y, mu, _ = columns(y, mu)
+        mu = mu.detach().double()
+        kept = torch.ones_like(mu) if weight is None else (weight > 0).double()
+        seen, _, once = columns(y, mu, kept)
+        seen = seen[once > 0]
         if largest is None:
-            reach = float(weighted_quantiles(y, torch.ones_like(y), torch.tensor([0.995], dtype=y.dtype)))
-            largest = int(min(float(y.max()), max(reach, 10.0), 40.0))
-        phi = torch.as_tensor(dispersion, dtype=mu.dtype, device=mu.device)
-        at = [family.log_prob(torch.full_like(mu, k), mu, phi).exp().sum() for k in range(largest)]
-        expected = torch.stack([*at, mu.new_tensor(len(mu)) - sum(at)]).clamp(min=0)
-        return cls(torch.bincount(y.clamp(max=largest).long(), minlength=largest + 1).double(), expected)
+            reach = float(weighted_quantiles(seen, torch.ones_like(seen), torch.tensor([0.995])))
+            largest = int(min(float(seen.max()), max(reach, 10.0), 40.0))
+        at = [(kept * family.log_prob(torch.full_like(mu, k), mu).exp()).sum() for k in range(largest)]
+        expected = torch.stack([*at, kept.sum() - sum(at)]).clamp(min=0)
+        return cls(torch.bincount(seen.clamp(max=largest).long(), minlength=largest + 1).double(), expected)
 
     def __add__(self, other: Rootogram) -> Rootogram:
         return _added(self, other)
@@ -170,14 +174,14 @@ class QuantilePairs:
         return cls(theory, sample[keep], theory - spread, theory + spread)
 
 
-def columns(y: Tensor, mu: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Three float64 vectors (n,); a missing weight is 1. Raises ValueError where lengths differ."""
-    given = (y, mu, torch.ones_like(mu) if weight is None else weight)
-    parts = [t.detach().double().reshape(-1) for t in given]
+def columns(*values: Tensor | None) -> list[Tensor]:
+    """Flat float64 vectors (n,); None becomes ones. Raises ValueError where lengths differ or n is 0."""
+    first = next(v for v in values if v is not None)
+    parts = [(torch.ones_like(first) if v is None else v).detach().double().reshape(-1) for v in values]
     if len({len(p) for p in parts}) != 1 or len(parts[0]) == 0:
         raise ValueError("A plot needs at least one row and columns of one length; got "
                          f"{', '.join(str(len(p)) for p in parts)} values. Pass the rows of one data set.")
-    return parts[0], parts[1], parts[2]
+    return parts
 
 
 def weighted_quantiles(values: Tensor, weight: Tensor, shares: Tensor) -> Tensor:

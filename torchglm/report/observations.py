@@ -1,4 +1,4 @@
-"""The rows behind the diagnostics: responses beside their fitted means, one flat column each."""
+"""The rows behind the diagnostics: responses beside their fitted means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observations:
-    """Flat float64 columns (n,) of the rows of positive weight, pooled over the models of a batch."""
+    """Float64 columns (*B, n), so that a shape parameter (*B) of the family meets its rows.
+
+    Rows of weight 0, and those of a model without finite means, have weight 0, y = 1 and mu = 1/2.
+    `dispersion` is () or (*B, 1).
+    """
 
     y: Tensor
     mu: Tensor
@@ -41,21 +45,41 @@ class Observations:
             if exposure is None and result.link.name == "log" and bool((held.offset != 0).any()):
                 exposure = held.offset.exp()
         shape = torch.broadcast_shapes(y.shape, mu.shape)
-        w, e = (torch.ones_like(mu) if t is None else t for t in (weight, exposure))
-        phi = torch.as_tensor(result.dispersion, dtype=torch.float64, device=mu.device)
-        phi = phi.unsqueeze(-1) if phi.ndim else phi
-        flat = [t.expand(shape).detach().double().reshape(-1) for t in (y, mu, w, phi, e)]
-        kept = (flat[2] > 0) & flat[1].isfinite()
+        given = (y, mu, torch.ones_like(mu) if weight is None else weight,
+                 torch.ones_like(mu) if exposure is None else exposure)
+        y, mu, w, e = (t.detach().double().expand(shape) for t in given)
+        phi = torch.as_tensor(result.dispersion, device=mu.device).detach().double()
+        kept = (w > 0) & mu.isfinite()
         if not bool(kept.any()):
             return None
-        y, mu, w, phi, e = (t[kept] for t in flat)
-        return cls(y, mu, w, phi, None if exposure is None else e)
+        # a value inside the range of every family, so that unused rows spread no NaN
+        y, mu = torch.where(kept, y, 1.0), torch.where(kept, mu, 0.5)
+        return cls(y, mu, torch.where(kept, w, 0.0), phi.unsqueeze(-1) if phi.ndim else phi,
+                   None if exposure is None else torch.where(kept, e, 1.0))
+
+    @property
+    def kept(self) -> Tensor:
+        """True for the rows that count, (*B, n)."""
+        return self.weight > 0
+
+    @property
+    def count(self) -> int:
+        """How many rows count."""
+        return int(self.kept.sum())
+
+    def as_events(self) -> Observations:
+        """Censored times, encoded as in the exponential family, as events of rate 1 / mu in the time seen."""
+        time = self.y.abs()
+        return Observations((self.y > 0).to(time), time / self.mu, self.weight, self.dispersion, time)
 
     def sample(self, most: int, seed: int = 0) -> Observations:
-        """All rows, or `most` of them drawn at random where there are more."""
-        if len(self.y) <= most:
+        """All rows, or about `most` of them, the same columns of each model, where there are more."""
+        models = self.y.shape[:-1].numel()
+        each = max(1, most // models)
+        if self.y.shape[-1] <= each:
             return self
-        order = torch.randperm(len(self.y), generator=torch.Generator().manual_seed(seed))
-        keep = order[:most].to(self.y.device)
-        exposure = None if self.exposure is None else self.exposure[keep]
-        return Observations(self.y[keep], self.mu[keep], self.weight[keep], self.dispersion[keep], exposure)
+        order = torch.randperm(self.y.shape[-1], generator=torch.Generator().manual_seed(seed))
+        keep = order[:each].to(self.y.device)
+        exposure = None if self.exposure is None else self.exposure[..., keep]
+        return Observations(self.y[..., keep], self.mu[..., keep], self.weight[..., keep], self.dispersion,
+                            exposure)

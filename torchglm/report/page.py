@@ -102,5 +102,5 @@ def _yaml(config: Mapping[str, Any] | str | None) -> str:
 def _footer(rows: Observations | None) -> str:
     from torchglm import __version__
 
-    on = "no rows at hand, so no diagnostic plots" if rows is None else f"diagnostics on {len(rows.y):,} rows"
+    on = "no rows at hand, so no diagnostic plots" if rows is None else f"diagnostics on {rows.count:,} rows"
     return f"torchglm {__version__}; {on}."

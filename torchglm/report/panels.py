@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch.distributions import constraints
 
+from torchglm import families
 from torchglm.report import plots, words
 from torchglm.report.observations import Observations
 from torchglm.report.scores import normal_scores
@@ -49,16 +51,19 @@ def diagnostic_panels(result: Result, rows: Observations) -> list[Panel]:
 
 
 def prediction_panels(result: Result, rows: Observations) -> list[Panel]:
-    """Calibration, lift and Lorenz curve."""
+    """Calibration, lift and Lorenz curve; of events per unit of time where times are censored."""
     rate = "rates per unit of exposure" if rows.exposure is not None else "means"
+    law = result.family
+    if bool((rows.y < 0).any()) and law.name == "exponential":
+        rows, law, rate = rows.as_events(), families.Poisson(), "events per unit of time"
     parts = (rows.y, rows.mu, rows.weight, rows.exposure)
     panels = [
         Panel("Calibration by decile", f"Observed against predicted {rate}, with ± 2 standard errors under "
               "the model. Points on the line: right on average at every level of prediction.",
-              plots.calibration(*parts, family=result.family, dispersion=rows.dispersion)),
+              plots.calibration(*parts, family=law, dispersion=rows.dispersion)),
         Panel("Lift by decile", "Bars that rise from left to right: the model tells low from high. Bars that "
               "leave the line: it over- or understates there.", plots.lift(*parts))]
-    if float(rows.y.min()) >= 0 and float((rows.weight * rows.y).sum()) > 0:
+    if float(rows.y[rows.kept].min()) >= 0 and float((rows.weight * rows.y).sum()) > 0:
         panels.append(Panel("Lorenz curve and Gini", "How unequally the response falls when rows are ordered "
                             "by prediction. The diagonal is a model that orders nothing.",
                             plots.lorenz(*parts)))
@@ -68,9 +73,10 @@ def prediction_panels(result: Result, rows: Observations) -> list[Panel]:
 def residual_panels(result: Result, rows: Observations) -> list[Panel]:
     """Residuals against fitted values, normal Q–Q plot, and a rootogram for counts or else their spread."""
     some = rows.sample(_MOST_SCORED)
-    scores, kind = normal_scores(some.y, some.mu, result.family, some.dispersion, some.weight)
-    note = "" if some is rows else f" A random {len(some.y):,} of {len(rows.y):,} rows."
-    eta = result.link.link(some.mu)
+    every, kind = normal_scores(some.y, some.mu, result.family, some.dispersion,
+                                torch.where(some.kept, some.weight, 1.0))
+    scores, eta = every[some.kept], result.link.link(some.mu)[some.kept]
+    note = "" if some is rows else f" A random {some.count:,} of {rows.count:,} rows."
     scale = f"linear predictor ({words.link_title(result.link.name)} scale)"
     normal = "Deviance residuals are only roughly normal; look for single points far out."
     if kind.startswith("quantile"):
@@ -80,13 +86,19 @@ def residual_panels(result: Result, rows: Observations) -> list[Panel]:
               f"terms are right, curved when one is missing.{note}",
               plots.residuals(eta, scores, kind, scale)),
         Panel("Normal Q–Q", normal + note, plots.quantiles(scores, kind))]
-    counts = result.family.support is constraints.nonnegative_integer
-    if counts and bool((rows.y == rows.y.round()).all()):
+    if _counts(result, rows):
         panels.append(Panel("Rootogram", "Bars hang from the expected frequencies. A bar that ends above "
                             "zero: fewer such counts than expected; below: more, as with excess zeros.",
-                            plots.rootogram(rows.y, rows.mu, result.family, rows.dispersion)))
+                            plots.rootogram(rows.y, rows.mu, result.family, rows.weight)))
     else:
         panels.append(Panel("Spread against fitted", "Flat on the grey line: the variance grows with the "
                             f"mean as the family says. Rising: faster than that.{note}",
                             plots.spread(eta, scores, kind, scale)))
     return panels
+
+
+def _counts(result: Result, rows: Observations) -> bool:
+    """Whether responses are whole numbers without an upper end, and the family gives them probabilities."""
+    law = result.family.distribution(rows.mu, rows.dispersion)
+    whole = bool((rows.y == rows.y.round()).all())
+    return whole and law.support is constraints.nonnegative_integer

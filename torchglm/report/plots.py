@@ -128,7 +128,7 @@ def residuals(fitted: Tensor | Residuals, residual: Tensor | None = None, kind: 
         sums = fitted
         _count_map(axes, sums)
     else:
-        f, r, _ = columns(fitted, _given(residual))
+        f, r = columns(fitted, _given(residual))
         sums = Residuals.of(f, r)
         if len(f) > _POINTS:
             _count_map(axes, sums)
@@ -166,14 +166,14 @@ def quantiles(residual: Tensor | QuantilePairs, kind: str = "residual") -> Figur
 
 
 def rootogram(y: Tensor | Rootogram, mu: Tensor | None = None, family: Family | None = None,
-              dispersion: float | Tensor = 1.0) -> Figure:
+              weight: Tensor | None = None) -> Figure:
     """Hanging rootogram: bars of √observed hang from the curve of √expected; a good fit ends at zero."""
     if isinstance(y, Rootogram):
         sums = y
     elif family is None:
         raise ValueError("A rootogram of rows needs family=, whose probabilities it compares with; got None.")
     else:
-        sums = Rootogram.of(y, _given(mu), family, dispersion)
+        sums = Rootogram.of(y, _given(mu), family, weight)
     observed, expected = (t.sqrt().cpu().numpy() for t in (sums.observed, sums.expected))
     figure, axes = _axes()
     place = range(len(observed))

@@ -2,76 +2,122 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import singledispatch
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributions
+
+from torchglm.special import log_betainc, log_gammainc
 
 if TYPE_CHECKING:
     from torchglm.families import Family
 
-_MOST_TERMS = 50_000_000  # probabilities that the cdf of a discrete family may sum
 _SMALLEST = 1e-300
 
 
 def normal_scores(y: Tensor, mu: Tensor, family: Family, dispersion: float | Tensor = 1.0,
                   weight: Tensor | None = None, seed: int = 0) -> tuple[Tensor, str]:
-    """Randomised quantile residuals (n,) and their name; deviance residuals where no cdf is at hand.
+    """Randomised quantile residuals (*B, n) and their name; deviance residuals where no cdf is at hand.
 
     r = Φ⁻¹(u), u = F(y) for continuous families and uniform on (F(y−), F(y)] where y has positive probability
-    (Dunn & Smyth, 1996). Columns are (n,); `weight` divides the dispersion.
+    (Dunn & Smyth, 1996), from the smaller tail. Columns are (*B, n); `weight` > 0 divides the dispersion; the
+    `dispersion` of several models is (*B, 1).
     """
     y, mu = y.detach().double(), mu.detach().double()
     w = torch.ones_like(mu) if weight is None else weight.detach().double()
     phi = torch.as_tensor(dispersion, dtype=mu.dtype, device=mu.device)
-    if _is_lattice(family, y, w):
-        span = _lattice_span(y, mu, family, phi, w)
-    else:
-        span = _continuous_span(y, mu, family, phi / w)
-    if span is None:
-        residual = (y - mu).sign() * (w * family.unit_deviance(y, mu).clamp(min=0) / phi).sqrt()
-        return residual, "deviance residual"
-    below, at = span
+    found = _span(y, mu, family, phi, w)
+    if found is None:
+        size = w * family.unit_deviance(y, mu).clamp(min=0) / phi
+        return (y - mu).sign() * size.sqrt(), "deviance residual"
+    (below, above_below), (at, above) = found
     u = torch.rand(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(seed)).to(y.device)
-    probability = (below + u * (at - below)).clamp(_SMALLEST, 1 - 2**-53)
-    return torch.special.ndtri(probability), "quantile residual"
+    low = torch.lerp(below, at, u).clamp(min=_SMALLEST)
+    high = torch.lerp(above_below, above, u).clamp(min=_SMALLEST)
+    return torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high)), "quantile residual"
 
 
-def _is_lattice(family: Family, y: Tensor, weight: Tensor) -> bool:
-    """Whether responses are counts, or proportions of `weight` trials."""
-    return bool(family.support.is_discrete) or family.name == "binomial" and _whole(y * weight)
+_Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision
 
 
-def _whole(values: Tensor) -> bool:
-    return bool(((values - values.round()).abs() < 1e-6).all())
-
-
-def _lattice_span(y: Tensor, mu: Tensor, family: Family, phi: Tensor,
-                  w: Tensor) -> tuple[Tensor, Tensor] | None:
-    """F(y − step) and F(y), by summing probabilities from 0 up; a row drops out once its y is reached."""
-    proportion = family.name == "binomial"
-    step = 1 / w if proportion else torch.ones_like(y)
-    count = (y / step).round()
-    if float(count.sum()) + len(y) > _MOST_TERMS or not _whole(y / step):
+def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, w: Tensor) -> tuple[_Tails, _Tails] | None:
+    """F and 1 − F just below y and at y; None without a cdf, off the lattice, or for a quasi-likelihood."""
+    if not family.has_dispersion and bool((phi != 1).any()):
         return None
-    below, at = torch.zeros_like(y), torch.zeros_like(y)
-    active = torch.arange(len(y), device=y.device)
-    for k in range(int(count.max()) + 1):
-        active = active[count[active] >= k]
-        part = {"weight": w[active]} if proportion else {}
-        shape = phi[active] if phi.ndim else phi
-        below[active] = at[active]
-        at[active] += family.log_prob(k * step[active], mu[active], shape, **part).exp()
-    return below.clamp(max=1), at.clamp(max=1)
+    found = span(family.distribution(mu, phi / w), y)
+    known = found is not None and all(bool(t.isfinite().all()) for tails in found for t in tails)
+    return found if known else None
 
 
-def _continuous_span(y: Tensor, mu: Tensor, family: Family,
-                     phi: Tensor) -> tuple[Tensor, Tensor] | None:
-    """F(y−) and F(y), which differ only where a family holds a point mass at zero; None without a cdf."""
+@singledispatch
+def span(law: distributions.Distribution, y: Tensor) -> tuple[_Tails, _Tails] | None:
+    """F and 1 − F of a law just below `y` and at `y`, as families encode responses; None without a cdf."""
     try:
-        law = family.distribution(mu, phi)
         at = law.cdf(y)
     except NotImplementedError:
         return None
-    below = torch.where(y == 0, torch.zeros_like(at), at)
-    return (below, at) if bool(at.isfinite().all()) else None
+    mass = (y == 0) & (at > 0)  # a Tweedie law holds probability at zero
+    below = torch.where(mass, 0.0, at)
+    return (below, 1 - below), (at, 1 - at)
+
+
+@span.register
+def _(law: distributions.Normal, y: Tensor) -> tuple[_Tails, _Tails]:
+    z = (y - law.mean) / law.stddev
+    tails = torch.special.ndtr(z), torch.special.ndtr(-z)
+    return tails, tails
+
+
+@span.register
+def _(law: distributions.Gamma, y: Tensor) -> tuple[_Tails, _Tails]:
+    lower, upper = log_gammainc(law.concentration, law.rate * y)
+    tails = lower.exp(), upper.exp()
+    return tails, tails
+
+
+@span.register
+def _(law: distributions.Exponential, y: Tensor) -> tuple[_Tails, _Tails]:
+    hazard = law.rate * y.abs()
+    tails = -torch.expm1(-hazard), torch.exp(-hazard)
+    censored = y < 0  # such a time is only known to be longer
+    return tails, (torch.where(censored, 1.0, tails[0]), torch.where(censored, 0.0, tails[1]))
+
+
+@span.register
+def _(law: distributions.Poisson, y: Tensor) -> tuple[_Tails, _Tails] | None:
+    return _lattice(lambda k: log_gammainc(k + 1, law.rate)[::-1], y)
+
+
+@span.register
+def _(law: distributions.Binomial, y: Tensor) -> tuple[_Tails, _Tails] | None:
+    trials, p = law.total_count, law.probs
+
+    def tails(k: Tensor) -> _Tails:
+        full = k >= trials
+        upper, lower = log_betainc(k + 1, torch.where(full, 1.0, trials - k), p)
+        return torch.where(full, 0.0, lower), torch.where(full, -torch.inf, upper)
+
+    return _lattice(tails, y * trials)
+
+
+@span.register
+def _(law: distributions.Bernoulli, y: Tensor) -> tuple[_Tails, _Tails] | None:
+    if not bool(((y == 0) | (y == 1)).all()):
+        return None
+    zero, one = torch.zeros_like(y), torch.ones_like(y)
+    failed = y == 0
+    return ((torch.where(failed, zero, 1 - law.probs), torch.where(failed, one, law.probs)),
+            (torch.where(failed, 1 - law.probs, one), torch.where(failed, law.probs, zero)))
+
+
+def _lattice(log_tails: Callable[[Tensor], _Tails], count: Tensor) -> tuple[_Tails, _Tails] | None:
+    """The span of a count from the logarithms of F and 1 − F at whole numbers; None for one that is not."""
+    k = count.round()
+    if bool(((count - k).abs() > 1e-6 * (1 + k)).any()):
+        return None
+    first = k == 0
+    below = [t.exp() for t in log_tails((k - 1).clamp(min=0))]
+    at = [t.exp() for t in log_tails(k)]
+    return (torch.where(first, 0.0, below[0]), torch.where(first, 1.0, below[1])), (at[0], at[1])
