@@ -1,0 +1,277 @@
+"""Metrics against scikit-learn and closed forms; merges, weights, offsets and shapes for every one."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import Tensor
+
+import torchglm.metrics as ours
+from torchglm import families, links
+from torchglm.metrics import D2, NLL, CalibrationError, Deviance, Gini, LiftTable, ObservedExpected
+from torchglm.metrics import PearsonDispersion as Pearson
+from torchglm.metrics.scores import FamilyMetric
+
+FAMILIES = ["gaussian", "bernoulli", "binomial", "poisson", "gamma", "exponential", "inverse_gaussian",
+            "negative_binomial", "tweedie"]
+METRICS = [Deviance, D2, NLL, Pearson, ObservedExpected, Gini, LiftTable, CalibrationError]
+
+
+def rows(name: str, n: int = 400, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    """A mean, a response and a weight (n,) each, inside the family's support."""
+    rng = torch.Generator().manual_seed(3)
+    u, v = torch.rand(n, generator=rng, dtype=dtype), torch.rand(n, generator=rng, dtype=dtype)
+    weight = 0.5 + torch.rand(n, generator=rng, dtype=dtype)
+    if name in ("bernoulli", "binomial"):
+        return 0.1 + 0.8 * u, (v < u).to(dtype), weight
+    if name == "gaussian":
+        return 1000 + u, 1000 + u + v, weight
+    mu = 0.5 + 3 * u
+    if name in ("poisson", "negative_binomial", "tweedie"):
+        return mu, (4 * mu * v * v).floor(), weight
+    return mu, mu * (0.2 + 2 * v), weight
+
+
+def value(metric: FamilyMetric) -> Tensor:
+    found = metric.compute()
+    return torch.stack(list(found.values())) if isinstance(found, dict) else found
+
+
+def test_every_metric_is_tested() -> None:
+    assert {getattr(ours, name) for name in ours.__all__ if name[0].isupper()} == {FamilyMetric, *METRICS}
+
+
+POWERS = {"gaussian": 0, "poisson": 1, "gamma": 2, "inverse_gaussian": 3}
+
+
+@pytest.mark.parametrize(("name", "power"), POWERS.items())
+def test_deviance_and_d2_are_scikit_learns(name: str, power: float) -> None:
+    mu, y, weight = rows(name)
+    y = y + (0 if name == "poisson" else 0.01)
+    deviance, d2 = Deviance(name), D2(name)
+    deviance.update(mu, y, weight)
+    d2.update(mu, y, weight)
+    known = dict(sample_weight=weight.numpy(), power=power)
+    expected = sk.mean_tweedie_deviance(y.numpy(), mu.numpy(), **known)
+    assert float(deviance.compute()) == pytest.approx(expected)
+    assert float(d2.compute()) == pytest.approx(sk.d2_tweedie_score(y.numpy(), mu.numpy(), **known))
+
+
+def test_bernoulli_is_the_log_loss() -> None:
+    mu, y, weight = rows("bernoulli")
+    loss = sk.log_loss(y.numpy(), mu.numpy(), sample_weight=weight.numpy())
+    assert float(ours.nll(mu, y, "bernoulli", weight)) == pytest.approx(loss)
+    assert float(ours.deviance(mu, y, "bernoulli", weight)) == pytest.approx(2 * loss)
+    explained = sk.d2_log_loss_score(y.numpy(), mu.numpy(), sample_weight=weight.numpy())
+    assert float(ours.d2(mu, y, "bernoulli", weight)) == pytest.approx(explained)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
+def test_parts_make_the_whole(metric: type[FamilyMetric], name: str) -> None:
+    mu, y, weight = rows(name)
+    whole, stepwise, first, second = (metric(name) for _ in range(4))
+    whole.update(mu, y, weight)
+    cuts = [0, 1, 40, 40, 300, 400]  # a single row and no row at all among them
+    for start, stop in zip(cuts, cuts[1:], strict=False):
+        stepwise(mu[start:stop], y[start:stop], weight[start:stop])  # update, and the value of the step
+    first.update(mu[:90], y[:90], weight[:90])
+    second.update(mu[90:], y[90:], weight[90:])
+    first.merge_state(second)
+    assert torch.isfinite(value(whole)).any()  # empty bins of a table hold NaN
+    close = dict(rtol=1e-9, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(value(stepwise), value(whole), **close)
+    torch.testing.assert_close(value(first), value(whole), **close)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
+def test_weight_zero_is_a_dropped_row(metric: type[FamilyMetric]) -> None:
+    mu, y, weight = rows("gamma")
+    weight[::3] = 0.0
+    kept, dropped, empty = weight > 0, metric("gamma"), metric("gamma")
+    y_bad, mu_bad = torch.where(kept, y, -1.0), torch.where(kept, mu, torch.nan)
+    dropped.update(mu_bad, y_bad, weight)
+    dropped.update(mu_bad[:4], y_bad[:4], torch.zeros(4, dtype=y.dtype))
+    empty.update(mu[kept], y[kept], weight[kept])
+    torch.testing.assert_close(value(dropped), value(empty), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
+def test_float32_sums_are_float64_and_copies_work(metric: type[FamilyMetric]) -> None:
+    mu, y, weight = rows("poisson")
+    first, second = metric("poisson"), metric("poisson")
+    first.update(mu.float(), y.float(), weight.float())
+    second.update(mu.float().double(), y, weight.float().double())
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(first)))
+    assert first.sums.dtype == torch.float64 and not list(first.parameters()) and not first.state_dict()
+    assert torch.equal(value(first), value(second)) and torch.equal(value(copied), value(first))
+    copied.update(mu, y)
+    copied.reset()
+    assert bool((copied.sums == 0).all())
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
+def test_shapes_are_never_broadcast(metric: type[FamilyMetric]) -> None:
+    mu, y, weight = rows("poisson")
+    with pytest.raises(ValueError, match=r"one shape, got \(400, 1\) and \(400,\)"):
+        metric("poisson").update(mu.unsqueeze(-1), y)
+    with pytest.raises(ValueError, match=r"weight must have the shape of y"):
+        metric("poisson").update(mu, y, weight[:5])
+    with pytest.raises(ValueError, match=r"weight must have the shape of y"):
+        metric("poisson").update(mu, y, weight.unsqueeze(-1))
+    with pytest.raises(ValueError, match="offset and exposure were both given"):
+        metric("poisson").update(mu, y, offset=mu, exposure=mu)
+
+
+def test_several_responses_share_row_weights() -> None:
+    mu, y, weight = rows("poisson")
+    both = ours.deviance(torch.stack([mu, mu + 1], -1), torch.stack([y, y], -1), "poisson", weight)
+    each = [ours.deviance(m, y, "poisson", weight) for m in (mu, mu + 1)]
+    torch.testing.assert_close(both, (each[0] + each[1]) / 2)
+
+
+def null_deviance(name: str, link: str, y: Tensor, weight: Tensor, offset: Tensor) -> Tensor:
+    """The smallest weighted deviance over intercepts, by golden section."""
+    family, known = families.get(name), links.get(link)
+
+    def at(b: float) -> Tensor:
+        return (weight * family.unit_deviance(y, known(b + offset))).sum()
+
+    low, high, ratio = -3.0, 8.0, (5 ** 0.5 - 1) / 2
+    for _ in range(100):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if at(left) < at(right) else (left, high)
+    return at(low)
+
+
+@pytest.mark.parametrize("name", [*POWERS, "exponential", "tweedie"])
+def test_d2_refits_the_null_model_with_the_offset(name: str) -> None:
+    mu, y, weight = rows(name)
+    y = y - 998 if name == "gaussian" else y
+    offset = torch.linspace(-0.7, 0.9, len(y), dtype=torch.float64)
+    metric = D2(name, "log")
+    for part in (slice(0, 130), slice(130, 400)):
+        metric.update(mu[part], y[part], weight[part], offset[part])
+    null = null_deviance(name, "log", y, weight, offset).detach()
+    expected = 1 - ours.deviance(mu, y, name, weight) * weight.sum() / null
+    assert float(metric.compute()) == pytest.approx(float(expected), abs=1e-9)
+    by_exposure = ours.d2(mu, y, name, weight, link="log", exposure=offset.exp())
+    torch.testing.assert_close(metric.compute(), by_exposure)
+
+
+def test_d2_with_the_identity_link_and_an_offset() -> None:
+    mu, y, weight = rows("gaussian")
+    offset = torch.linspace(-30, 900, len(y), dtype=torch.float64)
+    centred = y - offset
+    mean = (weight * centred).sum() / weight.sum()
+    expected = 1 - (weight * (y - mu) ** 2).sum() / (weight * (centred - mean) ** 2).sum()
+    torch.testing.assert_close(ours.d2(mu, y, "gaussian", weight, offset=offset), expected)
+
+
+def test_d2_takes_a_null_intercept_where_sums_do_not_suffice() -> None:
+    mu, y, weight = rows("bernoulli")
+    offset = torch.linspace(-1, 1, len(y), dtype=torch.float64)
+    with pytest.raises(ValueError, match="null=intercept"):
+        D2("bernoulli").update(mu, y, weight, offset)
+    metric = D2("bernoulli", null=0.3)
+    metric.update(mu[:100], y[:100], weight[:100], offset[:100])
+    metric.update(mu[100:], y[100:], weight[100:], offset[100:])
+    null = ours.deviance(torch.sigmoid(offset + 0.3), y, "bernoulli", weight)
+    torch.testing.assert_close(metric.compute(), 1 - ours.deviance(mu, y, "bernoulli", weight) / null)
+
+
+def test_d2_of_a_gaussian_far_from_zero_keeps_its_digits() -> None:
+    y = 1e8 + torch.arange(10.0, dtype=torch.float64)
+    metric = D2("gaussian")
+    for one in y.split(1):
+        metric.update(one - 1, one)
+    assert float(metric.compute()) == pytest.approx(1 - 10 / 82.5, rel=1e-12)
+
+
+def test_batches_of_one_outcome_only() -> None:
+    alike = {"poisson": [0.0, 0.0, 3.0], "bernoulli": [0.0, 1.0, 1.0], "tweedie": [0.0, 0.0, 2.5]}
+    for name, y in alike.items():
+        response, mu = torch.tensor(y, dtype=torch.float64), torch.full((3,), 0.4, dtype=torch.float64)
+        metric = D2(name)
+        for i in range(3):
+            metric.update(mu[i:i + 1], response[i:i + 1])
+        null = ours.deviance(response.mean().expand(3), response, name)
+        expected = 1 - ours.deviance(mu, response, name) / null
+        assert float(metric.compute()) == pytest.approx(float(expected), abs=1e-9), name
+
+
+def test_censored_times() -> None:
+    mu, y, weight = rows("exponential")
+    event = (torch.arange(400) % 3 > 0).double()
+    event[:50] = 0.0  # the first batch holds no event
+    metric, ratio = D2("exponential"), ObservedExpected("exponential")
+    for part in (slice(0, 50), slice(50, 400)):
+        metric.update(mu[part], y[part], weight[part], event=event[part])
+        ratio.update(mu[part], y[part], weight[part], event=event[part])
+    mean = (weight * y).sum() / (weight * event).sum()
+    null = ours.deviance(mean.expand_as(y), y, "exponential", weight, event=event)
+    expected = 1 - ours.deviance(mu, y, "exponential", weight, event=event) / null
+    torch.testing.assert_close(metric.compute(), expected)
+    torch.testing.assert_close(ratio.compute(), (weight * event).sum() / (weight * y / mu).sum())
+
+
+def test_trials() -> None:
+    mu, _, weight = rows("binomial")
+    trials = 1 + torch.arange(400, dtype=torch.float64) % 7
+    y = (trials * mu).round()
+    assert torch.equal(ours.deviance(mu, y, "binomial", weight, trials=trials),
+                       ours.deviance(mu, y / trials, "binomial", weight * trials))
+    exact = torch.distributions.Binomial(trials, mu).log_prob(y)
+    torch.testing.assert_close(ours.nll(mu, y, "binomial", weight, trials=trials),
+                               -(weight * exact).sum() / weight.sum())
+
+
+def test_nll_is_the_density() -> None:
+    mu, y, weight = rows("gamma")
+    exact = torch.distributions.Gamma(1 / 0.4, 1 / 0.4 / mu).log_prob(y)
+    metric = NLL("gamma", dispersion=0.4)
+    metric.update(mu, y, weight)
+    torch.testing.assert_close(metric.compute(), -(weight * exact).sum() / weight.sum())
+
+
+def test_pearson_dispersion_and_observed_over_expected() -> None:
+    mu, y, weight = rows("poisson")
+    chi2 = (weight * (y - mu) ** 2 / mu).sum()
+    torch.testing.assert_close(ours.pearson_dispersion(mu, y, "poisson", weight, n_coef=5), chi2 / 395)
+    torch.testing.assert_close(ours.observed_expected(mu, y, "poisson", weight),
+                               (weight * y).sum() / (weight * mu).sum())
+
+
+def test_gini_lift_and_calibration() -> None:
+    mu, y, weight = rows("poisson", 4000)
+    exposure = 0.5 + torch.rand(4000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    order = (mu / exposure).argsort()
+    w, s = (weight * exposure)[order].cumsum(0), (weight * y)[order].cumsum(0)
+    shares = [torch.nn.functional.pad(c / c[-1], (1, 0)) for c in (w, s)]
+    exact = 1 - 2 * torch.trapezoid(shares[1], shares[0])
+    index = ours.gini(mu, y, "poisson", weight, exposure=exposure)
+    assert float(index) == pytest.approx(float(exact), abs=2e-3)
+    table = ours.lift_table(mu, y, "poisson", weight, exposure=exposure)
+    assert table["weight"].max() < 1.05 * table["weight"].min()
+    assert bool((table["predicted"].diff() > 0).all())
+    total = (table["weight"] * table["observed"]).sum()
+    torch.testing.assert_close(total, (weight * y).sum())
+    error = (table["weight"] * (table["observed"] - table["predicted"]).abs()).sum() / table["weight"].sum()
+    torch.testing.assert_close(ours.calibration_error(mu, y, "poisson", weight, exposure=exposure), error)
+    below_zero = torch.tensor([-2.0, -1.0, 1.0, 2.0])
+    assert float(ours.gini(below_zero, 3 + below_zero, "gaussian")) > 0
+
+
+def test_plots() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    mu, y, weight = rows("poisson")
+    for metric in (Deviance("poisson"), Gini("poisson"), LiftTable("poisson")):
+        metric.update(mu, y, weight)
+        figure, _ = metric.plot()
+        plt.close(figure)

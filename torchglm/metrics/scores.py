@@ -1,0 +1,178 @@
+"""Scores of predicted means as torchmetrics: sums in float64 that add over batches, files and ranks.
+
+    metric = Deviance("poisson")
+    for batch in batches:
+        metric.update(model(batch.x, batch.offset), batch.y, batch.weight)
+    metric.compute()
+
+Every `update` takes `mu`, `y` of one shape `(*N,)`, an optional `weight`, and by name what a batch may hold:
+`offset` or `exposure` (used where a null model needs them), `trials`, `event`. Nothing waits for the device.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.links import Link
+from torchglm.metrics import sums
+from torchglm.metrics.rows import Scored, scored
+
+
+class FamilyMetric(Metric):
+    """A metric of a family whose state is one tensor of sums, named after the class; the base of all ours.
+
+    The family is held, not owned: it is no submodule, so that a metric adds nothing to a state_dict.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    size: tuple[int, ...] = (2,)
+
+    def __init__(self, family: "str | Family", link: "str | Link | None" = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        known = families.get(family)
+        self._model = (known, known.default_link if link is None else links.get(link))
+        # torchmetrics lets metrics of equal states share them: the names must differ where the sums do
+        self._state = type(self).__name__.lower()
+        self.add_state(self._state, torch.zeros(self.size, dtype=torch.float64), dist_reduce_fx=self._merge())
+
+    @property
+    def family(self) -> Family:
+        """The family whose formulas are used."""
+        return self._model[0]
+
+    @property
+    def link(self) -> Link:
+        """The link, where a null model needs one."""
+        return self._model[1]
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums so far."""
+        return getattr(self, self._state)
+
+    def update(self, mu: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
+               exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
+               event: "Tensor | None" = None) -> None:
+        """Take in rows; `ValueError` where shapes differ."""
+        part = self._part(scored(self.family, mu, y, weight, offset, exposure, trials, event))
+        merge = self._merge()
+        joined = self.sums + part if merge == "sum" else merge(torch.stack([self.sums, part]))
+        setattr(self, self._state, joined)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw one value, or a sequence of values over steps, with matplotlib."""
+        return self._plot(val, ax)
+
+    def _merge(self) -> Any:
+        return "sum"
+
+    def _part(self, rows: Scored) -> Tensor:
+        raise NotImplementedError
+
+
+class Deviance(FamilyMetric):
+    """The weighted mean unit deviance `sum w d(y, mu) / sum w`: twice the log-likelihood lost, per row."""
+
+    higher_is_better = False
+    plot_lower_bound = 0.0
+
+    def _part(self, rows: Scored) -> Tensor:
+        return sums.deviance_sums(rows, self.family)
+
+    def compute(self) -> Tensor:
+        """The mean deviance, a float64 scalar; NaN before any row of positive weight."""
+        return sums.ratio(self.sums)
+
+
+class D2(FamilyMetric):
+    """The share of deviance explained, `1 - D(model) / D(null)`: R-squared where the family is Gaussian.
+
+    The null model is an intercept refitted to the scored rows with their weights. With an offset, sums alone
+    suffice for the log link with `V(mu) = mu^p` and for Gaussian identity; elsewhere `update` raises a
+    `ValueError` that asks for `null`, the intercept of a null model fitted before (on training rows, for
+    instance), which works for every family and link: `mu0 = link(null + offset)`.
+    """
+
+    higher_is_better = True
+    plot_upper_bound = 1.0
+    size = (4,)
+
+    def __init__(self, family: "str | Family", link: "str | Link | None" = None, null: "float | None" = None,
+                 **kwargs: Any) -> None:
+        super().__init__(family, link, **kwargs)
+        self.null = null
+
+    def _merge(self) -> Any:
+        return partial(sums.merge_d2, family=self.family)
+
+    def _part(self, rows: Scored) -> Tensor:
+        return sums.d2_sums(rows, self.family, self.link, self.null)
+
+    def compute(self) -> Tensor:
+        """D-squared, a float64 scalar."""
+        return sums.d2_value(self.sums)
+
+
+class NLL(FamilyMetric):
+    """The weighted mean negative log-density `-sum w log f(y; mu, phi) / sum w`, fully normalised.
+
+    `w` repeats a row, it does not divide `dispersion` (phi); `trials` enter the binomial density.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0, **kwargs: Any) -> None:
+        super().__init__(family, **kwargs)
+        self.dispersion = dispersion
+
+    def _part(self, rows: Scored) -> Tensor:
+        return sums.nll_sums(rows, self.family, self.dispersion)
+
+    def compute(self) -> Tensor:
+        """The mean negative log-density, a float64 scalar."""
+        return sums.ratio(self.sums)
+
+
+class PearsonDispersion(FamilyMetric):
+    """`sum w (y - mu)^2 / V(mu)` over `n - n_coef`: about 1 for counts that are not over-dispersed.
+
+    `n` counts rows of positive weight; `n_coef` is the number of coefficients these rows were used to
+    estimate (0 on held-out rows).
+    """
+
+    higher_is_better = None
+    plot_lower_bound = 0.0
+
+    def __init__(self, family: "str | Family", n_coef: int = 0, **kwargs: Any) -> None:
+        super().__init__(family, **kwargs)
+        self.n_coef = n_coef
+
+    def _part(self, rows: Scored) -> Tensor:
+        return sums.pearson_sums(rows, self.family)
+
+    def compute(self) -> Tensor:
+        """The dispersion, a float64 scalar."""
+        return sums.pearson_value(self.sums, self.n_coef)
+
+
+class ObservedExpected(FamilyMetric):
+    """`sum w y / sum w mu`: 1 where the mean is right on the whole.
+
+    For censored times, events observed over events expected, `sum w event / sum w t / mu`.
+    """
+
+    higher_is_better = None
+    plot_lower_bound = 0.0
+
+    def _part(self, rows: Scored) -> Tensor:
+        return sums.observed_expected_sums(rows, self.family)
+
+    def compute(self) -> Tensor:
+        """The ratio, a float64 scalar."""
+        return sums.ratio(self.sums)

@@ -1,0 +1,178 @@
+"""Each metric in two halves, which class and function share: sums that add over parts, and the value of sums.
+
+A weighted sum leaves out rows of weight 0 whatever they hold, so padding never counts.
+"""
+
+import torch
+from torch import Tensor
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.links import Link
+from torchglm.metrics.rows import Scored, scored
+
+
+def total(weight: Tensor, value: Tensor) -> Tensor:
+    """`sum w v` over rows of positive weight, a float64 scalar."""
+    return torch.where(weight > 0, weight * value, 0.0).sum()
+
+
+def ratio(sums: Tensor) -> Tensor:
+    """The first sum over the second."""
+    return sums[0] / sums[1]
+
+
+def deviance_sums(rows: Scored, family: Family) -> Tensor:
+    """`(sum w d(y, mu), sum w)`."""
+    return torch.stack([total(rows.whole, family.unit_deviance(rows.y, rows.mu)), rows.whole.sum()])
+
+
+def nll_sums(rows: Scored, family: Family, dispersion: "Tensor | float") -> Tensor:
+    """`(-sum w log f(y; mu, phi), sum w)`; trials are part of the density, not of `w`."""
+    nll = -family.log_prob(rows.y, rows.mu, dispersion, rows.trials)
+    return torch.stack([total(rows.weight, nll), rows.weight.sum()])
+
+
+def pearson_sums(rows: Scored, family: Family) -> Tensor:
+    """`(sum w (y - mu)^2 / V(mu), rows of positive weight)`."""
+    residual = (rows.y.abs() if family.signed else rows.y) - rows.mu
+    square = residual.square() / family.variance(rows.mu)
+    return torch.stack([total(rows.whole, square), (rows.whole > 0).sum().double()])
+
+
+def observed_expected_sums(rows: Scored, family: Family) -> Tensor:
+    """`(sum w y, sum w mu)`; with censoring, events against the expected number of events `sum w t / mu`."""
+    if family.signed:
+        events, expected = (rows.y > 0).double(), rows.y.abs() / rows.mu
+        return torch.stack([total(rows.whole, events), total(rows.whole, expected)])
+    return torch.stack([total(rows.whole, rows.y), total(rows.whole, rows.mu)])
+
+
+def d2_sums(rows: Scored, family: Family, link: Link, null: "float | None") -> Tensor:
+    """`(model deviance, W, S, null deviance of these rows)`, the null mean of these rows being `S / W`.
+
+    With a fixed `null` intercept the last is the deviance at `mu = link(null + offset)`, and `W = S = 0`.
+    """
+    model, zero = total(rows.whole, family.unit_deviance(rows.y, rows.mu)), rows.mu.new_zeros(())
+    if null is not None:
+        eta = torch.full_like(rows.mu, null) if rows.offset is None else rows.offset + null
+        return torch.stack([model, zero, zero, total(rows.whole, family.unit_deviance(rows.y, link(eta)))])
+    y, weight = _without_offset(rows, family, link)
+    mass = total(weight, (y > 0).double() if family.signed else torch.ones_like(y))
+    size = total(weight, y.abs() if family.signed else y)
+    mean = _inside(size / torch.where(mass > 0, mass, 1.0), family)
+    own = torch.where(mass > 0, total(weight, family.unit_deviance(y, mean.expand_as(y))), 0.0)
+    return torch.stack([model, mass, size, own])
+
+
+def merge_d2(parts: Tensor, family: Family) -> Tensor:
+    """The `d2_sums` of all rows from those of their parts `(k, 4)`, without cancellation.
+
+    Unit deviances are Bregman divergences: about the joint mean `m`, a part of mean `m_i` and weight `W_i`
+    has the deviance it has about `m_i` plus `W_i d(m_i, m)`. For Gaussian `d` this is Chan's variance.
+    Source: Banerjee et al. (2005), Clustering with Bregman divergences, J. Machine Learning Research 6.
+    """
+    model, mass, size, own = parts.unbind(-1)
+    mean = _inside(size.sum() / torch.where(mass.sum() > 0, mass.sum(), 1.0), family).expand_as(mass)
+    filled = mass > 0
+    means = size / torch.where(filled, mass, 1.0)
+    moved = mass * family.unit_deviance(torch.where(filled, means, mean), mean)
+    if family.signed:  # a part in which every row is censored has no mean of its own
+        censored = ~filled & (size > 0) & filled.any()
+        moved = torch.where(censored, family.unit_deviance(-size, mean), moved)
+    return torch.stack([model.sum(), mass.sum(), size.sum(), own.sum() + moved.sum()])
+
+
+def d2_value(sums: Tensor) -> Tensor:
+    """`1 - model deviance / null deviance`."""
+    return 1 - sums[0] / sums[3]
+
+
+@torch.no_grad()
+def deviance(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
+             trials: "Tensor | None" = None, event: "Tensor | None" = None) -> Tensor:
+    """The weighted mean unit deviance `sum w d(y, mu) / sum w`; shapes and errors as in `Deviance`."""
+    known = families.get(family)
+    return ratio(deviance_sums(scored(known, mu, y, weight, trials=trials, event=event), known))
+
+
+@torch.no_grad()
+def d2(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
+       link: "str | Link | None" = None, null: "float | None" = None, offset: "Tensor | None" = None,
+       exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
+       event: "Tensor | None" = None) -> Tensor:
+    """The share of the null deviance that is explained, `1 - D / D0`; arguments and errors as in `D2`."""
+    known = families.get(family)
+    used = known.default_link if link is None else links.get(link)
+    rows = scored(known, mu, y, weight, offset, exposure, trials, event)
+    return d2_value(d2_sums(rows, known, used, null))
+
+
+@torch.no_grad()
+def nll(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
+        dispersion: "Tensor | float" = 1.0, trials: "Tensor | None" = None,
+        event: "Tensor | None" = None) -> Tensor:
+    """The weighted mean negative log-density `-sum w log f(y; mu, phi) / sum w`, as in `NLL`."""
+    known = families.get(family)
+    return ratio(nll_sums(scored(known, mu, y, weight, trials=trials, event=event), known, dispersion))
+
+
+@torch.no_grad()
+def pearson_dispersion(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
+                       n_coef: int = 0, trials: "Tensor | None" = None) -> Tensor:
+    """`sum w (y - mu)^2 / V(mu)` over the residual degrees of freedom, as in `PearsonDispersion`."""
+    known = families.get(family)
+    return pearson_value(pearson_sums(scored(known, mu, y, weight, trials=trials), known), n_coef)
+
+
+def pearson_value(sums: Tensor, n_coef: int) -> Tensor:
+    """Pearson's chi-square over `n - n_coef`."""
+    return sums[0] / (sums[1] - n_coef)
+
+
+@torch.no_grad()
+def observed_expected(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
+                      trials: "Tensor | None" = None, event: "Tensor | None" = None) -> Tensor:
+    """`sum w y / sum w mu`, as in `ObservedExpected`."""
+    known = families.get(family)
+    return ratio(observed_expected_sums(scored(known, mu, y, weight, trials=trials, event=event), known))
+
+
+def has_power_variance(family: Family) -> bool:
+    """Whether `V(mu) = mu^p`: then, with the log link, an offset only rescales the rows."""
+    device = next((parameter.device for parameter in family.parameters()), torch.device("cpu"))
+    mu = torch.tensor([0.25, 0.5], dtype=torch.float64, device=device)
+    first, second = (mu * family.variance_log_deriv(mu).detach()).tolist()
+    return abs(first - second) <= 1e-12 * abs(second)
+
+
+def null_is_closed(family: Family, link: Link) -> bool:
+    """Whether sums alone refit the intercept of a null model with an offset."""
+    return (link.name == "log" and has_power_variance(family)) or (
+        link.name == "identity" and family.canonical_link.name == "identity")
+
+
+def _without_offset(rows: Scored, family: Family, link: Link) -> tuple[Tensor, Tensor]:
+    """Responses and weights without an offset that have the same null model.
+
+    With `e = exp(offset)` and `V = mu^p`, `d(y, c e) = e^(2 - p) d(y / e, c)`; with the identity link and
+    constant variance, `d(y, c + o) = d(y - o, c)`.
+    """
+    if rows.offset is None:
+        return rows.y, rows.whole
+    if not null_is_closed(family, link):
+        raise ValueError(
+            f"D2 cannot refit the null model of {family.name}, {link.name} link, with an offset from sums. "
+            "Fit an intercept with the offset once, and give it: D2(family, link, null=intercept).")
+    if link.name == "identity":
+        return rows.y - rows.offset, rows.whole
+    one = torch.ones((), dtype=torch.float64, device=rows.mu.device)
+    power = family.variance_log_deriv(one)
+    return rows.y * torch.exp(-rows.offset), rows.whole * torch.exp((2 - power) * rows.offset)
+
+
+def _inside(mean: Tensor, family: Family) -> Tensor:
+    """A mean inside the family's range: 0 and 1, means of rows all alike, move by next to nothing."""
+    low = torch.finfo(mean.dtype).tiny if family.mean_lower == 0 else None
+    high = 1 - torch.finfo(mean.dtype).eps if family.mean_upper == 1 else None
+    return mean if low is None and high is None else mean.clamp(low, high)
