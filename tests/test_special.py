@@ -1,6 +1,7 @@
 """The special functions: laws first (limits, derivatives, sums), then numbers from mpmath and scipy."""
 
 import math
+from collections.abc import Iterator
 
 import mpmath
 import pytest
@@ -10,8 +11,13 @@ from torch import Tensor
 
 from torchglm import special
 
-mpmath.mp.dps = 70
 F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def many_digits() -> Iterator[None]:
+    with mpmath.workdps(70):
+        yield
 
 
 def tensor(*values: float, dtype: torch.dtype = F64) -> Tensor:

@@ -27,6 +27,7 @@ from torchglm.special.tails import (
     student_t_icdf,
     student_t_sf,
 )
+from torchglm.special.tweedie import tweedie_log_prob, tweedie_unit_deviance
 
 __all__ = [
     "beta_quantile",
@@ -52,4 +53,6 @@ __all__ = [
     "stirling_remainder",
     "student_t_icdf",
     "student_t_sf",
+    "tweedie_log_prob",
+    "tweedie_unit_deviance",
 ]

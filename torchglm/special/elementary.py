@@ -79,6 +79,20 @@ def stirling_remainder_of_inverse(w: Tensor) -> Tensor:
     return torch.where(large, series, exact)
 
 
+def stirling_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative of `stirling_remainder` at `x > 0`, elementwise."""
+    large = x > _STIRLING_FROM.get(x.dtype, _STIRLING_FROM_SINGLE)
+    w = 1 / torch.where(large, x, 100.0)
+    square = w * w
+    first = -square * _horner(square, tuple((2 * k + 1) * c for k, c in enumerate(_STIRLING)))
+    odd = tuple((2 * k + 1) * (2 * k + 2) * c for k, c in enumerate(_STIRLING))
+    second = w * square * _horner(square, odd)
+    small = torch.where(large, 1.0, x)
+    exact_first = torch.digamma(small) - torch.log(small) + 0.5 / small
+    exact_second = torch.special.polygamma(1, small) - 1 / small - 0.5 / small**2
+    return torch.where(large, first, exact_first), torch.where(large, second, exact_second)
+
+
 def log_factorial_remainder(y: Tensor) -> Tensor:
     """`lgamma(y + 1) - (y log y - y)` for `y >= 0`, elementwise; zero at `y = 0`."""
     large = y > _STIRLING_FROM.get(y.dtype, _STIRLING_FROM_SINGLE)
