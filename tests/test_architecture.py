@@ -20,7 +20,7 @@ FLOORS = [
     {"fitting"},
     {"inference"},
     {"head"},
-    {"api"},
+    {"api", "inputs"},
     {"data", "metrics"},
     {"lightning", "report"},
     {"runs"},
