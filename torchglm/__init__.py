@@ -1,0 +1,46 @@
+"""torchglm: generalised linear models as PyTorch layers, fitted in closed form or by gradient."""
+
+from typing import Any
+
+from torchglm import families, links
+from torchglm.api import fit
+from torchglm.families import (
+    Bernoulli,
+    Binomial,
+    Exponential,
+    Family,
+    Gamma,
+    Gaussian,
+    InverseGaussian,
+    NegativeBinomial,
+    Poisson,
+    Tweedie,
+)
+from torchglm.fitting.irls import irls
+from torchglm.fitting.penalties import ElasticNet, Penalty, Ridge
+from torchglm.fitting.status import FitWarning, Status
+from torchglm.head import GLMHead, LazyGLMHead
+from torchglm.inference.result import Result
+from torchglm.inference.storage import load
+from torchglm.links import Link
+
+__version__ = "0.1.0"
+_LAZY = ("data", "lightning", "metrics", "report", "runs")  # each costs seconds: they come in when first used
+
+__all__ = [
+    "Bernoulli", "Binomial", "ElasticNet", "Exponential", "Family", "FitWarning", "GLMHead", "Gamma", "Gaussian",
+    "InverseGaussian", "LazyGLMHead", "Link", "NegativeBinomial", "Penalty", "Poisson", "Result", "Ridge",
+    "Status", "Tweedie", "families", "fit", "irls", "links", "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return importlib.import_module(f"torchglm.{name}")
+    raise AttributeError(f"module 'torchglm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,137 @@
+"""Small dense algebra of a step: solve, judge the condition, find the rank. All in float64, on scaled columns."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.moments import Moments, triangle
+
+# Below this squared pivot of the scaled Gram (a multiple correlation of 1 - 1e-7) a QR factor takes its place.
+GRAM_PIVOT = 1e-7
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """`(root root')` is the inverse of an information matrix; `root` is (B, p, p), zero where columns are dropped.
+
+    `pivot` (B,) is the smallest squared pivot of the scaled matrix, 1 for orthogonal columns and 0 (or NaN) for
+    dependent ones; `positive` (B,) is False where the matrix was not positive definite.
+    """
+
+    root: Tensor
+    pivot: Tensor
+    positive: Tensor
+
+    def solve(self, score: Tensor) -> Tensor:
+        """`information^-1 score`, shape `(B, p)`."""
+        return (self.root @ (self.root.mT @ score.unsqueeze(-1))).squeeze(-1)
+
+
+def invert_gram(gram: Tensor, keep: Tensor) -> Inverse:
+    """The inverse root of a Gram `(B, p, p)` on the kept columns `(B, p)`, by Cholesky on scaled columns."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(keep & (diagonal > 0), diagonal, 1.0).sqrt()
+    both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+    scaled = torch.where(both, gram / scale.unsqueeze(-1) / scale.unsqueeze(-2), 0.0)
+    scaled = scaled + torch.diag_embed((~keep).to(scaled.dtype))
+    finite = torch.isfinite(scaled).all(-1).all(-1)
+    scaled = torch.where(finite[:, None, None], scaled, torch.eye(gram.shape[-1], dtype=gram.dtype,
+                                                                  device=gram.device))
+    lower, info = torch.linalg.cholesky_ex(scaled)
+    positive = (info == 0) & finite
+    lower = torch.where(positive[:, None, None], lower, torch.eye(gram.shape[-1], dtype=gram.dtype,
+                                                                  device=gram.device))
+    pivot = lower.diagonal(dim1=-2, dim2=-1).square()
+    pivot = pivot.amin(-1) if pivot.shape[-1] else pivot.new_ones(pivot.shape[0])
+    return _inverse(lower.mT, scale, keep, torch.where(positive, pivot, 0.0), positive)
+
+
+def invert_factor(factor: Tensor, keep: Tensor) -> tuple[Inverse, Tensor]:
+    """The inverse root from a QR factor `(B, p + 1, p + 1)` of `[sqrt(W) x, s / sqrt(W)]`, and the step.
+
+    The step comes from the orthogonal transform of the working residual, not from normal equations, so that
+    it is good to the condition of `x` and not of its square.
+    """
+    p = keep.shape[-1]
+    kept = torch.cat([keep, keep.new_ones(keep.shape[0], 1)], -1)
+    masked = torch.where(kept.unsqueeze(-2), factor, 0.0)
+    scale = masked[..., :p].square().sum(-2).sqrt()
+    scale = torch.where(keep & (scale > 0), scale, 1.0)
+    masked = torch.cat([masked[..., :p] / scale.unsqueeze(-2), masked[..., p:]], -1)
+    unit = torch.diag_embed((~keep).to(factor.dtype))
+    unit = torch.cat([unit, unit.new_zeros(*unit.shape[:-1], 1)], -1)
+    whole = triangle(torch.cat([masked, unit], -2))
+    upper, right = whole[..., :p, :p], whole[..., :p, p:]
+    pivot = upper.diagonal(dim1=-2, dim2=-1).square()
+    pivot = pivot.amin(-1) if p else pivot.new_ones(pivot.shape[0])
+    step = torch.linalg.solve_triangular(upper, right, upper=True).squeeze(-1) / scale
+    return _inverse(upper, scale, keep, pivot, pivot > 0), torch.where(keep, step, 0.0)
+
+
+def _inverse(upper: Tensor, scale: Tensor, keep: Tensor, pivot: Tensor, positive: Tensor) -> Inverse:
+    eye = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device).expand_as(upper)
+    root = torch.linalg.solve_triangular(upper, eye, upper=True) / scale.unsqueeze(-1)
+    both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+    return Inverse(torch.where(both, root, 0.0), pivot, positive)
+
+
+def independent_columns(design: Tensor, tolerance: float) -> Tensor:
+    """(B, p) True for the columns that do not depend on those before them.
+
+    Judged on scaled columns of a triangular factor `(B, p, p)` of the design by Gram-Schmidt with
+    re-orthogonalisation: a column is dropped where less than `tolerance` of its length is its own.
+    """
+    models, _, p = design.shape
+    length = design.square().sum(-2).sqrt()
+    unit = design / torch.where(length > 0, length, 1.0).unsqueeze(-2)
+    basis = torch.zeros_like(design)
+    keep = torch.zeros(models, p, dtype=torch.bool, device=design.device)
+    for j in range(p):
+        own = unit[..., j]
+        for _ in range(2):
+            own = own - (basis @ (basis.mT @ own.unsqueeze(-1))).squeeze(-1)
+        size = own.square().sum(-1).sqrt()
+        keep[:, j] = (size > tolerance) & (length[:, j] > 0)
+        basis[..., j] = torch.where(keep[:, j, None], own / torch.where(size > 0, size, 1.0).unsqueeze(-1), 0.0)
+    return keep
+
+
+def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: "Tensor | None" = None) -> Inverse:
+    """The inverse root of the information of every model, by the factor where `factored` (B,) says so."""
+    gram = moments.gram if ridge is None else moments.gram + torch.diag_embed(ridge)
+    inverse = invert_gram(gram, keep)
+    if moments.factor is None or not bool(factored.any()):
+        return inverse
+    exact, _ = invert_factor(_with_ridge(moments.factor, ridge, None), keep)
+    return Inverse(torch.where(factored[:, None, None], exact.root, inverse.root),
+                   torch.where(factored, exact.pivot, inverse.pivot),
+                   torch.where(factored, exact.positive, inverse.positive))
+
+
+def factor_step(factor: Tensor, keep: Tensor, ridge: "Tensor | None", coef: Tensor) -> Tensor:
+    """The least squares step `(B, p)` from a QR factor of the working rows, the ridge as p more rows."""
+    return invert_factor(_with_ridge(factor, ridge, coef), keep)[1]
+
+
+def _with_ridge(factor: Tensor, ridge: "Tensor | None", coef: "Tensor | None") -> Tensor:
+    if ridge is None:
+        return factor
+    root = ridge.sqrt()
+    pull = torch.zeros_like(root) if coef is None else -root * coef
+    extra = torch.cat([torch.diag_embed(root), pull.unsqueeze(-1)], -1)
+    return triangle(torch.cat([factor, extra], -2))
+
+
+def null_space_free(coef: Tensor, design: Tensor, tolerance: float) -> Tensor:
+    """The coefficients of least length among those with the same fitted values; `design` (B, p, p)."""
+    length = design.square().sum(-2).sqrt()
+    size = torch.where(length > 0, length, 1.0)
+    _, values, right = torch.linalg.svd(design / size.unsqueeze(-2))
+    row_space = right * (values > tolerance * values.amax(-1, keepdim=True)).unsqueeze(-1)
+    null = right - row_space
+    # null vectors of the scaled design, in the units of the coefficients, made orthonormal
+    directions = (null / size.unsqueeze(-2)).mT
+    left, strength, _ = torch.linalg.svd(directions, full_matrices=False)
+    left = left * (strength > 1e-12 * strength.amax(-1, keepdim=True).clamp(min=1e-300)).unsqueeze(-2)
+    return coef - (left @ (left.mT @ coef.unsqueeze(-1))).squeeze(-1)

@@ -1,0 +1,77 @@
+"""Rows: the one thing that data and mathematics share."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
+BLOCK = 1 << 18
+
+
+class Rows(NamedTuple):
+    """A chunk of observations of one model, or of `B` models at once.
+
+    `x` is `(n, p)`, shared by all models, or `(B, n, p)`; the others are `(B, n)`. `weight` is the whole weight
+    of a row (prior weights times trials times repeats; 0 drops the row); `repeats` the part of it that
+    repeats the row (None: 1). `y` is encoded by the family. With `intercept` the design has a column of ones in
+    front of `x`; it is made block by block and never copied whole.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    offset: Tensor
+    repeats: "Tensor | None" = None
+    intercept: bool = False
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of the design, the intercept among them."""
+        return self.x.shape[-1] + int(self.intercept)
+
+    @property
+    def shared(self) -> bool:
+        """True where one design serves all models."""
+        return self.x.dim() == 2
+
+    def take(self, models: "Tensor | slice") -> "Rows":
+        """The rows of some of the models."""
+        x = self.x if self.shared else self.x[models]
+        repeats = None if self.repeats is None else self.repeats[models]
+        return Rows(x, self.y[models], self.weight[models], self.offset[models], repeats, self.intercept)
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """The rows from `start` to `stop` of every model."""
+        repeats = None if self.repeats is None else self.repeats[:, start:stop]
+        x = self.x[..., start:stop, :]
+        return Rows(x, self.y[:, start:stop], self.weight[:, start:stop], self.offset[:, start:stop], repeats,
+                    self.intercept)
+
+    def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
+        """Blocks that fit a cache, each with the models it belongs to."""
+        models, n = self.y.shape
+        p = max(1, self.columns)
+        if self.shared:
+            width = p if models == 1 else p * (p + 1) // 2 + models
+            step = max(256, BLOCK // width)
+            for start in range(0, n, step):
+                yield slice(0, models), self.slice(start, min(n, start + step))
+            return
+        group = max(1, BLOCK // max(1, n * p))
+        step = n if group > 1 else max(256, BLOCK // p)
+        for first in range(0, models, group):
+            chosen = slice(first, min(models, first + group))
+            part = self.take(chosen)
+            for start in range(0, max(n, 1), max(step, 1)):
+                yield chosen, part.slice(start, min(n, start + step))
+
+
+def wide(rows: Rows) -> Rows:
+    """The same rows in float64, the precision of all sums, with the whole design in `x`."""
+    x = rows.x.to(torch.float64)
+    if rows.intercept:
+        x = torch.cat([x.new_ones(*x.shape[:-1], 1), x], -1)
+    return Rows(x, rows.y.to(torch.float64), rows.weight.to(torch.float64), rows.offset.to(torch.float64),
+                rows.repeats)

@@ -1,0 +1,104 @@
+"""Parameters beside the coefficients by maximum likelihood: dispersion, NB alpha, Tweedie power."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.moments import linear_predictor
+from torchglm.fitting.rows import Rows, wide
+from torchglm.links import Link
+
+STEP = 1e-4  # of the central differences, on a log or logit scale
+
+
+def loglik(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, dispersion: Tensor) -> Tensor:
+    """(B,) the fully normalised log-likelihood at coefficients `(B, p)` and dispersions `(B,)`."""
+    total = torch.zeros_like(dispersion)
+    for chunk in source:
+        rows = wide(chunk)
+        mu = link(linear_predictor(rows, coef))
+        total = total + _row_loglik(rows, family, mu, dispersion)
+    return total
+
+
+def _row_loglik(rows: Rows, family: Family, mu: Tensor, dispersion: Tensor) -> Tensor:
+    used = rows.weight > 0
+    repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(rows.weight.dtype)
+    prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 1.0)
+    logs = family.log_prob(rows.y, mu, dispersion.unsqueeze(-1), prior)
+    return torch.where(used, repeats * logs, 0.0).sum(-1)
+
+
+def maximise(function: Callable[[Tensor], Tensor], start: Tensor, lower: float, upper: float,
+             iterations: int = 60) -> Tensor:
+    """(B,) the maximum of a smooth function of one parameter in each model.
+
+    Newton's method on central differences; where the curvature is wrong, or the step is long, a unit step
+    uphill; a step that does not rise is halved. Stops when no parameter moves by 1e-11.
+    """
+    at, step_limit = start.clamp(lower, upper), torch.ones_like(start)
+    value = function(at)
+    for _ in range(iterations):
+        up, down = function(at + STEP), function(at - STEP)
+        slope, bend = (up - down) / (2 * STEP), (up - 2 * value + down) / STEP**2
+        newton = -slope / torch.where(bend < 0, bend, -1.0)
+        step = torch.where(bend < 0, newton, torch.sign(slope) * step_limit)
+        step = torch.maximum(torch.minimum(step, step_limit), -step_limit)
+        trial = (at + step).clamp(lower, upper)
+        new = function(trial)
+        rises = new >= value - 1e-13 * value.abs()
+        moved = torch.where(rises, trial - at, 0.0)
+        at, value = at + moved, torch.where(rises, new, value)
+        step_limit = torch.where(rises, torch.ones_like(step_limit), step.abs() / 2)
+        if bool((torch.where(rises, moved.abs(), step.abs()) < 1e-11).all()):
+            break
+    return at
+
+
+def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, start: Tensor) -> Tensor:
+    """(B,) the maximum likelihood dispersion at given coefficients, from a positive start; 0 where that is 0."""
+    positive = (start > 0) & torch.isfinite(start)
+    safe = torch.where(positive, start, 1.0).log()
+    chunks = [(wide(chunk), link(linear_predictor(wide(chunk), coef))) for chunk in source]
+
+    def at(log_dispersion: Tensor) -> Tensor:
+        parts = [_row_loglik(rows, family, mu, log_dispersion.exp()) for rows, mu in chunks]
+        return torch.stack(parts).sum(0)
+
+    best = maximise(at, safe, -700.0, 700.0).exp()
+    return torch.where(positive, best, start)
+
+
+def alpha_ml(rows: Rows, mu: Tensor, family: Family, start: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) the maximum likelihood alpha of negative binomial models at fixed means, and where it is on its limit 0.
+
+    At `alpha = 0` the slope of the log-likelihood is `sum w ((y - mu)^2 - y) / 2`; where it is not positive the
+    likelihood falls from the Poisson limit on.
+    """
+    slope = (rows.weight * ((rows.y - mu).square() - rows.y)).sum(-1)
+    limit = slope <= 0
+    one = torch.ones_like(start)
+
+    def at(log_alpha: Tensor) -> Tensor:
+        return _row_loglik(rows, family.with_parameters({"log_alpha": log_alpha}), mu, one)
+
+    best = maximise(at, torch.where(start > 0, start, 1.0).log(), -40.0, 40.0).exp()
+    return torch.where(limit, 0.0, best), limit
+
+
+def power_ml(rows: Rows, mu: Tensor, family: Family, start: Tensor,
+             dispersion: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) the maximum likelihood Tweedie power in (1.01, 1.99) and dispersion at fixed means."""
+    phi = dispersion.log()
+
+    def inner(raw: Tensor) -> tuple[Tensor, Tensor]:
+        member = family.with_parameters({"raw_power": raw})
+        best = maximise(lambda log_phi: _row_loglik(rows, member, mu, log_phi.exp()), phi, -100.0, 100.0)
+        return best, _row_loglik(rows, member, mu, best.exp())
+
+    limit = math.log(0.99 / 0.01)
+    raw = maximise(lambda value: inner(value)[1], (start - 1).logit(), -limit, limit)
+    return 1 + raw.sigmoid(), inner(raw)[0].exp()

@@ -1,0 +1,47 @@
+"""How a fit ended, model by model."""
+
+from enum import IntEnum
+
+
+class FitWarning(UserWarning):
+    """A fit that did not end at a regular maximum, or a design that lost columns."""
+
+
+class Status(IntEnum):
+    """Why the solver stopped; `explanation` says what it means and what to do."""
+
+    CONVERGED = 0
+    ITERATION_LIMIT = 1
+    SEPARATED = 2
+    BOUNDARY = 3
+    STALLED = 4
+    INVALID_START = 5
+    NOT_FINITE = 6
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def explanation(self) -> str:
+        """A sentence or two for the person who reads the result."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    Status.CONVERGED: "The maximum of the likelihood was found: the relative score and the last step are below "
+                      "the tolerance.",
+    Status.ITERATION_LIMIT: "max_iter was reached before the maximum. Raise max_iter, or scale the columns, or "
+                            "check that link and family suit the response.",
+    Status.SEPARATED: "The likelihood keeps rising as some coefficients go to infinity (separation: a combination "
+                      "of columns tells some responses apart without error, such as a level with no events). The "
+                      "coefficients are large but arbitrary and their standard errors mean nothing. Merge levels, "
+                      "drop the column, or use a penalty such as Ridge.",
+    Status.BOUNDARY: "The maximum lies on the edge of the parameter space (a fitted mean at the end of its range, or "
+                     "a shape parameter at its limit). Standard errors are not valid there. A link that keeps the "
+                     "mean in range may suit better.",
+    Status.STALLED: "No step along the last direction lowers the deviance, but the score is not small. Scale or "
+                    "drop nearly collinear columns.",
+    Status.INVALID_START: "No coefficients with a valid mean in every row were found to start from. Pass start=, or "
+                          "use a link whose inverse stays in the family's range.",
+    Status.NOT_FINITE: "The data of this model hold NaN or infinite values; it was not fitted.",
+}

@@ -1,0 +1,180 @@
+"""GLMHead: `nn.Linear` whose link is the activation and whose family is the loss."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.links import Link
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+
+class GLMHead(nn.Module):
+    """A generalised linear model as a layer: `mu = g^-1(x weight' + bias + offset)`.
+
+    `weight` is `(out_features, in_features)` and `bias` `(out_features)`, as in `nn.Linear`; both start at zero
+    (bias at a mean of 1, or 1/2 for proportions), the null model, since the likelihood has one optimum. `family`
+    and `link` are objects or names; `link=None` is the family's default. Inputs `(*N, in_features)` give
+    `(*N, out_features)`. The arithmetic is float32 at least, autocast or not. `log_dispersion`, and the family's
+    own shape parameters, are learned with the rest where their `requires_grad` is set.
+    Raises `ValueError` for an unknown family or link.
+    """
+
+    weight: nn.Parameter
+    bias: "nn.Parameter | None"
+
+    def __init__(self, in_features: int, family: "str | Family", link: "str | Link | None" = None,
+                 out_features: int = 1, bias: bool = True, device: "torch.device | str | None" = None,
+                 dtype: "torch.dtype | None" = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.family = families.get(family)
+        self.link = self.family.default_link if link is None else links.get(link)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.log_dispersion = nn.Parameter(torch.zeros((), device=device, dtype=dtype), requires_grad=False)
+        if device is not None:
+            self.family = self.family.to(device=device)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Go back to the null model."""
+        with torch.no_grad():
+            self.weight.zero_()
+            if self.bias is not None:
+                mean = 0.5 if self.family.mean_upper == 1.0 else 1.0
+                start = 0.0 if self.link.name == "identity" and self.family.mean_lower < 0 else (
+                    float(self.link.link(torch.tensor(mean, dtype=torch.float64))))
+                self.bias.fill_(start)
+
+    @property
+    def dispersion(self) -> Tensor:
+        """The dispersion `phi`, 1 unless set or learned through `log_dispersion`."""
+        return self.log_dispersion.exp()
+
+    def linear_predictor(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
+        """`eta = x weight' + bias + offset`, shape `(*N, out_features)`, in float32 or wider."""
+        dtype = _wide(self.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.to(dtype)
+            eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
+            return eta if offset is None else eta + self._per_response(offset, eta, "offset")
+
+    def forward(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
+        eta = self.linear_predictor(x, offset)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.link(eta)
+
+    def distribution(self, x: Tensor, offset: "Tensor | None" = None) -> distributions.Distribution:
+        """The distribution of the response given `x`, batch shape `(*N, out_features)`."""
+        mu = self(x, offset)
+        return self.family.distribution(mu, self.dispersion.to(mu.dtype))
+
+    def loss(self, x: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
+             trials: "Tensor | None" = None, event: "Tensor | None" = None, reduction: str = "mean") -> Tensor:
+        """The negative log-likelihood, from `eta` so that it stays finite in the tails.
+
+        `y` and the others are `(*N, out_features)`, or `(*N,)` where there is one response. `mean` divides the
+        weighted sum by the sum of the weights (trials count as weights), `sum` and `none` are as in torch. Terms
+        that depend on `y` alone are dropped, unless dispersion or a shape parameter is learned: then the
+        log-density is complete. Raises `ValueError` for other shapes or reductions.
+        """
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        eta = self.linear_predictor(x, offset)
+        with torch.autocast(x.device.type, enabled=False):
+            parts = {"trials": trials, "event": event}
+            given = {k: self._per_response(v, eta, k) for k, v in parts.items() if v is not None}
+            response, factor = self.family.encode(self._per_response(y, eta, "y"), **given)
+            w = torch.ones_like(eta) if weight is None else self._per_response(weight, eta, "weight")
+            w = w if factor is None else w * factor
+            loss = self._row_loss(response, eta, w)
+            if reduction == "none":
+                return loss
+            return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
+
+    def _row_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
+        nll = self.family.nll(y, eta, self.link)
+        if not (self.log_dispersion.requires_grad or self.family.estimates_shape):
+            return w * nll
+        phi = self.dispersion.to(eta.dtype)
+        half = nll - self.family.nll_saturated(y)
+        if self.family.has_dispersion:
+            safe = torch.where(w > 0, w, 1.0)
+            return torch.where(w > 0, w * half / phi - self.family.log_base(y, phi / safe), 0.0)
+        return w * (half - self.family.log_base(y, torch.ones_like(y)))
+
+    def _per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
+        """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast."""
+        if value.shape == eta.shape:
+            return value.to(eta.dtype)
+        if value.shape == eta.shape[:-1] and self.out_features == 1:
+            return value.to(eta.dtype).unsqueeze(-1)
+        if name != "y" and value.shape == eta.shape[:-1]:
+            return value.to(eta.dtype).unsqueeze(-1).expand_as(eta)
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, the linear predictor {tuple(eta.shape)}. "
+                         f"Pass {name} of shape {tuple(eta.shape)}"
+                         + (f" or {tuple(eta.shape[:-1])}." if self.out_features == 1 else "."))
+
+    def fit(self, x: Any, y: Any = None, **options: Any) -> "Result":
+        """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
+
+        `x` is the data, or a re-iterable loader of batches (`y` is then None). Raises `ValueError` where the fit
+        does not have this head's shape.
+        """
+        import torchglm
+
+        result = torchglm.fit(x, y, family=self.family, link=self.link, intercept=self.bias is not None, **options)
+        self.load(result)
+        return result
+
+    @torch.no_grad()
+    def load(self, result: "Result") -> None:
+        """Take weight, bias, dispersion and shape of a fit; aliased coefficients are zero."""
+        fitted = result.head
+        if fitted.weight.shape != self.weight.shape:
+            raise ValueError(f"the fit has weight {tuple(fitted.weight.shape)} (responses, columns), this head "
+                             f"{tuple(self.weight.shape)}. Make the head with those sizes.")
+        self.weight.copy_(fitted.weight)
+        if self.bias is not None and fitted.bias is not None:
+            self.bias.copy_(fitted.bias)
+        if fitted.log_dispersion.dim() == 0:
+            self.log_dispersion.copy_(fitted.log_dispersion)
+        self.family = fitted.family
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class LazyGLMHead(LazyModuleMixin, GLMHead):  # type: ignore[misc]
+    """A `GLMHead` that learns `in_features` from its first input."""
+
+    cls_to_become = GLMHead  # type: ignore[assignment]
+    weight: UninitializedParameter  # type: ignore[assignment]
+
+    def __init__(self, family: "str | Family", link: "str | Link | None" = None, out_features: int = 1,
+                 bias: bool = True, device: "torch.device | str | None" = None,
+                 dtype: "torch.dtype | None" = None) -> None:
+        super().__init__(0, family, link, out_features, bias, device, dtype)
+        self.weight = UninitializedParameter(device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        if not self.has_uninitialized_params() and self.in_features:
+            super().reset_parameters()
+
+    def initialize_parameters(self, x: Tensor, offset: "Tensor | None" = None) -> None:  # type: ignore[override]
+        """Make the parameters for inputs `(*N, in_features)`."""
+        if self.has_uninitialized_params():
+            self.in_features = x.shape[-1]
+            self.weight.materialize((self.out_features, self.in_features))
+            self.reset_parameters()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

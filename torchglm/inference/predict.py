@@ -1,0 +1,70 @@
+"""Predictions for new rows, with the delta method's standard errors."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+KINDS = ("mean", "link")
+
+
+def predict(result: "Result", x: Any, offset: Any, kind: str, se: bool) -> "Tensor | tuple[Tensor, Tensor]":
+    """See `Result.predict`. The standard error of a mean is `|dmu/deta|` times that of its linear predictor."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
+    coef = result.coef
+    design = _design(result, x, coef)
+    eta = (torch.where(torch.isfinite(coef), coef, 0.0).unsqueeze(-2) @ design.mT).squeeze(-2)
+    eta = eta + _offset(result, offset, eta, x)
+    value = eta if kind == "link" else result.link(eta)
+    if not se:
+        return value
+    cov = result.covariance()
+    known = torch.where(torch.isfinite(cov), cov, 0.0)
+    error = (design @ known * design).sum(-1).clamp(min=0).sqrt()
+    return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
+
+
+def _design(result: "Result", x: Any, coef: Tensor) -> Tensor:
+    if result.spec is not None and not isinstance(x, Tensor):
+        return result.spec.transform(x).to(coef)
+    from torchglm import inputs
+
+    design = inputs.tensor(x, "x", coef.device).to(coef.dtype)
+    added = result.names[:1] == ["(Intercept)"]
+    columns = len(result.names) - int(added)
+    if design.dim() < 2 or design.shape[-1] != columns:
+        raise ValueError(f"x has shape {tuple(design.shape)}; new rows need the fit's {columns} columns"
+                         + (" (without the intercept)." if added else "."))
+    inputs.finite(design, "x")
+    return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design
+
+
+def _offset(result: "Result", offset: Any, eta: Tensor, x: Any) -> "Tensor | float":
+    from torchglm import inputs
+
+    columns = result.context.get("columns") or {}
+    if offset is None and result.spec is not None and not isinstance(x, Tensor) and (
+            "offset" in columns or "exposure" in columns):
+        from torchglm import data as tables
+
+        table = tables.as_table(x)
+        total = torch.zeros_like(eta)
+        if "offset" in columns:
+            total = total + torch.as_tensor(tables.numbers(table, columns["offset"])).to(eta)
+        if "exposure" in columns:
+            total = total + torch.as_tensor(tables.numbers(table, columns["exposure"])).to(eta).log()
+        return total
+    if offset is None:
+        if result.context.get("offset"):
+            raise ValueError("the model was fitted with an offset (or exposure), and none is given for the new rows. "
+                             "Pass offset= (0 for a unit of exposure).")
+        return 0.0
+    value = inputs.tensor(offset, "offset", eta.device).to(eta.dtype)
+    if value.dim() == 0 or value.shape in (eta.shape, eta.shape[-1:]):
+        return value
+    raise ValueError(f"offset has shape {tuple(value.shape)}, the predictions {tuple(eta.shape)}. "
+                     "Pass one offset for each row.")

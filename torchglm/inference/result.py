@@ -1,0 +1,473 @@
+"""Result: what a fit says, for one model or for a batch of them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm import special
+from torchglm.families import Family
+from torchglm.fitting.irls import Solution, irls
+from torchglm.fitting.moments import take_family
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.rows import Rows
+from torchglm.fitting.shape import dispersion_ml, loglik
+from torchglm.fitting.status import Status
+from torchglm.inference import covariance as sandwich
+from torchglm.inference import rowwise
+from torchglm.inference.predict import predict
+from torchglm.links import Link
+
+if TYPE_CHECKING:
+    from torchglm.head import GLMHead
+
+DISPERSIONS = ("pearson", "deviance", "ml")
+
+
+class Result:
+    """A fitted GLM, or a batch of them: every quantity has the batch dimensions `(*B)` in front.
+
+    `coef`, `std_err`, `statistic` (t where the dispersion is estimated, else z) and `p_value` are `(*B, p)` in
+    the order of `names`; aliased coefficients are NaN. `deviance`, `pearson_chi2`, `dispersion`, `nobs`, `rank`,
+    `df_resid`, `df_null`, `n_iter`, `converged` are `(*B)`. Residuals and what else needs rows take them from
+    `rows`, which a saved and loaded result no longer holds.
+    """
+
+    def __init__(self, state: dict[str, Any], source: "Rows | Iterable[Rows] | None" = None) -> None:
+        self._state = state
+        self._source: "Iterable[Rows] | None" = [source] if isinstance(source, Rows) else source
+        self.names: list[str] = state["names"]
+        self.family: Family = state["family"]
+        self.link: Link = state["link"]
+        self.penalty: "Penalty | str | None" = state["penalty"]
+        self.intercept: bool = state["intercept"]
+        self.dispersion_kind: str = state["dispersion_kind"]
+        self.context: dict[str, Any] = state["context"]
+        self._batch = torch.Size(state["batch"])
+
+    # shapes ------------------------------------------------------------------------------------------------
+
+    def _out(self, value: Tensor) -> Tensor:
+        """A tensor over the flat models in the batch's own shape."""
+        return value.reshape(self._batch + value.shape[1:])
+
+    def __len__(self) -> int:
+        if not self._batch:
+            raise TypeError("this is one model, not a batch; it has no length.")
+        return self._batch[0]
+
+    def __getitem__(self, model: int) -> "Result":
+        """One model of a batch (of a flat batch the model, of a deeper one the slice)."""
+        if not self._batch:
+            raise TypeError("this is one model, not a batch; it has no members.")
+        index = torch.arange(self._batch.numel()).reshape(self._batch)[model]
+        flat = index.reshape(-1).to(self._coef.device)
+        state = {k: v[flat] if isinstance(v, Tensor) else v for k, v in self._state.items()}
+        state["family"] = take_family(self.family, flat if index.dim() else flat[0])
+        state["batch"] = index.shape
+        groups = self.context.get("groups")
+        state["context"] = self.context | {"groups": None, "group": None if groups is None else groups[int(model)]}
+        source = None if self._source is None else [rows.take(flat) for rows in self._source]
+        return Result(state, source)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch dimensions `(*B)`; empty for one model."""
+        return self._batch
+
+    # coefficients ------------------------------------------------------------------------------------------
+
+    @property
+    def _coef(self) -> Tensor:
+        return self._state["coef"]
+
+    @property
+    def _flat_reported(self) -> Tensor:
+        keep = self._state["keep"] | self._state["minnorm"]
+        known = (self._state["status"] != int(Status.NOT_FINITE)).unsqueeze(-1)
+        return torch.where(keep & known, self._coef, torch.nan)
+
+    @property
+    def coef(self) -> Tensor:
+        """(*B, p) the coefficients; NaN where a column is aliased."""
+        return self._out(self._flat_reported)
+
+    @property
+    def std_err(self) -> Tensor:
+        """(*B, p) standard errors, the square roots of the diagonal of `covariance()`."""
+        return self._out(self._variances.sqrt())
+
+    @cached_property
+    def _variances(self) -> Tensor:
+        return self._covariance("model").diagonal(dim1=-2, dim2=-1)
+
+    @property
+    def statistic(self) -> Tensor:
+        """(*B, p) coefficient over standard error: t or z, see `statistic_name`."""
+        return self.coef / self.std_err
+
+    @property
+    def statistic_name(self) -> str:
+        """`"t"` where the dispersion is estimated, else `"z"`."""
+        return "t" if self.dispersion_kind in DISPERSIONS else "z"
+
+    @property
+    def p_value(self) -> Tensor:
+        """(*B, p) two-sided p-values by the survival function, so that they never round to zero early."""
+        size = self.statistic.abs()
+        if self.statistic_name == "z":
+            return 2 * special.normal_sf(size)
+        return 2 * special.student_t_sf(size, self.df_resid.unsqueeze(-1).expand_as(size))
+
+    def conf_int(self, level: float = 0.95, method: str = "wald") -> Tensor:
+        """(*B, p, 2) confidence limits of the coefficients: Wald with t or z quantiles, or profile likelihood.
+
+        Raises `ValueError` for a level outside (0, 1) or an unknown method.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+        if method == "profile":
+            from torchglm.inference.profile import profile_interval
+
+            return self._out(profile_interval(self, level))
+        if method != "wald":
+            raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
+        half = self.quantile(level).unsqueeze(-1) * self.std_err
+        return torch.stack([self.coef - half, self.coef + half], -1)
+
+    def quantile(self, level: float) -> Tensor:
+        """(*B) the two-sided quantile of the reference distribution of `statistic`."""
+        tail = torch.full_like(self.df_resid, 0.5 + level / 2)
+        if self.statistic_name == "z":
+            return special.normal_icdf(tail)
+        return special.student_t_icdf(tail, self.df_resid)
+
+    def covariance(self, kind: str = "model", clusters: Any = None) -> Tensor:
+        """(*B, p, p) the covariance of the coefficients; NaN for aliased columns.
+
+        `model`: dispersion times the inverse expected information; `observed`: with the observed information;
+        `HC0` to `HC3` and `cluster` (with `clusters`, a label for each row): sandwich estimates. Raises
+        `ValueError` for an unknown kind.
+        """
+        return self._out(self._covariance(kind, clusters))
+
+    def _covariance(self, kind: str, clusters: Any = None) -> Tensor:
+        if kind not in sandwich.KINDS:
+            raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(sandwich.KINDS)}.")
+        keep, root, phi = self._state["keep"], self._state["root"], self._state["dispersion"][:, None, None]
+        if kind == "model":
+            value = phi * self._unscaled(root)
+        elif kind == "observed":
+            value = phi * sandwich.observed_inverse(self.source, self.family, self.link, self._coef, keep)
+        elif kind == "cluster":
+            if clusters is None:
+                raise ValueError("covariance('cluster') needs clusters=, a label for each row.")
+            labels = torch.as_tensor(clusters).to(self._coef.device)
+            value = sandwich.clustered(self.source, self.family, self.link, self._coef, root, labels,
+                                       self._state["nobs"], self._state["rank"])
+        else:
+            value = sandwich.heteroscedastic(self.source, self.family, self.link, self._coef, root, kind,
+                                             self._state["nobs"], self._state["rank"])
+        both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+        return torch.where(both, value, torch.nan)
+
+    def _unscaled(self, root: Tensor) -> Tensor:
+        """(B, p, p) the inverse information; with a penalty the sandwich `H^-1 G H^-1` of the penalised fit."""
+        if self.context.get("event") and "observed" in self._state:
+            return self._state["observed"]
+        inverse = root @ root.mT
+        return inverse if self.penalty is None else inverse @ self._state["gram"] @ inverse
+
+    # how well ----------------------------------------------------------------------------------------------
+
+    @property
+    def deviance(self) -> Tensor:
+        """(*B) the unscaled weighted deviance."""
+        return self._out(self._state["deviance"])
+
+    @property
+    def pearson_chi2(self) -> Tensor:
+        """(*B) Pearson's statistic, `sum w (y - mu)^2 / V(mu)`."""
+        return self._out(self._state["pearson"])
+
+    @property
+    def dispersion(self) -> Tensor:
+        """(*B) the dispersion `phi` behind the standard errors."""
+        return self._out(self._state["dispersion"])
+
+    @property
+    def nobs(self) -> Tensor:
+        """(*B) rows of positive weight, or the sum of the repeats."""
+        return self._out(self._state["nobs"])
+
+    @property
+    def rank(self) -> Tensor:
+        """(*B) independent columns of the design."""
+        return self._out(self._state["rank"])
+
+    @property
+    def df_resid(self) -> Tensor:
+        """(*B) `nobs - rank`."""
+        return self.nobs - self.rank
+
+    @property
+    def df_null(self) -> Tensor:
+        """(*B) `nobs` less one for the intercept of the null model."""
+        return self.nobs - float(self.intercept)
+
+    @cached_property
+    def _flat_null_deviance(self) -> Tensor:
+        if "null_deviance" in self._state:
+            return self._state["null_deviance"]
+        null = [rows._replace(x=rows.x[..., :0], intercept=self.intercept) for rows in self.source]
+        skip = self._state["status"] == int(Status.NOT_FINITE)
+        fit = irls(null, self.family, self.link, tol=self._state["tol"], skip=skip)
+        return 2 * fit.moments.objective
+
+    @property
+    def null_deviance(self) -> Tensor:
+        """(*B) the deviance of the model with the intercept (and the offset) alone."""
+        return self._out(self._flat_null_deviance)
+
+    @cached_property
+    def _flat_loglik(self) -> Tensor:
+        if "loglik" in self._state:
+            return self._state["loglik"]
+        phi = self._state["dispersion"]
+        if not self.family.has_dispersion:
+            if self.dispersion_kind != "fixed":
+                return torch.full_like(phi, torch.nan)  # a quasi-likelihood has no likelihood
+        elif self.dispersion_kind != "number":
+            phi = dispersion_ml(self.source, self.family, self.link, self._coef,
+                                self._state["deviance"] / self._state["nobs"])
+        return loglik(self.source, self.family, self.link, self._coef, phi)
+
+    @property
+    def loglik(self) -> Tensor:
+        """(*B) the fully normalised log-likelihood, at the maximum likelihood dispersion; NaN for a quasi fit."""
+        return self._out(self._flat_loglik)
+
+    @property
+    def _parameters(self) -> Tensor:
+        """Every estimated parameter: the rank, a dispersion, a shape."""
+        dispersion = self.family.has_dispersion and self.dispersion_kind != "number"
+        return self.rank + float(dispersion) + float(self.family.estimates_shape)
+
+    @property
+    def aic(self) -> Tensor:
+        """(*B) Akaike's criterion, `-2 loglik + 2 k`, with every estimated parameter counted."""
+        return -2 * self.loglik + 2 * self._parameters
+
+    @property
+    def bic(self) -> Tensor:
+        """(*B) the Bayesian criterion, `-2 loglik + k log(nobs)`."""
+        return -2 * self.loglik + self._parameters * self.nobs.log()
+
+    @property
+    def status(self) -> "Status | list[Any]":
+        """How the fit ended: a `Status`, or for a batch a (nested) list of them."""
+        def named(codes: Any) -> Any:
+            return [named(code) for code in codes] if isinstance(codes, list) else Status(codes)
+
+        return named(self._out(self._state["status"]).tolist())
+
+    @property
+    def converged(self) -> Tensor:
+        """(*B) True where the maximum was found."""
+        return self._out(self._state["status"] == int(Status.CONVERGED))
+
+    @property
+    def n_iter(self) -> Tensor:
+        """(*B) accepted steps."""
+        return self._out(self._state["n_iter"])
+
+    # rows --------------------------------------------------------------------------------------------------
+
+    @property
+    def source(self) -> Iterable[Rows]:
+        """The rows the model was fitted on; raises `ValueError` where they are not held (a loaded result)."""
+        if self._source is None:
+            raise ValueError("this result holds no rows (it was loaded). Attach them: result.with_rows(x, y, ...).")
+        return self._source
+
+    @property
+    def rows(self) -> "Rows | None":
+        """The rows in memory, or None for a loaded or streamed fit."""
+        chunks = self._source
+        return chunks[0] if isinstance(chunks, list) and len(chunks) == 1 else None
+
+    @property
+    def formula(self) -> "str | None":
+        """The formula of the fit, or None."""
+        return self.context.get("formula")
+
+    @property
+    def spec(self) -> Any:
+        """The design's specification (a `DesignSpec`), or None for a fit on arrays."""
+        return self.context.get("spec")
+
+    @property
+    def groups(self) -> "Sequence[Any] | None":
+        """The labels of the models of a `by=` fit, or None."""
+        return self.context.get("groups")
+
+    @property
+    def group_names(self) -> "list[str] | None":
+        """The columns of a `by=` fit, or None."""
+        return self.context.get("group_names")
+
+    def _values(self, observed: bool = False) -> Iterable[rowwise.RowValues]:
+        return rowwise.row_values(self.source, self.family, self.link, self._coef, observed)
+
+    @property
+    def fitted(self) -> Tensor:
+        """(*B, n) the fitted means of the rows."""
+        return self._out(torch.cat([values.mu for values in self._values()], -1))
+
+    def residuals(self, kind: str = "deviance", standardized: bool = False) -> Tensor:
+        """(*B, n) residuals: response, pearson, deviance or working; standardised by `sqrt(phi (1 - h))` on request."""
+        parts = []
+        for values in self._values():
+            part = rowwise.residuals(values, self.family, self.link, kind)
+            if standardized:
+                left = 1 - rowwise.leverage(values, self._state["root"])
+                part = part / (self._state["dispersion"].unsqueeze(-1) * left).sqrt()
+            parts.append(part)
+        return self._out(torch.cat(parts, -1))
+
+    def leverage(self) -> Tensor:
+        """(*B, n) the diagonal of the hat matrix."""
+        root = self._state["root"]
+        return self._out(torch.cat([rowwise.leverage(values, root) for values in self._values()], -1))
+
+    def cooks_distance(self) -> Tensor:
+        """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`."""
+        parts = []
+        scale = (self._state["dispersion"] * self._state["rank"]).unsqueeze(-1)
+        for values in self._values():
+            h = rowwise.leverage(values, self._state["root"])
+            pearson = rowwise.residuals(values, self.family, self.link, "pearson")
+            parts.append((pearson / (1 - h)).square() * h / scale)
+        return self._out(torch.cat(parts, -1))
+
+    def predict(self, x: Any, offset: Any = None, kind: str = "mean",
+                se: bool = False) -> "Tensor | tuple[Tensor, Tensor]":
+        """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
+
+        `x` has the columns of the fit without its intercept, or is a data frame for a formula fit. Raises
+        `ValueError` where the fit had an offset and none is given.
+        """
+        return predict(self, x, offset, kind, se)
+
+    # for people --------------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> "GLMHead":
+        """The fit as a layer; a batch gives one response for each model."""
+        from torchglm.head import GLMHead
+
+        coef = torch.where(torch.isfinite(self._flat_reported), self._flat_reported, 0.0)
+        first = self.names[:1] == ["(Intercept)"]
+        head = GLMHead(coef.shape[-1] - int(first), self.family, self.link, coef.shape[0], first,
+                       device=coef.device, dtype=coef.dtype)
+        with torch.no_grad():
+            head.weight.copy_(coef[:, int(first):])
+            if head.bias is not None:
+                head.bias.copy_(coef[:, 0])
+            if coef.shape[0] == 1 and bool(self._state["dispersion"][0] > 0):
+                head.log_dispersion.copy_(self._state["dispersion"][0].log())
+        return head
+
+    def summary(self) -> Any:
+        """A summary that prints, and turns into rich, HTML, Markdown, a dict or a frame."""
+        from torchglm.report.summary import Summary
+
+        return Summary(self)
+
+    def describe(self) -> dict[str, Any]:
+        """The facts about the fit as plain numbers, lists and strings."""
+        def plain(value: Tensor) -> Any:
+            return _plain(value.tolist())
+
+        facts: dict[str, Any] = {
+            "family": str(self.family), "link": self.link.name, "formula": self.formula,
+            "penalty": None if self.penalty is None else str(self.penalty),
+            "dispersion_kind": self.dispersion_kind, "status": str(self.status) if not self._batch else [
+                str(Status(code)) for code in self._state["status"].tolist()]}
+        numbers = ("nobs", "rank", "df_resid", "df_null", "deviance", "null_deviance", "pearson_chi2", "dispersion",
+                   "loglik", "aic", "bic", "n_iter", "converged")
+        return facts | {name: plain(getattr(self, name)) for name in numbers}
+
+    def with_rows(self, x: Any, y: Any, **per_row: Any) -> "Result":
+        """The same fit with rows attached, for residuals and robust covariances; arguments as for `fit`."""
+        from torchglm.api import attach
+
+        return attach(self, x, y, per_row)
+
+    def save(self, path: Any) -> None:
+        """Write the fit into a folder: tensors, and JSON; no row of data and no pickle."""
+        from torchglm.inference.storage import save
+
+        save(self, path)
+
+    def __repr__(self) -> str:
+        many = f", {self._batch.numel()} models" if self._batch else ""
+        return f"Result({self.family}, link={self.link.name}, {len(self.names)} coefficients{many})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def build(solution: Solution, rows: Rows, family: Family, link: Link, batch: torch.Size, names: list[str], *,
+          penalty: "Penalty | None", dispersion: "str | float | None", tol: float,
+          context: dict[str, Any]) -> Result:
+    """The Result of a solution. Raises `ValueError` for an unknown dispersion."""
+    source = [rows]
+    used = rows.weight > 0
+    repeats = used if rows.repeats is None else torch.where(used, rows.repeats, 0.0)
+    nobs = repeats.to(torch.float64).sum(-1)
+    rank = solution.keep.sum(-1).to(torch.float64)
+    deviance, pearson = 2 * solution.moments.objective, solution.moments.pearson
+    state = {"coef": solution.coef, "keep": solution.keep, "root": solution.root, "gram": solution.moments.gram,
+             "deviance": deviance, "pearson": pearson, "nobs": nobs, "rank": rank, "status": solution.status,
+             "n_iter": solution.n_iter, "minnorm": solution.minnorm, "tol": tol, "names": names, "family": family,
+             "link": link, "penalty": penalty, "batch": batch, "context": context,
+             "intercept": rows.intercept or bool(context.get("constant", False)) or _has_constant(rows)}
+    if context.get("event"):
+        state["observed"] = sandwich.observed_inverse(source, family, link, solution.coef, solution.keep)
+    state["dispersion_kind"], state["dispersion"] = _dispersion(
+        dispersion, source, family, link, solution.coef, deviance, pearson, nobs, rank)
+    return Result(state, source)
+
+
+def _has_constant(rows: Rows) -> bool:
+    """True where the first column of the design is a constant: the user's own intercept."""
+    if rows.x.shape[-1] == 0:
+        return False
+    first = rows.x[..., 0]
+    return bool((first == 1).all())
+
+
+def _dispersion(dispersion: "str | float | None", source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
+                deviance: Tensor, pearson: Tensor, nobs: Tensor, rank: Tensor) -> tuple[str, Tensor]:
+    if dispersion is None and not family.has_dispersion:
+        return "fixed", torch.ones_like(deviance)
+    kind = "pearson" if dispersion is None else dispersion
+    freedom = torch.where(nobs > rank, nobs - rank, torch.nan)
+    if kind == "pearson":
+        return "pearson", pearson / freedom
+    if kind == "deviance":
+        return "deviance", deviance / freedom
+    if kind == "ml":
+        if not family.has_dispersion:
+            raise ValueError(f"the {family.name} family has no dispersion to maximise. Use 'pearson' for a quasi fit.")
+        return "ml", dispersion_ml(source, family, link, coef, deviance / nobs)
+    if isinstance(kind, str) or not kind > 0 or not math.isfinite(kind):
+        raise ValueError(f"dispersion must be {', '.join(map(repr, DISPERSIONS))} or a number > 0, got {kind!r}.")
+    return "number", torch.full_like(deviance, float(kind))

@@ -1,0 +1,111 @@
+"""What a user hands over, as tensors that have been looked at: every refusal says what, where and what to do."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+
+
+def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tensor:
+    """A floating tensor from a tensor, an array, a data frame, a series or a list.
+
+    Integers and booleans become float64, half precision float64; float32 stays. Raises `TypeError` for text
+    and other objects.
+    """
+    if not isinstance(value, Tensor):
+        array = _array(value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name} holds {array.dtype} values, not numbers. Convert it, for example with "
+                            f"{name}.astype(float), or use a formula for categories.")
+        value = torch.from_numpy(np.ascontiguousarray(array))
+    if value.is_complex():
+        raise TypeError(f"{name} is complex; a GLM takes real numbers.")
+    if value.dtype not in (torch.float32, torch.float64):
+        value = value.to(torch.float64)
+    return value.detach().to(device) if device is not None else value.detach()
+
+
+def _array(value: Any) -> np.ndarray:
+    for method in ("to_numpy", "to_pandas"):
+        if not isinstance(value, np.ndarray) and hasattr(value, method):
+            value = getattr(value, method)()
+    array = np.asarray(value)
+    if array.dtype == object:
+        kinds = {type(item).__name__ for item in array.reshape(-1)[:1000]}
+        if not kinds <= {"bool", "int", "float", "bool_", "float64", "int64"}:
+            return array
+        array = array.astype(float)
+    return array.astype(np.float64) if array.dtype.kind in "iub" and array.dtype.itemsize <= 8 else array
+
+
+def column_names(x: Any) -> "list[str] | None":
+    """The column names of a data frame or table, or None."""
+    names = getattr(x, "columns", None)
+    if hasattr(x, "column_names"):
+        names = x.column_names
+    if names is None or isinstance(x, Tensor):
+        return None
+    return [str(name) for name in names]
+
+
+def per_row(value: Any, shape: torch.Size, name: str, device: torch.device) -> Tensor:
+    """A value for each row: shape `(n,)` or that of `y`, never broadcast otherwise."""
+    given = tensor(value, name, device)
+    if given.shape == shape:
+        return given
+    if given.shape == shape[-1:]:
+        return given.expand(shape)
+    raise ValueError(f"{name} has shape {tuple(given.shape)}, y has {tuple(shape)}. Pass one value for each row.")
+
+
+def finite(value: Tensor, name: str, used: "Tensor | None" = None, advice: str = "Drop or correct it.") -> None:
+    """Raise `ValueError` at the first NaN or infinity, in the rows that are used."""
+    bad = ~torch.isfinite(value)
+    if used is not None:
+        bad = bad & used
+    if bool(bad.any()):
+        place = tuple(int(i) for i in bad.nonzero()[0])
+        what = "NaN" if bool(torch.isnan(value[place])) else "infinity"
+        where = f"row {place[0]}" if len(place) == 1 else f"position {place}"
+        raise ValueError(f"{name} holds {what} at {where} ({int(bad.sum())} in all). {advice}")
+
+
+def check_shapes(x: Tensor, y: Tensor) -> None:
+    """Raise `ValueError` where `x` (n, p) or (*B, n, p) and `y` (*B, n) do not belong together."""
+    if x.dim() < 2:
+        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (n, p), one row for each observation. "
+                         "For a single column pass x[:, None].")
+    if y.dim() < 1:
+        raise ValueError("y is a single number; it must be (n,), one response for each row of x.")
+    if x.dim() > 2 and y.shape != x.shape[:-1]:
+        raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; a batch of models needs y of shape "
+                         f"{tuple(x.shape[:-1])}.")
+    if y.shape[-1] != x.shape[-2]:
+        hint = " (many responses go in rows: y of shape (B, n))" if y.dim() == 2 else ""
+        raise ValueError(f"x has n = {x.shape[-2]} rows and y has {y.shape[-1]}; they must agree{hint}.")
+    if x.shape[-2] == 0:
+        raise ValueError("x and y hold no rows (n = 0). Pass at least one observation.")
+
+
+def check_weights(weight: Tensor, name: str) -> None:
+    """Raise `ValueError` for weights that are negative, not finite, or all zero."""
+    finite(weight, name)
+    if bool((weight < 0).any()):
+        row = int((weight < 0).reshape(-1).nonzero()[0]) % weight.shape[-1]
+        raise ValueError(f"{name} must be >= 0; row {row} has {float(weight.reshape(-1)[row]):g}. Use 0 to drop a row.")
+    if bool((weight == 0).all()):
+        raise ValueError(f"{name} are all zero: no row is left to fit. Give at least one row a positive weight.")
+
+
+def check_support(y: Tensor, family: Family, used: Tensor) -> None:
+    """Raise `ValueError` at the first response outside the family's support."""
+    value = y.abs() if family.signed else y
+    bad = used & ~family.support.check(value) & torch.isfinite(value)
+    if bool(bad.any()):
+        place = tuple(int(i) for i in bad.nonzero()[0])
+        where = f"row {place[-1]}" + (f" of model {place[:-1]}" if len(place) > 1 else "")
+        raise ValueError(f"the {family.name} family needs {family.support_text}; {where} has y = {float(y[place]):g}. "
+                         "Correct or drop it, or choose a family that allows it.")
