@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observations:
-    """Float64 columns (*B, n), so that a shape parameter (*B) of the family meets its rows.
+    """Float64 columns (B, n) of B models, so that a shape parameter (B,) of the family meets its rows.
 
     Rows of weight 0, and those of a model without finite means, have weight 0, y = 1 and mu = 1/2.
-    `dispersion` is () or (*B, 1).
+    `weight` is the whole weight, `prior` its part that divides the dispersion, `dispersion` is (B, 1).
     """
 
     y: Tensor
     mu: Tensor
     weight: Tensor
+    prior: Tensor
     dispersion: Tensor
     exposure: Tensor | None = None
 
@@ -37,29 +38,31 @@ class Observations:
         if (y is None) != (mu is None):
             raise ValueError("A report needs y and mu together; got only one of them. Pass both, or neither "
                              "to use the rows that the fit still holds.")
+        repeats = None
         if y is None or mu is None:
             held = result.rows
             if held is None:
                 return None
-            y, mu, weight = held.y, result.fitted, held.weight
+            y, mu, weight, repeats = held.y, result.fitted.reshape(held.y.shape), held.weight, held.repeats
             if exposure is None and result.link.name == "log" and bool((held.offset != 0).any()):
                 exposure = held.offset.exp()
+        models = result.dispersion.numel()
         shape = torch.broadcast_shapes(y.shape, mu.shape)
-        given = (y, mu, torch.ones_like(mu) if weight is None else weight,
-                 torch.ones_like(mu) if exposure is None else exposure)
-        y, mu, w, e = (t.detach().double().expand(shape) for t in given)
-        phi = torch.as_tensor(result.dispersion, device=mu.device).detach().double()
-        kept = (w > 0) & mu.isfinite()
+        given = (torch.ones_like(mu) if t is None else t for t in (weight, exposure, repeats))
+        y, mu, w, e, times = (t.detach().double().expand(shape).reshape(-1, shape[-1])
+                              .expand(models, -1) for t in (y, mu, *given))
+        kept = (w > 0) & (times > 0) & mu.isfinite()
         if not bool(kept.any()):
             return None
-        # a value inside the range of every family, so that unused rows spread no NaN
-        y, mu = torch.where(kept, y, 1.0), torch.where(kept, mu, 0.5)
-        return cls(y, mu, torch.where(kept, w, 0.0), phi.unsqueeze(-1) if phi.ndim else phi,
-                   None if exposure is None else torch.where(kept, e, 1.0))
+        # values inside the range of every family, so that unused rows spread no NaN
+        y, mu, w, prior, e = (torch.where(kept, t, other) for t, other in (
+            (y, 1.0), (mu, 0.5), (w, 0.0), (w / times, 1.0), (e, 1.0)))
+        phi = result.dispersion.detach().double().reshape(-1, 1)
+        return cls(y, mu, w, prior, phi, None if exposure is None else e)
 
     @property
     def kept(self) -> Tensor:
-        """True for the rows that count, (*B, n)."""
+        """True for the rows that count, (B, n)."""
         return self.weight > 0
 
     @property
@@ -70,16 +73,15 @@ class Observations:
     def as_events(self) -> Observations:
         """Censored times, encoded as in the exponential family, as events of rate 1 / mu in the time seen."""
         time = self.y.abs()
-        return Observations((self.y > 0).to(time), time / self.mu, self.weight, self.dispersion, time)
+        return replace(self, y=(self.y > 0).to(time), mu=time / self.mu, exposure=time)
 
     def sample(self, most: int, seed: int = 0) -> Observations:
         """All rows, or about `most` of them, the same columns of each model, where there are more."""
-        models = self.y.shape[:-1].numel()
+        models, n = self.y.shape
         each = max(1, most // models)
-        if self.y.shape[-1] <= each:
+        if n <= each:
             return self
-        order = torch.randperm(self.y.shape[-1], generator=torch.Generator().manual_seed(seed))
-        keep = order[:each].to(self.y.device)
-        exposure = None if self.exposure is None else self.exposure[..., keep]
-        return Observations(self.y[..., keep], self.mu[..., keep], self.weight[..., keep], self.dispersion,
-                            exposure)
+        keep = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:each].to(self.y.device)
+        exposure = None if self.exposure is None else self.exposure[:, keep]
+        return Observations(self.y[:, keep], self.mu[:, keep], self.weight[:, keep], self.prior[:, keep],
+                            self.dispersion, exposure)

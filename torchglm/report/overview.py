@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
-from torchglm.report.single import d_squared, jsonable, share
+from torchglm.report.single import d_squared, group_label, jsonable, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,10 +137,7 @@ class ModelBatch:
     def label(self, index: int) -> str:
         """The group of a model (`state = CA`), or its index."""
         if self.result.groups is not None:
-            group = self.result.groups[index]
-            values = group if isinstance(group, tuple | list) else (group,)
-            names = self.result.group_names or [""] * len(values)
-            return ", ".join(f"{n} = {v}" if n else str(v) for n, v in zip(names, values, strict=True))
+            return group_label(self.result, self.result.groups[index])
         where = torch.unravel_index(torch.tensor(index), self.shape)
         return ", ".join(str(int(i)) for i in where)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch.distributions import constraints
 
 from torchglm import families
@@ -73,8 +72,7 @@ def prediction_panels(result: Result, rows: Observations) -> list[Panel]:
 def residual_panels(result: Result, rows: Observations) -> list[Panel]:
     """Residuals against fitted values, normal Q–Q plot, and a rootogram for counts or else their spread."""
     some = rows.sample(_MOST_SCORED)
-    every, kind = normal_scores(some.y, some.mu, result.family, some.dispersion,
-                                torch.where(some.kept, some.weight, 1.0))
+    every, kind = normal_scores(some.y, some.mu, result.family, some.dispersion, some.prior)
     scores, eta = every[some.kept], result.link.link(some.mu)[some.kept]
     note = "" if some is rows else f" A random {some.count:,} of {rows.count:,} rows."
     scale = f"linear predictor ({words.link_title(result.link.name)} scale)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
@@ -13,6 +13,7 @@ from torchglm.report.document import Block, Document, Facts, Notes, Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from torchglm.fitting.status import Status
     from torchglm.inference.result import Result
 
 
@@ -53,6 +54,7 @@ class SingleModel:
 
     def __init__(self, result: Result, level: float) -> None:
         self.result, self.level = result, level
+        self.status = cast("Status", result.status)  # of one model it is no list
         self.family, self.link = result.family.name, result.link.name
         self.ratio_name = words.ratio_name(self.family, self.link)
         self.coefficients = coefficients(result, level)
@@ -72,7 +74,8 @@ class SingleModel:
         """The header: what was fitted and how well, as names and formatted values."""
         r = self.result
         deviance, null = _float(r.deviance), _float(r.null_deviance)
-        return [("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
+        group = [] if r.context.get("group") is None else [("Group", group_label(r, r.context["group"]))]
+        return [*group, ("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
                 ("Observations", words.number(_float(r.nobs))),
                 ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
                 ("Residual df", words.number(_float(r.df_resid))),
@@ -108,13 +111,13 @@ class SingleModel:
     @property
     def verdict(self) -> str:
         """The status in two or three words."""
-        return words.status_title(self.result.status.name)
+        return words.status_title(self.status.name)
 
     def warnings(self) -> list[str]:
         """What a reader must know before believing the table, a sentence each; empty for a sound fit."""
         r, lines = self.result, []
         if not bool(r.converged):
-            lines.append(f"Not converged ({words.status_title(r.status.name)}): {r.status.explanation}")
+            lines.append(f"Not converged ({words.status_title(self.status.name)}): {self.status.explanation}")
         aliased = [c.name for c in self.coefficients if c.aliased]
         if aliased and len(aliased) < len(self.coefficients):
             lines.append(f"{_listed(aliased)} {'is' if len(aliased) == 1 else 'are'} aliased (NA): a linear "
@@ -148,9 +151,10 @@ class SingleModel:
         if self.ratio_name is not None:
             for row, c in zip(rows, self.coefficients, strict=True):
                 row["ratio"], row["ratio_low"], row["ratio_high"] = c.ratio
-        return jsonable({**r.describe(), "formula": r.formula, "rank": _float(r.rank), "level": self.level,
-                         "d_squared": d_squared(deviance, null), "statistic_name": r.statistic_name,
-                         "ratio_name": self.ratio_name, "coefficients": rows, "warnings": self.warnings()})
+        return jsonable({**r.describe(), "family": self.family, "status": self.status.name.lower(),
+                         "level": self.level, "d_squared": d_squared(deviance, null),
+                         "statistic_name": r.statistic_name, "ratio_name": self.ratio_name,
+                         "coefficients": rows, "warnings": self.warnings()})
 
     def to_frame(self) -> pd.DataFrame:
         """One row per coefficient, indexed by its name; the same columns as in `to_dict`."""
@@ -174,20 +178,15 @@ class SingleModel:
 
     def _dispersion(self) -> str:
         how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df",
-               "ml": "maximum likelihood"}.get(self.result.dispersion_method, "given")
+               "ml": "maximum likelihood"}.get(self.result.dispersion_kind, "given")
         return f"{words.short(_float(self.result.dispersion), 5)} ({how})"
 
     def _status(self) -> str:
         iterations = int(_float(self.result.n_iter))
-        return f"{words.status_title(self.result.status.name)}, {iterations} iterations"
+        return f"{words.status_title(self.status.name)}, {iterations} iterations"
 
     def _penalty(self) -> str:
-        penalty = self.result.describe().get("penalty")
-        if not penalty:
-            return "none"
-        if isinstance(penalty, Mapping):
-            return ", ".join(f"{k} {v}" for k, v in penalty.items())
-        return str(penalty)
+        return "none" if self.result.penalty is None else str(self.result.penalty)
 
     def _spread(self) -> list[str]:
         """A warning where φ is held at 1 although the residuals are clearly wider."""
@@ -208,6 +207,13 @@ class SingleModel:
 def d_squared(deviance: float, null: float) -> float:
     """D² = 1 − deviance / null deviance; NaN where the null deviance is zero or unknown."""
     return 1 - deviance / null if null > 0 else math.nan
+
+
+def group_label(result: Result, group: Any) -> str:
+    """A group of a `by=` fit as `state = CA, year = 2001`."""
+    values = group if isinstance(group, tuple | list) else (group,)
+    names = result.group_names or [""] * len(values)
+    return ", ".join(f"{n} = {v}" if n else str(v) for n, v in zip(names, values, strict=True))
 
 
 def jsonable(value: Any) -> Any:

@@ -1,0 +1,157 @@
+"""The HTML page of real fits: complete, self-contained, escaped, and written whole or not at all."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchglm
+from torchglm.report import write_page
+from torchglm.report.binned import Calibration, Rootogram
+from torchglm.report.observations import Observations
+from torchglm.report.panels import diagnostic_panels
+from torchglm.report.scores import normal_scores
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+
+
+def design(n: int = 300) -> tuple[Tensor, Tensor, torch.Generator]:
+    """Two columns and their linear predictor, (n, 2) and (n,)."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return x, 0.4 + x @ x.new_tensor([0.3, -0.2]), generator
+
+
+def fitted(family: str, n: int = 300) -> torchglm.Result:
+    """A well-behaved fit of each family on simulated rows."""
+    x, eta, generator = design(n)
+    uniform = torch.rand(n, generator=generator, dtype=torch.float64)
+    positive = eta.exp() * -uniform.log()
+    counts = torch.poisson(positive if family == "negative_binomial" else eta.exp(), generator=generator)
+    trials = torch.full_like(eta, 5)
+    chosen = {"gaussian": eta + torch.special.ndtri(uniform), "poisson": counts,
+              "bernoulli": (uniform < eta.sigmoid()).double(),
+              "binomial": torch.binomial(trials, eta.sigmoid(), generator=generator), "gamma": positive,
+              "exponential": positive, "inverse_gaussian": positive + 0.5, "negative_binomial": counts,
+              "tweedie": counts * positive}
+    link = "log" if family in ("gamma", "exponential", "inverse_gaussian", "tweedie") else None
+    extra = {"trials": trials} if family == "binomial" else {}
+    kind = torchglm.families.get(family, power=1.5) if family == "tweedie" else family
+    return torchglm.fit(x, chosen[family], family=kind, link=link, names=["age", "<b>size</b>"], **extra)
+
+
+class Balance(HTMLParser):
+    """Collects tags, and fails on one that is closed out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read(path: Path) -> tuple[str, Balance]:
+    text = path.read_text(encoding="utf-8")
+    parser = Balance()
+    parser.feed(text)
+    assert parser.open == []
+    return text, parser
+
+
+@pytest.mark.parametrize("family", sorted({torchglm.families.get(n).name for n in torchglm.families.names()}))
+def test_every_family_has_a_page(family: str, tmp_path: Path) -> None:
+    path = write_page(fitted(family), tmp_path / "deep" / "report.html", config={"family": family, "seed": 0})
+    text, tags = read(path)
+    images = [attrs for tag, attrs in tags.seen if tag == "img"]
+    assert len(images) >= 6 and all((i["src"] or "").startswith("data:image/svg+xml;base64,") for i in images)
+    assert all(i["alt"] for i in images)
+    assert not re.search(r'(src|href)="(?!data:)', text) and "<script" not in text and "@import" not in text
+    assert "<b>size" not in text and "&lt;b&gt;size" in text
+    assert "seed: 0" in text and "What the coefficients say" in text and "Does the model hold?" in text
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("family", ["gaussian", "poisson", "bernoulli", "binomial", "gamma",
+                                    "exponential", "negative_binomial"])
+def test_quantile_residuals_of_a_true_model_are_normal(family: str) -> None:
+    result = fitted(family, 4000)
+    rows = Observations.of(result)
+    assert rows is not None
+    scores, kind = normal_scores(rows.y, rows.mu, result.family, rows.dispersion, rows.weight)
+    assert kind == "quantile residual"
+    expected = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    distance = (torch.special.ndtr(scores.sort().values) - expected).abs().max()
+    assert distance < 1.63 / 4000**0.5  # Kolmogorov–Smirnov at 1 %
+
+
+def test_rootogram_expects_as_many_rows_as_there_are() -> None:
+    result = fitted("poisson")
+    rows = Observations.of(result)
+    assert rows is not None
+    sums = Rootogram.of(rows.y, rows.mu, result.family)
+    assert sums.observed.sum() == 300 and torch.isclose(sums.expected.sum(), sums.observed.sum())
+    doubled = sums + sums
+    assert doubled.observed.sum() == 600
+
+
+def test_standard_errors_of_calibration() -> None:
+    result = fitted("poisson")
+    rows = Observations.of(result)
+    assert rows is not None
+    sums = Calibration.of(rows.y, rows.mu, family=result.family, bins=1)
+    assert torch.isclose(sums.rates()[2][0], rows.mu.sum().sqrt() / 300)
+
+
+def test_an_offset_is_read_as_exposure() -> None:
+    x, eta, generator = design()
+    exposure = torch.rand(300, generator=generator, dtype=torch.float64) + 0.5
+    y = torch.poisson(exposure * eta.exp(), generator=generator)
+    rows = Observations.of(torchglm.fit(x, y, family="poisson", exposure=exposure))
+    assert rows is not None and rows.exposure is not None
+    assert torch.allclose(rows.exposure, exposure)
+
+
+def test_rows_can_be_given_or_be_absent(tmp_path: Path) -> None:
+    result = fitted("poisson")
+    result.save(tmp_path / "fit")
+    loaded = torchglm.load(tmp_path / "fit")
+    text, _ = read(write_page(loaded, tmp_path / "a.html"))
+    assert "no rows at hand" in text and "Does the model hold?" not in text
+    text, _ = read(write_page(loaded, tmp_path / "b.html", y=result.rows.y, mu=result.fitted, title="A & B"))
+    assert "diagnostics on 300 rows" in text and "<title>A &amp; B</title>" in text
+    with pytest.raises(ValueError, match="y and mu together"):
+        write_page(loaded, tmp_path / "c.html", y=result.rows.y)
+    assert not (tmp_path / "c.html").exists()
+
+
+def test_a_batch_has_a_page(tmp_path: Path) -> None:
+    x, eta, generator = design()
+    y = torch.poisson(eta.exp().expand(5, -1), generator=generator)
+    text, tags = read(write_page(torchglm.fit(x, y, family="poisson"), tmp_path / "batch.html"))
+    assert "5 models" in text and "Every model" in text and "How the models differ" in text
+    assert len([tag for tag, _ in tags.seen if tag == "img"]) == 8
+
+
+def test_many_rows_are_sampled_for_residuals() -> None:
+    result = fitted("poisson")
+    rows = Observations.of(result)
+    assert rows is not None
+    assert rows.sample(100).y.shape == (1, 100) and torch.equal(rows.sample(100).y, rows.sample(100).y)
+    assert len(diagnostic_panels(result, rows)) == 6
+
+
+def test_config_text_is_shown_as_it_is(tmp_path: Path) -> None:
+    text, _ = read(write_page(fitted("poisson"), tmp_path / "p.html", config="a: <x>  # note"))
+    assert "a: &lt;x&gt;  # note" in text

@@ -1,0 +1,110 @@
+"""Quantile residuals: standard normal under the true model and exact in both tails."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from torchglm import families
+from torchglm.families import Family
+from torchglm.report.binned import Rootogram
+from torchglm.report.scores import normal_scores, span
+
+N = 5000
+
+
+def truth(name: str) -> tuple[Tensor, Tensor, Family, float, Tensor]:
+    """Responses drawn from a family at known means: y, mu, family, dispersion and weight."""
+    generator = torch.Generator().manual_seed(5)
+    mu = 0.2 + torch.rand(N, generator=generator, dtype=torch.float64)
+    u = torch.rand(N, generator=generator, dtype=torch.float64)
+    one = torch.ones_like(mu)
+    trials = torch.randint(1, 30, (N,), generator=generator).double()
+    p = mu / 1.3
+    y, m, family, phi, weight = {
+        "gaussian": (mu + 2 * torch.special.ndtri(u), mu, families.Gaussian(), 4.0, one),
+        "weighted": (mu + 2 * torch.special.ndtri(u) / trials.sqrt(), mu, families.Gaussian(), 4.0, trials),
+        "bernoulli": ((u < p).double(), p, families.Bernoulli(), 1.0, one),
+        "binomial": (torch.binomial(trials, p, generator=generator) / trials, p, families.Binomial(), 1.0,
+                     trials),
+        "poisson": (torch.poisson(5 * mu, generator=generator), 5 * mu, families.Poisson(), 1.0, one),
+        "gamma": (torch.from_numpy(stats.gamma.ppf(u, 0.7, scale=mu / 0.7)), mu, families.Gamma(), 1 / 0.7,
+                  one),
+        "exponential": (-mu * u.log(), mu, families.Exponential(), 1.0, one),
+        "negative_binomial": (torch.from_numpy(stats.nbinom.ppf(u, 2, 1 / (1 + 4 * mu / 2))).double(), 4 * mu,
+                              families.NegativeBinomial(alpha=0.5), 1.0, one),
+        "inverse_gaussian": (torch.from_numpy(stats.invgauss.ppf(u, 0.5 * mu, scale=2.0)), mu,
+                             families.InverseGaussian(), 0.5, one),
+    }[name]
+    return y, m, family, phi, weight
+
+
+@pytest.mark.parametrize("name", ["gaussian", "weighted", "bernoulli", "binomial", "poisson", "gamma",
+                                  "exponential", "negative_binomial", "inverse_gaussian"])
+def test_scores_of_the_true_model_are_standard_normal(name: str) -> None:
+    scores, kind = normal_scores(*truth(name))
+    assert kind == "quantile residual" and scores.shape == (N,)
+    assert stats.kstest(scores.numpy(), "norm").pvalue > 0.01
+
+
+def test_scores_are_seeded() -> None:
+    y, mu, family, phi, weight = truth("poisson")
+    first, again, other = (normal_scores(y, mu, family, phi, weight, seed=s)[0] for s in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_both_tails_are_exact() -> None:
+    mu = torch.tensor([3.0, 30.0, 300.0, 0.01], dtype=torch.float64)
+    y = torch.tensor([60.0, 1.0, 700.0, 4.0], dtype=torch.float64)
+    found = span(families.Poisson().distribution(mu), y)
+    assert found is not None
+    (below, above_below), (at, above) = found
+    law = stats.poisson(mu.numpy())
+    reference = law.cdf(y - 1), law.sf(y - 1), law.cdf(y), law.sf(y)
+    for mine, theirs in zip((below, above_below, at, above), reference, strict=True):
+        assert torch.allclose(mine, torch.from_numpy(theirs), rtol=1e-9, atol=0)
+    scores, _ = normal_scores(y, mu, families.Poisson())
+    assert scores.abs().max() > 15 and scores.isfinite().all()  # beyond 8, where 1 - cdf ends
+
+
+def test_all_or_no_trials_succeed() -> None:
+    y, trials = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([5.0, 5.0], dtype=torch.float64)
+    found = span(families.Binomial().distribution(torch.full_like(y, 0.3), 1 / trials), y)
+    assert found is not None
+    (below, above_below), (at, above) = found
+    assert torch.allclose(below, torch.tensor([0.0, 1 - 0.3**5], dtype=torch.float64))
+    assert torch.allclose(above_below, torch.tensor([1.0, 0.3**5], dtype=torch.float64))
+    assert torch.allclose(at, torch.tensor([0.7**5, 1.0], dtype=torch.float64)) and above[1] == 0
+
+
+def test_censored_times_are_only_bounded_below() -> None:
+    mu = torch.full((4000,), 2.0, dtype=torch.float64)
+    time = -mu * torch.rand(4000, generator=torch.Generator().manual_seed(9), dtype=torch.float64).log()
+    limit = torch.full_like(time, 1.5)
+    y = torch.where(time < limit, time, -limit)  # censored as the family encodes it
+    scores, _ = normal_scores(y, mu, families.Exponential())
+    assert stats.kstest(scores.numpy(), "norm").pvalue > 0.01
+
+
+def test_quasi_likelihood_and_fractions_fall_back_on_deviance() -> None:
+    y, mu, family, _, _ = truth("poisson")
+    residual, kind = normal_scores(y, mu, family, dispersion=4.0)
+    assert kind == "deviance residual"
+    assert torch.allclose(residual.square(), family.unit_deviance(y, mu) / 4)
+    assert normal_scores(y + 0.5, mu, family)[1] == "deviance residual"
+
+
+def test_a_shape_per_model_meets_its_rows() -> None:
+    family = families.NegativeBinomial(alpha=torch.tensor([0.1, 2.0], dtype=torch.float64))
+    mu = torch.full((2, 50), 3.0, dtype=torch.float64)
+    y = torch.arange(50, dtype=torch.float64).expand(2, -1) % 7
+    together, _ = normal_scores(y, mu, family)
+    assert together.shape == (2, 50)
+    found = [span(families.NegativeBinomial(alpha=a).distribution(mu[0]), y[0]) for a in (0.1, 2.0)]
+    both = span(family.distribution(mu), y)
+    assert both is not None and found[0] is not None and found[1] is not None
+    assert torch.allclose(both[1][0], torch.stack([found[0][1][0], found[1][1][0]]))
+    sums = Rootogram.of(y, mu, family, weight=torch.ones_like(mu))
+    assert sums.observed.sum() == 100 and torch.isclose(sums.expected.sum(), sums.observed.sum())
