@@ -78,12 +78,12 @@ def test_ratio_name(family: str, link: str, name: str | None) -> None:
      "other terms held fixed.")])
 def test_sentences(family: str, link: str, name: str, triple: tuple[float, ...], sentence: str) -> None:
     estimate, low, high = triple
-    assert words.Scale(family, link).sentence(name, estimate, low, high) == sentence
+    assert words.Reading(family, link).sentence(name, estimate, low, high) == sentence
 
 
 def test_a_separated_coefficient_still_makes_a_sentence() -> None:
-    assert "do not bound" in words.Scale("bernoulli", "logit").sentence("x", 40.0, -4e4, 4e4)
-    assert "not estimated" in words.Scale("bernoulli", "logit").sentence("x", NAN, NAN, NAN)
+    assert "do not bound" in words.Reading("bernoulli", "logit").sentence("x", 40.0, -4e4, 4e4)
+    assert "not estimated" in words.Reading("bernoulli", "logit").sentence("x", NAN, NAN, NAN)
 
 
 def test_html_escapes_everything() -> None:
@@ -107,3 +107,18 @@ def test_long_names_are_cut_in_the_middle() -> None:
     assert words.label("C(region)[T.B]") == "region: B" and words.label("a:C(b)[T.c]") == "a:C(b)[T.c]"
     table = Table("", ("", "estimate"), [("a name " * 20, "1.234"), ("b", "5")])
     assert max(map(len, table.text(60).splitlines())) == 60 and table.width() > 140
+
+
+def test_a_level_is_compared_with_its_reference_by_name() -> None:
+    names = ["(Intercept)", "C(health)[T.poor]", "age", "age:C(health)[T.poor]"]
+    reading = words.Reading("poisson", "log", names, {"C(health)": "good"}, exposure=True)
+    assert reading.sentence(names[1], 0.1, 0.0, 0.2).startswith("health = poor, against good, multiplies")
+    assert "where the terms it interacts with are zero" in reading.sentence("age", 0.1, 0.0, 0.2)
+    assert "on top of its parts" in reading.sentence(names[3], 0.1, 0.0, 0.2)
+    assert reading.sentence("C(health)[poor]", 0.1, 0.0, 0.2).startswith("health = poor multiplies")
+    assert reading.sentence(names[0], 0.1, 0.0, 0.2).endswith(", per unit of exposure.")
+
+
+def test_names_split_outside_brackets_only() -> None:
+    assert words.factors("a:C(b, levels=['x:y'])[T.x:y]") == ["a", "C(b, levels=['x:y'])[T.x:y]"]
+    assert words.label("C(a, contr.sum)[S.x]") == "C(a, contr.sum)[S.x]"

@@ -128,6 +128,7 @@ class Rootogram:
     expected: Tensor
 
     @classmethod
+    @torch.no_grad()
     def of(cls, y: Tensor, mu: Tensor, family: Family, weight: Tensor | None = None,
            largest: int | None = None) -> Rootogram:
         """The frequencies of counts `y` (*B, n) and their expectation Σ P(Y = k | mu).

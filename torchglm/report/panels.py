@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torchglm.inference.result import Result
 
-_MOST_SCORED = 200_000  # rows whose residuals are computed; more are sampled, which no reader could see
+_MOST_SCORED = 50_000  # rows whose residuals are computed; more are sampled, which no reader could see
 
 
 @dataclass(frozen=True)

@@ -188,11 +188,11 @@ def rootogram(y: Tensor | Rootogram, mu: Tensor | None = None, family: Family | 
 
 
 def quartiles(result: Result, show: int = 40) -> Figure:
-    """Each coefficient over the converged models of a batch: range (thin), quartiles (thick) and median."""
+    """Each slope over the converged models of a batch: range (thin), quartiles (thick) and median."""
     from torchglm.report.overview import ModelBatch
 
     found = ModelBatch(result, 0.95).quartiles()
-    rows = [(name, row[1:]) for name, row in found.items() if row[0] > 0][:show]
+    rows = [(name, row[1:]) for name, row in found.items() if row[0] > 0 and name != words.INTERCEPT][:show]
     figure, axes = _axes(height=1.1 + 0.27 * max(len(rows), 2))
     place = list(range(len(rows), 0, -1))
     axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)

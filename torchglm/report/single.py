@@ -139,8 +139,9 @@ class SingleModel:
 
     def sentences(self) -> list[str]:
         """One sentence per coefficient on what it says."""
-        scale = words.Scale(self.family, self.link, self.level)
-        return [scale.sentence(c.name, c.estimate, c.low, c.high) for c in self.coefficients]
+        reading = words.Reading(self.family, self.link, self.result.names, references(self.result),
+                                bool(self.result.context.get("offset")), self.level)
+        return [reading.sentence(c.name, c.estimate, c.low, c.high) for c in self.coefficients]
 
     def to_dict(self) -> dict[str, Any]:
         """Header and coefficients, JSON-able: NaN and infinities are None."""
@@ -207,6 +208,13 @@ class SingleModel:
 def d_squared(deviance: float, null: float) -> float:
     """D² = 1 − deviance / null deviance; NaN where the null deviance is zero or unknown."""
     return 1 - deviance / null if null > 0 else math.nan
+
+
+def references(result: Result) -> dict[str, str]:
+    """The reference level of each factor under treatment coding, by the factor's text in the formula."""
+    made = {} if result.spec is None else result.spec.to_dict()
+    return {f["text"]: str(f["levels"][f["reference"]]) for f in made.get("factors", ())
+            if f["kind"] == "categorical" and f["codings"] is None}
 
 
 def group_label(result: Result, group: Any) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 INTERCEPT = "(Intercept)"
 _UNBOUNDED = 40.0  # width of an interval on a log or logit scale past which a ratio says nothing
@@ -23,7 +23,7 @@ _MEANS = {"poisson": "expected count", "negative_binomial": "expected count", "b
 # What exp(coef) is called under a log link; a family that is absent has a "ratio of means".
 _LOG_RATIOS = {"poisson": "rate ratio", "negative_binomial": "rate ratio", "binomial": "risk ratio",
                "bernoulli": "risk ratio"}
-_LEVEL = re.compile(r"^(?:C\()?(?P<factor>[^\[\]]+?)(?:,[^\[\]]*)?\)?\[(?:T\.)?(?P<level>.*)\]$")
+_LEVEL = re.compile(r"^(?:C\()?(?P<factor>[^\[\]]+?)(?:,[^\[\]]*)?\)?\[T\.(?P<level>.*)\]$")
 
 
 def number(value: float, decimals: int = 2) -> str:
@@ -144,27 +144,54 @@ def model_title(family: str, link: str) -> str:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """The words of one family and link: what moves, and how a coefficient moves it."""
+class Reading:
+    """Sentences on the coefficients of one model.
+
+    `names` are all its columns; `references` the reference level of each factor coded against one, by the
+    factor's text in the formula; `exposure` whether the fit had an offset.
+    """
 
     family: str
     link: str
+    names: Sequence[str] = ()
+    references: Mapping[str, str] = field(default_factory=dict)
+    exposure: bool = False
     level: float = 0.95
 
     def sentence(self, name: str, estimate: float, low: float, high: float) -> str:
         """One plain sentence on what the coefficient `name` says, with its interval."""
         if math.isnan(estimate):
             return f"{name} is not estimated (aliased with other columns, or the fit failed)."
+        subject = "The intercept" if name == INTERCEPT else self._subject(name)
         if self.link in ("log", "logit") and high - low > _UNBOUNDED:
-            return f"{_subject(name)} has an effect that the rows do not bound (estimate {short(estimate)})."
+            return f"{subject} has an effect that the rows do not bound (estimate {short(estimate)})."
         if name == INTERCEPT:
             return self._baseline(estimate, low, high)
-        return f"{_subject(name)} {self._effect(estimate, low, high)}{_proviso(name)}."
+        return f"{subject} {self._effect(estimate, low, high)}{self._proviso(name)}."
+
+    def _subject(self, name: str) -> str:
+        """The subject of a sentence about a slope, a level of a factor or an interaction."""
+        if len(factors(name)) > 1:
+            return f"The interaction {name}"
+        found, factor = _LEVEL.match(name), name.partition("[")[0]
+        if not found and factor in self.references and name.endswith("]"):  # every level has its own column
+            return f"{factor.removeprefix('C(').removesuffix(')')} = {name[len(factor) + 1:-1]}"
+        if not found:
+            return f"One unit more of {name}"
+        against = self.references.get(factor, "the reference level")
+        return f"{found['factor'].strip()} = {found['level']}, against {against},"
+
+    def _proviso(self, name: str) -> str:
+        if len(factors(name)) > 1:
+            return ", on top of its parts"
+        if any(name in factors(other) for other in self.names if other != name):
+            return ", where the terms it interacts with are zero or at their reference level"
+        return ", the other terms held fixed"
 
     def _baseline(self, estimate: float, low: float, high: float) -> str:
         where = f"With every other term at zero and factors at their reference level, the {self._what()} is"
         if self.link == "log":
-            return f"{where} {self._ratio(estimate, low, high)}, per unit of exposure if there is one."
+            return f"{where} {self._ratio(estimate, low, high)}{', per unit of exposure' * self.exposure}."
         if self.link == "logit":
             return (f"{where.replace(' is', ' are')} {self._ratio(estimate, low, high)}, a probability of "
                     f"{short(_expit(estimate), 3)}.")
@@ -194,9 +221,21 @@ class Scale:
         return f"{estimate_text} ({percent(self.level)} interval {low_text} to {high_text})"
 
 
+def factors(name: str) -> list[str]:
+    """The parts of a column's name: `["a", "C(b)[T.x:y]"]` of `a:C(b)[T.x:y]`."""
+    parts, depth = [""], 0
+    for character in name:
+        depth += (character in "([") - (character in ")]")
+        if character == ":" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
 def label(name: str, longest: int = 28) -> str:
     """A short name for an axis: `region: B` for `C(region)[T.B]`, cut in the middle where it is long."""
-    found = None if ":" in _outside_brackets(name) else _LEVEL.match(name)
+    found = _LEVEL.match(name) if len(factors(name)) == 1 else None
     return cut(f"{found['factor'].strip()}: {found['level']}" if found else name, longest)
 
 
@@ -206,28 +245,6 @@ def cut(text: str, longest: int) -> str:
         return text
     tail = (longest - 1) // 2
     return f"{text[: longest - 1 - tail]}…{text[len(text) - tail:]}"
-
-
-def _subject(name: str) -> str:
-    """The subject of a sentence about a slope, a level of a factor, an interaction or the intercept."""
-    if name == INTERCEPT:
-        return "The intercept"
-    if ":" in _outside_brackets(name):
-        return f"The interaction {name}"
-    found = _LEVEL.match(name)
-    if found:
-        return f"{found['factor'].strip()} = {found['level']}, against the reference level,"
-    return f"One unit more of {name}"
-
-
-def _proviso(name: str) -> str:
-    if ":" in _outside_brackets(name):
-        return ", on top of its parts"
-    return ", the other terms held fixed"
-
-
-def _outside_brackets(name: str) -> str:
-    return re.sub(r"\[[^\]]*\]|\([^)]*\)", "", name)
 
 
 def _expit(value: float) -> float:
