@@ -1,0 +1,8 @@
+"""`python -m torchglm` is the command `torchglm`."""
+
+import sys
+
+from torchglm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The three commands: fit, summary and predict."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from torchglm import runs
+from torchglm.cli.waiting import Log, waiting
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+
+def fit(arguments: Sequence[str]) -> None:
+    """`torchglm fit`: read the config, fit, write the run folder, print the summary."""
+    from torchglm.cli import config
+
+    job, text = config.read(arguments)
+    log = Log()
+    runs.check_target(job.output_dir)
+    torch.manual_seed(job.seed)
+    log.add(f"torchglm fit {' '.join(arguments)}")
+    log.add(f"torch {torch.__version__} on {job.where}, {job.dtype}, seed {job.seed}")
+    began = time.perf_counter()
+    with log.warnings():
+        with waiting(f"Fitting {job.data.formula}"):
+            result = job.solver.solve(job)
+        log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
+        with waiting("Writing the report"):
+            folder = runs.write(result, job.output_dir, text, log.text)
+    _print_summary(result)
+    print(f"\nReport: {folder / 'report.html'}")
+
+
+def summary(arguments: Sequence[str]) -> None:
+    """`torchglm summary RUN`: print the summary of a run."""
+    import torchglm
+
+    parser = argparse.ArgumentParser(prog="torchglm summary", description="Print the summary of a run.")
+    parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
+    parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default: 0.95)")
+    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text",
+                        help="how to print it (default: text)")
+    given = parser.parse_args(arguments)
+    result = torchglm.load(runs.open_run(given.run))
+    _print_summary(result, given.level, given.format)
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """`torchglm predict RUN DATA`: means for new rows, streamed from file to file."""
+    from torchglm.cli.predict import KINDS, Prediction, write
+
+    parser = argparse.ArgumentParser(
+        prog="torchglm predict", description="Predict the mean of new rows with a fitted run. Rows are read, "
+        "predicted and written in pieces, so files of any size will do.")
+    parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
+    parser.add_argument("data", metavar="DATA", help=".csv or .parquet file, a glob or a folder")
+    parser.add_argument("--out", metavar="FILE", help="file to write, .csv or .parquet, or - for the terminal "
+                        "(default: predictions.parquet in the run folder)")
+    parser.add_argument("--link", action="store_true", help="add the linear predictor")
+    parser.add_argument("--se", action="store_true", help="add standard errors (of the mean, and of --link)")
+    parser.add_argument("--unseen", choices=("error", "reference"), default="error",
+                        help="what a category that the fit never saw counts as (default: error)")
+    given = parser.parse_args(arguments)
+    folder = runs.open_run(given.run)
+    prediction = Prediction.of(folder, KINDS if given.link else KINDS[:1], given.se, given.unseen)
+    out = given.out or str(folder / "predictions.parquet")
+    rows = write(prediction, given.data, out)
+    if out != "-":
+        print(f"{rows:,} predictions in {out}")
+
+
+def _print_summary(result: Result, level: float = 0.95, form: str = "text") -> None:
+    """The summary: tables on a terminal, plain text in a pipe."""
+    from torchglm.report import Summary
+
+    found = Summary(result, level)
+    if form == "markdown":
+        print(found.to_markdown())
+    elif form == "json":
+        import json
+
+        print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(found)
+    else:
+        print(found.to_text())
+
+
+def _outcome(result: Result) -> str:
+    """The end of a fit in a line of the log."""
+    if not result.batch_shape:
+        return f"{result.status.name.lower()} after {int(result.n_iter)} iterations"
+    return f"{int(result.converged.sum())} of {result.converged.numel()} models converged"

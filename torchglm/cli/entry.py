@@ -1,0 +1,64 @@
+"""The entry: which command runs, and how an error is said."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: torchglm COMMAND ...
+
+Generalised linear models, fitted in closed form or by gradient.
+
+commands:
+  fit CONFIG.yaml [--key value ...]    fit a model, write a run folder with its report
+  predict RUN DATA [--out FILE]        predict the means of new rows with a run
+  summary RUN                          print the summary of a run
+
+options:
+  -h, --help     show this help; after a command, that of the command
+  --version      show the version
+"""
+COMMANDS = ("fit", "predict", "summary")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `torchglm` with these arguments (default: those of the process); returns the exit code.
+
+    0: done; 2: bad input, said in one line on stderr; 130: interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except (ValueError, TypeError, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe went away: nothing is wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if "TORCHGLM_TRACEBACK" in os.environ:
+            raise
+        print(f"torchglm: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("torchglm: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # argparse has printed its help or its error
+        return stop.code if isinstance(stop.code, int) else 2
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if given else 2
+    if given[0] == "--version":
+        from torchglm import __version__
+
+        print(f"torchglm {__version__}")
+        return 0
+    if given[0] not in COMMANDS:
+        from torchglm.cli.names import nearest
+
+        raise ValueError(f"unknown command {given[0]!r}{nearest(given[0], COMMANDS)}. Known: {', '.join(COMMANDS)}.")
+    from torchglm.cli import commands
+
+    getattr(commands, given[0])(given[1:])
+    return 0

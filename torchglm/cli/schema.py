@@ -1,0 +1,161 @@
+"""The schema of a config: every field of `Job` is a key in YAML and a flag, checked by its type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from torchglm.families import Family
+from torchglm.fitting.penalties import Penalty
+from torchglm.links import Link
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+ROLES = ("exposure", "offset", "weights", "freq", "trials", "event")
+
+
+@dataclass
+class Data:
+    """Where the rows are and what their columns mean.
+
+    Args:
+        path: .csv or .parquet file, a glob, a folder, or a list of these
+        formula: response ~ terms, such as "y ~ age + C(region)"
+        exposure: column of exposures; its logarithm is the offset
+        offset: column added to the linear predictor
+        weights: column of prior weights; the variance is divided by them
+        freq: column that counts how often a row occurred
+        trials: column of binomial trials; the response counts successes
+        event: column, 1 where the event was seen, 0 where the time is censored
+        by: column or columns; one model per group, all fitted in one batched call
+        missing: rows with missing values are an error, or drop leaves them out
+    """
+
+    path: str | list[str]
+    formula: str
+    exposure: str | None = None
+    offset: str | None = None
+    weights: str | None = None
+    freq: str | None = None
+    trials: str | None = None
+    event: str | None = None
+    by: str | list[str] | None = None
+    missing: Literal["error", "drop"] = "error"
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role -> column, for the roles that are filled."""
+        return {role: column for role in ROLES if (column := getattr(self, role)) is not None}
+
+    @property
+    def groups(self) -> list[str]:
+        """The columns whose combinations are the groups; none where one model is fitted."""
+        return [self.by] if isinstance(self.by, str) else list(self.by or [])
+
+    def columns(self) -> list[str]:
+        """Every column the fit reads. Raises ValueError for an unreadable formula, file or column."""
+        from torchglm.data.files import column_names, files
+        from torchglm.data.formulas import parse
+        from torchglm.data.tables import check_columns
+
+        also = [*self.roles.values(), *self.groups]
+        file = files(self.path)[0]
+        names = column_names(file)
+        formula = parse(self.formula, [name for name in names if name not in also])
+        if formula.response is None:
+            raise ValueError(f"data.formula {self.formula!r} has no response. Write it as 'y ~ ...'.")
+        wanted = list(dict.fromkeys([*formula.response.columns, *formula.columns, *also]))
+        check_columns(wanted, names, str(file))
+        return wanted
+
+
+class Solver:
+    """How the coefficients are found."""
+
+    def solve(self, job: Job) -> Result:
+        """The fit of a job. Raises ValueError for data that do not suit the model."""
+        raise NotImplementedError
+
+
+class IRLS(Solver):
+    """Newton's method and iteratively reweighted least squares, with all rows in memory.
+
+    Args:
+        tol: relative tolerance of the deviance and the score
+        max_iter: most steps
+        singular: what a column gets that others add up to: none, the least-norm, or an error
+    """
+
+    def __init__(self, tol: float = 1e-8, max_iter: int = 50,
+                 singular: Literal["drop", "minnorm", "error"] = "drop") -> None:
+        if not tol > 0:
+            raise ValueError(f"solver.tol must be > 0, got {tol}. The default is 1e-8.")
+        if max_iter < 1:
+            raise ValueError(f"solver.max_iter must be at least 1, got {max_iter}. The default is 50.")
+        self.tol, self.max_iter, self.singular = tol, max_iter, singular
+
+    def solve(self, job: Job) -> Result:
+        """The maximum likelihood fit, one model or one for each group."""
+        import torchglm
+        from torchglm.data import read_table
+
+        data = job.data
+        table = read_table(data.path, data.columns())
+        roles: dict[str, Any] = data.roles
+        return torchglm.fit(data.formula, table, family=job.family, link=job.link, penalty=job.penalty,
+                            dispersion=job.dispersion, by=data.groups or None, missing=data.missing,
+                            tol=self.tol, max_iter=self.max_iter, singular=self.singular,
+                            device=job.where, dtype=job.precision, **roles)
+
+
+@dataclass
+class Job:
+    """One fit, from files to a run folder.
+
+    Args:
+        data: where the rows are and what their columns mean
+        family: distribution of the response: a name, or {name: ..., and its arguments}
+        link: link function: a name, or {name: power, power: 0.5}; null is the family's default
+        penalty: null, {name: ridge, l2: 0.1} or {name: elastic_net, l1: 0.1, l2: 0.1}
+        dispersion: null (the family's own way), pearson, deviance, ml, or a number
+        solver: irls (exact, rows in memory) or sgd (by minibatch), with its arguments
+        seed: of every random choice
+        device: auto, cpu, cuda or cuda:0; auto takes a GPU where there is one
+        dtype: float64 or float32, of the data; sums are float64 everywhere
+        output_dir: run folder for the results; an earlier run in it is replaced
+    """
+
+    data: Data
+    family: Family
+    link: Link | None = None
+    penalty: Penalty | None = None
+    dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
+    solver: Solver = field(default_factory=IRLS)
+    seed: int = 0
+    device: str = "auto"
+    dtype: Literal["float64", "float32"] = "float64"
+    output_dir: str = "runs/fit"
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The dtype by its torch object."""
+        return {"float64": torch.float64, "float32": torch.float32}[self.dtype]
+
+    @property
+    def where(self) -> torch.device:
+        """The device to fit on. Raises ValueError for one that is unknown or absent."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            device = torch.device("meta")
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"device: got {self.device!r}. Known: auto, cpu, cuda, cuda:0.")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device: {self.device} is not here ({torch.cuda.device_count()} CUDA devices found). "
+                             "Use device: auto or cpu.")
+        return device
