@@ -177,3 +177,14 @@ def test_a_grid_of_models_is_labelled_by_its_indices() -> None:
     content = Summary(result).to_dict()
     assert content["models"] == 4
     assert {row["model"] for row in content["worst"]} == {"0, 0", "0, 1", "1, 0", "1, 1"}
+
+
+def test_a_formula_is_read_in_words() -> None:
+    x, y = draw()
+    frame = pd.DataFrame({"won": ["yes" if v else "no" for v in y > 1], "age": x[:, 0].numpy(),
+                          "team": ["red" if v > 0 else "blue" for v in x[:, 1]]})
+    result = torchglm.fit("won ~ age + C(team)", frame, family="bernoulli")
+    text = str(Summary(result))
+    assert "Formula: won ~ age + C(team)" in text and "won = yes (1), no (0)" in text
+    sentences = Summary(result).sentences()
+    assert sentences[2].startswith("team = red, against blue, multiplies the odds by")

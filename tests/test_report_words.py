@@ -32,10 +32,11 @@ def test_short_keeps_four_digits(value: float, text: str) -> None:
     assert words.short(value) == text
 
 
-def test_fixed_shares_decimals_and_spares_tiny_rows() -> None:
-    rows = [(0.5096, 0.0492), (-12.3, 3.1), (1.217e-6, 3.9e-7), (NAN, NAN)]
-    assert words.fixed(rows, [0.0492, 3.1, 3.9e-7, NAN]) == [
-        ["0.5096", "0.0492"], ["-12.3000", "3.1000"], ["1.217e-06", "3.900e-07"], ["NA", "NA"]]
+def test_fixed_shares_the_decimals_of_the_median_scale() -> None:
+    rows = [(0.5096, 0.0492), (-12.3, 3.1), (1.217e-6, 3.9e-7), (0.00184, 0.00115), (NAN, NAN), (0.3, 0.02)]
+    assert words.fixed(rows, [0.0492, 3.1, 3.9e-7, 0.000115, NAN, 0.02]) == [
+        ["0.5096", "0.0492"], ["-12.3000", "3.1000"], ["1.217e-06", "3.900e-07"], ["0.001840", "0.001150"],
+        ["NA", "NA"], ["0.3000", "0.0200"]]
 
 
 def test_fixed_shows_how_a_ratio_differs_from_one() -> None:

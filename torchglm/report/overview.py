@@ -90,6 +90,10 @@ class ModelBatch:
         head = ("model", "status", "observations", "deviance", "D²", "dispersion", "iterations")
         return Table(title, head, rows, left=2)
 
+    def sentences(self) -> list[str]:
+        """Nothing: sentences belong to single models."""
+        return []
+
     def remarks(self) -> list[str]:
         """How to read the tables."""
         return ["Coefficients: distribution over the converged models. Models to look at first: those that "

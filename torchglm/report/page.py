@@ -64,7 +64,7 @@ def page(result: Result, rows: Observations | None, title: str | None = None,
         estimates=[_embedded(p) for p in coefficient_panels(result, level)],
         checks=[] if rows is None else [_embedded(p) for p in diagnostic_panels(result, rows)],
         config=_yaml(config), footer=_footer(rows),
-        sentences=_capped(view.sentences()) if isinstance(view, SingleModel) else [],
+        sentences=_capped(view.sentences()),
         members=Markup(view.members().html()) if isinstance(view, ModelBatch) else None)
 
 

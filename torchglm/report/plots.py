@@ -72,8 +72,8 @@ def calibration(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tenso
     if reach[0] > 0 and reach[1] / reach[0] > 30:
         axes.set_xscale("log")
         axes.set_yscale("log")
-    axes.set_xlabel("mean prediction")
-    axes.set_ylabel("mean response")
+    axes.set_xlabel("mean prediction" if exposure is None else "predicted rate")
+    axes.set_ylabel("mean response" if exposure is None else "observed rate")
     return figure
 
 

@@ -75,7 +75,7 @@ class SingleModel:
         r = self.result
         deviance, null = _float(r.deviance), _float(r.null_deviance)
         group = [] if r.context.get("group") is None else [("Group", group_label(r, r.context["group"]))]
-        return [*group, ("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
+        return [*group, *_event(r), ("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
                 ("Observations", words.number(_float(r.nobs))),
                 ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
                 ("Residual df", words.number(_float(r.df_resid))),
@@ -180,11 +180,11 @@ class SingleModel:
     def _dispersion(self) -> str:
         how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df",
                "ml": "maximum likelihood"}.get(self.result.dispersion_kind, "given")
-        return f"{words.short(_float(self.result.dispersion), 5)} ({how})"
+        return f"{_float(self.result.dispersion):.5g} ({how})"
 
     def _status(self) -> str:
         iterations = int(_float(self.result.n_iter))
-        return f"{words.status_title(self.status.name)}, {iterations} iterations"
+        return f"{words.status_title(self.status.name)}, {iterations} iteration{'s' * (iterations != 1)}"
 
     def _penalty(self) -> str:
         return "none" if self.result.penalty is None else str(self.result.penalty)
@@ -208,6 +208,15 @@ class SingleModel:
 def d_squared(deviance: float, null: float) -> float:
     """D² = 1 − deviance / null deviance; NaN where the null deviance is zero or unknown."""
     return 1 - deviance / null if null > 0 else math.nan
+
+
+def _event(result: Result) -> list[tuple[str, str]]:
+    """Which of the two levels of a categorical response is the event; empty for a numeric one."""
+    response = {} if result.spec is None else result.spec.to_dict().get("response") or {}
+    if "levels" not in response:
+        return []
+    failure, success = response["levels"]
+    return [("Response", f"{response['text']} = {success} (1), {failure} (0)")]
 
 
 def references(result: Result) -> dict[str, str]:

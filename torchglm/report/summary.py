@@ -44,6 +44,10 @@ class Summary:
         """Sentences on what a reader must know before believing the numbers; empty for a sound fit."""
         return self._view.warnings()
 
+    def sentences(self) -> list[str]:
+        """What each coefficient says, a sentence each; empty for a batch, whose members have them."""
+        return self._view.sentences()
+
     def to_text(self, width: int = 100) -> str:
         """Plain text in lines of `width` characters."""
         return self.document(width).text(width)

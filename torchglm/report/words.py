@@ -78,15 +78,14 @@ def limits(level: float) -> tuple[str, str]:
 
 
 def fixed(rows: Sequence[Sequence[float]], scales: Iterable[float], digits: int = 3) -> list[list[str]]:
-    """Cells that share one number of decimals: the smallest scale (standard error) keeps `digits` digits.
+    """Cells that share one number of decimals: the median scale (standard error) keeps `digits` digits.
 
     A row whose scale would vanish at that number, or whose values pass 1e7, has decimals of its own (values
     near 1) or powers of ten. `rows` holds rows of values, `scales` one positive number (or NaN) per row.
     """
     scales = [_scale(scale, row) for scale, row in zip(scales, rows, strict=True)]
-    usual = [s for s in scales if 1e-5 <= s < math.inf]
-    places = 4 if not usual else min(6, max(2, digits - 1 - math.floor(math.log10(min(usual)))))
-
+    known = sorted(s for s, row in zip(scales, rows, strict=True) if not all(map(math.isnan, row)))
+    places = min(6, max(2, digits - 1 - math.floor(math.log10(known[len(known) // 2])))) if known else 2
     return [_cells(row, scale, places, digits) for row, scale in zip(rows, scales, strict=True)]
 
 
@@ -96,7 +95,8 @@ def _cells(row: Sequence[float], scale: float, places: int, digits: int) -> list
     form = f".{places}f"
     if scale < 10.0 ** (1 - places) or max(finite, default=0.0) >= 1e7:
         own = digits - 1 - math.floor(math.log10(scale))
-        form = f".{own}f" if own <= 9 and 0.1 <= min(finite, default=0.0) < 1e3 else ".3e"
+        plain = own <= 6 or own <= 9 and min(finite, default=0.0) >= 0.1
+        form = f".{max(own, 0)}f" if plain and max(finite, default=0.0) < 1e7 else ".3e"
     return [format(v, form) if math.isfinite(v) else number(v) for v in row]
 
 
