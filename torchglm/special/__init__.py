@@ -13,6 +13,11 @@ from torchglm.special.elementary import (
     stirling_remainder,
 )
 from torchglm.special.incomplete import log_betainc, log_gammainc
+from torchglm.special.inverse_gaussian import (
+    inverse_gaussian_log_prob,
+    inverse_gaussian_log_tails,
+    inverse_gaussian_quantile,
+)
 from torchglm.special.quantiles import beta_quantile, gamma_quantile
 from torchglm.special.tails import (
     betainc,
@@ -28,6 +33,7 @@ from torchglm.special.tails import (
     student_t_sf,
 )
 from torchglm.special.tweedie import tweedie_log_prob, tweedie_unit_deviance
+from torchglm.special.tweedie_tails import tweedie_compound, tweedie_log_tails, tweedie_quantile
 
 __all__ = [
     "beta_quantile",
@@ -40,6 +46,9 @@ __all__ = [
     "gamma_quantile",
     "gammainc",
     "gammaincc",
+    "inverse_gaussian_log_prob",
+    "inverse_gaussian_log_tails",
+    "inverse_gaussian_quantile",
     "kl_div",
     "log1pmx",
     "log_betainc",
@@ -53,6 +62,9 @@ __all__ = [
     "stirling_remainder",
     "student_t_icdf",
     "student_t_sf",
+    "tweedie_compound",
     "tweedie_log_prob",
+    "tweedie_log_tails",
+    "tweedie_quantile",
     "tweedie_unit_deviance",
 ]

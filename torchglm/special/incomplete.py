@@ -52,7 +52,7 @@ def chunked(function: Callable[..., LogPair]) -> Callable[..., LogPair]:
 
 
 @functools.cache
-def _gauss_legendre() -> tuple[list[float], list[float]]:
+def gauss_legendre() -> tuple[list[float], list[float]]:
     """Nodes and weights on (0, 1), in decimal arithmetic: numpy's weights are good to 1e-12 only."""
     nodes, weights = [], []
     with localcontext() as context:
@@ -85,7 +85,7 @@ def _integral(
         end = 2 * _FALL / (steepness + torch.sqrt(steepness**2 + 2 * _FALL * curvature))
         for _ in range(_NEWTON_STEPS):
             end = end - (psi(end, *shape) + _FALL) / slope(end, *shape)
-    nodes, weights = _gauss_legendre()
+    nodes, weights = gauss_legendre()
     s = end.unsqueeze(-1) * end.new_tensor(nodes)
     values = torch.exp(psi(s, *(v.unsqueeze(-1) for v in shape)))
     return end * (values * end.new_tensor(weights)).sum(-1)
@@ -169,7 +169,8 @@ def _beta_psi(s: Tensor, a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _beta_slope(s: Tensor, a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    return -(a + 1) + (a + 1 + b) * x / (x + y * torch.exp(s))
+    grown = y * torch.exp(s)
+    return (b * x - (a + 1) * grown) / (x + grown)
 
 
 @chunked

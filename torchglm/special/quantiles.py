@@ -25,11 +25,14 @@ _CLOSE = 1e-11  # convergence is quadratic and one more step follows
 LogTails = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-def solve_log_tails(tails: LogTails, start: Tensor, log_lower: Tensor, log_upper: Tensor) -> Tensor:
+def solve_log_tails(
+    tails: LogTails, start: Tensor, log_lower: Tensor, log_upper: Tensor, longest: float = 20.0
+) -> Tensor:
     """The `z` at which an increasing distribution function has the given logarithms of its two tails.
 
-    `tails(z)` returns log F(z), log(1 - F(z)) and the log-density at z. The smaller tail is
-    solved for. The last step is differentiable in whatever `tails` and the targets depend on.
+    `tails(z)` returns log F(z), log(1 - F(z)) and the log-density at z. The smaller tail is solved for by
+    Newton, upward by at most `longest`, and by bisection where that leaves the known bracket or stops
+    halving its steps. The last step is differentiable in whatever `tails` and the targets depend on.
     """
     lower = log_lower < log_upper
     target = torch.where(lower, log_lower, log_upper)
@@ -38,26 +41,32 @@ def solve_log_tails(tails: LogTails, start: Tensor, log_lower: Tensor, log_upper
     def step(z: Tensor) -> Tensor:
         below, above, density = tails(z)
         tail = torch.where(lower, below, above)
-        slope = torch.exp(density - tail).detach()
-        return sign * (target - tail) / slope
+        return sign * (target - tail) / torch.exp(density - tail).detach()
 
     with torch.no_grad():
-        z = start
+        z, left, right = start, torch.full_like(start, -math.inf), torch.full_like(start, math.inf)
+        before = torch.full_like(start, math.inf)
         for _ in range(_MOST_STEPS):
-            move = step(z).clamp(-_LONGEST_STEP, _LONGEST_STEP)
-            z = torch.where(torch.isfinite(move), z + move, z)
-            if not (move.abs() > _CLOSE * (1 + z.abs())).any():
+            move = step(z).nan_to_num(0.0)
+            left, right = torch.where(move > 0, z, left), torch.where(move < 0, z, right)
+            move = move.clamp(-_LONGEST_STEP, longest)
+            middle = 0.5 * (left + right)
+            slow = (move.abs() > 0.5 * before) & (move.abs() > _CLOSE * (1 + z.abs()))
+            bisect = ((z + move < left) | (z + move > right) | slow) & torch.isfinite(middle)
+            move = torch.where(bisect, middle - z, move)
+            z, before = z + move, move.abs()
+            if not (before > _CLOSE * (1 + z.abs())).any():
                 break
     move = step(z)
     return z + torch.where(torch.isfinite(move), move, 0.0)
 
 
-def _clip(log_p: Tensor) -> Tensor:
-    """Keep the ends of the range out of the iteration; they are put back by `_with_ends`."""
+def clip(log_p: Tensor) -> Tensor:
+    """Keep the ends of the range out of the iteration; they are put back by `with_ends`."""
     return torch.where(torch.isfinite(log_p) & (log_p < 0), log_p, math.log(0.5))
 
 
-def _with_ends(x: Tensor, log_lower: Tensor, log_upper: Tensor, end: float) -> Tensor:
+def with_ends(x: Tensor, log_lower: Tensor, log_upper: Tensor, end: float) -> Tensor:
     """0 where the lower tail is empty, `end` where the upper one is, NaN outside [0, 1]."""
     x = torch.where(log_lower == -math.inf, 0.0, torch.where(log_upper == -math.inf, end, x))
     return torch.where((log_lower <= 0) & (log_upper <= 0), x, math.nan)
@@ -66,7 +75,7 @@ def _with_ends(x: Tensor, log_lower: Tensor, log_upper: Tensor, end: float) -> T
 def gamma_quantile(a: Tensor, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     """The `x` with `log P(a, x) = log_lower` and `log Q(a, x) = log_upper`; arguments broadcast."""
     a, log_lower, log_upper = wide(a, log_lower, log_upper)
-    below, above = _clip(log_lower), _clip(log_upper)
+    below, above = clip(log_lower), clip(log_upper)
 
     def tails(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = torch.exp(z)
@@ -78,8 +87,8 @@ def gamma_quantile(a: Tensor, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     start = torch.where(
         (cube > 0.2) & (a > 0.2), torch.log(a) + 3 * torch.log(cube.clamp(min=0.2)), near_zero
     )
-    z = solve_log_tails(tails, start.detach(), below, above)
-    return _with_ends(torch.exp(z), log_lower, log_upper, math.inf)
+    z = solve_log_tails(tails, start.detach(), below, above, longest=2.0)
+    return with_ends(torch.exp(z), log_lower, log_upper, math.inf)
 
 
 def beta_quantile_logit(a: Tensor, b: Tensor, log_lower: Tensor, log_upper: Tensor, start: Tensor) -> Tensor:
@@ -95,9 +104,9 @@ def beta_quantile_logit(a: Tensor, b: Tensor, log_lower: Tensor, log_upper: Tens
 def beta_quantile(a: Tensor, b: Tensor, log_lower: Tensor, log_upper: Tensor) -> tuple[Tensor, Tensor]:
     """`x` and `1 - x` with `log I_x(a, b) = log_lower` and `log(1 - I_x(a, b)) = log_upper`; broadcasts."""
     a, b, log_lower, log_upper = wide(a, b, log_lower, log_upper)
-    below, above = _clip(log_lower), _clip(log_upper)
+    below, above = clip(log_lower), clip(log_upper)
     normal = torch.special.ndtri(torch.exp(below)).clamp(-30, 30)
     start = torch.log(a / b) + normal * torch.sqrt(1 / a + 1 / b)
     z = beta_quantile_logit(a, b, below, above, start)
-    x = _with_ends(torch.sigmoid(z), log_lower, log_upper, 1.0)
-    return x, _with_ends(torch.sigmoid(-z), log_upper, log_lower, 1.0)
+    x = with_ends(torch.sigmoid(z), log_lower, log_upper, 1.0)
+    return x, with_ends(torch.sigmoid(-z), log_upper, log_lower, 1.0)

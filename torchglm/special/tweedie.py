@@ -24,7 +24,7 @@ from torchglm.special.elementary import (
     stirling_remainder,
 )
 
-_FALL = 35.0  # terms, and the error of a coarser lattice, below exp(-35) of the largest are left out
+FALL = 35.0  # terms, and the error of a coarser lattice, below exp(-35) of the largest are left out
 _MOST_TERMS = 72
 _CHUNK = {"cpu": 1 << 10}  # rows at a time: their terms stay in the cache
 _CHUNK_ON_DEVICE = 1 << 17
@@ -69,14 +69,27 @@ def tweedie_unit_deviance(y: Tensor, mu: Tensor, power: Tensor | float) -> Tenso
     return 2 * torch.where(positive, safe**rest * ratio**2 * shape, at_zero)
 
 
+def reach_below(m: Tensor, spread: Tensor) -> Tensor:
+    """How far below m `kl_div(n, m) / spread` stays under 1, from above; `spread` and `m` broadcast."""
+    return torch.sqrt(2 * spread * m)
+
+
+def reach_above(m: Tensor, spread: Tensor) -> Tensor:
+    """How far above m `kl_div(n, m) / spread` stays under 1, from above; `spread` and `m` broadcast."""
+    return spread / 3 + torch.sqrt(spread**2 / 9 + 2 * spread * m)
+
+
+def lattice_step(m: Tensor, alpha: Tensor) -> Tensor:
+    """The largest whole step in the number of terms that leaves the sum as it is."""
+    sine = torch.sqrt((0.5 * FALL / (1 + alpha) / m).clamp(max=1))
+    return torch.floor(math.pi / ((1 + alpha) * torch.asin(sine))).clamp(min=1)
+
+
 def _lattice(m: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """First term, step and number of terms of the sum for each row."""
-    spread = _FALL / (1 + alpha)
-    sine = torch.sqrt((0.5 * spread / m).clamp(max=1))
-    step = torch.floor(math.pi / ((1 + alpha) * torch.asin(sine))).clamp(min=1)
-    first = torch.floor(m - torch.sqrt(2 * spread * m)).clamp(min=1)
-    last = m + spread / 3 + torch.sqrt(spread**2 / 9 + 2 * spread * m)
-    return first, step, torch.ceil((last - first) / step) + 1
+    spread, step = FALL / (1 + alpha), lattice_step(m, alpha)
+    first = torch.floor(m - reach_below(m, spread)).clamp(min=1)
+    return first, step, torch.ceil((m + reach_above(m, spread) - first) / step) + 1
 
 
 def _terms(m: Tensor, alpha: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

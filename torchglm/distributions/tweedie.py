@@ -1,0 +1,78 @@
+"""The Tweedie law with power between 1 and 2 as a torch distribution."""
+
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.utils import broadcast_all
+
+from torchglm import special
+from torchglm.distributions import tails
+from torchglm.special.incomplete import LogPair
+
+
+class Tweedie(Distribution):
+    """Tweedie law of mean `mu` and variance `dispersion mu^power`, `1 < power < 2`: zero, or positive.
+
+    A Poisson number of Gamma terms. `mean`, `dispersion` and `power` broadcast to the batch shape; `log_prob`
+    is the log-probability at 0 and the log-density beyond. Source: Jorgensen (1997), The theory of dispersion
+    models, chapter 4.
+    """
+
+    arg_constraints = {
+        "mean": constraints.positive,
+        "dispersion": constraints.positive,
+        "power": constraints.interval(1.0, 2.0),
+    }
+    support = constraints.nonnegative
+    mean: Tensor = None  # type: ignore[assignment]  # an argument, where the base class has a property
+
+    def __init__(
+        self,
+        mean: Tensor | float,
+        dispersion: Tensor | float,
+        power: Tensor | float,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.mean, self.dispersion, self.power = broadcast_all(mean, dispersion, power)
+        super().__init__(self.mean.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Tweedie":
+        shape = Size(batch_shape)
+        mean, dispersion, power = (p.expand(shape) for p in (self.mean, self.dispersion, self.power))
+        return Tweedie(mean, dispersion, power, validate_args=False)
+
+    @property
+    def variance(self) -> Tensor:
+        return self.dispersion * self.mean**self.power
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        return special.tweedie_log_prob(value, self.mean, self.dispersion, self.power)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws: a Poisson number n of terms, then one Gamma variable of n times the shape."""
+        shape = self._extended_shape(Size(sample_shape))
+        rate, alpha, scale = special.tweedie_compound(self.mean, self.dispersion, self.power)
+        number = torch.poisson(rate.expand(shape))
+        drawn = torch.distributions.Gamma(number.clamp(min=1) * alpha, 1.0, validate_args=False).sample()
+        return torch.where(number > 0, scale * drawn, 0.0)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return tails.cdf(self, value)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return tails.icdf(self, value)
+
+
+@tails.log_tails.register
+def _(law: Tweedie, value: Tensor) -> LogPair:
+    return special.tweedie_log_tails(value, law.mean, law.dispersion, law.power)
+
+
+@tails.quantile.register
+def _(law: Tweedie, log_lower: Tensor, log_upper: Tensor) -> Tensor:
+    return special.tweedie_quantile(law.mean, law.dispersion, law.power, log_lower, log_upper)
