@@ -108,6 +108,10 @@ class D2(FamilyMetric):
         super().__init__(family, link, **kwargs)
         self.null = null
 
+    def takes(self, offset: "Tensor | None") -> bool:
+        """Whether rows with this offset can be scored: see above."""
+        return offset is None or self.null is not None or sums.null_is_closed(self.family, self.link)
+
     def _merge(self) -> Any:
         return partial(sums.merge_d2, family=self.family)
 

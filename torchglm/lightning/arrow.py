@@ -1,0 +1,240 @@
+"""Batches from Parquet files of any size: row groups are read ahead, turned into tensors whole, and shuffled.
+
+    rows = ArrowBatches("claims/*.parquet", ["age", "power"], "claims", exposure="years", shuffle=True)
+    trainer.fit(LitGLM(GLMHead(rows.in_features, "poisson")), rows)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from torchglm.data import DesignSpec, numbers
+from torchglm.data.files import PathLike, files
+from torchglm.data.tables import check_columns
+from torchglm.lightning.batches import GLMBatch, generator_of, join, rank_and_world, take, weighted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PIECE = 1 << 18  # rows read at once
+
+
+class Group(NamedTuple):
+    """One row group of one file."""
+
+    file: Path
+    number: int
+    rows: int
+
+
+class ArrowBatches(IterableDataset[GLMBatch]):
+    """Batches of the rows of Parquet files at `path` (a file, a glob, a folder, a list), in flat memory.
+
+    `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept
+    is left to the model's bias. `y`, `weight`, `offset`, `exposure` (an offset of its logarithm), `trials`
+    and `event` are columns. `shuffle` takes row groups in random order and mixes rows within a pool of
+    `buffer` rows; the order depends on `seed` and the epoch.
+
+    Row groups are dealt to ranks and DataLoader workers (`DataLoader(batches, batch_size=None)`; usually none
+    is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
+    of `missing="drop"` leaves rows out, some are repeated with weight 0. `len` is that without workers.
+    Raises `ValueError` for unknown columns, fewer row groups than ranks times workers, and while iterating
+    for a missing value or an unreadable row group, naming file and row group.
+    """
+
+    def __init__(self, path: PathLike | Sequence[PathLike], design: Sequence[str] | DesignSpec,
+                 y: str | None = None, *, weight: str | None = None, offset: str | None = None,
+                 exposure: str | None = None, trials: str | None = None, event: str | None = None,
+                 batch_size: int = 8192, shuffle: bool = False, buffer: int = PIECE, seed: int = 0,
+                 drop_last: bool = False, dtype: torch.dtype = torch.float32) -> None:
+        if offset is not None and exposure is not None:
+            raise ValueError("offset and exposure were both given. exposure is an offset of log(exposure).")
+        if batch_size < 1 or buffer < 1:
+            raise ValueError(f"batch_size and buffer must be at least 1, got {batch_size} and {buffer}.")
+        named = {"y": y, "weight": weight, "offset": offset, "exposure": exposure, "trials": trials,
+                 "event": event}
+        self.extras = {name: column for name, column in named.items() if column is not None}
+        self.spec = design if isinstance(design, DesignSpec) else None
+        columns = list(design.columns) if isinstance(design, DesignSpec) else list(design)
+        self.names = _names(design)
+        response = [] if self.spec is None or y is not None else self.spec.response_columns
+        self.columns = list(dict.fromkeys([*columns, *response, *self.extras.values()]))
+        self.batch_size, self.shuffle, self.buffer, self.seed = batch_size, shuffle, buffer, seed
+        self.drop_last, self.dtype = drop_last, dtype
+        self.groups = [group for file in files(path) for group in _groups(file, self.columns)]
+        if not self.groups:
+            raise ValueError("The Parquet files hold no rows.")
+        self.epoch = 0
+
+    @property
+    def in_features(self) -> int:
+        """The number of columns of `x`."""
+        return len(self.names)
+
+    @property
+    def sampler(self) -> ArrowBatches:
+        """Itself: Lightning sets the epoch of a loader's sampler, so a resumed run goes on in its order."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        rows = self._share(rank_and_world()[0], 0, 1)[1]
+        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[GLMBatch]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        rank, world = rank_and_world()
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        groups, rows = self._share(rank, worker, workers)
+        if world > 1 and not groups:
+            raise ValueError(f"{len(self.groups)} row groups do not suffice for {world} ranks of {workers} "
+                             "workers. Write the files with smaller row groups, or use fewer.")
+        generator = None
+        if self.shuffle:
+            # torch gives each worker another seed in each epoch; its copy of this loader does not count them
+            generator = generator_of(self.seed if info is None else info.seed, epoch, rank)
+            groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+        yield from self._batches(_ahead(self._pieces(groups)), rows, generator)
+
+    def _share(self, rank: int, worker: int, workers: int) -> tuple[list[Group], int]:
+        """The row groups of a worker of a rank, and the rows it gives: as many as that worker of any rank."""
+        world = rank_and_world()[1]
+        shares: list[list[Group]] = [[] for _ in range(world * workers)]
+        counts = [0] * len(shares)
+        for group in sorted(self.groups, key=lambda group: -group.rows):
+            least = counts.index(min(counts))
+            shares[least].append(group)
+            counts[least] += group.rows
+        own = sorted(shares[rank * workers + worker])
+        return own, max(counts[worker::workers])
+
+    def _pieces(self, groups: list[Group]) -> Iterator[GLMBatch]:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        for group in groups:
+            try:
+                with parquet.ParquetFile(group.file, memory_map=False) as source:
+                    for batch in source.iter_batches(PIECE, [group.number], self.columns):
+                        yield self._rows(pa.Table.from_batches([batch]))
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise ValueError(f"{group.file}, row group {group.number}: {error}") from None
+
+    def _rows(self, table: pa.Table) -> GLMBatch:
+        """The rows of a table as tensors."""
+        given: dict[str, Tensor] = {}
+        if self.spec is None:
+            x = torch.empty(table.num_rows, len(self.names), dtype=self.dtype)
+            for j, name in enumerate(self.names):
+                x[:, j] = numbers(table, name)
+        else:
+            response = "y" not in self.extras and self.spec.response is not None
+            design = self.spec.design(table, response=response, also=list(self.extras.values()),
+                                      dtype=self.dtype)
+            x, table = design.x[:, 1:] if design.intercept else design.x, design.table
+            if design.y is not None:
+                given["y"] = design.y
+        given.update({name: numbers(table, column) for name, column in self.extras.items()})
+        if "exposure" in given:
+            given["offset"] = given.pop("exposure").log()
+        for name, values in {"x": x, **given}.items():
+            self._check(name, values)
+        return GLMBatch(x, **{name: values.to(self.dtype) for name, values in given.items()})
+
+    def _check(self, name: str, values: Tensor) -> None:
+        finite = torch.isfinite(values)
+        if not finite.all():
+            row, *column = (~finite).nonzero()[0].tolist()
+            log = name == "offset" and "exposure" in self.extras
+            what = self.names[column[0]] if column else self.extras.get("exposure" if log else name, name)
+            raise ValueError(f"column {what!r} has a value that is {'not positive' if log else 'not finite'} "
+                             f"in row {row} of a piece. Fill it in or leave the row out.")
+
+    def _batches(self, pieces: Iterator[GLMBatch], rows: int,
+                 generator: torch.Generator | None) -> Iterator[GLMBatch]:
+        """Batches of exactly `rows` rows in all."""
+        given, last = 0, None
+        for batch in _poured(pieces, self.batch_size, self.buffer, generator):
+            last = batch
+            if batch.x.shape[0] == self.batch_size:
+                given += self.batch_size
+                yield batch
+        if last is None:
+            raise ValueError("No row is complete in these row groups. Fill in the missing values.")
+        short, size = rows - given, last.x.shape[0]
+        real = size if size < self.batch_size else 0
+        for start in range(0, short - short % self.batch_size if self.drop_last else short, self.batch_size):
+            index = torch.arange(start, min(start + self.batch_size, short))
+            batch = take(last, index % size)
+            yield batch if len(index) <= real - start else weighted(batch, real - start)
+
+
+def _names(design: Sequence[str] | DesignSpec) -> list[str]:
+    if isinstance(design, DesignSpec):
+        return design.names[1:] if design.intercept else design.names
+    return list(design)
+
+
+def _groups(file: Path, columns: list[str]) -> list[Group]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file.suffix == ".csv" or file.name.endswith(".gz"):
+        raise ValueError(f"{file} is not Parquet, whose row groups ArrowBatches deals out. Convert it, or "
+                         "read it whole for TensorBatches.")
+    try:
+        with parquet.ParquetFile(file, memory_map=False) as source:
+            check_columns(columns, source.schema_arrow.names, str(file))
+            sizes = [source.metadata.row_group(i).num_rows for i in range(source.num_row_groups)]
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from None
+    return [Group(file, i, size) for i, size in enumerate(sizes) if size]
+
+
+def _poured(pieces: Iterator[GLMBatch], size: int, buffer: int,
+            generator: torch.Generator | None) -> Iterator[GLMBatch]:
+    """Full batches from pieces of any size, the last as it comes; a generator mixes a pool of `buffer`."""
+    pool: list[GLMBatch] = []
+    held = 0
+    for piece in pieces:
+        pool.append(piece)
+        held += piece.x.shape[0]
+        if held < (size if generator is None else max(size, buffer)):
+            continue
+        joined = _mixed(pool, generator)
+        kept = 0 if generator is None else min(held - size, buffer // 2)
+        full = (held - kept) // size * size
+        for start in range(0, full, size):
+            yield take(joined, slice(start, start + size))
+        pool, held = [take(joined, slice(full, held))], held - full
+    if held:
+        joined = _mixed(pool, generator)
+        yield from (take(joined, slice(start, start + size)) for start in range(0, held, size))
+
+
+def _mixed(pool: list[GLMBatch], generator: torch.Generator | None) -> GLMBatch:
+    joined = join(pool) if len(pool) > 1 else pool[0]
+    if generator is None:
+        return joined
+    return take(joined, torch.randperm(joined.x.shape[0], generator=generator))
+
+
+def _ahead(pieces: Iterator[GLMBatch]) -> Iterator[GLMBatch]:
+    """The same pieces, each read by a thread while the one before is used."""
+    end: Any = None
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, pieces, end)
+        while (piece := coming.result()) is not None:
+            coming = pool.submit(next, pieces, end)
+            yield piece

@@ -1,0 +1,143 @@
+"""Batches from tensors in memory: rows are gathered by index, never collated one by one.
+
+    batches = TensorBatches(GLMBatch(x, y, weight=w), batch_size=8192, shuffle=True)
+    trainer.fit(LitGLM(head), batches)
+
+The loaders are plain iterables of whole batches, so they go to a Trainer (or a loop) directly, without a
+DataLoader. Every iteration is an epoch: another order where rows are shuffled, the same one again for the
+same seed and epoch, on every rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class GLMBatch(NamedTuple):
+    """The rows of a batch: `x` is what the model takes, the others `(n,)` or `(n, responses)`, or absent."""
+
+    x: Any
+    y: Tensor | None = None
+    weight: Tensor | None = None
+    offset: Tensor | None = None
+    trials: Tensor | None = None
+    event: Tensor | None = None
+
+
+def as_batch(batch: Any) -> GLMBatch:
+    """A `GLMBatch` from one, from a dict with its names, or from a tuple in its order.
+
+    `exposure` in a dict is an offset of `log(exposure)`. Raises `ValueError` for other names or types.
+    """
+    if isinstance(batch, GLMBatch):
+        return batch
+    if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= len(GLMBatch._fields):
+        return GLMBatch(*batch)
+    if not isinstance(batch, Mapping):
+        raise ValueError(f"A batch is a GLMBatch, a dict with its names ({', '.join(GLMBatch._fields)}) or a "
+                         f"tuple in that order; got {type(batch).__name__}.")
+    named = dict(batch)
+    exposure = named.pop("exposure", None)
+    unknown = set(named) - set(GLMBatch._fields)
+    if unknown or "x" not in named:
+        raise ValueError(f"A batch has the names {', '.join(GLMBatch._fields)} or exposure, and always x; "
+                         f"got {', '.join(map(repr, batch))}.")
+    if exposure is not None:
+        if named.get("offset") is not None:
+            raise ValueError("A batch holds offset or exposure (an offset of log(exposure)), not both.")
+        named["offset"] = exposure.log()
+    return GLMBatch(**named)
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process among those that train together; (0, 1) where it trains alone."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class TensorBatches:
+    """Batches of `batch_size` rows of tensors that lie in memory, on the CPU or on the device itself.
+
+    `data` is a `GLMBatch`, or a mapping of its names, of tensors with one length `(n, ...)`. Each rank of a
+    distributed run takes every world-th row of the same order; where rows run short it repeats some with
+    weight 0, so that all ranks have equal batches and sums stay exact. `drop_last` leaves out a last batch
+    that is not full. Raises `ValueError` for no rows, other lengths, or `batch_size < 1`.
+    """
+
+    def __init__(self, data: GLMBatch | Mapping[str, Tensor], batch_size: int = 8192, *,
+                 shuffle: bool = False, seed: int = 0, drop_last: bool = False) -> None:
+        self.data = as_batch(data)
+        lengths = {name: value.shape[0] for name, value in self.data._asdict().items() if value is not None}
+        if len(set(lengths.values())) != 1 or lengths["x"] == 0:
+            raise ValueError(f"The tensors of a data set need one length of at least 1, got {lengths}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        self.rows = lengths["x"]
+        self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> TensorBatches:
+        """Itself: Lightning sets the epoch of a loader's sampler, so a resumed run goes on in its order."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        share = -(-self.rows // rank_and_world()[1])
+        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[GLMBatch]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        rank, world = rank_and_world()
+        if not self.shuffle and world == 1:
+            for start in range(0, len(self) * self.batch_size, self.batch_size):
+                yield take(self.data, slice(start, start + self.batch_size))
+            return
+        order = self._order(epoch)
+        short = -self.rows % world
+        order = torch.cat([order, order[:1].expand(short)])[rank::world]
+        real = len(order) - (rank >= world - short)  # a last row that is a repeat does not count
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = take(self.data, order[start:start + self.batch_size])
+            yield weighted(batch, real - start) if short else batch
+
+    def _order(self, epoch: int) -> Tensor:
+        device = self.data.x.device
+        if not self.shuffle:
+            return torch.arange(self.rows, device=device)
+        generator = generator_of(self.seed, epoch, device=device)
+        return torch.randperm(self.rows, generator=generator, device=device)
+
+
+def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for a seed and an epoch (and a rank). On the CPU only 32 bits of a seed count: mix them."""
+    for number in numbers:
+        seed = (seed * 1_000_003 + number) % (1 << 32)
+    return torch.Generator(device).manual_seed(seed)
+
+
+def take(batch: GLMBatch, rows: Tensor | slice) -> GLMBatch:
+    """Some rows of a batch of tensors."""
+    return GLMBatch(*(None if value is None else value[rows] for value in batch))
+
+
+def join(parts: list[GLMBatch]) -> GLMBatch:
+    """The rows of all parts, in their order."""
+    return GLMBatch(*(None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def weighted(batch: GLMBatch, real: int) -> GLMBatch:
+    """The batch with a weight per row that is 0 from row `real` on: those rows only fill it up."""
+    n = batch.x.shape[0]
+    kept = (torch.arange(n, device=batch.x.device) < real).to(batch.x.dtype)
+    if batch.weight is None:
+        return batch._replace(weight=kept)
+    return batch._replace(weight=batch.weight * kept.view(-1, *[1] * (batch.weight.dim() - 1)))

@@ -1,0 +1,217 @@
+"""LitGLM: trains a GLM head, or a network that ends in one, by minibatch under a Lightning Trainer."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import Metric
+
+from torchglm import families, links
+from torchglm.head import GLMHead
+from torchglm.lightning.batches import GLMBatch, as_batch, rank_and_world
+from torchglm.metrics import D2, Deviance
+
+MakeMetric = Callable[..., Metric]
+
+
+class LitGLM(LightningModule):
+    """Minimises the weighted mean negative log-likelihood of a head, computed from `eta`, over batches.
+
+    `model` is a `GLMHead`, an `nn.Sequential` that ends in one, or a module with a `backbone` and a `head`.
+    A batch is a `GLMBatch`, a dict with its names (or `exposure`), or a tuple in its order; `x` is what the
+    model takes, `y` is `(n,)` or `(n, responses)` and never broadcast. The loss of a step is
+    `sum w nll / sum w`, over all ranks, so that rows of weight 0 are no rows.
+
+    Args:
+        model: what to train.
+        optimizer: called with the parameters; the default is Adam, at 0.01 for a head alone and 0.001 for a
+            network. `torch.optim.LBFGS` works, on one batch that holds all rows.
+        scheduler: called with the optimizer; it steps by `scheduler_interval`, `"epoch"` or `"step"`.
+        metrics: metrics by name, for validation and test: classes (or callables) that take the head's family
+            and `link=`, or torchmetrics objects, which are copied. The default is `Deviance` and `D2` (left
+            out where offsets rule it out).
+        penalty: a scalar function of the model, added to the loss.
+        scale: the training loss is divided by it; what is logged is not.
+
+    Logged: `train_loss` (by step and epoch), `val_loss`, `val_deviance`, `val_d2`, and `test_` the same.
+    `predict` gives means. Checkpoints of a head alone load by `LitGLM.load_from_checkpoint(path)`; those of a
+    network need `model=`, a module of the same shape.
+    Raises `ValueError` for a model without a head.
+    """
+
+    def __init__(self, model: nn.Module | Mapping[str, Any],
+                 optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+                 scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+                 metrics: Mapping[str, Metric | MakeMetric] | None = None, *,
+                 scheduler_interval: str = "epoch", penalty: Callable[[nn.Module], Tensor] | None = None,
+                 scale: float = 1.0) -> None:
+        super().__init__()
+        self.model = model if isinstance(model, nn.Module) else head_from(model)
+        self._split = split(self.model)
+        self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
+        self.penalty, self.scale = penalty, scale
+        wanted = {"deviance": Deviance, "d2": D2} if metrics is None else metrics
+        self.metrics = nn.ModuleDict({stage: nn.ModuleDict({
+            "loss": WeightedMean(), **{name: self._made(metric) for name, metric in wanted.items()}})
+            for stage in ("val", "test")})
+
+    @property
+    def head(self) -> GLMHead:
+        """The GLM head of the model."""
+        return self._split[1]
+
+    def features(self, x: Any) -> Tensor:
+        """What the head takes, `(n, in_features)`: `x` itself, or what the layers before it make of it."""
+        backbone = self._split[0]
+        return x if backbone is None else backbone(x)
+
+    def forward(self, x: Any, offset: Tensor | None = None) -> Tensor:
+        """The means `(n, responses)`."""
+        return self.head(self.features(x), offset)
+
+    def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """The loss of one batch."""
+        rows = as_batch(batch)
+        total, weight = self._loss(rows, self.features(rows.x))
+        loss = total / _shared(weight)
+        if self.penalty is not None:
+            loss = loss + self.penalty(self.model)
+        if self._trainer is not None:
+            self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True,
+                     batch_size=_length(rows))
+        return loss / self.scale
+
+    def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
+        """Sums of one batch."""
+        self._score("val", as_batch(batch))
+
+    def test_step(self, batch: Any, batch_idx: int = 0) -> None:
+        """Sums of one batch."""
+        self._score("test", as_batch(batch))
+
+    def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+        """The means of one batch, `(n,)` for one response, else `(n, responses)`."""
+        rows = as_batch(batch)
+        mu = self(rows.x, rows.offset)
+        return mu.squeeze(-1) if self.head.out_features == 1 else mu
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the scheduler with its interval."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        rate = 1e-2 if self._split[0] is None else 1e-3
+        optimizer = Adam(trained, lr=rate) if self.optimizer is None else self.optimizer(trained)
+        if self.scheduler is None:
+            return optimizer
+        schedule = self.scheduler(optimizer)
+        plan: dict[str, Any] = {"scheduler": schedule, "interval": self.scheduler_interval}
+        if isinstance(schedule, ReduceLROnPlateau):
+            plan["monitor"] = "val_loss"
+        return {"optimizer": optimizer, "lr_scheduler": plan}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a head alone is made of, as plain data, so that loading needs no module."""
+        if self.model is self.head and (config := config_of(self.head)) is not None:
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {"model": config}
+
+    def _made(self, metric: Metric | MakeMetric) -> Metric:
+        if isinstance(metric, Metric):
+            return copy.deepcopy(metric)
+        return metric(self.head.family, link=self.head.link)
+
+    def _loss(self, rows: GLMBatch, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted sum of the negative log-likelihood, and the weight."""
+        if rows.y is None:
+            raise ValueError("A batch without y cannot be trained or scored on. Give y, or call predict.")
+        total = self.head.loss(features, rows.y, rows.weight, rows.offset, rows.trials, rows.event, "sum")
+        weight = torch.ones_like(rows.y, dtype=total.dtype)
+        for factor in (rows.weight, rows.trials):
+            if factor is not None:
+                weight = weight * (factor if factor.dim() == weight.dim() else factor.unsqueeze(-1))
+        return total, weight.sum()
+
+    def _score(self, stage: str, rows: GLMBatch) -> None:
+        features = self.features(rows.x)
+        total, weight = self._loss(rows, features)
+        assert rows.y is not None
+        mu = self.head(features, rows.offset).view(rows.y.shape)
+        given = {name: value for name, value in rows._asdict().items() if name not in ("x", "y")}
+        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
+            if name == "loss":
+                metric.update(total, weight)
+            elif isinstance(metric, D2) and not metric.takes(rows.offset):
+                continue
+            else:
+                metric.update(mu, rows.y, **metric._filter_kwargs(**given))
+            if self._trainer is not None:
+                self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss",
+                         batch_size=_length(rows))
+
+
+class WeightedMean(Metric):
+    """The sum of totals over the sum of weights, in float64; it never waits for the device."""
+
+    full_state_update = False
+    sums: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, weight: Tensor) -> None:
+        """Add a total and its weight, scalars."""
+        self.sums = self.sums + torch.stack([total.detach().double(), weight.double()])
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        return self.sums[0] / self.sums[1]
+
+
+def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
+    """What comes before the head (None: nothing), and the head. `ValueError` where there is no head."""
+    if isinstance(model, GLMHead):
+        return None, model
+    if isinstance(model, nn.Sequential) and len(model) and isinstance(model[-1], GLMHead):
+        return model[:-1], model[-1]
+    backbone, head = getattr(model, "backbone", None), getattr(model, "head", None)
+    if isinstance(backbone, nn.Module) and isinstance(head, GLMHead):
+        return backbone, head
+    raise ValueError("LitGLM needs a GLMHead, an nn.Sequential that ends in one, or a module with .backbone "
+                     f"and .head; got {type(model).__name__}. For example: nn.Sequential(net, GLMHead(...)).")
+
+
+def config_of(head: GLMHead) -> dict[str, Any] | None:
+    """What makes a head like this one, as plain data; None where family or link has no name of ours."""
+    family, link = head.family, head.link
+    if family.name not in families.names() or link.name not in links.names():
+        return None
+    shape = [name for name in inspect.signature(type(family)).parameters if hasattr(family, name)]
+    known = {} if family.estimates_shape else {name: getattr(family, name).tolist() for name in shape}
+    return {"in_features": head.in_features, "out_features": head.out_features, "bias": head.bias is not None,
+            "family": {"family": family.name, **known}, "link": link.name}
+
+
+def head_from(config: Mapping[str, Any]) -> GLMHead:
+    """The head of a `config_of`."""
+    return GLMHead(**{**config, "family": families.get(**config["family"])})
+
+
+def _shared(weight: Tensor) -> Tensor:
+    """This rank's share of the weight of a step: the mean over ranks, for DDP takes the mean of gradients."""
+    world = rank_and_world()[1]
+    if world > 1:
+        weight = weight.detach().clone()
+        torch.distributed.all_reduce(weight)
+        weight = weight / world
+    return weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def _length(rows: GLMBatch) -> int:
+    return 1 if rows.y is None else rows.y.shape[0]

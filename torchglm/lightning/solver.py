@@ -1,0 +1,170 @@
+"""The SGD solver: a plain GLM trained by minibatch, on columns that make its loss well conditioned."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.optim import LBFGS, SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from torchglm.fitting.penalties import Penalty
+from torchglm.head import GLMHead
+from torchglm.lightning.batches import GLMBatch, TensorBatches, as_batch
+from torchglm.lightning.columns import Columns, WhitenedGLM
+from torchglm.lightning.module import LitGLM
+from torchglm.lightning.newton import newton
+
+EPOCHS = 20
+QUIET: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+                         "enable_model_summary": False}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the training of a head went.
+
+    `loss` is the (penalised) mean loss over all rows; `distance` says how far the optimum is: the longest
+    scoring step of a coefficient in units of its standard error (NaN with an l1 penalty). `epochs` and
+    `steps` were made.
+    """
+
+    loss: float
+    distance: float
+    epochs: int
+    steps: int
+
+
+def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor], *,
+            optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+            trainer: Trainer | Mapping[str, Any] | None = None, batch_size: int | None = 8192,
+            penalty: Penalty | None = None, decay: bool = True, polish: int = 0, seed: int = 0) -> Trained:
+    """Train a head by minibatch gradients, in place, and say how near the optimum it came.
+
+    A first pass centres, decorrelates and scales the columns, so that the Hessian of the loss is about the
+    identity and one learning rate suits every data set; weight and bias are mapped back exactly. A last pass
+    measures the distance from the optimum.
+
+    Args:
+        head: what to train, with one response; it starts from the null model.
+        data: tensors (a `GLMBatch` or a mapping of its names), or a re-iterable of batches such as
+            `TensorBatches` and `ArrowBatches`.
+        optimizer: called with the parameters; the default is SGD at 0.3 (the Hessian being about 1).
+            `torch.optim.LBFGS` takes all rows as one batch, and comes as near as its tolerances allow.
+        trainer: a Lightning Trainer, or its arguments (`{"max_epochs": 50, "enable_progress_bar": True}`); by
+            default 20 epochs on the head's device, with no logger, checkpoint, progress bar or message.
+        batch_size: rows of a batch, where `data` are tensors; None takes all.
+        penalty: a penalty on the weight (`l1` leaves small coefficients where IRLS leaves zeros).
+        decay: bring the learning rate to zero along half a cosine, step by step (not for LBFGS); without that
+            the coefficients go on wandering about the optimum.
+        polish: Newton steps after training, one pass each, kept while they bring the optimum nearer.
+        seed: of the order of the rows.
+
+    Raises `ValueError` for LBFGS on several batches, several responses, no rows, and coefficients that are
+    not finite in the end (the head is then left as it was).
+    """
+    if head.out_features != 1:
+        raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
+    lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
+    batches = _batches(data, lbfgs, batch_size, seed)
+    columns = Columns.learn(head, map(as_batch, batches))
+    inner = columns.whitened(head)
+    lit = LitGLM(inner, optimizer or _sgd, metrics={}, scale=columns.scale, scheduler_interval="step",
+                 penalty=None if penalty is None else _penalty_of(penalty, inner, head))
+    with _hush(not isinstance(trainer, Trainer)):
+        chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}))
+        lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
+        chosen.fit(lit, batches)
+    inner.to(head.weight.device)
+    if not bool(torch.isfinite(inner.trained).all()):
+        raise ValueError("training ended in coefficients that are not finite. Lower the learning rate, or "
+                         "for LBFGS pass line_search_fn='strong_wolfe'.")
+    loss, distance = _polished(inner, head, batches, penalty, polish)
+    inner.write(head)
+    return Trained(loss, distance, chosen.current_epoch, chosen.global_step)
+
+
+def _batches(data: Any, whole: bool, batch_size: int | None, seed: int) -> Iterable[Any]:
+    if isinstance(data, (GLMBatch, Mapping)):
+        rows = as_batch(data)
+        n = rows.x.shape[0]
+        size = n if whole or batch_size is None else batch_size
+        return TensorBatches(rows, size, shuffle=size < n, seed=seed)
+    if whole and (not hasattr(data, "__len__") or len(data) != 1):
+        raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
+    return data
+
+
+def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return SGD(parameters, lr=0.3)
+
+
+def _cosine(trainer: Trainer) -> Callable[[Optimizer], LambdaLR]:
+    """A learning rate that falls to zero over the steps the trainer will make, known once it has begun."""
+
+    def schedule(optimizer: Optimizer) -> LambdaLR:
+        steps = trainer.estimated_stepping_batches
+        return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(1.0, step / steps))) / 2)
+
+    return schedule
+
+
+def _penalty_of(penalty: Penalty, inner: WhitenedGLM, head: GLMHead) -> Callable[[nn.Module], Tensor]:
+    """The penalty on the weight of the columns given, as a function of the model on whitened columns."""
+    whole = penalty.expand(False, head.in_features)
+
+    def value(model: nn.Module) -> Tensor:
+        coef = inner.coefficients()[0].unsqueeze(0)
+        return whole.value(coef, coef.new_ones(1))[0]
+
+    return value
+
+
+def _trainer(head: GLMHead, given: dict[str, Any]) -> Trainer:
+    where = head.weight.device
+    place: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
+    if where.type == "cuda":
+        place = {"accelerator": "gpu", "devices": [where.index or 0]}
+    epochs = {} if "max_steps" in given or "max_time" in given else {"max_epochs": EPOCHS}
+    return Trainer(**{**QUIET, **place, **epochs, **given})
+
+
+def _polished(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any],
+              penalty: Penalty | None, steps: int) -> tuple[float, float]:
+    """Loss and distance, after Newton steps for as long as each comes nearer."""
+    found = newton(inner, head, map(as_batch, batches), penalty)
+    for _ in range(steps):
+        weight = inner.head.weight.data
+        before = weight.clone()
+        weight += found.step.to(before)
+        new = newton(inner, head, map(as_batch, batches), penalty)
+        if not new.distance < found.distance:
+            weight.copy_(before)
+            break
+        found = new
+    return found.loss, found.distance
+
+
+@contextmanager
+def _hush(quiet: bool) -> Iterator[None]:
+    """No advice from Lightning while `quiet`: errors only."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")] if quiet else []
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
