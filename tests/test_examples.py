@@ -1,0 +1,30 @@
+"""Every script in examples/ runs to its end in its quick mode and says what it promises."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SAYS = {
+    "glm_is_a_layer.py": "largest distance from IRLS",
+    "deep_head.py": "head solved again by IRLS",
+    "ten_thousand.py": "the truth lies inside",
+    "streaming.py": "largest distance from IRLS",
+}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), "--quick"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert SAYS[name] in done.stdout
