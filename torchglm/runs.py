@@ -34,7 +34,8 @@ def check_target(path: str | Path) -> Path:
     target = Path(path).expanduser().resolve()
     if target.exists() and not target.is_dir():
         raise ValueError(f"output_dir {path} is a file. Name a folder.")
-    foreign = sorted(file.name for file in target.iterdir() if file.name not in FILES) if target.is_dir() else []
+    inside = [file.name for file in target.iterdir()] if target.is_dir() else []
+    foreign = sorted(set(inside) - set(FILES))
     if foreign and not (target / MARK).is_file():
         raise ValueError(f"output_dir {path} holds {foreign[0]!r} and no run, so it is left alone. "
                          "Name a new folder, or that of an earlier run.")

@@ -61,8 +61,8 @@ def predict(arguments: Sequence[str]) -> None:
         "predicted and written in pieces, so files of any size will do.")
     parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
     parser.add_argument("data", metavar="DATA", help=".csv or .parquet file, a glob or a folder")
-    parser.add_argument("--out", metavar="FILE", help="file to write, .csv or .parquet, or - for the terminal "
-                        "(default: predictions.parquet in the run folder)")
+    parser.add_argument("--out", metavar="FILE", help="file to write, .csv or .parquet, or - for the "
+                        "terminal (default: predictions.parquet in the run folder)")
     parser.add_argument("--link", action="store_true", help="add the linear predictor")
     parser.add_argument("--se", action="store_true", help="add standard errors (of the mean, and of --link)")
     parser.add_argument("--unseen", choices=("error", "reference"), default="error",
@@ -97,6 +97,7 @@ def _print_summary(result: Result, level: float = 0.95, form: str = "text") -> N
 
 def _outcome(result: Result) -> str:
     """The end of a fit in a line of the log."""
-    if not result.batch_shape:
-        return f"{result.status.name.lower()} after {int(result.n_iter)} iterations"
-    return f"{int(result.converged.sum())} of {result.converged.numel()} models converged"
+    status = result.status
+    if isinstance(status, list):
+        return f"{int(result.converged.sum())} of {result.converged.numel()} models converged"
+    return f"{status.name.lower()} after {int(result.n_iter)} iterations"

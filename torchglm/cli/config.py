@@ -18,10 +18,14 @@ from torchglm.cli import names
 from torchglm.cli.schema import Data, Job
 
 MODE = "torchglm"
-DESCRIPTION = """Fit a generalised linear model as CONFIG.yaml says. Every key of the config is also a flag, and
-flags come after it: torchglm fit configs/poisson.yaml --family negative_binomial --solver.tol 1e-10"""
+DESCRIPTION = """Fit a generalised linear model as CONFIG.yaml says, and write a run folder with its report.
+Every key of the config is also a flag, and flags come after it:
+torchglm fit configs/poisson.yaml --family negative_binomial --solver.tol 1e-10"""
 
 _yaml_load = jsonargparse.get_loader("yaml")
+_WORDS = {r'^Parser key "config": ': "", r'Parser key "([\w.]+)":': r"\1:", r"<class '(\w+)'>": r"\1",
+          "typing[.]": "", "the following arguments are required:": "missing:"}
+_UNKNOWN_KEY = re.compile(r"(?:Group '(?P<group>\w+)' does not accept option|Option) '(?P<key>[\w.]+)'")
 
 
 def load_yaml(text: str) -> Any:
@@ -37,8 +41,9 @@ def dump_yaml(config: dict[str, Any]) -> str:
 
 jsonargparse.set_loader(MODE, load_yaml, (yaml.YAMLError,))
 jsonargparse.set_dumper(MODE, dump_yaml)
-register_type(torch.Tensor, lambda value: value.tolist(), lambda value: torch.tensor(value, dtype=torch.float64),
-              fail_already_registered=False)  # a strength or a parameter for each column
+# a strength or a parameter for each column is a list in YAML
+register_type(torch.Tensor, lambda tensor: tensor.tolist(),
+              lambda values: torch.tensor(values, dtype=torch.float64), fail_already_registered=False)
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
@@ -57,7 +62,7 @@ def parser() -> jsonargparse.ArgumentParser:
     found = jsonargparse.ArgumentParser(prog="torchglm fit", description=DESCRIPTION, parser_mode=MODE,
                                         exit_on_error=False, formatter_class=_Help,
                                         usage="torchglm fit CONFIG.yaml [--key value ...]")
-    found.add_argument("--config", action="config", metavar="FILE", help="the YAML file, where it does not come first")
+    found.add_argument("--config", action="config", help="the YAML file, where it does not come first")
     found.add_class_arguments(Job)
     found.set_defaults(solver={"class_path": names.SOLVERS["irls"]})
     for action in found._actions:
@@ -92,9 +97,9 @@ def read(arguments: Sequence[str]) -> tuple[Job, str]:
         files = [Path(str(file)) for file in config.pop("config", None) or []]
         config.data.path = located(config.data.path, files)
         job = Job(**vars(reader.instantiate(config)))
-    except (ArgumentError, jsonargparse.ArgumentError, TypeError, yaml.YAMLError) as error:
+    except (ArgumentError, jsonargparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(one_line(str(error))) from None
-    return job, reader.dump(config, skip_none=False)
+    return job, reader.dump(config, skip_unset=False)
 
 
 def located(path: str | list[str], configs: Sequence[Path]) -> str | list[str]:
@@ -137,23 +142,39 @@ def _check_flag(flag: str) -> None:
              "print_config", "help"]
     key = flag.removeprefix("--")
     if flag.startswith("--") and key not in known and key.split(".")[0] not in names.KEYS:
-        raise ValueError(f"unknown flag {flag}{names.nearest(key, known)}. See torchglm fit --help.")
+        near = names.nearest(flag, [f"--{name}" for name in known])
+        raise ValueError(f"unknown flag {flag}{near}. See torchglm fit --help.")
 
 
 def one_line(message: str) -> str:
     """A parser's message in one line and in plain words, with the nearest key where one was misspelt."""
-    text = " ".join(part.strip() for part in message.splitlines() if part.strip())
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    known = [*Job.__dataclass_fields__]
-    if found := re.search(r"(?:Group '(?P<group>\w+)' does not accept option|Option) '(?P<key>[\w.]+)'", text):
-        if found["group"]:
-            known = [*Data.__dataclass_fields__]
-        paths = re.findall(r"class_path '([\w.]+)'", text)
-        where = found["group"] or (paths[-1] if paths else "config")
-        known = names.parameters(paths[-1]) if paths else known
-        return f"{where}: unknown key {found['key']!r}{names.nearest(found['key'], known)}; known: {', '.join(known)}."
-    text = re.sub(r"^Parser key \"config\": ", "", text)
-    text = re.sub(r"Parser key \"([\w.]+)\":", r"\1:", text)
-    text = re.sub(r"<class '(\w+)'>", r"\1", text).replace("typing.", "")
-    text = text.replace("the following arguments are required:", "missing:")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", message).splitlines()
+    text = " ".join(line.strip() for line in _chosen(lines) if line.strip())
+    if found := _UNKNOWN_KEY.search(text):
+        return _unknown(found["key"], found["group"], re.findall(r"class_path '([\w.]+)'", text))
+    if text.startswith("Unexpected config:"):
+        return f"the config must hold lines of 'key: value', got {text[18:60].strip()!r}."
+    for ugly, plain in _WORDS.items():
+        text = re.sub(ugly, plain, text)
     return text
+
+
+def _chosen(lines: list[str]) -> list[str]:
+    """The lines of a message; where a value fits none of several types, what each but null said of it."""
+    errors = next((i for i, line in enumerate(lines) if line.strip() == "Errors:"), None)
+    if errors is None:
+        return lines
+    key = [line for line in lines[:1] if line.startswith("Parser key")]
+    inside = "\n".join(line for line in lines[errors + 1 :] if not line.strip().startswith("Given value"))
+    said = [part for part in re.split(r"(?:^|\n)\s*- ", inside) if part and "NoneType" not in part]
+    return [*key, *"; or ".join(dict.fromkeys(said)).splitlines()]
+
+
+def _unknown(key: str, group: str | None, paths: list[str]) -> str:
+    """What is said of a key that is unknown at the top, in a group or to the class at the last path."""
+    where, known = "config", list(Job.__dataclass_fields__)
+    if group:
+        where, known = group, list(Data.__dataclass_fields__)
+    elif paths:
+        where, known = paths[-1], names.parameters(paths[-1])
+    return f"{where}: unknown key {key!r}{names.nearest(key, known)}; known: {', '.join(known)}."

@@ -57,7 +57,8 @@ def _dispatch(given: list[str]) -> int:
     if given[0] not in COMMANDS:
         from torchglm.cli.names import nearest
 
-        raise ValueError(f"unknown command {given[0]!r}{nearest(given[0], COMMANDS)}. Known: {', '.join(COMMANDS)}.")
+        near = nearest(given[0], COMMANDS)
+        raise ValueError(f"unknown command {given[0]!r}{near}. Known: {', '.join(COMMANDS)}.")
     from torchglm.cli import commands
 
     getattr(commands, given[0])(given[1:])

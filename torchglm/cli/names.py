@@ -37,7 +37,8 @@ def optimizer_paths() -> Paths:
             if issubclass(value, optim.Optimizer) and value is not optim.Optimizer}
 
 
-PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge", "elastic_net": "torchglm.fitting.penalties.ElasticNet"}
+PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge",
+             "elastic_net": "torchglm.fitting.penalties.ElasticNet"}
 SOLVERS = {"irls": "torchglm.cli.schema.IRLS", "sgd": "torchglm.cli.sgd.SGD"}
 TRAINERS = {"trainer": "lightning.Trainer"}
 
@@ -68,7 +69,7 @@ def expand_value(key: str, value: Any, paths: Paths) -> Any:
         value = {"name": key, **value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError(f"{key}: got {value!r}; write a name, or {{name: …, …}}. Known: {', '.join(paths)}.")
-    name, arguments = value["name"], {k: v for k, v in value.items() if k != "name"}
+    name, arguments = str(value["name"]), {k: v for k, v in value.items() if k != "name"}
     if name not in paths and "." not in name:
         raise ValueError(f"{key}: unknown name {name!r}{nearest(name, paths)}; known: {', '.join(paths)}.")
     path = paths.get(name, name)
@@ -105,7 +106,7 @@ def check_keys(where: str, got: Iterable[str], known: Iterable[str]) -> None:
 
 
 def parameters(path: str) -> list[str]:
-    """The names of the arguments of the class at a class path. Raises ValueError where there is no such class."""
+    """The names of the arguments of the class at a class path. Raises ValueError where there is none."""
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
@@ -117,12 +118,13 @@ def parameters(path: str) -> list[str]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"`, or nothing where no known name is near."""
     known = list(known)
-    near = get_close_matches(name, known, n=1) or [k for k in known if len(name) > 2 and _abbreviates(name, k)]
+    near = get_close_matches(name, known, n=1)
+    near = near or [k for k in known if len(name) > 2 and _abbreviates(name, k)]
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _abbreviates(short: str, name: str) -> bool:
-    """Whether the letters of `short` occur in `name` in their order, as those of negbin in negative_binomial."""
+    """Whether the letters of `short` occur in `name` in order, as those of negbin in negative_binomial."""
     letters = iter(name)
     return all(letter in letters for letter in short.lower())
 

@@ -62,7 +62,7 @@ class Prediction:
     def piece(self, table: pa.Table, first: int) -> dict[str, Any]:
         """The output columns for the rows of a table whose first row is number `first`.
 
-        Raises ValueError for a missing value, an unseen category or group, or an exposure that is not positive.
+        Raises ValueError for a missing value, an unseen category or group, or an exposure not above 0.
         """
         keys = self.result.group_names or []
         spec = self.result.spec
@@ -79,11 +79,11 @@ class Prediction:
         groups = {name: table.column(name) for name in keys}
         return {**groups, **{name: value.numpy() for name, value in values.items()}}
 
-    def _values(self, result: Result, x: Tensor, offset: Tensor | None, kind: str) -> list[tuple[str, Tensor]]:
-        if not self.se:
-            return [(kind, result.predict(x, offset=offset, kind=kind))]
-        value, error = result.predict(x, offset=offset, kind=kind, se=True)
-        return [(kind, value), (f"{kind}_se", error)]
+    def _values(self, result: Result, x: Tensor, offset: Tensor | None,
+                kind: str) -> list[tuple[str, Tensor]]:
+        found = result.predict(x, offset=offset, kind=kind, se=self.se)
+        parts = found if isinstance(found, tuple) else (found,)
+        return list(zip((kind, f"{kind}_se"), parts, strict=False))
 
     def _offset(self, table: pa.Table, first: int) -> Tensor | None:
         from torchglm.data import numbers
@@ -98,8 +98,8 @@ class Prediction:
             bad = ~(exposure > 0) | exposure.isinf()
             if bool(bad.any()):
                 row = int(bad.nonzero()[0])
-                raise ValueError(f"Exposure {self.columns['exposure']!r} must be finite and > 0; row {first + row} has "
-                                 f"{float(exposure[row]):g}. Correct or drop that row.")
+                raise ValueError(f"Exposure {self.columns['exposure']!r} must be finite and > 0; row "
+                                 f"{first + row} has {float(exposure[row]):g}. Correct or drop that row.")
             total = total + exposure.log()
         return total
 
@@ -118,8 +118,8 @@ class Prediction:
             known = tuple(map(_plain, label))
             if known not in place:
                 said = ", ".join(f"{key} = {value!r}" for key, value in zip(keys, label, strict=True))
-                raise ValueError(f"Row {first + int(rows[0])} belongs to the group {said}, for which no model was "
-                                 "fitted. Drop such rows, or fit again with that group.")
+                raise ValueError(f"Row {first + int(rows[0])} belongs to the group {said}, for which no "
+                                 "model was fitted. Drop such rows, or fit again with that group.")
             yield self.result[place[known]], rows
 
 

@@ -156,6 +156,6 @@ class Job:
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"device: got {self.device!r}. Known: auto, cpu, cuda, cuda:0.")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device: {self.device} is not here ({torch.cuda.device_count()} CUDA devices found). "
-                             "Use device: auto or cpu.")
+            raise ValueError(f"device: {self.device} is not here ({torch.cuda.device_count()} CUDA devices "
+                             "found). Use device: auto or cpu.")
         return device

@@ -70,4 +70,5 @@ def waiting(what: str, total: int | None = None) -> Iterator[Progress]:
         timer.cancel()
         if timer.ident is not None:
             timer.join()
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()

@@ -1,0 +1,175 @@
+"""From YAML and flags to a typed job and back: short names, overrides, paths, and misspelt keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from torchglm import families, links
+from torchglm.cli import config, main, names
+from torchglm.cli.schema import IRLS, Job
+
+BASE = "data: {path: a.parquet, formula: y ~ x}\nfamily: poisson\n"
+
+
+@pytest.fixture
+def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
+    """A function from YAML text and flags to the job and its resolved YAML."""
+    monkeypatch.chdir(tmp_path)
+
+    def read(text: str = BASE, *flags: str) -> tuple[Job, str]:
+        Path("c.yaml").write_text(text)
+        return config.read(["c.yaml", *flags])
+
+    return read
+
+
+def test_the_defaults(read) -> None:  # noqa: ANN001
+    job, _ = read()
+    assert type(job.solver) is IRLS and (job.solver.tol, job.solver.max_iter) == (1e-8, 50)
+    assert (job.link, job.penalty, job.seed, job.device) == (None, None, 0, "auto")
+    assert job.precision is torch.float64
+    assert job.data.roles == {} and job.data.groups == []
+
+
+@pytest.mark.parametrize("name", families.names())
+def test_every_family_by_name(read, name: str) -> None:  # noqa: ANN001
+    job, _ = read(BASE.replace("poisson", name))
+    assert type(job.family) is type(families.get(name))
+    assert type(read(BASE, "--family", name)[0].family) is type(job.family)
+
+
+@pytest.mark.parametrize("name", links.names())
+def test_every_link_by_name(read, name: str) -> None:  # noqa: ANN001
+    assert type(read(BASE + f"link: {name}\n")[0].link) is type(links.get(name))
+
+
+def test_short_forms_with_arguments(read) -> None:  # noqa: ANN001
+    job, text = read(
+        "data: {path: [a.csv, b.csv], formula: y ~ x, by: [g, h], exposure: e, weights: w}\n"
+        "family: {name: negative_binomial, alpha: 0.5}\nlink: {name: power, power: 0.5}\n"
+        "penalty: {name: elastic_net, l1: 0.1, l2: [1, 2]}\n"
+        "solver: {name: irls, tol: 1e-10, singular: minnorm}\ndispersion: pearson\ndtype: float32\n"
+    )
+    assert float(job.family.alpha) == pytest.approx(0.5) and job.link.power == 0.5
+    assert float(job.penalty.l1) == 0.1 and job.penalty.l2.tolist() == [1, 2]
+    assert (job.solver.tol, job.solver.singular, job.dispersion) == (1e-10, "minnorm", "pearson")
+    assert job.precision is torch.float32 and job.data.groups == ["g", "h"]
+    assert job.data.roles == {"exposure": "e", "weights": "w"}
+    assert "class_path" not in text
+    again, same = read(text)
+    assert same == text and again.data == job.data and again.penalty.l2.tolist() == [1, 2]
+
+
+def test_flags_override_in_order(read) -> None:  # noqa: ANN001
+    job, _ = read(BASE, "--family=negative_binomial", "--family.alpha", "2", "--solver.max_iter=7", "--link",
+                  "{name: power, power: 2}", "--data.by", "g", "--seed", "3",
+                  "--penalty", "{name: ridge, l2: 1}")
+    assert float(job.family.alpha) == pytest.approx(2) and job.solver.max_iter == 7
+    assert job.link.power == 2 and job.data.groups == ["g"] and job.seed == 3 and float(job.penalty.l2) == 1
+    assert read(BASE + "penalty: {name: ridge, l2: 1}\n", "--penalty", "null")[0].penalty is None
+
+
+def test_no_file_is_needed(read) -> None:  # noqa: ANN001
+    job, _ = config.read(["--data.path", "a.csv", "--data.formula", "y ~ x", "--family", "gamma"])
+    assert job.family.name == "gamma"
+
+
+def test_a_class_path_stands_for_ones_own_class(read) -> None:  # noqa: ANN001
+    job, _ = read(BASE.replace("poisson", "{class_path: torchglm.families.Tweedie, init_args: {power: 1.2}}"))
+    assert float(job.family.power) == pytest.approx(1.2)
+    assert read(BASE, "--link", "torchglm.links.Cauchit")[0].link.name == "cauchit"
+
+
+def test_printed_config_is_a_config(read, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN001
+    Path("c.yaml").write_text(BASE)
+    flags = ["--family", "tweedie", "--penalty", "{name: ridge, l2: 2}", "--print_config"]
+    assert main(["fit", "c.yaml", *flags]) == 0
+    printed = capsys.readouterr().out
+    job, text = read(printed)
+    assert text.strip() == printed.strip() and job.family.estimates_shape and float(job.penalty.l2) == 2
+
+
+def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "set").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for place in (tmp_path / "set" / "a.parquet", tmp_path / "set" / "b1.csv"):
+        place.touch()
+    given = [Path("../set/c.yaml")]
+    assert config.located("a.parquet", given) == "../set/a.parquet"
+    assert config.located("b*.csv", given) == "../set/b*.csv"
+    assert config.located(["a.parquet", str(tmp_path)], given) == ["../set/a.parquet", str(tmp_path)]
+    assert config.located("nowhere.csv", given) == "nowhere.csv"
+    Path("a.parquet").touch()
+    assert config.located("a.parquet", given) == "a.parquet"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("famly: poisson\n", "config: unknown key 'famly' (did you mean 'family'?); known: data, "),
+        (BASE + "sead: 1\n", "config: unknown key 'sead' (did you mean 'seed'?)"),
+        ("data: {pth: a}\n", "data: unknown key 'pth' (did you mean 'path'?)"),
+        ("family: negbin\n", "family: unknown name 'negbin' (did you mean 'negative_binomial'?); known: "),
+        ("family: {alpha: 1}\n", "family: got {'alpha': 1}; write a name, or {name: …, …}."),
+        ("family: {name: tweedie, powr: 1}\n", "tweedie: unknown key 'powr' (did you mean 'power'?)"),
+        ("family: {name: poisson, rate: 1}\n", "poisson: unknown key 'rate'; known: none."),
+        ("penalty: {name: rigde, l2: 1}\n", "penalty: unknown name 'rigde' (did you mean 'ridge'?)"),
+        ("solver: {name: irls, max_itr: 1}\n", "irls: unknown key 'max_itr' (did you mean 'max_iter'?)"),
+        ("solver: newton\n", "solver: unknown name 'newton'; known: irls, sgd."),
+        (BASE + "solver: {name: irls, max_iter: many}\n", "max_iter"),
+        (BASE + "solver: {name: irls, tol: 0}\n", "solver.tol must be > 0, got 0"),
+        (BASE + "solver: {name: irls, singular: maybe}\n", "'drop', 'minnorm', 'error'"),
+        (BASE + "dtype: float16\n", "dtype: Expected a Literal['float64', 'float32']. Got value: float16"),
+        (BASE + "penalty: {name: ridge, l2: -1}\n", "l2 must be one number >= 0"),
+        (BASE.replace("poisson", "{name: negative_binomial, alpha: -1}"), "needs alpha >= 0, got -1"),
+        ("data: {path: a}\n", "missing: data.formula, family"),
+        ("data: [\n", "line 2"),
+        ("- 1\n", "the config must hold lines of 'key: value', got '- 1'."),
+        ("", "the config must hold lines of 'key: value', got ''."),
+        (BASE + "dispersion: pierson\n", "dispersion: Expected a float; or Expected a Literal['pearson', "),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(read, text: str, said: str) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError) as error:
+        read(text)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--famly", "gamma"], "unknown flag --famly (did you mean '--family'?)"),
+        (["--data.exposur", "e"], "unknown flag --data.exposur (did you mean '--data.exposure'?)"),
+        (["--solver.tool", "1"], "unknown key 'tool' (did you mean 'tol'?)"),
+        (["--family"], "--family needs a value, such as --family gaussian"),
+        (["--seed", "x"], "seed: Expected a int. Got value: x"),
+        (["extra"], "unrecognized arguments: extra"),
+    ],
+)
+def test_wrong_flags_are_said_in_a_line(read, flags: list[str], said: str) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError) as error:
+        read(BASE, *flags)
+    assert said in str(error.value)
+
+
+def test_a_config_that_is_not_there(read) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match="nope.yaml"):
+        config.read(["nope.yaml"])
+
+
+def test_expanding_and_contracting_are_inverse() -> None:
+    short = {"family": {"name": "tweedie", "power": 1.5}, "link": "log", "penalty": None, "seed": 1}
+    assert names.contract(names.expand(short)) == short
+
+
+def test_help_names_what_may_stand_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for word in ("--data.formula", "negative_binomial", "inverse_squared", "elastic_net", "irls, sgd"):
+        assert word in shown
+    assert "class_path" not in shown.lower() and "<class" not in shown
