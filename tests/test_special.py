@@ -298,6 +298,15 @@ def test_quantiles_at_the_ends_and_outside() -> None:
     assert special.chi2_icdf(tensor(1.5), 5.0).isnan().all()
 
 
+def test_no_degrees_of_freedom_have_no_tail() -> None:
+    for df in (0.0, -1.0, math.nan):
+        assert special.student_t_sf(tensor(0.0, 2.0), df).isnan().all()
+        assert special.chi2_sf(tensor(0.0, 2.0), df).isnan().all()
+        assert special.f_sf(tensor(0.0, 2.0), 2.0, df).isnan().all()
+        assert special.student_t_icdf(tensor(0.1, 0.975), df).isnan().all()
+        assert special.chi2_icdf(tensor(0.1, 0.975), df).isnan().all()
+
+
 def test_quantiles_differentiate() -> None:
     p, df = tensor(0.2, 0.97).requires_grad_(), tensor(3.3, 12.0).requires_grad_()
     assert torch.autograd.gradcheck(special.student_t_icdf, (p, df))

@@ -10,6 +10,7 @@ from torchglm.special.elementary import (
     kl_div,
     log1pmx,
     log_factorial_remainder,
+    log_one_plus_minus_over,
     stirling_remainder,
 )
 from torchglm.special.incomplete import log_betainc, log_gammainc
@@ -51,6 +52,7 @@ __all__ = [
     "inverse_gaussian_quantile",
     "kl_div",
     "log1pmx",
+    "log_one_plus_minus_over",
     "log_betainc",
     "log_factorial_remainder",
     "log_gammainc",

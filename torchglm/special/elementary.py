@@ -7,9 +7,9 @@ from torch import Tensor
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
-# log1p(u) - u = r (2 r^2 (1/3 + r^2/5 + r^4/7 + ...) - u) with r = u / (2 + u), used where |r| < 0.1.
-_NEAR = 0.1
-_ATANH = tuple(1 / (2 * k + 3) for k in range(7))
+# (log1p(u) - u) / u = (2 r^2 (1/3 + r^2/5 + r^4/7 + ...) - u) / (2 + u) with r = u / (2 + u), for |u| < 0.2.
+_NEAR = 0.2
+_ATANH = tuple(2 / (2 * k + 3) for k in range(7))
 
 # Coefficients of x^-1, x^-3, ... in Stirling's series: B_2k / (2k (2k - 1)). At x = 10 the next is 3e-17.
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
@@ -33,11 +33,12 @@ def log_one_plus_minus_over(u: Tensor, log_ratio: Tensor) -> Tensor:
 
     Only the values of `log_ratio` away from `u = 0` are used; `u = 0` gives 0.
     """
-    near = (u > -2 * _NEAR / (1 + _NEAR)) & (u < 2 * _NEAR / (1 - _NEAR))
+    near = u.abs() < _NEAR
     close = torch.where(near, u, 0.0)
-    sum_ = close + 2
-    square = (close / sum_) ** 2
-    series = (2 * square * _horner(square, _ATANH) - close) / sum_
+    twice = close + 2
+    r = close / twice
+    square = r * r
+    series = (square * _horner(square, _ATANH) - close) / twice
     return torch.where(near, series, log_ratio / torch.where(near, 1.0, u) - 1)
 
 

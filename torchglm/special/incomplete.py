@@ -132,7 +132,8 @@ def _log_gammainc(a: Tensor, x: Tensor) -> LogPair:
     upper = torch.where(below, _log_one_minus_sum(first, rest, log_lower, a), log_upper)
     lower = torch.where(inside, lower, torch.where(x > 0, 0.0, -math.inf))
     upper = torch.where(inside, upper, torch.where(x > 0, -math.inf, 0.0))
-    return lower.where(~torch.isnan(x), x), upper.where(~torch.isnan(x), x)
+    missing = torch.isnan(x) | ~(a > 0)
+    return lower.masked_fill(missing, math.nan), upper.masked_fill(missing, math.nan)
 
 
 def _log_one_minus_sum(first: Tensor, rest: Tensor, log_sum: Tensor, a: Tensor) -> Tensor:
@@ -146,7 +147,7 @@ def _log_one_minus_sum(first: Tensor, rest: Tensor, log_sum: Tensor, a: Tensor) 
 def log_gammainc(a: Tensor, x: Tensor) -> LogPair:
     """`log P(a, x)` and `log Q(a, x)`, the regularised incomplete gamma ratios; `a > 0`, `x >= 0` broadcast.
 
-    Source: DLMF 8.6, with `P(a, x) = P(a + 1, x) + x^a exp(-x) / Gamma(a + 1)`.
+    NaN for other shapes. Source: DLMF 8.6, with `P(a, x) = P(a + 1, x) + x^a exp(-x) / Gamma(a + 1)`.
     """
     return _log_gammainc(*wide(a, x))
 
@@ -194,12 +195,12 @@ def _log_betainc(a: Tensor, b: Tensor, x: Tensor, y: Tensor) -> LogPair:
 def log_betainc(a: Tensor, b: Tensor, x: Tensor, y: Tensor | None = None) -> LogPair:
     """`log I_x(a, b)` and `log(1 - I_x(a, b))`, the regularised incomplete beta ratios.
 
-    `a, b > 0` and `0 <= x <= 1` broadcast. Give `y = 1 - x` where it is known better than by subtraction.
-    Source: DLMF 8.17, with `I_x(a, b) = I_x(a + 1, b) + x^a y^b / (a B(a, b))`.
+    `a, b > 0` and `0 <= x <= 1` broadcast; NaN for other shapes. Give `y = 1 - x` where it is known
+    better than by subtraction. Source: DLMF 8.17, with `I_x(a, b) = I_x(a + 1, b) + x^a y^b / (a B(a, b))`.
     """
     a, b, x, y = wide(a, b, x, 1 - x if y is None else y)
     lower, upper = _log_betainc(a, b, x, y)
     lower = torch.where(x <= 0, -math.inf, torch.where(y <= 0, 0.0, lower))
     upper = torch.where(x <= 0, 0.0, torch.where(y <= 0, -math.inf, upper))
-    missing = torch.isnan(x) | torch.isnan(y)
+    missing = torch.isnan(x) | torch.isnan(y) | ~(a > 0) | ~(b > 0)
     return lower.masked_fill(missing, math.nan), upper.masked_fill(missing, math.nan)

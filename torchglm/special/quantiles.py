@@ -88,7 +88,7 @@ def gamma_quantile(a: Tensor, log_lower: Tensor, log_upper: Tensor) -> Tensor:
         (cube > 0.2) & (a > 0.2), torch.log(a) + 3 * torch.log(cube.clamp(min=0.2)), near_zero
     )
     z = solve_log_tails(tails, start.detach(), below, above, longest=2.0)
-    return with_ends(torch.exp(z), log_lower, log_upper, math.inf)
+    return with_ends(torch.exp(z), log_lower, log_upper, math.inf).masked_fill(~(a > 0), math.nan)
 
 
 def beta_quantile_logit(a: Tensor, b: Tensor, log_lower: Tensor, log_upper: Tensor, start: Tensor) -> Tensor:
@@ -108,5 +108,6 @@ def beta_quantile(a: Tensor, b: Tensor, log_lower: Tensor, log_upper: Tensor) ->
     normal = torch.special.ndtri(torch.exp(below)).clamp(-30, 30)
     start = torch.log(a / b) + normal * torch.sqrt(1 / a + 1 / b)
     z = beta_quantile_logit(a, b, below, above, start)
+    z = z.masked_fill(~(a > 0) | ~(b > 0), math.nan)
     x = with_ends(torch.sigmoid(z), log_lower, log_upper, 1.0)
     return x, with_ends(torch.sigmoid(-z), log_upper, log_lower, 1.0)

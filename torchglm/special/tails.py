@@ -62,7 +62,7 @@ def student_t_sf(t: Tensor, df: Tensor) -> Tensor:
     `I_x(df / 2, 1 / 2) / 2` at `x = df / (df + t^2)` for `t >= 0`. Source: DLMF 8.17 and Johnson, Kotz and
     Balakrishnan (1995), Continuous univariate distributions, chapter 28.
     """
-    finite = torch.isfinite(df)
+    finite = df != math.inf
     upper = 0.5 * torch.exp(_student_t_half(t, torch.where(finite, df, 1.0)))
     return torch.where(finite, torch.where(t > 0, upper, 1 - upper), normal_sf(t))
 
@@ -70,7 +70,7 @@ def student_t_sf(t: Tensor, df: Tensor) -> Tensor:
 @_as_first
 def student_t_icdf(p: Tensor, df: Tensor) -> Tensor:
     """The `t` with `P(T <= t) = p` for a Student t variable with `df > 0` degrees of freedom (or `inf`)."""
-    finite = torch.isfinite(df)
+    finite = df != math.inf
     nu = torch.where(finite, df, 1.0)
     tail = torch.minimum(p, 1 - p)
     inside = (tail > 0) & (p != 0.5)
@@ -85,7 +85,8 @@ def student_t_icdf(p: Tensor, df: Tensor) -> Tensor:
     z = beta_quantile_logit(0.5 * nu, half, log_outer, log_inner, start)
     t = torch.sqrt(nu) * torch.exp(-0.5 * z) * torch.sign(p - 0.5)
     ends = torch.where(p == 0.5, 0.0, torch.where(tail == 0, math.inf, math.nan) * torch.sign(p - 0.5))
-    return torch.where(finite, torch.where(inside, t, ends), torch.special.ndtri(p))
+    t = torch.where(finite, torch.where(inside, t, ends), torch.special.ndtri(p))
+    return t.masked_fill(~(df > 0), math.nan)
 
 
 # ---- chi-squared and F
@@ -110,7 +111,7 @@ def f_sf(x: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
     `df2 = inf` is chi-squared over `df1`; else `I_z(df2 / 2, df1 / 2)` at `z = df2 / (df2 + df1 x)`.
     """
     x = x.clamp(min=0)
-    finite = torch.isfinite(df2)
+    finite = df2 != math.inf
     ratio = df1 * x / torch.where(finite, df2, 1.0)
     lower, _ = log_betainc(
         0.5 * torch.where(finite, df2, 1.0), 0.5 * df1, 1 / (1 + ratio), 1 / (1 + 1 / ratio)
@@ -121,7 +122,7 @@ def f_sf(x: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
 @_as_first
 def f_icdf(p: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
     """The `x` with `P(F <= x) = p` for an F variable with `df1, df2 > 0` degrees of freedom (or `inf`)."""
-    finite = torch.isfinite(df2)
+    finite = df2 != math.inf
     below, above = log_pair(p)
     x, y = beta_quantile(0.5 * df1, 0.5 * torch.where(finite, df2, 1.0), below, above)
     return torch.where(finite, df2 / df1 * x / y, 2 / df1 * gamma_quantile(0.5 * df1, below, above))
