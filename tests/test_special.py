@@ -298,6 +298,14 @@ def test_quantiles_at_the_ends_and_outside() -> None:
     assert special.chi2_icdf(tensor(1.5), 5.0).isnan().all()
 
 
+def test_survival_functions_compile() -> None:
+    t = tensor(0.3, -2.0)
+    compiled = torch.compile(special.student_t_sf, fullgraph=True, backend="eager")
+    assert_near(compiled(t, 5.0), special.student_t_sf(t, 5.0), 1e-14)
+    mapped = torch.func.vmap(special.student_t_sf, (0, None))(t, torch.tensor(5.0, dtype=F64))
+    assert_near(mapped, special.student_t_sf(t, 5.0), 1e-14)
+
+
 def test_no_degrees_of_freedom_have_no_tail() -> None:
     for df in (0.0, -1.0, math.nan):
         assert special.student_t_sf(tensor(0.0, 2.0), df).isnan().all()

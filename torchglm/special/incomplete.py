@@ -51,8 +51,7 @@ def chunked(function: Callable[..., LogPair]) -> Callable[..., LogPair]:
     return apply
 
 
-@functools.cache
-def gauss_legendre() -> tuple[list[float], list[float]]:
+def _gauss_legendre() -> tuple[list[float], list[float]]:
     """Nodes and weights on (0, 1), in decimal arithmetic: numpy's weights are good to 1e-12 only."""
     nodes, weights = [], []
     with localcontext() as context:
@@ -70,6 +69,9 @@ def gauss_legendre() -> tuple[list[float], list[float]]:
     return nodes, weights
 
 
+NODES, WEIGHTS = _gauss_legendre()  # 8 ms, here so that torch.compile need not trace it
+
+
 def _integral(
     psi: Callable[..., Tensor],
     slope: Callable[..., Tensor],
@@ -85,10 +87,9 @@ def _integral(
         end = 2 * _FALL / (steepness + torch.sqrt(steepness**2 + 2 * _FALL * curvature))
         for _ in range(_NEWTON_STEPS):
             end = end - (psi(end, *shape) + _FALL) / slope(end, *shape)
-    nodes, weights = gauss_legendre()
-    s = end.unsqueeze(-1) * end.new_tensor(nodes)
+    s = end.unsqueeze(-1) * end.new_tensor(NODES)
     values = torch.exp(psi(s, *(v.unsqueeze(-1) for v in shape)))
-    return end * (values * end.new_tensor(weights)).sum(-1)
+    return end * (values * end.new_tensor(WEIGHTS)).sum(-1)
 
 
 def log_complement(log_p: Tensor) -> Tensor:

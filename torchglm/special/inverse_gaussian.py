@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchglm.special.elementary import HALF_LOG_2PI
-from torchglm.special.incomplete import LogPair, chunked, gauss_legendre, log_complement, wide
+from torchglm.special.incomplete import NODES, WEIGHTS, LogPair, chunked, log_complement, wide
 from torchglm.special.quantiles import clip, solve_log_tails, with_ends
 
 _FALL = 40.0
@@ -28,11 +28,10 @@ def _mills(x: Tensor) -> Tensor:
 
 def _mills_difference(a: Tensor, gap: Tensor) -> Tensor:
     """`M(a) - M(a + gap)` for `a > -1`, `gap > 0`: by its integral where the two are close."""
-    nodes, weights = gauss_legendre()
     end = 2 * _FALL / (a + torch.sqrt(a**2 + 2 * _FALL))
-    s = end.unsqueeze(-1) * end.new_tensor(nodes)
+    s = end.unsqueeze(-1) * end.new_tensor(NODES)
     values = torch.exp(-a.unsqueeze(-1) * s - 0.5 * s**2) * -torch.expm1(-gap.unsqueeze(-1) * s)
-    integral = end * (values * end.new_tensor(weights)).sum(-1)
+    integral = end * (values * end.new_tensor(WEIGHTS)).sum(-1)
     return torch.where(gap < 1, integral, _mills(a) - _mills(a + gap))
 
 
