@@ -83,6 +83,8 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         """Itself: Lightning sets the epoch of a loader's sampler, so a resumed run goes on in its order."""
         return self
 
+    batch_sampler: None = None  # Lightning asks for it wherever there is a sampler
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
         self.epoch = epoch
