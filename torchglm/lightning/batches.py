@@ -127,8 +127,10 @@ def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -
 
 
 def take(batch: GLMBatch, rows: Tensor | slice) -> GLMBatch:
-    """Some rows of a batch of tensors."""
-    return GLMBatch(*(None if value is None else value[rows] for value in batch))
+    """Some rows of a batch of tensors: a slice is a view, an index gathers."""
+    if isinstance(rows, slice):
+        return GLMBatch(*(None if value is None else value[rows] for value in batch))
+    return GLMBatch(*(None if value is None else value.index_select(0, rows) for value in batch))
 
 
 def join(parts: list[GLMBatch]) -> GLMBatch:

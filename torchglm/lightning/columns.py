@@ -17,7 +17,7 @@ RANK = 1e-10  # directions of less than this share of the largest variance, in c
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a batch in float64, as the formulas of a family take them; all but `x` are `(n,)`."""
+    """The rows of a batch in float64, on the head's device, as families take them; all but `x` are (n,)."""
 
     x: Tensor
     y: Tensor
@@ -34,10 +34,11 @@ class Rows:
         if shapes["x"] != (n, head.in_features) or "y" not in given or not all(columns):
             raise ValueError(f"A batch to fit needs x (n, {head.in_features}), y (n,) and the others like y; "
                              f"got {shapes}.")
-        flat = {name: value.detach().double().reshape(n) for name, value in given.items() if name != "x"}
+        flat = {name: value.detach().to(head.weight.device, torch.float64).reshape(n)
+                for name, value in given.items() if name != "x"}
         y, factor = head.family.encode(flat["y"], trials=flat.get("trials"), event=flat.get("event"))
         weight, offset = flat.get("weight", torch.ones_like(y)), flat.get("offset", torch.zeros_like(y))
-        x = batch.x.detach().double()
+        x = batch.x.detach().to(y)
         return cls(x, y, weight if factor is None else weight * factor, offset)
 
 

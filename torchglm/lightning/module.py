@@ -41,7 +41,8 @@ class LitGLM(LightningModule):
         penalty: a scalar function of the model, added to the loss.
         scale: the training loss is divided by it; what is logged is not.
 
-    Logged: `train_loss` (by step and epoch), `val_loss`, `val_deviance`, `val_d2`, and `test_` the same.
+    Logged: `train_loss` by epoch, `train_loss_step` every `log_every_n_steps`, `val_loss`, `val_deviance`,
+    `val_d2`, and `test_` the same.
     `predict` gives means. Checkpoints of a head alone load by `LitGLM.load_from_checkpoint(path)`; those of a
     network need `model=`, a module of the same shape.
     Raises `ValueError` for a model without a head.
@@ -59,6 +60,7 @@ class LitGLM(LightningModule):
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.penalty, self.scale = penalty, scale
         wanted = {"deviance": Deviance, "d2": D2} if metrics is None else metrics
+        self.train_loss = WeightedMean()
         self.metrics = nn.ModuleDict({stage: nn.ModuleDict({
             "loss": WeightedMean(), **{name: self._made(metric) for name, metric in wanted.items()}})
             for stage in ("val", "test")})
@@ -84,10 +86,23 @@ class LitGLM(LightningModule):
         loss = total / _shared(weight)
         if self.penalty is not None:
             loss = loss + self.penalty(self.model)
-        if self._trainer is not None:
-            self.log("train_loss", loss.detach(), on_step=True, on_epoch=True, prog_bar=True,
-                     batch_size=_length(rows))
+        self.train_loss.update(total, weight)
+        every = getattr(self._trainer, "log_every_n_steps", 0)  # absent where no Trainer runs the step
+        if every and batch_idx % every == 0:
+            self.log("train_loss_step", loss.detach(), on_step=True, prog_bar=True, batch_size=_length(rows))
         return loss / self.scale
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss of the epoch, every row weighted as it is."""
+        self.log("train_loss", self.train_loss.compute())
+        self.train_loss.reset()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> GLMBatch:
+        """The batch on the device, without Lightning's walk through nested collections where it has none."""
+        rows = as_batch(batch)
+        x = rows.x if isinstance(rows.x, Tensor) else super().transfer_batch_to_device(rows.x, device, 0)
+        placed = (value if value is None else value.to(device, non_blocking=True) for value in rows[1:])
+        return GLMBatch(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, *placed)
 
     def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Sums of one batch."""

@@ -40,7 +40,7 @@ def newton(inner: WhitenedGLM, head: GLMHead, batches: Iterable[GLMBatch],
     for batch in batches:
         rows = Rows.of(batch, head)
         w = rows.weight
-        z = F.linear(rows.x.to(mean.device) - mean, matrix, constant)
+        z = F.linear(rows.x - mean, matrix, constant)
         eta = z @ trained + start + rows.offset
         mu = link(eta)
         slope, information = family.score_and_weight(rows.y, eta, mu, link, False)
