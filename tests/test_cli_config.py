@@ -173,3 +173,32 @@ def test_help_names_what_may_stand_there(capsys: pytest.CaptureFixture[str]) -> 
     for word in ("--data.formula", "negative_binomial", "inverse_squared", "elastic_net", "irls, sgd"):
         assert word in shown
     assert "class_path" not in shown.lower() and "<class" not in shown
+
+
+def test_sgd_takes_optimizers_and_trainer_arguments(read) -> None:  # noqa: ANN001
+    job, text = read(BASE + "solver: {name: sgd, batch_size: 64, optimizer: {name: adamw, lr: 0.5}, "
+                     "trainer: {max_epochs: 3}}\n", "--solver.optimizer.weight_decay", "0.1")
+    made = job.solver.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert type(made) is torch.optim.AdamW
+    assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.5, 0.1)
+    assert (job.solver.batch_size, job.solver.trainer) == (64, {"max_epochs": 3})
+    assert read(text)[1] == text
+    assert type(read(BASE, "--solver", "sgd", "--solver.optimizer", "lbfgs")[0].solver.optimizer(
+        [torch.nn.Parameter(torch.zeros(1))])) is torch.optim.LBFGS
+
+
+@pytest.mark.parametrize(
+    ("solver", "said"),
+    [
+        ("trainer: {max_epoch: 3}", "trainer: unknown key 'max_epoch' (did you mean 'max_epochs'?)"),
+        ("trainer: {max_epochs: many}", "solver.trainer.max_epochs: Expected a int"),
+        ("optimizer: adma", "solver.optimizer: unknown name 'adma'"),
+        ("optimizer: {name: adam, lrr: 1}", "adam: unknown key 'lrr' (did you mean 'lr'?)"),
+        ("batch_sise: 3", "sgd: unknown key 'batch_sise' (did you mean 'batch_size'?)"),
+        ("batch_size: 0", "solver.batch_size must be at least 1, got 0"),
+    ],
+)
+def test_what_is_wrong_with_sgd_is_said_in_a_line(read, solver: str, said: str) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError) as error:
+        read(BASE + "solver: {name: sgd, " + solver + "}\n")
+    assert said.removeprefix("solver.optimizer: ") in str(error.value) and "\n" not in str(error.value)

@@ -56,3 +56,11 @@ def test_a_gpu_gives_the_same_fit(tmp_path: Path) -> None:
     here = run(ROOT / "configs" / "poisson.yaml", tmp_path, "--device", "cpu")
     torch.testing.assert_close(there.coef.cpu(), here.coef, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(there.std_err.cpu(), here.std_err, rtol=1e-9, atol=1e-11)
+
+
+def test_sgd_ends_where_irls_does(tmp_path: Path) -> None:
+    trained, exact = (run(ROOT / "configs" / f"{name}.yaml", tmp_path) for name in ("sgd", "poisson"))
+    assert trained.names == exact.names
+    assert float(((trained.coef - exact.coef) / exact.std_err).abs().max()) < 1e-4
+    torch.testing.assert_close(trained.std_err, exact.std_err, rtol=1e-5, atol=0)
+    torch.testing.assert_close(trained.aic, exact.aic, rtol=1e-9, atol=0)

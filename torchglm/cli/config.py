@@ -22,6 +22,8 @@ DESCRIPTION = """Fit a generalised linear model as CONFIG.yaml says, and write a
 Every key of the config is also a flag, and flags come after it:
 torchglm fit configs/poisson.yaml --family negative_binomial --solver.tol 1e-10"""
 
+SHORT = {**names.KEYS, **{f"solver.{key}": known for key, known in names.INNER.items()}}
+
 _yaml_load = jsonargparse.get_loader("yaml")
 _WORDS = {r'^Parser key "config": ': "", r'Parser key "([\w.]+)":': r"\1:", r"<class '(\w+)'>": r"\1",
           "typing[.]": "", "the following arguments are required:": "missing:"}
@@ -121,18 +123,17 @@ def _expanded(arguments: Sequence[str]) -> list[str]:
     made: list[str] = []
     while given:
         flag, equals, value = given.pop(0).partition("=")
-        key = flag.removeprefix("--")
-        short = key.removesuffix(".name")
-        if not flag.startswith("--") or short not in names.KEYS:
+        key = flag.removeprefix("--").removesuffix(".name")
+        known = SHORT.get(key) if flag.startswith("--") else None
+        if known is None:
             _check_flag(flag)
             made.append(flag + equals + value)
             continue
         if not equals:
             if not given:
-                raise ValueError(f"{flag} needs a value, such as {flag} {next(iter(names.KEYS[short]()))}.")
+                raise ValueError(f"{flag} needs a value, such as {flag} {next(iter(known()))}.")
             value = given.pop(0)
-        expanded = names.expand_value(short, _yaml_load(value), names.KEYS[short]())
-        made.append(f"--{short}={json.dumps(expanded)}")
+        made.append(f"--{key}={json.dumps(names.expand_value(key, _yaml_load(value), known()))}")
     return made
 
 
@@ -151,7 +152,7 @@ def one_line(message: str) -> str:
     lines = re.sub(r"\x1b\[[0-9;]*m", "", message).splitlines()
     text = " ".join(line.strip() for line in _chosen(lines) if line.strip())
     if found := _UNKNOWN_KEY.search(text):
-        return _unknown(found["key"], found["group"], re.findall(r"class_path '([\w.]+)'", text))
+        return _unknown(found["key"], found["group"], re.findall(r"class_path[= ]'([\w.]+)'", text))
     if text.startswith("Unexpected config:"):
         return f"the config must hold lines of 'key: value', got {text[18:60].strip()!r}."
     for ugly, plain in _WORDS.items():
@@ -177,4 +178,4 @@ def _unknown(key: str, group: str | None, paths: list[str]) -> str:
         where, known = group, list(Data.__dataclass_fields__)
     elif paths:
         where, known = paths[-1], names.parameters(paths[-1])
-    return f"{where}: unknown key {key!r}{names.nearest(key, known)}; known: {', '.join(known)}."
+    return names.unknown_key(where, key, known)

@@ -40,12 +40,11 @@ def optimizer_paths() -> Paths:
 PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge",
              "elastic_net": "torchglm.fitting.penalties.ElasticNet"}
 SOLVERS = {"irls": "torchglm.cli.schema.IRLS", "sgd": "torchglm.cli.sgd.SGD"}
-TRAINERS = {"trainer": "lightning.Trainer"}
 
-# The keys that take a short form, and what may stand there; the second table is for keys inside those.
+# The keys that take a short form, and what may stand there; the second is for keys inside those.
 KEYS: dict[str, Callable[[], Paths]] = {
     "family": family_paths, "link": link_paths, "penalty": PENALTIES.copy, "solver": SOLVERS.copy}
-INNER: dict[str, Callable[[], Paths]] = {"optimizer": optimizer_paths, "trainer": TRAINERS.copy}
+INNER: dict[str, Callable[[], Paths]] = {"optimizer": optimizer_paths}
 
 
 def expand(config: Any, keys: Mapping[str, Callable[[], Paths]] = KEYS) -> Any:
@@ -65,8 +64,6 @@ def expand_value(key: str, value: Any, paths: Paths) -> Any:
         return value
     if isinstance(value, str):
         value = {"name": value}
-    if isinstance(value, dict) and list(paths) == [key]:
-        value = {"name": key, **value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError(f"{key}: got {value!r}; write a name, or {{name: …, …}}. Known: {', '.join(paths)}.")
     name, arguments = str(value["name"]), {k: v for k, v in value.items() if k != "name"}
@@ -91,8 +88,6 @@ def _contract_value(key: str, value: Any, paths: Paths) -> Any:
     if name is None or set(value) - {"class_path", "init_args"}:
         return value
     arguments = contract(value.get("init_args") or {}, INNER)
-    if name == key:
-        return arguments
     return {"name": name, **arguments} if arguments else name
 
 
@@ -101,18 +96,26 @@ def check_keys(where: str, got: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     for key in got:
         if key not in known:
-            listed = ", ".join(known) if known else "none"
-            raise ValueError(f"{where}: unknown key {key!r}{nearest(str(key), known)}; known: {listed}.")
+            raise ValueError(unknown_key(where, str(key), known))
+
+
+def unknown_key(where: str, key: str, known: list[str]) -> str:
+    """What is said of a key that is not known."""
+    listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "") if known else "none"
+    return f"{where}: unknown key {key!r}{nearest(key, known)}; known: {listed}."
 
 
 def parameters(path: str) -> list[str]:
-    """The names of the arguments of the class at a class path. Raises ValueError where there is none."""
+    """The names of the arguments of the class at a class path, but for what an optimizer is to optimise.
+
+    Raises ValueError where there is no such class.
+    """
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{path!r} cannot be imported: {error}. Name a class by its full path.") from None
-    return [name for name in inspect.signature(found).parameters if name != "self"]
+    return [name for name in inspect.signature(found).parameters if name not in ("self", "params")]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,105 @@
+"""`solver: sgd`: the coefficients and the inference of IRLS, from memory and from a stream of Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from pyarrow import csv, parquet
+
+import torchglm
+from torchglm.cli import config
+
+N = 3000
+
+
+def rows() -> pa.Table:
+    """Responses for several families, with a column for each role."""
+    random = np.random.default_rng(5)
+    a, b = random.normal(10, 3, N), random.choice(["u", "v", "w"], N)
+    years, weight, times = random.uniform(0.5, 2, N), random.uniform(0.5, 2, N), random.integers(1, 4, N)
+    mean = years * np.exp(0.1 * (a - 10) + 0.4 * (b == "w"))
+    time, end = random.exponential(mean), random.uniform(0.5, 4, N)
+    trials = random.integers(1, 6, N)
+    return pa.table({
+        "a": a, "b": b, "years": years, "weight": weight, "times": times, "trials": trials,
+        "count": random.poisson(mean), "cost": random.gamma(2, mean), "hits": random.binomial(trials, 0.3),
+        "time": np.minimum(time, end), "seen": (time <= end).astype(int), "logyears": np.log(years)})
+
+
+CASES = {
+    "poisson": ("count", ["--data.exposure", "years"]),
+    "binomial": ("hits", ["--data.trials", "trials"]),
+    "gamma": ("cost", ["--link", "log", "--data.weights", "weight", "--data.offset", "logyears"]),
+    "exponential": ("time", ["--data.event", "seen"]),
+    "gaussian": ("cost", ["--data.freq", "times"]),
+}
+
+
+@pytest.fixture(params=["one piece", "stream", "csv"])
+def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The rows in one piece (held in memory), in several (streamed at each pass), and as CSV."""
+    monkeypatch.chdir(tmp_path)
+    if request.param == "csv":
+        csv.write_csv(rows(), "rows.csv")
+        return "rows.csv"
+    parquet.write_table(rows(), "rows.parquet", row_group_size=N if request.param == "one piece" else 700)
+    return "rows.parquet"
+
+
+def job_of(path: str, family: str, *flags: str) -> config.Job:
+    response, roles = CASES[family]
+    given = ["--data.path", path, "--data.formula", f"{response} ~ a + C(b)", "--family", family]
+    return config.read([*given, *roles, *flags])[0]
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_sgd_says_what_irls_says(path: str, family: str, tmp_path: Path) -> None:
+    exact = job_of(path, family).solver.solve(job_of(path, family))
+    job = job_of(path, family, "--solver",
+                 "{name: sgd, batch_size: 256, trainer: {max_epochs: 2}, polish: 15}")
+    found = job.solver.solve(job)
+    assert bool(found.converged) and found.names == exact.names
+    assert float(((found.coef - exact.coef) / exact.std_err).abs().max()) < 1e-4
+    for name in ("std_err", "deviance", "null_deviance", "loglik", "aic", "pearson_chi2", "df_resid"):
+        torch.testing.assert_close(getattr(found, name), getattr(exact, name), rtol=1e-5, atol=1e-8, msg=name)
+    found.save(tmp_path / "run")
+    again = torchglm.load(tmp_path / "run")
+    torch.testing.assert_close(again.predict(rows()), exact.predict(rows()), rtol=1e-4, atol=1e-6)
+
+
+def test_training_that_ends_early_says_so(path: str) -> None:
+    job = job_of(path, "poisson", "--solver", "{name: sgd, trainer: {max_steps: 1}}")
+    with pytest.warns(torchglm.fitting.status.FitWarning, match="standard errors from the optimum"):
+        found = job.solver.solve(job)
+    assert not bool(found.converged)
+
+
+def test_penalised_training_is_penalised_irls(path: str) -> None:
+    ridge = ["--penalty", "{name: ridge, l2: 0.5}"]
+    exact = job_of(path, "poisson", *ridge)
+    job = job_of(path, "poisson", *ridge, "--solver", "{name: sgd, trainer: {max_epochs: 2}, polish: 5}")
+    want, got = exact.solver.solve(exact), job.solver.solve(job)
+    torch.testing.assert_close(got.coef, want.coef, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got.std_err, want.std_err, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--data.by", "b"], "solver sgd fits one model"),
+        (["--family", "gamma"], "the gamma family needs y > 0; row"),
+        (["--data.exposure", "shift"], "exposure must be finite and > 0; row"),
+    ],
+)
+def test_rows_are_looked_at_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str],
+                                            said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    parquet.write_table(rows().append_column("shift", pa.array([1.0] * 2999 + [0.0])), "r.parquet",
+                        row_group_size=700)
+    job = job_of("r.parquet", "poisson", "--solver", "{name: sgd, trainer: {max_steps: 1}}", *flags)
+    with pytest.raises(ValueError, match=said):
+        job.solver.solve(job)

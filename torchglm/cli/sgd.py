@@ -1,0 +1,103 @@
+"""The solver `sgd`: minibatches from files of any size. Lightning is imported when a config names it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jsonargparse
+import torch
+from lightning.pytorch import Trainer
+from torch.optim import Optimizer
+
+from torchglm.cli import names
+from torchglm.cli.config import one_line
+from torchglm.cli.schema import Job, Solver
+from torchglm.cli.stream import FileRows, result_at
+from torchglm.fitting.status import FitWarning, Status
+from torchglm.head import GLMHead
+from torchglm.lightning import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+NEAR = 0.1  # standard errors from the optimum that still count as converged
+
+
+class SGD(Solver):
+    """Minibatch gradients on whitened columns, streamed from Parquet; an exact pass then says how near.
+
+    Args:
+        batch_size: rows of a minibatch
+        optimizer: a class of torch.optim, such as {name: adam, lr: 0.1}, the default; lbfgs takes all rows
+        trainer: arguments of lightning.Trainer, such as {max_epochs: 20}
+        decay: bring the learning rate to zero over the run
+        polish: Newton steps after the training, one pass each
+    """
+
+    def __init__(self, batch_size: int = 8192, optimizer: Callable[[Iterable], Optimizer] | None = None,
+                 trainer: dict[str, Any] | None = None, decay: bool = True, polish: int = 0) -> None:
+        if batch_size < 1:
+            raise ValueError(f"solver.batch_size must be at least 1, got {batch_size}. The default is 8192.")
+        self.batch_size, self.optimizer, self.decay, self.polish = batch_size, optimizer, decay, polish
+        self.trainer = _checked(trainer or {})
+
+    def solve(self, job: Job) -> Result:
+        """The trained fit, with what it says at its coefficients. Raises ValueError for groups."""
+        if job.data.groups:
+            raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")
+        rows = FileRows(job)
+        family, link = copy.deepcopy(job.family), job.link or job.family.default_link
+        intercept = rows.spec.intercept
+        head = GLMHead(len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where,
+                       dtype=job.precision)
+        trained = fit_sgd(head, self._batches(job, rows), optimizer=self.optimizer, trainer=self.trainer,
+                          penalty=job.penalty, decay=self.decay, polish=self.polish, seed=job.seed)
+        weight = head.weight.detach()[0]
+        coef = weight if head.bias is None else torch.cat([head.bias.detach(), weight])
+        near = not trained.distance > NEAR  # NaN: an l1 penalty, whose optimum no slope tells
+        if not near:
+            warnings.warn(f"training ended {trained.distance:.2g} standard errors from the optimum. Raise "
+                          "solver.trainer.max_epochs, or set solver.polish to 1.", FitWarning, stacklevel=2)
+        status = Status.CONVERGED if near else Status.ITERATION_LIMIT
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitWarning)
+            return result_at(coef, rows, head.family, link, status, trained.epochs, job.penalty)
+
+    def _batches(self, job: Job, rows: FileRows) -> Iterable[GLMBatch]:
+        """Shuffled minibatches: from memory where all rows are there, else from the Parquet files."""
+        held = rows.source
+        if isinstance(held, list):
+            [part] = held
+            x = part.x[:, int(rows.spec.intercept):]
+            batch = GLMBatch(x, *(value[0].to(x.dtype) for value in (part.y, part.weight, part.offset)))
+            size = len(x) if self._whole else self.batch_size
+            return TensorBatches(batch, size, shuffle=size < len(x), seed=job.seed)
+        roles: dict[str, Any] = dict(job.data.roles)
+        if "weights" in roles and "freq" in roles or "offset" in roles and "exposure" in roles:
+            raise ValueError("solver sgd streams weights or freq, and offset or exposure, not both. "
+                             "Join the two columns first.")
+        weight = roles.pop("weights", None) or roles.pop("freq", None)
+        return ArrowBatches(job.data.path, rows.spec, weight=weight, batch_size=self.batch_size, shuffle=True,
+                            seed=job.seed, dtype=job.precision, **roles)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the optimizer wants all rows in one batch."""
+        return self.optimizer is not None and isinstance(self.optimizer([torch.nn.Parameter(torch.zeros(1))]),
+                                                         torch.optim.LBFGS)
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a Trainer, each of the type it must have. Raises ValueError for others."""
+    names.check_keys("trainer", given, names.parameters("lightning.pytorch.Trainer"))
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Trainer)
+    try:
+        made = parser.instantiate(parser.parse_object(dict(given)))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(f"solver.trainer.{one_line(str(error))}") from None
+    return {key: made[key] for key in given}
