@@ -36,7 +36,7 @@ run: $(VENV)/.stamp-run
 	$(BIN)/torchglm fit configs/poisson.yaml
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
