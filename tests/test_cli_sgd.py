@@ -11,7 +11,7 @@ import torch
 from pyarrow import csv, parquet
 
 import torchglm
-from torchglm.cli import config
+from torchglm.cli import config, main
 
 N = 3000
 
@@ -39,14 +39,16 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["one piece", "stream", "csv"])
+@pytest.fixture(params=["memory", "stream", "csv"])
 def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The rows in one piece (held in memory), in several (streamed at each pass), and as CSV."""
+    """The rows kept in memory, streamed from several row groups at each pass, and as CSV."""
     monkeypatch.chdir(tmp_path)
+    if request.param == "stream":
+        monkeypatch.setattr("torchglm.cli.stream.HOLD", 0)
     if request.param == "csv":
         csv.write_csv(rows(), "rows.csv")
         return "rows.csv"
-    parquet.write_table(rows(), "rows.parquet", row_group_size=N if request.param == "one piece" else 700)
+    parquet.write_table(rows(), "rows.parquet", row_group_size=700)
     return "rows.parquet"
 
 
@@ -103,3 +105,17 @@ def test_rows_are_looked_at_before_training(tmp_path: Path, monkeypatch: pytest.
     job = job_of("r.parquet", "poisson", "--solver", "{name: sgd, trainer: {max_steps: 1}}", *flags)
     with pytest.raises(ValueError, match=said):
         job.solver.solve(job)
+
+
+def test_a_streamed_run_has_its_report_and_a_streamed_csv_says_what_to_do(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torchglm.cli.stream.HOLD", 0)
+    parquet.write_table(rows(), "rows.parquet", row_group_size=700)
+    csv.write_csv(rows(), "rows.csv")
+    flags = ["--data.formula", "count ~ a", "--data.exposure", "years", "--family", "poisson", "--solver",
+             "{name: sgd, polish: 3, trainer: {max_epochs: 1}}", "--output_dir", "run"]
+    assert main(["fit", "--data.path", "rows.parquet", *flags]) == 0
+    assert "diagnostics on 3,000 rows" in Path("run/report.html").read_text()
+    assert main(["fit", "--data.path", "rows.csv", *flags]) == 2
+    assert "is not Parquet" in capsys.readouterr().err

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from torchglm.links import Link
 
 
+HOLD = 1 << 30  # bytes of rows that are kept in memory; more are read again at each pass
+
+
 class FileRows:
-    """The rows of a job's files as `Rows`, read again at each iteration, or held where one piece holds all.
+    """The rows of a job's files as `Rows`: kept where they are few, read again at each iteration where not.
 
     The spec is learned in a first pass; a second checks every row, so that training need not.
     Raises ValueError for rows that do not suit the family, weights, exposure.
@@ -44,19 +47,22 @@ class FileRows:
         self.also = list(job.data.roles.values())
         self.spec: DesignSpec = learn(job.data.formula, Scan(job.data.path, self.columns), also=self.also,
                                       missing=job.data.missing)
-        self._held: Rows | None = None
         self.nobs = 0.0
-        for piece, rows in enumerate(self):
+        pieces: list[Rows] = []
+        size = 0
+        for rows in self:
             used = rows.weight > 0
             count = used if rows.repeats is None else torch.where(used, rows.repeats, 0.0)
             self.nobs += float(count.sum())
-            self._held = rows if piece == 0 else None
+            size += sum(part.nbytes for part in rows if isinstance(part, Tensor))
+            pieces = [*pieces, rows] if size <= HOLD else []
         if self.nobs == 0:
             raise ValueError("Every row has weight 0 or a missing value; none is left to fit.")
+        self._held = None if size > HOLD else _joined(pieces)
 
     @property
     def source(self) -> list[Rows] | FileRows:
-        """The rows for a fit: a list of one where one piece holds them (for the plots), else itself."""
+        """The rows for a fit: in one piece where they are kept, else this object."""
         return self if self._held is None else [self._held]
 
     def __iter__(self) -> Iterator[Rows]:
@@ -98,6 +104,14 @@ class FileRows:
         repeats = roles["freq"].unsqueeze(0) if "freq" in roles else None
         x = design.x.to(job.where, job.precision)
         return Rows(x, y.unsqueeze(0), weight.unsqueeze(0), offset.unsqueeze(0), repeats)
+
+
+def _joined(pieces: list[Rows]) -> Rows:
+    """Pieces of one model as one."""
+    x, y, weight, offset = (torch.cat(parts, dim=-2 if i == 0 else -1) for i, parts in enumerate(
+        zip(*(piece[:4] for piece in pieces), strict=True)))
+    repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
+    return Rows(x, y, weight, offset, torch.cat(repeats, -1) if repeats else None)
 
 
 def result_at(coef: Tensor, rows: FileRows, family: Family, link: Link, status: Status, steps: int,
