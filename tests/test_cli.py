@@ -259,3 +259,44 @@ def test_the_module_runs_as_a_program(config: Path) -> None:
     code = ("import sys; from torchglm.cli import main; main(['fit', '--help']); "
             "print([m for m in ('lightning', 'torchmetrics', 'pandas', 'matplotlib') if m in sys.modules])")
     assert run("-c", code).stdout.endswith("[]\n")
+
+
+def test_a_loaded_fit_can_be_written_again(config: Path) -> None:
+    main(["fit", str(config)])
+    folder = runs.write(torchglm.load("runs/claims"), "runs/copy")
+    assert torch.equal(torchglm.load(folder).coef, torchglm.load("runs/claims").coef)
+    assert "no diagnostic plots" in (folder / "report.html").read_text()
+
+
+def test_an_intercept_alone_and_several_groups(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(config), "--data.formula", "claims ~ 1", "--data.exposure", "null"]) == 0
+    assert main(["predict", "runs/claims", "claims.parquet", "--out", "one.csv"]) == 0
+    mean = np.mean(rows()["claims"].to_numpy())
+    np.testing.assert_allclose(csv.read_csv("one.csv")["mean"], mean, rtol=1e-8)
+    assert main(["fit", str(config), "--data.formula", "claims ~ 1", "--data.by", "[site, region]"]) == 0
+    assert torchglm.load("runs/claims").coef.shape == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(MemoryError(), "out of memory. Fit fewer rows"), (RuntimeError("CUDA out of memory."), "the GPU ran")],
+)
+def test_running_out_of_memory_is_said_in_a_line(config: Path, capsys: pytest.CaptureFixture[str],
+                                                 monkeypatch: pytest.MonkeyPatch, error: Exception,
+                                                 said: str) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torchglm, "fit", fit)
+    assert said in refused(capsys, "fit", config)
+    assert not Path("runs").exists()
+
+
+def test_an_interrupt_leaves_nothing(config: Path, capsys: pytest.CaptureFixture[str],
+                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    def page(*_: object, **__: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("torchglm.report.page.page", page)
+    assert main(["fit", str(config)]) == 130
+    assert list(Path("runs").iterdir()) == []

@@ -106,16 +106,20 @@ def write(result: Result, path: str | Path, config: str = "", log: str = "") -> 
 
 
 def _sample(result: Result) -> dict[str, Any]:
-    """The first rows of a streamed fit for the report's plots; nothing where the result has its rows."""
+    """The first rows of a streamed fit, for the plots; nothing where it has its rows, or none."""
     from torchglm.fitting.moments import linear_predictor
     from torchglm.fitting.rows import wide
 
+    try:
+        source = result.source
+    except ValueError:  # a loaded result
+        return {}
     if result.rows is not None:
         return {}
     pieces: list[tuple[Tensor, ...]] = []
     count = 0
     coef = result.coef.nan_to_num().unsqueeze(0)
-    for rows in map(wide, result.source):
+    for rows in map(wide, source):
         mu = result.link(linear_predictor(rows, coef))
         pieces.append((rows.y[0], mu[0], rows.weight[0], rows.offset[0]))
         count += rows.y.shape[-1]

@@ -25,7 +25,8 @@ COMMANDS = ("fit", "predict", "summary")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `torchglm` with these arguments (default: those of the process); returns the exit code.
 
-    0: done; 2: bad input, said in one line on stderr; 130: interrupted.
+    0: done; 2: bad input, said in one line on stderr (a traceback where TORCHGLM_TRACEBACK is set);
+    130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -36,13 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if "TORCHGLM_TRACEBACK" in os.environ:
             raise
-        print(f"torchglm: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
+    except MemoryError:
+        return _refused("out of memory. Fit fewer rows or columns, or use solver: sgd.")
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        return _refused("the GPU ran out of memory. Use device: cpu or solver: sgd.")
     except KeyboardInterrupt:
         print("torchglm: interrupted; nothing was written.", file=sys.stderr)
         return 130
     except SystemExit as stop:  # argparse has printed its help or its error
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def _refused(reason: str) -> int:
+    """Say in one line what was wrong; returns the exit code."""
+    print(f"torchglm: error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 def _dispatch(given: list[str]) -> int:
