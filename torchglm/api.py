@@ -1,8 +1,9 @@
 """The front door: from what a user has at hand to a Result."""
 
+import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from torchglm import families, inputs, links
 from torchglm.families import Family
-from torchglm.fitting.irls import Solution, irls
+from torchglm.fitting.irls import Solution, design_triangle, irls
+from torchglm.fitting.linalg import null_space_free
+from torchglm.fitting.moments import linear_predictor
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.rows import Rows
+from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.shape import alpha_ml, power_ml
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.result import Result, build
@@ -84,7 +87,7 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     family, solution = _solve(data.rows, family, chosen, first, options)
     if singular != "drop":
         solution = _resolve_aliases(solution, data, singular)
-    _warn(solution, data.names, data.batch)
+    _warn(solution, data.names, data.batch, chosen)
     return build(solution, data.rows, family, chosen, data.batch, data.names, penalty=penalty,
                  dispersion=dispersion, tol=tol, context=data.context)
 
@@ -144,6 +147,9 @@ def _assemble(design: Tensor, response: Tensor, family: Family, link: Link, per_
     inputs.check_support(coded, family, used)
     inputs.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
     if not bool(used.all()):
+        if skip is None and not bool(torch.isfinite(design).all() & torch.isfinite(coded).all()):
+            warnings.warn("rows of weight zero hold NaN or infinite values; they are left out.", FitWarning,
+                          stacklevel=4)
         design, coded, offset = _neutral(design, coded, offset, used)
     p = design.shape[-1]
     flat = Rows(design if design.dim() == 2 else design.reshape(-1, shape[-1], p), coded.reshape(-1, shape[-1]),
@@ -278,9 +284,6 @@ def _solve(rows: Rows, family: Family, link: Link, start: "Tensor | None",
     solution = irls(rows, family, link, start=start, **options)
     if not family.estimates_shape:
         return family, solution
-    from torchglm.fitting.moments import linear_predictor
-    from torchglm.fitting.rows import wide
-
     whole = wide(rows)
     name = next(iter(dict(family.named_parameters())))
     value = torch.ones(rows.y.shape[0], dtype=torch.float64, device=rows.y.device)
@@ -297,7 +300,8 @@ def _solve(rows: Rows, family: Family, link: Link, start: "Tensor | None",
         moved = ((new - value).abs() / (new + 1e-3 * value + 1e-300)).nan_to_num()
         value = new
         family = family.with_parameters({name: raw})
-        solution = irls(rows, family, link, start=solution.coef, **options)
+        again = irls(rows, family, link, start=solution.coef, **options)
+        solution = replace(again, n_iter=solution.n_iter + again.n_iter)
         if bool((moved < 1e-9).all()):
             break
     at_limit = limit & (solution.status == int(Status.CONVERGED))
@@ -308,11 +312,6 @@ def _solve(rows: Rows, family: Family, link: Link, start: "Tensor | None",
 
 
 def _resolve_aliases(solution: Solution, data: _Data, singular: str) -> Solution:
-    from dataclasses import replace
-
-    from torchglm.fitting.irls import design_triangle
-    from torchglm.fitting.linalg import null_space_free
-
     aliased = (~solution.keep).any(-1)
     if data.skip is not None:
         aliased = aliased & ~data.skip
@@ -329,7 +328,7 @@ def _resolve_aliases(solution: Solution, data: _Data, singular: str) -> Solution
     return replace(solution, coef=coef, minnorm=True)
 
 
-def _warn(solution: Solution, names: list[str], batch: torch.Size) -> None:
+def _warn(solution: Solution, names: list[str], batch: torch.Size, link: Link) -> None:
     """One warning for columns that were dropped and one for models that did not end at a regular maximum."""
     fitted = solution.status != int(Status.NOT_FINITE)
     lost = (~solution.keep & fitted.unsqueeze(-1)).any(0)
@@ -338,6 +337,9 @@ def _warn(solution: Solution, names: list[str], batch: torch.Size) -> None:
         warnings.warn(f"aliased columns (they depend on those before them): {dropped}. Their coefficients are "
                       "NaN unless singular= says otherwise; df use the rank.", FitWarning, stacklevel=3)
     failed = solution.status != int(Status.CONVERGED)
+    if math.isfinite(link.lower) and bool((solution.cut & ~failed).any()):
+        warnings.warn(f"steps were shortened to keep eta > {link.lower:g}, where the link {link.name} is one to one; "
+                      "the maximum found is the one inside. A log link has no such edge.", FitWarning, stacklevel=3)
     if not bool(failed.any()):
         return
     kinds = [Status(int(code)) for code in solution.status[failed].unique()]

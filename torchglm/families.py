@@ -35,6 +35,7 @@ class Family(nn.Module):
     has_dispersion: bool = True
     support: constraints.Constraint
     support_text: str
+    canonical_name: str = ""
     mean_lower: float = 0.0
     mean_upper: float = math.inf
     signed: bool = False  # True where `encode` gives the sign of y a meaning: the size is then |y|
@@ -133,10 +134,14 @@ class Family(nn.Module):
         ratio = self.slope_over_variance(slope, mu)
         score = (y - mu) * ratio
         weight = slope * ratio
-        if link.name != self.canonical_link.name and _any(observed):
+        if not self.is_canonical(link) and _any(observed):
             bend = link.inverse_curvature(eta) - slope * self.variance_log_deriv(mu)
             weight = torch.where(_as_mask(observed, weight), weight - score * bend, weight)
         return score, weight
+
+    def is_canonical(self, link: Link) -> bool:
+        """True where observed and expected information are known to be the same for this link."""
+        return link.name == self.canonical_name
 
     def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
         """`(dmu/deta) / V(mu)`, by ratios where `V` itself would underflow."""
@@ -168,6 +173,7 @@ class Gaussian(Family):
     """Normal errors: `V = 1`. The identity link makes least squares."""
 
     name = "gaussian"
+    canonical_name = "identity"
     support = constraints.real
     support_text = "finite y"
     mean_lower = -math.inf
@@ -210,6 +216,7 @@ class Gaussian(Family):
 class _Proportion(Family):
     """What Bernoulli and Binomial share: `V = mu (1 - mu)` on proportions of `w` trials."""
 
+    canonical_name = "logit"
     has_dispersion = False
     support = constraints.unit_interval
     mean_upper = 1.0
@@ -251,7 +258,8 @@ class _Proportion(Family):
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
         if link.name == "logit":
-            return y - mu, mu * torch.sigmoid(-eta)
+            other = torch.sigmoid(-eta)  # 1 - mu, without rounding at the upper end
+            return y * other - (1 - y) * mu, mu * other
         log_slope = link.log_inverse_deriv(eta)
         up = torch.exp(log_slope - link.log_inverse(eta))  # d log mu / d eta
         down = torch.exp(log_slope - link.log_complement(eta))  # -d log(1 - mu) / d eta
@@ -262,6 +270,9 @@ class _Proportion(Family):
             seen = _product(success, up - bend) + _product(failure, down + bend)
             weight = torch.where(_as_mask(observed, weight), seen, weight)
         return success - failure, weight
+
+    def valid_mean(self, mu: Tensor) -> Tensor:
+        return (mu >= 0) & (mu <= 1)  # links that saturate round to the ends
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         trials = 1 / dispersion
@@ -319,6 +330,7 @@ class Poisson(Family):
     """Counts: `V = mu`. The log link makes rates that multiply."""
 
     name = "poisson"
+    canonical_name = "log"
     has_dispersion = False
     support = constraints.nonnegative
     support_text = "y >= 0"
@@ -362,6 +374,7 @@ class Gamma(Family):
     """Positive and skewed, constant coefficient of variation: `V = mu^2`; the shape is `1 / phi`."""
 
     name = "gamma"
+    canonical_name = "inverse"
     support = constraints.positive
     support_text = "y > 0"
 
@@ -382,7 +395,7 @@ class Gamma(Family):
         return -torch.log(-theta)
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
-        return -2 * special.log1pmx((y - mu) / mu)
+        return -2 * _log_less_excess(y, mu)
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         log_mean = link.log_inverse(eta)
@@ -450,7 +463,7 @@ class Exponential(Family):
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         censored = y <= 0
-        seen = -2 * special.log1pmx((torch.where(censored, mu, y) - mu) / mu)
+        seen = -2 * _log_less_excess(torch.where(censored, mu, y), mu)
         return torch.where(censored, -2 * y / mu, seen)
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
@@ -486,6 +499,7 @@ class InverseGaussian(Family):
     """Positive with a heavy right tail (first passage times): `V = mu^3`."""
 
     name = "inverse_gaussian"
+    canonical_name = "inverse_squared"
     support = constraints.positive
     support_text = "y > 0"
 
@@ -630,6 +644,7 @@ class Tweedie(Family):
             raise ValueError(f"Tweedie needs power 0 or >= 1, got {power}. Between 1 and 2 is the usual range.")
         self._limit: Family | None = _TWEEDIE_LIMITS[value]() if value in _TWEEDIE_LIMITS else None
         self._fixed = None if 1 < value < 2 else value
+        self.canonical_name = "" if self._limit is None else self._limit.canonical_name
         raw = torch.tensor(value - 1 if 1 < value < 2 else 0.5, dtype=torch.float64).logit()
         self.raw_power = nn.Parameter(raw, requires_grad=power is None)
         self.support = constraints.real if value == 0 else (
@@ -683,7 +698,7 @@ class Tweedie(Family):
         zero = y <= 0
         t = torch.log(torch.where(zero, mu, y) / mu)
         # (r^q - 1) - q (r - 1) with r = exp(t), as two terms of second order
-        bracket = q * special.log1pmx(torch.expm1(t)) - special.log1pmx(torch.expm1(q * t))
+        bracket = q * _minus_expm1_excess(t) - _minus_expm1_excess(q * t)
         return 2 * mu.pow(q) * torch.where(zero, 1 / q, bracket / (q * (q - 1)))
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
@@ -742,6 +757,18 @@ def _rows(parameter: Tensor, mu: Tensor) -> Tensor:
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """`a b`, and 0 where `a` is 0 though `b` is infinite."""
     return torch.where(a == 0, 0.0, a * torch.where(a == 0, 0.0, b))
+
+
+def _log_less_excess(y: Tensor, mu: Tensor) -> Tensor:
+    """`log(y / mu) - (y - mu) / mu`, without cancellation where they are close nor rounding where they are far."""
+    excess = (y - mu) / mu
+    return excess * special.log_one_plus_minus_over(excess, torch.log(y / mu))
+
+
+def _minus_expm1_excess(t: Tensor) -> Tensor:
+    """`t - (exp(t) - 1)`, without cancellation."""
+    excess = torch.expm1(t)
+    return excess * special.log_one_plus_minus_over(excess, t)
 
 
 def _any(observed: "Tensor | bool") -> bool:

@@ -146,7 +146,8 @@ class GLMHead(nn.Module):
             self.bias.copy_(fitted.bias)
         if fitted.log_dispersion.dim() == 0:
             self.log_dispersion.copy_(fitted.log_dispersion)
-        self.family = fitted.family
+        for mine, theirs in zip(self.family.parameters(), fitted.family.parameters(), strict=True):
+            mine.copy_(theirs)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -1,5 +1,6 @@
 """What a user hands over, as tensors that have been looked at: every refusal says what, where and what to do."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.status import FitWarning
 
 
 def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tensor:
@@ -23,6 +25,9 @@ def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tenso
         value = torch.from_numpy(np.ascontiguousarray(array))
     if value.is_complex():
         raise TypeError(f"{name} is complex; a GLM takes real numbers.")
+    if value.dtype in (torch.float16, torch.bfloat16):
+        warnings.warn(f"{name} is {str(value.dtype).removeprefix('torch.')}; it is computed in float64, but its values "
+                      "were rounded to three digits before they came here.", FitWarning, stacklevel=4)
     if value.dtype not in (torch.float32, torch.float64):
         value = value.to(torch.float64)
     return value.detach().to(device) if device is not None else value.detach()

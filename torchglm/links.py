@@ -146,7 +146,7 @@ class Probit(Link):
     name = "probit"
 
     def inverse(self, eta: Tensor) -> Tensor:
-        return torch.special.ndtr(eta)
+        return 0.5 * torch.erfc(-eta * math.sqrt(0.5))
 
     def link(self, mu: Tensor) -> Tensor:
         return torch.special.ndtri(mu)

@@ -24,6 +24,7 @@ SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
 STEADY = 1e-3  # a converged step moves no linear predictor by more than this share of 1 + |eta|
 DRIFT = 5  # as many steps that gain nothing while eta keeps moving are separation
 SHORTEST = 2.0**-40
+ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
 EPS = torch.finfo(torch.float64).eps
 
 
@@ -41,6 +42,7 @@ class Solution:
     root: Tensor
     status: Tensor
     n_iter: Tensor
+    cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
     minnorm: bool = False  # dropped columns have coefficients after all
 
 
@@ -65,6 +67,7 @@ class _Search:
     drift: Tensor
     stagnant: Tensor
     hit: Tensor  # along this direction a mean left its range
+    cut: Tensor  # along any direction
     shortened: Tensor  # accepted steps in a row that such a mean had cut short
     n_iter: Tensor
 
@@ -73,6 +76,7 @@ class _Search:
         return _Search(**{k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()})
 
 
+@torch.no_grad()
 def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty: "Penalty | None" = None,
          start: "Tensor | None" = None, tol: float = 1e-8, max_iter: int = 50, rank_tol: float = 1e-12,
          skip: "Tensor | None" = None) -> Solution:
@@ -99,7 +103,7 @@ class _Solver:
         self.family, self.full_family, self.link = family, family, link
         self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
         self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
-        self.canonical = link.name == family.canonical_link.name and link.name != "power"
+        self.canonical = family.is_canonical(link)
 
     def fold(self, point: Point, models: int) -> Moments:
         return fold(self.source, point, self.family, self.link, models, self.p, self.device)
@@ -121,7 +125,7 @@ class _Solver:
         zero = Moments.zero(self.models, self.p, self.device)
         whole = torch.zeros(self.models, dtype=torch.int64, device=self.device)
         return Solution(zero.score.clone(), torch.zeros_like(zero.score, dtype=torch.bool), zero,
-                        zero.gram.clone(), whole, whole.clone())
+                        zero.gram.clone(), whole, whole.clone(), whole.bool())
 
     def _restrict(self, lane: Tensor) -> None:
         """Work on the rows of these models only."""
@@ -149,11 +153,13 @@ class _Solver:
         if start is not None:
             coef = torch.where(keep, start, 0.0)
         moments, coef, usable = self._valid_start(coef, keep, factored, mean, total, start is not None, models)
+        if start is None:
+            moments, coef = self._better_start(moments, coef, keep, factored, mean, total)
         nothing, whole = torch.zeros_like(total), torch.zeros_like(lane)
         no = torch.zeros_like(factored)
         search = _Search(lane, coef, keep, moments, self._objective(moments, coef, total),
                          moments.objective.clone(), total, factored, whole.clone(), zero, nothing,
-                         torch.ones_like(total), no, no, whole, whole.clone(), no, whole.clone(), whole.clone())
+                         torch.ones_like(total), no, no, whole, whole.clone(), no, no, whole.clone(), whole.clone())
         if not bool(usable.all()):
             self._finish(search.take((~usable).nonzero()[:, 0]), Status.INVALID_START, out)
             search = self._keep(search, usable)
@@ -200,12 +206,32 @@ class _Solver:
             warnings.warn("start= gives a mean out of range or an infinite deviance in "
                           f"{bad.numel()} model(s); torchglm's own start is used there.", stacklevel=2)
         if bad.numel():
-            zero = torch.zeros_like(coef)
-            level, _, _ = self._direction(self.fold(Point(constant=mean), models), zero, keep,
-                                          torch.zeros_like(factored), total)
-            coef = coef.index_copy(0, bad, level[bad])
+            coef = coef.index_copy(0, bad, self._level(keep, mean, total)[bad])
             moments = moments.place(bad, self.fold(replace(point, coef=coef), models).take(bad))
         return moments, coef, moments.valid
+
+    def _level(self, keep: Tensor, mean: Tensor, total: Tensor) -> Tensor:
+        """(B, p) the coefficients that come nearest to one mean for all rows."""
+        zero = torch.zeros(keep.shape, dtype=torch.float64, device=self.device)
+        moments = self.fold(Point(constant=mean), keep.shape[0])
+        return self._direction(moments, zero, keep, torch.zeros_like(keep[:, 0]), total)[0]
+
+    def _better_start(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor,
+                      total: Tensor) -> tuple[Moments, Tensor]:
+        """The constant mean instead, for models whose first point promises to be far off and is the worse one.
+
+        Far off: the Newton decrement is a quarter of the deviance. From such a point the search may end in
+        another, lower maximum of a likelihood that has several.
+        """
+        _, decrement, _ = self._direction(moments, coef, keep, factored, total)
+        far = (decrement > 0.5 * self._objective(moments, coef, total)) & moments.valid
+        if not bool(far.any()):
+            return moments, coef
+        level = self._level(keep, mean, total)
+        other = self.fold(Point(level, observed=not self.canonical, factor=bool(factored.any())), keep.shape[0])
+        better = far & other.valid & (self._objective(other, level, total) < self._objective(moments, coef, total))
+        index = better.nonzero()[:, 0]
+        return moments.place(index, other.take(index)), torch.where(better.unsqueeze(-1), level, coef)
 
     # one pass --------------------------------------------------------------------------------------------
 
@@ -217,7 +243,7 @@ class _Solver:
         moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None),
                             s.lane.numel())
         objective = self._objective(moments, trial, s.total)
-        noise = SLACK * s.objective.abs() + self._floor(s.moments)
+        noise = SLACK * s.objective.abs() + self._floor(s.moments) + self._rounding(s)
         accepted = moments.valid & (objective <= s.objective + noise)
         gain = s.objective - objective
         s = self._accept(s, trial, moments, objective, accepted)
@@ -226,9 +252,9 @@ class _Solver:
         done[s.closing & accepted & steady] = int(Status.CONVERGED)
         s.drift = torch.where(s.closing & accepted & ~steady, s.drift + 1, s.drift)
         done[s.closing & accepted & (s.drift >= DRIFT)] = int(Status.SEPARATED)
-        small = self._small(s)
-        done[~accepted & s.closing & moments.valid] = int(Status.CONVERGED)
-        stuck = ~accepted & (s.step < SHORTEST)
+        small = self._small(s, max(self.tol, ROUNDING))
+        done[~accepted & moments.valid & (s.closing | small & (s.step < 0.1))] = int(Status.CONVERGED)
+        stuck = ~accepted & (s.step < SHORTEST) & (done < 0)
         done[stuck & small] = int(Status.CONVERGED)
         done[stuck & ~small] = torch.where(moments.valid, int(Status.STALLED), int(Status.BOUNDARY))[stuck & ~small]
         done[accepted & (s.shortened >= 4) & (done < 0)] = int(Status.BOUNDARY)
@@ -246,7 +272,7 @@ class _Solver:
         """Move the models whose trial was accepted, halve the step of the others."""
         index = accepted.nonzero()[:, 0]
         moved = accepted & ~s.refresh
-        cut = moved & s.hit & (s.step < 1e-2)
+        short = moved & s.hit & (s.step < 1e-2)
         kept = s.moments if s.moments.factor is not None or moments.factor is None else replace(
             s.moments, factor=torch.zeros_like(moments.factor))
         return replace(
@@ -254,8 +280,8 @@ class _Solver:
             moments=kept.place(index, moments.take(index)),
             objective=torch.where(accepted, objective, s.objective),
             step=torch.where(accepted, s.step, s.step / 2),
-            hit=s.hit | ~moments.valid,
-            shortened=torch.where(cut, s.shortened + 1, torch.where(moved, 0, s.shortened)),
+            hit=s.hit | ~moments.valid, cut=s.cut | ~moments.valid,
+            shortened=torch.where(short, s.shortened + 1, torch.where(moved, 0, s.shortened)),
             fisher=torch.where(moved, (s.fisher - 1).clamp(min=0), s.fisher),
             n_iter=s.n_iter + moved.to(s.n_iter.dtype))
 
@@ -287,18 +313,24 @@ class _Solver:
         aimed = replace(s, delta=torch.where(refresh.unsqueeze(-1), 0.0, delta), decrement=decrement,
                         step=torch.ones_like(s.step), refresh=refresh, fisher=fisher, factored=factored,
                         hit=torch.zeros_like(s.hit))
-        aimed.closing = self._small(aimed) & ~refresh
+        aimed.closing = self._small(aimed, self.tol) & ~refresh
         return aimed
 
-    def _small(self, s: _Search) -> Tensor:
+    def _small(self, s: _Search, tol: float) -> Tensor:
         """True where the Newton decrement says that nothing is left to gain."""
         deviance = 2 * s.objective.abs() + 2e-3 * s.first.abs()
-        return s.decrement <= self.tol * deviance + self._floor(s.moments)
+        return s.decrement <= tol * deviance + self._floor(s.moments)
 
     @staticmethod
     def _floor(moments: Moments) -> Tensor:
         """What rounding of the linear predictor alone adds to the deviance."""
         return (10 * EPS) ** 2 * moments.scale.abs()
+
+    @staticmethod
+    def _rounding(s: _Search) -> Tensor:
+        """What rounding of the terms `x_j coef_j`, which may cancel in `eta`, does to the objective."""
+        terms = (s.coef.square() * s.moments.gram.diagonal(dim1=-2, dim2=-1).abs()).sum(-1)
+        return 4 * EPS * (terms * s.objective.abs()).sqrt()
 
     def _objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
         if self.penalty is None:
@@ -356,6 +388,7 @@ class _Solver:
         out.root[s.lane] = torch.where(inverse.positive[:, None, None], inverse.root, torch.nan)
         out.status[s.lane] = torch.as_tensor(status, device=self.device).to(out.status.dtype)
         out.n_iter[s.lane] = s.n_iter
+        out.cut[s.lane] = s.cut
 
 
 class _Taken:

@@ -160,11 +160,28 @@ def _block_moments(rows: Rows, point: Point, family: Family, link: Link) -> Mome
         residual = (rows.y.abs() if family.signed else rows.y) - mu
         square = residual.square() / family.variance(mu) * rows.weight
         pearson = torch.where(rows.weight > 0, square, 0.0).sum(-1)
+        if link.name == "identity" and family.is_canonical(link) and point.coef is not None:
+            half = _exact_residual(rows, point.coef).square() / 2 * rows.weight
         step = (eta - linear_predictor(rows, point.before)).abs() / (1 + eta.abs())
         change = torch.where(rows.weight > 0, step, 0.0).amax(-1) if eta.shape[-1] else change
     factor = _factor(rows, score, information) if point.factor else None
     return Moments(gram(rows.x, information), project(rows.x, score), half.sum(-1), scale,
                    bad.sum(-1).to(torch.float64), pearson, change, factor)
+
+
+def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:
+    """`y - offset - x coef` of least squares, the rounding of every sum carried along (Knuth's two-sum).
+
+    A response of large mean and small spread keeps the digits of its deviance.
+    """
+    total, lost = rows.y - rows.offset, torch.zeros_like(rows.y)
+    for j in range(coef.shape[-1]):
+        term = -rows.x[..., j] * coef[:, j:j + 1]
+        new = total + term
+        back = new - total
+        lost = lost + ((total - (new - back)) + (term - back))
+        total = new
+    return total + lost
 
 
 def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Tensor, "Tensor | bool"]:

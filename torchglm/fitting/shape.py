@@ -14,6 +14,7 @@ from torchglm.links import Link
 STEP = 1e-4  # of the central differences, on a log or logit scale
 
 
+@torch.no_grad()
 def loglik(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, dispersion: Tensor) -> Tensor:
     """(B,) the fully normalised log-likelihood at coefficients `(B, p)` and dispersions `(B,)`."""
     total = torch.zeros_like(dispersion)
@@ -58,6 +59,7 @@ def maximise(function: Callable[[Tensor], Tensor], start: Tensor, lower: float, 
     return at
 
 
+@torch.no_grad()
 def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, start: Tensor) -> Tensor:
     """(B,) the maximum likelihood dispersion at given coefficients, from a positive start; 0 where that is 0."""
     positive = (start > 0) & torch.isfinite(start)
@@ -72,6 +74,7 @@ def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tens
     return torch.where(positive, best, start)
 
 
+@torch.no_grad()
 def alpha_ml(rows: Rows, mu: Tensor, family: Family, start: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) the maximum likelihood alpha of negative binomial models at fixed means, and where it is on its limit 0.
 
@@ -89,6 +92,7 @@ def alpha_ml(rows: Rows, mu: Tensor, family: Family, start: Tensor) -> tuple[Ten
     return torch.where(limit, 0.0, best), limit
 
 
+@torch.no_grad()
 def power_ml(rows: Rows, mu: Tensor, family: Family, start: Tensor,
              dispersion: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) the maximum likelihood Tweedie power in (1.01, 1.99) and dispersion at fixed means."""

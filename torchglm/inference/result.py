@@ -1,5 +1,6 @@
 """Result: what a fit says, for one model or for a batch of them."""
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -254,7 +255,7 @@ class Result:
     def _parameters(self) -> Tensor:
         """Every estimated parameter: the rank, a dispersion, a shape."""
         dispersion = self.family.has_dispersion and self.dispersion_kind != "number"
-        return self.rank + float(dispersion) + float(self.family.estimates_shape)
+        return self.rank + float(dispersion) + float(self._state["estimated_shape"])
 
     @property
     def aic(self) -> Tensor:
@@ -428,7 +429,9 @@ def build(solution: Solution, rows: Rows, family: Family, link: Link, batch: tor
           penalty: "Penalty | None", dispersion: "str | float | None", tol: float,
           context: dict[str, Any]) -> Result:
     """The Result of a solution. Raises `ValueError` for an unknown dispersion."""
-    source = [rows]
+    source, family = [rows], copy.deepcopy(family)
+    estimated = family.estimates_shape
+    family.requires_grad_(False)
     used = rows.weight > 0
     repeats = used if rows.repeats is None else torch.where(used, rows.repeats, 0.0)
     nobs = repeats.to(torch.float64).sum(-1)
@@ -436,7 +439,8 @@ def build(solution: Solution, rows: Rows, family: Family, link: Link, batch: tor
     deviance, pearson = 2 * solution.moments.objective, solution.moments.pearson
     state = {"coef": solution.coef, "keep": solution.keep, "root": solution.root, "gram": solution.moments.gram,
              "deviance": deviance, "pearson": pearson, "nobs": nobs, "rank": rank, "status": solution.status,
-             "n_iter": solution.n_iter, "minnorm": solution.minnorm, "tol": tol, "names": names, "family": family,
+             "n_iter": solution.n_iter, "minnorm": solution.minnorm, "tol": tol, "names": names,
+             "family": family, "estimated_shape": estimated,
              "link": link, "penalty": penalty, "batch": batch, "context": context,
              "intercept": rows.intercept or bool(context.get("constant", False)) or _has_constant(rows)}
     if context.get("event"):

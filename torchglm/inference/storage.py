@@ -27,7 +27,7 @@ def save(result: Result, path: Any) -> None:
     facts = {
         "format": FORMAT, "names": result.names, "family": result.family.name, "link": result.link.name,
         "link_power": getattr(result.link, "power", None), "power": _fixed_power(result.family),
-        "estimated": result.family.estimates_shape, "penalty": None if result.penalty is None else str(result.penalty),
+        "estimated": state["estimated_shape"], "penalty": None if result.penalty is None else str(result.penalty),
         "intercept": result.intercept, "dispersion_kind": result.dispersion_kind, "batch": list(result.batch_shape),
         "minnorm": state["minnorm"], "tol": state["tol"], "context": context,
         "spec": None if spec is None else spec.to_dict()}
@@ -54,7 +54,8 @@ def load(path: Any) -> Result:
     link = links.Power(facts["link_power"]) if facts["link"] == "power" else links.get(facts["link"])
     state |= {"names": facts["names"], "family": _family(facts, shape), "link": link, "penalty": facts["penalty"],
               "intercept": facts["intercept"], "dispersion_kind": facts["dispersion_kind"], "batch": facts["batch"],
-              "minnorm": facts["minnorm"], "tol": facts["tol"], "context": context}
+              "minnorm": facts["minnorm"], "tol": facts["tol"], "context": context,
+              "estimated_shape": facts["estimated"]}
     return Result(state)
 
 
@@ -64,9 +65,9 @@ def _fixed_power(family: families.Family) -> "float | None":
 
 def _family(facts: dict[str, Any], shape: dict[str, torch.Tensor]) -> families.Family:
     arguments = {}
-    if facts["power"] is not None and not facts["estimated"]:
+    if facts["power"] is not None:
         arguments["power"] = facts["power"]
-    if "log_alpha" in shape and not facts["estimated"]:
+    if "log_alpha" in shape:
         arguments["alpha"] = 1.0
     return families.get(facts["family"], **arguments).with_parameters(shape)
 
