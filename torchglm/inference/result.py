@@ -39,11 +39,11 @@ class Result:
 
     def __init__(self, state: dict[str, Any], source: "Rows | Iterable[Rows] | None" = None) -> None:
         self._state = state
-        self._source: "Iterable[Rows] | None" = [source] if isinstance(source, Rows) else source
+        self._source: Iterable[Rows] | None = [source] if isinstance(source, Rows) else source
         self.names: list[str] = state["names"]
         self.family: Family = state["family"]
         self.link: Link = state["link"]
-        self.penalty: "Penalty | str | None" = state["penalty"]
+        self.penalty: Penalty | str | None = state["penalty"]
         self.intercept: bool = state["intercept"]
         self.dispersion_kind: str = state["dispersion_kind"]
         self.context: dict[str, Any] = state["context"]
