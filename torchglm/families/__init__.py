@@ -1,0 +1,39 @@
+"""Every exponential dispersion family: a row of McCullagh & Nelder's table is a class.
+
+A family is the loss of a GLM: `log f(y) = w (y theta - b(theta)) / phi + c(y, phi / w)`, written here as
+`-w d(y, mu) / (2 phi) + log_base(y, phi / w)` with the unit deviance `d`, so that nothing large cancels.
+Families know nothing of links beyond the functions every link offers.
+
+`base` holds the contract, `arithmetic` what the formulas share; the families stand by what they model: `real`,
+`proportions`, `counts`, `positive`, `durations`, `tweedie`. To add one, write its class in the file it belongs to
+and name it once in `MEMBERS` below; the tests find it by themselves and ask for a reference case.
+"""
+
+from torchglm.families.base import Family
+from torchglm.families.counts import NegativeBinomial, Poisson
+from torchglm.families.durations import Exponential
+from torchglm.families.positive import Gamma, InverseGaussian
+from torchglm.families.proportions import Bernoulli, Binomial
+from torchglm.families.real import Gaussian
+from torchglm.families.tweedie import Tweedie
+
+__all__ = ["Bernoulli", "Binomial", "Exponential", "Family", "Gamma", "Gaussian", "InverseGaussian",
+           "NegativeBinomial", "Poisson", "Tweedie", "get", "names"]
+
+MEMBERS: tuple[type[Family], ...] = (
+    Gaussian, Bernoulli, Binomial, Poisson, Gamma, Exponential, InverseGaussian, NegativeBinomial, Tweedie)
+_BY_NAME: dict[str, type[Family]] = {family.name: family for family in MEMBERS} | {"normal": Gaussian}
+
+
+def names() -> list[str]:
+    """The names that `get` knows."""
+    return list(_BY_NAME)
+
+
+def get(family: "str | Family", **arguments: float) -> Family:
+    """The family of that name with those arguments, or the family itself; `ValueError` for an unknown name."""
+    if isinstance(family, Family):
+        return family
+    if family not in _BY_NAME:
+        raise ValueError(f"unknown family {family!r}. Known: {', '.join(_BY_NAME)}.")
+    return _BY_NAME[family](**arguments)

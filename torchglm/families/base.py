@@ -1,0 +1,158 @@
+"""The contract of a family; the families themselves are grouped by what they model in the files beside this one."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import constraints
+
+from torchglm.families.arithmetic import any_observed, mask
+from torchglm.links import Link
+
+
+class Family(nn.Module):
+    """The contract of a family; every method works elementwise on tensors that broadcast.
+
+    `y` is the response as `encode` leaves it, `mu > 0` the mean in the family's range, `eta` the linear
+    predictor. Shapes are free; a shape parameter with batch dimensions `(*B)` meets rows `(*B, n)`.
+    Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.2; Jorgensen (1997), The Theory of
+    Dispersion Models.
+    """
+
+    name: str
+    has_dispersion: bool = True
+    support: constraints.Constraint
+    support_text: str
+    canonical_name: str = ""
+    mean_lower: float = 0.0
+    mean_upper: float = math.inf
+    signed: bool = False  # True where `encode` gives the sign of y a meaning: the size is then |y|
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def canonical_link(self) -> Link:
+        """The link for which `theta` is linear in `eta`: Newton's method and Fisher scoring are then one."""
+        raise NotImplementedError
+
+    @property
+    def default_link(self) -> Link:
+        """The link used where none is named: the canonical one unless the class says otherwise."""
+        return self.canonical_link
+
+    def variance(self, mu: Tensor) -> Tensor:
+        """The variance function `V(mu) = b''(theta)`: `Var(y) = phi V(mu) / w`."""
+        raise NotImplementedError
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        """`V'(mu) / V(mu)`."""
+        raise NotImplementedError
+
+    def theta(self, mu: Tensor) -> Tensor:
+        """The canonical parameter of a mean."""
+        raise NotImplementedError
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        """The cumulant function `b(theta)`: `b' = mu`, `b'' = V(mu)`."""
+        raise NotImplementedError
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        """`d(y, mu) = 2 (loglik at mu = y minus loglik at mu)` for `phi = w = 1`: zero only at `y = mu`."""
+        raise NotImplementedError
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        """`b(theta) - y theta` from `eta`, finite in the tails of every dtype.
+
+        The negative log-density for `phi = w = 1` less the terms that depend on `y` alone (see
+        `nll_saturated` and `log_base`, which hold them).
+        """
+        raise NotImplementedError
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        """`nll` at `mu = y`, so that `nll - nll_saturated = unit_deviance / 2`."""
+        raise NotImplementedError
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        """The log-density at `mu = y`; `dispersion` is `phi / w`."""
+        raise NotImplementedError
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        """A mean for each row from which the first step of IRLS is taken, inside the family's range."""
+        raise NotImplementedError
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        """The distribution of `y` as an object that can be sampled."""
+        raise NotImplementedError
+
+    def log_prob(self, y: Tensor, mu: Tensor, dispersion: "Tensor | float" = 1.0,
+                 weight: "Tensor | float" = 1.0) -> Tensor:
+        """The fully normalised log-density, `-w d / (2 phi) + log_base(y, phi / w)`.
+
+        Prior weights divide the dispersion; where there is none (`has_dispersion` is False) they multiply the
+        log-density, as repeats do.
+        """
+        phi, w = torch.as_tensor(dispersion, dtype=mu.dtype), torch.as_tensor(weight, dtype=mu.dtype)
+        phi, w = phi.to(mu.device), w.to(mu.device)
+        half = self.unit_deviance(y, mu) / 2
+        if self.has_dispersion:
+            return self.log_base(y, phi / w) - half * w / phi
+        return w * (self.log_base(y, torch.ones_like(mu)) - half)
+
+    def encode(self, y: Tensor, trials: "Tensor | None" = None,
+               event: "Tensor | None" = None) -> tuple[Tensor, "Tensor | None"]:
+        """The response the formulas above take, and the factor its prior weight gains (or None).
+
+        Raises `ValueError` where `trials` or `event` has no meaning for the family.
+        """
+        if trials is not None:
+            raise ValueError(f"trials= is for the Binomial family, got it with {self.name}. Remove it.")
+        if event is not None:
+            raise ValueError(f"event= is for the Exponential family, got it with {self.name}. Remove it.")
+        return y, None
+
+    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
+                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+        """`dl/deta` and `-d2l/deta2` per row, for `phi = w = 1`.
+
+        The second is the expected information, or where `observed` is true the observed one
+        `d h - (y - mu) h'`, `h = (dmu/deta) / V`, from the relative slopes of link and variance.
+        """
+        slope = link.inverse_deriv(eta)
+        ratio = self.slope_over_variance(slope, mu)
+        score = (y - mu) * ratio
+        weight = slope * ratio
+        if not self.is_canonical(link) and any_observed(observed):
+            bend = link.inverse_curvature(eta) - slope * self.variance_log_deriv(mu)
+            weight = torch.where(mask(observed, weight), weight - score * bend, weight)
+        return score, weight
+
+    def is_canonical(self, link: Link) -> bool:
+        """True where observed and expected information are known to be the same for this link."""
+        return link.name == self.canonical_name
+
+    def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
+        """`(dmu/deta) / V(mu)`, by ratios where `V` itself would underflow."""
+        return slope / self.variance(mu)
+
+    def half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+        """`unit_deviance / 2` where both `eta` and `mu = link(eta)` are at hand."""
+        return self.unit_deviance(y, mu) / 2
+
+    def with_parameters(self, values: "dict[str, Tensor]") -> "Family":
+        """A copy of the family with these values of its shape parameters, by name."""
+        other = copy.deepcopy(self)
+        for name, value in values.items():
+            learned = getattr(self, name).requires_grad
+            setattr(other, name, nn.Parameter(value.detach().clone(), requires_grad=learned))
+        return other
+
+    def valid_mean(self, mu: Tensor) -> Tensor:
+        """True where a fitted mean lies inside the family's range."""
+        return (mu > self.mean_lower) & (mu < self.mean_upper)
+
+    @property
+    def estimates_shape(self) -> bool:
+        """True where a shape parameter of the family is learned from the data."""
+        return any(parameter.requires_grad for parameter in self.parameters())

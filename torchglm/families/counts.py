@@ -1,0 +1,144 @@
+"""Families for counts: Poisson, and the negative binomial where they vary more."""
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import constraints
+
+from torchglm import distributions as exact
+from torchglm import links, special
+from torchglm.families.arithmetic import product, rows_of, text
+from torchglm.families.base import Family
+from torchglm.links import Link
+
+
+class Poisson(Family):
+    """Counts: `V = mu`. The log link makes rates that multiply."""
+
+    name = "poisson"
+    canonical_name = "log"
+    has_dispersion = False
+    support = constraints.nonnegative
+    support_text = "y >= 0"
+
+    @property
+    def canonical_link(self) -> Link:
+        return links.Log()
+
+    def variance(self, mu: Tensor) -> Tensor:
+        return mu
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        return 1 / mu
+
+    def theta(self, mu: Tensor) -> Tensor:
+        return mu.log()
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        return theta.exp()
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        return 2 * special.kl_div(y, mu)
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        return link(eta) - product(y, link.log_inverse(eta))
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        return y - torch.xlogy(y, y)
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        return -special.log_factorial_remainder(y)
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return y + 0.1
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        return distributions.Poisson(mu)
+
+
+class NegativeBinomial(Family):
+    """Over-dispersed counts: `V = mu + alpha mu^2`; `alpha = 0` is Poisson, `theta = 1 / alpha`.
+
+    `alpha=None` estimates it: it is then a parameter of the module that is learned with the rest (by maximum
+    likelihood in `torchglm.fit`). Raises `ValueError` for `alpha < 0`.
+    """
+
+    name = "negative_binomial"
+    has_dispersion = False
+    support = constraints.nonnegative
+    support_text = "y >= 0"
+
+    def __init__(self, alpha: "float | Tensor | None" = None) -> None:
+        super().__init__()
+        value = torch.as_tensor(1.0 if alpha is None else alpha, dtype=torch.float64)
+        if not bool((value >= 0).all()):
+            raise ValueError(f"NegativeBinomial needs alpha >= 0, got {alpha}. alpha = 0 is Poisson.")
+        self.log_alpha = nn.Parameter(value.log(), requires_grad=alpha is None)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The over-dispersion, shape `(*B)`."""
+        return self.log_alpha.exp()
+
+    def _alpha(self, mu: Tensor) -> Tensor:
+        return rows_of(self.alpha, mu)
+
+    @property
+    def canonical_link(self) -> Link:
+        return _NegativeBinomialCanonical()
+
+    @property
+    def default_link(self) -> Link:
+        return links.Log()
+
+    def variance(self, mu: Tensor) -> Tensor:
+        return mu * (1 + self._alpha(mu) * mu)
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        alpha = self._alpha(mu)
+        return 1 / mu + alpha / (1 + alpha * mu)
+
+    def theta(self, mu: Tensor) -> Tensor:
+        return torch.log(mu) - torch.log1p(self._alpha(mu) * mu)
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        alpha = self._alpha(theta)
+        return -torch.log1p(-alpha * theta.exp()) / alpha
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        return 2 * special.negative_binomial_half_deviance(y, mu, self._alpha(mu))
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        mu = link(eta)
+        alpha = self._alpha(mu)
+        return self._softened(y, alpha * mu, mu) - product(y, link.log_inverse(eta))
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        return self._softened(y, self._alpha(y) * y, y) - torch.xlogy(y, y)
+
+    @staticmethod
+    def _softened(y: Tensor, product: Tensor, mu: Tensor) -> Tensor:
+        """`(y + 1/alpha) log(1 + alpha mu)` with its limit `mu` at `alpha = 0`."""
+        log = torch.log1p(product)
+        small = product < 1e-4 if product.dtype == torch.float64 else product < 1e-2
+        series = 1 - product * (1 / 2 - product * (1 / 3 - product * (1 / 4 - product / 5)))
+        return y * log + mu * torch.where(small, series, log / torch.where(small, 1.0, product))
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        mean = torch.where(y > 0, y, 1.0)
+        at_mean = special.negative_binomial_log_prob(y, mean, self._alpha(y))
+        return torch.where(y > 0, at_mean, 0.0)
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return y + 0.1
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        return exact.NegativeBinomialMean(mu, self._alpha(mu).expand_as(mu))
+
+    def extra_repr(self) -> str:
+        return "alpha=estimated" if self.log_alpha.requires_grad else f"alpha={text(self.alpha)}"
+
+
+class _NegativeBinomialCanonical(Link):
+    """Names the canonical link of the negative binomial, which is not offered: it ties `alpha` to `eta`."""
+
+    name = "negative_binomial_canonical"

@@ -1,0 +1,108 @@
+"""Families for positive amounts: skewed, and with a heavier tail."""
+
+import math
+
+import torch
+from torch import Tensor, distributions
+from torch.distributions import constraints
+
+from torchglm import distributions as exact
+from torchglm import links, special
+from torchglm.families.arithmetic import like, log_less_excess
+from torchglm.families.base import Family
+from torchglm.links import Link
+
+
+class Gamma(Family):
+    """Positive and skewed, constant coefficient of variation: `V = mu^2`; the shape is `1 / phi`."""
+
+    name = "gamma"
+    canonical_name = "inverse"
+    support = constraints.positive
+    support_text = "y > 0"
+
+    @property
+    def canonical_link(self) -> Link:
+        return links.Inverse()
+
+    def variance(self, mu: Tensor) -> Tensor:
+        return mu.square()
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        return 2 / mu
+
+    def theta(self, mu: Tensor) -> Tensor:
+        return -1 / mu
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        return -torch.log(-theta)
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        return -2 * log_less_excess(y, mu)
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        log_mean = link.log_inverse(eta)
+        return y * torch.exp(-log_mean) + log_mean
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        return 1 + y.log()
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        return -0.5 * torch.log(2 * math.pi * dispersion) - y.log() - special.stirling_remainder(1 / dispersion)
+
+    def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
+        return slope / mu / mu
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return y
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        shape = 1 / like(dispersion, mu)
+        return distributions.Gamma(shape, shape / mu)
+
+
+class InverseGaussian(Family):
+    """Positive with a heavy right tail (first passage times): `V = mu^3`."""
+
+    name = "inverse_gaussian"
+    canonical_name = "inverse_squared"
+    support = constraints.positive
+    support_text = "y > 0"
+
+    @property
+    def canonical_link(self) -> Link:
+        return links.InverseSquared()
+
+    def variance(self, mu: Tensor) -> Tensor:
+        return mu.pow(3)
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        return 3 / mu
+
+    def theta(self, mu: Tensor) -> Tensor:
+        return -0.5 / mu.square()
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        return -torch.sqrt(-2 * theta)
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        return ((y - mu) / mu).square() / y
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        inverse = torch.exp(-link.log_inverse(eta))
+        return (y * inverse - 1).square() / (2 * y)
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        return torch.zeros_like(y)
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        return -0.5 * (torch.log(2 * math.pi * dispersion) + 3 * y.log())
+
+    def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
+        return slope / mu / mu / mu
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return y
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        return exact.InverseGaussian(mu, like(dispersion, mu))

@@ -1,0 +1,123 @@
+"""Families for proportions: a yes or no, successes out of trials."""
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import constraints
+
+from torchglm import links, special
+from torchglm.families.arithmetic import any_observed, like, mask, product
+from torchglm.families.base import Family
+from torchglm.links import Link
+
+
+class _Proportion(Family):
+    """What Bernoulli and Binomial share: `V = mu (1 - mu)` on proportions of `w` trials."""
+
+    canonical_name = "logit"
+    has_dispersion = False
+    support = constraints.unit_interval
+    mean_upper = 1.0
+
+    @property
+    def canonical_link(self) -> Link:
+        return links.Logit()
+
+    def variance(self, mu: Tensor) -> Tensor:
+        return mu * (1 - mu)
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        return 1 / mu - 1 / (1 - mu)
+
+    def theta(self, mu: Tensor) -> Tensor:
+        return torch.logit(mu)
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        return nn.functional.softplus(theta, threshold=40)
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        return 2 * (special.kl_div(y, mu) + special.kl_div(1 - y, 1 - mu))
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        return -product(y, link.log_inverse(eta)) - product(1 - y, link.log_complement(eta))
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        return torch.special.entr(y) + torch.special.entr(1 - y)
+
+    def half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+        # logarithms of the means from eta: exact where mu rounds to 0 or 1; kl_div where y and mu are close
+        far = self.nll(y, eta, link) - self.nll_saturated(y)
+        inside = (y > 0) & (y < 1) & (mu > 0) & (mu < 1)
+        if not inside.any():
+            return far
+        safe = torch.where(inside, mu, 0.5)
+        return torch.where(inside, special.kl_div(y, safe) + special.kl_div(1 - y, 1 - safe), far)
+
+    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
+                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+        if link.name == "logit":
+            other = torch.sigmoid(-eta)  # 1 - mu, without rounding at the upper end
+            return y * other - (1 - y) * mu, mu * other
+        log_slope = link.log_inverse_deriv(eta)
+        up = torch.exp(log_slope - link.log_inverse(eta))  # d log mu / d eta
+        down = torch.exp(log_slope - link.log_complement(eta))  # -d log(1 - mu) / d eta
+        success, failure = product(y, up), product(1 - y, down)
+        weight = torch.exp(2 * log_slope - link.log_inverse(eta) - link.log_complement(eta))
+        if any_observed(observed):
+            bend = link.inverse_curvature(eta)
+            seen = product(success, up - bend) + product(failure, down + bend)
+            weight = torch.where(mask(observed, weight), seen, weight)
+        return success - failure, weight
+
+    def valid_mean(self, mu: Tensor) -> Tensor:
+        return (mu >= 0) & (mu <= 1)  # links that saturate round to the ends
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        trials = 1 / dispersion
+        remainder = special.log_factorial_remainder
+        # 1 - y rounds; the failures are what is left of the trials
+        return remainder(trials) - remainder(trials * y) - remainder((trials - trials * y).clamp(min=0))
+
+    def log_prob(self, y: Tensor, mu: Tensor, dispersion: "Tensor | float" = 1.0,
+                 weight: "Tensor | float" = 1.0) -> Tensor:
+        """The log-probability of `w y` successes in `w` trials, the binomial coefficient included."""
+        trials = like(weight, mu)
+        coefficient = self.log_base(y, 1 / torch.where(trials > 0, trials, 1.0))
+        return torch.where(trials > 0, coefficient - trials * self.unit_deviance(y, mu) / 2, 0.0)
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return (weight * y + 0.5) / (weight + 1)
+
+
+class Bernoulli(_Proportion):
+    """A yes or no: `y` in {0, 1} (values between are taken as proportions). The logit makes logistic regression."""
+
+    name = "bernoulli"
+    support_text = "0 <= y <= 1"
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        return distributions.Bernoulli(probs=mu)
+
+
+class Binomial(_Proportion):
+    """Successes out of `trials`: `y` in counts with `trials=`, or proportions where the weights are the trials."""
+
+    name = "binomial"
+    support_text = "0 <= y <= trials (y is a count where trials= is given, else a proportion)"
+
+    def encode(self, y: Tensor, trials: "Tensor | None" = None,
+               event: "Tensor | None" = None) -> tuple[Tensor, "Tensor | None"]:
+        if event is not None:
+            raise ValueError("event= is for the Exponential family, got it with binomial. Remove it.")
+        if trials is None:
+            return y, None
+        if not bool(((trials >= 0) & torch.isfinite(trials)).all()):
+            raise ValueError("trials must be finite and >= 0. Correct or drop those rows.")
+        if bool((y > trials * (1 + 1e-9)).any()):
+            row = int((y > trials * (1 + 1e-9)).flatten().nonzero()[0])
+            raise ValueError(f"Binomial needs y <= trials; row {row} has more successes than trials "
+                             "(y is a count where trials= is given). Correct that row.")
+        return torch.where(trials > 0, y / torch.where(trials > 0, trials, 1.0), 0.0).clamp(max=1.0), trials
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        """Counts out of `1 / dispersion` trials of probability `mu`."""
+        return distributions.Binomial(total_count=(1 / like(dispersion, mu)).round(), probs=mu)

@@ -1,0 +1,56 @@
+"""Families for a response on the whole real line."""
+
+import math
+
+import torch
+from torch import Tensor, distributions
+from torch.distributions import constraints
+
+from torchglm import links
+from torchglm.families.arithmetic import like
+from torchglm.families.base import Family
+from torchglm.links import Link
+
+
+class Gaussian(Family):
+    """Normal errors: `V = 1`. The identity link makes least squares."""
+
+    name = "gaussian"
+    canonical_name = "identity"
+    support = constraints.real
+    support_text = "finite y"
+    mean_lower = -math.inf
+
+    @property
+    def canonical_link(self) -> Link:
+        return links.Identity()
+
+    def variance(self, mu: Tensor) -> Tensor:
+        return torch.ones_like(mu)
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        return torch.zeros_like(mu)
+
+    def theta(self, mu: Tensor) -> Tensor:
+        return mu
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        return theta.square() / 2
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        return (y - mu).square()
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        return (y - link(eta)).square() / 2
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        return torch.zeros_like(y)
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        return -0.5 * torch.log(2 * math.pi * dispersion) + torch.zeros_like(y)
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return y
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        return distributions.Normal(mu, like(dispersion, mu).sqrt())

@@ -1,0 +1,131 @@
+"""The Tweedie families, whose variance is a power of the mean."""
+
+import math
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import constraints
+
+from torchglm import distributions as exact
+from torchglm import links, special
+from torchglm.families.arithmetic import like, minus_expm1_excess, rows_of, text
+from torchglm.families.base import Family
+from torchglm.families.counts import Poisson
+from torchglm.families.positive import Gamma, InverseGaussian
+from torchglm.families.real import Gaussian
+from torchglm.links import Link
+
+_LIMITS: dict[float, type[Family]] = {0.0: Gaussian, 1.0: Poisson, 2.0: Gamma, 3.0: InverseGaussian}
+
+
+class Tweedie(Family):
+    """`V = mu^power`. Between 1 and 2: exactly zero or positive, a Poisson sum of Gammas.
+
+    The powers 0, 1, 2 and 3 are the Gaussian, (over-dispersed) Poisson, Gamma and inverse Gaussian families.
+    `power=None` estimates a power in (1, 2): it is then a learned parameter of the module.
+    Raises `ValueError` for a power in (0, 1), where no such family exists, or below 0.
+    Source: Dunn & Smyth (2005), Series evaluation of Tweedie exponential dispersion model densities.
+    """
+
+    name = "tweedie"
+    support = constraints.nonnegative
+
+    def __init__(self, power: "float | None" = None) -> None:
+        super().__init__()
+        value = 1.5 if power is None else float(power)
+        if not (value == 0 or value >= 1) or not math.isfinite(value):
+            raise ValueError(f"Tweedie needs power 0 or >= 1, got {power}. Between 1 and 2 is the usual range.")
+        self._limit: Family | None = _LIMITS[value]() if value in _LIMITS else None
+        self._fixed = None if 1 < value < 2 else value
+        self.canonical_name = "" if self._limit is None else self._limit.canonical_name
+        raw = torch.tensor(value - 1 if 1 < value < 2 else 0.5, dtype=torch.float64).logit()
+        self.raw_power = nn.Parameter(raw, requires_grad=power is None)
+        self.support = constraints.real if value == 0 else (
+            constraints.positive if value >= 2 else constraints.nonnegative)
+        self.support_text = "finite y" if value == 0 else ("y > 0" if value >= 2 else "y >= 0")
+        self.mean_lower = -math.inf if value == 0 else 0.0
+
+    @property
+    def power(self) -> Tensor:
+        """The variance power, shape `(*B)`."""
+        if self._fixed is not None:
+            return torch.full_like(self.raw_power, self._fixed)
+        return 1 + self.raw_power.sigmoid()
+
+    def _power(self, mu: Tensor) -> Tensor:
+        return rows_of(self.power, mu)
+
+    @property
+    def canonical_link(self) -> Link:
+        if self._limit is not None:
+            return self._limit.canonical_link
+        return links.Power(1 - float(self.power.mean()))
+
+    @property
+    def default_link(self) -> Link:
+        return links.Log()
+
+    def variance(self, mu: Tensor) -> Tensor:
+        return mu.pow(self._power(mu))
+
+    def variance_log_deriv(self, mu: Tensor) -> Tensor:
+        return self._power(mu) / mu
+
+    def theta(self, mu: Tensor) -> Tensor:
+        if self._limit is not None:
+            return self._limit.theta(mu)
+        p = self._power(mu)
+        return mu.pow(1 - p) / (1 - p)
+
+    def cumulant(self, theta: Tensor) -> Tensor:
+        if self._limit is not None:
+            return self._limit.cumulant(theta)
+        p = self._power(theta)
+        return ((1 - p) * theta).pow((2 - p) / (1 - p)) / (2 - p)
+
+    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+        if self._limit is not None:
+            return self._limit.unit_deviance(y, mu)
+        p = self._power(mu)
+        q = 2 - p
+        zero = y <= 0
+        t = torch.log(torch.where(zero, mu, y) / mu)
+        # (r^q - 1) - q (r - 1) with r = exp(t), as two terms of second order
+        bracket = q * minus_expm1_excess(t) - minus_expm1_excess(q * t)
+        return 2 * mu.pow(q) * torch.where(zero, 1 / q, bracket / (q * (q - 1)))
+
+    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+        if self._limit is not None:
+            return self._limit.nll(y, eta, link)
+        log_mean = link.log_inverse(eta)
+        p = self._power(log_mean)
+        return torch.exp((2 - p) * log_mean) / (2 - p) - y * torch.exp((1 - p) * log_mean) / (1 - p)
+
+    def nll_saturated(self, y: Tensor) -> Tensor:
+        if self._limit is not None:
+            return self._limit.nll_saturated(y)
+        p = self._power(y)
+        return -y.pow(2 - p) / ((1 - p) * (2 - p))
+
+    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+        if self._limit is not None and self._fixed == 1:
+            return self._limit.log_base(y / dispersion, torch.ones_like(y))
+        if self._limit is not None:
+            return self._limit.log_base(y, dispersion)
+        mean = torch.where(y > 0, y, 1.0)
+        at_mean = special.tweedie_log_prob(mean, mean, dispersion, self._power(y))
+        return torch.where(y > 0, at_mean, 0.0)
+
+    def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
+        return slope / mu * mu.pow(1 - self._power(mu))
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return torch.where(y == 0, 0.1, y)
+
+    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        if self._limit is not None:
+            return self._limit.distribution(mu, dispersion)
+        return exact.Tweedie(mu, like(dispersion, mu), self._power(mu))
+
+    def extra_repr(self) -> str:
+        return "power=estimated" if self.raw_power.requires_grad else f"power={text(self.power)}"
