@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn import functional as F
 
+from torchglm.special.incomplete import log_complement as log_one_minus_exp
+
 __all__ = ["CLogLog", "Cauchit", "Identity", "Inverse", "InverseSquared", "Link", "Log", "LogLog", "Logit",
            "Power", "Probit", "Softplus", "Sqrt", "get", "names"]
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+SQRT_HALF, SQRT_2_OVER_PI = math.sqrt(0.5), math.sqrt(2 / math.pi)
 
 
 class Link(nn.Module):
@@ -45,8 +48,8 @@ class Link(nn.Module):
 
     def inverse_curvature(self, eta: Tensor) -> Tensor:
         """The relative curvature `(d2mu/deta2) / (dmu/deta)`."""
-        slope, bend = jvp(self.inverse_deriv, (eta,), (torch.ones_like(eta),))
-        return bend / slope
+        pair = jvp(self.inverse_deriv, (eta,), (torch.ones_like(eta),))
+        return pair[1] / pair[0]
 
     def log_inverse(self, eta: Tensor) -> Tensor:
         """`log mu`, finite where `mu` itself underflows."""
@@ -59,6 +62,14 @@ class Link(nn.Module):
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         """`log |dmu/deta|`, finite where the slope itself underflows."""
         return self.inverse_deriv(eta).abs().log()
+
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        """`d log mu / deta`, finite where `mu` underflows."""
+        return self.inverse_deriv(eta) / self.inverse(eta)
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        """`-d log(1 - mu) / deta`, the hazard: finite where `mu` rounds to one."""
+        return self.inverse_deriv(eta) / (1 - self.inverse(eta))
 
     def inside(self, eta: Tensor) -> Tensor:
         """True where `eta` lies in the range on which the link is one to one."""
@@ -107,10 +118,16 @@ class Log(Link):
         return eta
 
     def log_complement(self, eta: Tensor) -> Tensor:
-        return torch.log(-torch.expm1(eta))
+        return log_one_minus_exp(eta)
 
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         return eta
+
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        return torch.ones_like(eta)
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        return 1 / torch.expm1(-eta)
 
 
 class Logit(Link):
@@ -139,6 +156,12 @@ class Logit(Link):
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         return F.logsigmoid(eta) + F.logsigmoid(-eta)
 
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        return torch.sigmoid(-eta)
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        return torch.sigmoid(eta)
+
 
 class Probit(Link):
     """`mu = Phi(eta)`, the standard normal distribution function."""
@@ -146,7 +169,7 @@ class Probit(Link):
     name = "probit"
 
     def inverse(self, eta: Tensor) -> Tensor:
-        return 0.5 * torch.erfc(-eta * math.sqrt(0.5))
+        return 0.5 * torch.erfc(-eta * SQRT_HALF)
 
     def link(self, mu: Tensor) -> Tensor:
         return torch.special.ndtri(mu)
@@ -165,6 +188,13 @@ class Probit(Link):
 
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         return -0.5 * eta * eta - LOG_SQRT_2PI
+
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        # the inverse of Mills' ratio; its two factors underflow together
+        return SQRT_2_OVER_PI / torch.special.erfcx(-eta * SQRT_HALF)
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        return self.relative_slope(-eta)
 
 
 class CLogLog(Link):
@@ -193,6 +223,12 @@ class CLogLog(Link):
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         return eta - eta.exp()
 
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        return torch.exp(self.log_inverse_deriv(eta) - self.log_inverse(eta))
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        return eta.exp()
+
 
 class LogLog(Link):
     """`mu = exp(-exp(-eta))`, the mirror image of the complementary log-log."""
@@ -220,6 +256,12 @@ class LogLog(Link):
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         return -eta - torch.exp(-eta)
 
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        return torch.exp(-eta)
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        return torch.exp(self.log_inverse_deriv(eta) - self.log_complement(eta))
+
 
 class Cauchit(Link):
     """`mu = 1/2 + atan(eta) / pi`, the Cauchy distribution function."""
@@ -242,6 +284,9 @@ class Cauchit(Link):
 
     def log_complement(self, eta: Tensor) -> Tensor:
         return self.inverse(-eta).log()
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        return self.inverse_deriv(eta) / self.inverse(-eta)
 
 
 class Inverse(Link):
@@ -361,12 +406,18 @@ class Softplus(Link):
         return torch.sigmoid(-eta)
 
     def log_inverse(self, eta: Tensor) -> Tensor:
-        return torch.where(eta < -30, eta, F.softplus(eta.clamp(min=-30), threshold=40).log())
+        return torch.where(eta < -40, eta, F.softplus(eta.clamp(min=-40), threshold=40).log())
+
+    def log_inverse_deriv(self, eta: Tensor) -> Tensor:
+        return F.logsigmoid(eta)
+
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        return torch.exp(self.log_inverse_deriv(eta) - self.log_inverse(eta))
 
 
 def _log_one_minus_exp_of_exp(eta: Tensor) -> Tensor:
     """`log(1 - exp(-exp(eta)))`, which is `eta` itself far to the left."""
-    return torch.where(eta < -30, eta, torch.log(-torch.expm1(-eta.clamp(min=-30).exp())))
+    return torch.where(eta < -30, eta, log_one_minus_exp(-eta.clamp(min=-30).exp()))
 
 
 _BY_NAME = {link.name: link for link in (Identity, Log, Logit, Probit, CLogLog, LogLog, Cauchit, Inverse,

@@ -7,6 +7,7 @@ from torchglm import special
 
 
 def like(value: "Tensor | float", mu: Tensor) -> Tensor:
+    """`value` as a tensor of the dtype and device of `mu`."""
     return torch.as_tensor(value, dtype=mu.dtype, device=mu.device)
 
 
@@ -24,22 +25,27 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def log_less_excess(y: Tensor, mu: Tensor) -> Tensor:
     """`log(y / mu) - (y - mu) / mu`, without cancellation where they are close nor rounding where they are far."""
     excess = (y - mu) / mu
-    return excess * special.log_one_plus_minus_over(excess, torch.log(y / mu))
+    # the quotient of the roots neither overflows nor underflows
+    return excess * special.log_one_plus_minus_over(excess, 2 * torch.log(y.sqrt() / mu.sqrt()))
 
 
-def minus_expm1_excess(t: Tensor) -> Tensor:
-    """`t - (exp(t) - 1)`, without cancellation."""
-    excess = torch.expm1(t)
-    return excess * special.log_one_plus_minus_over(excess, t)
+def values_are_known() -> bool:
+    """False under `torch.compile` and inside a `torch.func` transform, where no branch may depend on values."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
 
 
 def any_observed(observed: "Tensor | bool") -> bool:
+    """Whether the observed information is asked for in any row."""
     return observed if isinstance(observed, bool) else bool(observed.any())
 
 
 def mask(observed: "Tensor | bool", like: Tensor) -> Tensor:
+    """Where the observed information is asked for, on the device of `like`."""
     return torch.as_tensor(observed, device=like.device)
 
 
 def text(value: Tensor) -> str:
+    """A shape parameter as `repr` shows it: its value, or its shape where there is one per model."""
+    if value.is_meta:
+        return "meta"
     return f"{float(value):.6g}" if value.dim() == 0 else f"tensor{tuple(value.shape)}"

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
 
-from torchglm.families.arithmetic import any_observed, mask
+from torchglm import links
+from torchglm.families.arithmetic import any_observed, like, mask
 from torchglm.links import Link
 
 
@@ -35,7 +37,7 @@ class Family(nn.Module):
     @property
     def canonical_link(self) -> Link:
         """The link for which `theta` is linear in `eta`: Newton's method and Fisher scoring are then one."""
-        raise NotImplementedError
+        return links.get(self.canonical_name)
 
     @property
     def default_link(self) -> Link:
@@ -91,14 +93,15 @@ class Family(nn.Module):
         """The fully normalised log-density, `-w d / (2 phi) + log_base(y, phi / w)`.
 
         Prior weights divide the dispersion; where there is none (`has_dispersion` is False) they multiply the
-        log-density, as repeats do.
+        log-density, as repeats do. A row of weight zero counts as dropped: 0.
         """
-        phi, w = torch.as_tensor(dispersion, dtype=mu.dtype), torch.as_tensor(weight, dtype=mu.dtype)
-        phi, w = phi.to(mu.device), w.to(mu.device)
+        phi, w = like(dispersion, mu), like(weight, mu)
         half = self.unit_deviance(y, mu) / 2
         if self.has_dispersion:
-            return self.log_base(y, phi / w) - half * w / phi
-        return w * (self.log_base(y, torch.ones_like(mu)) - half)
+            density = self.log_base(y, phi / torch.where(w > 0, w, 1.0)) - half * w / phi
+        else:
+            density = w * (self.log_base(y, torch.ones_like(mu)) - half)
+        return torch.where(w > 0, density, 0.0)
 
     def encode(self, y: Tensor, trials: "Tensor | None" = None,
                event: "Tensor | None" = None) -> tuple[Tensor, "Tensor | None"]:
@@ -151,6 +154,15 @@ class Family(nn.Module):
     def valid_mean(self, mu: Tensor) -> Tensor:
         """True where a fitted mean lies inside the family's range."""
         return (mu > self.mean_lower) & (mu < self.mean_upper)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Family":
+        """Follow the head to a device or dtype; shape parameters stay float32 at least, as the arithmetic does."""
+        def move(value: Tensor) -> Tensor:
+            moved = fn(value)
+            narrow = torch.finfo(moved.dtype).bits < 32
+            return value.to(device=moved.device, dtype=torch.float32) if narrow else moved
+
+        return super()._apply(move, recurse)
 
     @property
     def estimates_shape(self) -> bool:

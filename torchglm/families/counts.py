@@ -20,10 +20,6 @@ class Poisson(Family):
     support = constraints.nonnegative
     support_text = "y >= 0"
 
-    @property
-    def canonical_link(self) -> Link:
-        return links.Log()
-
     def variance(self, mu: Tensor) -> Tensor:
         return mu
 
@@ -84,7 +80,7 @@ class NegativeBinomial(Family):
 
     @property
     def canonical_link(self) -> Link:
-        return _NegativeBinomialCanonical()
+        return NegativeBinomialCanonical(self.alpha.detach())
 
     @property
     def default_link(self) -> Link:
@@ -109,8 +105,7 @@ class NegativeBinomial(Family):
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         mu = link(eta)
-        alpha = self._alpha(mu)
-        return self._softened(y, alpha * mu, mu) - product(y, link.log_inverse(eta))
+        return self._softened(y, self._alpha(mu) * mu, mu) - product(y, link.log_inverse(eta))
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         return self._softened(y, self._alpha(y) * y, y) - torch.xlogy(y, y)
@@ -138,7 +133,41 @@ class NegativeBinomial(Family):
         return "alpha=estimated" if self.log_alpha.requires_grad else f"alpha={text(self.alpha)}"
 
 
-class _NegativeBinomialCanonical(Link):
-    """Names the canonical link of the negative binomial, which is not offered: it ties `alpha` to `eta`."""
+class NegativeBinomialCanonical(Link):
+    """`mu = exp(eta) / (1 - alpha exp(eta))`, `eta < -log(alpha)`, for `alpha` of shape `(*B)`; seldom of use.
+
+    It ties `eta` to `alpha`, so the negative binomial names it but takes the log. Source: McCullagh & Nelder
+    (1989), section 6.2.3.
+    """
 
     name = "negative_binomial_canonical"
+    alpha: Tensor
+
+    def __init__(self, alpha: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("alpha", alpha.clone())
+
+    def _log_free(self, eta: Tensor) -> Tensor:
+        """`log(1 - alpha exp(eta))`."""
+        return torch.log1p(-rows_of(self.alpha, eta) * eta.exp())
+
+    def inverse(self, eta: Tensor) -> Tensor:
+        return torch.exp(self.log_inverse(eta))
+
+    def link(self, mu: Tensor) -> Tensor:
+        return mu.log() - torch.log1p(rows_of(self.alpha, mu) * mu)
+
+    def log_inverse(self, eta: Tensor) -> Tensor:
+        return eta - self._log_free(eta)
+
+    def log_inverse_deriv(self, eta: Tensor) -> Tensor:
+        return eta - 2 * self._log_free(eta)
+
+    def inverse_deriv(self, eta: Tensor) -> Tensor:
+        return torch.exp(self.log_inverse_deriv(eta))
+
+    def inverse_curvature(self, eta: Tensor) -> Tensor:
+        return 1 + 2 * rows_of(self.alpha, eta) * self.inverse(eta)
+
+    def inside(self, eta: Tensor) -> Tensor:
+        return rows_of(self.alpha, eta) * eta.exp() < 1

@@ -5,7 +5,7 @@ from torch import Tensor, distributions
 from torch.distributions import constraints
 
 from torchglm import links
-from torchglm.families.arithmetic import any_observed, log_less_excess, mask
+from torchglm.families.arithmetic import any_observed, log_less_excess, mask, values_are_known
 from torchglm.families.base import Family
 from torchglm.links import Link
 
@@ -25,7 +25,7 @@ class Exponential(Family):
 
     @property
     def canonical_link(self) -> Link:
-        return links.Inverse()
+        return links.Inverse()  # no canonical_name: where times are censored, observed and expected differ
 
     @property
     def default_link(self) -> Link:
@@ -37,7 +37,7 @@ class Exponential(Family):
             raise ValueError("trials= is for the Binomial family, got it with exponential. Remove it.")
         if event is None:
             return y, None
-        if not bool(((event == 0) | (event == 1)).all()):
+        if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
             raise ValueError("event must be 1 (the event was seen) or 0 (censored). Recode the column.")
         return torch.where(event.bool(), y, -y), None
 
@@ -67,7 +67,7 @@ class Exponential(Family):
 
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
-        relative = link.inverse_deriv(eta) / mu  # d log mu / d eta
+        relative = link.relative_slope(eta)
         ratio, seen = y.abs() / mu, (y > 0).to(mu.dtype)
         score = (ratio - seen) * relative
         weight = relative.square() * torch.where(y > 0, 1.0, ratio)

@@ -7,7 +7,7 @@ from torch import Tensor, distributions
 from torch.distributions import constraints
 
 from torchglm import distributions as exact
-from torchglm import links, special
+from torchglm import special
 from torchglm.families.arithmetic import like, log_less_excess
 from torchglm.families.base import Family
 from torchglm.links import Link
@@ -20,10 +20,6 @@ class Gamma(Family):
     canonical_name = "inverse"
     support = constraints.positive
     support_text = "y > 0"
-
-    @property
-    def canonical_link(self) -> Link:
-        return links.Inverse()
 
     def variance(self, mu: Tensor) -> Tensor:
         return mu.square()
@@ -69,10 +65,6 @@ class InverseGaussian(Family):
     support = constraints.positive
     support_text = "y > 0"
 
-    @property
-    def canonical_link(self) -> Link:
-        return links.InverseSquared()
-
     def variance(self, mu: Tensor) -> Tensor:
         return mu.pow(3)
 
@@ -86,11 +78,12 @@ class InverseGaussian(Family):
         return -torch.sqrt(-2 * theta)
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
-        return ((y - mu) / mu).square() / y
+        excess = (y - mu) / mu
+        return excess * (excess / y)  # the square alone would overflow
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
-        inverse = torch.exp(-link.log_inverse(eta))
-        return (y * inverse - 1).square() / (2 * y)
+        excess = y * torch.exp(-link.log_inverse(eta)) - 1
+        return excess * (excess / y) / 2
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
 
-from torchglm import links, special
-from torchglm.families.arithmetic import any_observed, like, mask, product
+from torchglm import special
+from torchglm.families.arithmetic import any_observed, like, mask, product, values_are_known
 from torchglm.families.base import Family
 from torchglm.links import Link
 
@@ -17,10 +17,6 @@ class _Proportion(Family):
     has_dispersion = False
     support = constraints.unit_interval
     mean_upper = 1.0
-
-    @property
-    def canonical_link(self) -> Link:
-        return links.Logit()
 
     def variance(self, mu: Tensor) -> Tensor:
         return mu * (1 - mu)
@@ -47,7 +43,7 @@ class _Proportion(Family):
         # logarithms of the means from eta: exact where mu rounds to 0 or 1; kl_div where y and mu are close
         far = self.nll(y, eta, link) - self.nll_saturated(y)
         inside = (y > 0) & (y < 1) & (mu > 0) & (mu < 1)
-        if not inside.any():
+        if values_are_known() and not inside.any():
             return far
         safe = torch.where(inside, mu, 0.5)
         return torch.where(inside, special.kl_div(y, safe) + special.kl_div(1 - y, 1 - safe), far)
@@ -57,11 +53,9 @@ class _Proportion(Family):
         if link.name == "logit":
             other = torch.sigmoid(-eta)  # 1 - mu, without rounding at the upper end
             return y * other - (1 - y) * mu, mu * other
-        log_slope = link.log_inverse_deriv(eta)
-        up = torch.exp(log_slope - link.log_inverse(eta))  # d log mu / d eta
-        down = torch.exp(log_slope - link.log_complement(eta))  # -d log(1 - mu) / d eta
+        up, down = link.relative_slope(eta), link.complement_slope(eta)
         success, failure = product(y, up), product(1 - y, down)
-        weight = torch.exp(2 * log_slope - link.log_inverse(eta) - link.log_complement(eta))
+        weight = torch.where(down == 0, 0.0, product(up, down))  # (dmu/deta)^2 / V
         if any_observed(observed):
             bend = link.inverse_curvature(eta)
             seen = product(success, up - bend) + product(failure, down + bend)
@@ -110,13 +104,18 @@ class Binomial(_Proportion):
             raise ValueError("event= is for the Exponential family, got it with binomial. Remove it.")
         if trials is None:
             return y, None
+        if values_are_known():
+            self._check(y, trials)
+        return torch.where(trials > 0, y / torch.where(trials > 0, trials, 1.0), 0.0).clamp(max=1.0), trials
+
+    @staticmethod
+    def _check(y: Tensor, trials: Tensor) -> None:
         if not bool(((trials >= 0) & torch.isfinite(trials)).all()):
             raise ValueError("trials must be finite and >= 0. Correct or drop those rows.")
         if bool((y > trials * (1 + 1e-9)).any()):
             row = int((y > trials * (1 + 1e-9)).flatten().nonzero()[0])
             raise ValueError(f"Binomial needs y <= trials; row {row} has more successes than trials "
                              "(y is a count where trials= is given). Correct that row.")
-        return torch.where(trials > 0, y / torch.where(trials > 0, trials, 1.0), 0.0).clamp(max=1.0), trials
 
     def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
         """Counts out of `1 / dispersion` trials of probability `mu`."""

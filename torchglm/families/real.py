@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, distributions
 from torch.distributions import constraints
 
-from torchglm import links
 from torchglm.families.arithmetic import like
 from torchglm.families.base import Family
 from torchglm.links import Link
@@ -20,10 +19,6 @@ class Gaussian(Family):
     support = constraints.real
     support_text = "finite y"
     mean_lower = -math.inf
-
-    @property
-    def canonical_link(self) -> Link:
-        return links.Identity()
 
     def variance(self, mu: Tensor) -> Tensor:
         return torch.ones_like(mu)

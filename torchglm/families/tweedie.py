@@ -1,6 +1,7 @@
 """The Tweedie families, whose variance is a power of the mean."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, distributions, nn
@@ -8,7 +9,7 @@ from torch.distributions import constraints
 
 from torchglm import distributions as exact
 from torchglm import links, special
-from torchglm.families.arithmetic import like, minus_expm1_excess, rows_of, text
+from torchglm.families.arithmetic import like, rows_of, text
 from torchglm.families.base import Family
 from torchglm.families.counts import Poisson
 from torchglm.families.positive import Gamma, InverseGaussian
@@ -28,7 +29,7 @@ class Tweedie(Family):
     """
 
     name = "tweedie"
-    support = constraints.nonnegative
+    support: constraints.Constraint = constraints.nonnegative
 
     def __init__(self, power: "float | None" = None) -> None:
         super().__init__()
@@ -86,13 +87,7 @@ class Tweedie(Family):
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         if self._limit is not None:
             return self._limit.unit_deviance(y, mu)
-        p = self._power(mu)
-        q = 2 - p
-        zero = y <= 0
-        t = torch.log(torch.where(zero, mu, y) / mu)
-        # (r^q - 1) - q (r - 1) with r = exp(t), as two terms of second order
-        bracket = q * minus_expm1_excess(t) - minus_expm1_excess(q * t)
-        return 2 * mu.pow(q) * torch.where(zero, 1 / q, bracket / (q * (q - 1)))
+        return special.tweedie_unit_deviance(y, mu, self._power(mu))
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         if self._limit is not None:
@@ -120,12 +115,47 @@ class Tweedie(Family):
         return slope / mu * mu.pow(1 - self._power(mu))
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
-        return torch.where(y == 0, 0.1, y)
+        return y if self._fixed == 0 else torch.where(y == 0, 0.1, y)
 
     def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+        if self._fixed == 1:
+            return ScaledPoisson(mu, like(dispersion, mu))
         if self._limit is not None:
             return self._limit.distribution(mu, dispersion)
         return exact.Tweedie(mu, like(dispersion, mu), self._power(mu))
 
     def extra_repr(self) -> str:
         return "power=estimated" if self.raw_power.requires_grad else f"power={text(self.power)}"
+
+
+class ScaledPoisson(distributions.Distribution):
+    """The Tweedie law of power 1: `dispersion` times a Poisson count of mean `mu / dispersion`.
+
+    Its variance is `dispersion mu`; the arguments broadcast. Source: Jorgensen (1997), section 4.1.
+    """
+
+    arg_constraints = {"mu": constraints.nonnegative, "dispersion": constraints.positive}
+    support = constraints.nonnegative
+
+    def __init__(self, mu: Tensor, dispersion: Tensor, validate_args: "bool | None" = None) -> None:
+        self.mu, self.dispersion = torch.broadcast_tensors(mu, dispersion)
+        super().__init__(self.mu.shape, validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu
+
+    @property
+    def variance(self) -> Tensor:
+        return self.dispersion * self.mu
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ScaledPoisson":
+        return ScaledPoisson(self.mu.expand(batch_shape), self.dispersion.expand(batch_shape), validate_args=False)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        with torch.no_grad():
+            return self.dispersion * torch.poisson((self.mu / self.dispersion).expand(shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return special.poisson_log_prob(value / self.dispersion, self.mu / self.dispersion)

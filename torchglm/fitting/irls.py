@@ -8,6 +8,7 @@ Every pass is a trial: it yields the objective at the trial point and the sums f
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class _Search:
     n_iter: Tensor
 
     def take(self, models: Tensor) -> "_Search":
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return _Search(**{k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()})
 
 
@@ -112,6 +113,8 @@ class _Solver:
         out = self._blank()
         fitted = torch.ones(self.models, dtype=torch.bool, device=self.device) if skip is None else ~skip
         out.status[~fitted] = int(Status.NOT_FINITE)
+        for name in ("objective", "pearson", "weight", "count"):
+            getattr(out.moments, name)[~fitted] = torch.nan
         lane = fitted.nonzero()[:, 0]
         if lane.numel() == 0:
             return out
@@ -140,7 +143,7 @@ class _Solver:
     def _begin(self, lane: Tensor, start: "Tensor | None", out: Solution) -> _Search:
         models = lane.numel()
         first = self.fold(Point(), models)
-        total, mean = self._means(models)
+        total, mean = first.weight, first.response / first.weight
         usable = first.valid
         if not bool(usable.all()):  # a mean per row with no linear predictor, such as log 0
             bad = (~usable).nonzero()[:, 0]
@@ -171,17 +174,6 @@ class _Solver:
         if bad.numel():
             with_factor = with_factor.place(bad, self.fold(replace(other, factor=True), models).take(bad))
         return with_factor
-
-    def _means(self, models: int) -> tuple[Tensor, Tensor]:
-        """Total weight and weighted mean response, the start when a mean per row fails."""
-        total = torch.zeros(models, dtype=torch.float64, device=self.device)
-        weighted = torch.zeros_like(total)
-        for rows in self.source:
-            w = rows.weight.to(torch.float64)
-            y = rows.y.to(torch.float64)
-            total += w.sum(-1)
-            weighted += torch.where(w > 0, w * (y.abs() if self.family.signed else y), 0.0).sum(-1)
-        return total, weighted / total
 
     def _rank(self, first: Moments, models: int) -> tuple[Tensor, Tensor]:
         """The columns that are kept, and the models whose condition asks for a QR factor."""

@@ -6,6 +6,7 @@ where the rows come from. Everything is summed in float64, whatever the dtype of
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +23,10 @@ class Moments:
     Fields, with the row weight `w`, the score `s = dl/deta` and the information `W` per row:
     `gram` (B, p, p) sum of `w W x x'`; `score` (B, p) sum of `w s x`; `objective` (B,) half the deviance;
     `scale` (B,) sum of `w W eta^2`; `invalid` (B,) rows whose mean is outside the family's range;
-    `pearson` (B,) sum of `w (y - mu)^2 / V` and `change` (B,) the largest relative change of `eta` (both only
-    where the pass reports); `factor` (B, p + 1, p + 1) triangular factor of `sqrt(w W) [x, s / W]` or None.
+    `weight`, `count` and `response` (B,) sum of `w`, the rows of positive weight (their repeats) and sum of `w y`
+    (where the pass is the first or reports); `pearson` (B,) sum of `w (y - mu)^2 / V` and `change` (B,) the largest
+    relative change of `eta` (where it reports); `factor` (B, p + 1, p + 1) triangular factor of `sqrt(w W) [x, s / W]`
+    or None.
     """
 
     gram: Tensor
@@ -31,6 +34,9 @@ class Moments:
     objective: Tensor
     scale: Tensor
     invalid: Tensor
+    weight: Tensor
+    count: Tensor
+    response: Tensor
     pearson: Tensor
     change: Tensor
     factor: "Tensor | None" = None
@@ -41,7 +47,7 @@ class Moments:
         def none(*shape: int) -> Tensor:
             return torch.zeros(models, *shape, dtype=torch.float64, device=device)
 
-        return Moments(none(p, p), none(p), none(), none(), none(), none(), none())
+        return Moments(none(p, p), none(p), *(none() for _ in range(8)))
 
     def __add__(self, other: "Moments") -> "Moments":
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)
@@ -51,7 +57,7 @@ class Moments:
 
     def take(self, models: Tensor) -> "Moments":
         """The moments of some of the models."""
-        kept = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return Moments(**{k: None if v is None else v[models] for k, v in kept.items()})
 
     def place(self, models: Tensor, part: "Moments") -> "Moments":
@@ -127,8 +133,7 @@ def _at(point: Point, models: slice) -> Point:
 
 
 def _concatenate(parts: list[Moments]) -> Moments:
-    names = [f.name for f in fields(Moments)]
-    lists = {name: [getattr(part, name) for part in parts] for name in names}
+    lists: dict[str, list[Any]] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Moments)}
     return Moments(**{name: None if values[0] is None else torch.cat(values) for name, values in lists.items()})
 
 
@@ -155,6 +160,8 @@ def _block_moments(rows: Rows, point: Point, family: Family, link: Link) -> Mome
     if point.coef is None:  # the first step solves for the coefficients themselves
         score = (score if point.constant is None else 0.0) + information * (eta - rows.offset)
     scale = (information * eta.square()).sum(-1)
+    weight, count, response = _census(rows, family) if point.coef is None or point.before is not None else (
+        torch.zeros_like(scale),) * 3
     pearson, change = torch.zeros_like(scale), torch.zeros_like(scale)
     if point.before is not None:
         residual = (rows.y.abs() if family.signed else rows.y) - mu
@@ -166,7 +173,15 @@ def _block_moments(rows: Rows, point: Point, family: Family, link: Link) -> Mome
         change = torch.where(rows.weight > 0, step, 0.0).amax(-1) if eta.shape[-1] else change
     factor = _factor(rows, score, information) if point.factor else None
     return Moments(gram(rows.x, information), project(rows.x, score), half.sum(-1), scale,
-                   bad.sum(-1).to(torch.float64), pearson, change, factor)
+                   bad.sum(-1).to(torch.float64), weight, count, response, pearson, change, factor)
+
+
+def _census(rows: Rows, family: Family) -> tuple[Tensor, Tensor, Tensor]:
+    """`weight`, `count` and `response` of a block."""
+    y = rows.y.abs() if family.signed else rows.y
+    used = (rows.weight > 0).to(torch.float64)
+    count = used if rows.repeats is None else used * rows.repeats
+    return rows.weight.sum(-1), count.sum(-1), (rows.weight * torch.where(used > 0, y, 0.0)).sum(-1)
 
 
 def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Rows: the one thing that data and mathematics share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ class Rows(NamedTuple):
         repeats = None if self.repeats is None else self.repeats[models]
         return Rows(x, self.y[models], self.weight[models], self.offset[models], repeats, self.intercept)
 
-    def slice(self, start: int, stop: int) -> "Rows":
+    def between(self, start: int, stop: int) -> "Rows":
         """The rows from `start` to `stop` of every model."""
         repeats = None if self.repeats is None else self.repeats[:, start:stop]
         x = self.x[..., start:stop, :]
@@ -57,7 +57,7 @@ class Rows(NamedTuple):
             width = p if models == 1 else p * (p + 1) // 2 + models
             step = max(256, BLOCK // width)
             for start in range(0, n, step):
-                yield slice(0, models), self.slice(start, min(n, start + step))
+                yield slice(0, models), self.between(start, min(n, start + step))
             return
         group = max(1, BLOCK // max(1, n * p))
         step = n if group > 1 else max(256, BLOCK // p)
@@ -65,7 +65,17 @@ class Rows(NamedTuple):
             chosen = slice(first, min(models, first + group))
             part = self.take(chosen)
             for start in range(0, max(n, 1), max(step, 1)):
-                yield chosen, part.slice(start, min(n, start + step))
+                yield chosen, part.between(start, min(n, start + step))
+
+
+class WithoutColumns:
+    """A source whose design is the intercept alone, or nothing."""
+
+    def __init__(self, source: Iterable[Rows], intercept: bool) -> None:
+        self.source, self.intercept = source, intercept
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (rows._replace(x=rows.x[..., :0], intercept=self.intercept) for rows in self.source)
 
 
 def wide(rows: Rows) -> Rows:

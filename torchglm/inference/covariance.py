@@ -17,7 +17,7 @@ KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
 
 def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, keep: Tensor) -> Tensor:
     """(B, p, p) the inverse of the observed information for `phi = 1`; NaN where it is not positive definite."""
-    moments = fold(source, Point(coef, True), family, link, *coef.shape, coef.device)
+    moments = fold(source, Point(coef, True), family, link, coef.shape[0], coef.shape[1], coef.device)
     inverse = linalg.invert_gram(moments.gram, keep)
     whole = inverse.root @ inverse.root.mT
     return torch.where(inverse.positive[:, None, None], whole, torch.nan)

@@ -1,6 +1,5 @@
 """Result: what a fit says, for one model or for a batch of them."""
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.families import Family
-from torchglm.fitting.irls import Solution, irls
+from torchglm.fitting.irls import irls
 from torchglm.fitting.moments import take_family
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.rows import Rows
+from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
 from torchglm.inference import covariance as sandwich
@@ -37,9 +36,9 @@ class Result:
     `rows`, which a saved and loaded result no longer holds.
     """
 
-    def __init__(self, state: dict[str, Any], source: "Rows | Iterable[Rows] | None" = None) -> None:
+    def __init__(self, state: dict[str, Any], source: "Iterable[Rows] | None" = None) -> None:
         self._state = state
-        self._source: Iterable[Rows] | None = [source] if isinstance(source, Rows) else source
+        self._source = source
         self.names: list[str] = state["names"]
         self.family: Family = state["family"]
         self.link: Link = state["link"]
@@ -223,10 +222,10 @@ class Result:
     def _flat_null_deviance(self) -> Tensor:
         if "null_deviance" in self._state:
             return self._state["null_deviance"]
-        null = [rows._replace(x=rows.x[..., :0], intercept=self.intercept) for rows in self.source]
         skip = self._state["status"] == int(Status.NOT_FINITE)
-        fit = irls(null, self.family, self.link, tol=self._state["tol"], skip=skip)
-        return 2 * fit.moments.objective
+        null = irls(WithoutColumns(self.source, self.intercept), self.family, self.link, tol=self._state["tol"],
+                    skip=skip)
+        return 2 * null.moments.objective
 
     @property
     def null_deviance(self) -> Tensor:
@@ -402,8 +401,15 @@ class Result:
                    "loglik", "aic", "bic", "n_iter", "converged")
         return facts | {name: plain(getattr(self, name)) for name in numbers}
 
-    def with_rows(self, x: Any, y: Any, **per_row: Any) -> "Result":
-        """The same fit with rows attached, for residuals and robust covariances; arguments as for `fit`."""
+    def on(self, source: Iterable[Rows]) -> "Result":
+        """The same fit with these rows behind it."""
+        return Result(self._state, source)
+
+    def with_rows(self, x: Any, y: Any = None, **per_row: Any) -> "Result":
+        """The same fit with rows attached, for residuals and robust covariances; arguments as for `fit`.
+
+        A formula fit takes its table alone. Raises `ValueError` for rows of another shape.
+        """
         from torchglm.api import attach
 
         return attach(self, x, y, per_row)
@@ -423,55 +429,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def build(solution: Solution, rows: Rows, family: Family, link: Link, batch: torch.Size, names: list[str], *,
-          penalty: "Penalty | None", dispersion: "str | float | None", tol: float,
-          context: dict[str, Any]) -> Result:
-    """The Result of a solution. Raises `ValueError` for an unknown dispersion."""
-    source, family = [rows], copy.deepcopy(family)
-    estimated = family.estimates_shape
-    family.requires_grad_(False)
-    used = rows.weight > 0
-    repeats = used if rows.repeats is None else torch.where(used, rows.repeats, 0.0)
-    nobs = repeats.to(torch.float64).sum(-1)
-    rank = solution.keep.sum(-1).to(torch.float64)
-    deviance, pearson = 2 * solution.moments.objective, solution.moments.pearson
-    state = {"coef": solution.coef, "keep": solution.keep, "root": solution.root, "gram": solution.moments.gram,
-             "deviance": deviance, "pearson": pearson, "nobs": nobs, "rank": rank, "status": solution.status,
-             "n_iter": solution.n_iter, "minnorm": solution.minnorm, "tol": tol, "names": names,
-             "family": family, "estimated_shape": estimated,
-             "link": link, "penalty": penalty, "batch": batch, "context": context,
-             "intercept": rows.intercept or bool(context.get("constant", False)) or _has_constant(rows)}
-    if context.get("event"):
-        state["observed"] = sandwich.observed_inverse(source, family, link, solution.coef, solution.keep)
-    state["dispersion_kind"], state["dispersion"] = _dispersion(
-        dispersion, source, family, link, solution.coef, deviance, pearson, nobs, rank)
-    return Result(state, source)
-
-
-def _has_constant(rows: Rows) -> bool:
-    """True where the first column of the design is a constant: the user's own intercept."""
-    if rows.x.shape[-1] == 0:
-        return False
-    first = rows.x[..., 0]
-    return bool((first == 1).all())
-
-
-def _dispersion(dispersion: "str | float | None", source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
-                deviance: Tensor, pearson: Tensor, nobs: Tensor, rank: Tensor) -> tuple[str, Tensor]:
-    if dispersion is None and not family.has_dispersion:
-        return "fixed", torch.ones_like(deviance)
-    kind = "pearson" if dispersion is None else dispersion
-    freedom = torch.where(nobs > rank, nobs - rank, torch.nan)
-    if kind == "pearson":
-        return "pearson", pearson / freedom
-    if kind == "deviance":
-        return "deviance", deviance / freedom
-    if kind == "ml":
-        if not family.has_dispersion:
-            raise ValueError(f"the {family.name} family has no dispersion to maximise. Use 'pearson' for a quasi fit.")
-        return "ml", dispersion_ml(source, family, link, coef, deviance / nobs)
-    if isinstance(kind, str) or not kind > 0 or not math.isfinite(kind):
-        raise ValueError(f"dispersion must be {', '.join(map(repr, DISPERSIONS))} or a number > 0, got {kind!r}.")
-    return "number", torch.full_like(deviance, float(kind))

@@ -66,8 +66,15 @@ def per_row(value: Any, shape: torch.Size, name: str, device: torch.device) -> T
     raise ValueError(f"{name} has shape {tuple(given.shape)}, y has {tuple(shape)}. Pass one value for each row.")
 
 
+def all_finite(value: Tensor) -> bool:
+    """True where no value is NaN or infinite: one sum tells, unless it overflows."""
+    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+
+
 def finite(value: Tensor, name: str, used: "Tensor | None" = None, advice: str = "Drop or correct it.") -> None:
     """Raise `ValueError` at the first NaN or infinity, in the rows that are used."""
+    if all_finite(value):
+        return
     bad = ~torch.isfinite(value)
     if used is not None:
         bad = bad & used
@@ -95,13 +102,13 @@ def check_shapes(x: Tensor, y: Tensor) -> None:
         raise ValueError("x and y hold no rows (n = 0). Pass at least one observation.")
 
 
-def check_weights(weight: Tensor, name: str) -> None:
-    """Raise `ValueError` for weights that are negative, not finite, or all zero."""
+def check_weights(weight: Tensor, name: str, strict: bool = True) -> None:
+    """Raise `ValueError` for weights that are negative, not finite, or (where `strict`) all zero."""
     finite(weight, name)
     if bool((weight < 0).any()):
         row = int((weight < 0).reshape(-1).nonzero()[0]) % weight.shape[-1]
         raise ValueError(f"{name} must be >= 0; row {row} has {float(weight.reshape(-1)[row]):g}. Use 0 to drop a row.")
-    if bool((weight == 0).all()):
+    if strict and bool((weight == 0).all()):
         raise ValueError(f"{name} are all zero: no row is left to fit. Give at least one row a positive weight.")
 
 

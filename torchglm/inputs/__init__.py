@@ -1,0 +1,25 @@
+"""What a user hands over, looked at once and turned into Rows: arrays, formulas with a table, loaders of batches.
+
+To accept another kind of source, write a module here that yields `Rows`.
+"""
+
+from torchglm.inputs.arrays import Data, assemble, from_arrays
+from torchglm.inputs.batch import GLMBatch, as_batch
+from torchglm.inputs.checks import (
+    all_finite,
+    check_shapes,
+    check_support,
+    check_weights,
+    column_names,
+    finite,
+    per_row,
+    tensor,
+)
+from torchglm.inputs.formula import from_design, from_formula
+from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
+
+__all__ = [
+    "Data", "GLMBatch", "LoaderRows", "all_finite", "as_batch", "assemble", "check_shapes", "check_support",
+    "check_weights", "column_names", "finite", "from_arrays", "from_design", "from_formula", "from_loader",
+    "is_loader", "per_row", "tensor",
+]

@@ -1,0 +1,139 @@
+"""Tensors, arrays and frames of numbers as Rows."""
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.rows import Rows
+from torchglm.fitting.status import FitWarning
+from torchglm.inputs import checks
+
+
+@dataclass
+class Data:
+    """The rows of a call, flattened to `B` models, and what is needed to speak of them.
+
+    `source` is re-iterable; `columns` counts those of the design, the intercept among them; `skip` (B,) marks the
+    models of a batch whose rows hold NaN or infinities.
+    """
+
+    source: Iterable[Rows]
+    batch: torch.Size
+    names: list[str]
+    columns: int
+    device: torch.device
+    single: bool  # the rows are in float32
+    constant: bool  # the first column of the design is an intercept
+    skip: "Tensor | None" = None
+    context: dict[str, Any] = field(default_factory=dict)
+
+
+def from_arrays(x: Any, y: Any, family: Family, per_row: dict[str, Any], intercept: bool,
+                names: "Sequence[str] | None", device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
+    """The rows of arrays `x` (n, p) or (*B, n, p) and `y` (*B, n). Raises `ValueError` where they do not fit."""
+    if y is None:
+        raise ValueError("y is missing. Pass fit(x, y, ...), or a formula and a data frame.")
+    names = checks.column_names(x) if names is None else list(names)
+    design, response = checks.tensor(x, "x", device), checks.tensor(y, "y", device)
+    response = response.to(design.device)
+    checks.check_shapes(design, response)
+    if dtype is not None:
+        design = design.to(dtype)
+    p = design.shape[-1]
+    names = [f"x{j}" for j in range(p)] if names is None else names
+    if len(names) != p:
+        raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
+    names = ["(Intercept)", *names] if intercept else names
+    return assemble(design, response, family, per_row, names, intercept)
+
+
+def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str, Any], names: list[str],
+             intercept: bool, constant: bool = False, strict: bool = True) -> Data:
+    """Rows that have been looked at: shapes, finiteness, support, weights.
+
+    `constant` says that the design brings its own intercept; with `strict`, weights that are all zero are refused.
+    """
+    shape, device = response.shape, design.device
+    given = {k: checks.per_row(v, shape, k, device) for k, v in per_row.items() if v is not None}
+    batch = shape[:-1]
+    encode = {k: given[k] for k in ("trials", "event") if k in given}
+    coded, factor = family.encode(response, **encode)
+    weight = torch.ones(shape, dtype=torch.float64, device=device)
+    for name in ("weights", "freq"):
+        if name in given:
+            checks.check_weights(given[name], name, strict)
+            weight = weight * given[name]
+    weight = weight if factor is None else weight * factor
+    offset = _offset(given, shape, device)
+    used = weight > 0
+    skip = _not_finite(design, coded, used, len(batch) > 0)
+    if skip is not None:
+        used = used & ~skip.unsqueeze(-1)
+    checks.check_support(coded, family, used)
+    checks.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
+    if not bool(used.all()):
+        if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
+            warnings.warn("rows of weight zero hold NaN or infinite values; they are left out.", FitWarning,
+                          stacklevel=4)
+        design, coded, offset = _neutral(design, coded, offset, used)
+        weight = torch.where(used, weight, 0.0)
+    n, p = shape[-1], design.shape[-1]
+    rows = Rows(design if design.dim() == 2 else design.reshape(-1, n, p), coded.reshape(-1, n),
+                weight.reshape(-1, n), offset.reshape(-1, n), given["freq"].reshape(-1, n) if "freq" in given else None,
+                intercept)
+    context = {"offset": "offset" in given or "exposure" in given, "event": "event" in given,
+               "trials": "trials" in given}
+    return Data([rows], batch, names, rows.columns, device, design.dtype == torch.float32,
+                intercept or constant or _starts_with_ones(rows), None if skip is None else skip.reshape(-1), context)
+
+
+def _starts_with_ones(rows: Rows) -> bool:
+    """True where the first column of the design is the user's own intercept."""
+    return rows.x.shape[-1] > 0 and bool((rows.x[..., :1, 0] == 1).all()) and bool((rows.x[..., 0] == 1).all())
+
+
+def _offset(given: dict[str, Tensor], shape: torch.Size, device: torch.device) -> Tensor:
+    offset = given.get("offset", torch.zeros(shape, dtype=torch.float64, device=device))
+    if "exposure" not in given:
+        return offset
+    exposure = given["exposure"]
+    bad = ~(exposure > 0) | torch.isinf(exposure)
+    if bool(bad.any()):
+        row = int(bad.reshape(-1).nonzero()[0]) % shape[-1]
+        raise ValueError(f"exposure must be finite and > 0; row {row} has {float(exposure.reshape(-1)[row]):g}. "
+                         "A row without exposure carries no information: drop it.")
+    return offset + exposure.log()
+
+
+def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> "Tensor | None":
+    """(*B,) the models of a batch that hold NaN or infinities; with one model they are an error."""
+    shared = design.dim() == 2
+    rows_used = used.reshape(-1, used.shape[-1]).any(0) if shared else used
+    if shared or not batched:
+        checks.finite(design, "x", rows_used.unsqueeze(-1))
+    if not batched:
+        checks.finite(y, "y", used)
+        return None
+    bad = (~torch.isfinite(y) & used).any(-1)
+    if not shared:
+        bad = bad | (~torch.isfinite(design) & used.unsqueeze(-1)).any(-1).any(-1)
+    if bool(bad.all()):
+        checks.finite(y, "y", used)
+        checks.finite(design, "x", used.unsqueeze(-1))
+    return bad if bool(bad.any()) else None
+
+
+def _neutral(design: Tensor, y: Tensor, offset: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows without weight given harmless values, so that nothing they hold reaches a sum."""
+    shared = design.dim() == 2
+    rows_used = used.reshape(-1, used.shape[-1]).any(0) if shared else used
+    if not bool(rows_used.all()):
+        design = torch.where(rows_used.unsqueeze(-1), design, 0.0)
+    last = torch.where(used, y, torch.full_like(y, -torch.inf)).amax(-1, keepdim=True)
+    safe = torch.where(torch.isfinite(last), last, 1.0)
+    return design, torch.where(used, y, safe), torch.where(used, offset, 0.0)

@@ -1,0 +1,80 @@
+"""A formula and a table as Rows: one model, or one for each group."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.inputs import checks
+from torchglm.inputs.arrays import Data, assemble
+
+
+def from_formula(formula: str, frame: Any, family: Family, per_row: dict[str, Any],
+                 by: "str | Sequence[str] | None", missing: str, device: "torch.device | None",
+                 dtype: "torch.dtype | None") -> Data:
+    """The rows of a table by a formula; per-row arguments may be names of columns.
+
+    Raises `ValueError` for a formula without a response, missing data and all that the tables refuse.
+    """
+    from torchglm import data as tables
+
+    if frame is None:
+        raise ValueError("a formula needs data: fit('y ~ a + b', data, ...) with a data frame, a table or a dict.")
+    keys = [] if by is None else [by] if isinstance(by, str) else list(by)
+    columns = {name: value for name, value in per_row.items() if isinstance(value, str)}
+    design = tables.build(formula, frame, also=[*columns.values(), *keys], missing=missing)
+    if design.y is None:
+        raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
+    data = from_design(design, family, per_row, keys, device, dtype)
+    data.context |= {"formula": formula, "spec": design.spec, "terms": design.terms, "columns": columns,
+                     "group_names": keys or None}
+    return data
+
+
+def from_design(design: Any, family: Family, per_row: dict[str, Any], keys: list[str],
+                device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
+    """The rows of a built `Design`, one model for each group of the columns `keys`."""
+    from torchglm import data as tables
+
+    values = {}
+    for name, value in per_row.items():
+        if isinstance(value, str):
+            values[name] = tables.numbers(design.table, value).to(device)
+        elif value is not None:
+            given = checks.tensor(value, name, device)
+            values[name] = given if design.kept is None else given[torch.as_tensor(design.kept, device=device)]
+    x, response = design.x.to(device), torch.as_tensor(design.y).to(torch.float64).to(device)
+    x = x if dtype is None else x.to(dtype)
+    if not keys:
+        return assemble(x, response, family, values, list(design.names), False, design.intercept)
+    codes, labels = tables.groups(design.table, keys)
+    data = _grouped(x, response, family, values, torch.as_tensor(codes).to(torch.int64), len(labels), design)
+    data.context["groups"] = labels
+    return data
+
+
+def _grouped(x: Tensor, y: Tensor, family: Family, values: dict[str, Tensor], codes: Tensor, groups: int,
+             design: Any) -> Data:
+    """Rows sorted into a `(B, n, p)` batch, short groups padded with weight zero."""
+    order = torch.argsort(codes, stable=True)
+    counts = torch.bincount(codes, minlength=groups)
+    within = torch.arange(len(order)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    longest = int(counts.max())
+    place = codes[order] * longest + within
+
+    def pad(value: Tensor, fill: float) -> Tensor:
+        out = value.new_full((groups * longest, *value.shape[1:]), fill)
+        out[place.to(value.device)] = value[order.to(value.device)]
+        return out.reshape(groups, longest, *value.shape[1:])
+
+    for name, value in values.items():
+        if value.shape != codes.shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, the data have {len(codes)} rows.")
+        if name in ("weights", "freq"):
+            checks.check_weights(value, name)
+    ones = torch.ones(len(codes), dtype=torch.float64, device=x.device)
+    padded = {k: pad(v, 0.0 if k == "offset" else 1.0) for k, v in values.items()}
+    padded["weights"] = pad(values.get("weights", ones), 0.0)
+    return assemble(pad(x, 0.0), pad(y, float(y[0])), family, padded, list(design.names), False, design.intercept)

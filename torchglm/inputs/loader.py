@@ -1,0 +1,99 @@
+"""Loaders of batches as Rows: read again at every pass, never held."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.rows import Rows
+from torchglm.inputs import checks
+from torchglm.inputs.arrays import Data, assemble
+from torchglm.inputs.batch import GLMBatch, as_batch
+from torchglm.inputs.checks import column_names
+
+
+class LoaderRows:
+    """A re-iterable of batches, or a function that returns an iterator of them, as a re-iterable of `Rows`.
+
+    A batch is `(x, y)`, longer in the order of `GLMBatch`, a `GLMBatch`, or a dict of its names (`exposure` too).
+    Several responses `(n, B)` are `B` models over one design. Iterating raises `ValueError` for a batch that does
+    not fit, and names it.
+    """
+
+    def __init__(self, loader: Any, family: Family, intercept: bool, device: "torch.device | None",
+                 dtype: "torch.dtype | None") -> None:
+        if not callable(loader) and iter(loader) is loader:
+            raise ValueError("x is an iterator that can be read once, and a fit reads its rows several times. Pass a "
+                             "DataLoader, a list of batches, or a function that returns a new iterator.")
+        self.loader: Iterable[Any] | Callable[[], Iterator[Any]] = loader
+        self.family, self.intercept, self.device, self.dtype = family, intercept, device, dtype
+        self.given: set[str] = set()
+
+    def __iter__(self) -> Iterator[Rows]:
+        batches = self.loader() if callable(self.loader) else self.loader
+        for number, given in enumerate(batches):
+            try:
+                rows = self._rows(as_batch(given))
+            except (ValueError, TypeError) as error:
+                raise type(error)(f"batch {number}: {error}") from None
+            if rows.y.shape[-1]:
+                yield rows
+
+    def _rows(self, batch: GLMBatch) -> Rows:
+        if batch.y is None:
+            raise ValueError("y is missing. Pass (x, y, ...) or a dict with x and y.")
+        design = checks.tensor(batch.x, "x", self.device)
+        response = self._across(batch.y, "y", design)
+        checks.check_shapes(design, response)
+        per_row: dict[str, Tensor | None] = {
+            "weights": batch.weight, "offset": batch.offset, "trials": batch.trials, "event": batch.event}
+        present = {name: self._across(value, name, design) for name, value in per_row.items() if value is not None}
+        self.given |= present.keys()
+        if self.dtype is not None:
+            design = design.to(self.dtype)
+        data = assemble(design, response, self.family, present, [], self.intercept, strict=False)
+        [rows] = data.source
+        return rows
+
+    @staticmethod
+    def _across(value: Any, name: str, design: Tensor) -> Tensor:
+        """`(n, B)` as `(B, n)`: responses lead."""
+        given = checks.tensor(value, name, design.device)
+        return given.mT.contiguous() if given.dim() == 2 else given
+
+
+def from_loader(loader: Any, family: Family, per_row: dict[str, Any], intercept: bool, names: "Sequence[str] | None",
+                device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
+    """The rows of a loader. Raises `ValueError` for an empty one, and for per-row arguments beside it."""
+    beside = [name for name, value in per_row.items() if value is not None]
+    if beside:
+        raise ValueError(f"{', '.join(beside)} came beside a loader. Put them into the batches: (x, y, weight, offset, "
+                         "trials, event), or a dict of those names.")
+    source = LoaderRows(loader, family, intercept, device, dtype)
+    first = next(iter(source), None)
+    if first is None:
+        raise ValueError("the loader yields no rows. Pass one with at least one batch.")
+    p = first.x.shape[-1]
+    names = [f"x{j}" for j in range(p)] if names is None else list(names)
+    if len(names) != p:
+        raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
+    models = first.y.shape[0]
+    context = {"offset": "offset" in source.given, "event": "event" in source.given, "trials": "trials" in source.given}
+    return Data(source, torch.Size() if models == 1 else torch.Size([models]),
+                ["(Intercept)", *names] if intercept else names, first.columns, first.y.device,
+                first.x.dtype == torch.float32, intercept, context=context)
+
+
+def is_loader(x: Any) -> bool:
+    """True for what yields batches: neither a tensor, an array nor a frame, but iterable or a function."""
+    if hasattr(x, "shape") or column_names(x) is not None:
+        return False
+    if isinstance(x, (list, tuple)):
+        return bool(x) and isinstance(x[0], (list, tuple, Mapping)) and hasattr(_first(x[0]), "shape")
+    return callable(x) or hasattr(x, "__iter__")
+
+
+def _first(batch: Any) -> Any:
+    return next(iter(batch.values() if isinstance(batch, Mapping) else batch), None)
