@@ -1,5 +1,6 @@
 """GLMHead: `nn.Linear` whose link is the activation and whose family is the loss."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
 class GLMHead(nn.Module):
     """A generalised linear model as a layer: `mu = g^-1(x weight' + bias + offset)`.
 
-    `weight` is `(out_features, in_features)` and `bias` `(out_features)`, as in `nn.Linear`; both start at zero
-    (bias at a mean of 1, or 1/2 for proportions), the null model, since the likelihood has one optimum. `family`
-    and `link` are objects or names; `link=None` is the family's default. Inputs `(*N, in_features)` give
-    `(*N, out_features)`. The arithmetic is float32 at least, autocast or not. `log_dispersion`, and the family's
-    own shape parameters, are learned with the rest where their `requires_grad` is set.
+    `weight` is `(out_features, in_features)` and `bias` `(out_features)`, as in `nn.Linear`; they start at a null
+    model (see `reset_parameters`), since the likelihood has one optimum. `family` and `link` are objects or names;
+    `link=None` is the family's default. Inputs `(*N, in_features)` give `(*N, out_features)`. The arithmetic is
+    float32 at least, autocast or not. `log_dispersion`, and the family's own shape parameters, are learned with
+    the rest where their `requires_grad` is set.
     Raises `ValueError` for an unknown family or link.
     """
 
@@ -38,19 +39,24 @@ class GLMHead(nn.Module):
         self.link = self.family.default_link if link is None else links.get(link)
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.log_dispersion = nn.Parameter(torch.zeros((), device=device, dtype=dtype), requires_grad=False)
+        wide = None if dtype is None else _wide(dtype)
+        self.log_dispersion = nn.Parameter(torch.zeros((), device=device, dtype=wide), requires_grad=False)
         if device is not None:
             self.family = self.family.to(device=device)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Go back to the null model."""
+        """Go back to the null model: the mean is 1 for every row, 1/2 for proportions, 0 for `mu = eta` on the line.
+
+        Without a bias each weight holds that start, which is the null model of a one-hot `x` and a valid one
+        where the entries of `x` are positive.
+        """
+        mean = 0.5 if self.family.mean_upper == 1.0 else 1.0
+        start = 0.0 if self.link.name == "identity" and self.family.mean_lower < 0 else (
+            float(self.link.link(torch.tensor(mean, dtype=torch.float64))))
         with torch.no_grad():
-            self.weight.zero_()
+            self.weight.fill_(start if self.bias is None else 0.0)
             if self.bias is not None:
-                mean = 0.5 if self.family.mean_upper == 1.0 else 1.0
-                start = 0.0 if self.link.name == "identity" and self.family.mean_lower < 0 else (
-                    float(self.link.link(torch.tensor(mean, dtype=torch.float64))))
                 self.bias.fill_(start)
 
     @property
@@ -59,16 +65,22 @@ class GLMHead(nn.Module):
         return self.log_dispersion.exp()
 
     def linear_predictor(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
-        """`eta = x weight' + bias + offset`, shape `(*N, out_features)`, in float32 or wider."""
+        """`eta = x weight' + bias + offset`, shape `(*N, out_features)`, in float32 or wider.
+
+        Raises `ValueError` where `x` or `offset` has another shape.
+        """
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(f"x has shape {tuple(x.shape)}, this head in_features={self.in_features}. "
+                             f"Pass x of shape (..., {self.in_features}).")
         dtype = _wide(self.weight.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x):
             bias = None if self.bias is None else self.bias.to(dtype)
             eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
             return eta if offset is None else eta + self._per_response(offset, eta, "offset")
 
     def forward(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
         eta = self.linear_predictor(x, offset)
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x):
             return self.link(eta)
 
     def distribution(self, x: Tensor, offset: "Tensor | None" = None) -> distributions.Distribution:
@@ -83,12 +95,13 @@ class GLMHead(nn.Module):
         `y` and the others are `(*N, out_features)`, or `(*N,)` where there is one response. `mean` divides the
         weighted sum by the sum of the weights (trials count as weights), `sum` and `none` are as in torch. Terms
         that depend on `y` alone are dropped, unless dispersion or a shape parameter is learned: then the
-        log-density is complete. Raises `ValueError` for other shapes or reductions.
+        log-density is complete. A row of weight zero counts as dropped, whatever its `y`. Raises `ValueError` for
+        other shapes or reductions.
         """
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
         eta = self.linear_predictor(x, offset)
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x):
             parts = {"trials": trials, "event": event}
             given = {k: self._per_response(v, eta, k) for k, v in parts.items() if v is not None}
             response, factor = self.family.encode(self._per_response(y, eta, "y"), **given)
@@ -100,14 +113,15 @@ class GLMHead(nn.Module):
             return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
 
     def _row_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
+        y = torch.where(w > 0, y, 1.0)  # in the support of every family: what is dropped may hold anything
         nll = self.family.nll(y, eta, self.link)
         if not (self.log_dispersion.requires_grad or self.family.estimates_shape):
             return w * nll
         phi = self.dispersion.to(eta.dtype)
         half = nll - self.family.nll_saturated(y)
         if self.family.has_dispersion:
-            safe = torch.where(w > 0, w, 1.0)
-            return torch.where(w > 0, w * half / phi - self.family.log_base(y, phi / safe), 0.0)
+            base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
+            return w * half / phi - torch.where(w > 0, base, 0.0)
         return w * (half - self.family.log_base(y, torch.ones_like(y)))
 
     def _per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
@@ -153,28 +167,41 @@ class GLMHead(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class LazyGLMHead(LazyModuleMixin, GLMHead):  # type: ignore[misc]
+class LazyGLMHead(LazyModuleMixin, GLMHead):
     """A `GLMHead` that learns `in_features` from its first input."""
 
-    cls_to_become = GLMHead  # type: ignore[assignment]
+    cls_to_become = GLMHead
     weight: UninitializedParameter  # type: ignore[assignment]
 
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, out_features: int = 1,
                  bias: bool = True, device: "torch.device | str | None" = None,
                  dtype: "torch.dtype | None" = None) -> None:
         super().__init__(0, family, link, out_features, bias, device, dtype)
-        self.weight = UninitializedParameter(device=device, dtype=dtype)
+        self.weight = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[call-arg]
 
-    def reset_parameters(self) -> None:
-        if not self.has_uninitialized_params() and self.in_features:
-            super().reset_parameters()
-
-    def initialize_parameters(self, x: Tensor, offset: "Tensor | None" = None) -> None:  # type: ignore[override]
-        """Make the parameters for inputs `(*N, in_features)`."""
+    def initialize_parameters(self, x: Tensor, offset: "Tensor | None" = None) -> None:
+        """Make the parameters for inputs `(*N, in_features)`; a loaded state has made them already."""
         if self.has_uninitialized_params():
+            self.weight.materialize((self.out_features, x.shape[-1]))
             self.in_features = x.shape[-1]
-            self.weight.materialize((self.out_features, self.in_features))
             self.reset_parameters()
+        self.in_features = self.weight.shape[-1]
+
+    def linear_predictor(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
+        """As in `GLMHead`; the first call, by `loss` or `distribution` as by `forward`, makes the parameters."""
+        self._infer_parameters(self, (x, offset))
+        return self.linear_predictor(x, offset)  # of the GLMHead this has become
+
+    def load(self, result: "Result") -> None:
+        """As in `GLMHead`, taking the number of columns from the fit."""
+        self._infer_parameters(self, (result.head.weight,))
+        self.load(result)
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Autocast off where it could be on: there is none on the meta device."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
