@@ -110,7 +110,6 @@ def uncentred_year_quadratic():
 
 @case
 def rare_events_1e_minus_5():
-    g = rng(22)
     n = 200000
     x = (np.arange(n) % 2).astype(float)
     y = np.zeros(n)
