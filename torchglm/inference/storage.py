@@ -60,7 +60,8 @@ def load(path: Any) -> Result:
 
 
 def _fixed_power(family: families.Family) -> "float | None":
-    return float(family.power.mean()) if isinstance(getattr(family, "power", None), torch.Tensor) else None
+    power: Any = getattr(family, "power", None)
+    return float(power.mean()) if isinstance(power, torch.Tensor) else None
 
 
 def _family(facts: dict[str, Any], shape: dict[str, torch.Tensor]) -> families.Family:

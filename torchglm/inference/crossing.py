@@ -1,0 +1,70 @@
+"""Where a signed root of a likelihood ratio reaches a value, for many profiles at once."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+NEAR = 1e-5  # of the target: from there one more interpolation is exact to rounding
+FURTHEST = 4096.0  # of the first step: a profile still below the target there runs to infinity
+FLAT = 1e-3  # of the target: a profile that has not risen by this at four times the first step never will
+EVALUATIONS = 80
+EDGE = 1e-7  # a bracket as narrow as this share of its end, with an invalid end, is the edge of what is allowed
+
+
+def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Tensor, target: float) -> Tensor:
+    """(T,) the distances `u > 0` where `root(lanes, u)` reaches `target`; infinite where it never does.
+
+    `root` takes the indices of the lanes still searched and a distance for each, and gives the signed root
+    there, 0 at `u = 0` and rising; NaN or infinity says that the distance is not allowed. `first` (T,) is the
+    first distance and `slope` (T,) the ratio `u / root` near 0, NaN where it is unknown. The ratio is nearly linear
+    in the root, so it is interpolated through the last two points; a guess outside the bracket is replaced by the
+    middle of it, or by four times the distance while nothing lies beyond the target.
+    """
+    low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
+    walled = torch.zeros_like(first, dtype=torch.bool)  # the far end of the bracket is not allowed
+    before_root, before_ratio = torch.zeros_like(first), slope.clone()
+    out, u = torch.full_like(first, torch.nan), first.clone()
+    lanes = (torch.isfinite(first) & (first > 0)).nonzero()[:, 0]
+    for turn in range(EVALUATIONS):
+        if not lanes.numel():
+            break
+        at = u[lanes]
+        value = root(lanes, at)
+        allowed = torch.isfinite(value)
+        below = allowed & (value < target)
+        low[lanes] = torch.where(below, at, low[lanes])
+        high[lanes] = torch.where(below, high[lanes], at)
+        walled[lanes] = torch.where(below, walled[lanes], ~allowed)
+        ratio = at / value
+        guess = _interpolate(before_root[lanes], before_ratio[lanes], value, ratio, target)
+        before_root[lanes] = torch.where(allowed, value, before_root[lanes])
+        before_ratio[lanes] = torch.where(allowed, ratio, before_ratio[lanes])
+        near = allowed & ((value - target).abs() <= NEAR * target)
+        out[lanes[near]] = torch.where(torch.isfinite(guess), guess, at)[near]
+        left, right = low[lanes], high[lanes]
+        flat = (value <= FLAT * target) & (at >= 4 * first[lanes])
+        endless = ~near & below & (flat | (at >= FURTHEST * first[lanes]))
+        endless |= walled[lanes] & ((right - left <= EDGE * right) | (left >= 100 * first[lanes]))
+        out[lanes[endless & ~near]] = torch.inf
+        u[lanes] = _safeguard(guess, left, right, turn)
+        narrow = torch.isfinite(right) & (right - left <= 1e-12 * right) & ~walled[lanes]
+        out[lanes[narrow & ~near & ~endless]] = u[lanes[narrow & ~near & ~endless]]
+        lanes = lanes[~(near | endless | narrow)]
+    return out
+
+
+def _interpolate(root_0: Tensor, ratio_0: Tensor, root_1: Tensor, ratio_1: Tensor, target: float) -> Tensor:
+    """`target` times the ratio there, on the line through two points; through the last alone where it is the first."""
+    bend = (ratio_1 - ratio_0) / (root_1 - root_0)
+    return target * (ratio_1 + torch.where(torch.isfinite(bend), bend, 0.0) * (target - root_1))
+
+
+def _safeguard(guess: Tensor, low: Tensor, high: Tensor, turn: int) -> Tensor:
+    """The guess where it lies inside the bracket; every fourth turn the middle, so that the bracket shrinks."""
+    open_end = torch.isinf(high)
+    middle = torch.where(open_end, 4 * low, (low + high) / 2)
+    inside = (guess > low) & (guess < torch.where(open_end, 4 * low, high))
+    if turn % 4 == 3:
+        inside = inside & open_end
+    return torch.where(inside, guess, middle)

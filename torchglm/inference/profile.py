@@ -1,0 +1,121 @@
+"""Profile likelihood limits of coefficients: all coefficients, both sides and all models of a batch together."""
+
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchglm import special
+from torchglm.fitting.irls import irls
+from torchglm.fitting.moments import take_family
+from torchglm.fitting.rows import Rows, wide
+from torchglm.fitting.status import FitWarning, Status
+from torchglm.inference.crossing import crossing
+from torchglm.inference.refit import ROOM, Held
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+TOL = 1e-10  # of the refits: their deviance is then good to far more digits than the limits ask for
+
+
+@torch.no_grad()
+def profile_interval(result: "Result", level: float) -> Tensor:
+    """(B, p, 2) the profile likelihood limits of every coefficient of the flat models.
+
+    A limit is the value `b` of the coefficient, all others refitted, with `(D(b) - D) / phi = z^2`, where `D` is the
+    deviance and `z` the two-sided normal quantile. The dispersion stays at its estimate and shape parameters at
+    theirs, as in R's `confint.glm`. A limit is infinite where the profile never rises that far (separation, or the
+    edge of the parameter space comes first), NaN for aliased columns and models without a dispersion. Raises
+    `ValueError` for a penalised fit. Source: Venables & Ripley (2002), Modern Applied Statistics with S, 8.4.
+    """
+    if result.penalty is not None:
+        raise ValueError("profile limits need the likelihood alone and this fit has a penalty. "
+                         "Use method='wald', or fit without it.")
+    state = result._state
+    tail = torch.tensor(0.5 + level / 2, dtype=torch.float64)
+    target = float(special.normal_icdf(tail))
+    out = torch.full((*state["coef"].shape, 2), torch.nan, dtype=torch.float64, device=state["coef"].device)
+    known = (state["status"] != int(Status.NOT_FINITE)) & (state["dispersion"] > 0)
+    model, column = (state["keep"] & known.unsqueeze(-1)).nonzero().unbind(-1)
+    p = out.shape[-2]
+    lanes = max(2, ROOM // max(p * p, 64 * p))
+    for start in range(0, model.numel(), lanes // 2):
+        chosen = slice(start, start + lanes // 2)
+        out[model[chosen], column[chosen]] = _limits(result, model[chosen], column[chosen], target)
+    return out
+
+
+def _limits(result: "Result", model: Tensor, column: Tensor, target: float) -> Tensor:
+    """(T, 2) the lower and upper limits of coefficients `column[t]` of the models `model[t]`."""
+    side = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=model.device).repeat_interleave(model.numel())
+    profile = _Profile(result, model.repeat(2), column.repeat(2), side)
+    distance = crossing(profile.root, target * profile.scale, profile.error, target)
+    if profile.lower:
+        warnings.warn("a refit of the profile has a lower deviance than the fit, which has not converged: the limits "
+                      "are measured from the fit. Raise max_iter or lower tol.", FitWarning, stacklevel=5)
+    return (profile.centre + side * distance).reshape(2, -1).mT
+
+
+class _Profile:
+    """The signed root deviance of lanes, each a model with one coefficient moved to one side."""
+
+    def __init__(self, result: "Result", model: Tensor, column: Tensor, side: Tensor) -> None:
+        state, lane = result._state, torch.arange(model.numel(), device=model.device)
+        self.family, self.link, self.side, self.model = result.family, result.link, side, model
+        coef, root = state["coef"][model], state["root"][model]
+        self.held = Held(result.source, model, column, state["keep"])
+        self.in_memory = isinstance(result.source, list)
+        self.deviance, self.phi = state["deviance"][model], state["dispersion"][model]
+        self.centre = coef[lane, column]
+        self.others = torch.gather(coef, 1, self.held.others)
+        covariance = (root @ root[lane, column].unsqueeze(-1)).squeeze(-1)  # (T, p) with the coefficient's own
+        variance = covariance[lane, column]
+        self.error = (variance * self.phi).sqrt()
+        poor = (state["status"][model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)
+        self.scale = self.error
+        if bool(poor.any()):  # such a fit says little of its own width: the first step is the size of the coefficient
+            size = torch.fmax(self.centre.abs(), 1 / largest(result.source)[model, column])
+            self.scale = torch.where(poor, torch.fmin(self.error, size), self.error)
+        tangent = torch.gather(covariance, 1, self.held.others) / variance.unsqueeze(-1) * side.unsqueeze(-1)
+        self.slope = torch.where(torch.isfinite(tangent), tangent, 0.0)  # of the others, where refits start
+        self.lower = False
+
+    def root(self, lanes: Tensor, distance: Tensor) -> Tensor:
+        """(T,) the root of the scaled rise of the deviance at distances from the estimate."""
+        held = self.held.at(lanes, self.centre[lanes] + self.side[lanes] * distance)
+        start = self.others[lanes] + self.slope[lanes] * distance.unsqueeze(-1)
+        small = lanes.numel() * self.others.shape[-1] * 64 <= ROOM
+        source = list(held) if self.in_memory and small else held
+        coef, deviance, status = self._refit(source, lanes, start)
+        if bool((status == int(Status.STALLED)).any()):
+            again, other, ended = self._refit(source, lanes, None)
+            better = (status == int(Status.STALLED)) & (other < deviance)
+            coef = torch.where(better.unsqueeze(-1), again, coef)
+            deviance, status = torch.where(better, other, deviance), torch.where(better, ended, status)
+        fitted = (status != int(Status.INVALID_START)) & torch.isfinite(deviance)
+        moved = (coef - self.others[lanes]) / distance.unsqueeze(-1)
+        self.slope[lanes] = torch.where(fitted.unsqueeze(-1), moved, self.slope[lanes])
+        rise = (deviance - self.deviance[lanes]) / self.phi[lanes]
+        self.lower |= bool((fitted & (rise < -1e-3)).any())
+        return torch.where(fitted, rise.clamp(min=0).sqrt(), torch.nan)
+
+    def _refit(self, source: Iterable[Rows], lanes: Tensor, start: "Tensor | None") -> tuple[Tensor, Tensor, Tensor]:
+        """The other coefficients, the deviance and the status of refits from a start, or from the solver's own."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a start out of range: the solver then takes its own
+            solution = irls(source, take_family(self.family, self.model[lanes]), self.link, start=start, tol=TOL)
+        return solution.coef, 2 * solution.moments.objective, solution.status
+
+
+def largest(source: Iterable[Rows]) -> Tensor:
+    """(B, p) the largest size of each column on the rows of positive weight."""
+    found: Tensor | None = None
+    for chunk in source:
+        rows = wide(chunk)
+        part = (rows.x.abs() * (rows.weight > 0).unsqueeze(-1)).amax(-2)
+        found = part if found is None else torch.maximum(found, part)
+    assert found is not None
+    return found
