@@ -406,7 +406,9 @@ class Softplus(Link):
         return torch.sigmoid(-eta)
 
     def log_inverse(self, eta: Tensor) -> Tensor:
-        return torch.where(eta < -40, eta, F.softplus(eta.clamp(min=-40), threshold=40).log())
+        t = eta.clamp(max=-15).exp()
+        series = eta - t * (1 / 2 - t * (5 / 24))  # log(log(1 + t)) for t = exp(eta)
+        return torch.where(eta < -15, series, F.softplus(eta.clamp(min=-15), threshold=40).log())
 
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         return F.logsigmoid(eta)

@@ -97,26 +97,30 @@ class NegativeBinomial(Family):
         return torch.log(mu) - torch.log1p(self._alpha(mu) * mu)
 
     def cumulant(self, theta: Tensor) -> Tensor:
-        alpha = self._alpha(theta)
-        return -torch.log1p(-alpha * theta.exp()) / alpha
+        rate = theta.exp()
+        u = -self._alpha(theta) * rate
+        return rate * (1 + special.log_one_plus_minus_over(u, torch.log1p(u)))  # rate log(1 + u) / u
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return 2 * special.negative_binomial_half_deviance(y, mu, self._alpha(mu))
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
-        mu = link(eta)
-        return self._softened(y, self._alpha(mu) * mu, mu) - product(y, link.log_inverse(eta))
+        log_mean = link.log_inverse(eta)
+        return self._softened(y, log_mean) - product(y, log_mean)
 
     def nll_saturated(self, y: Tensor) -> Tensor:
-        return self._softened(y, self._alpha(y) * y, y) - torch.xlogy(y, y)
+        return self._softened(y, y.log()) - torch.xlogy(y, y)
 
-    @staticmethod
-    def _softened(y: Tensor, product: Tensor, mu: Tensor) -> Tensor:
-        """`(y + 1/alpha) log(1 + alpha mu)` with its limit `mu` at `alpha = 0`."""
-        log = torch.log1p(product)
-        small = product < 1e-4 if product.dtype == torch.float64 else product < 1e-2
-        series = 1 - product * (1 / 2 - product * (1 / 3 - product * (1 / 4 - product / 5)))
-        return y * log + mu * torch.where(small, series, log / torch.where(small, 1.0, product))
+    def _softened(self, y: Tensor, log_mean: Tensor) -> Tensor:
+        """`(y + 1/alpha) log(1 + alpha mu)` with its limit `mu` at `alpha = 0`, from `log mu`: no mean overflows."""
+        log_alpha = rows_of(self.log_alpha, log_mean)
+        log_product = log_alpha + log_mean
+        log = nn.functional.softplus(log_product, threshold=40)
+        small = log_product < (-9 if log_product.dtype == torch.float64 else -4.6)
+        t = torch.exp(torch.where(small, log_product, -10.0))
+        series = 1 - t * (1 / 2 - t * (1 / 3 - t * (1 / 4 - t / 5)))  # log(1 + t) / t
+        limit = torch.exp(torch.where(small, log_mean, 0.0)) * series
+        return y * log + torch.where(small, limit, log * torch.exp(-torch.where(small, 0.0, log_alpha)))
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         mean = torch.where(y > 0, y, 1.0)

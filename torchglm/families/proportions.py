@@ -31,7 +31,7 @@ class _Proportion(Family):
         return nn.functional.softplus(theta, threshold=40)
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
-        return 2 * (special.kl_div(y, mu) + special.kl_div(1 - y, 1 - mu))
+        return 2 * _half_deviance(y, mu)
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         return -product(y, link.log_inverse(eta)) - product(1 - y, link.log_complement(eta))
@@ -46,7 +46,7 @@ class _Proportion(Family):
         if values_are_known() and not inside.any():
             return far
         safe = torch.where(inside, mu, 0.5)
-        return torch.where(inside, special.kl_div(y, safe) + special.kl_div(1 - y, 1 - safe), far)
+        return torch.where(inside, _half_deviance(y, safe), far)
 
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
@@ -120,3 +120,12 @@ class Binomial(_Proportion):
     def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
         """Counts out of `1 / dispersion` trials of probability `mu`."""
         return distributions.Binomial(total_count=(1 / like(dispersion, mu)).round(), probs=mu)
+
+
+def _half_deviance(y: Tensor, mu: Tensor) -> Tensor:
+    """`y log(y / mu) + (1 - y) log((1 - y) / (1 - mu))`: two terms of second order in `y - mu`."""
+    failures, excess = 1 - y, y - mu  # the rounding of 1 - y and 1 - mu would be all there is of a small excess
+    some = failures > 0
+    safe = torch.where(some, failures, 1.0)
+    rest = -excess * special.log_one_plus_minus_over(excess / safe, torch.log((1 - mu) / safe))
+    return special.kl_div(y, mu) + torch.where(some, rest, 1 - mu)

@@ -16,7 +16,7 @@ from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
 from torchglm.links import Link
 
-_LIMITS: dict[float, type[Family]] = {0.0: Gaussian, 1.0: Poisson, 2.0: Gamma, 3.0: InverseGaussian}
+_LIMITS: dict["float | None", Family] = {0.0: Gaussian(), 1.0: Poisson(), 2.0: Gamma(), 3.0: InverseGaussian()}
 
 
 class Tweedie(Family):
@@ -36,7 +36,6 @@ class Tweedie(Family):
         value = 1.5 if power is None else float(power)
         if not (value == 0 or value >= 1) or not math.isfinite(value):
             raise ValueError(f"Tweedie needs power 0 or >= 1, got {power}. Between 1 and 2 is the usual range.")
-        self._limit: Family | None = _LIMITS[value]() if value in _LIMITS else None
         self._fixed = None if 1 < value < 2 else value
         self.canonical_name = "" if self._limit is None else self._limit.canonical_name
         raw = torch.tensor(value - 1 if 1 < value < 2 else 0.5, dtype=torch.float64).logit()
@@ -45,6 +44,11 @@ class Tweedie(Family):
             constraints.positive if value >= 2 else constraints.nonnegative)
         self.support_text = "finite y" if value == 0 else ("y > 0" if value >= 2 else "y >= 0")
         self.mean_lower = -math.inf if value == 0 else 0.0
+
+    @property
+    def _limit(self) -> "Family | None":
+        """The family this one is, where it has a name of its own."""
+        return _LIMITS.get(self._fixed)
 
     @property
     def power(self) -> Tensor:
