@@ -17,8 +17,9 @@ from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
 from torchglm.inference import covariance as sandwich
-from torchglm.inference import rowwise
+from torchglm.inference import influence, rowwise
 from torchglm.inference.predict import predict
+from torchglm.inference.quantile import quantile_residuals
 from torchglm.links import Link
 
 if TYPE_CHECKING:
@@ -327,8 +328,15 @@ class Result:
         """(*B, n) the fitted means of the rows."""
         return self._out(torch.cat([values.mu for values in self._values()], -1))
 
-    def residuals(self, kind: str = "deviance", standardized: bool = False) -> Tensor:
-        """(*B, n) residuals: response, pearson, deviance or working; standardised by `sqrt(phi (1 - h))` on request."""
+    def residuals(self, kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
+        """(*B, n) residuals: response, pearson, deviance, working, anscombe, studentized or (randomised) quantile.
+
+        With `standardized` the first five are divided by `sqrt(phi (1 - h))`; `seed` is for the quantile residuals.
+        """
+        if kind == "studentized":
+            return influence.studentized(self)
+        if kind == "quantile":
+            return quantile_residuals(self, seed)
         parts = []
         for values in self._values():
             part = rowwise.residuals(values, self.family, self.link, kind)
@@ -352,6 +360,22 @@ class Result:
             pearson = rowwise.residuals(values, self.family, self.link, "pearson")
             parts.append((pearson / (1 - h)).square() * h / scale)
         return self._out(torch.cat(parts, -1))
+
+    def dfbetas(self, scaled: bool = True) -> Tensor:
+        """(*B, n, p) what each row does to each coefficient, see `influence.dfbetas`."""
+        return influence.dfbetas(self, scaled)
+
+    def dffits(self) -> Tensor:
+        """(*B, n) what each row does to its own linear predictor, see `influence.dffits`."""
+        return influence.dffits(self)
+
+    def loo_predict(self, kind: str = "mean") -> Tensor:
+        """(*B, n) each row predicted by the fit without it, in closed form; see `influence.loo_predict`."""
+        return influence.loo_predict(self, kind)
+
+    def cv_deviance(self) -> Tensor:
+        """(*B) the leave-one-out deviance in closed form, see `influence.cv_deviance`."""
+        return influence.cv_deviance(self)
 
     def predict(self, x: Any, offset: Any = None, kind: str = "mean",
                 se: bool = False) -> "Tensor | tuple[Tensor, Tensor]":
