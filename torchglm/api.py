@@ -90,7 +90,7 @@ def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
         keys = result.group_names or []
         design = result.spec.design(x, response=True, also=[*columns.values(), *keys])
         data = inputs.from_design(design, result.family, {**columns, **per_row}, keys, device, None)
-        if data.context.get("groups") != result.groups:
+        if _plain(data.context.get("groups")) != _plain(result.groups):
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
     else:
         first = result.names[:1] == ["(Intercept)"]
@@ -99,6 +99,11 @@ def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
         raise ValueError(f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
                          f"{tuple(result.batch_shape)} and {len(result.names)}. Pass the rows it was fitted on.")
     return result.on(data.source)
+
+
+def _plain(groups: "Sequence[Any] | None") -> "list[Any] | None":
+    """Labels as JSON gives them back."""
+    return None if groups is None else [list(label) if isinstance(label, tuple) else label for label in groups]
 
 
 def _device(device: "str | torch.device | None") -> "torch.device | None":

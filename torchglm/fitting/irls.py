@@ -191,7 +191,7 @@ class _Solver:
     def _valid_start(self, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor,
                      given: bool, models: int) -> tuple[Moments, Tensor, Tensor]:
         """The moments at the first coefficients, or at a constant mean for the models where those are invalid."""
-        point = Point(coef, observed=not self.canonical, factor=bool(factored.any()))
+        point = self._first_point(coef, factored)
         moments = self.fold(point, models)
         bad = (~moments.valid).nonzero()[:, 0]
         if bad.numel() and given:
@@ -201,6 +201,10 @@ class _Solver:
             coef = coef.index_copy(0, bad, self._level(keep, mean, total)[bad])
             moments = moments.place(bad, self.fold(replace(point, coef=coef), models).take(bad))
         return moments, coef, moments.valid
+
+    def _first_point(self, coef: Tensor, factored: Tensor) -> Point:
+        """Newton's curvature where a Gram holds it; a factor needs weights that are not negative."""
+        return Point(coef, observed=False if self.canonical else ~factored, factor=bool(factored.any()))
 
     def _level(self, keep: Tensor, mean: Tensor, total: Tensor) -> Tensor:
         """(B, p) the coefficients that come nearest to one mean for all rows."""
@@ -220,7 +224,7 @@ class _Solver:
         if not bool(far.any()):
             return moments, coef
         level = self._level(keep, mean, total)
-        other = self.fold(Point(level, observed=not self.canonical, factor=bool(factored.any())), keep.shape[0])
+        other = self.fold(self._first_point(level, factored), keep.shape[0])
         better = far & other.valid & (self._objective(other, level, total) < self._objective(moments, coef, total))
         index = better.nonzero()[:, 0]
         return moments.place(index, other.take(index)), torch.where(better.unsqueeze(-1), level, coef)
@@ -230,7 +234,7 @@ class _Solver:
     def _advance(self, s: _Search, out: Solution) -> _Search:
         """Evaluate the trial of every model, accept or halve, and aim again."""
         trial = s.coef + s.step.unsqueeze(-1) * s.delta
-        observed = False if self.canonical else (s.fisher == 0) & ~s.closing
+        observed = False if self.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
         report = bool(s.closing.any()) or bool((s.n_iter + 1 >= self.max_iter).any())
         moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None),
                             s.lane.numel())
@@ -311,7 +315,7 @@ class _Solver:
     def _small(self, s: _Search, tol: float) -> Tensor:
         """True where the Newton decrement says that nothing is left to gain."""
         deviance = 2 * s.objective.abs() + 2e-3 * s.first.abs()
-        return s.decrement <= tol * deviance + self._floor(s.moments)
+        return s.decrement.abs() <= tol * deviance + self._floor(s.moments)
 
     @staticmethod
     def _floor(moments: Moments) -> Tensor:
