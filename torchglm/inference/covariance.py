@@ -1,7 +1,11 @@
 """Covariances of the coefficients: model, observed information, and sandwiches robust to the variance function."""
 
+import warnings
 from collections.abc import Iterable
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,10 +13,45 @@ from torchglm.families import Family
 from torchglm.fitting import linalg
 from torchglm.fitting.moments import Point, fold, gram
 from torchglm.fitting.rows import Rows
+from torchglm.fitting.status import FitWarning
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Link
 
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
+
+
+def covariance(result: "Result", kind: str, clusters: Any) -> Tensor:
+    """(B, p, p) a covariance of the flat models by its name, see `Result.covariance`; NaN for aliased columns."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(KINDS)}.")
+    if (clusters is None) == (kind == "cluster"):
+        raise ValueError("covariance('cluster') needs clusters=, a label for each row, and no other kind takes it.")
+    state = result._state
+    coef, keep, root = state["coef"], state["keep"], state["root"]
+    nobs, rank, phi = state["nobs"], state["rank"], state["dispersion"][:, None, None]
+    family, link = result.family, result.link
+    if kind == "model":
+        value = phi * _unscaled(result)
+    elif kind == "observed":
+        value = phi * observed_inverse(result.source, family, link, coef, keep)
+    elif kind == "cluster":
+        columns = cluster_codes(clusters, result.batch_shape, coef.device)
+        value = clustered(result.source, family, link, coef, root, columns, nobs, rank)
+    else:
+        value = heteroscedastic(result.source, family, link, coef, root, kind, nobs, rank)
+    return torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), value, torch.nan)
+
+
+def _unscaled(result: "Result") -> Tensor:
+    """(B, p, p) the inverse information; with a penalty the sandwich `H^-1 G H^-1` of the penalised fit."""
+    state = result._state
+    if result.context.get("event") and "observed" in state:
+        return state["observed"]
+    inverse = state["root"] @ state["root"].mT
+    return inverse if result.penalty is None else inverse @ state["gram"] @ inverse
 
 
 def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, keep: Tensor) -> Tensor:
@@ -43,35 +82,103 @@ def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Te
     return scale * _sandwich(root, meat)
 
 
-def clustered(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, root: Tensor, clusters: Tensor,
+def clustered(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, root: Tensor, columns: list[Tensor],
               nobs: Tensor, rank: Tensor) -> Tensor:
-    """(B, p, p) the one-way clustered sandwich with the factor `G / (G - 1) (n - 1) / (n - p)`.
+    """(B, p, p) the sandwich clustered by one label or by several, as `vcovCL` of the sandwich package gives it.
 
-    `clusters` (n,) or (B, n) are labels of the rows in the order of the source. Raises `ValueError` for fewer
-    than two clusters or another length. Source: Zeileis, Koell & Graham (2020), J. Stat. Software 95(1).
+    `columns` are codes (n,) or (B, n), see `cluster_codes`. The meat of one label is `G / (G - 1)` times the sum over
+    its `G` clusters of the squared score sums; several labels add with the sign of inclusion and exclusion
+    (`V_1 + V_2 - V_12`, which need not be positive definite), and all is times `(n - 1) / (n - p)`. NaN for a
+    model with one cluster. Raises `ValueError` for another number of rows or where no model has two clusters; warns of
+    fewer clusters than coefficients. Source: Cameron, Gelbach & Miller (2011), J. Bus. Econ. Stat. 29(2); Zeileis,
+    Koell & Graham (2020), J. Stat. Software 95(1).
     """
     models, p = coef.shape
-    labels, codes = torch.unique(clusters, return_inverse=True)
-    if labels.numel() < 2:
-        raise ValueError("clusters holds one cluster; a clustered covariance needs at least two.")
-    sums = coef.new_zeros(models, labels.numel(), p)
-    present = coef.new_zeros(models, labels.numel())
+    signs, labels = _crossed(columns)
+    sums = [coef.new_zeros(models, int(codes.max()) + 1, p) for codes in labels]
+    present = [coef.new_zeros(part.shape[:2]) for part in sums]
     start = 0
     for values in row_values(source, family, link, coef):
         n = values.mu.shape[-1]
-        part = codes[..., start:start + n]
-        if part.shape[-1] != n:
-            raise ValueError(f"clusters has {codes.shape[-1]} labels, fewer than the rows. Give one for each row.")
-        index = part.expand(models, n)
         rows = values.score.unsqueeze(-1) * values.rows.x
-        sums.scatter_add_(1, index.unsqueeze(-1).expand(models, n, p), rows)
-        present.scatter_add_(1, index, values.used.to(present.dtype))
+        for codes, total, seen in zip(labels, sums, present, strict=True):
+            index = codes[..., start:start + n].expand(models, -1)
+            if index.shape[-1] != n:
+                raise ValueError(f"clusters has {codes.shape[-1]} labels, fewer than the rows. Give one for each row.")
+            total.scatter_add_(1, index.unsqueeze(-1).expand(models, n, p), rows)
+            seen.scatter_add_(1, index, values.used.to(seen.dtype))
         start += n
-    if start != codes.shape[-1]:
-        raise ValueError(f"clusters has {codes.shape[-1]} labels for {start} rows. Give one for each row.")
-    groups = (present > 0).sum(-1).to(coef.dtype)
-    scale = groups / (groups - 1) * (nobs - 1) / (nobs - rank)
-    return scale[:, None, None] * _sandwich(root, sums.mT @ sums)
+    if start != labels[0].shape[-1]:
+        raise ValueError(f"clusters has {labels[0].shape[-1]} labels for {start} rows. Give one for each row.")
+    groups = [(seen > 0).sum(-1).to(coef.dtype) for seen in present]
+    _judge(torch.stack(groups[:len(columns)]).amin(0), rank)
+    scale = [sign * count / torch.where(count > 1, count - 1, torch.nan)
+             for sign, count in zip(signs, groups, strict=True)]
+    meat = sum(factor[:, None, None] * (total.mT @ total) for factor, total in zip(scale, sums, strict=True))
+    return ((nobs - 1) / (nobs - rank))[:, None, None] * _sandwich(root, torch.as_tensor(meat))
+
+
+def _crossed(columns: list[Tensor]) -> tuple[list[int], list[Tensor]]:
+    """The sign and the codes of every set of label columns, the single columns first."""
+    signs, labels = [1] * len(columns), list(columns)
+    for size in range(2, len(columns) + 1):
+        for chosen in combinations(columns, size):
+            whole = chosen[0]
+            for codes in chosen[1:]:
+                whole = torch.unique(whole * (int(codes.max()) + 1) + codes, return_inverse=True)[1]
+            signs.append(-1 if size % 2 == 0 else 1)
+            labels.append(whole)
+    return signs, labels
+
+
+def _judge(groups: Tensor, rank: Tensor) -> None:
+    """Say what too few clusters do."""
+    if not bool((groups > 1).any()):
+        raise ValueError("clusters holds one cluster; a clustered covariance needs at least two.")
+    few = groups < rank
+    if bool(few.any()):
+        least = int(groups[few].min())
+        warnings.warn(f"{least} clusters are fewer than the {int(rank[few].max())} coefficients: the clustered "
+                      f"covariance is singular, and a joint test of more than {least - 1} of them has no value.",
+                      FitWarning, stacklevel=5)
+
+
+def cluster_codes(clusters: Any, batch: torch.Size, device: torch.device) -> list[Tensor]:
+    """Labels of any kind as codes 0, 1, ...: one tensor (n,) or (B, n) for each label column.
+
+    `clusters` is one column (a tensor, array, series or list, `(n,)` or `(*B, n)`) or several: a frame, a dict, a
+    tuple or list of columns, or for one model an array `(n, k)`. Raises `ValueError` for missing labels.
+    """
+    return [_codes(column, batch).to(device) for column in _label_columns(clusters, batch)]
+
+
+def _label_columns(clusters: Any, batch: torch.Size) -> list[Any]:
+    if isinstance(clusters, dict):
+        return list(clusters.values())
+    if not isinstance(clusters, (Tensor, np.ndarray)) and hasattr(clusters, "columns"):
+        return [clusters[name] for name in clusters.columns]
+    if isinstance(clusters, (list, tuple)) and clusters and np.ndim(_array(clusters[0])) > 0:
+        return list(clusters)
+    array = _array(clusters)
+    return list(array.T) if array.ndim == 2 and not batch else [array]
+
+
+def _array(labels: Any) -> np.ndarray:
+    return labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+
+
+def _codes(labels: Any, batch: torch.Size) -> Tensor:
+    array = _array(labels)
+    if array.dtype.kind == "O":
+        missing = np.array([v is None or str(v) in ("<NA>", "NaT") or v != v for v in array.reshape(-1)])
+    else:
+        missing = np.atleast_1d(array != array)
+    if missing.any():
+        raise ValueError(f"clusters holds {int(missing.sum())} missing labels. Drop those rows, or give them a label.")
+    if array.ndim == 0 or array.shape[:-1] not in ((), tuple(batch)):
+        raise ValueError(f"clusters has shape {array.shape}; give one label for each row, (n,) or {(*batch, 'n')}.")
+    codes = np.unique(array.astype(str) if array.dtype.kind == "O" else array, return_inverse=True)[1]
+    return torch.from_numpy(codes.reshape(-1, array.shape[-1]) if array.ndim > 1 else codes.reshape(-1))
 
 
 def _sandwich(root: Tensor, meat: Tensor) -> Tensor:

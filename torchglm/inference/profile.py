@@ -29,11 +29,15 @@ def profile_interval(result: "Result", level: float) -> Tensor:
     deviance and `z` the two-sided normal quantile. The dispersion stays at its estimate and shape parameters at
     theirs, as in R's `confint.glm`. A limit is infinite where the profile never rises that far (separation, or the
     edge of the parameter space comes first), NaN for aliased columns and models without a dispersion. Raises
-    `ValueError` for a penalised fit. Source: Venables & Ripley (2002), Modern Applied Statistics with S, 8.4.
+    `ValueError` for a penalised fit and for a robust covariance.
+    Source: Venables & Ripley (2002), Modern Applied Statistics with S, 8.4.
     """
     if result.penalty is not None:
         raise ValueError("profile limits need the likelihood alone and this fit has a penalty. "
                          "Use method='wald', or fit without it.")
+    if result.covariance_kind not in ("model", "observed"):
+        raise ValueError(f"profile limits come from the likelihood and cannot use the covariance "
+                         f"{result.covariance_kind}. Use method='wald', or the fit without robust().")
     state = result._state
     tail = torch.tensor(0.5 + level / 2, dtype=torch.float64)
     target = float(special.normal_icdf(tail))

@@ -103,7 +103,7 @@ class Result:
 
     @cached_property
     def _variances(self) -> Tensor:
-        return self._covariance("model").diagonal(dim1=-2, dim2=-1)
+        return self._covariance().diagonal(dim1=-2, dim2=-1)
 
     @property
     def statistic(self) -> Tensor:
@@ -146,41 +146,36 @@ class Result:
             return special.normal_icdf(tail)
         return special.student_t_icdf(tail, self.df_resid)
 
-    def covariance(self, kind: str = "model", clusters: Any = None) -> Tensor:
+    def covariance(self, kind: "str | None" = None, clusters: Any = None) -> Tensor:
         """(*B, p, p) the covariance of the coefficients; NaN for aliased columns.
 
         `model`: dispersion times the inverse expected information; `observed`: with the observed information;
-        `HC0` to `HC3` and `cluster` (with `clusters`, a label for each row): sandwich estimates. Raises
-        `ValueError` for an unknown kind.
+        `HC0` to `HC3` and `cluster` (with `clusters`, labels of the rows): sandwich estimates. None is the one behind
+        `std_err`: `model`, or what `robust` was asked for. Raises `ValueError` for an unknown kind.
         """
         return self._out(self._covariance(kind, clusters))
 
-    def _covariance(self, kind: str, clusters: Any = None) -> Tensor:
-        if kind not in sandwich.KINDS:
-            raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(sandwich.KINDS)}.")
-        keep, root, phi = self._state["keep"], self._state["root"], self._state["dispersion"][:, None, None]
-        if kind == "model":
-            value = phi * self._unscaled(root)
-        elif kind == "observed":
-            value = phi * sandwich.observed_inverse(self.source, self.family, self.link, self._coef, keep)
-        elif kind == "cluster":
-            if clusters is None:
-                raise ValueError("covariance('cluster') needs clusters=, a label for each row.")
-            labels = torch.as_tensor(clusters).to(self._coef.device)
-            value = sandwich.clustered(self.source, self.family, self.link, self._coef, root, labels,
-                                       self._state["nobs"], self._state["rank"])
-        else:
-            value = sandwich.heteroscedastic(self.source, self.family, self.link, self._coef, root, kind,
-                                             self._state["nobs"], self._state["rank"])
-        both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
-        return torch.where(both, value, torch.nan)
+    def _covariance(self, kind: "str | None" = None, clusters: Any = None) -> Tensor:
+        if kind is None and "covariance" in self._state:
+            return self._state["covariance"]
+        return sandwich.covariance(self, kind or "model", clusters)
 
-    def _unscaled(self, root: Tensor) -> Tensor:
-        """(B, p, p) the inverse information; with a penalty the sandwich `H^-1 G H^-1` of the penalised fit."""
-        if self.context.get("event") and "observed" in self._state:
-            return self._state["observed"]
-        inverse = root @ root.mT
-        return inverse if self.penalty is None else inverse @ self._state["gram"] @ inverse
+    @property
+    def covariance_kind(self) -> str:
+        """The covariance behind `std_err`: `"model"`, or the one `robust` was asked for."""
+        return self._state.get("covariance_kind", "model")
+
+    def robust(self, kind: str = "HC3", clusters: Any = None) -> "Result":
+        """The same fit whose standard errors, statistics, intervals and Wald tests use another covariance.
+
+        `kind` as in `covariance`; `clusters` (for `"cluster"`) holds a label for each row, `(n,)` or `(*B, n)`, or
+        several label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array `(n, k)`.
+        The reference distribution stays: t with `df_resid` where the dispersion is estimated, else z. Clusters of
+        one member count as any other (all of them: HC0 times the correction); one cluster is a `ValueError`; fewer
+        clusters than coefficients warn, for the covariance is then singular. See `covariance.clustered`.
+        """
+        state = self._state | {"covariance": self._covariance(kind, clusters), "covariance_kind": kind}
+        return Result(state, self._source)
 
     # how well ----------------------------------------------------------------------------------------------
 
@@ -419,7 +414,8 @@ class Result:
         facts: dict[str, Any] = {
             "family": str(self.family), "link": self.link.name, "formula": self.formula,
             "penalty": None if self.penalty is None else str(self.penalty),
-            "dispersion_kind": self.dispersion_kind, "status": str(self.status) if not self._batch else [
+            "dispersion_kind": self.dispersion_kind, "covariance": self.covariance_kind,
+            "status": str(self.status) if not self._batch else [
                 str(Status(code)) for code in self._state["status"].tolist()]}
         numbers = ("nobs", "rank", "df_resid", "df_null", "deviance", "null_deviance", "pearson_chi2", "dispersion",
                    "loglik", "aic", "bic", "n_iter", "converged")

@@ -10,7 +10,7 @@ from torchglm import families, links
 from torchglm.inference.result import Result
 
 TENSORS = ("coef", "keep", "root", "gram", "deviance", "pearson", "nobs", "rank", "status", "n_iter", "dispersion",
-           "observed")
+           "observed", "covariance")
 FORMAT = 1
 
 
@@ -28,7 +28,8 @@ def save(result: Result, path: Any) -> None:
         "format": FORMAT, "names": result.names, "family": result.family.name, "link": result.link.name,
         "link_power": getattr(result.link, "power", None), "power": _fixed_power(result.family),
         "estimated": state["estimated_shape"], "penalty": None if result.penalty is None else str(result.penalty),
-        "intercept": result.intercept, "dispersion_kind": result.dispersion_kind, "batch": list(result.batch_shape),
+        "intercept": result.intercept, "dispersion_kind": result.dispersion_kind,
+        "covariance_kind": result.covariance_kind, "batch": list(result.batch_shape),
         "minnorm": state["minnorm"], "tol": state["tol"], "context": context,
         "spec": None if spec is None else spec.to_dict()}
     torch.save(tensors, folder / "tensors.pt")
@@ -55,7 +56,7 @@ def load(path: Any) -> Result:
     state |= {"names": facts["names"], "family": _family(facts, shape), "link": link, "penalty": facts["penalty"],
               "intercept": facts["intercept"], "dispersion_kind": facts["dispersion_kind"], "batch": facts["batch"],
               "minnorm": facts["minnorm"], "tol": facts["tol"], "context": context,
-              "estimated_shape": facts["estimated"]}
+              "estimated_shape": facts["estimated"], "covariance_kind": facts.get("covariance_kind", "model")}
     return Result(state)
 
 
