@@ -69,7 +69,7 @@ def test_counts_of_huge_means_have_a_loss_in_float32(eta: float) -> None:
     at = torch.tensor([eta], requires_grad=True)
     loss = families.NegativeBinomial(0.5).nll(torch.tensor([3.0]), at, links.Log())
     loss.backward()
-    assert float(loss) == pytest.approx((3 + 2) * (eta - math.log(2)) - 3 * eta, rel=1e-5)
+    assert float(loss.detach()) == pytest.approx((3 + 2) * (eta - math.log(2)) - 3 * eta, rel=1e-5)
     assert float(at.grad) == pytest.approx(2.0, rel=1e-5)
 
 
@@ -100,8 +100,9 @@ def test_the_support_is_what_its_words_say(case: Case) -> None:
 def test_the_law_has_the_mean_and_the_variance_and_samples(case: Case) -> None:
     family, mu = case.family, case.mu[case.mu > 0]
     if float(getattr(family, "power", wide(0.0))) in (2.5, 4.5):
-        with pytest.raises(ValueError, match="power"):
+        with pytest.raises(ValueError, match=r"no distribution at hand for power [24].5. Take a power in \(1, 2\)"):
             family.distribution(mu, case.phi)
+        assert bool(family.log_prob(mu, mu, case.phi).isnan().all())
         return
     law = family.distribution(mu, case.phi)
     scale = case.phi if family.has_dispersion else 1.0
@@ -188,11 +189,11 @@ def test_no_tweedie_family_has_a_power_between_zero_and_one(power: float) -> Non
                                                        (families.Tweedie(), "power", 1.5)], ids=str)
 def test_a_shape_to_be_estimated_is_a_parameter_of_the_module(family: Family, name: str, start: float) -> None:
     assert family.estimates_shape and "estimated" in repr(family)
-    assert float(getattr(family, name)) == start
+    assert float(getattr(family, name).detach()) == start
     fixed = type(family)(**{name: 1.25})
     assert not fixed.estimates_shape and repr(fixed).endswith("1.25)")
     family.load_state_dict(fixed.state_dict())
-    assert float(getattr(family, name)) == pytest.approx(1.25, rel=1e-15)
+    assert float(getattr(family, name).detach()) == pytest.approx(1.25, rel=1e-15)
 
 
 @each_case

@@ -23,7 +23,8 @@ class Tweedie(Family):
     """`V = mu^power`. Between 1 and 2: exactly zero or positive, a Poisson sum of Gammas.
 
     The powers 0, 1, 2 and 3 are the Gaussian, (over-dispersed) Poisson, Gamma and inverse Gaussian families.
-    `power=None` estimates a power in (1, 2): it is then a learned parameter of the module.
+    `power=None` estimates a power in (1, 2): it is then a learned parameter of the module. Other powers above 2
+    (tilted stable laws) have mean, variance and deviance, but no density here: `log_prob` is NaN.
     Raises `ValueError` for a power in (0, 1), where no such family exists, or below 0.
     Source: Dunn & Smyth (2005), Series evaluation of Tweedie exponential dispersion model densities.
     """
@@ -107,12 +108,13 @@ class Tweedie(Family):
         return -y.pow(2 - p) / ((1 - p) * (2 - p))
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
-        if self._limit is not None and self._fixed == 1:
-            return self._limit.log_base(y / dispersion, torch.ones_like(y))
-        if self._limit is not None:
+        if self._limit is not None and self._fixed != 1:
             return self._limit.log_base(y, dispersion)
         mean = torch.where(y > 0, y, 1.0)
-        at_mean = special.tweedie_log_prob(mean, mean, dispersion, self._power(y))
+        if self._limit is not None:  # dispersion times a count
+            at_mean = -special.log_factorial_remainder(mean / dispersion)
+        else:
+            at_mean = special.tweedie_log_prob(mean, mean, dispersion, self._power(y))
         return torch.where(y > 0, at_mean, 0.0)
 
     def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
@@ -126,6 +128,9 @@ class Tweedie(Family):
             return ScaledPoisson(mu, like(dispersion, mu))
         if self._limit is not None:
             return self._limit.distribution(mu, dispersion)
+        if self._fixed is not None:
+            raise ValueError(f"Tweedie has no distribution at hand for power {self._fixed:g}. Take a power in (1, 2), "
+                             "2 (Gamma) or 3 (inverse Gaussian).")
         return exact.Tweedie(mu, like(dispersion, mu), self._power(mu))
 
     def extra_repr(self) -> str:
