@@ -12,9 +12,10 @@ from torch import Tensor
 from torchglm import families, inputs, links
 from torchglm.families import Family
 from torchglm.fitting.alternate import solve
-from torchglm.fitting.irls import Solution, design_triangle
 from torchglm.fitting.linalg import null_space_free
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.search import Solution
+from torchglm.fitting.start import design_triangle
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
 from torchglm.inference.result import Result

@@ -151,6 +151,11 @@ class Family(nn.Module):
             setattr(other, name, nn.Parameter(value.detach().clone(), requires_grad=learned))
         return other
 
+    @property
+    def inner_mean(self) -> float:
+        """A mean well inside the family's range."""
+        return 0.5 if self.mean_upper == 1.0 else 1.0
+
     def valid_mean(self, mu: Tensor) -> Tensor:
         """True where a fitted mean lies inside the family's range."""
         return (mu > self.mean_lower) & (mu < self.mean_upper)

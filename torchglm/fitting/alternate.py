@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.irls import Solution, irls
+from torchglm.fitting.irls import irls
 from torchglm.fitting.rows import Rows
+from torchglm.fitting.search import Solution
 from torchglm.fitting.shape import Fitted, alpha_ml, power_ml
 from torchglm.fitting.status import Status
 from torchglm.links import Link

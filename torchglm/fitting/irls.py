@@ -1,80 +1,22 @@
-"""The loop: fold the rows into sums, solve p x p, take the step or halve it. `B` models at once.
+"""Iteratively reweighted least squares: where to begin, the search, and models whose maximum lies on an edge."""
 
-Newton's method with the observed information where it is positive definite, Fisher scoring where it is not,
-and a halved step where the objective rises or a mean leaves its range (Marschner 2011, R Journal 3(2), 12-15).
-Every pass is a trial: it yields the objective at the trial point and the sums for the next step.
-"""
-
-import warnings
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import linalg
-from torchglm.fitting.moments import Moments, Point, fold, take_family, triangle
-from torchglm.fitting.penalties import Penalty, coordinate_descent
-from torchglm.fitting.rows import Rows, wide
+from torchglm.fitting.moments import Moments, edges, take_family
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.rows import Rows
+from torchglm.fitting.search import Solution, Solver, Taken
+from torchglm.fitting.start import at_coefficients, begin
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 
-SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
-STEADY = 1e-3  # a converged step moves no linear predictor by more than this share of 1 + |eta|
-DRIFT = 5  # as many steps that gain nothing while eta keeps moving are separation
-SHORTEST = 2.0**-40
-ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
-EPS = torch.finfo(torch.float64).eps
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Where the solver stopped, for `B` models: dropped columns are zero in `coef` and False in `keep`.
-
-    `moments` are taken at `coef` with the expected information; `root root'` is the inverse of that information
-    plus the penalty's quadratic part.
-    """
-
-    coef: Tensor
-    keep: Tensor
-    moments: Moments
-    root: Tensor
-    status: Tensor
-    n_iter: Tensor
-    cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
-    minnorm: bool = False  # dropped columns have coefficients after all
-
-
-@dataclass
-class _Search:
-    """The state of every model still being fitted."""
-
-    lane: Tensor  # (B,) which model of the call
-    coef: Tensor
-    keep: Tensor
-    moments: Moments
-    objective: Tensor
-    first: Tensor  # half the deviance at the first point
-    total: Tensor  # sum of the weights
-    factored: Tensor  # the condition asks for a QR factor
-    fisher: Tensor  # accepted steps for which the expected information is kept
-    delta: Tensor
-    decrement: Tensor
-    step: Tensor
-    closing: Tensor  # the next pass is the last if the step is small
-    refresh: Tensor  # the next pass re-evaluates this point with other curvature
-    drift: Tensor
-    stagnant: Tensor
-    hit: Tensor  # along this direction a mean left its range
-    cut: Tensor  # along any direction
-    shortened: Tensor  # accepted steps in a row that such a mean had cut short
-    n_iter: Tensor
-
-    def take(self, models: Tensor) -> "_Search":
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _Search(**{k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()})
+FENCES = [10.0**-k for k in range(1, 11)]  # strengths of the barrier, one after the other
 
 
 @torch.no_grad()
@@ -88,326 +30,68 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
     step moved no linear predictor by more than a thousandth; see `Status` for the other ends.
     Raises `ValueError` for an empty source.
     """
+    chunks, head = _chunks(source)
+    solver = Solver(chunks, head, family, link, penalty, tol, max_iter, rank_tol)
+    out = solver.blank()
+    fitted = torch.ones(solver.models, dtype=torch.bool, device=solver.device) if skip is None else ~skip
+    out.status[~fitted] = int(Status.NOT_FINITE)
+    for name in ("objective", "pearson", "weight", "count"):
+        getattr(out.moments, name)[~fitted] = torch.nan
+    lane = fitted.nonzero()[:, 0]
+    if lane.numel():
+        solver.restrict(lane)
+        solver.run(begin(solver, lane, None if start is None else start[lane], out), out)
+    edge = (out.status == int(Status.BOUNDARY)).nonzero()[:, 0]
+    if edge.numel() and any(map(math.isfinite, edges(family, link))):
+        _along_the_edge(chunks, head, family, link, edge, out, (penalty, tol, max_iter, rank_tol))
+    return out
+
+
+@torch.no_grad()
+def evaluate(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: Tensor, status: Status, n_iter: int,
+             *, penalty: "Penalty | None" = None, rank_tol: float = 1e-12) -> Solution:
+    """What IRLS would say at coefficients `(B, p)` that were found elsewhere, with the status they have."""
+    chunks, head = _chunks(source)
+    solver = Solver(chunks, head, family, link, penalty, 1e-8, 1, rank_tol)
+    out = solver.blank()
+    search = at_coefficients(solver, torch.arange(solver.models, device=solver.device), coef)
+    search.n_iter += n_iter
+    solver.finish(search, status, out)
+    return out
+
+
+def _chunks(source: "Rows | Iterable[Rows]") -> tuple[Iterable[Rows], Rows]:
     chunks = [source] if isinstance(source, Rows) else source
     head = next(iter(chunks), None)
     if head is None or head.y.shape[-1] == 0:
         raise ValueError("the source holds no rows (n = 0). Pass at least one row.")
-    return _Solver(chunks, head, family, link, penalty, tol, max_iter, rank_tol).run(start, skip)
+    return chunks, head
 
 
-class _Solver:
-    """One call of `irls`: what stays fixed while the search goes on."""
+def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Link, models: Tensor, out: Solution,
+                    options: tuple["Penalty | None", float, int, float]) -> None:
+    """Take models that stopped at an edge of the mean's range on to the maximum inside it, written into `out`.
 
-    def __init__(self, source: Iterable[Rows], head: Rows, family: Family, link: Link,
-                 penalty: "Penalty | None", tol: float, max_iter: int, rank_tol: float) -> None:
-        self.source, self.full_source = source, source
-        self.family, self.full_family, self.link = family, family, link
-        self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
-        self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
-        self.canonical = family.is_canonical(link)
-
-    def fold(self, point: Point, models: int) -> Moments:
-        return fold(self.source, point, self.family, self.link, models, self.p, self.device)
-
-    def run(self, start: "Tensor | None", skip: "Tensor | None") -> Solution:
-        out = self._blank()
-        fitted = torch.ones(self.models, dtype=torch.bool, device=self.device) if skip is None else ~skip
-        out.status[~fitted] = int(Status.NOT_FINITE)
-        for name in ("objective", "pearson", "weight", "count"):
-            getattr(out.moments, name)[~fitted] = torch.nan
-        lane = fitted.nonzero()[:, 0]
-        if lane.numel() == 0:
-            return out
-        self._restrict(lane)
-        search = self._begin(lane, None if start is None else start[lane], out)
-        while search.lane.numel():
-            search = self._advance(search, out)
-        return out
-
-    def _blank(self) -> Solution:
-        zero = Moments.zero(self.models, self.p, self.device)
-        whole = torch.zeros(self.models, dtype=torch.int64, device=self.device)
-        return Solution(zero.score.clone(), torch.zeros_like(zero.score, dtype=torch.bool), zero,
-                        zero.gram.clone(), whole, whole.clone(), whole.bool())
-
-    def _restrict(self, lane: Tensor) -> None:
-        """Work on the rows of these models only."""
-        if lane.numel() == self.models:
-            return
-        taken = _Taken(self.full_source, lane)
-        self.source = list(taken) if isinstance(self.full_source, list) else taken
-        self.family = take_family(self.full_family, lane)
-
-    # the first point -------------------------------------------------------------------------------------
-
-    def _begin(self, lane: Tensor, start: "Tensor | None", out: Solution) -> _Search:
-        models = lane.numel()
-        first = self.fold(Point(), models)
-        total, mean = first.weight, first.response / first.weight
-        usable = first.valid
-        if not bool(usable.all()):  # a mean per row with no linear predictor, such as log 0
-            bad = (~usable).nonzero()[:, 0]
-            first = first.place(bad, self.fold(Point(constant=mean), models).take(bad))
-        keep, factored = self._rank(first, models)
-        if bool(factored.any()):
-            first = self._with_factor(first, Point(), Point(constant=mean), usable, models)
-        zero = torch.zeros(models, self.p, dtype=torch.float64, device=self.device)
-        coef, _, _ = self._direction(first, zero, keep, factored, total)
-        if start is not None:
-            coef = torch.where(keep, start, 0.0)
-        moments, coef, usable = self._valid_start(coef, keep, factored, mean, total, start is not None, models)
-        if start is None:
-            moments, coef = self._better_start(moments, coef, keep, factored, mean, total)
-        nothing, whole = torch.zeros_like(total), torch.zeros_like(lane)
-        no = torch.zeros_like(factored)
-        search = _Search(lane, coef, keep, moments, self._objective(moments, coef, total),
-                         moments.objective.clone(), total, factored, whole.clone(), zero, nothing,
-                         torch.ones_like(total), no, no, whole, whole.clone(), no, no, whole.clone(), whole.clone())
-        if not bool(usable.all()):
-            self._finish(search.take((~usable).nonzero()[:, 0]), Status.INVALID_START, out)
-            search = self._keep(search, usable)
-        return self._aim(search) if search.lane.numel() else search
-
-    def _with_factor(self, first: Moments, point: Point, other: Point, usable: Tensor, models: int) -> Moments:
-        with_factor = self.fold(replace(point, factor=True), models)
-        bad = (~usable).nonzero()[:, 0]
-        if bad.numel():
-            with_factor = with_factor.place(bad, self.fold(replace(other, factor=True), models).take(bad))
-        return with_factor
-
-    def _rank(self, first: Moments, models: int) -> tuple[Tensor, Tensor]:
-        """The columns that are kept, and the models whose condition asks for a QR factor."""
-        keep = torch.ones(models, self.p, dtype=torch.bool, device=self.device)
-        inverse = linalg.invert_gram(first.gram, keep)
-        doubtful = (~inverse.positive | ~(inverse.pivot >= linalg.GRAM_PIVOT)).nonzero()[:, 0]
-        factored = torch.zeros(models, dtype=torch.bool, device=self.device)
-        if doubtful.numel():
-            triangle = design_triangle(self.source, doubtful, self.p)
-            keep[doubtful] = linalg.independent_columns(triangle, self.rank_tol)
-            again = linalg.invert_gram(first.gram[doubtful], keep[doubtful])
-            factored[doubtful] = ~again.positive | ~(again.pivot >= linalg.GRAM_PIVOT)
-        return keep, factored
-
-    def _valid_start(self, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor,
-                     given: bool, models: int) -> tuple[Moments, Tensor, Tensor]:
-        """The moments at the first coefficients, or at a constant mean for the models where those are invalid."""
-        point = self._first_point(coef, factored)
-        moments = self.fold(point, models)
-        bad = (~moments.valid).nonzero()[:, 0]
-        if bad.numel() and given:
-            warnings.warn("start= gives a mean out of range or an infinite deviance in "
-                          f"{bad.numel()} model(s); torchglm's own start is used there.", stacklevel=2)
-        if bad.numel():
-            coef = coef.index_copy(0, bad, self._level(keep, mean, total)[bad])
-            moments = moments.place(bad, self.fold(replace(point, coef=coef), models).take(bad))
-        return moments, coef, moments.valid
-
-    def _first_point(self, coef: Tensor, factored: Tensor) -> Point:
-        """Newton's curvature where a Gram holds it; a factor needs weights that are not negative."""
-        return Point(coef, observed=False if self.canonical else ~factored, factor=bool(factored.any()))
-
-    def _level(self, keep: Tensor, mean: Tensor, total: Tensor) -> Tensor:
-        """(B, p) the coefficients that come nearest to one mean for all rows."""
-        zero = torch.zeros(keep.shape, dtype=torch.float64, device=self.device)
-        moments = self.fold(Point(constant=mean), keep.shape[0])
-        return self._direction(moments, zero, keep, torch.zeros_like(keep[:, 0]), total)[0]
-
-    def _better_start(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor,
-                      total: Tensor) -> tuple[Moments, Tensor]:
-        """The constant mean instead, for models whose first point promises to be far off and is the worse one.
-
-        Far off: the Newton decrement is a quarter of the deviance. From such a point the search may end in
-        another, lower maximum of a likelihood that has several.
-        """
-        _, decrement, _ = self._direction(moments, coef, keep, factored, total)
-        far = (decrement > 0.5 * self._objective(moments, coef, total)) & moments.valid
-        if not bool(far.any()):
-            return moments, coef
-        level = self._level(keep, mean, total)
-        other = self.fold(self._first_point(level, factored), keep.shape[0])
-        better = far & other.valid & (self._objective(other, level, total) < self._objective(moments, coef, total))
-        index = better.nonzero()[:, 0]
-        return moments.place(index, other.take(index)), torch.where(better.unsqueeze(-1), level, coef)
-
-    # one pass --------------------------------------------------------------------------------------------
-
-    def _advance(self, s: _Search, out: Solution) -> _Search:
-        """Evaluate the trial of every model, accept or halve, and aim again."""
-        trial = s.coef + s.step.unsqueeze(-1) * s.delta
-        observed = False if self.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
-        report = bool(s.closing.any()) or bool((s.n_iter + 1 >= self.max_iter).any())
-        moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None),
-                            s.lane.numel())
-        objective = self._objective(moments, trial, s.total)
-        noise = SLACK * s.objective.abs() + self._floor(s.moments) + self._rounding(s)
-        accepted = moments.valid & (objective <= s.objective + noise)
-        gain = s.objective - objective
-        s = self._accept(s, trial, moments, objective, accepted)
-        steady = moments.change <= STEADY
-        done = torch.full_like(s.lane, -1)
-        done[s.closing & accepted & steady] = int(Status.CONVERGED)
-        s.drift = torch.where(s.closing & accepted & ~steady, s.drift + 1, s.drift)
-        done[s.closing & accepted & (s.drift >= DRIFT)] = int(Status.SEPARATED)
-        small = self._small(s, max(self.tol, ROUNDING))
-        done[~accepted & moments.valid & (s.closing | small & (s.step < 0.1))] = int(Status.CONVERGED)
-        stuck = ~accepted & (s.step < SHORTEST) & (done < 0)
-        done[stuck & small] = int(Status.CONVERGED)
-        done[stuck & ~small] = torch.where(moments.valid, int(Status.STALLED), int(Status.BOUNDARY))[stuck & ~small]
-        done[accepted & (s.shortened >= 4) & (done < 0)] = int(Status.BOUNDARY)
-        flat = accepted & ~s.refresh & (gain <= 1e-14 * s.objective.abs())
-        s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
-        done[(s.stagnant >= 4) & (done < 0)] = torch.where(
-            small, int(Status.CONVERGED), int(Status.STALLED))[(s.stagnant >= 4) & (done < 0)]
-        limit = (s.n_iter >= self.max_iter) & (done < 0) & accepted
-        moving = (moments.change > 10 * STEADY) & (s.n_iter >= 20)
-        done[limit] = torch.where(moving, int(Status.SEPARATED), int(Status.ITERATION_LIMIT))[limit]
-        return self._settle(s, accepted, done, out)
-
-    def _accept(self, s: _Search, trial: Tensor, moments: Moments, objective: Tensor,
-                accepted: Tensor) -> _Search:
-        """Move the models whose trial was accepted, halve the step of the others."""
-        index = accepted.nonzero()[:, 0]
-        moved = accepted & ~s.refresh
-        short = moved & s.hit & (s.step < 1e-2)
-        kept = s.moments if s.moments.factor is not None or moments.factor is None else replace(
-            s.moments, factor=torch.zeros_like(moments.factor))
-        return replace(
-            s, coef=torch.where(accepted.unsqueeze(-1), trial, s.coef),
-            moments=kept.place(index, moments.take(index)),
-            objective=torch.where(accepted, objective, s.objective),
-            step=torch.where(accepted, s.step, s.step / 2),
-            hit=s.hit | ~moments.valid, cut=s.cut | ~moments.valid,
-            shortened=torch.where(short, s.shortened + 1, torch.where(moved, 0, s.shortened)),
-            fisher=torch.where(moved, (s.fisher - 1).clamp(min=0), s.fisher),
-            n_iter=s.n_iter + moved.to(s.n_iter.dtype))
-
-    def _settle(self, s: _Search, accepted: Tensor, done: Tensor, out: Solution) -> _Search:
-        ended = done >= 0
-        if bool(ended.any()):
-            index = ended.nonzero()[:, 0]
-            part = s.take(index)
-            self._finish(part, done[index], out, at_hand=bool((s.closing & accepted)[index].all()))
-            s, accepted = self._keep(s, ~ended), accepted[~ended]
-        if s.lane.numel() == 0 or not bool(accepted.any()):
-            return s
-        aimed = self._aim(s)
-        for name in ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored"):
-            new, old = getattr(aimed, name), getattr(s, name)
-            mask = accepted if new.dim() == 1 else accepted.unsqueeze(-1)
-            setattr(aimed, name, torch.where(mask, new, old))
-        return aimed
-
-    def _aim(self, s: _Search) -> _Search:
-        """The next direction of every model, and whether the pass along it may be the last."""
-        delta, decrement, inverse = self._direction(s.moments, s.coef, s.keep, s.factored, s.total)
-        indefinite = ~inverse.positive & ~s.factored
-        poor = inverse.positive & ~(inverse.pivot >= linalg.GRAM_PIVOT) & ~s.factored & (s.drift == 0)
-        expected_failed = indefinite & ((s.fisher > 0) | self.canonical)
-        factored = s.factored | poor | expected_failed
-        refresh = (poor | indefinite) & ~(s.refresh & s.factored)
-        fisher = torch.where(indefinite & ~expected_failed, 3, s.fisher)
-        aimed = replace(s, delta=torch.where(refresh.unsqueeze(-1), 0.0, delta), decrement=decrement,
-                        step=torch.ones_like(s.step), refresh=refresh, fisher=fisher, factored=factored,
-                        hit=torch.zeros_like(s.hit))
-        aimed.closing = self._small(aimed, self.tol) & ~refresh
-        return aimed
-
-    def _small(self, s: _Search, tol: float) -> Tensor:
-        """True where the Newton decrement says that nothing is left to gain."""
-        deviance = 2 * s.objective.abs() + 2e-3 * s.first.abs()
-        return s.decrement.abs() <= tol * deviance + self._floor(s.moments)
-
-    @staticmethod
-    def _floor(moments: Moments) -> Tensor:
-        """What rounding of the linear predictor alone adds to the deviance."""
-        return (10 * EPS) ** 2 * moments.scale.abs()
-
-    @staticmethod
-    def _rounding(s: _Search) -> Tensor:
-        """What rounding of the terms `x_j coef_j`, which may cancel in `eta`, does to the objective."""
-        terms = (s.coef.square() * s.moments.gram.diagonal(dim1=-2, dim2=-1).abs()).sum(-1)
-        return 4 * EPS * (terms * s.objective.abs()).sqrt()
-
-    def _objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
-        if self.penalty is None:
-            return moments.objective
-        return moments.objective + self.penalty.value(coef, total)
-
-    def _direction(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor,
-                   total: Tensor) -> tuple[Tensor, Tensor, linalg.Inverse]:
-        """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it."""
-        ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
-        score = moments.score if ridge is None else moments.score - ridge * coef
-        score = torch.where(keep, score, 0.0)
-        inverse = linalg.invert(moments, keep, factored, ridge)
-        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
-        if l1 is not None and ridge is not None:
-            curvature = moments.gram + torch.diag_embed(ridge)
-            delta = coordinate_descent(curvature, score, coef, l1, keep)
-            bend = (delta * (curvature @ delta.unsqueeze(-1)).squeeze(-1)).sum(-1)
-            kink = (l1 * ((coef + delta).abs() - coef.abs())).sum(-1)
-            return delta, 2 * ((score * delta).sum(-1) - bend / 2 - kink), inverse
-        delta = inverse.solve(score)
-        if moments.factor is not None and bool(factored.any()):
-            exact = linalg.factor_step(moments.factor, keep, ridge, coef)
-            delta = torch.where(factored.unsqueeze(-1), exact, delta)
-        return delta, (score * delta).sum(-1), inverse
-
-    # the end ---------------------------------------------------------------------------------------------
-
-    def _keep(self, s: _Search, going: Tensor) -> _Search:
-        """Go on with these models only."""
-        index = going.nonzero()[:, 0]
-        s = s.take(index)
-        if index.numel():
-            self._restrict(s.lane)
-        return s
-
-    def _finish(self, s: _Search, status: "Tensor | Status", out: Solution, at_hand: bool = False) -> None:
-        """Write the models that ended, with the expected information at their coefficients.
-
-        `at_hand`: the last pass has taken it there already.
-        """
-        last = s.moments
-        if not at_hand:
-            source, family = self.source, self.family
-            self._restrict(s.lane)
-            last = self.fold(Point(s.coef, False, bool(s.factored.any()), s.coef), s.lane.numel())
-            self.source, self.family = source, family
-        ridge = None if self.penalty is None else self.penalty.ridge(s.coef, s.total)
-        inverse = linalg.invert(last, s.keep, s.factored, ridge)
-        out.coef[s.lane], out.keep[s.lane] = s.coef, s.keep
-        for f in fields(Moments):
-            value = getattr(last, f.name)
-            if f.name != "factor":
-                getattr(out.moments, f.name)[s.lane] = value
-        out.root[s.lane] = torch.where(inverse.positive[:, None, None], inverse.root, torch.nan)
-        out.status[s.lane] = torch.as_tensor(status, device=self.device).to(out.status.dtype)
-        out.n_iter[s.lane] = s.n_iter
-        out.cut[s.lane] = s.cut
-
-
-class _Taken:
-    """A source seen through some of its models."""
-
-    def __init__(self, source: Iterable[Rows], models: Tensor) -> None:
-        self.source, self.models = source, models
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return (rows.take(self.models) for rows in self.source)
-
-
-def design_triangle(source: Iterable[Rows], models: Tensor, p: int) -> Tensor:
-    """The triangular factor `(B, p, p)` of the design on the rows of positive weight."""
-    total: Tensor | None = None
-    for rows in source:
-        part = wide(rows.take(models))
-        used = (part.weight > 0).to(torch.float64).unsqueeze(-1)
-        x = part.x.unsqueeze(0) if part.shared else part.x
-        if part.shared and bool((used > 0).all()):
-            piece = triangle(x).expand(models.numel(), p, p)
-        else:
-            piece = triangle(x * used)
-        total = piece if total is None else triangle(torch.cat([total, piece], -2))
-    assert total is not None
-    return total
+    A logarithmic barrier of falling strength bends the path along the edge (interior point method; Nocedal &
+    Wright (2006), Numerical Optimization, section 19.6). The last search has no barrier: it tells whether the
+    maximum lies inside after all.
+    """
+    taken: Iterable[Rows] = Taken(source, models)
+    if isinstance(source, list):
+        taken = list(taken)
+    member, first = take_family(family, models), head.take(models)
+    lane, coef = torch.arange(models.numel(), device=models.device), out.coef[models]
+    part = out
+    for strength in (*FENCES, 0.0):
+        solver = Solver(taken, first, member, link, *options, fence=strength)
+        part = solver.blank()
+        search = at_coefficients(solver, lane, coef)
+        solver.run(solver.aim(search), part)
+        coef = torch.where((part.status == int(Status.NOT_FINITE)).unsqueeze(-1), coef, part.coef)
+    inside = part.status == int(Status.CONVERGED)
+    out.status[models] = torch.where(inside, part.status, int(Status.BOUNDARY))
+    out.coef[models], out.keep[models], out.root[models] = coef, part.keep, part.root
+    out.n_iter[models] += part.n_iter
+    for f in fields(Moments):
+        if f.name != "factor":
+            getattr(out.moments, f.name)[models] = getattr(part.moments, f.name)

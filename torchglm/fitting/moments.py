@@ -4,7 +4,8 @@ Sums add over chunks, over files and over processes, so in-memory, streamed and 
 where the rows come from. Everything is summed in float64, whatever the dtype of the data.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.rows import Rows, wide
+from torchglm.fitting.rows import Rows, to_float64, whole
+from torchglm.fitting.workers import spread
 from torchglm.links import Link
 
 
@@ -81,7 +83,9 @@ class Point:
 
     `coef` (B, p), or None for the pass that starts IRLS from a mean per row; `observed` (B,) chooses the
     observed information; `factor` carries a QR factor beside the Gram; `before` (B, p) are the coefficients
-    against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead.
+    against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead; `fence`
+    is the strength of a logarithmic barrier that keeps `eta` off the edges of its range; `census` counts the rows
+    as the first pass and a report do.
     """
 
     coef: "Tensor | None" = None
@@ -89,6 +93,8 @@ class Point:
     factor: bool = False
     before: "Tensor | None" = None
     constant: "Tensor | None" = None
+    fence: float = 0.0
+    census: bool = False
 
 
 def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, models: int, p: int,
@@ -103,18 +109,23 @@ def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, model
 
 
 def moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
-    """The moments of one chunk, block by block."""
-    models, p = rows.y.shape[0], rows.columns
-    if rows.shared or models == 1:
-        total = Moments.zero(models, p, rows.y.device)
-        for _, block in rows.blocks():
-            total = total + _block_moments(wide(block), point, family, link)
-        return total
-    parts: dict[int, Moments] = {}
-    for chosen, block in rows.blocks():
-        part = _block_moments(wide(block), _at(point, chosen), take_family(family, chosen), link)
-        parts[chosen.start] = parts[chosen.start] + part if chosen.start in parts else part
-    return _concatenate(list(parts.values()))
+    """The moments of one chunk, block by block; on a CPU the blocks are spread over threads."""
+    blocks = list(rows.blocks())
+    several = not rows.shared and rows.y.shape[0] > 1
+
+    def work(part: Sequence[tuple[slice, Rows]]) -> dict[int, Moments]:
+        sums: dict[int, Moments] = {}
+        for chosen, block in part:
+            at, member = (_at(point, chosen), take_family(family, chosen)) if several else (point, family)
+            new = _block_moments(block, at, member, link)
+            sums[chosen.start] = sums[chosen.start] + new if chosen.start in sums else new
+        return sums
+
+    total: dict[int, Moments] = {}
+    for sums in spread(work, blocks) if rows.y.device.type == "cpu" else [work(blocks)]:
+        for first, part in sums.items():
+            total[first] = total[first] + part if first in total else part
+    return _concatenate(list(total.values()))
 
 
 def take_family(family: Family, models: "Tensor | slice") -> Family:
@@ -129,7 +140,8 @@ def _at(point: Point, models: slice) -> Point:
         return None if value is None else value[models]
 
     observed = point.observed if isinstance(point.observed, bool) else point.observed[models]
-    return Point(part(point.coef), observed, point.factor, part(point.before), part(point.constant))
+    return replace(point, coef=part(point.coef), observed=observed, before=part(point.before),
+                   constant=part(point.constant))
 
 
 def _concatenate(parts: list[Moments]) -> Moments:
@@ -138,42 +150,70 @@ def _concatenate(parts: list[Moments]) -> Moments:
 
 
 def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
-    """`eta = x coef + offset`, shape `(B, n)`, for coefficients `(B, p)`."""
-    if rows.shared:
-        if coef.shape[0] == 1:
-            return (rows.x @ coef[0]).unsqueeze(0) + rows.offset
-        return coef @ rows.x.mT + rows.offset
-    return (rows.x @ coef.unsqueeze(-1)).squeeze(-1) + rows.offset
+    """`eta = x coef + offset`, shape `(B, n)`, for coefficients `(B, p)`, in their dtype."""
+    first = int(rows.intercept)
+    x, slopes = rows.x.to(coef.dtype), coef[:, first:]
+    if not rows.shared:
+        eta = (x @ slopes.unsqueeze(-1)).squeeze(-1)
+    elif coef.shape[0] == 1:
+        eta = (x @ slopes[0]).unsqueeze(0)
+    else:
+        eta = in_groups(slopes, lambda part: part @ x.mT)
+    eta = eta + rows.offset.to(coef.dtype)
+    return eta + coef[:, :1] if rows.intercept else eta
 
 
-def _block_moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
+def in_groups(models: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """A product over models `(B, ...)`, always for a multiple of 16 of them.
+
+    A matrix product may sum in another order at its edges; this keeps what one model gets independent of how
+    many others there are.
+    """
+    missing = -models.shape[0] % 16
+    if not missing:
+        return work(models)
+    return work(torch.cat([models, models.new_zeros(missing, *models.shape[1:])]))[:models.shape[0]]
+
+
+def _block_moments(block: Rows, point: Point, family: Family, link: Link) -> Moments:
+    rows = to_float64(block)
     eta, observed = _predictor(rows, point, family, link)
     mu = link(eta)
     score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
     half = family.half_deviance(rows.y, eta, mu, link)
-    bad = ~(family.valid_mean(mu) & link.inside(eta))
+    if point.fence:
+        half, score, information = _fenced(half, score, information, eta, point.fence, family, link)
+    if point.before is not None and link.name == "identity" and family.is_canonical(link) and point.coef is not None:
+        half = _exact_residual(rows, point.coef).square() / 2
     score, information, half = score * rows.weight, information * rows.weight, half * rows.weight
     if rows.weight.is_cuda or bool((rows.weight == 0).any()):
         used = rows.weight > 0
         score, information, half = (torch.where(used, v, 0.0) for v in (score, information, half))
-        bad, eta = bad & used, torch.where(used, eta, 0.0)
+        mu, eta = torch.where(used, mu, mu.new_tensor(family.inner_mean)), torch.where(used, eta, 0.0)
+        bad = _outside(mu, torch.where(used, eta, torch.inf), family, link)
+    else:
+        bad = _outside(mu, eta, family, link)
     if point.coef is None:  # the first step solves for the coefficients themselves
         score = (score if point.constant is None else 0.0) + information * (eta - rows.offset)
     scale = (information * eta.square()).sum(-1)
-    weight, count, response = _census(rows, family) if point.coef is None or point.before is not None else (
-        torch.zeros_like(scale),) * 3
-    pearson, change = torch.zeros_like(scale), torch.zeros_like(scale)
-    if point.before is not None:
-        residual = (rows.y.abs() if family.signed else rows.y) - mu
-        square = residual.square() / family.variance(mu) * rows.weight
-        pearson = torch.where(rows.weight > 0, square, 0.0).sum(-1)
-        if link.name == "identity" and family.is_canonical(link) and point.coef is not None:
-            half = _exact_residual(rows, point.coef).square() / 2 * rows.weight
-        step = (eta - linear_predictor(rows, point.before)).abs() / (1 + eta.abs())
-        change = torch.where(rows.weight > 0, step, 0.0).amax(-1) if eta.shape[-1] else change
+    none = torch.zeros_like(scale)
+    counted = point.coef is None or point.before is not None or point.census
+    weight, count, response = _census(rows, family) if counted else (none,) * 3
+    pearson, change = _report(rows, eta, mu, point.before, family) if point.before is not None else (none, none)
     factor = _factor(rows, score, information) if point.factor else None
-    return Moments(gram(rows.x, information), project(rows.x, score), half.sum(-1), scale,
-                   bad.sum(-1).to(torch.float64), weight, count, response, pearson, change, factor)
+    return Moments(gram(rows, information), project(rows, score), half.sum(-1), scale, bad, weight, count, response,
+                   pearson, change, factor)
+
+
+def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
+    """(B,) 1 where a mean is outside the family's range or not a number, or `eta` below the link's range."""
+    if not mu.shape[-1]:
+        return mu.new_zeros(mu.shape[0])
+    least, most = torch.aminmax(mu, dim=-1)
+    inside = family.valid_mean(least) & family.valid_mean(most)
+    if math.isfinite(link.lower):
+        inside = inside & link.inside(eta.amin(-1))
+    return (~inside).to(torch.float64)
 
 
 def _census(rows: Rows, family: Family) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,14 +224,51 @@ def _census(rows: Rows, family: Family) -> tuple[Tensor, Tensor, Tensor]:
     return rows.weight.sum(-1), count.sum(-1), (rows.weight * torch.where(used > 0, y, 0.0)).sum(-1)
 
 
+def _report(rows: Rows, eta: Tensor, mu: Tensor, before: Tensor, family: Family) -> tuple[Tensor, Tensor]:
+    """`pearson`, and the largest relative `change` of `eta` since the coefficients `before`."""
+    used = rows.weight > 0
+    residual = (rows.y.abs() if family.signed else rows.y) - mu
+    square = residual.square() / family.variance(mu) * rows.weight
+    step = (eta - linear_predictor(rows, before)).abs() / (1 + eta.abs())
+    change = torch.where(used, step, 0.0).amax(-1) if eta.shape[-1] else eta.new_zeros(eta.shape[0])
+    return torch.where(used, square, 0.0).sum(-1), change
+
+
+def edges(family: Family, link: Link) -> tuple[float, float]:
+    """The ends of the values of `eta` for which the mean lies in the family's range; infinite where none is."""
+    ends = link.link(torch.tensor([family.mean_lower, family.mean_upper], dtype=torch.float64)).tolist()
+    finite = sorted(end for end in ends if math.isfinite(end))
+    lower, upper = -math.inf, math.inf
+    if len(finite) == 2:
+        lower, upper = finite
+    elif finite:  # on which side of the one end the means lie
+        inside = link.link(torch.tensor(family.inner_mean, dtype=torch.float64)).item()
+        lower, upper = (finite[0], math.inf) if inside > finite[0] else (-math.inf, finite[0])
+    return max(lower, link.lower), upper
+
+
+def _fenced(half: Tensor, score: Tensor, information: Tensor, eta: Tensor, strength: float, family: Family,
+            link: Link) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums with `-strength log(distance of eta to an edge)` added to the objective."""
+    lower, upper = edges(family, link)
+    for sign, end in ((1.0, lower), (-1.0, upper)):
+        if math.isfinite(end):
+            distance = sign * (eta - end)
+            half = half - strength * distance.log()
+            score = score + sign * strength / distance
+            information = information + strength / distance.square()
+    return half, score, information
+
+
 def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:
     """`y - offset - x coef` of least squares, the rounding of every sum carried along (Knuth's two-sum).
 
     A response of large mean and small spread keeps the digits of its deviance.
     """
     total, lost = rows.y - rows.offset, torch.zeros_like(rows.y)
+    first = int(rows.intercept)
     for j in range(coef.shape[-1]):
-        term = -rows.x[..., j] * coef[:, j:j + 1]
+        term = -coef[:, :1] if j < first else -rows.x[..., j - first] * coef[:, j:j + 1]
         new = total + term
         back = new - total
         lost = lost + ((total - (new - back)) + (term - back))
@@ -209,29 +286,40 @@ def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Te
     return link.link(torch.where(rows.weight > 0, mean, mean.new_ones(()))), False
 
 
-def project(x: Tensor, rows: Tensor) -> Tensor:
-    """`x' r`, shape `(B, p)`, for values `(B, n)` and a design `(n, p)` or `(B, n, p)`."""
-    if x.dim() == 2:
-        return rows @ x
-    return (rows.unsqueeze(-2) @ x).squeeze(-2)
+def project(rows: Rows, values: Tensor) -> Tensor:
+    """`x' r`, shape `(B, p)`, for values `(B, n)` and the design of the rows."""
+    if not rows.shared:
+        out = (values.unsqueeze(-2) @ rows.x).squeeze(-2)
+    elif values.shape[0] == 1:
+        out = values @ rows.x
+    else:
+        out = in_groups(values, lambda part: part @ rows.x)
+    return torch.cat([values.sum(-1, keepdim=True), out], -1) if rows.intercept else out
 
 
-def gram(x: Tensor, weight: Tensor) -> Tensor:
-    """`x' diag(weight) x`, shape `(B, p, p)`, for a design `(n, p)` or `(B, n, p)`.
+def gram(rows: Rows, weight: Tensor) -> Tensor:
+    """`x' diag(weight) x`, shape `(B, p, p)`, for the design of the rows and weights `(B, n)`.
 
     One model on a CPU takes BLAS' syrk (torch has none; numpy's `a.T @ a` calls it): half the work of a
     product. One design for many models takes one product of the weights with all pairs of columns.
     """
-    if x.dim() == 3:
+    if rows.shared and weight.shape[0] == 1 and weight.device.type == "cpu" and not bool((weight < 0).any()):
+        first = int(rows.intercept)
+        half = torch.empty(rows.x.shape[0], rows.columns, dtype=torch.float64)
+        root = weight[0].sqrt().unsqueeze(-1)
+        half[:, :first] = root
+        torch.mul(rows.x, root, out=half[:, first:])
+        array = half.numpy()
+        return torch.from_numpy(array.T @ array).unsqueeze(0)
+    x = whole(rows)
+    if not rows.shared:
         return (x * weight.unsqueeze(-1)).mT @ x
     if weight.shape[0] == 1:
-        if x.device.type != "cpu" or bool((weight < 0).any()):
-            return ((x * weight[0].unsqueeze(-1)).mT @ x).unsqueeze(0)
-        half = (x * weight[0].sqrt().unsqueeze(-1)).numpy()
-        return torch.from_numpy(half.T @ half).unsqueeze(0)
+        return ((x * weight[0].unsqueeze(-1)).mT @ x).unsqueeze(0)
     p = x.shape[-1]
     row, column = torch.triu_indices(p, p, device=x.device)
-    pairs = weight @ (x[:, row] * x[:, column])
+    products = x[:, row] * x[:, column]
+    pairs = in_groups(weight, lambda part: part @ products)
     out = pairs.new_zeros(weight.shape[0], p, p)
     out[:, row, column] = pairs
     out[:, column, row] = pairs
@@ -242,7 +330,7 @@ def _factor(rows: Rows, score: Tensor, information: Tensor) -> Tensor:
     """The triangular factor of `[sqrt(W) x, s / sqrt(W)]`, rows without information left out."""
     root = information.clamp(min=0).sqrt()
     working = torch.where(root > 0, score / torch.where(root > 0, root, 1.0), 0.0)
-    x = rows.x.unsqueeze(0) if rows.shared else rows.x
+    x = whole(rows).unsqueeze(0) if rows.shared else whole(rows)
     return triangle(torch.cat([x * root.unsqueeze(-1), working.unsqueeze(-1)], -1))
 
 

@@ -50,6 +50,8 @@ class ElasticNet(Penalty):
     def expand(self, intercept: bool, p: int) -> "ElasticNet":
         def column(value: Tensor, name: str) -> Tensor:
             slopes = p - int(intercept)
+            if value.dim() == 1 and value.numel() == p:
+                return value  # the intercept, or the user's own column of ones, has a value too
             if value.dim() == 1 and value.numel() != slopes:
                 raise ValueError(f"{name} has {value.numel()} values for {slopes} columns. Give one for each column "
                                  "(the intercept is never penalised), or a single number.")
@@ -85,30 +87,3 @@ class Ridge(ElasticNet):
 
 def _text(value: Tensor) -> str:
     return f"{float(value):.6g}" if value.dim() == 0 else f"tensor({value.numel()})"
-
-
-def coordinate_descent(gram: Tensor, score: Tensor, coef: Tensor, l1: Tensor, keep: Tensor,
-                       sweeps: int = 10_000, tolerance: float = 1e-14) -> Tensor:
-    """The step `d` (B, p) that minimises `d' gram d / 2 - score' d + sum_j l1_j |coef_j + d_j|`.
-
-    Cyclic coordinate descent with soft thresholds; `gram` (B, p, p) holds the quadratic part of the penalty
-    already. Stops when no coordinate moves by more than `tolerance` of the largest move of the first sweep.
-    """
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
-    active = keep & (diagonal > 0)
-    safe = torch.where(active, diagonal, 1.0)
-    new, slope = coef.clone(), score.clone()  # slope: -d(quadratic)/d(new)
-    largest = torch.zeros_like(coef[:, 0])
-    for _ in range(sweeps):
-        moved = torch.zeros_like(largest)
-        for j in range(coef.shape[-1]):
-            target = slope[:, j] + diagonal[:, j] * new[:, j]
-            shrunk = torch.sign(target) * (target.abs() - l1[:, j]).clamp(min=0) / safe[:, j]
-            change = torch.where(active[:, j], shrunk - new[:, j], 0.0)
-            slope -= change.unsqueeze(-1) * gram[..., j]
-            new[:, j] += change
-            moved = torch.maximum(moved, change.square() * safe[:, j])
-        largest = torch.maximum(largest, moved)
-        if bool((moved <= (tolerance**2) * largest).all()):
-            break
-    return new - coef

@@ -78,10 +78,18 @@ class WithoutColumns:
         return (rows._replace(x=rows.x[..., :0], intercept=self.intercept) for rows in self.source)
 
 
+def to_float64(rows: Rows) -> Rows:
+    """The same rows in the precision of all sums."""
+    return rows._replace(x=rows.x.to(torch.float64), y=rows.y.to(torch.float64), weight=rows.weight.to(torch.float64),
+                         offset=rows.offset.to(torch.float64))
+
+
+def whole(rows: Rows) -> Tensor:
+    """The design with its intercept."""
+    return torch.cat([rows.x.new_ones(*rows.x.shape[:-1], 1), rows.x], -1) if rows.intercept else rows.x
+
+
 def wide(rows: Rows) -> Rows:
-    """The same rows in float64, the precision of all sums, with the whole design in `x`."""
-    x = rows.x.to(torch.float64)
-    if rows.intercept:
-        x = torch.cat([x.new_ones(*x.shape[:-1], 1), x], -1)
-    return Rows(x, rows.y.to(torch.float64), rows.weight.to(torch.float64), rows.offset.to(torch.float64),
-                rows.repeats)
+    """The same rows in float64, with the whole design in `x`."""
+    rows = to_float64(rows)
+    return rows._replace(x=whole(rows), intercept=False)

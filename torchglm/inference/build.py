@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.irls import Solution
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows
+from torchglm.fitting.search import Solution
 from torchglm.fitting.shape import dispersion_ml
 from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.result import DISPERSIONS, Result

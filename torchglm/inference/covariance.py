@@ -77,7 +77,7 @@ def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Te
             # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said
             left = 1 - leverage(values, root)
             square = square / torch.where(left > 1e-9, left, torch.nan).pow(power)
-        meat = meat + gram(values.rows.x, torch.where(values.used, square, 0.0))
+        meat = meat + gram(values.rows, torch.where(values.used, square, 0.0))
     scale = (nobs / (nobs - rank))[:, None, None] if kind == "HC1" else 1.0
     return scale * _sandwich(root, meat)
 

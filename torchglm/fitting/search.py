@@ -1,0 +1,280 @@
+"""The loop: fold the rows into sums, solve p x p, take the step or halve it. `B` models at once.
+
+Newton's method with the observed information where it is positive definite, Fisher scoring where it is not,
+and a halved step where the objective rises or a mean leaves its range (Marschner 2011, R Journal 3(2), 12-15).
+Every pass is a trial: it yields the objective at the trial point and the sums for the next step.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting import linalg
+from torchglm.fitting.moments import Moments, Point, fold, take_family
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.quadratic import soft_step
+from torchglm.fitting.rows import Rows
+from torchglm.fitting.status import Status
+from torchglm.links import Link
+
+SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
+STEADY = 1e-3  # a converged step moves no linear predictor by more than this share of 1 + |eta|
+DRIFT = 5  # as many steps that gain nothing while eta keeps moving are separation
+SHORTEST = 2.0**-40
+ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
+EPS = torch.finfo(torch.float64).eps
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the solver stopped, for `B` models: dropped columns are zero in `coef` and False in `keep`.
+
+    `moments` are taken at `coef` with the expected information; `root root'` is the inverse of that information
+    plus the penalty's quadratic part.
+    """
+
+    coef: Tensor
+    keep: Tensor
+    moments: Moments
+    root: Tensor
+    status: Tensor
+    n_iter: Tensor
+    cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
+    minnorm: bool = False  # dropped columns have coefficients after all
+
+
+@dataclass
+class Search:
+    """The state of every model still being fitted."""
+
+    lane: Tensor  # (B,) which model of the call
+    coef: Tensor
+    keep: Tensor
+    moments: Moments
+    objective: Tensor
+    first: Tensor  # half the deviance at the first point
+    total: Tensor  # sum of the weights
+    factored: Tensor  # the condition asks for a QR factor
+    fisher: Tensor  # accepted steps for which the expected information is kept
+    delta: Tensor
+    decrement: Tensor
+    step: Tensor
+    closing: Tensor  # the next pass is the last if the step is small
+    refresh: Tensor  # the next pass re-evaluates this point with other curvature
+    drift: Tensor
+    stagnant: Tensor
+    hit: Tensor  # along this direction a mean left its range
+    cut: Tensor  # along any direction
+    shortened: Tensor  # accepted steps in a row that such a mean had cut short
+    n_iter: Tensor
+
+    def take(self, models: Tensor) -> "Search":
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Search(**{k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()})
+
+
+class Solver:
+    """What stays fixed while a search goes on, and its steps; `fence` is the barrier of `Point`."""
+
+    def __init__(self, source: Iterable[Rows], head: Rows, family: Family, link: Link, penalty: "Penalty | None",
+                 tol: float, max_iter: int, rank_tol: float, fence: float = 0.0) -> None:
+        self.source, self.full_source, self.fence = source, source, fence
+        self.family, self.full_family, self.link = family, family, link
+        self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
+        self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
+        self.canonical = family.is_canonical(link) and not fence
+
+    def fold(self, point: Point, models: int) -> Moments:
+        """A pass over the rows of the models still fitted."""
+        return fold(self.source, replace(point, fence=self.fence), self.family, self.link, models, self.p, self.device)
+
+    def run(self, search: Search, out: Solution) -> None:
+        """Take every model to its end, from a first point, and write it into `out`."""
+        while search.lane.numel():
+            search = self.advance(search, out)
+
+    def blank(self) -> Solution:
+        """A solution of no model yet."""
+        zero = Moments.zero(self.models, self.p, self.device)
+        whole = torch.zeros(self.models, dtype=torch.int64, device=self.device)
+        return Solution(zero.score.clone(), torch.zeros_like(zero.score, dtype=torch.bool), zero,
+                        zero.gram.clone(), whole, whole.clone(), whole.bool())
+
+    def restrict(self, lane: Tensor) -> None:
+        """Work on the rows of these models only."""
+        if lane.numel() == self.models:
+            return
+        taken = Taken(self.full_source, lane)
+        self.source = list(taken) if isinstance(self.full_source, list) else taken
+        self.family = take_family(self.full_family, lane)
+
+    # one pass --------------------------------------------------------------------------------------------
+
+    def advance(self, s: Search, out: Solution) -> Search:
+        """Evaluate the trial of every model, accept or halve, and aim again."""
+        trial = s.coef + s.step.unsqueeze(-1) * s.delta
+        observed = False if self.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
+        report = bool(s.closing.any()) or bool((s.n_iter + 1 >= self.max_iter).any())
+        moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None),
+                            s.lane.numel())
+        objective = self.objective(moments, trial, s.total)
+        noise = SLACK * s.objective.abs() + self.floor(s.moments) + self.rounding(s)
+        accepted = moments.valid & (objective <= s.objective + noise)
+        gain = s.objective - objective
+        s = self._accept(s, trial, moments, objective, accepted)
+        steady = moments.change <= STEADY
+        done = torch.full_like(s.lane, -1)
+        done[s.closing & accepted & steady] = int(Status.CONVERGED)
+        s.drift = torch.where(s.closing & accepted & ~steady, s.drift + 1, s.drift)
+        done[s.closing & accepted & (s.drift >= DRIFT)] = int(Status.SEPARATED)
+        small = self.small(s, max(self.tol, ROUNDING))
+        done[~accepted & moments.valid & (s.closing | small & (s.step < 0.1))] = int(Status.CONVERGED)
+        stuck = ~accepted & (s.step < SHORTEST) & (done < 0)
+        done[stuck & small] = int(Status.CONVERGED)
+        done[stuck & ~small] = torch.where(moments.valid, int(Status.STALLED), int(Status.BOUNDARY))[stuck & ~small]
+        done[accepted & (s.shortened >= 4) & (done < 0)] = int(Status.BOUNDARY)
+        flat = accepted & ~s.refresh & (gain <= 1e-14 * s.objective.abs())
+        s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
+        done[(s.stagnant >= 4) & (done < 0)] = torch.where(
+            small, int(Status.CONVERGED), int(Status.STALLED))[(s.stagnant >= 4) & (done < 0)]
+        limit = (s.n_iter >= self.max_iter) & (done < 0) & accepted
+        moving = (moments.change > 10 * STEADY) & (s.n_iter >= 20)
+        done[limit] = torch.where(moving, int(Status.SEPARATED), int(Status.ITERATION_LIMIT))[limit]
+        return self._settle(s, accepted, done, out)
+
+    def _accept(self, s: Search, trial: Tensor, moments: Moments, objective: Tensor,
+                accepted: Tensor) -> Search:
+        """Move the models whose trial was accepted, halve the step of the others."""
+        index = accepted.nonzero()[:, 0]
+        moved = accepted & ~s.refresh
+        short = moved & s.hit & (s.step < 1e-2)
+        kept = s.moments if s.moments.factor is not None or moments.factor is None else replace(
+            s.moments, factor=torch.zeros_like(moments.factor))
+        return replace(
+            s, coef=torch.where(accepted.unsqueeze(-1), trial, s.coef),
+            moments=kept.place(index, moments.take(index)),
+            objective=torch.where(accepted, objective, s.objective),
+            step=torch.where(accepted, s.step, s.step / 2),
+            hit=s.hit | ~moments.valid, cut=s.cut | ~moments.valid,
+            shortened=torch.where(short, s.shortened + 1, torch.where(moved, 0, s.shortened)),
+            fisher=torch.where(moved, (s.fisher - 1).clamp(min=0), s.fisher),
+            n_iter=s.n_iter + moved.to(s.n_iter.dtype))
+
+    def _settle(self, s: Search, accepted: Tensor, done: Tensor, out: Solution) -> Search:
+        ended = done >= 0
+        if bool(ended.any()):
+            index = ended.nonzero()[:, 0]
+            part = s.take(index)
+            self.finish(part, done[index], out, at_hand=bool((s.closing & accepted)[index].all()))
+            s, accepted = self.keep(s, ~ended), accepted[~ended]
+        if s.lane.numel() == 0 or not bool(accepted.any()):
+            return s
+        aimed = self.aim(s)
+        for name in ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored"):
+            new, old = getattr(aimed, name), getattr(s, name)
+            mask = accepted if new.dim() == 1 else accepted.unsqueeze(-1)
+            setattr(aimed, name, torch.where(mask, new, old))
+        return aimed
+
+    def aim(self, s: Search) -> Search:
+        """The next direction of every model, and whether the pass along it may be the last."""
+        delta, decrement, inverse = self.direction(s.moments, s.coef, s.keep, s.factored, s.total)
+        indefinite = ~inverse.positive & ~s.factored
+        poor = inverse.positive & ~(inverse.pivot >= linalg.GRAM_PIVOT) & ~s.factored & (s.drift == 0)
+        expected_failed = indefinite & ((s.fisher > 0) | self.canonical)
+        factored = s.factored | poor | expected_failed
+        refresh = (poor | indefinite) & ~(s.refresh & s.factored)
+        fisher = torch.where(indefinite & ~expected_failed, 3, s.fisher)
+        aimed = replace(s, delta=torch.where(refresh.unsqueeze(-1), 0.0, delta), decrement=decrement,
+                        step=torch.ones_like(s.step), refresh=refresh, fisher=fisher, factored=factored,
+                        hit=torch.zeros_like(s.hit))
+        aimed.closing = self.small(aimed, self.tol) & ~refresh
+        return aimed
+
+    def small(self, s: Search, tol: float) -> Tensor:
+        """True where the Newton decrement says that nothing is left to gain."""
+        deviance = 2 * s.objective.abs() + 2e-3 * s.first.abs()
+        return s.decrement.abs() <= tol * deviance + self.floor(s.moments)
+
+    @staticmethod
+    def floor(moments: Moments) -> Tensor:
+        """What rounding of the linear predictor alone adds to the deviance."""
+        return (10 * EPS) ** 2 * moments.scale.abs()
+
+    @staticmethod
+    def rounding(s: Search) -> Tensor:
+        """What rounding of the terms `x_j coef_j`, which may cancel in `eta`, does to the objective."""
+        terms = (s.coef.square() * s.moments.gram.diagonal(dim1=-2, dim2=-1).abs()).sum(-1)
+        return 4 * EPS * (terms * s.objective.abs()).sqrt()
+
+    def objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
+        if self.penalty is None:
+            return moments.objective
+        return moments.objective + self.penalty.value(coef, total)
+
+    def direction(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor,
+                   total: Tensor) -> tuple[Tensor, Tensor, linalg.Inverse]:
+        """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it."""
+        ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
+        score = moments.score if ridge is None else moments.score - ridge * coef
+        score = torch.where(keep, score, 0.0)
+        inverse = linalg.invert(moments, keep, factored, ridge)
+        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
+        if l1 is not None and ridge is not None:
+            curvature = moments.gram + torch.diag_embed(ridge)
+            delta = soft_step(curvature, score, coef, l1, keep)
+            bend = (delta * (curvature @ delta.unsqueeze(-1)).squeeze(-1)).sum(-1)
+            kink = (l1 * ((coef + delta).abs() - coef.abs())).sum(-1)
+            return delta, 2 * ((score * delta).sum(-1) - bend / 2 - kink), inverse
+        delta = inverse.solve(score)
+        if moments.factor is not None and bool(factored.any()):
+            exact = linalg.factor_step(moments.factor, keep, ridge, coef)
+            delta = torch.where(factored.unsqueeze(-1), exact, delta)
+        return delta, (score * delta).sum(-1), inverse
+
+    # the end ---------------------------------------------------------------------------------------------
+
+    def keep(self, s: Search, going: Tensor) -> Search:
+        """Go on with these models only."""
+        index = going.nonzero()[:, 0]
+        s = s.take(index)
+        if index.numel():
+            self.restrict(s.lane)
+        return s
+
+    def finish(self, s: Search, status: "Tensor | Status", out: Solution, at_hand: bool = False) -> None:
+        """Write the models that ended, with the expected information at their coefficients.
+
+        `at_hand`: the last pass has taken it there already.
+        """
+        last = s.moments
+        if not at_hand:
+            source, family = self.source, self.family
+            self.restrict(s.lane)
+            last = self.fold(Point(s.coef, False, bool(s.factored.any()), s.coef), s.lane.numel())
+            self.source, self.family = source, family
+        ridge = None if self.penalty is None else self.penalty.ridge(s.coef, s.total)
+        inverse = linalg.invert(last, s.keep, s.factored, ridge)
+        out.coef[s.lane], out.keep[s.lane] = s.coef, s.keep
+        for f in fields(Moments):
+            value = getattr(last, f.name)
+            if f.name != "factor":
+                getattr(out.moments, f.name)[s.lane] = value
+        out.root[s.lane] = torch.where(inverse.positive[:, None, None], inverse.root, torch.nan)
+        out.status[s.lane] = torch.as_tensor(status, device=self.device).to(out.status.dtype)
+        out.n_iter[s.lane] = s.n_iter
+        out.cut[s.lane] = s.cut
+
+
+class Taken:
+    """A source seen through some of its models."""
+
+    def __init__(self, source: Iterable[Rows], models: Tensor) -> None:
+        self.source, self.models = source, models
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (rows.take(self.models) for rows in self.source)

@@ -1,0 +1,154 @@
+"""Where a search begins: the rank of the design, first coefficients, and the first point with valid means."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting import linalg
+from torchglm.fitting.moments import Moments, Point, triangle
+from torchglm.fitting.rows import Rows, wide
+from torchglm.fitting.search import Search, Solution, Solver, Taken
+from torchglm.fitting.status import Status
+
+
+def begin(solver: Solver, lane: Tensor, start: "Tensor | None", out: Solution) -> Search:
+    """The search of the models `lane`, from `start` (B, p) or from a mean per row; hopeless ones are written out."""
+    search, usable = _point(solver, lane, start)
+    if not bool(usable.all()):
+        solver.finish(search.take((~usable).nonzero()[:, 0]), Status.INVALID_START, out)
+        search = solver.keep(search, usable)
+    return solver.aim(search) if search.lane.numel() else search
+
+
+def resume(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
+    """The search at coefficients that a fit of some of the rows has found: all columns are known to be independent."""
+    no = torch.zeros_like(lane, dtype=torch.bool)
+    moments = solver.fold(replace(_first_point(solver, coef, no), census=True), lane.numel())
+    return solver.aim(_search(solver, lane, coef, torch.ones_like(coef, dtype=torch.bool), moments, moments.weight, no))
+
+
+def at_coefficients(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
+    """The search at given coefficients, aliased columns known, before any step is aimed."""
+    keep, factored, first = _columns(solver, lane.numel())
+    point = Point(coef, False, bool(factored.any()))
+    return _search(solver, lane, torch.where(keep, coef, 0.0), keep, solver.fold(point, lane.numel()), first.weight,
+                   factored)
+
+
+def _point(solver: Solver, lane: Tensor, start: "Tensor | None") -> tuple[Search, Tensor]:
+    keep, factored, first = _columns(solver, lane.numel())
+    total, mean = first.weight, first.response / first.weight
+    zero = torch.zeros_like(first.score)
+    coef, _, _ = solver.direction(first, zero, keep, factored, total)
+    if start is not None:
+        coef = torch.where(keep, start, 0.0)
+    moments, coef, usable = _valid_start(solver, coef, keep, factored, mean, total, start is not None)
+    if start is None:
+        moments, coef = _better_start(solver, moments, coef, keep, factored, mean, total)
+    return _search(solver, lane, coef, keep, moments, total, factored), usable
+
+
+def _search(solver: Solver, lane: Tensor, coef: Tensor, keep: Tensor, moments: Moments, total: Tensor,
+            factored: Tensor) -> Search:
+    """A search that has made no step."""
+    whole, no = torch.zeros_like(lane), torch.zeros_like(lane, dtype=torch.bool)
+    return Search(lane, coef, keep, moments, solver.objective(moments, coef, total), moments.objective.clone(), total,
+                  factored, whole.clone(), torch.zeros_like(coef), torch.zeros_like(total), torch.ones_like(total), no,
+                  no, whole, whole.clone(), no, no, whole.clone(), whole.clone())
+
+
+def _columns(solver: Solver, models: int) -> tuple[Tensor, Tensor, Moments]:
+    """The columns that are kept, the models whose condition asks for a QR factor, and the first pass's moments."""
+    first = solver.fold(Point(), models)
+    mean = first.response / first.weight
+    bad = (~first.valid).nonzero()[:, 0]
+    level = Point(constant=mean)
+    if bad.numel():  # a mean per row with no linear predictor, such as log 0
+        first = first.place(bad, solver.fold(level, models).take(bad))
+    keep, factored = _rank(solver, first, models)
+    if bool(factored.any()):
+        first = solver.fold(Point(factor=True), models)
+        if bad.numel():
+            first = first.place(bad, solver.fold(replace(level, factor=True), models).take(bad))
+    return keep, factored, first
+
+
+def _rank(solver: Solver, first: Moments, models: int) -> tuple[Tensor, Tensor]:
+    """Columns that depend on those before them are dropped, unless a ridge tells them apart."""
+    keep = torch.ones_like(first.score, dtype=torch.bool)
+    ridge = torch.zeros_like(first.score) if solver.penalty is None else solver.penalty.ridge(
+        first.score, first.weight)
+    gram = first.gram + torch.diag_embed(ridge)
+    inverse = linalg.invert_gram(gram, keep)
+    doubtful = (~inverse.positive | ~(inverse.pivot >= linalg.GRAM_PIVOT)).nonzero()[:, 0]
+    factored = torch.zeros(models, dtype=torch.bool, device=keep.device)
+    if doubtful.numel():
+        held = ridge[doubtful] > 0
+        design = design_triangle(solver.source, doubtful, solver.p)
+        own = torch.where(held.unsqueeze(-2), 0.0, design)
+        keep[doubtful] = linalg.independent_columns(own, solver.rank_tol) | held
+        again = linalg.invert_gram(gram[doubtful], keep[doubtful])
+        factored[doubtful] = ~again.positive | ~(again.pivot >= linalg.GRAM_PIVOT)
+    return keep, factored
+
+
+def _valid_start(solver: Solver, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor,
+                 given: bool) -> tuple[Moments, Tensor, Tensor]:
+    """The moments at the first coefficients, or at a constant mean for the models where those are invalid."""
+    models = coef.shape[0]
+    moments = solver.fold(_first_point(solver, coef, factored), models)
+    bad = (~moments.valid).nonzero()[:, 0]
+    if bad.numel() and given:
+        warnings.warn("start= gives a mean out of range or an infinite deviance in "
+                      f"{bad.numel()} model(s); torchglm's own start is used there.", stacklevel=2)
+    if bad.numel():
+        coef = coef.index_copy(0, bad, _level(solver, keep, mean, total)[bad])
+        moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
+    return moments, coef, moments.valid
+
+
+def _first_point(solver: Solver, coef: Tensor, factored: Tensor) -> Point:
+    """Newton's curvature where a Gram holds it; a factor needs weights that are not negative."""
+    return Point(coef, observed=False if solver.canonical else ~factored, factor=bool(factored.any()))
+
+
+def _level(solver: Solver, keep: Tensor, mean: Tensor, total: Tensor) -> Tensor:
+    """(B, p) the coefficients that come nearest to one mean for all rows."""
+    moments = solver.fold(Point(constant=mean), keep.shape[0])
+    return solver.direction(moments, torch.zeros_like(moments.score), keep, torch.zeros_like(keep[:, 0]), total)[0]
+
+
+def _better_start(solver: Solver, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor,
+                  total: Tensor) -> tuple[Moments, Tensor]:
+    """The constant mean instead, for models whose first point promises to be far off and is the worse one.
+
+    Far off: the Newton decrement is a quarter of the deviance. From such a point the search may end in
+    another, lower maximum of a likelihood that has several.
+    """
+    _, decrement, _ = solver.direction(moments, coef, keep, factored, total)
+    far = (decrement > 0.5 * solver.objective(moments, coef, total)) & moments.valid
+    if not bool(far.any()):
+        return moments, coef
+    level = _level(solver, keep, mean, total)
+    other = solver.fold(_first_point(solver, level, factored), keep.shape[0])
+    better = far & other.valid & (solver.objective(other, level, total) < solver.objective(moments, coef, total))
+    index = better.nonzero()[:, 0]
+    return moments.place(index, other.take(index)), torch.where(better.unsqueeze(-1), level, coef)
+
+
+def design_triangle(source: Iterable[Rows], models: Tensor, p: int) -> Tensor:
+    """The triangular factor `(B, p, p)` of the design on the rows of positive weight."""
+    total: Tensor | None = None
+    for part in (wide(rows) for rows in Taken(source, models)):
+        used = (part.weight > 0).to(torch.float64).unsqueeze(-1)
+        x = part.x.unsqueeze(0) if part.shared else part.x
+        if part.shared and bool((used > 0).all()):
+            piece = triangle(x).expand(models.numel(), p, p)
+        else:
+            piece = triangle(x * used)
+        total = piece if total is None else triangle(torch.cat([total, piece], -2))
+    assert total is not None
+    return total

@@ -1,0 +1,61 @@
+"""Python threads over blocks of rows: each has a core of its own, and torch's own threads stay out of the way.
+
+Blocks fit a cache, and operators on them are too small to be split further: torch would spend more on handing
+out the pieces than on the work, many times more where other programs share the cores.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+class _Pool:
+    """As many threads as torch may use, each with one of torch's threads; made anew after a fork."""
+
+    def __init__(self) -> None:
+        self.executor: ThreadPoolExecutor | None = None
+        self.made_by, self.size = -1, 0
+        self.lock = threading.Lock()
+
+    def threads(self, size: int) -> ThreadPoolExecutor:
+        """The executor, all of its threads at work or ready."""
+        with self.lock:
+            if self.executor is None or self.made_by != os.getpid() or self.size != size:
+                self.executor = ThreadPoolExecutor(size, thread_name_prefix="torchglm")
+                self.made_by, self.size = os.getpid(), size
+                ready = threading.Barrier(size)
+                for done in [self.executor.submit(_alone, ready) for _ in range(size)]:
+                    done.result()
+                torch.set_num_threads(size)  # for the threads that others start later
+            return self.executor
+
+
+def _alone(ready: threading.Barrier) -> None:
+    torch.set_num_threads(1)
+    ready.wait()
+
+
+_pool = _Pool()
+
+
+def spread(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> list[Value]:
+    """`work` on contiguous parts of `items`, a part for each thread; the results in the order of the parts."""
+    size = min(torch.get_num_threads(), len(items))
+    if size <= 1:
+        return [work(items)]
+    bounds = [len(items) * i // size for i in range(size + 1)]
+    executor = _pool.threads(torch.get_num_threads())
+    parts = [executor.submit(_without_grad, work, items[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [part.result() for part in parts]
+
+
+def _without_grad(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> Value:
+    with torch.no_grad():
+        return work(items)
