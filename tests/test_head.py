@@ -146,6 +146,41 @@ def test_several_responses_are_as_many_heads() -> None:
         torch.testing.assert_close(one.loss(x, ys[:, k], reduction="none")[:, 0], whole[:, k])
 
 
+@pytest.mark.parametrize(("family", "name"), [("negative_binomial", "alpha"), ("tweedie", "power")])
+@pytest.mark.parametrize("shape", [(3,), (6, 3), (3, 3), (2, 3, 3)], ids=str)
+def test_each_response_may_have_a_dispersion_and_a_shape_of_its_own(family: str, name: str, shape: tuple) -> None:
+    values = (1.2, 1.5, 1.8)
+    alone = [families.get(family, **{name: value}) for value in values]
+    parameter, _ = next(alone[0].named_parameters())
+    together = alone[0].with_parameters({parameter: torch.stack([getattr(f, parameter) for f in alone])})
+    head = GLMHead(3, together, out_features=3, dtype=torch.float64)
+    getattr(head.family, parameter).requires_grad_()
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(3, 3))
+        head.log_dispersion.copy_(wide(-0.3, 0.2, 0.5) * head.family.has_dispersion)
+    x, y = torch.randn(shape, dtype=torch.float64), torch.randint(0, 5, (*shape[:-1], 3)).double()
+    losses, law = head.loss(x, y, reduction="none"), head.distribution(x)
+    for k, one in enumerate(alone):
+        want = one.log_prob(y[..., k], head(x)[..., k], head.dispersion[k])
+        torch.testing.assert_close(-losses[..., k], want, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(law.log_prob(y)[..., k], want, rtol=1e-9, atol=1e-9)
+    losses.sum().backward()
+    assert getattr(head.family, parameter).grad.shape == (3,)
+
+
+def test_fit_takes_a_shape_for_each_response() -> None:
+    torch.manual_seed(8)
+    x = torch.randn(150, 1, dtype=torch.float64)
+    mu = (1 + 0.4 * x[:, 0]).exp()
+    ys = torch.stack([families.NegativeBinomial(alpha).distribution(mu).sample() for alpha in (0.5, 2.0)])
+    head = GLMHead(1, "negative_binomial", out_features=2, dtype=torch.float64)
+    head.fit(x, ys)
+    loss = head.loss(x, ys.mT)
+    loss.backward()
+    assert head.family.log_alpha.shape == (2,) and head.distribution(x).variance.shape == (150, 2)
+    assert all(float(p.grad.abs().max()) < 1e-6 for p in (head.weight, head.bias, head.family.log_alpha))
+
+
 def learn(head: GLMHead, x: Tensor, y: Tensor) -> None:
     optimizer = torch.optim.LBFGS([p for p in head.parameters() if p.requires_grad], max_iter=200,
                                   tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe")

@@ -22,8 +22,8 @@ class GLMHead(nn.Module):
     `weight` is `(out_features, in_features)` and `bias` `(out_features)`, as in `nn.Linear`; they start at a null
     model (see `reset_parameters`), since the likelihood has one optimum. `family` and `link` are objects or names;
     `link=None` is the family's default. Inputs `(*N, in_features)` give `(*N, out_features)`. The arithmetic is
-    float32 at least, autocast or not. `log_dispersion`, and the family's own shape parameters, are learned with
-    the rest where their `requires_grad` is set.
+    float32 at least, autocast or not. `log_dispersion` (one for each response), and the family's own shape
+    parameters (one for all, or `(out_features,)`), are learned with the rest where their `requires_grad` is set.
     Raises `ValueError` for an unknown family or link.
     """
 
@@ -40,7 +40,8 @@ class GLMHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         wide = None if dtype is None else _wide(dtype)
-        self.log_dispersion = nn.Parameter(torch.zeros((), device=device, dtype=wide), requires_grad=False)
+        phi = torch.zeros((out_features,) if out_features > 1 else (), device=device, dtype=wide)
+        self.log_dispersion = nn.Parameter(phi, requires_grad=False)
         if device is not None:
             self.family = self.family.to(device=device)
         self.reset_parameters()
@@ -61,7 +62,7 @@ class GLMHead(nn.Module):
 
     @property
     def dispersion(self) -> Tensor:
-        """The dispersion `phi`, 1 unless set or learned through `log_dispersion`."""
+        """The dispersion `phi`, 1 unless set or learned through `log_dispersion`: one for each response."""
         return self.log_dispersion.exp()
 
     def linear_predictor(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
@@ -85,8 +86,9 @@ class GLMHead(nn.Module):
 
     def distribution(self, x: Tensor, offset: "Tensor | None" = None) -> distributions.Distribution:
         """The distribution of the response given `x`, batch shape `(*N, out_features)`."""
-        mu = self(x, offset)
-        return self.family.distribution(mu, self.dispersion.to(mu.dtype))
+        mu, family = self(x, offset), self.family
+        each = {name: value.expand(mu.shape) for name, value in family.named_parameters() if value.dim()}
+        return (family.with_parameters(each) if each else family).distribution(mu, self.dispersion.to(mu.dtype))
 
     def loss(self, x: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
              trials: "Tensor | None" = None, event: "Tensor | None" = None, reduction: str = "mean") -> Tensor:
@@ -114,10 +116,14 @@ class GLMHead(nn.Module):
 
     def _row_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
         y = torch.where(w > 0, y, 1.0)  # in the support of every family: what is dropped may hold anything
+        y, eta, w = y.unsqueeze(-1), eta.unsqueeze(-1), w.unsqueeze(-1)  # shape parameters of (out_features,) fit
+        return self._log_density_loss(y, eta, w).squeeze(-1)
+
+    def _log_density_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
         nll = self.family.nll(y, eta, self.link)
         if not (self.log_dispersion.requires_grad or self.family.estimates_shape):
             return w * nll
-        phi = self.dispersion.to(eta.dtype)
+        phi = self.dispersion.to(eta.dtype).unsqueeze(-1)
         half = nll - self.family.nll_saturated(y)
         if self.family.has_dispersion:
             base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
@@ -139,8 +145,8 @@ class GLMHead(nn.Module):
     def fit(self, x: Any, y: Any = None, **options: Any) -> "Result":
         """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
 
-        `x` is the data, or a re-iterable loader of batches (`y` is then None). Raises `ValueError` where the fit
-        does not have this head's shape.
+        `x` is the data, or a re-iterable loader of batches (`y` is then None); several responses are rows there,
+        `y` of shape `(out_features, n)`. Raises `ValueError` where the fit does not have this head's shape.
         """
         import torchglm
 
@@ -158,10 +164,13 @@ class GLMHead(nn.Module):
         self.weight.copy_(fitted.weight)
         if self.bias is not None and fitted.bias is not None:
             self.bias.copy_(fitted.bias)
-        if fitted.log_dispersion.dim() == 0:
-            self.log_dispersion.copy_(fitted.log_dispersion)
-        for mine, theirs in zip(self.family.parameters(), fitted.family.parameters(), strict=True):
-            mine.copy_(theirs)
+        self.log_dispersion.copy_(fitted.log_dispersion)
+        for name, theirs in fitted.family.named_parameters():
+            mine = getattr(self.family, name)
+            if mine.shape == theirs.shape:
+                mine.copy_(theirs)
+            else:  # one for each response, where there was one for all
+                setattr(self.family, name, nn.Parameter(theirs.clone(), requires_grad=mine.requires_grad))
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -12,9 +12,9 @@ def like(value: "Tensor | float", mu: Tensor) -> Tensor:
 
 
 def rows_of(parameter: Tensor, mu: Tensor) -> Tensor:
-    """A shape parameter `(*B)` beside rows `(*B, n)`, in their dtype."""
+    """A shape parameter `(*B)` beside rows `(*B, n)`, or one for each element, in their dtype."""
     value = parameter.to(mu.dtype)
-    return value.unsqueeze(-1) if value.dim() else value
+    return value.unsqueeze(-1) if 0 < value.dim() < mu.dim() else value
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
