@@ -1,0 +1,33 @@
+"""Every link function. A link is the output activation of a GLM: `mu = link(eta)`.
+
+`base` holds the contract; the links stand by the means they reach: `powers`, `positive`, `proportions`. To add one,
+write its class in the file it belongs to (its `name`, `inverse`, which is the activation, and `link`; closed forms of
+the slopes and the logarithms are worth a line each where they exist) and name it once in `MEMBERS` below; the tests
+find it by themselves and ask for a reference formula.
+"""
+
+from torchglm.links.base import Link
+from torchglm.links.positive import Log, Softplus
+from torchglm.links.powers import Identity, Inverse, InverseSquared, Power, Sqrt
+from torchglm.links.proportions import Cauchit, CLogLog, Logit, LogLog, Probit
+
+__all__ = ["CLogLog", "Cauchit", "Identity", "Inverse", "InverseSquared", "Link", "Log", "LogLog", "Logit",
+           "Power", "Probit", "Softplus", "Sqrt", "get", "names"]
+
+MEMBERS: tuple[type[Link], ...] = (  # those that need no argument
+    Identity, Log, Logit, Probit, CLogLog, LogLog, Cauchit, Inverse, InverseSquared, Sqrt, Softplus)
+_BY_NAME: dict[str, type[Link]] = {link.name: link for link in MEMBERS}
+
+
+def names() -> list[str]:
+    """The names that `get` knows."""
+    return list(_BY_NAME)
+
+
+def get(link: "str | Link") -> Link:
+    """The link of that name, or the link itself; raises `ValueError` for an unknown name."""
+    if isinstance(link, Link):
+        return link
+    if link not in _BY_NAME:
+        raise ValueError(f"unknown link {link!r}. Known: {', '.join(_BY_NAME)}; or pass links.Power(p).")
+    return _BY_NAME[link]()

@@ -1,0 +1,66 @@
+"""The contract of a link; the links themselves are grouped by the means they reach in the files beside this one."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+
+
+class Link(nn.Module):
+    """A monotone map between the linear predictor `eta` and the mean `mu`: `g(mu) = eta`.
+
+    Calling the module applies the inverse, `mu = g^-1(eta)`, elementwise on tensors of any shape, device and
+    floating dtype. `lower` is the open lower end of the values of `eta` on which the map is one to one.
+    Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.2.3.
+    """
+
+    name: str
+    lower: float = -math.inf
+
+    def inverse(self, eta: Tensor) -> Tensor:
+        """The mean `mu = g^-1(eta)`."""
+        raise NotImplementedError
+
+    def link(self, mu: Tensor) -> Tensor:
+        """The linear predictor `eta = g(mu)`."""
+        raise NotImplementedError
+
+    def forward(self, eta: Tensor) -> Tensor:
+        return self.inverse(eta)
+
+    def inverse_deriv(self, eta: Tensor) -> Tensor:
+        """The slope `dmu/deta`."""
+        return jvp(self.inverse, (eta,), (torch.ones_like(eta),))[1]
+
+    def inverse_curvature(self, eta: Tensor) -> Tensor:
+        """The relative curvature `(d2mu/deta2) / (dmu/deta)`."""
+        pair = jvp(self.inverse_deriv, (eta,), (torch.ones_like(eta),))
+        return pair[1] / pair[0]
+
+    def log_inverse(self, eta: Tensor) -> Tensor:
+        """`log mu`, finite where `mu` itself underflows."""
+        return self.inverse(eta).log()
+
+    def log_complement(self, eta: Tensor) -> Tensor:
+        """`log(1 - mu)`, finite where `mu` rounds to one."""
+        return torch.log1p(-self.inverse(eta))
+
+    def log_inverse_deriv(self, eta: Tensor) -> Tensor:
+        """`log |dmu/deta|`, finite where the slope itself underflows."""
+        return self.inverse_deriv(eta).abs().log()
+
+    def relative_slope(self, eta: Tensor) -> Tensor:
+        """`d log mu / deta`, finite where `mu` underflows."""
+        return self.inverse_deriv(eta) / self.inverse(eta)
+
+    def complement_slope(self, eta: Tensor) -> Tensor:
+        """`-d log(1 - mu) / deta`, the hazard: finite where `mu` rounds to one."""
+        return self.inverse_deriv(eta) / (1 - self.inverse(eta))
+
+    def inside(self, eta: Tensor) -> Tensor:
+        """True where `eta` lies in the range on which the link is one to one."""
+        return eta > self.lower
+
+    def extra_repr(self) -> str:
+        return ""
