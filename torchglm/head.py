@@ -52,9 +52,8 @@ class GLMHead(nn.Module):
         Without a bias each weight holds that start, which is the null model of a one-hot `x` and a valid one
         where the entries of `x` are positive.
         """
-        mean = 0.5 if self.family.mean_upper == 1.0 else 1.0
         start = 0.0 if self.link.name == "identity" and self.family.mean_lower < 0 else (
-            float(self.link.link(torch.tensor(mean, dtype=torch.float64))))
+            float(self.link.link(torch.tensor(self.family.inner_mean, dtype=torch.float64))))
         with torch.no_grad():
             self.weight.fill_(start if self.bias is None else 0.0)
             if self.bias is not None:
