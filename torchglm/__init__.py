@@ -20,6 +20,9 @@ from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import ElasticNet, Penalty, Ridge
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead, LazyGLMHead
+from torchglm.inference.adjust import adjust
+from torchglm.inference.compare import compare
+from torchglm.inference.nested import lrt
 from torchglm.inference.result import Result
 from torchglm.inference.storage import load
 from torchglm.links import Link
@@ -30,7 +33,7 @@ _LAZY = ("data", "lightning", "metrics", "report", "runs")  # each costs seconds
 __all__ = [
     "Bernoulli", "Binomial", "ElasticNet", "Exponential", "Family", "FitWarning", "GLMHead", "Gamma", "Gaussian",
     "InverseGaussian", "LazyGLMHead", "Link", "NegativeBinomial", "Penalty", "Poisson", "Result", "Ridge",
-    "Status", "Tweedie", "families", "fit", "irls", "links", "load",
+    "Status", "Tweedie", "adjust", "compare", "families", "fit", "irls", "links", "load", "lrt",
 ]
 
 

@@ -1,7 +1,7 @@
 """Result: what a fit says, for one model or for a batch of them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,12 @@ from torchglm.inference import covariance as sandwich
 from torchglm.inference import influence, rowwise
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import quantile_residuals
+from torchglm.inference.table import Outcome, Table
 from torchglm.links import Link
 
 if TYPE_CHECKING:
     from torchglm.head import GLMHead
+    from torchglm.inference.likelihood import Likelihood
 
 DISPERSIONS = ("pearson", "deviance", "ml")
 
@@ -176,6 +178,44 @@ class Result:
         """
         state = self._state | {"covariance": self._covariance(kind, clusters), "covariance_kind": kind}
         return Result(state, self._source)
+
+    # tests -------------------------------------------------------------------------------------------------
+
+    def wald(self, hypothesis: Any, value: Any = None) -> Outcome:
+        """The Wald test of `"age = 0, x2 = x3"` or of a matrix `(q, p)`, see `linear.wald`."""
+        from torchglm.inference.linear import wald
+
+        return wald(self, hypothesis, value)
+
+    def lr_test(self, small: "Result") -> Outcome:
+        """The likelihood ratio test of a smaller fit against this one, see `nested.lrt`."""
+        from torchglm.inference.nested import lrt
+
+        return lrt(small, self)
+
+    def score_test(self, added: Any) -> Outcome:
+        """The score test of added columns `(n, q)` without a refit, see `nested.score_test`."""
+        from torchglm.inference.nested import score_test
+
+        return score_test(self, added)
+
+    def anova(self, type: "int | str" = 1, terms: "Mapping[str, Sequence[int | str]] | None" = None) -> Table:
+        """The analysis of deviance by term: sequential, or of type 2 or 3; see `terms.anova`."""
+        from torchglm.inference.terms import anova
+
+        return anova(self, type, terms)
+
+    def drop1(self, terms: "Mapping[str, Sequence[int | str]] | None" = None) -> Table:
+        """What dropping each term costs, see `terms.drop1`."""
+        from torchglm.inference.terms import drop1
+
+        return drop1(self, terms)
+
+    def like(self, system: str = "R") -> "Likelihood":
+        """`loglik`, `df`, `aic` and `bic` as R reports them, see `likelihood.like`."""
+        from torchglm.inference.likelihood import like
+
+        return like(self, system)
 
     # how well ----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,76 @@
+"""The likelihood as another system reports it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.shape import Fitted
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+SYSTEMS = ("R",)
+DISPERSED = ("gaussian", "gamma", "inverse_gaussian")  # R's logLik.glm counts a dispersion for these
+COUNTED = ("poisson", "binomial", "bernoulli", "negative_binomial", "exponential")
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """The log-likelihood `(*B)`, the parameters `df` it counts, and the criteria made of them."""
+
+    loglik: Tensor
+    df: Tensor
+    nobs: Tensor
+
+    @property
+    def aic(self) -> Tensor:
+        """(*B) `-2 loglik + 2 df`."""
+        return -2 * self.loglik + 2 * self.df
+
+    @property
+    def bic(self) -> Tensor:
+        """(*B) `-2 loglik + df log(nobs)`."""
+        return -2 * self.loglik + self.df * self.nobs.log()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, or lists for a batch."""
+        return {name: getattr(self, name).tolist() for name in ("loglik", "df", "aic", "bic")}
+
+
+def like(result: "Result", system: str) -> Likelihood:
+    """The log-likelihood, df, AIC and BIC of a fit as R's `logLik`, `AIC` and `BIC` give them.
+
+    Where R differs: Gamma and inverse Gaussian take `phi = D / sum w` in place of the maximum likelihood one, and
+    multiply the log-densities by the prior weights; a dispersion always counts as estimated; BIC's n is the number of
+    rows of positive weight, whatever their repeats. An exponential fit is that of `survival::survreg`. NaN where R has
+    no likelihood: quasi and Tweedie fits. Raises `ValueError` for an unknown system.
+    Source: R 4.2, `stats::logLik.glm`, `Gamma()$aic`, `inverse.gaussian()$aic`, `MASS::logLik.negbin`.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"unknown system {system!r}. Known: {', '.join(SYSTEMS)}.")
+    name = result.family.name
+    quasi = not result.family.has_dispersion and result.dispersion_kind != "fixed"
+    known = name in DISPERSED + COUNTED and not quasi
+    df = result.rank + float(name in DISPERSED) + float(result._state["estimated_shape"])
+    loglik, nobs = _at_mean_deviance(result, name in DISPERSED)
+    return Likelihood(torch.where(torch.tensor(known, device=loglik.device), loglik, torch.nan), df, nobs)
+
+
+def _at_mean_deviance(result: "Result", dispersed: bool) -> tuple[Tensor, Tensor]:
+    """(*B) R's log-likelihood and number of rows."""
+    state, family = result._state, result.family
+    total, count = torch.zeros_like(state["deviance"]), torch.zeros_like(state["deviance"])
+    weight = torch.zeros_like(total)
+    fitted = Fitted(result.source, result.link, state["coef"])
+    for rows, _ in fitted:
+        used = rows.weight > 0
+        weight, count = weight + rows.weight.sum(-1), count + used.sum(-1)
+    gaussian = family.name == "gaussian"  # its phi and its weights are those of least squares
+    phi = state["deviance"] / (count if gaussian else weight) if dispersed else torch.ones_like(total)
+    for rows, mu in fitted:
+        density = family.log_prob(rows.y, mu, phi.unsqueeze(-1), rows.weight if gaussian or not dispersed else 1.0)
+        times = 1.0 if gaussian or not dispersed else rows.weight
+        total = total + torch.where(rows.weight > 0, times * density, 0.0).sum(-1)
+    return result._out(total), result._out(count)

@@ -1,0 +1,205 @@
+"""Tests between nested models: likelihood ratio of two fits, and the score test that needs only the smaller one."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.linalg import independent_columns
+from torchglm.fitting.moments import triangle
+from torchglm.fitting.rows import Rows, wide
+from torchglm.inference.linear import DEPENDENT
+from torchglm.inference.rowwise import row_values
+from torchglm.inference.table import Outcome
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+SPAN = 1e-7  # of its length: a column with less of its own lies in the span of the others
+
+
+@torch.no_grad()
+def lrt(small: "Result", big: "Result") -> Outcome:
+    """The likelihood ratio test of a fit against a larger one that contains it, in every model of a batch.
+
+    `LR = (D_small - D_big) / phi` with `phi` that of the larger fit: chi-squared with the difference of the ranks where
+    the dispersion is known, `F = LR / df` where it is estimated. Where a shape parameter (NB alpha, Tweedie power) was
+    estimated in both, `LR` is twice the difference of the log-likelihoods, each at its own shape. NaN where the ranks
+    of a model of a batch are the same. Raises `ValueError` for fits of other families, links, dispersions, rows,
+    offsets or batches, penalised or robust fits, and where the smaller design is not in the span of the larger one.
+    Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.3 and chapter 9; Venables & Ripley (2002).
+    """
+    comparable(small, big)
+    df = big.rank - small.rank
+    if bool((df < 0).any()) or (not df.dim() and not bool(df > 0)):
+        raise ValueError(f"the first model has rank {_list(small.rank)} and the second {_list(big.rank)}; pass the "
+                         "smaller one first: lrt(small, big).")
+    _judge_nested(small, big)
+    usable = torch.where(df > 0, df, torch.nan)
+    title = "Likelihood ratio test"
+    if big._state["estimated_shape"]:
+        return Outcome(title, (2 * (big.loglik - small.loglik)).clamp(min=0) * usable / usable, usable)
+    rise = (small.deviance - big.deviance).clamp(min=0) / big.dispersion
+    if big.statistic_name == "t":
+        return Outcome(title, rise / usable, usable, big.df_resid)
+    return Outcome(title, rise * usable / usable, usable)
+
+
+def comparable(first: "Result", second: "Result") -> None:
+    """Raise `ValueError` where the likelihoods of two fits do not speak of the same thing."""
+    unpenalised(first, "a likelihood ratio test")
+    unpenalised(second, "a likelihood ratio test")
+    for what, a, b in (("family", _law(first), _law(second)), ("link", _link(first), _link(second)),
+                       ("dispersion", first.dispersion_kind, second.dispersion_kind),
+                       ("batch", tuple(first.batch_shape), tuple(second.batch_shape))):
+        if a != b:
+            raise ValueError(f"the fits differ in {what}: {a} and {b}. A likelihood ratio compares designs of one "
+                             "model; fit both alike, or compare them by AIC (torchglm.compare).")
+    same_rows(first, second)
+
+
+def unpenalised(result: "Result", what: str) -> None:
+    """Raise `ValueError` for a fit whose deviance is not that of maximum likelihood, or that was made robust."""
+    if result.penalty is not None:
+        raise ValueError(f"{what} needs maximum likelihood and this fit has a penalty. Fit it without.")
+    if result.covariance_kind not in ("model", "observed"):
+        raise ValueError(f"{what} cannot use the covariance {result.covariance_kind}. Use wald(), or the fit before "
+                         "robust().")
+
+
+def same_rows(first: "Result", second: "Result", offsets: bool = True) -> None:
+    """Raise `ValueError` where two fits are seen not to rest on the same rows, responses, weights (and offsets)."""
+    pairs = [("rows", first.nobs, second.nobs)]
+    if first._source is not None and second._source is not None:
+        pairs += [(name, a, b) for (name, a), (_, b) in zip(_sums(first), _sums(second), strict=True)
+                  if offsets or "offset" not in name]
+    elif offsets and first.intercept and second.intercept:
+        pairs.append(("null deviance", first.null_deviance, second.null_deviance))
+    for name, a, b in pairs:
+        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-8, atol=1e-10, equal_nan=True):
+            raise ValueError(f"the fits do not rest on the same rows: {name} {_list(a)} and {_list(b)}. Fit both on "
+                             "the same data (a row with a missing value is gone from the model that uses it).")
+
+
+def _sums(result: "Result") -> list[tuple[str, Tensor]]:
+    """Sums over the rows that tell one set of responses, weights and offsets from another."""
+    total: Tensor | None = None
+    for chunk in result.source:
+        w, y, offset = (value.to(torch.float64) for value in (chunk.weight, chunk.y, chunk.offset))
+        y, offset = torch.where(w > 0, y, 0.0), torch.where(w > 0, offset, 0.0)
+        part = torch.stack([w, w * y, w * y.square(), w * offset, w * offset.square(), y * offset]).sum(-1)
+        total = part if total is None else total + part
+    assert total is not None
+    names = ("sum of weights", "sum of y", "sum of y^2", "sum of the offset", "sum of the offset^2", "sum of y offset")
+    return list(zip(names, total, strict=True))
+
+
+def _law(result: "Result") -> str:
+    """The family, with its shape where that is fixed."""
+    if result._state["estimated_shape"]:
+        return f"{result.family.name} with estimated shape"
+    return f"{result.family.name} {[value.tolist() for value in result.family.parameters()] or ''}".rstrip()
+
+
+def _link(result: "Result") -> str:
+    power = getattr(result.link, "power", None)
+    return result.link.name if power is None else f"{result.link.name}({power})"
+
+
+def _list(value: Tensor) -> str:
+    return str(value.tolist() if value.numel() <= 4 else f"of {value.numel()} models")
+
+
+def _judge_nested(small: "Result", big: "Result") -> None:
+    """Raise `ValueError` where the design of the smaller model is not in the span of the larger one's."""
+    if small._source is None or big._source is None or not _aligned(small, big):
+        extra = ", ".join(name for name in small.names if name not in big.names)
+        if not extra:
+            return
+        raise ValueError(f"the larger model has no {extra}, and without rows in chunks alike it cannot be seen whether "
+                         "the models are nested. Fit both on the same rows in memory.")
+    factor: Tensor | None = None
+    for a, b in zip(big.source, small.source, strict=True):
+        part = triangle(_beside(wide(a), wide(b)))
+        factor = part if factor is None else triangle(torch.cat([factor, part], -2))
+    assert factor is not None
+    own = ~independent_columns(factor, SPAN)[:, len(big.names):].any(-1)
+    if not bool(own.all()):
+        raise ValueError("the models are not nested: a column of the smaller one is no combination of the columns of "
+                         "the larger one. Compare them by AIC (torchglm.compare), or fit a model that holds both.")
+
+
+def _aligned(small: "Result", big: "Result") -> bool:
+    sizes = [[rows.y.shape[-1] for rows in result.source] for result in (small, big)]
+    return sizes[0] == sizes[1]
+
+
+def _beside(a: Rows, b: Rows) -> Tensor:
+    """(B or 1, n, p + q) both designs on the rows of positive weight."""
+    used = (a.weight > 0).to(torch.float64).unsqueeze(-1)
+    return torch.cat(_batched(a.x, b.x), -1) * used
+
+
+def _batched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (B, n, columns)."""
+    models = max(a.shape[0] if a.dim() == 3 else 1, b.shape[0] if b.dim() == 3 else 1)
+    return a.expand(models, *a.shape[-2:]), b.expand(models, *b.shape[-2:])
+
+
+@torch.no_grad()
+def score_test(result: "Result", added: Any) -> Outcome:
+    """Rao's score test of columns added to a fit, which is not refitted.
+
+    `S = U' (Z'WZ - Z'WX (X'WX)^-1 X'WZ)^-1 U / phi`, `U = Z' (dl/deta)` at the fit, `W` the expected information:
+    chi-squared with as many degrees of freedom as the columns bring beyond the fit's own (NaN where none), the
+    dispersion being that of the fit. `added` is (n, q), (n,), or (*B, n, q), in the order of the rows. Raises
+    `ValueError` for another number of rows, values that are not finite, and penalised or robust fits.
+    Source: Rao (1948); Smyth (2003), Pearson's goodness of fit statistic as a score test statistic (statmod's
+    glm.scoretest).
+    """
+    unpenalised(result, "a score test")
+    columns = _added(result, added)
+    state = result._state
+    coef, root = state["coef"], state["root"]
+    models, p, q = coef.shape[0], coef.shape[1], columns.shape[-1]
+    score, own = coef.new_zeros(models, q), coef.new_zeros(models, q, q)
+    cross, start = coef.new_zeros(models, p, q), 0
+    for values in row_values(result.source, result.family, result.link, coef):
+        n = values.mu.shape[-1]
+        z = columns[..., start:start + n, :]
+        if z.shape[-2] != n:
+            raise ValueError(f"added has {columns.shape[-2]} rows, fewer than the fit. Give one for each row.")
+        weighted = z * values.information.unsqueeze(-1)
+        score = score + (values.score.unsqueeze(-2) @ z).squeeze(-2)
+        own, cross = own + z.mT @ weighted, cross + values.rows.x.mT @ weighted
+        start += n
+    if start != columns.shape[-2]:
+        raise ValueError(f"added has {columns.shape[-2]} rows, the fit {start}. Give one for each row.")
+    half = root.mT @ cross
+    statistic, df = _scaled_score(score, own, own - half.mT @ half)
+    return Outcome("Score test of added columns", result._out(statistic / state["dispersion"]), result._out(df))
+
+
+def _scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    """The score statistic on the directions that the added columns bring, and their number (NaN for none)."""
+    size = own.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    scale = torch.where(size > 0, size, 1.0)
+    values, vectors = torch.linalg.eigh(left / scale.unsqueeze(-1) / scale.unsqueeze(-2))
+    new = values > DEPENDENT
+    along = (vectors.mT @ (score / scale).unsqueeze(-1)).squeeze(-1)
+    df = new.sum(-1).to(score.dtype)
+    df = torch.where(df > 0, df, torch.nan)
+    return (along.square() / torch.where(new, values, torch.inf)).sum(-1) * df / df, df
+
+
+def _added(result: "Result", added: Any) -> Tensor:
+    """(n, q) or (B, n, q) the added columns as numbers."""
+    from torchglm import inputs
+
+    columns = inputs.tensor(added, "added", result.coef.device).to(torch.float64)
+    columns = columns.unsqueeze(-1) if columns.dim() == 1 else columns
+    batch = result.batch_shape
+    if columns.dim() != 2 and columns.shape[:-2] != batch:
+        raise ValueError(f"added has shape {tuple(columns.shape)}; give (n, q) columns, or {(*batch, 'n', 'q')}.")
+    inputs.finite(columns, "added")
+    return columns if columns.dim() == 2 else columns.reshape(-1, *columns.shape[-2:])

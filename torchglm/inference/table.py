@@ -1,0 +1,133 @@
+"""The outcome of a test and tables of them: tensors with names, which print."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm import special
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A test of one hypothesis in each model of a batch `(*B)`.
+
+    `statistic` (*B) is F with `df` and `df_resid` degrees of freedom where the dispersion is estimated, else
+    chi-squared with `df` (`df_resid` is then None). NaN where the test has no value. `notes` are for the reader.
+    """
+
+    title: str
+    statistic: Tensor
+    df: Tensor
+    df_resid: "Tensor | None" = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def statistic_name(self) -> str:
+        """`"F"` or `"chi2"`."""
+        return "chi2" if self.df_resid is None else "F"
+
+    @property
+    def p_value(self) -> Tensor:
+        """(*B) the upper tail of the reference distribution."""
+        return upper_tail(self.statistic, self.df, self.df_resid)
+
+    def __getitem__(self, model: Any) -> "Outcome":
+        """The outcome in some of the models."""
+        resid = None if self.df_resid is None else self.df_resid[model]
+        return Outcome(self.title, self.statistic[model], self.df[model], resid, self.notes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists; NaN stays NaN."""
+        resid = None if self.df_resid is None else self.df_resid.tolist()
+        return {"title": self.title, "statistic_name": self.statistic_name, "statistic": self.statistic.tolist(),
+                "df": self.df.tolist(), "df_resid": resid, "p_value": self.p_value.tolist()}
+
+    def __str__(self) -> str:
+        if self.statistic.dim():
+            small = int((self.p_value < 0.05).sum())
+            known = int((~torch.isnan(self.p_value)).sum())
+            return "\n".join([f"{self.title}: p < 0.05 in {small} of {known} models", *self.notes])
+        df = f"{float(self.df):g}" + ("" if self.df_resid is None else f", {float(self.df_resid):g}")
+        line = f"{self.statistic_name}({df}) = {cell(float(self.statistic))}, p = {cell(float(self.p_value), p=True)}"
+        return "\n".join([f"{self.title}: {line}", *self.notes])
+
+    __repr__ = __str__
+
+
+def upper_tail(statistic: Tensor, df: Tensor, df_resid: "Tensor | None") -> Tensor:
+    """The p-value of a chi-squared or F statistic; NaN where there are no degrees of freedom."""
+    if df_resid is None:
+        return special.chi2_sf(statistic, torch.where(df > 0, df, torch.nan))
+    resid = torch.where(df_resid > 0, df_resid, torch.nan).expand_as(statistic)
+    return special.f_sf(statistic, torch.where(df > 0, df, torch.nan), resid)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns over named rows, each column `(*B, rows)`; it prints where it is of one model."""
+
+    title: str
+    rows: Sequence[str]
+    columns: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The batch dimensions `(*B)`; empty for one model."""
+        return next(iter(self.columns.values())).shape[:-1]
+
+    def __getitem__(self, key: Any) -> Any:
+        """A column by its name `(*B, rows)`, else the table of some of the models."""
+        if isinstance(key, str):
+            return self.columns[key]
+        if not self.batch_shape:
+            raise TypeError("this table is of one model; give the name of a column.")
+        return Table(self.title, self.rows, {name: value[key] for name, value in self.columns.items()}, self.notes)
+
+    def row(self, name: str) -> dict[str, Tensor]:
+        """The values `(*B)` of one row. Raises `KeyError` for an unknown name."""
+        if name not in self.rows:
+            raise KeyError(f"no row {name!r}. Known: {', '.join(self.rows)}.")
+        place = list(self.rows).index(name)
+        return {key: value[..., place] for key, value in self.columns.items()}
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """`{column: {row: value}}`, as pandas takes it; values are numbers, for a batch (nested) lists."""
+        return {name: {row: value[..., i].tolist() for i, row in enumerate(self.rows)}
+                for name, value in self.columns.items()}
+
+    def to_frame(self) -> Any:
+        """A pandas frame, a row for each row; for a batch one for each model and row."""
+        from torchglm.report.frames import frame
+
+        return frame(self)
+
+    def __str__(self) -> str:
+        if self.batch_shape:
+            return "\n".join([f"{self.title}: {self.batch_shape.numel()} models; table[i] is one of them, "
+                              "table['p'] a column of all", *self.notes])
+        cells = [["", *self.columns]]
+        for i, name in enumerate(self.rows):
+            cells.append([name, *(cell(float(value[i]), key.startswith("p")) for key, value in self.columns.items())])
+        widths = [max(len(line[j]) for line in cells) for j in range(len(cells[0]))]
+        lines = [line[0].ljust(widths[0]) + "".join("  " + text.rjust(w) for text, w in zip(line[1:], widths[1:],
+                                                                                          strict=True))
+                 for line in cells]
+        return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
+
+    __repr__ = __str__
+
+
+def cell(value: float, p: bool = False) -> str:
+    """A number of a table: five digits, a p-value never zero, and a blank for NaN."""
+    if math.isnan(value):
+        return ""
+    if p:
+        return "<1e-16" if value < 1e-16 else f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
+    if value == int(value) if math.isfinite(value) else False:
+        return f"{value:.0f}"
+    return f"{value:.5g}" if abs(value) < 1e5 else f"{value:.1f}"
