@@ -89,6 +89,19 @@ def test_one_bad_model_leaves_the_others_bit_identical(model: str, fault: str) -
         assert torch.equal(getattr(bad, name)[others], getattr(clean, name)), name
 
 
+@ALL
+def test_beside_a_bad_model_a_single_one_is_what_it_is_alone(model: str) -> None:
+    """To the last bits: a batch of one takes another product of matrices than a batch of two."""
+    data = problem(model, models=2)
+    y = data.y.clone()
+    y[1] = 1e-3 if data.family.name in ("gamma", "inverse_gaussian", "exponential") else 0.0
+    with quiet():
+        pair = data.change(y=y).fit()
+    alone = data.one(0).fit()
+    close(pair.coef[0], alone.coef, 1e-15, 1.0)
+    assert torch.equal(pair.n_iter[0], alone.n_iter)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Where a model may or may not be worth a warning."""
