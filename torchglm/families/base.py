@@ -101,7 +101,7 @@ class Family(nn.Module):
             density = self.log_base(y, phi / torch.where(w > 0, w, 1.0)) - half * w / phi
         else:
             density = w * (self.log_base(y, torch.ones_like(mu)) - half)
-        return torch.where(w > 0, density, 0.0)
+        return torch.where(w == 0, 0.0, density)
 
     def encode(self, y: Tensor, trials: "Tensor | None" = None,
                event: "Tensor | None" = None) -> tuple[Tensor, "Tensor | None"]:
