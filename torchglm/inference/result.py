@@ -18,6 +18,7 @@ from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
 from torchglm.inference import covariance as sandwich
 from torchglm.inference import influence, rowwise
+from torchglm.inference.intervals import predict_interval
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.table import Outcome, Table
@@ -211,6 +212,12 @@ class Result:
 
         return drop1(self, terms)
 
+    def shape_parameters(self, level: float = 0.95) -> Table:
+        """Dispersion, Gamma shape, NB alpha, Tweedie power with errors and limits, see `shape.shape_parameters`."""
+        from torchglm.inference.shape import shape_parameters
+
+        return shape_parameters(self, level)
+
     def like(self, system: str = "R") -> "Likelihood":
         """`loglik`, `df`, `aic` and `bic` as R reports them, see `likelihood.like`."""
         from torchglm.inference.likelihood import like
@@ -279,7 +286,8 @@ class Result:
         elif self.dispersion_kind != "number":
             phi = dispersion_ml(self.source, self.family, self.link, self._coef,
                                 self._state["deviance"] / self._state["nobs"])
-        return loglik(self.source, self.family, self.link, self._coef, phi)
+        value = loglik(self.source, self.family, self.link, self._coef, phi)
+        return torch.where(self._state["status"] == int(Status.NOT_FINITE), torch.nan, value)
 
     @property
     def loglik(self) -> Tensor:
@@ -420,6 +428,11 @@ class Result:
         `ValueError` where the fit had an offset and none is given.
         """
         return predict(self, x, offset, kind, se)
+
+    def predict_interval(self, x: Any, offset: Any = None, kind: str = "mean", level: float = 0.95,
+                         weights: Any = None, trials: Any = None) -> Tensor:
+        """(*B, m, 2) limits for new rows of the mean, `link` or a new `response`; see `intervals.predict_interval`."""
+        return predict_interval(self, x, offset, kind, level, weights, trials)
 
     # for people --------------------------------------------------------------------------------------------
 
