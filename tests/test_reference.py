@@ -214,12 +214,8 @@ def test_a_batch_of_groups_gives_the_fit_of_r_in_each_group(name: str) -> None:
         close(one.dispersion, want["dispersion"], 1e-6)
 
 
-SLOW = ("uscrime_gaussian_enet_std_penfac", "pima_binomial_enet_nostd")
-
-
 @pytest.mark.parametrize(("name", "step"), [
-    pytest.param(name, step, marks=[pytest.mark.slow] if name in SLOW else [])
-    for name in named("elastic_net") for step in range(len(CASES[name]["path"]))])
+    (name, step) for name in named("elastic_net") for step in range(len(CASES[name]["path"]))])
 def test_the_elastic_net_path_is_that_of_glmnet(name: str, step: int) -> None:
     case = CASES[name]
     family, link, _ = model(case)
