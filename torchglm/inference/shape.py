@@ -1,0 +1,183 @@
+"""Dispersion and shape by maximum likelihood, with standard errors and profile likelihood limits."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchglm import special
+from torchglm.fitting.irls import irls
+from torchglm.fitting.moments import take_family
+from torchglm.fitting.rows import Rows
+from torchglm.fitting.shape import Fitted, dispersion_ml, maximise
+from torchglm.fitting.status import Status
+from torchglm.inference.crossing import crossing
+from torchglm.inference.nested import unpenalised
+from torchglm.inference.table import Table
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+STEP = 1e-2  # of the five-point second difference, on the log or logit scale
+TOL = 1e-12  # of the refits
+Profile = Callable[[Tensor, Tensor], Tensor]  # models (T,) and a parameter on its own scale (T,) -> log-likelihood
+
+
+class Lanes:
+    """A source seen through models, one for each lane; a model may have several."""
+
+    def __init__(self, source: Iterable[Rows], model: Tensor) -> None:
+        self.source, self.model = source, model
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (rows.take(self.model) for rows in self.source)
+
+
+@torch.no_grad()
+def shape_parameters(result: "Result", level: float = 0.95) -> Table:
+    """What a fit estimates beside its coefficients, for every model of a batch.
+
+    Rows, where they are estimated: `dispersion` `phi`, and for the Gamma its `shape` `1 / phi`; for the negative
+    binomial `alpha` and `theta = 1 / alpha`; for the Tweedie `power`. Columns: `estimate` by maximum likelihood,
+    `std_err` from the curvature of the profile log-likelihood, and the limits `lower` and `upper` where twice the
+    log-likelihood has fallen by `z^2`, the other parameters refitted (the dispersion of a Tweedie with estimated power
+    is at that power). At the Poisson boundary `alpha = 0` the error is NaN and the lower limit 0; a lower limit of
+    alpha is 0 too where the Poisson likelihood is within reach, and a limit of a power 1 or 2 likewise.
+    NaN for models that were not fitted or fit perfectly. Raises `ValueError` where nothing but coefficients was
+    estimated, for a level outside (0, 1), and for penalised and robust fits.
+    Source: McCullagh & Nelder (1989), sections 8.3.6 and 11; Venables & Ripley (2002), 7.4 (glm.nb, gamma.shape).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    unpenalised(result, "a shape by maximum likelihood")
+    target = float(special.normal_icdf(torch.tensor(0.5 + level / 2, dtype=torch.float64)))
+    rows: dict[str, Tensor] = {}
+    if result._state["estimated_shape"]:
+        name = next(name for name, _ in result.family.named_parameters())
+        rows |= _alpha(result, target) if name == "log_alpha" else _power(result, target)
+    if result.family.has_dispersion and result.dispersion_kind != "number":
+        rows |= _dispersion(result, target)
+    if not rows:
+        raise ValueError(f"this {result.family.name} fit estimated its coefficients alone: no dispersion, no shape.")
+    columns = {name: result._out(torch.stack([row[:, i] for row in rows.values()], -1))
+               for i, name in enumerate(("estimate", "std_err", "lower", "upper"))}
+    return Table(f"Dispersion and shape by maximum likelihood, {100 * level:g} % profile limits", list(rows), columns)
+
+
+def _dispersion(result: "Result", target: float) -> dict[str, Tensor]:
+    """(B, 4) `phi` and where the family has one its shape; the means do not depend on `phi`."""
+    state = result._state
+    start = state["deviance"] / state["nobs"]
+    best = dispersion_ml(result.source, result.family, result.link, state["coef"], start)
+
+    def loglik(model: Tensor, log_phi: Tensor) -> Tensor:
+        fitted = Fitted(_lanes(result, model), result.link, state["coef"][model])
+        return fitted.loglik(take_family(result.family, model), log_phi.exp())
+
+    usable = (best > 0) & torch.isfinite(best)
+    found = _limits(loglik, torch.where(usable, best, torch.nan).log(), target)
+    phi = torch.stack([best, found[:, 0] * best, best * found[:, 1].exp(), best * found[:, 2].exp()], -1)
+    phi = torch.where(usable.unsqueeze(-1), phi, torch.nan)
+    rows = {"dispersion": phi}
+    return rows | {"shape": _reciprocal(phi)} if result.family.name == "gamma" else rows
+
+
+def _alpha(result: "Result", target: float) -> dict[str, Tensor]:
+    """(B, 4) alpha and theta of negative binomial models."""
+    state = result._state
+    alpha = result.family.get_parameter("log_alpha").exp().expand(state["coef"].shape[0])
+    known = state["status"] != int(Status.NOT_FINITE)
+    inner = known & (alpha > 0)
+
+    def loglik(model: Tensor, log_alpha: Tensor) -> Tensor:
+        return _refitted(result, model, "log_alpha", log_alpha, None)
+
+    found = _limits(loglik, torch.where(inner, alpha, torch.nan).log(), target)
+    out = torch.stack([alpha, found[:, 0] * alpha, alpha * found[:, 1].exp(), alpha * found[:, 2].exp()], -1)
+    edge = (known & (alpha == 0)).nonzero()[:, 0]
+    if edge.numel():
+        out[edge] = _from_zero(result, loglik, edge, target)
+    out = torch.where(known.unsqueeze(-1), out, torch.nan)
+    return {"alpha": out, "theta": _reciprocal(out)}
+
+
+def _from_zero(result: "Result", loglik: Profile, edge: Tensor, target: float) -> Tensor:
+    """(E, 4) estimate, error and limits of models whose likelihood falls from `alpha = 0` on."""
+    squares = torch.zeros_like(edge, dtype=torch.float64)
+    for rows, mu in Fitted(_lanes(result, edge), result.link, result._state["coef"][edge]):
+        squares = squares + (rows.weight * mu.square()).sum(-1)
+    zero = torch.zeros_like(squares)
+    top = loglik(edge, zero.log())
+    first = target / (squares / 2).sqrt()  # the information of alpha at 0 is half the sum of the squared means
+
+    def root(lanes: Tensor, value: Tensor) -> Tensor:
+        return (2 * (top[lanes] - loglik(edge[lanes], value.log()))).clamp(min=0).sqrt()
+
+    upper = crossing(root, first, torch.full_like(zero, torch.nan), target)
+    return torch.stack([zero, zero * torch.nan, zero, upper], -1)
+
+
+def _power(result: "Result", target: float) -> dict[str, Tensor]:
+    """(B, 4) the variance power of Tweedie models, on the logit scale of `power - 1`."""
+    state = result._state
+    raw = result.family.get_parameter("raw_power").expand(state["coef"].shape[0])
+    known = state["status"] != int(Status.NOT_FINITE)
+    phi = (state["deviance"] / state["nobs"]).log()
+
+    def loglik(model: Tensor, value: Tensor) -> Tensor:
+        return _refitted(result, model, "raw_power", value, phi[model])
+
+    found = _limits(loglik, torch.where(known, raw, torch.nan), target)
+    share = raw.sigmoid()
+    out = torch.stack([1 + share, found[:, 0] * share * (1 - share), 1 + (raw + found[:, 1]).sigmoid(),
+                       1 + (raw + found[:, 2]).sigmoid()], -1)
+    return {"power": torch.where(known.unsqueeze(-1), out, torch.nan)}
+
+
+def _refitted(result: "Result", model: Tensor, name: str, value: Tensor, log_phi: "Tensor | None") -> Tensor:
+    """(T,) the log-likelihood with a shape parameter at a value, coefficients (and a dispersion) at their maximum."""
+    family, source = take_family(result.family, model).with_parameters({name: value}), _lanes(result, model)
+    start = result._state["coef"][model]
+    solution = irls(source, family, result.link, start=start, tol=TOL)
+    fitted = Fitted(source, result.link, solution.coef)
+    if log_phi is None:
+        return fitted.loglik(family, torch.ones_like(value))
+    best = maximise(lambda at: fitted.loglik(family, at.exp()), log_phi, -100.0, 100.0)
+    return fitted.loglik(family, best.exp())
+
+
+def _lanes(result: "Result", model: Tensor) -> Iterable[Rows]:
+    lanes = Lanes(result.source, model)
+    return list(lanes) if isinstance(result.source, list) else lanes
+
+
+def _limits(loglik: Profile, centre: Tensor, target: float) -> Tensor:
+    """(B, 3) the error and the distances to the lower and upper limit of a parameter, on the scale of the profile."""
+    out = torch.full((centre.numel(), 3), torch.nan, dtype=torch.float64, device=centre.device)
+    model = torch.isfinite(centre).nonzero()[:, 0]
+    if not model.numel():
+        return out
+    at = centre[model]
+    top = loglik(model, at)
+    near, far = ((loglik(model, at - step) + loglik(model, at + step)) / 2 for step in (STEP, 2 * STEP))
+    bend = (32 * (near - top) - 2 * (far - top)) / (12 * STEP**2)
+    error = torch.where(bend < 0, -bend, torch.nan).rsqrt()
+    lane, side = model.repeat(2), torch.tensor([-1.0, 1.0], dtype=torch.float64,
+                                               device=centre.device).repeat_interleave(model.numel())
+    best = top.repeat(2)
+    scale = torch.where(torch.isfinite(error), error, 1.0).repeat(2)
+
+    def root(lanes: Tensor, distance: Tensor) -> Tensor:
+        fall = best[lanes] - loglik(lane[lanes], centre[lane[lanes]] + side[lanes] * distance)
+        return (2 * fall).clamp(min=0).sqrt()
+
+    distance = (side * crossing(root, target * scale, error.repeat(2), target)).reshape(2, -1)
+    out[model] = torch.stack([error, distance[0], distance[1]], -1)
+    return out
+
+
+def _reciprocal(rows: Tensor) -> Tensor:
+    """(B, 4) estimate, error and limits of `1 / v` from those of `v`."""
+    value, error, lower, upper = rows.unbind(-1)
+    return torch.stack([1 / value, error / value.square(), 1 / upper, 1 / lower], -1)
