@@ -237,7 +237,6 @@ def test_a_model_of_a_batch_that_holds_nan_is_not_fitted() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
-@pytest.mark.xfail(strict=True, reason="0 so far: take the mark away with the fix")
 def test_a_model_that_was_not_fitted_has_no_likelihood() -> None:
     data = problem("poisson log")
     y = data.y.clone()

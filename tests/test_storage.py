@@ -275,11 +275,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
-OPEN = pytest.mark.xfail(strict=True, reason="refused in the words of others: take the mark away with the fix")
-SETTLED = ("no result.json", "another format", "an unknown family", "an unknown link")
-
-
-@pytest.mark.parametrize("what", [pytest.param(what, marks=[] if what in SETTLED else OPEN) for what in BROKEN])
+@pytest.mark.parametrize("what", BROKEN)
 def test_a_broken_folder_is_refused_in_words(what: str, tmp_path: Path) -> None:
     problem("poisson log").one(0).fit().save(tmp_path)
     file, spoil = BROKEN[what]

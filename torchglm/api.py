@@ -58,8 +58,9 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     """
     family = families.get(family)
     chosen = family.default_link if link is None else links.get(link)
-    if singular not in SINGULAR:
-        raise ValueError(f"singular must be one of {', '.join(SINGULAR)}, got {singular!r}.")
+    _check_options(tol, max_iter, singular, penalty, names, dtype)
+    if exposure is not None:
+        inputs.exposure_link(chosen)
     per_row = {"weights": weights, "freq": freq, "offset": offset, "exposure": exposure, "trials": trials,
                "event": event}
     where = _device(device)
@@ -107,12 +108,32 @@ def _plain(groups: "Sequence[Any] | None") -> "list[Any] | None":
     return None if groups is None else [list(label) if isinstance(label, tuple) else label for label in groups]
 
 
+def _check_options(tol: float, max_iter: int, singular: str, penalty: Any, names: Any,
+                   dtype: "torch.dtype | None") -> None:
+    """Raise `ValueError` or `TypeError` for options that cannot be meant."""
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must lie between 0 and 1, got {tol}. The default is 1e-8.")
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"max_iter must be a whole number >= 1, got {max_iter}. The default is 50.")
+    if singular not in SINGULAR:
+        raise ValueError(f"singular must be one of {', '.join(SINGULAR)}, got {singular!r}.")
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty must be a penalty such as torchglm.Ridge(0.1), got {penalty!r}.")
+    if isinstance(names, str):
+        raise TypeError(f"names must be a list, one name for each column, got the text {names!r}.")
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}. Sums are float64 with both.")
+
+
 def _device(device: "str | torch.device | None") -> "torch.device | None":
     if device is None:
         return None
     if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    where = torch.device(device)
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}. Use 'cpu', 'cuda', 'cuda:0' or 'auto'.") from None
     if where.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' was asked for and no CUDA device is here. Use device='cpu' or 'auto'.")
     return where

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.moments import Moments, edges, take_family
+from torchglm.fitting.moments import Moments, edges, linear_predictor, take_family
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.rows import Rows
+from torchglm.fitting.rows import Rows, to_float64
 from torchglm.fitting.search import Solution, Solver, Taken
 from torchglm.fitting.start import at_coefficients, begin
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 
 FENCES = [10.0**-k for k in range(1, 11)]  # strengths of the barrier, one after the other
+MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that the maximum lies inside
 
 
 @torch.no_grad()
@@ -72,26 +73,48 @@ def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Li
                     options: tuple["Penalty | None", float, int, float]) -> None:
     """Take models that stopped at an edge of the mean's range on to the maximum inside it, written into `out`.
 
-    A logarithmic barrier of falling strength bends the path along the edge (interior point method; Nocedal &
-    Wright (2006), Numerical Optimization, section 19.6). The last search has no barrier: it tells whether the
-    maximum lies inside after all.
+    A logarithmic barrier of falling strength bends the path along the edge; its slope at the end is the
+    multiplier of the constraint, and zero where the maximum lies inside after all (interior point method; Nocedal &
+    Wright (2006), Numerical Optimization, section 19.6).
     """
     taken: Iterable[Rows] = Taken(source, models)
     if isinstance(source, list):
         taken = list(taken)
     member, first = take_family(family, models), head.take(models)
     lane, coef = torch.arange(models.numel(), device=models.device), out.coef[models]
-    part = out
-    for strength in (*FENCES, 0.0):
+    for strength in FENCES:
         solver = Solver(taken, first, member, link, *options, fence=strength)
         part = solver.blank()
-        search = at_coefficients(solver, lane, coef)
-        solver.run(solver.aim(search), part)
-        coef = torch.where((part.status == int(Status.NOT_FINITE)).unsqueeze(-1), coef, part.coef)
-    inside = part.status == int(Status.CONVERGED)
-    out.status[models] = torch.where(inside, part.status, int(Status.BOUNDARY))
-    out.coef[models], out.keep[models], out.root[models] = coef, part.keep, part.root
-    out.n_iter[models] += part.n_iter
+        solver.run(solver.aim(at_coefficients(solver, lane, coef)), part)
+        coef = part.coef
+    inside = FENCES[-1] / _distance(taken, coef, edges(family, link)) < MULTIPLIER
+    last = evaluate(taken, member, link, coef, Status.BOUNDARY, 0, penalty=options[0], rank_tol=options[3])
+    if bool(inside.any()):
+        solver, part = Solver(taken, first, member, link, *options), solver.blank()
+        solver.run(solver.aim(at_coefficients(solver, lane, coef)), part)
+        last = _choose(inside, part, last)
+    out.n_iter[models] += last.n_iter
+    for name in ("coef", "keep", "root", "status"):
+        getattr(out, name)[models] = getattr(last, name)
     for f in fields(Moments):
         if f.name != "factor":
-            getattr(out.moments, f.name)[models] = getattr(part.moments, f.name)
+            getattr(out.moments, f.name)[models] = getattr(last.moments, f.name)
+
+
+def _choose(mask: Tensor, first: Solution, second: Solution) -> Solution:
+    """Model by model the first solution where `mask` is true, else the second."""
+    index = mask.nonzero()[:, 0]
+    values = {f.name: getattr(second, f.name).index_copy(0, index, getattr(first, f.name)[index])
+              for f in fields(Solution) if f.name not in ("moments", "minnorm")}
+    return Solution(**values, moments=second.moments.place(index, first.moments.take(index)))
+
+
+def _distance(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float]) -> Tensor:
+    """(B,) how near the linear predictor of a row comes to an edge."""
+    least = torch.full_like(coef[:, 0], torch.inf)
+    for chunk in source:
+        rows = to_float64(chunk)
+        eta = linear_predictor(rows, coef)
+        near = torch.minimum(eta - ends[0], ends[1] - eta)
+        least = torch.minimum(least, torch.where(rows.weight > 0, near, torch.inf).amin(-1))
+    return least

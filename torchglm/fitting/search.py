@@ -217,12 +217,12 @@ class Solver:
         return moments.objective + self.penalty.value(coef, total)
 
     def direction(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor,
-                   total: Tensor) -> tuple[Tensor, Tensor, linalg.Inverse]:
+                  total: Tensor) -> tuple[Tensor, Tensor, linalg.Inverse]:
         """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it."""
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         score = moments.score if ridge is None else moments.score - ridge * coef
         score = torch.where(keep, score, 0.0)
-        inverse = linalg.invert(moments, keep, factored, ridge)
+        inverse = linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
         l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
         if l1 is not None and ridge is not None:
             curvature = moments.gram + torch.diag_embed(ridge)
@@ -235,6 +235,11 @@ class Solver:
             exact = linalg.factor_step(moments.factor, keep, ridge, coef)
             delta = torch.where(factored.unsqueeze(-1), exact, delta)
         return delta, (score * delta).sum(-1), inverse
+
+    def smooth(self, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
+        """(B, p) the kept columns in which the objective has a derivative: not those an l1 penalty holds at zero."""
+        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
+        return keep if l1 is None else keep & ((coef != 0) | (l1 == 0))
 
     # the end ---------------------------------------------------------------------------------------------
 
@@ -258,7 +263,7 @@ class Solver:
             last = self.fold(Point(s.coef, False, bool(s.factored.any()), s.coef), s.lane.numel())
             self.source, self.family = source, family
         ridge = None if self.penalty is None else self.penalty.ridge(s.coef, s.total)
-        inverse = linalg.invert(last, s.keep, s.factored, ridge)
+        inverse = linalg.invert(last, self.smooth(s.coef, s.keep, s.total), s.factored, ridge)
         out.coef[s.lane], out.keep[s.lane] = s.coef, s.keep
         for f in fields(Moments):
             value = getattr(last, f.name)

@@ -77,20 +77,23 @@ def _columns(solver: Solver, models: int) -> tuple[Tensor, Tensor, Moments]:
 
 
 def _rank(solver: Solver, first: Moments, models: int) -> tuple[Tensor, Tensor]:
-    """Columns that depend on those before them are dropped, unless a ridge tells them apart."""
+    """Columns that depend on those before them are dropped, unless they are penalised."""
     keep = torch.ones_like(first.score, dtype=torch.bool)
-    ridge = torch.zeros_like(first.score) if solver.penalty is None else solver.penalty.ridge(
-        first.score, first.weight)
+    ridge, held_all = torch.zeros_like(first.score), torch.zeros_like(keep)
+    if solver.penalty is not None:
+        ridge = solver.penalty.ridge(first.score, first.weight)
+        l1 = solver.penalty.nonsmooth(first.score, first.weight)
+        held_all = ridge > 0 if l1 is None else (ridge > 0) | (l1 > 0)
     gram = first.gram + torch.diag_embed(ridge)
     inverse = linalg.invert_gram(gram, keep)
     doubtful = (~inverse.positive | ~(inverse.pivot >= linalg.GRAM_PIVOT)).nonzero()[:, 0]
     factored = torch.zeros(models, dtype=torch.bool, device=keep.device)
     if doubtful.numel():
-        held = ridge[doubtful] > 0
+        held = held_all[doubtful]
         design = design_triangle(solver.source, doubtful, solver.p)
         own = torch.where(held.unsqueeze(-2), 0.0, design)
         keep[doubtful] = linalg.independent_columns(own, solver.rank_tol) | held
-        again = linalg.invert_gram(gram[doubtful], keep[doubtful])
+        again = linalg.invert_gram(gram[doubtful], keep[doubtful] & ~(held & (ridge[doubtful] == 0)))
         factored[doubtful] = ~again.positive | ~(again.pivot >= linalg.GRAM_PIVOT)
     return keep, factored
 

@@ -43,5 +43,6 @@ _EXPLANATIONS = {
                     "drop nearly collinear columns.",
     Status.INVALID_START: "No coefficients with a valid mean in every row were found to start from. Pass start=, or "
                           "use a link whose inverse stays in the family's range.",
-    Status.NOT_FINITE: "The data of this model hold NaN or infinite values; it was not fitted.",
+    Status.NOT_FINITE: "The data of this model hold NaN or infinite values, or no row of positive weight; it was not "
+                       "fitted.",
 }

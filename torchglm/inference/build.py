@@ -13,6 +13,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.search import Solution
 from torchglm.fitting.shape import dispersion_ml
+from torchglm.fitting.status import Status
 from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.result import DISPERSIONS, Result
 from torchglm.links import Link
@@ -37,8 +38,8 @@ def build(solution: Solution, source: Iterable[Rows], family: Family, link: Link
              "link": link, "penalty": penalty, "batch": batch, "context": context, "intercept": constant}
     if context.get("event"):
         state["observed"] = observed_inverse(source, family, link, coef, solution.keep)
-    state["dispersion_kind"], state["dispersion"] = _dispersion(
-        dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
+    state["dispersion_kind"], phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
+    state["dispersion"] = torch.where(solution.status == int(Status.NOT_FINITE), torch.nan, phi)
     return Result(state, source)
 
 

@@ -63,7 +63,9 @@ def _offset(result: "Result", offset: Any, eta: Tensor, x: Any) -> "Tensor | flo
             raise ValueError("the model was fitted with an offset (or exposure), and none is given for the new rows. "
                              "Pass offset= (0 for a unit of exposure).")
         return 0.0
-    value = inputs.tensor(offset, "offset", eta.device).to(eta.dtype)
+    value = torch.as_tensor(offset) if isinstance(offset, (int, float)) else inputs.tensor(offset, "offset")
+    value = value.to(eta)
+    inputs.finite(value.reshape(-1), "offset")
     if value.dim() == 0 or value.shape in (eta.shape, eta.shape[-1:]):
         return value
     raise ValueError(f"offset has shape {tuple(value.shape)}, the predictions {tuple(eta.shape)}. "

@@ -1,7 +1,9 @@
 """A fit on disk: a folder with tensors and JSON. Loading it runs no code and needs no row of data."""
 
 import json
+import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torchglm.inference.result import Result
 
 TENSORS = ("coef", "keep", "root", "gram", "deviance", "pearson", "nobs", "rank", "status", "n_iter", "dispersion",
            "observed", "covariance")
+REQUIRED = {"coef", "keep", "root", "gram", "deviance", "pearson", "nobs", "rank", "status", "n_iter", "dispersion"}
 FORMAT = 1
 
 
@@ -37,27 +40,43 @@ def save(result: Result, path: Any) -> None:
 
 
 def load(path: Any) -> Result:
-    """The Result saved in a folder, without rows. Raises `ValueError` where it does not hold one."""
+    """The Result saved in a folder, without rows. Raises `ValueError` where it does not hold one, whole."""
     folder = Path(path)
     if not (folder / "result.json").is_file():
         raise ValueError(f"no saved result in {folder}: result.json is missing. Give the folder passed to save().")
-    facts = json.loads((folder / "result.json").read_text())
-    if facts.get("format") != FORMAT:
-        raise ValueError(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}.")
-    tensors = torch.load(folder / "tensors.pt", weights_only=True)
+    try:
+        facts = json.loads((folder / "result.json").read_text())
+        if facts.get("format") != FORMAT:
+            raise ValueError(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}.")
+        tensors = torch.load(folder / "tensors.pt", weights_only=True)
+        return Result(_state(facts, tensors))
+    except (OSError, EOFError, KeyError, AttributeError, TypeError, RuntimeError, UnicodeDecodeError,
+            json.JSONDecodeError, UnpicklingError) as error:
+        raise ValueError(f"{folder} does not hold a whole saved result ({type(error).__name__}: {error}). "
+                         "Save it again.") from error
+
+
+def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What a Result is made of. Raises `TypeError` for tensors of other shapes than the facts say."""
     shape = {k.removeprefix("family."): v for k, v in tensors.items() if k.startswith("family.")}
-    state = {k: v for k, v in tensors.items() if not k.startswith("family.")}
+    state: dict[str, Any] = {k: v for k, v in tensors.items() if not k.startswith("family.")}
+    models, p = math.prod(facts["batch"]), len(facts["names"])
+    for name in sorted(REQUIRED - state.keys()):
+        raise KeyError(name)
+    for name, want in (("coef", (models, p)), ("keep", (models, p)), ("root", (models, p, p)), ("status", (models,))):
+        if state[name].shape != want:
+            raise TypeError(f"{name} has shape {tuple(state[name].shape)}, expected {want}")
     context = facts["context"]
     if facts["spec"] is not None:
         from torchglm.data import DesignSpec
 
         context["spec"] = DesignSpec.from_dict(facts["spec"])
     link = links.Power(facts["link_power"]) if facts["link"] == "power" else links.get(facts["link"])
-    state |= {"names": facts["names"], "family": _family(facts, shape), "link": link, "penalty": facts["penalty"],
-              "intercept": facts["intercept"], "dispersion_kind": facts["dispersion_kind"], "batch": facts["batch"],
-              "minnorm": facts["minnorm"], "tol": facts["tol"], "context": context,
-              "estimated_shape": facts["estimated"], "covariance_kind": facts.get("covariance_kind", "model")}
-    return Result(state)
+    return state | {
+        "names": facts["names"], "family": _family(facts, shape), "link": link, "penalty": facts["penalty"],
+        "intercept": facts["intercept"], "dispersion_kind": facts["dispersion_kind"], "batch": facts["batch"],
+        "minnorm": facts["minnorm"], "tol": facts["tol"], "context": context,
+        "estimated_shape": facts["estimated"], "covariance_kind": facts["covariance_kind"]}
 
 
 def _fixed_power(family: families.Family) -> "float | None":

@@ -11,6 +11,7 @@ from torchglm.inputs.checks import (
     check_support,
     check_weights,
     column_names,
+    exposure_link,
     finite,
     per_row,
     tensor,
@@ -20,6 +21,6 @@ from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 
 __all__ = [
     "Data", "GLMBatch", "LoaderRows", "all_finite", "as_batch", "assemble", "check_shapes", "check_support",
-    "check_weights", "column_names", "finite", "from_arrays", "from_design", "from_formula", "from_loader",
-    "is_loader", "per_row", "tensor",
+    "check_weights", "column_names", "exposure_link", "finite", "from_arrays", "from_design", "from_formula",
+    "from_loader", "is_loader", "per_row", "tensor",
 ]

@@ -69,9 +69,13 @@ def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str
             checks.check_weights(given[name], name, strict)
             weight = weight * given[name]
     weight = weight if factor is None else weight * factor
+    if factor is not None and strict:
+        checks.check_weights(factor, "trials", strict)
     offset = _offset(given, shape, device)
     used = weight > 0
     skip = _not_finite(design, coded, used, len(batch) > 0)
+    if len(batch) and not bool(used.any(-1).all()):
+        skip = ~used.any(-1) if skip is None else skip | ~used.any(-1)
     if skip is not None:
         used = used & ~skip.unsqueeze(-1)
     checks.check_support(coded, family, used)
@@ -82,10 +86,10 @@ def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str
                           stacklevel=4)
         design, coded, offset = _neutral(design, coded, offset, used)
         weight = torch.where(used, weight, 0.0)
-    n, p = shape[-1], design.shape[-1]
-    rows = Rows(design if design.dim() == 2 else design.reshape(-1, n, p), coded.reshape(-1, n),
-                weight.reshape(-1, n), offset.reshape(-1, n), given["freq"].reshape(-1, n) if "freq" in given else None,
-                intercept)
+    n, models = shape[-1], batch.numel()
+    freq = given["freq"].reshape(models, n) if "freq" in given else None
+    rows = Rows(design if design.dim() == 2 else design.reshape(models, n, design.shape[-1]), coded.reshape(models, n),
+                weight.reshape(models, n), offset.reshape(models, n), freq, intercept)
     context = {"offset": "offset" in given or "exposure" in given, "event": "event" in given,
                "trials": "trials" in given}
     return Data([rows], batch, names, rows.columns, device, design.dtype == torch.float32,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.status import FitWarning
+from torchglm.links import Link
 
 
 def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tensor:
@@ -17,12 +18,16 @@ def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tenso
     Integers and booleans become float64, half precision float64; float32 stays. Raises `TypeError` for text
     and other objects.
     """
+    if isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any()):
+        raise ValueError(f"{name} is a masked array with masked values. Drop those rows, or give them weight 0.")
     if not isinstance(value, Tensor):
         array = _array(value)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name} holds {array.dtype} values, not numbers. Convert it, for example with "
                             f"{name}.astype(float), or use a formula for categories.")
         value = torch.from_numpy(np.ascontiguousarray(array))
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} is a sparse tensor; torchglm takes dense ones. Pass {name}.to_dense().")
     if value.is_complex():
         raise TypeError(f"{name} is complex; a GLM takes real numbers.")
     if value.dtype in (torch.float16, torch.bfloat16):
@@ -30,7 +35,8 @@ def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tenso
                       "were rounded to three digits before they came here.", FitWarning, stacklevel=4)
     if value.dtype not in (torch.float32, torch.float64):
         value = value.to(torch.float64)
-    return value.detach().to(device) if device is not None else value.detach()
+    value = value.detach().contiguous()
+    return value if device is None else value.to(device)
 
 
 def _array(value: Any) -> np.ndarray:
@@ -106,8 +112,9 @@ def check_weights(weight: Tensor, name: str, strict: bool = True) -> None:
     """Raise `ValueError` for weights that are negative, not finite, or (where `strict`) all zero."""
     finite(weight, name)
     if bool((weight < 0).any()):
-        row = int((weight < 0).reshape(-1).nonzero()[0]) % weight.shape[-1]
-        raise ValueError(f"{name} must be >= 0; row {row} has {float(weight.reshape(-1)[row]):g}. Use 0 to drop a row.")
+        place = (weight < 0).nonzero()[0].tolist()
+        raise ValueError(f"{name} must be >= 0; {_where(place)} has {float(weight[tuple(place)]):g}. Use 0 to drop a "
+                         "row.")
     if strict and bool((weight == 0).all()):
         raise ValueError(f"{name} are all zero: no row is left to fit. Give at least one row a positive weight.")
 
@@ -117,7 +124,17 @@ def check_support(y: Tensor, family: Family, used: Tensor) -> None:
     value = y.abs() if family.signed else y
     bad = used & ~family.support.check(value) & torch.isfinite(value)
     if bool(bad.any()):
-        place = tuple(int(i) for i in bad.nonzero()[0])
-        where = f"row {place[-1]}" + (f" of model {place[:-1]}" if len(place) > 1 else "")
-        raise ValueError(f"the {family.name} family needs {family.support_text}; {where} has y = {float(y[place]):g}. "
-                         "Correct or drop it, or choose a family that allows it.")
+        place = bad.nonzero()[0].tolist()
+        raise ValueError(f"the {family.name} family needs {family.support_text}; {_where(place)} has "
+                         f"y = {float(y[tuple(place)]):g}. Correct or drop it, or choose a family that allows it.")
+
+
+def exposure_link(link: Link) -> None:
+    """Raise `ValueError` where an exposure has no meaning: it multiplies a rate, so the link must be logarithmic."""
+    if not link.rates:
+        raise ValueError(f"exposure needs a link on whose scale rates multiply (log, cloglog), got {link.name}. "
+                         "Use link='log', or pass offset= on the scale of the linear predictor.")
+
+
+def _where(place: list[int]) -> str:
+    return f"row {place[-1]}" + (f" of model {tuple(place[:-1])}" if len(place) > 1 else "")

@@ -17,6 +17,7 @@ class Link(nn.Module):
 
     name: str
     lower: float = -math.inf
+    rates: bool = False  # True where a factor on a rate is a shift of eta, so that log(exposure) is an offset
 
     def inverse(self, eta: Tensor) -> Tensor:
         """The mean `mu = g^-1(eta)`."""

@@ -12,6 +12,7 @@ class Log(Link):
     """`mu = exp(eta)`: effects multiply."""
 
     name = "log"
+    rates = True
 
     def inverse(self, eta: Tensor) -> Tensor:
         return eta.exp()

@@ -84,6 +84,7 @@ class CLogLog(Link):
     """`mu = 1 - exp(-exp(eta))`: effects multiply the hazard (complementary log-log)."""
 
     name = "cloglog"
+    rates = True
 
     def inverse(self, eta: Tensor) -> Tensor:
         return -torch.expm1(-eta.exp())

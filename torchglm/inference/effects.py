@@ -1,0 +1,226 @@
+"""What the coefficients mean: ratios, effects on the mean, predictions at chosen values, contrasts, common scales."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.moments import linear_predictor
+from torchglm.fitting.rows import Rows, wide
+from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+RATIO_LINKS = ("log", "logit", "cloglog")
+STEP = 1e-4  # of the central differences through a formula, in standard deviations of the variable
+
+
+def coefficients(result: "Result", level: float = 0.95) -> Estimates:
+    """The coefficients themselves, so that `coefficients(result).exp()` are ratios."""
+    found = delta(result, lambda coef: coef, result.names, level)
+    return replace(found, value=result.coef, std_err=torch.where(result.coef.isnan(), torch.nan, found.std_err))
+
+
+def ratios(result: "Result", level: float = 0.95) -> Estimates:
+    """(*B, p) `exp(coef)` with limits: ratios of means (log), odds (logit) or hazards (cloglog).
+
+    Raises `ValueError` for other links, under which a unit of a column multiplies nothing.
+    """
+    if result.link.name not in RATIO_LINKS:
+        raise ValueError(f"under the link {result.link.name} exp(coef) is not a ratio. Use marginal_effects(), or one "
+                         f"of the links {', '.join(RATIO_LINKS)}.")
+    return coefficients(result, level).exp()
+
+
+def standardized(result: "Result", level: float = 0.95, response: bool = False) -> Estimates:
+    """(*B, p) coefficients per standard deviation of their column; the intercept and constant columns are 0.
+
+    With `response` also divided by the standard deviation of `y` ("beta coefficients"). The deviations are those of
+    the rows of positive weight, each counted as often as it was seen. Takes one pass over the rows.
+    """
+    count, total, square = 0.0, 0.0, 0.0  # type: Any, Any, Any
+    shift = None
+    for rows in map(wide, result.source):
+        times = repeats(rows)
+        x = rows.x.expand(*times.shape, -1) if rows.shared else rows.x
+        table = torch.cat([x, rows.y.abs().unsqueeze(-1) if result.family.signed else rows.y.unsqueeze(-1)], -1)
+        shift = table[:, :1] if shift is None else shift
+        far = (table - shift) * times.unsqueeze(-1)
+        count, total = count + times.sum(-1, keepdim=True), total + far.sum(-2)
+        square = square + (far * (table - shift)).sum(-2)
+    deviation = ((square - total.square() / count).clamp(min=0) / (count - 1)).sqrt()
+    scale = deviation[:, :-1] / (deviation[:, -1:] if response else 1.0)
+    found = delta(result, lambda coef: coef * scale, result.names, level)
+    return found
+
+
+def repeats(rows: Rows) -> Tensor:
+    """(B, n) how often each row counts in an average over the observations: its `freq`, or 1, or 0 without weight."""
+    used = (rows.weight > 0).to(torch.float64)
+    return used if rows.repeats is None else used * rows.repeats
+
+
+# averages over rows ----------------------------------------------------------------------------------------
+
+
+class Slice(NamedTuple):
+    """Rows to average over, how often each counts (B, n), and a design (or its slope) for each quantity."""
+
+    rows: Rows
+    times: Tensor
+    designs: list[Tensor]
+
+
+def _average(result: "Result", slices: Iterator[Slice],
+             quantities: Callable[[Slice, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, k) averages of `quantities` (B, k, n) over the rows, and their derivatives (B, k, p)."""
+    coef = result._state["coef"]
+    total, slope, count = 0.0, 0.0, 0.0  # type: Any, Any, Any
+    for part in slices:
+        def summed(at: Tensor, part: Slice = part) -> Tensor:
+            return torch.where(part.times.unsqueeze(-2) > 0, quantities(part, at), 0.0).mul(
+                part.times.unsqueeze(-2)).sum(-1)
+
+        value, row = jacobian(summed, coef)
+        total, slope, count = total + value, slope + row, count + part.times.sum(-1, keepdim=True)
+    return total / count, slope / count.unsqueeze(-1)
+
+
+def marginal_effects(result: "Result", variables: "Sequence[str] | None" = None, data: Any = None,
+                     offset: Any = None, level: float = 0.95) -> Estimates:
+    """(*B, k) average effects on the mean: of one unit more at the margin, or of a level against the reference.
+
+    For a fit on arrays the variables are columns, and the effect of column `j` is the average of
+    `dmu/deta coef_j` over the rows of the fit (streamed ones too). A formula fit needs `data`, a table to average
+    over: the effect of a numeric variable goes through all terms it is part of, and a category has one effect for each
+    level but the first, all rows being moved from the first level to it. Offsets are part of the means. Raises
+    `ValueError` for unknown variables. Source: Williams (2012), Stata Journal 12(2).
+    """
+    if result.spec is None:
+        names = [name for name in result.names if name != "(Intercept)"] if variables is None else list(variables)
+        index = [_column(result, name) for name in names]
+
+        def by_column(part: Slice, coef: Tensor) -> Tensor:
+            slope = result.link.inverse_deriv(linear_predictor(part.rows, coef))
+            return coef[:, index].unsqueeze(-1) * slope.unsqueeze(-2)
+
+        return estimates(result, *_with_errors(result, *_average(result, _held(result), by_column)), names, level)
+    from torchglm.inference.margins import changes
+
+    names, part, kinds = changes(result, variables, data, offset)
+
+    def through_formula(part: Slice, coef: Tensor) -> Tensor:
+        slope = result.link.inverse_deriv(linear_predictor(part.rows, coef))
+        found = []
+        for design, kind in zip(part.designs, kinds, strict=True):
+            moved = linear_predictor(part.rows._replace(x=design), coef)
+            if kind == "slope":  # the design holds derivatives, and an offset has none
+                found.append((moved - part.rows.offset) * slope)
+            else:
+                found.append(result.link(moved) - result.link(
+                    linear_predictor(part.rows._replace(x=part.designs[kind]), coef)) if isinstance(kind, int)
+                    else torch.zeros_like(moved))
+        return torch.stack(found, -2)
+
+    value, slope = _average(result, iter([part]), through_formula)
+    shown = [j for j, kind in enumerate(kinds) if kind != "reference"]
+    value, error = _with_errors(result, value[:, shown], slope[:, shown])
+    return estimates(result, value, error, names, level)
+
+
+def predictions(result: "Result", at: Mapping[str, Any], data: Any = None, offset: Any = None,
+                level: float = 0.95) -> Estimates:
+    """(*B, k) average predicted means with variables set to chosen values in every row, all combinations of them.
+
+    `at` maps variables (columns of a fit on arrays) to a value or a list of them. The other variables are as in the
+    rows of the fit, or in `data`, a table, which a formula fit needs. The limits are those of the link of the
+    average, mapped back. Raises `ValueError` for unknown variables.
+    """
+    choices = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in at.items()}
+    settings = [dict(zip(choices, one, strict=True)) for one in itertools.product(*choices.values())]
+    names = [", ".join(f"{name} = {value}" for name, value in one.items()) for one in settings]
+    if result.spec is None:
+        index = {name: _column(result, name) for name in choices}
+        slices = _held(result, [{index[name]: float(value) for name, value in one.items()} for one in settings])
+    else:
+        from torchglm.inference.margins import settle
+
+        slices = iter([settle(result, settings, data, offset)])
+
+    def means(part: Slice, coef: Tensor) -> Tensor:
+        return torch.stack([result.link(linear_predictor(part.rows._replace(x=x), coef)) for x in part.designs], -2)
+
+    value, slope = _average(result, slices, means)
+    found = estimates(result, value, errors(result, slope), names, level)
+    # limits of a mean stay in its range
+    eta = result.link.link(found.value)
+    half = result.quantile(level).unsqueeze(-1) * found.std_err / result.link.inverse_deriv(eta).abs()
+    from torchglm.inference.intervals import mean_limits
+
+    low, high = mean_limits(torch.stack([eta - half, eta + half], -1), eta, result.link, result.family).unbind(-1)
+    return replace(found, low=low, high=high)
+
+
+def _with_errors(result: "Result", value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+    return value, errors(result, slope)
+
+
+def _column(result: "Result", name: str) -> int:
+    if name not in result.names:
+        raise ValueError(f"no column {name!r}. Known: {', '.join(result.names)}.")
+    return result.names.index(name)
+
+
+def _held(result: "Result", settings: "Sequence[Mapping[int, float]]" = ()) -> Iterator[Slice]:
+    """The rows of the fit, chunk by chunk, with a design for each setting of columns."""
+    for rows in map(wide, result.source):
+        designs = []
+        for setting in settings:
+            x = rows.x.clone()
+            for column, value in setting.items():
+                x[..., column] = value
+            designs.append(x)
+        yield Slice(rows, repeats(rows), designs)
+
+
+# contrasts -------------------------------------------------------------------------------------------------
+
+
+def contrasts(result: "Result", factor: str, level: float = 0.95) -> Estimates:
+    """(*B, k) differences of the linear predictor between all pairs of levels of a factor, `"b - a"`.
+
+    `.exp()` of them are ratios under a log or logit link. `factor` is its text in the formula, `"region"` or
+    `"C(region)"`. Raises `ValueError` where the fit has no such factor, or where it is part of an interaction, so
+    that its levels differ by different amounts: see `predictions` then.
+    """
+    spec = result.spec
+    text = next((t for t in (factor, f"C({factor})") if spec is not None and t in spec.factors), None)
+    levels = None if text is None else getattr(spec.factors[text], "levels", None)
+    if text is None or levels is None:
+        known = [] if spec is None else [t for t, one in spec.factors.items() if hasattr(one, "levels")]
+        raise ValueError(f"no factor {factor!r} in the fit. Known: {', '.join(known) or 'none'}.")
+    inside = [(name, part) for name, parts in spec.parts for part in parts
+              if any(one == text for one, _ in part.factors)]
+    if len(inside) != 1 or len(inside[0][1].factors) != 1:
+        raise ValueError(f"{factor!r} is part of an interaction, so its levels differ by different amounts. "
+                         f"Use predictions({{{factor!r}: [...]}}, data=...) at chosen values.")
+    name, part = inside[0]
+    coding = _coding(spec.factors[text], part.factors[0][1]).to(result._state["coef"])
+    columns = spec.terms[name]
+    pairs = list(itertools.combinations(range(len(levels)), 2))
+    first, second = ([pair[k] for pair in pairs] for k in (0, 1))
+    return delta(result, lambda coef: coef[:, columns] @ (coding[second] - coding[first]).T * part.scale,
+                 [f"{levels[b]} - {levels[a]}" for a, b in pairs], level)
+
+
+def _coding(factor: Any, reduced: bool) -> Tensor:
+    """(levels, columns) what each level of a factor puts into its columns."""
+    if factor.codings is not None:
+        return torch.as_tensor(factor.codings[int(reduced)], dtype=torch.float64)
+    whole = torch.eye(len(factor.levels), dtype=torch.float64)
+    kept = [j for j in range(len(factor.levels)) if not reduced or j != factor.reference]
+    return whole[:, kept]

@@ -1,0 +1,105 @@
+"""Quantities estimated beside the coefficients, with the errors the delta method gives them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm import special
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+Function = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Named quantities with standard errors and limits, each `(*B, k)`; `statistic` is `value / std_err`, t or z.
+
+    `df` (*B) are the degrees of freedom of t, infinite for z. Prints as a table.
+    """
+
+    names: list[str]
+    value: Tensor
+    std_err: Tensor
+    low: Tensor
+    high: Tensor
+    statistic: Tensor
+    p_value: Tensor
+    df: Tensor
+    level: float
+
+    def exp(self) -> "Estimates":
+        """The ratios `exp(value)`: limits mapped, `std_err` by the delta method, test of a ratio of 1 unchanged."""
+        value = self.value.exp()
+        return replace(self, value=value, std_err=value * self.std_err, low=self.low.exp(), high=self.high.exp())
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """The numbers of each quantity by its name; lists for a batch."""
+        columns = {"value": self.value, "std_err": self.std_err, "low": self.low, "high": self.high,
+                   "statistic": self.statistic, "p_value": self.p_value}
+        return {name: {key: column[..., j].tolist() for key, column in columns.items()}
+                for j, name in enumerate(self.names)}
+
+    def __str__(self) -> str:
+        if self.value.dim() > 1:
+            return f"Estimates of {len(self.names)} quantities in {self.value.shape[:-1].numel()} models"
+        width = max([8, *map(len, self.names)])
+        head = f"{'':{width}}  {'value':>11} {'std err':>11} {'low':>11} {'high':>11}   p (limits at {self.level:.4g})"
+        lines = [f"{name:{width}}  {one['value']:>11.5g} {one['std_err']:>11.4g} {one['low']:>11.5g} "
+                 f"{one['high']:>11.5g}   {one['p_value']:.3g}" for name, one in self.to_dict().items()]
+        return "\n".join([head, *lines])
+
+    __repr__ = __str__
+
+
+def delta(result: "Result", function: Function, names: Sequence[str], level: float = 0.95) -> Estimates:
+    """The quantities `function(coef)`, with `coef` (B, p) to `(B, k)`, model by model, and their delta method errors.
+
+    The derivatives are taken by automatic differentiation, the covariance is the result's own; aliased
+    coefficients enter as 0. Raises `ValueError` for another number of names or a level outside (0, 1).
+    """
+    value, slope = jacobian(function, result._state["coef"])
+    return estimates(result, value, errors(result, slope), names, level)
+
+
+def jacobian(function: Function, coef: Tensor) -> tuple[Tensor, Tensor]:
+    """`function(coef)` (B, k), and its derivatives (B, k, p)."""
+    with torch.enable_grad():
+        at = coef.detach().clone().requires_grad_()
+        value = function(at)
+        rows = [torch.autograd.grad(value[:, j].sum(), at, retain_graph=True, allow_unused=True)[0]
+                for j in range(value.shape[-1])]
+    whole = [torch.zeros_like(coef) if row is None else row for row in rows]
+    return value.detach(), torch.stack(whole, -2) if whole else coef.new_zeros(coef.shape[0], 0, coef.shape[1])
+
+
+def errors(result: "Result", slope: Tensor) -> Tensor:
+    """(B, k) standard errors of quantities with derivatives `slope` (B, k, p).
+
+    NaN where one depends on a coefficient without a variance.
+    """
+    cov = result.covariance().reshape(-1, slope.shape[-1], slope.shape[-1])
+    known = torch.isfinite(cov)
+    variance = ((slope @ torch.where(known, cov, 0.0)) * slope).sum(-1).clamp(min=0)
+    aliased = ~result._state["keep"].unsqueeze(-2)
+    lost = (~known.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) & ~aliased & (slope != 0)).any(-1)
+    return torch.where(lost, torch.nan, variance.sqrt())
+
+
+def estimates(result: "Result", value: Tensor, error: Tensor, names: Sequence[str], level: float) -> Estimates:
+    """Wald tests and limits of quantities `(B, k)` with standard errors `(B, k)`."""
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    if len(names) != value.shape[-1]:
+        raise ValueError(f"the function gives {value.shape[-1]} quantities, names has {len(names)}. "
+                         "Give one name for each.")
+    value, error = result._out(value), result._out(error)
+    half = result.quantile(level).unsqueeze(-1) * error
+    statistic = value / error
+    df = result.df_resid if result.statistic_name == "t" else torch.full_like(result.df_resid, torch.inf)
+    p_value = 2 * special.student_t_sf(statistic.abs(), df.unsqueeze(-1).expand_as(statistic))
+    return Estimates(list(names), value, error, value - half, value + half, statistic, p_value, df, level)
