@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from torchglm import inputs
-from torchglm.fitting.irls import irls
-from torchglm.fitting.linalg import invert
-from torchglm.fitting.moments import Point, fold
+from torchglm.fitting.irls import evaluate
 from torchglm.fitting.rows import Rows
-from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.status import Status
-from torchglm.inference.covariance import observed_inverse
-from torchglm.inference.result import Result, build
+from torchglm.inference.build import build
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +21,7 @@ if TYPE_CHECKING:
     from torchglm.data import DesignSpec
     from torchglm.families import Family
     from torchglm.fitting.penalties import Penalty
+    from torchglm.inference.result import Result
     from torchglm.links import Link
 
 
@@ -79,31 +75,20 @@ class FileRows:
         return {name: kind for name, kind in self.spec.types.items() if name in self.columns}
 
     def _rows(self, table: pa.Table, first: int) -> Rows:
+        """Raises `ValueError` where the rows of a piece, counted from `first`, do not suit."""
         from torchglm.data import numbers
 
         job = self.job
         design = self.spec.design(table, response=True, also=self.also, first=first)
         roles = {role: numbers(design.table, name).to(job.where) for role, name in job.data.roles.items()}
         assert design.y is not None  # data.columns() has looked for a response
-        y, factor = job.family.encode(design.y.to(job.where), roles.get("trials"), roles.get("event"))
-        weight = torch.ones_like(y) if factor is None else factor
-        for name in ("weights", "freq"):
-            if name in roles:
-                inputs.check_weights(roles[name], name)
-                weight = weight * roles[name]
-        offset = roles.get("offset", torch.zeros_like(y))
-        if "exposure" in roles:
-            bad = ~(roles["exposure"] > 0) | roles["exposure"].isinf()
-            if bool(bad.any()):
-                row = int(bad.nonzero()[0])
-                raise ValueError(f"exposure must be finite and > 0; row {first + row} has "
-                                 f"{float(roles['exposure'][row]):g}. Drop such rows.")
-            offset = offset + roles["exposure"].log()
-        inputs.check_support(y, job.family, weight > 0)
-        inputs.finite(offset, "offset")
-        repeats = roles["freq"].unsqueeze(0) if "freq" in roles else None
-        x = design.x.to(job.where, job.precision)
-        return Rows(x, y.unsqueeze(0), weight.unsqueeze(0), offset.unsqueeze(0), repeats)
+        x, y = design.x.to(job.where, job.precision), design.y.to(job.where)
+        try:
+            data = inputs.assemble(x, y, job.family, roles, self.spec.names, False, self.spec.intercept, strict=False)
+        except ValueError as error:
+            raise ValueError(f"in the rows from {first} on: {error}" if first else str(error)) from None
+        [rows] = data.source
+        return rows
 
 
 def _joined(pieces: list[Rows]) -> Rows:
@@ -116,46 +101,13 @@ def _joined(pieces: list[Rows]) -> Rows:
 
 def result_at(coef: Tensor, rows: FileRows, family: Family, link: Link, status: Status, steps: int,
               penalty: Penalty | None) -> Result:
-    """The Result of coefficients (p,) that were found by training, by passes over the rows.
-
-    Only the inference is IRLS's: a step of it tells rank and aliases, and its coefficients are left aside.
-    """
-    job, source = rows.job, rows.source
-    whole = None if penalty is None else penalty.expand(rows.spec.intercept, coef.numel())
-    at = coef.to(torch.float64).unsqueeze(0)
-    step = irls(source, family, link, penalty=whole, start=at, max_iter=1)
-    moments = fold(source, Point(at, before=at), family, link, 1, coef.numel(), at.device)
-    total = torch.as_tensor([sum(float(piece.weight.sum()) for piece in source)], device=at.device).double()
-    ridge = None if whole is None else whole.ridge(at, total)
-    root = invert(moments, step.keep, torch.zeros_like(step.keep[:, 0]), ridge).root
-    solution = replace(step, coef=at, moments=moments, root=root, n_iter=torch.full_like(step.n_iter, steps),
-                       status=torch.full_like(step.status, int(status)))
+    """The Result of coefficients (p,) that were found by training, by passes over the rows."""
+    job, spec = rows.job, rows.spec
+    whole = None if penalty is None else penalty.expand(spec.intercept, coef.numel())
+    solution = evaluate(rows.source, family, link, coef.to(torch.float64).unsqueeze(0), status, steps, penalty=whole)
     roles = job.data.roles
     context: dict[str, Any] = {
-        "offset": "offset" in roles or "exposure" in roles, "event": "event" in roles,
-        "trials": "trials" in roles, "formula": job.data.formula, "spec": rows.spec, "columns": roles,
-        "constant": rows.spec.intercept, "terms": rows.spec.terms, "group_names": None}
-    first = build(solution, next(iter(source)), family, link, torch.Size(), list(rows.spec.names),
-                  penalty=whole, dispersion=1.0 if family.has_dispersion else None, tol=1e-8, context=context)
-    nobs = torch.full_like(moments.pearson, rows.nobs)  # `first` counts the first piece alone
-    state = first._state | {"nobs": nobs} | _dispersion(
-        job, family, link, at, moments.pearson, 2 * moments.objective, nobs, first._state["rank"], source)
-    if context["event"]:
-        state["observed"] = observed_inverse(source, family, link, at, step.keep)
-    return Result(state, source)
-
-
-def _dispersion(job: Job, family: Family, link: Link, coef: Tensor, pearson: Tensor, deviance: Tensor,
-                nobs: Tensor, rank: Tensor, source: Iterable[Rows]) -> dict[str, Any]:
-    """The dispersion over all pieces, and how it was found."""
-    kind = job.dispersion
-    if kind is None and not family.has_dispersion:
-        return {"dispersion_kind": "fixed", "dispersion": torch.ones_like(pearson)}
-    if isinstance(kind, float):
-        return {"dispersion_kind": "number", "dispersion": torch.full_like(pearson, kind)}
-    kind = kind or "pearson"
-    if kind == "ml":
-        phi = dispersion_ml(source, family, link, coef, deviance / nobs)
-        return {"dispersion_kind": kind, "dispersion": phi}
-    freedom = torch.where(nobs > rank, nobs - rank, torch.nan)
-    return {"dispersion_kind": kind, "dispersion": (pearson if kind == "pearson" else deviance) / freedom}
+        "offset": "offset" in roles or "exposure" in roles, "event": "event" in roles, "trials": "trials" in roles,
+        "formula": job.data.formula, "spec": spec, "columns": roles, "terms": spec.terms, "group_names": None}
+    return build(solution, rows.source, family, link, torch.Size(), list(spec.names), constant=spec.intercept,
+                 penalty=whole, dispersion=job.dispersion, tol=1e-8, context=context)

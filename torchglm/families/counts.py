@@ -67,7 +67,7 @@ class NegativeBinomial(Family):
         super().__init__()
         value = torch.as_tensor(1.0 if alpha is None else alpha, dtype=torch.float64)
         if not bool(((value >= 0) & torch.isfinite(value)).all()):
-            raise ValueError(f"NegativeBinomial needs a finite alpha >= 0, got {alpha}. alpha = 0 is Poisson.")
+            raise ValueError(f"NegativeBinomial needs alpha >= 0, got {alpha}. alpha = 0 is Poisson.")
         self.log_alpha = nn.Parameter(value.log(), requires_grad=alpha is None)
 
     @property

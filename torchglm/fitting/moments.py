@@ -60,11 +60,12 @@ class Moments:
     def take(self, models: Tensor) -> "Moments":
         """The moments of some of the models."""
         kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Moments(**{k: None if v is None else v[models] for k, v in kept.items()})
+        taken: dict[str, Any] = {k: None if v is None else v[models] for k, v in kept.items()}
+        return Moments(**taken)
 
     def place(self, models: Tensor, part: "Moments") -> "Moments":
         """These moments with those of some models replaced."""
-        kept = {}
+        kept: dict[str, Any] = {}
         for f in fields(self):
             value, new = getattr(self, f.name), getattr(part, f.name)
             kept[f.name] = value if value is None or new is None else value.index_copy(0, models, new)
@@ -146,7 +147,8 @@ def _at(point: Point, models: slice) -> Point:
 
 def _concatenate(parts: list[Moments]) -> Moments:
     lists: dict[str, list[Any]] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Moments)}
-    return Moments(**{name: None if values[0] is None else torch.cat(values) for name, values in lists.items()})
+    joined: dict[str, Any] = {name: None if values[0] is None else torch.cat(values) for name, values in lists.items()}
+    return Moments(**joined)
 
 
 def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ class Search:
 
     def take(self, models: Tensor) -> "Search":
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Search(**{k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()})
+        taken: dict[str, Any] = {k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()}
+        return Search(**taken)
 
 
 class Solver:

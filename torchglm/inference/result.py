@@ -17,7 +17,8 @@ from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
 from torchglm.inference import covariance as sandwich
-from torchglm.inference import influence, rowwise
+from torchglm.inference import effects, influence, rowwise
+from torchglm.inference.estimates import Estimates, delta
 from torchglm.inference.intervals import predict_interval
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import quantile_residuals
@@ -434,6 +435,32 @@ class Result:
         """(*B, m, 2) limits for new rows of the mean, `link` or a new `response`; see `intervals.predict_interval`."""
         return predict_interval(self, x, offset, kind, level, weights, trials)
 
+    def delta(self, function: Any, names: Sequence[str], level: float = 0.95) -> "Estimates":
+        """Any function of the coefficients `(B, p) -> (B, k)` with errors by autodiff; see `estimates.delta`."""
+        return delta(self, function, names, level)
+
+    def ratios(self, level: float = 0.95) -> "Estimates":
+        """(*B, p) `exp(coef)` with limits, see `effects.ratios`."""
+        return effects.ratios(self, level)
+
+    def standardized(self, level: float = 0.95, response: bool = False) -> "Estimates":
+        """(*B, p) coefficients per standard deviation, see `effects.standardized`."""
+        return effects.standardized(self, level, response)
+
+    def marginal_effects(self, variables: "Sequence[str] | None" = None, data: Any = None, offset: Any = None,
+                         level: float = 0.95) -> "Estimates":
+        """(*B, k) average effects on the mean, see `effects.marginal_effects`."""
+        return effects.marginal_effects(self, variables, data, offset, level)
+
+    def predictions(self, at: Mapping[str, Any], data: Any = None, offset: Any = None,
+                    level: float = 0.95) -> "Estimates":
+        """(*B, k) average means with variables at chosen values, see `effects.predictions`."""
+        return effects.predictions(self, at, data, offset, level)
+
+    def contrasts(self, factor: str, level: float = 0.95) -> "Estimates":
+        """(*B, k) differences between the levels of a factor, see `effects.contrasts`."""
+        return effects.contrasts(self, factor, level)
+
     # for people --------------------------------------------------------------------------------------------
 
     @property
@@ -449,8 +476,8 @@ class Result:
             head.weight.copy_(coef[:, int(first):])
             if head.bias is not None:
                 head.bias.copy_(coef[:, 0])
-            if coef.shape[0] == 1 and bool(self._state["dispersion"][0] > 0):
-                head.log_dispersion.copy_(self._state["dispersion"][0].log())
+            phi = self._state["dispersion"]
+            head.log_dispersion.copy_(torch.where(phi > 0, phi, 1.0).log().reshape(head.log_dispersion.shape))
         return head
 
     def summary(self) -> Any:

@@ -36,10 +36,12 @@ def negative_binomial_half_deviance(y: Tensor, mu: Tensor, alpha: Tensor) -> Ten
     broadcast.
     """
     spread = 1 + alpha * mu
-    ratio = (1 + alpha * y) / spread
-    u = alpha * (y - mu) / spread
-    rest = (mu - y) / spread * log_one_plus_minus_over(u, torch.log(ratio))
-    return kl_div(y, mu * ratio) + rest
+    ratio, difference = (1 + alpha * y) / spread, (y - mu) / spread
+    safe = torch.where(y > 0, y, 1.0)
+    # kl_div(y, mu ratio), whose difference y - mu ratio is the one above, free of rounding
+    least = (mu * ratio / safe).clamp(max=torch.finfo(mu.dtype).max)
+    own = torch.where(y > 0, difference * log_one_plus_minus_over(-difference / safe, torch.log(least)), mu * ratio)
+    return own - difference * log_one_plus_minus_over(alpha * difference, torch.log(ratio))
 
 
 def negative_binomial_log_prob(y: Tensor, mu: Tensor, alpha: Tensor) -> Tensor:

@@ -61,7 +61,8 @@ def kl_div(x: Tensor, y: Tensor) -> Tensor:
     positive = x > 0
     safe = torch.where(positive, x, 1.0)
     difference = safe - y
-    value = difference * log_one_plus_minus_over(-difference / safe, torch.log(y / safe))
+    ratio = (y / safe).clamp(max=torch.finfo(safe.dtype).max)  # infinite for the least x: its share is nil
+    value = difference * log_one_plus_minus_over(-difference / safe, torch.log(ratio))
     return torch.where(positive, value, y)
 
 

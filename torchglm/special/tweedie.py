@@ -45,7 +45,7 @@ def log_ratio(x: Tensor, y: Tensor) -> Tensor:
     """`log(x / y)` for positive `x`, `y`, to full relative precision where they are close."""
     u = (x - y) / y
     near = u.abs() < 0.5
-    return torch.where(near, torch.log1p(torch.where(near, u, 0.0)), torch.log(x / y))
+    return torch.where(near, torch.log1p(torch.where(near, u, 0.0)), torch.log(x) - torch.log(y))
 
 
 def tweedie_unit_deviance(y: Tensor, mu: Tensor, power: Tensor | float) -> Tensor:
