@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ from torch import Tensor
 from torchglm.fitting.moments import linear_predictor
 from torchglm.fitting.rows import Rows, wide
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
+from torchglm.inference.intervals import mean_limits
+from torchglm.inference.margins import Slice, changes, settle
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
 RATIO_LINKS = ("log", "logit", "cloglog")
-STEP = 1e-4  # of the central differences through a formula, in standard deviations of the variable
 
 
 def coefficients(result: "Result", level: float = 0.95) -> Estimates:
@@ -54,8 +55,7 @@ def standardized(result: "Result", level: float = 0.95, response: bool = False) 
         square = square + (far * (table - shift)).sum(-2)
     deviation = ((square - total.square() / count).clamp(min=0) / (count - 1)).sqrt()
     scale = deviation[:, :-1] / (deviation[:, -1:] if response else 1.0)
-    found = delta(result, lambda coef: coef * scale, result.names, level)
-    return found
+    return delta(result, lambda coef: coef * scale, result.names, level)
 
 
 def repeats(rows: Rows) -> Tensor:
@@ -65,14 +65,6 @@ def repeats(rows: Rows) -> Tensor:
 
 
 # averages over rows ----------------------------------------------------------------------------------------
-
-
-class Slice(NamedTuple):
-    """Rows to average over, how often each counts (B, n), and a design (or its slope) for each quantity."""
-
-    rows: Rows
-    times: Tensor
-    designs: list[Tensor]
 
 
 def _average(result: "Result", slices: Iterator[Slice],
@@ -108,28 +100,16 @@ def marginal_effects(result: "Result", variables: "Sequence[str] | None" = None,
             slope = result.link.inverse_deriv(linear_predictor(part.rows, coef))
             return coef[:, index].unsqueeze(-1) * slope.unsqueeze(-2)
 
-        return estimates(result, *_with_errors(result, *_average(result, _held(result), by_column)), names, level)
-    from torchglm.inference.margins import changes
+        value, slope = _average(result, _held(result), by_column)
+        return estimates(result, value, errors(result, slope), names, level)
+    part, found = changes(result, variables, data, offset)
 
-    names, part, kinds = changes(result, variables, data, offset)
+    def by_variable(part: Slice, coef: Tensor) -> Tensor:
+        means = [result.link(linear_predictor(part.rows._replace(x=x), coef)) for x in part.designs]
+        return torch.stack([(means[one.plus] - means[one.minus]) / one.divisor for one in found], -2)
 
-    def through_formula(part: Slice, coef: Tensor) -> Tensor:
-        slope = result.link.inverse_deriv(linear_predictor(part.rows, coef))
-        found = []
-        for design, kind in zip(part.designs, kinds, strict=True):
-            moved = linear_predictor(part.rows._replace(x=design), coef)
-            if kind == "slope":  # the design holds derivatives, and an offset has none
-                found.append((moved - part.rows.offset) * slope)
-            else:
-                found.append(result.link(moved) - result.link(
-                    linear_predictor(part.rows._replace(x=part.designs[kind]), coef)) if isinstance(kind, int)
-                    else torch.zeros_like(moved))
-        return torch.stack(found, -2)
-
-    value, slope = _average(result, iter([part]), through_formula)
-    shown = [j for j, kind in enumerate(kinds) if kind != "reference"]
-    value, error = _with_errors(result, value[:, shown], slope[:, shown])
-    return estimates(result, value, error, names, level)
+    value, slope = _average(result, iter([part]), by_variable)
+    return estimates(result, value, errors(result, slope), [one.name for one in found], level)
 
 
 def predictions(result: "Result", at: Mapping[str, Any], data: Any = None, offset: Any = None,
@@ -147,8 +127,6 @@ def predictions(result: "Result", at: Mapping[str, Any], data: Any = None, offse
         index = {name: _column(result, name) for name in choices}
         slices = _held(result, [{index[name]: float(value) for name, value in one.items()} for one in settings])
     else:
-        from torchglm.inference.margins import settle
-
         slices = iter([settle(result, settings, data, offset)])
 
     def means(part: Slice, coef: Tensor) -> Tensor:
@@ -159,14 +137,8 @@ def predictions(result: "Result", at: Mapping[str, Any], data: Any = None, offse
     # limits of a mean stay in its range
     eta = result.link.link(found.value)
     half = result.quantile(level).unsqueeze(-1) * found.std_err / result.link.inverse_deriv(eta).abs()
-    from torchglm.inference.intervals import mean_limits
-
     low, high = mean_limits(torch.stack([eta - half, eta + half], -1), eta, result.link, result.family).unbind(-1)
     return replace(found, low=low, high=high)
-
-
-def _with_errors(result: "Result", value: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    return value, errors(result, slope)
 
 
 def _column(result: "Result", name: str) -> int:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchglm import special
+from torchglm.inference.table import Table
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result
@@ -37,21 +38,16 @@ class Estimates:
         value = self.value.exp()
         return replace(self, value=value, std_err=value * self.std_err, low=self.low.exp(), high=self.high.exp())
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """The numbers of each quantity by its name; lists for a batch."""
-        columns = {"value": self.value, "std_err": self.std_err, "low": self.low, "high": self.high,
-                   "statistic": self.statistic, "p_value": self.p_value}
-        return {name: {key: column[..., j].tolist() for key, column in columns.items()}
-                for j, name in enumerate(self.names)}
+    def table(self) -> Table:
+        """The numbers as a table, which prints, gives columns and turns into a frame."""
+        low, high = (f"{100 * share:.4g} %" for share in (0.5 - self.level / 2, 0.5 + self.level / 2))
+        name = "t" if bool(torch.isfinite(self.df).any()) else "z"
+        return Table("Estimates", self.names, {
+            "value": self.value, "std err": self.std_err, low: self.low, high: self.high, name: self.statistic,
+            "p": self.p_value})
 
     def __str__(self) -> str:
-        if self.value.dim() > 1:
-            return f"Estimates of {len(self.names)} quantities in {self.value.shape[:-1].numel()} models"
-        width = max([8, *map(len, self.names)])
-        head = f"{'':{width}}  {'value':>11} {'std err':>11} {'low':>11} {'high':>11}   p (limits at {self.level:.4g})"
-        lines = [f"{name:{width}}  {one['value']:>11.5g} {one['std_err']:>11.4g} {one['low']:>11.5g} "
-                 f"{one['high']:>11.5g}   {one['p_value']:.3g}" for name, one in self.to_dict().items()]
-        return "\n".join([head, *lines])
+        return str(self.table())
 
     __repr__ = __str__
 
