@@ -1,6 +1,5 @@
 """Result: what a fit says, for one model or for a batch of them."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from torch import Tensor
 from torchglm import special
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
-from torchglm.fitting.moments import take_family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
@@ -68,15 +66,9 @@ class Result:
         """One model of a batch (of a flat batch the model, of a deeper one the slice)."""
         if not self._batch:
             raise TypeError("this is one model, not a batch; it has no members.")
-        index = torch.arange(self._batch.numel()).reshape(self._batch)[model]
-        flat = index.reshape(-1).to(self._coef.device)
-        state = {k: v[flat] if isinstance(v, Tensor) else v for k, v in self._state.items()}
-        state["family"] = take_family(self.family, flat if index.dim() else flat[0])
-        state["batch"] = index.shape
-        groups = self.context.get("groups")
-        state["context"] = self.context | {"groups": None, "group": None if groups is None else groups[int(model)]}
-        source = None if self._source is None else [rows.take(flat) for rows in self._source]
-        return Result(state, source)
+        from torchglm.inference.views import member
+
+        return member(self, model)
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -488,18 +480,9 @@ class Result:
 
     def describe(self) -> dict[str, Any]:
         """The facts about the fit as plain numbers, lists and strings."""
-        def plain(value: Tensor) -> Any:
-            return _plain(value.tolist())
+        from torchglm.inference.views import describe
 
-        facts: dict[str, Any] = {
-            "family": str(self.family), "link": self.link.name, "formula": self.formula,
-            "penalty": None if self.penalty is None else str(self.penalty),
-            "dispersion_kind": self.dispersion_kind, "covariance": self.covariance_kind,
-            "status": str(self.status) if not self._batch else [
-                str(Status(code)) for code in self._state["status"].tolist()]}
-        numbers = ("nobs", "rank", "df_resid", "df_null", "deviance", "null_deviance", "pearson_chi2", "dispersion",
-                   "loglik", "aic", "bic", "n_iter", "converged")
-        return facts | {name: plain(getattr(self, name)) for name in numbers}
+        return describe(self)
 
     def on(self, source: Iterable[Rows]) -> "Result":
         """The same fit with these rows behind it."""
@@ -523,9 +506,3 @@ class Result:
     def __repr__(self) -> str:
         many = f", {self._batch.numel()} models" if self._batch else ""
         return f"Result({self.family}, link={self.link.name}, {len(self.names)} coefficients{many})"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,6 +1,6 @@
 """Dispersion and shape by maximum likelihood, with standard errors and profile likelihood limits."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor
 from torchglm import special
 from torchglm.fitting.irls import irls
 from torchglm.fitting.moments import take_family
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.shape import Fitted, dispersion_ml, maximise
 from torchglm.fitting.status import Status
 from torchglm.inference.crossing import crossing
 from torchglm.inference.nested import unpenalised
+from torchglm.inference.refit import lanes
 from torchglm.inference.table import Table
 
 if TYPE_CHECKING:
@@ -22,16 +22,6 @@ if TYPE_CHECKING:
 STEP = 1e-2  # of the five-point second difference, on the log or logit scale
 TOL = 1e-12  # of the refits
 Profile = Callable[[Tensor, Tensor], Tensor]  # models (T,) and a parameter on its own scale (T,) -> log-likelihood
-
-
-class Lanes:
-    """A source seen through models, one for each lane; a model may have several."""
-
-    def __init__(self, source: Iterable[Rows], model: Tensor) -> None:
-        self.source, self.model = source, model
-
-    def __iter__(self) -> Iterator[Rows]:
-        return (rows.take(self.model) for rows in self.source)
 
 
 @torch.no_grad()
@@ -72,7 +62,7 @@ def _dispersion(result: "Result", target: float) -> dict[str, Tensor]:
     best = dispersion_ml(result.source, result.family, result.link, state["coef"], start)
 
     def loglik(model: Tensor, log_phi: Tensor) -> Tensor:
-        fitted = Fitted(_lanes(result, model), result.link, state["coef"][model])
+        fitted = Fitted(lanes(result.source, model), result.link, state["coef"][model])
         return fitted.loglik(take_family(result.family, model), log_phi.exp())
 
     usable = (best > 0) & torch.isfinite(best)
@@ -105,14 +95,14 @@ def _alpha(result: "Result", target: float) -> dict[str, Tensor]:
 def _from_zero(result: "Result", loglik: Profile, edge: Tensor, target: float) -> Tensor:
     """(E, 4) estimate, error and limits of models whose likelihood falls from `alpha = 0` on."""
     squares = torch.zeros_like(edge, dtype=torch.float64)
-    for rows, mu in Fitted(_lanes(result, edge), result.link, result._state["coef"][edge]):
+    for rows, mu in Fitted(lanes(result.source, edge), result.link, result._state["coef"][edge]):
         squares = squares + (rows.weight * mu.square()).sum(-1)
     zero = torch.zeros_like(squares)
     top = loglik(edge, zero.log())
     first = target / (squares / 2).sqrt()  # the information of alpha at 0 is half the sum of the squared means
 
-    def root(lanes: Tensor, value: Tensor) -> Tensor:
-        return (2 * (top[lanes] - loglik(edge[lanes], value.log()))).clamp(min=0).sqrt()
+    def root(which: Tensor, value: Tensor) -> Tensor:
+        return (2 * (top[which] - loglik(edge[which], value.log()))).clamp(min=0).sqrt()
 
     upper = crossing(root, first, torch.full_like(zero, torch.nan), target)
     return torch.stack([zero, zero * torch.nan, zero, upper], -1)
@@ -137,7 +127,7 @@ def _power(result: "Result", target: float) -> dict[str, Tensor]:
 
 def _refitted(result: "Result", model: Tensor, name: str, value: Tensor, log_phi: "Tensor | None") -> Tensor:
     """(T,) the log-likelihood with a shape parameter at a value, coefficients (and a dispersion) at their maximum."""
-    family, source = take_family(result.family, model).with_parameters({name: value}), _lanes(result, model)
+    family, source = take_family(result.family, model).with_parameters({name: value}), lanes(result.source, model)
     start = result._state["coef"][model]
     solution = irls(source, family, result.link, start=start, tol=TOL)
     fitted = Fitted(source, result.link, solution.coef)
@@ -145,11 +135,6 @@ def _refitted(result: "Result", model: Tensor, name: str, value: Tensor, log_phi
         return fitted.loglik(family, torch.ones_like(value))
     best = maximise(lambda at: fitted.loglik(family, at.exp()), log_phi, -100.0, 100.0)
     return fitted.loglik(family, best.exp())
-
-
-def _lanes(result: "Result", model: Tensor) -> Iterable[Rows]:
-    lanes = Lanes(result.source, model)
-    return list(lanes) if isinstance(result.source, list) else lanes
 
 
 def _limits(loglik: Profile, centre: Tensor, target: float) -> Tensor:
@@ -168,8 +153,8 @@ def _limits(loglik: Profile, centre: Tensor, target: float) -> Tensor:
     best = top.repeat(2)
     scale = torch.where(torch.isfinite(error), error, 1.0).repeat(2)
 
-    def root(lanes: Tensor, distance: Tensor) -> Tensor:
-        fall = best[lanes] - loglik(lane[lanes], centre[lane[lanes]] + side[lanes] * distance)
+    def root(which: Tensor, distance: Tensor) -> Tensor:
+        fall = best[which] - loglik(lane[which], centre[lane[which]] + side[which] * distance)
         return (2 * fall).clamp(min=0).sqrt()
 
     distance = (side * crossing(root, target * scale, error.repeat(2), target)).reshape(2, -1)
