@@ -135,6 +135,16 @@ def test_streamed_rows_give_the_robust_errors_of_rows_in_memory(kind: str) -> No
                                rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_with_repeats_counts_as_that_many_rows(kind: str) -> None:
+    x, y, firm, _ = sample()
+    freq = torch.arange(60) % 4  # some rows not at all
+    labels, repeated = (firm, firm.repeat_interleave(freq)) if kind == "cluster" else (None, None)
+    weighted = poisson(x, y, freq=freq).robust(kind, clusters=labels)
+    long = poisson(x.repeat_interleave(freq, 0), y.repeat_interleave(freq)).robust(kind, clusters=repeated)
+    torch.testing.assert_close(weighted.std_err, long.std_err, rtol=1e-9, atol=0)
+
+
 def test_a_robust_result_is_saved_with_its_covariance(tmp_path: Path) -> None:
     x, y, firm, _ = sample()
     robust = poisson(x, y).robust("cluster", clusters=firm)

@@ -423,6 +423,44 @@ def test_a_batch_says_what_its_members_say(family: str, shared: bool) -> None:
             torch.testing.assert_close(many[name][i], value, rtol=1e-6, atol=1e-9, equal_nan=True, msg=name)
 
 
+@pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+def test_a_model_that_was_not_fitted_has_no_tests_and_leaves_the_others_theirs() -> None:
+    x, y = design()
+    bad = y.clone()
+    bad[3] = math.nan
+    both = torch.stack([y, bad])
+    many, one = (everything(poisson(x, z), poisson(x[:, :1], z), x) for z in (both, y))
+    for name, value in one.items():
+        torch.testing.assert_close(many[name][0], value, rtol=1e-9, atol=1e-9, equal_nan=True, msg=name)
+        assert torch.isnan(many[name][1]).all() or name.endswith("df"), name
+
+
+@pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+def test_tables_say_where_a_fit_behind_them_failed() -> None:
+    x = torch.arange(12.0, dtype=torch.float64).unsqueeze(-1)
+    separated = torchglm.fit(x, (x[:, 0] > 5).double(), family="binomial")
+    assert "1 of the 2 fits" in str(separated.anova()) and not poisson(*design()).drop1().notes
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_fit_on_a_gpu_says_what_it_says_on_the_cpu() -> None:
+    x, y = design()
+
+    def said(device: str) -> dict[str, Tensor]:
+        here, there = x.to(device), torch.stack([y, y.flip(0)]).square().to(device)
+        result, small = (torchglm.fit(z, there, family=torchglm.NegativeBinomial(), tol=1e-12) for z in (
+            here, here[:, :1]))
+        clustered = result.robust("cluster", clusters=(torch.arange(90) % 9, torch.arange(90) % 7))
+        return everything(result, small, here) | {
+            "profile": result.conf_int(method="profile"), "cluster": clustered.p_value,
+            "shape": result.shape_parameters()["upper"], "HC3": result.robust().wald("x0 = x1").p_value}
+
+    on_cpu = said("cpu")
+    for name, value in said("cuda").items():
+        torch.testing.assert_close(value.cpu(), on_cpu[name], rtol=1e-6, atol=1e-9, equal_nan=True, msg=name)
+
+
 def test_streamed_rows_give_the_tests_of_rows_in_memory() -> None:
     x, y = design()
     held = everything(poisson(x, y), poisson(x[:, :1], y), x)

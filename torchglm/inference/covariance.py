@@ -67,15 +67,16 @@ def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Te
     """(B, p, p) the sandwich `A^-1 (sum u^2 x x') A^-1` of White, with the corrections HC0 to HC3.
 
     `u` is the weighted score of a row, `A` the expected information; HC1 multiplies by `n / (n - p)`, HC2 and
-    HC3 divide `u^2` by `1 - h` and `(1 - h)^2`. Source: Zeileis (2006), J. Stat. Software 16(9).
+    HC3 divide `u^2` by `1 - h` and `(1 - h)^2`; a row repeated by `freq` counts as that many rows.
+    Source: Zeileis (2006), J. Stat. Software 16(9).
     """
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
     meat = torch.zeros_like(root)
     for values in row_values(source, family, link, coef):
-        square = values.score.square()
+        square = values.score.square() / values.repeats
         if power:
             # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said
-            left = 1 - leverage(values, root)
+            left = 1 - leverage(values, root) / values.repeats
             square = square / torch.where(left > 1e-9, left, torch.nan).pow(power)
         meat = meat + gram(values.rows, torch.where(values.used, square, 0.0))
     scale = (nobs / (nobs - rank))[:, None, None] if kind == "HC1" else 1.0

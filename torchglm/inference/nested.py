@@ -184,7 +184,8 @@ def _scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Ten
     """The score statistic on the directions that the added columns bring, and their number (NaN for none)."""
     size = own.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     scale = torch.where(size > 0, size, 1.0)
-    values, vectors = torch.linalg.eigh(left / scale.unsqueeze(-1) / scale.unsqueeze(-2))
+    scaled = left / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0))
     new = values > DEPENDENT
     along = (vectors.mT @ (score / scale).unsqueeze(-1)).squeeze(-1)
     df = new.sum(-1).to(score.dtype)

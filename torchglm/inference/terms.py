@@ -49,7 +49,7 @@ def anova(result: "Result", type: "int | str" = 1, terms: "Terms | None" = None)
     columns = {"df": table["df"], "deviance": table["deviance"],
                "resid_df": torch.stack([result.nobs - fits.rank(c) for c in shown], -1),
                "resid_deviance": torch.stack([fits.deviance(c) for c in shown], -1)} | table
-    return Table(f"Analysis of deviance, type {TYPES[type]}", list(named), columns)
+    return Table(f"Analysis of deviance, type {TYPES[type]}", list(named), columns, fits.notes())
 
 
 def drop1(result: "Result", terms: "Terms | None" = None) -> Table:
@@ -71,7 +71,7 @@ def drop1(result: "Result", terms: "Terms | None" = None) -> Table:
                "deviance": torch.stack([result.deviance, *(fits.deviance(small) for small, _ in pairs)], -1),
                "aic": torch.stack([result.aic, *(fits(small).aic for small, _ in pairs)], -1)}
     columns |= {key: torch.cat([none, tested[key]], -1) for key in tested if key not in columns}
-    return Table("Single terms dropped", ["<none>", *free], columns)
+    return Table("Single terms dropped", ["<none>", *free], columns, fits.notes())
 
 
 class _Fits:
@@ -85,6 +85,14 @@ class _Fits:
         if columns not in self.made:
             self.made[columns] = submodel(self.result, columns)
         return self.made[columns]
+
+    def notes(self) -> tuple[str, ...]:
+        """A sentence where a fit did not end at a regular maximum: its deviance is then not one."""
+        failed = torch.stack([~fit.converged for fit in self.made.values()])
+        if not bool(failed.any()):
+            return ()
+        return (f"{int(failed.sum())} of the {failed.numel()} fits behind this table did not converge; their tests are "
+                "doubtful.",)
 
     def deviance(self, columns: tuple[int, ...]) -> Tensor:
         return self(columns).deviance
