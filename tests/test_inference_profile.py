@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,9 @@ from test_reference import fitted
 
 import torchglm
 from torchglm import FitWarning, Result
+from torchglm.fitting.irls import irls
+from torchglm.fitting.rows import Rows
+from torchglm.fitting.search import Solution
 
 EXPECTED = json.loads((Path(__file__).parent / "reference_inference" / "expected.json").read_text())
 Z = 1.959963984540054
@@ -104,6 +107,23 @@ def test_pieces_and_lanes_of_little_room_change_nothing(monkeypatch: pytest.Monk
     for module in ("refit", "profile"):
         monkeypatch.setattr(f"torchglm.inference.{module}.ROOM", 400)
     torch.testing.assert_close(profile(result), whole, rtol=1e-9, atol=1e-9)
+
+
+def test_no_piece_of_a_refitted_design_takes_more_than_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = counts(n=5000)
+    result = torchglm.fit(x, y, family="poisson")
+    sizes = []
+
+    def watched(source: Iterable[Rows], *args: object, **options: object) -> Solution:
+        assert not isinstance(source, list)
+        sizes.append(max(rows.x.numel() for rows in source))
+        return irls(source, *args, **options)  # type: ignore[arg-type]
+
+    for module in ("refit", "profile"):
+        monkeypatch.setattr(f"torchglm.inference.{module}.ROOM", 4000)
+    monkeypatch.setattr("torchglm.inference.profile.irls", watched)
+    profile(result)
+    assert sizes and max(sizes) <= 4000
 
 
 def test_a_separated_coefficient_has_an_infinite_limit_on_one_side() -> None:

@@ -71,7 +71,7 @@ class _Profile:
         self.family, self.link, self.side, self.model = result.family, result.link, side, model
         coef, root = state["coef"][model], state["root"][model]
         self.held = Held(result.source, model, column, state["keep"])
-        self.in_memory = isinstance(result.source, list)
+        self.rows = sum(rows.y.shape[-1] for rows in result.source) if isinstance(result.source, list) else None
         self.deviance, self.phi = state["deviance"][model], state["dispersion"][model]
         self.centre = coef[lane, column]
         self.others = torch.gather(coef, 1, self.held.others)
@@ -91,8 +91,8 @@ class _Profile:
         """(T,) the root of the scaled rise of the deviance at distances from the estimate."""
         held = self.held.at(lanes, self.centre[lanes] + self.side[lanes] * distance)
         start = self.others[lanes] + self.slope[lanes] * distance.unsqueeze(-1)
-        small = lanes.numel() * self.others.shape[-1] * 64 <= ROOM
-        source = list(held) if self.in_memory and small else held
+        small = self.rows is not None and lanes.numel() * self.others.shape[-1] * self.rows <= ROOM
+        source = list(held) if small else held
         coef, deviance, status = self._refit(source, lanes, start)
         if bool((status == int(Status.STALLED)).any()):
             again, other, ended = self._refit(source, lanes, None)
