@@ -35,6 +35,15 @@ class Poisson(Family):
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return 2 * special.kl_div(y, mu)
 
+    def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+        return torch.xlogy(y, y / mu) - (y - mu)
+
+    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
+                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+        if self.is_canonical(link):
+            return y - mu, mu
+        return super().score_and_weight(y, eta, mu, link, observed)
+
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         return link(eta) - product(y, link.log_inverse(eta))
 

@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from torchglm import distributions as exact
 from torchglm import special
-from torchglm.families.arithmetic import like, log_less_excess
+from torchglm.families.arithmetic import any_observed, like, log_less_excess, mask
 from torchglm.families.base import Family
 from torchglm.links import Link
 
@@ -35,6 +35,19 @@ class Gamma(Family):
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return -2 * log_less_excess(y, mu)
+
+    def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+        ratio = y / mu
+        return ratio - 1 - ratio.log()
+
+    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
+                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+        relative = link.relative_slope(eta)
+        score, weight = (y / mu - 1) * relative, relative.square()
+        if not self.is_canonical(link) and any_observed(observed):
+            bend = link.inverse_curvature(eta) - 2 * relative
+            weight = torch.where(mask(observed, weight), weight - score * bend, weight)
+        return score, weight
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         log_mean = link.log_inverse(eta)

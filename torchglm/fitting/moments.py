@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.rows import Rows, to_float64, whole
-from torchglm.fitting.workers import spread
+from torchglm.fitting.workers import scratch, spread
 from torchglm.links import Link
 
 
@@ -23,7 +23,8 @@ class Moments:
     """What one pass leaves behind, for `B` models; `a + b` are the moments of the rows of both.
 
     Fields, with the row weight `w`, the score `s = dl/deta` and the information `W` per row:
-    `gram` (B, p, p) sum of `w W x x'`; `score` (B, p) sum of `w s x`; `objective` (B,) half the deviance;
+    `gram` (B, p, p) sum of `w W x x'`; `score` (B, p) sum of `w s x`; `objective` (B,) half the deviance, to its last
+    digits where the pass reports;
     `scale` (B,) sum of `w W eta^2`; `invalid` (B,) rows whose mean is outside the family's range;
     `weight`, `count` and `response` (B,) sum of `w`, the rows of positive weight (their repeats) and sum of `w y`
     (where the pass is the first or reports); `pearson` (B,) sum of `w (y - mu)^2 / V` and `change` (B,) the largest
@@ -86,7 +87,7 @@ class Point:
     observed information; `factor` carries a QR factor beside the Gram; `before` (B, p) are the coefficients
     against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead; `fence`
     is the strength of a logarithmic barrier that keeps `eta` off the edges of its range; `census` counts the rows
-    as the first pass and a report do.
+    as the first pass and a report do; without `curved` the Gram, the dear part, is left out (zero).
     """
 
     coef: "Tensor | None" = None
@@ -96,6 +97,7 @@ class Point:
     constant: "Tensor | None" = None
     fence: float = 0.0
     census: bool = False
+    curved: bool = True
 
 
 def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, models: int, p: int,
@@ -182,7 +184,8 @@ def _block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mom
     eta, observed = _predictor(rows, point, family, link)
     mu = link(eta)
     score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
-    half = family.half_deviance(rows.y, eta, mu, link)
+    deviance = family.half_deviance if point.before is not None else family.rough_half_deviance
+    half = deviance(rows.y, eta, mu, link)
     if point.fence:
         half, score, information = _fenced(half, score, information, eta, point.fence, family, link)
     if point.before is not None and link.name == "identity" and family.is_canonical(link) and point.coef is not None:
@@ -203,7 +206,8 @@ def _block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mom
     weight, count, response = _census(rows, family) if counted else (none,) * 3
     pearson, change = _report(rows, eta, mu, point.before, family) if point.before is not None else (none, none)
     factor = _factor(rows, score, information) if point.factor else None
-    return Moments(gram(rows, information), project(rows, score), half.sum(-1), scale, bad, weight, count, response,
+    curvature = gram(rows, information) if point.curved else mu.new_zeros(mu.shape[0], rows.columns, rows.columns)
+    return Moments(curvature, project(rows, score), half.sum(-1), scale, bad, weight, count, response,
                    pearson, change, factor)
 
 
@@ -307,7 +311,7 @@ def gram(rows: Rows, weight: Tensor) -> Tensor:
     """
     if rows.shared and weight.shape[0] == 1 and weight.device.type == "cpu" and not bool((weight < 0).any()):
         first = int(rows.intercept)
-        half = torch.empty(rows.x.shape[0], rows.columns, dtype=torch.float64)
+        half = scratch(rows.x.shape[0], rows.columns)
         root = weight[0].sqrt().unsqueeze(-1)
         half[:, :first] = root
         torch.mul(rows.x, root, out=half[:, first:])

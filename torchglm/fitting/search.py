@@ -5,6 +5,7 @@ and a halved step where the objective rises or a mean leaves its range (Marschne
 Every pass is a trial: it yields the objective at the trial point and the sums for the next step.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting import linalg
-from torchglm.fitting.moments import Moments, Point, fold, take_family
+from torchglm.fitting.moments import Moments, Point, edges, fold, take_family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.quadratic import soft_step
 from torchglm.fitting.rows import Rows
@@ -26,6 +27,10 @@ STEADY = 1e-3  # a converged step moves no linear predictor by more than this sh
 DRIFT = 5  # as many steps that gain nothing while eta keeps moving are separation
 SHORTEST = 2.0**-40
 ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
+NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
+CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
+ARRIVED = 1e-4  # share of the tolerance that a step with a Gram of its own may still show after such steps
+CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 EPS = torch.finfo(torch.float64).eps
 
 
@@ -58,10 +63,13 @@ class Search:
     objective: Tensor
     first: Tensor  # half the deviance at the first point
     total: Tensor  # sum of the weights
+    volume: Tensor  # sum of the responses, each with its weight
     factored: Tensor  # the condition asks for a QR factor
     fisher: Tensor  # accepted steps for which the expected information is kept
     delta: Tensor
     decrement: Tensor
+    light: Tensor  # the next pass needs no Gram
+    stale: Tensor  # the Gram at hand is that of an earlier point
     step: Tensor
     closing: Tensor  # the next pass is the last if the step is small
     refresh: Tensor  # the next pass re-evaluates this point with other curvature
@@ -88,6 +96,11 @@ class Solver:
         self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
         self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
         self.canonical = family.is_canonical(link) and not fence
+        smooth = penalty is None or penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
+        open_ended = not any(map(math.isfinite, edges(family, link)))
+        # one model over rows in memory: the Gram is the dearest part of a pass
+        self.chord = (self.models == 1 and isinstance(source, list) and self.p >= CHORD_COLUMNS and smooth
+                      and open_ended)
 
     def fold(self, point: Point, models: int) -> Moments:
         """A pass over the rows of the models still fitted."""
@@ -120,14 +133,21 @@ class Solver:
         trial = s.coef + s.step.unsqueeze(-1) * s.delta
         observed = False if self.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
         report = bool(s.closing.any()) or bool((s.n_iter + 1 >= self.max_iter).any())
-        moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None),
-                            s.lane.numel())
+        light = bool(s.light.all()) and not report
+        moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None,
+                                  curved=not light), s.lane.numel())
+        if light:
+            moments = replace(moments, gram=s.moments.gram)
         objective = self.objective(moments, trial, s.total)
         noise = SLACK * s.objective.abs() + self.floor(s.moments) + self.rounding(s)
         accepted = moments.valid & (objective <= s.objective + noise)
         gain = s.objective - objective
         s = self._accept(s, trial, moments, objective, accepted)
         steady = moments.change <= STEADY
+        if bool((s.stale & s.closing).any()):
+            s, verified = self._verify(s, accepted & steady)
+            steady = steady & verified
+        s.stale = torch.where(accepted, torch.full_like(s.stale, light), s.stale)
         done = torch.full_like(s.lane, -1)
         done[s.closing & accepted & steady] = int(Status.CONVERGED)
         s.drift = torch.where(s.closing & accepted & ~steady, s.drift + 1, s.drift)
@@ -146,6 +166,17 @@ class Solver:
         moving = (moments.change > 10 * STEADY) & (s.n_iter >= 20)
         done[limit] = torch.where(moving, int(Status.SEPARATED), int(Status.ITERATION_LIMIT))[limit]
         return self._settle(s, accepted, done, out)
+
+    def _verify(self, s: Search, arrived: Tensor) -> tuple[Search, Tensor]:
+        """Judge arrivals by steps with an earlier Gram once more with their own, and take the step it shows.
+
+        That step is the square of a small one: the sums at hand are those of its end, to their last digits.
+        """
+        delta, decrement, inverse = self.direction(s.moments, s.coef, s.keep, s.factored, s.total)
+        verified = arrived & inverse.positive & self.small(replace(s, decrement=decrement), ARRIVED * self.tol)
+        coef = torch.where(verified.unsqueeze(-1), s.coef + delta, s.coef)
+        objective = torch.where(verified, s.moments.objective - decrement / 2, s.moments.objective)
+        return replace(s, coef=coef, moments=replace(s.moments, objective=objective)), verified
 
     def _accept(self, s: Search, trial: Tensor, moments: Moments, objective: Tensor,
                 accepted: Tensor) -> Search:
@@ -175,7 +206,7 @@ class Solver:
         if s.lane.numel() == 0 or not bool(accepted.any()):
             return s
         aimed = self.aim(s)
-        for name in ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored"):
+        for name in ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored", "light"):
             new, old = getattr(aimed, name), getattr(s, name)
             mask = accepted if new.dim() == 1 else accepted.unsqueeze(-1)
             setattr(aimed, name, torch.where(mask, new, old))
@@ -194,6 +225,9 @@ class Solver:
                         step=torch.ones_like(s.step), refresh=refresh, fisher=fisher, factored=factored,
                         hit=torch.zeros_like(s.hit))
         aimed.closing = self.small(aimed, self.tol) & ~refresh
+        if self.chord:
+            near = decrement <= NEAR**2 * s.total
+            aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
         return aimed
 
     def small(self, s: Search, tol: float) -> Tensor:
@@ -208,9 +242,9 @@ class Solver:
 
     @staticmethod
     def rounding(s: Search) -> Tensor:
-        """What rounding of the terms `x_j coef_j`, which may cancel in `eta`, does to the objective."""
+        """What rounding does to the objective: of the terms `x_j coef_j`, which may cancel in `eta`, and of `y`."""
         terms = (s.coef.square() * s.moments.gram.diagonal(dim1=-2, dim2=-1).abs()).sum(-1)
-        return 4 * EPS * (terms * s.objective.abs()).sqrt()
+        return 4 * EPS * ((terms * s.objective.abs()).sqrt() + s.volume)
 
     def objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
         if self.penalty is None:

@@ -27,15 +27,14 @@ def resume(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
     """The search at coefficients that a fit of some of the rows has found: all columns are known to be independent."""
     no = torch.zeros_like(lane, dtype=torch.bool)
     moments = solver.fold(replace(_first_point(solver, coef, no), census=True), lane.numel())
-    return solver.aim(_search(solver, lane, coef, torch.ones_like(coef, dtype=torch.bool), moments, moments.weight, no))
+    return solver.aim(_search(solver, lane, coef, torch.ones_like(coef, dtype=torch.bool), moments, moments, no))
 
 
 def at_coefficients(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
     """The search at given coefficients, aliased columns known, before any step is aimed."""
     keep, factored, first = _columns(solver, lane.numel())
     point = Point(coef, False, bool(factored.any()))
-    return _search(solver, lane, torch.where(keep, coef, 0.0), keep, solver.fold(point, lane.numel()), first.weight,
-                   factored)
+    return _search(solver, lane, torch.where(keep, coef, 0.0), keep, solver.fold(point, lane.numel()), first, factored)
 
 
 def _point(solver: Solver, lane: Tensor, start: "Tensor | None") -> tuple[Search, Tensor]:
@@ -48,16 +47,20 @@ def _point(solver: Solver, lane: Tensor, start: "Tensor | None") -> tuple[Search
     moments, coef, usable = _valid_start(solver, coef, keep, factored, mean, total, start is not None)
     if start is None:
         moments, coef = _better_start(solver, moments, coef, keep, factored, mean, total)
-    return _search(solver, lane, coef, keep, moments, total, factored), usable
+    return _search(solver, lane, coef, keep, moments, first, factored), usable
 
 
-def _search(solver: Solver, lane: Tensor, coef: Tensor, keep: Tensor, moments: Moments, total: Tensor,
+def _search(solver: Solver, lane: Tensor, coef: Tensor, keep: Tensor, moments: Moments, census: Moments,
             factored: Tensor) -> Search:
-    """A search that has made no step."""
+    """A search that has made no step; the rows were counted in `census`."""
+    total = census.weight
     whole, no = torch.zeros_like(lane), torch.zeros_like(lane, dtype=torch.bool)
-    return Search(lane, coef, keep, moments, solver.objective(moments, coef, total), moments.objective.clone(), total,
-                  factored, whole.clone(), torch.zeros_like(coef), torch.zeros_like(total), torch.ones_like(total), no,
-                  no, whole, whole.clone(), no, no, whole.clone(), whole.clone())
+    zero = torch.zeros_like(total)
+    return Search(
+        lane=lane, coef=coef, keep=keep, moments=moments, objective=solver.objective(moments, coef, total),
+        first=moments.objective.clone(), total=total, volume=census.response.abs(), factored=factored, fisher=whole,
+        delta=torch.zeros_like(coef), decrement=zero, light=no, stale=no, step=torch.ones_like(total), closing=no,
+        refresh=no, drift=whole, stagnant=whole, hit=no, cut=no, shortened=whole, n_iter=whole.clone())
 
 
 def _columns(solver: Solver, models: int) -> tuple[Tensor, Tensor, Moments]:

@@ -45,6 +45,17 @@ def _alone(ready: threading.Barrier) -> None:
 _pool = _Pool()
 
 
+_local = threading.local()
+
+
+def scratch(rows: int, columns: int) -> torch.Tensor:
+    """A float64 matrix `(rows, columns)` on the CPU to be overwritten at once: each thread has one, used again."""
+    held: torch.Tensor | None = getattr(_local, "held", None)
+    if held is None or held.numel() < rows * columns:
+        held = _local.held = torch.empty(rows * columns, dtype=torch.float64)
+    return held[:rows * columns].view(rows, columns)
+
+
 def spread(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> list[Value]:
     """`work` on contiguous parts of `items`, a part for each thread; the results in the order of the parts."""
     size = min(torch.get_num_threads(), len(items))
