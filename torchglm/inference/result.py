@@ -14,12 +14,14 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
+from torchglm.inference import collinearity, diagnostics, effects, fitness, influence, rowwise
 from torchglm.inference import covariance as sandwich
-from torchglm.inference import effects, influence, rowwise
+from torchglm.inference.check import Check, check
 from torchglm.inference.estimates import Estimates, delta
 from torchglm.inference.intervals import predict_interval
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import quantile_residuals
+from torchglm.inference.separation import Separation, separation
 from torchglm.inference.table import Outcome, Table
 from torchglm.links import Link
 
@@ -452,6 +454,52 @@ class Result:
     def contrasts(self, factor: str, level: float = 0.95) -> "Estimates":
         """(*B, k) differences between the levels of a factor, see `effects.contrasts`."""
         return effects.contrasts(self, factor, level)
+
+    # does the model hold -----------------------------------------------------------------------------------
+
+    def check(self, level: float = 0.05) -> Check:
+        """What speaks against the model, in plain sentences with what to try; see `check.check`."""
+        return check(self, level)
+
+    def link_test(self) -> Outcome:
+        """(*B) Pregibon's test of the link, see `diagnostics.link_test`."""
+        return diagnostics.link_test(self)
+
+    def power_link_test(self) -> Outcome:
+        """(*B) the score test along the power links, see `diagnostics.power_link_test`."""
+        return diagnostics.power_link_test(self)
+
+    def dispersion_test(self, kind: str = "dean") -> Outcome:
+        """(*B) over- or under-dispersion of counts: `dean`, `nb1` or `nb2`; see `diagnostics.dispersion_test`."""
+        return diagnostics.dispersion_test(self, kind)
+
+    def zero_test(self) -> Outcome:
+        """(*B) the zeros seen against those expected, see `diagnostics.zero_test`."""
+        return diagnostics.zero_test(self)
+
+    def variance_test(self) -> Outcome:
+        """(*B) the variance function against the residuals, see `diagnostics.variance_test`."""
+        return diagnostics.variance_test(self)
+
+    def goodness_of_fit(self, kind: str = "deviance") -> Outcome:
+        """(*B) deviance or Pearson's statistic against chi-squared, see `fitness.goodness_of_fit`."""
+        return fitness.goodness_of_fit(self, kind)
+
+    def hosmer_lemeshow(self, groups: int = 10) -> Outcome:
+        """(*B) calibration of probabilities by groups, see `fitness.hosmer_lemeshow`."""
+        return fitness.hosmer_lemeshow(self, groups)
+
+    def separation(self) -> Separation:
+        """The direction along which the likelihood rises for ever, if any; see `separation.separation`."""
+        return separation(self)
+
+    def vif(self) -> dict[str, Tensor]:
+        """(*B) by term how many times its variances are inflated, see `collinearity.vif`."""
+        return collinearity.vif(self)
+
+    def condition_indices(self) -> Tensor:
+        """(*B, p) of the scaled design in rising order, see `collinearity.condition_indices`."""
+        return collinearity.condition_indices(self)
 
     # for people --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,215 @@
+"""Does the model hold? The tests that apply, in one pass, and what they found in plain sentences."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.status import Status
+from torchglm.inference import sentences
+from torchglm.inference.adjust import adjust
+from torchglm.inference.collinearity import vif
+from torchglm.inference.diagnostics import has_zeros
+from torchglm.inference.rowwise import RowValues, leverage, residuals
+from torchglm.inference.screening import LinkTest, PowerLink, link_power, run
+from torchglm.inference.separation import Separation, separation
+from torchglm.inference.spread import Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.table import Outcome, Table
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+INFLATED = 10.0  # a variance inflation worth a sentence
+MOVING = 1.0  # a Cook's distance worth a sentence
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: what (`topic`), its number, its adjusted p-value where it is a test, a sentence, and a try."""
+
+    topic: str
+    value: float
+    p_value: "float | None"
+    sentence: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.advice}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `Result.check` found: `findings` of each model (flat), the tests behind them, and their level.
+
+    `check[i]` is that of one model of a batch; `tests` maps topics to outcomes `(*B)` and `adjusted` to p-values
+    corrected for the number of tests. Prints as sentences.
+    """
+
+    title: str
+    level: float
+    findings: list[list[Finding]]
+    tests: dict[str, Outcome]
+    adjusted: dict[str, Tensor]
+    batch: torch.Size
+
+    @property
+    def silent(self) -> Tensor:
+        """(*B) True where nothing was found."""
+        return torch.tensor([not one for one in self.findings]).reshape(self.batch)
+
+    def found(self, topic: str) -> Tensor:
+        """(*B) True where something was found on a topic."""
+        return torch.tensor([any(f.topic == topic for f in one) for one in self.findings]).reshape(self.batch)
+
+    def __getitem__(self, model: int) -> "Check":
+        if not self.batch:
+            raise TypeError("this check is of one model, not of a batch.")
+        index = torch.arange(self.batch.numel()).reshape(self.batch)[model]
+        return Check(self.title, self.level, [self.findings[i] for i in index.reshape(-1).tolist()],
+                     {topic: test[model] for topic, test in self.tests.items()},
+                     {topic: p[model] for topic, p in self.adjusted.items()}, index.shape)
+
+    def table(self) -> Table:
+        """The tests with their statistics, p-values and adjusted p-values."""
+        tests = list(self.tests.values())
+        columns = {"statistic": [t.statistic for t in tests], "p": [t.p_value for t in tests],
+                   "p adjusted": list(self.adjusted.values())}
+        return Table("Checks", list(self.tests), {k: torch.stack(v, -1) for k, v in columns.items() if v})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the title, the level, the tests, and the findings (a list of them for each model of a batch)."""
+        found = [[vars(finding) for finding in one] for one in self.findings]
+        return {"title": self.title, "level": self.level, "findings": found if self.batch else found[0],
+                "tests": {topic: test.to_dict() | {"p_adjusted": self.adjusted[topic].tolist()}
+                          for topic, test in self.tests.items()}}
+
+    def __str__(self) -> str:
+        asked = f"{len(self.tests)} test{'s' * (len(self.tests) != 1)} ({', '.join(self.tests)})"
+        if not self.batch:
+            found = self.findings[0]
+            if not found:
+                return f"{self.title}: nothing found by {asked} at {self.level:.3g} together."
+            lines = [f"{i}. {finding.sentence}\n   {finding.advice}" for i, finding in enumerate(found, 1)]
+            return "\n".join([f"{self.title}: {len(found)} finding{'s' * (len(found) != 1)}.", *lines])
+        models = len(self.findings)
+        topics = list(dict.fromkeys(f.topic for one in self.findings for f in one))
+        lines = [f"  {topic}: {int(self.found(topic).sum())} of {models}" for topic in topics]
+        quiet = f"{int(self.silent.sum())} of {models} models without a finding by {asked}"
+        return "\n".join([f"{self.title}: {quiet} at {self.level:.3g} together for each.", *lines])
+
+    __repr__ = __str__
+
+
+class Influence:
+    """The largest Cook's distance of each model, where it is, and the leverage there."""
+
+    def __init__(self, result: "Result") -> None:
+        self.result = result
+        self.largest = torch.zeros_like(result._state["deviance"])
+        self.row = torch.zeros_like(self.largest, dtype=torch.int64)
+        self.leverage, self.seen = self.largest.clone(), 0
+
+    def add(self, values: RowValues) -> None:
+        state = self.result._state
+        h = leverage(values, state["root"])
+        pearson = residuals(values, self.result.family, self.result.link, "pearson")
+        scale = (state["dispersion"] * state["rank"]).unsqueeze(-1)
+        left = torch.where(1 - h > 1e-9, 1 - h, torch.inf)  # a row fitted exactly has no distance
+        cook = torch.nan_to_num((pearson / left).square() * h / scale, 0.0, 0.0, 0.0)
+        top, place = cook.max(-1)
+        better = top > self.largest
+        self.largest = torch.where(better, top, self.largest)
+        self.row = torch.where(better, place + self.seen, self.row)
+        self.leverage = torch.where(better, h.gather(-1, place.unsqueeze(-1))[:, 0], self.leverage)
+        self.seen += values.mu.shape[-1]
+
+
+def screens_of(result: "Result") -> dict[str, Any]:
+    """The tests that apply to a fit, by topic."""
+    made: dict[str, Any] = {"link": LinkTest(result)}
+    if result.family.name in Overdispersion.FAMILIES and result.dispersion_kind == "fixed":
+        made["dispersion"] = Overdispersion(result)
+    if has_zeros(result):
+        made["zeros"] = ZeroCount(result)
+    if result.family.has_dispersion:
+        made["variance"] = VarianceTrend(result)
+    return made
+
+
+@torch.no_grad()
+def check(result: "Result", level: float = 0.05) -> Check:
+    """Ask whether the model holds, and say what speaks against it; see `Check`.
+
+    The tests that apply (link; dispersion and zeros of counts; variance against the mean where the dispersion is
+    estimated) are held at `level` together, by Holm's adjustment: on a right model with enough rows nothing is found
+    in about `1 - level` of cases or more. Beside them stand facts about the fit that need no test: how it ended, the
+    direction of a separation, aliased and nearly dependent columns, a row that moves the coefficients by itself.
+    Over-dispersed counts widen the link test, so that one fault is not told as two. Models that did not converge are
+    not tested. One pass over the rows, and three more where a model is separated.
+    Raises `ValueError` for a level outside (0, 1) and without rows.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.05 is 5 %.")
+    screens = screens_of(result)
+    power, moving = PowerLink(result), Influence(result)
+    asked = [*screens.values(), moving, *([power] if link_power(result) is not None else [])]
+    run(result, asked)
+    fine = result._out(result._state["status"] == int(Status.CONVERGED))
+    outcomes = {topic: screen.outcome() for topic, screen in screens.items()}
+    outcomes["link"] = screens["link"].outcome(_inflation(result))
+    tests = {topic: _where(outcome, fine) for topic, outcome in outcomes.items()}
+    adjusted = adjust(torch.stack([test.p_value for test in tests.values()], -1), "holm")
+    p_values = dict(zip(tests, adjusted.unbind(-1), strict=True))
+    separated = None
+    if bool((result._state["status"] == int(Status.SEPARATED)).any()):
+        separated = separation(result)
+    inflation = {name: value.reshape(-1) for name, value in vif(result).items()}
+    findings = []
+    for i in range(result._state["deviance"].shape[0]):
+        one = [*_ending(result, i, separated), *_columns(result, i, inflation)]
+        for topic, p in p_values.items():
+            if float(p.reshape(-1)[i]) < level:
+                made = getattr(sentences, topic)(result, screens[topic], power, i, float(p.reshape(-1)[i]))
+                one.append(Finding(topic, float(tests[topic].statistic.reshape(-1)[i]), float(p.reshape(-1)[i]), *made))
+        if float(moving.largest[i]) > MOVING and bool(fine.reshape(-1)[i]):
+            one.append(Finding("influence", float(moving.largest[i]), None, *sentences.influence(moving, i)))
+        findings.append(one)
+    title = f"Check of {result.family}, link {result.link.name}"
+    return Check(title, level, findings, tests, p_values, result.batch_shape)
+
+
+def _inflation(result: "Result") -> "Tensor | float":
+    """(B) by how much counts vary more than their family says, so that this is not taken for a wrong link."""
+    if result.family.name not in Overdispersion.FAMILIES or result.dispersion_kind != "fixed":
+        return 1.0
+    ratio = result._state["pearson"] / (result._state["nobs"] - result._state["rank"])
+    return torch.where(ratio > 1, ratio, 1.0)
+
+
+def _where(outcome: Outcome, fine: Tensor) -> Outcome:
+    """The outcome where the fit converged, NaN elsewhere; without the notes of single tests."""
+    return Outcome(outcome.title, torch.where(fine, outcome.statistic, torch.nan), outcome.df, outcome.df_resid)
+
+
+def _ending(result: "Result", i: int, separated: "Separation | None") -> Sequence[Finding]:
+    status = Status(int(result._state["status"][i]))
+    if status == Status.CONVERGED:
+        return []
+    if separated is not None and bool(separated.found.reshape(-1)[i]):
+        rows = float(separated.rows.reshape(-1)[i])
+        return [Finding("separation", rows, None, *sentences.separation(result, separated, i))]
+    return [Finding("fit", float(status), None, *sentences.ending(status))]
+
+
+def _columns(result: "Result", i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
+    found = []
+    aliased = (~result._state["keep"][i]).nonzero()[:, 0].tolist()
+    if aliased and int(result._state["status"][i]) != int(Status.NOT_FINITE):
+        names = [result.names[j] for j in aliased]
+        found.append(Finding("aliased", float(len(names)), None, *sentences.aliased(names)))
+    high = {name: float(value[i]) for name, value in inflation.items() if float(value[i]) > INFLATED}
+    if high:
+        found.append(Finding("collinearity", max(high.values()), None, *sentences.collinearity(high)))
+    return found

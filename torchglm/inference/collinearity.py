@@ -1,0 +1,80 @@
+"""How far columns say the same: condition indices and variance inflation, from the fitted information alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+
+def condition_indices(result: "Result") -> Tensor:
+    """(*B, p) largest over each singular value of `sqrt(W) X` with columns of length one, in rising order.
+
+    Above 30 some columns nearly determine each other. The last is the scaled condition number; NaN stands for
+    aliased columns. Source: Belsley, Kuh & Welsch (1980), Regression Diagnostics, section 3.2.
+    """
+    values, known = _spectrum(result)
+    ratio = torch.where(known, values.amax(-1, keepdim=True) / values, torch.nan)
+    return result._out(ratio.sort(-1).values)
+
+
+def near_dependency(result: "Result") -> Tensor:
+    """(*B, p) the combination of columns of length one nearest to zero, signs and sizes as in `sum v_j x_j / |x_j|`."""
+    _, vectors = torch.linalg.eigh(_scaled(result))
+    return result._out(vectors[..., 0])
+
+
+def _scaled(result: "Result") -> Tensor:
+    """(B, p, p) the information with a unit diagonal; aliased columns are 2 on it, out of the way."""
+    keep, gram = result._state["keep"], result._state["gram"]
+    length = torch.where(keep, gram.diagonal(dim1=-2, dim2=-1), 1.0).clamp(min=1e-300).sqrt()
+    both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+    scaled = torch.where(both, gram / length.unsqueeze(-1) / length.unsqueeze(-2), 0.0)
+    return torch.nan_to_num(scaled) + torch.diag_embed(2.0 * (~keep).to(scaled.dtype))
+
+
+def _spectrum(result: "Result") -> tuple[Tensor, Tensor]:
+    """(B, p) singular values of the scaled design in rising order, and which belong to it.
+
+    They come from the inverse root of the information, which is good to the condition of the design and not of its
+    square; with a penalty, which the root holds too, from the information.
+    """
+    keep, root = result._state["keep"], result._state["root"]
+    if result.penalty is not None:
+        values = torch.linalg.eigvalsh(_scaled(result)).clamp(min=0).sqrt()
+        outside = torch.zeros_like(values, dtype=torch.bool)
+        return values, ~outside
+    length = torch.where(keep, result._state["gram"].diagonal(dim1=-2, dim2=-1), 0.0).sqrt()
+    strength = torch.linalg.svdvals(torch.nan_to_num(length.unsqueeze(-1) * root))  # falling, zero where aliased
+    return torch.where(strength > 0, 1 / strength, 0.0), strength > 0
+
+
+def vif(result: "Result", terms: "Mapping[str, Sequence[int]] | None" = None) -> dict[str, Tensor]:
+    """How many times each term's variances (squared, for the generalised one of several columns) are inflated.
+
+    (*B) by term: `det R_term det R_others / det R`, `R` the correlation of the estimates without the intercept, to
+    the power `1 / (2 d)` for a term of `d` columns and squared, so that terms of any size compare: for one column the
+    usual `1 / (1 - R^2)`. Terms are those of the formula, else the columns. Above 10 the data hardly tell the term
+    from the others. NaN where one of its columns is aliased. Source: Fox & Monette (1992), JASA 87, 178-183.
+    """
+    if terms is None:
+        terms = {name: [j] for j, name in enumerate(result.names)} if result.spec is None else result.spec.terms
+    keep, gram = result._state["keep"], result._state["gram"]
+    inner = [j for columns in terms.values() for j in columns if result.names[j] != "(Intercept)"]
+    covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), result._state["root"] @ result._state["root"].mT,
+                             torch.eye(gram.shape[-1]).to(gram))
+    size = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    correlation = covariance / size.unsqueeze(-1) / size.unsqueeze(-2)
+    found = {}
+    for name, columns in terms.items():
+        own = [j for j in columns if j in inner]
+        if not own:
+            continue
+        rest = [j for j in inner if j not in own]
+        logs = [torch.linalg.slogdet(correlation[:, part][:, :, part]).logabsdet for part in (own, rest, inner)]
+        ratio = ((logs[0] + logs[1] - logs[2]) / len(own)).exp()
+        found[name] = result._out(torch.where(keep[:, own].all(-1), ratio, torch.nan))
+    return found

@@ -1,0 +1,172 @@
+"""Tests of the spread of the responses and of their zeros, from sums over the rows.
+
+A row that stands for repeats (`freq`) counts as often as it was seen.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchglm.inference.rowwise import RowValues, leverage, residuals
+from torchglm.inference.screening import middle
+from torchglm.inference.table import Outcome
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+
+class Overdispersion:
+    """Do the counts vary more, or less, than Poisson or binomial counts of these means?
+
+    Poisson: `sum((y - mu)^2 - y + h mu) / sqrt(2 sum mu^2)`. Binomial, `y` successes in `m` trials of probability
+    `p`: `sum(((y - m p)^2 + p (y - m p) - y (1 - p)) / (p (1 - p)) + h m) / sqrt(2 sum m (m - 1))`. Standard normal
+    under the model, positive where they vary more; `h` is the leverage, which corrects for the fit. Sources: Dean &
+    Lawless (1989), JASA 84, 467-472; Dean (1992), JASA 87, 451-457.
+    """
+
+    FAMILIES = ("poisson", "binomial")
+
+    def __init__(self, result: "Result") -> None:
+        self.result, self.binomial = result, result.family.name == "binomial"
+        self.excess = torch.zeros_like(result._state["deviance"])
+        self.square = self.excess.clone()
+
+    def add(self, values: RowValues) -> None:
+        mu, used = values.mu, values.used
+        times = values.repeats if self.binomial else values.rows.weight  # the weight of a Poisson row repeats it
+        times = torch.where(used, times, 1.0)
+        h = leverage(values, self.result._state["root"]) / times
+        if self.binomial:
+            m = values.prior
+            y = m * values.rows.y
+            far = y - m * mu
+            excess = (far.square() + mu * far - y * (1 - mu)) / (mu * (1 - mu)) + h * m
+            square = 2 * m * (m - 1)
+        else:
+            far = values.rows.y - mu
+            excess, square = far.square() - values.rows.y + h * mu, 2 * mu.square()
+        self.excess += torch.where(used, times * excess, 0.0).sum(-1)
+        self.square += torch.where(used, times * square, 0.0).sum(-1)
+
+    def score(self) -> Tensor:
+        """(B) the statistic, standard normal under the model; NaN where every row is a single trial."""
+        return torch.where(self.square > 0, self.excess / self.square.sqrt(), torch.nan)
+
+    def outcome(self) -> Outcome:
+        square = self.result._out(self.score().square())
+        return Outcome("dispersion (Dean)", square, torch.ones_like(square))
+
+
+class CameronTrivedi:
+    """Regression of `((y - mu)^2 - y) / mu` on `mu` (`nb2`) or on 1 (`nb1`), through the origin.
+
+    The slope estimates `alpha` in `V = mu + alpha mu^2` or `V = (1 + alpha) mu`; its t statistic is standard normal
+    under the Poisson model. Source: Cameron & Trivedi (1990), J. Econometrics 46, 347-364.
+    """
+
+    def __init__(self, result: "Result", kind: str = "nb2") -> None:
+        if kind not in ("nb1", "nb2"):
+            raise ValueError(f"unknown kind {kind!r}. Known: nb1, nb2.")
+        self.result, self.kind = result, kind
+        self.sums = torch.zeros(4, *result._state["deviance"].shape).to(result._state["deviance"])
+
+    def add(self, values: RowValues) -> None:
+        y, mu, times = values.rows.y, values.mu, values.rows.weight
+        z = ((y - mu).square() - y) / mu
+        v = mu if self.kind == "nb2" else torch.ones_like(mu)
+        self.sums += torch.stack([torch.where(values.used, times * one, 0.0).sum(-1) for one in (
+            z * v, v.square(), z.square(), torch.ones_like(z))])
+
+    def alpha(self) -> tuple[Tensor, Tensor]:
+        """(B) the slope and its standard error."""
+        zv, vv, zz, count = self.sums
+        slope = zv / vv
+        return slope, ((zz - slope * zv) / (count - 1) / vv).sqrt()
+
+    def outcome(self) -> Outcome:
+        slope, error = self.alpha()
+        square = self.result._out((slope / error).square())
+        notes = (f"alpha {float(slope):.4g} (std err {float(error):.2g})",) if slope.numel() == 1 else ()
+        return Outcome(f"dispersion (Cameron-Trivedi, {self.kind})", square, torch.ones_like(square), notes=notes)
+
+
+class ZeroCount:
+    """Are there more (or fewer) zeros than the model expects?
+
+    `(observed - sum p0) / sd`, `sd^2 = sum p0 (1 - p0) - c' I^-1 c` with `c = sum p0 s(0) x`, which takes away what
+    the fitted coefficients have adapted to; a dispersion or shape that was estimated counts as known, which keeps the
+    test on the safe side. Source: He, Zhang, Ye & Tang (2019), A test of inflated zeros for Poisson regression
+    models, Stat. Methods Med. Res. 28.
+    """
+
+    def __init__(self, result: "Result") -> None:
+        self.result = result
+        state = result._state
+        self.observed = torch.zeros_like(state["deviance"])
+        self.expected, self.spread = self.observed.clone(), self.observed.clone()
+        self.pull = torch.zeros_like(state["coef"])
+
+    def add(self, values: RowValues) -> None:
+        family, phi = self.result.family, self.result._state["dispersion"].unsqueeze(-1)
+        mu = torch.where(values.used, values.mu, 1.0)
+        zero = torch.zeros_like(mu)
+        none = family.log_prob(zero, mu, phi, torch.where(values.used, values.prior, 1.0)).exp()
+        score, _ = family.score_and_weight(zero, values.eta, mu, self.result.link, False)
+        times = torch.where(values.used, values.repeats, 0.0)
+        self.observed += (times * (values.rows.y == 0)).sum(-1)
+        self.expected += (times * none).sum(-1)
+        self.spread += (times * none * (1 - none)).sum(-1)
+        share = torch.where(values.used, none * score * values.rows.weight, 0.0)
+        self.pull += (share.unsqueeze(-2) @ values.rows.x).squeeze(-2)
+
+    def score(self) -> Tensor:
+        """(B) the statistic, standard normal under the model; NaN where no zero can be told from the fit."""
+        state = self.result._state
+        adapted = (state["root"].mT @ self.pull.unsqueeze(-1)).square().sum((-2, -1)) / state["dispersion"]
+        variance = self.spread - adapted
+        return torch.where(variance > 1e-8 * self.spread, (self.observed - self.expected) / variance.sqrt(), torch.nan)
+
+    def outcome(self) -> Outcome:
+        square = self.result._out(self.score().square())
+        notes = (f"{float(self.observed):g} zeros, {float(self.expected):.1f} expected",) if (
+            self.observed.numel() == 1) else ()
+        return Outcome("zeros", square, torch.ones_like(square), notes=notes)
+
+
+class VarianceTrend:
+    """Does the variance grow with the mean as the family says?
+
+    Squared standardised Pearson residuals regressed on `log mu` (on `mu` where means may be negative): `n R^2` is
+    chi-squared under the model whatever their own spread. `power` is the slope over their mean, about what is missing
+    in the power of the mean. Source: Koenker (1981), J. Econometrics 17, 107-112.
+    """
+
+    def __init__(self, result: "Result") -> None:
+        self.result = result
+        self.sums = torch.zeros(6, *result._state["deviance"].shape).to(result._state["deviance"])
+        self.origin: Tensor | None = None
+
+    def add(self, values: RowValues) -> None:
+        left = 1 - leverage(values, self.result._state["root"]) / values.repeats
+        square = residuals(values, self.result.family, self.result.link, "pearson").square() / left / values.repeats
+        used = values.used & (left > 1e-6)
+        v = torch.where(used, values.mu, 1.0)
+        v = v.log() if self.result.family.mean_lower == 0 else v
+        self.origin = middle(v, used) if self.origin is None else self.origin
+        v = v - self.origin
+        self.sums += torch.stack([torch.where(used, values.repeats * one, 0.0).sum(-1) for one in (
+            torch.ones_like(v), v, square, v.square(), v * square, square.square())])
+
+    def power(self) -> Tensor:
+        """(B) the slope of the squared residuals over their mean."""
+        n, v, q, vv, vq, _ = self.sums
+        return (vq - v * q / n) / (vv - v.square() / n) / (q / n)
+
+    def outcome(self) -> Outcome:
+        n, v, q, vv, vq, qq = self.sums
+        spread = vv - v.square() / n
+        square = n * (vq - v * q / n).square() / (spread * (qq - q.square() / n))
+        square = self.result._out(torch.where(spread > 1e-12 * vv, square, torch.nan))
+        notes = (f"slope of the variance ratio {float(self.power()):.3g}",) if spread.numel() == 1 else ()
+        return Outcome("variance against the mean (Koenker)", square, torch.ones_like(square), notes=notes)
