@@ -154,6 +154,15 @@ def test_a_robust_result_is_saved_with_its_covariance(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.std_err, robust.std_err)
 
 
+def test_models_a_few_at_a_time_have_the_errors_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y, firm, year = sample()
+    result = torchglm.fit(x, torch.stack([y, y.flip(0), y + 1]).square(), family=torchglm.NegativeBinomial())
+    labels = (torch.stack([firm, year, firm]), year)
+    whole = result.covariance("cluster", clusters=labels)
+    monkeypatch.setattr("torchglm.inference.covariance.ROOM", 400)
+    torch.testing.assert_close(result.covariance("cluster", clusters=labels), whole, rtol=1e-12, atol=1e-15)
+
+
 def test_a_row_of_weight_zero_is_no_member_of_its_cluster() -> None:
     x, y, firm, _ = sample()
     weights = (firm != 3).double()

@@ -17,6 +17,7 @@ from torchglm import FitWarning, Result
 from torchglm.fitting.irls import irls
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.search import Solution
+from torchglm.inference.crossing import crossing
 
 EXPECTED = json.loads((Path(__file__).parent / "reference_inference" / "expected.json").read_text())
 Z = 1.959963984540054
@@ -38,6 +39,35 @@ def quiet(*args: object, **options: object) -> Result:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         return torchglm.fit(*args, **options)  # type: ignore[arg-type]
+
+
+ROOTS = {  # signed roots and where they reach 2
+    "line": (lambda u: u, 2.0), "convex": (lambda u: u + u**3, 1.0), "concave": (lambda u: u.sqrt(), 4.0),
+    "steep": (lambda u: 2e6 * u, 1e-6), "far": (lambda u: u / 500, 1000.0),
+    "jump": (lambda u: (u > 3) * 9.0 + u / 9, 3.0),
+    "asymptote": (lambda u: 1.9 * u / (1 + u), math.inf), "flat": (lambda u: 0 * u, math.inf),
+    "wall": (lambda u: torch.where(u < 1.5, u, math.nan), math.inf),
+    "wall beyond": (lambda u: torch.where(u < 2.5, u**2 / 2, math.inf), 2.0),
+    "nothing": (lambda u: math.nan * u, math.nan)}
+
+
+@pytest.mark.parametrize("slope", [1.0, math.nan, 1e9])
+def test_crossings_are_found_wherever_they_are(slope: float) -> None:
+    functions = [function for function, _ in ROOTS.values()]
+
+    def root(lanes: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return torch.stack([functions[int(lane)](at) for lane, at in zip(lanes, u, strict=True)])
+
+    first = torch.full((len(ROOTS),), 2.0, dtype=torch.float64)
+    got = crossing(root, first, torch.full_like(first, slope), 2.0)
+    want = torch.tensor([place for _, place in ROOTS.values()], dtype=torch.float64)
+    torch.testing.assert_close(got, want, rtol=1e-7, atol=0, equal_nan=True)
+
+
+def test_lanes_without_a_first_step_have_no_crossing() -> None:
+    first = torch.tensor([math.nan, 0.0, math.inf, 1.0], dtype=torch.float64)
+    got = crossing(lambda lanes, u: u, first, torch.ones(4, dtype=torch.float64), 2.0)
+    assert torch.isnan(got[:3]).all() and float(got[3]) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("name", [name for name, case in EXPECTED.items() if "profile" in case])

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting import linalg
-from torchglm.fitting.moments import Point, fold, gram
+from torchglm.fitting.moments import Point, fold, gram, take_family
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
+from torchglm.inference.refit import ROOM, lanes
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Link
 
@@ -94,8 +95,23 @@ def clustered(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, 
     fewer clusters than coefficients. Source: Cameron, Gelbach & Miller (2011), J. Bus. Econ. Stat. 29(2); Zeileis,
     Koell & Graham (2020), J. Stat. Software 95(1).
     """
-    models, p = coef.shape
     signs, labels = _crossed(columns)
+    at_once = max(1, ROOM // (coef.shape[1] * max(codes.shape[-1] for codes in labels)))
+    parts = []
+    for models in torch.arange(coef.shape[0], device=coef.device).split(at_once):
+        own = [codes if codes.dim() == 1 else codes[models] for codes in labels]
+        parts.append(_cluster_sums(lanes(source, models), take_family(family, models), link, coef[models], own))
+    groups, squares = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+    _judge(groups[:len(columns)].amin(0), rank)
+    scale = groups / torch.where(groups > 1, groups - 1, torch.nan) * signs.to(groups).unsqueeze(-1)
+    meat = (scale[..., None, None] * squares).sum(0)
+    return ((nobs - 1) / (nobs - rank))[:, None, None] * _sandwich(root, meat)
+
+
+def _cluster_sums(source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
+                  labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(L, B) the clusters with weight of each label, and (L, B, p, p) the sum of their squared score sums."""
+    models, p = coef.shape
     sums = [coef.new_zeros(models, int(codes.max()) + 1, p) for codes in labels]
     present = [coef.new_zeros(part.shape[:2]) for part in sums]
     start = 0
@@ -111,16 +127,12 @@ def clustered(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, 
         start += n
     if start != labels[0].shape[-1]:
         raise ValueError(f"clusters has {labels[0].shape[-1]} labels for {start} rows. Give one for each row.")
-    groups = [(seen > 0).sum(-1).to(coef.dtype) for seen in present]
-    _judge(torch.stack(groups[:len(columns)]).amin(0), rank)
-    scale = [sign * count / torch.where(count > 1, count - 1, torch.nan)
-             for sign, count in zip(signs, groups, strict=True)]
-    meat = sum(factor[:, None, None] * (total.mT @ total) for factor, total in zip(scale, sums, strict=True))
-    return ((nobs - 1) / (nobs - rank))[:, None, None] * _sandwich(root, torch.as_tensor(meat))
+    groups = torch.stack([(seen > 0).sum(-1).to(coef.dtype) for seen in present])
+    return groups, torch.stack([total.mT @ total for total in sums])
 
 
-def _crossed(columns: list[Tensor]) -> tuple[list[int], list[Tensor]]:
-    """The sign and the codes of every set of label columns, the single columns first."""
+def _crossed(columns: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The sign (L,) and the codes of every set of label columns, the single columns first."""
     signs, labels = [1] * len(columns), list(columns)
     for size in range(2, len(columns) + 1):
         for chosen in combinations(columns, size):
@@ -129,7 +141,7 @@ def _crossed(columns: list[Tensor]) -> tuple[list[int], list[Tensor]]:
                 whole = torch.unique(whole * (int(codes.max()) + 1) + codes, return_inverse=True)[1]
             signs.append(-1 if size % 2 == 0 else 1)
             labels.append(whole)
-    return signs, labels
+    return torch.tensor(signs), labels
 
 
 def _judge(groups: Tensor, rank: Tensor) -> None:

@@ -124,6 +124,8 @@ class Result:
     def conf_int(self, level: float = 0.95, method: str = "wald") -> Tensor:
         """(*B, p, 2) confidence limits of the coefficients: Wald with t or z quantiles, or profile likelihood.
 
+        Wald limits say nothing where the status is SEPARATED or BOUNDARY; `method="profile"` does, with infinite limits
+        where the likelihood sets none (see `profile.profile_interval`).
         Raises `ValueError` for a level outside (0, 1) or an unknown method.
         """
         if not 0 < level < 1:
