@@ -202,7 +202,6 @@ def test_at_the_estimated_power_the_profile_likelihood_is_flat() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
-@pytest.mark.xfail(strict=True, reason="CONVERGED so far: take the mark away with the fix")
 def test_a_power_at_the_limit_of_its_range_is_a_boundary() -> None:
     data = problem("tweedie log", n=80, seed=2).one(0)
     result = Problem(torchglm.Tweedie(None), "log", data.x, data.y, data.rows).fit()  # the profile rises to power 2

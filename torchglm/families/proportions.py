@@ -49,10 +49,9 @@ class _Proportion(Family):
         return torch.where(inside, _half_deviance(y, safe), far)
 
     def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        if not self.is_canonical(link):
+        if not self.is_canonical(link) or bool(((y > 0) & (y < 1)).any()):
             return self.half_deviance(y, eta, mu, link)
-        cross = nn.functional.binary_cross_entropy_with_logits(eta, y, reduction="none")
-        return cross - self.nll_saturated(y) if bool(((y > 0) & (y < 1)).any()) else cross
+        return -nn.functional.logsigmoid((2 * y - 1) * eta)
 
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:

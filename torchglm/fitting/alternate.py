@@ -38,7 +38,7 @@ def solve(source: Iterable[Rows], family: Family, link: Link, start: "Tensor | N
             new, limit = alpha_ml(fitted, family, value)
             raw = new.log()
         else:
-            new, phi = power_ml(fitted, family, value, phi)
+            new, phi, limit = power_ml(fitted, family, value, phi)
             raw = (new - 1).logit()
         moved = ((new - value).abs() / (new + 1e-3 * value + 1e-300)).nan_to_num()
         value, family = new, family.with_parameters({name: raw})

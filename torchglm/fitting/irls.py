@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.moments import Moments, edges, linear_predictor, take_family
+from torchglm.fitting.feasible import distance
+from torchglm.fitting.moments import Moments, edges, take_family
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.rows import Rows, to_float64
+from torchglm.fitting.rows import Rows
 from torchglm.fitting.search import Search, Solution, Solver, Taken
-from torchglm.fitting.start import at_coefficients, begin, resume
+from torchglm.fitting.start import at_coefficients, begin, resume, room
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 
@@ -21,6 +22,7 @@ FENCES = [10.0**-k for k in range(1, 11)]  # strengths of the barrier, one after
 STRIDE = 20  # a fit of one row in so many starts a large one
 LARGE = 1 << 20  # numbers in a design from which on that pays
 PART_TOL = 1e-6
+BESIDE = 1e-6  # nearer to the edge, as a share of the distance of the mean response, a fit is looked at again
 MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that the maximum lies inside
 
 
@@ -47,9 +49,13 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
         solver.restrict(lane)
         search = _from_a_part(solver, lane) if start is None else None
         solver.run(search or begin(solver, lane, None if start is None else start[lane], out), out)
-    edge = (out.status == int(Status.BOUNDARY)).nonzero()[:, 0]
-    if edge.numel() and any(map(math.isfinite, edges(family, link))):
-        _along_the_edge(chunks, head, family, link, edge, out, (penalty, tol, max_iter, rank_tol))
+    ends = edges(family, link)
+    if any(map(math.isfinite, ends)):
+        size = room(out.moments.response / out.moments.weight, family, link, ends)
+        near = (out.status == int(Status.CONVERGED)) & (distance(chunks, out.coef, ends) < BESIDE * size)
+        edge = (near | (out.status == int(Status.BOUNDARY))).nonzero()[:, 0]
+        if edge.numel():
+            _along_the_edge(chunks, head, family, link, edge, size[edge], out, (penalty, tol, max_iter, rank_tol))
     return out
 
 
@@ -107,13 +113,13 @@ def _chunks(source: "Rows | Iterable[Rows]") -> tuple[Iterable[Rows], Rows]:
     return chunks, head
 
 
-def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Link, models: Tensor, out: Solution,
-                    options: tuple["Penalty | None", float, int, float]) -> None:
-    """Take models that stopped at an edge of the mean's range on to the maximum inside it, written into `out`.
+def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Link, models: Tensor, size: Tensor,
+                    out: Solution, options: tuple["Penalty | None", float, int, float]) -> None:
+    """Take models that stopped beside an edge of the mean's range on to the maximum inside it, written into `out`.
 
     A logarithmic barrier of falling strength bends the path along the edge; its slope at the end is the
-    multiplier of the constraint, and zero where the maximum lies inside after all (interior point method; Nocedal &
-    Wright (2006), Numerical Optimization, section 19.6).
+    multiplier of the constraint, and zero where the maximum lies inside after all; `size` is the unit of distance
+    (interior point method; Nocedal & Wright (2006), Numerical Optimization, section 19.6).
     """
     taken: Iterable[Rows] = Taken(source, models)
     if isinstance(source, list):
@@ -125,7 +131,7 @@ def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Li
         part = solver.blank()
         solver.run(solver.aim(at_coefficients(solver, lane, coef)), part)
         coef = part.coef
-    inside = FENCES[-1] / _distance(taken, coef, edges(family, link)) < MULTIPLIER
+    inside = FENCES[-1] * size < MULTIPLIER * distance(taken, coef, edges(family, link))
     last = evaluate(taken, member, link, coef, Status.BOUNDARY, 0, penalty=options[0], rank_tol=options[3])
     if bool(inside.any()):
         solver, part = Solver(taken, first, member, link, *options), solver.blank()
@@ -145,14 +151,3 @@ def _choose(mask: Tensor, first: Solution, second: Solution) -> Solution:
     values = {f.name: getattr(second, f.name).index_copy(0, index, getattr(first, f.name)[index])
               for f in fields(Solution) if f.name not in ("moments", "minnorm")}
     return Solution(**values, moments=second.moments.place(index, first.moments.take(index)))
-
-
-def _distance(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float]) -> Tensor:
-    """(B,) how near the linear predictor of a row comes to an edge."""
-    least = torch.full_like(coef[:, 0], torch.inf)
-    for chunk in source:
-        rows = to_float64(chunk)
-        eta = linear_predictor(rows, coef)
-        near = torch.minimum(eta - ends[0], ends[1] - eta)
-        least = torch.minimum(least, torch.where(rows.weight > 0, near, torch.inf).amin(-1))
-    return least

@@ -242,6 +242,8 @@ def _report(rows: Rows, eta: Tensor, mu: Tensor, before: Tensor, family: Family)
 
 def edges(family: Family, link: Link) -> tuple[float, float]:
     """The ends of the values of `eta` for which the mean lies in the family's range; infinite where none is."""
+    if family.mean_lower == -math.inf:
+        return link.lower, math.inf
     ends = link.link(torch.tensor([family.mean_lower, family.mean_upper], dtype=torch.float64)).tolist()
     finite = sorted(end for end in ends if math.isfinite(end))
     lower, upper = -math.inf, math.inf

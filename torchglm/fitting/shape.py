@@ -107,15 +107,52 @@ def alpha_ml(fitted: Fitted, family: Family, start: Tensor) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def power_ml(fitted: Fitted, family: Family, start: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) the maximum likelihood Tweedie power in (1.01, 1.99) and dispersion at fixed means."""
-    phi = dispersion.log()
+def power_ml(fitted: Fitted, family: Family, start: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B,) the maximum likelihood Tweedie power in (1.01, 1.99) and dispersion at fixed means, and where on a limit."""
+    end = math.log(0.99 / 0.01)
 
-    def inner(raw: Tensor) -> tuple[Tensor, Tensor]:
-        member = family.with_parameters({"raw_power": raw})
-        best = maximise(lambda log_phi: fitted.loglik(member, log_phi.exp()), phi, -100.0, 100.0)
-        return best, fitted.loglik(member, best.exp())
+    def at(raw: Tensor, log_phi: Tensor) -> Tensor:
+        return fitted.loglik(family.with_parameters({"raw_power": raw}), log_phi.exp())
 
-    limit = math.log(0.99 / 0.01)
-    raw = maximise(lambda value: inner(value)[1], (start - 1).logit(), -limit, limit)
-    return 1 + raw.sigmoid(), inner(raw)[0].exp()
+    raw, log_phi = maximise_two(at, (start - 1).logit(), dispersion.log(), end)
+    return 1 + raw.sigmoid(), log_phi.exp(), raw.abs() >= end - 1e-6
+
+
+def maximise_two(function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, end: float,
+                 iterations: int = 60) -> tuple[Tensor, Tensor]:
+    """(B,) the maximum of a smooth function of two parameters in each model, the first within `(-end, end)`.
+
+    Newton's method on finite differences, a unit step uphill where they are not concave; a step that does not rise
+    is halved. Stops when no parameter moves by 1e-8, or nothing rises.
+    """
+    x, y, limit = first.clamp(-end, end), second, torch.ones_like(first)
+    value = function(x, y)
+    for _ in range(iterations):
+        dx, dy, newton = _newton_step(function, x, y, value)
+        size = torch.maximum(dx.abs(), dy.abs())
+        scale = torch.where(newton, (limit / size).clamp(max=1.0), limit / size.clamp(min=1e-300))
+        trial = (x + scale * dx).clamp(-end, end), y + scale * dy
+        new = function(*trial)
+        rises = new >= value
+        moved = torch.maximum((trial[0] - x).abs(), (trial[1] - y).abs())
+        x, y = torch.where(rises, trial[0], x), torch.where(rises, trial[1], y)
+        value = torch.where(rises, new, value)
+        limit = torch.where(rises, torch.ones_like(limit), torch.minimum(limit, size) / 4)
+        if bool((moved < 1e-8).all()):
+            break
+    return x, y
+
+
+def _newton_step(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor,
+                 value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Newton's step by finite differences, or the gradient and False where the function is not concave."""
+    h = STEP
+    right, left, up, down = function(x + h, y), function(x - h, y), function(x, y + h), function(x, y - h)
+    gx, gy = (right - left) / (2 * h), (up - down) / (2 * h)
+    xx, yy = (right - 2 * value + left) / h**2, (up - 2 * value + down) / h**2
+    xy = (function(x + h, y + h) - right - up + value) / h**2
+    det = xx * yy - xy * xy
+    concave = (xx < 0) & (det > 0)
+    safe = torch.where(concave, det, 1.0)
+    return (torch.where(concave, -(yy * gx - xy * gy) / safe, gx),
+            torch.where(concave, -(xx * gy - xy * gx) / safe, gy), concave)

@@ -1,5 +1,6 @@
 """Where a search begins: the rank of the design, first coefficients, and the first point with valid means."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -7,11 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from torchglm.families import Family
 from torchglm.fitting import linalg
-from torchglm.fitting.moments import Moments, Point, triangle
+from torchglm.fitting.feasible import feasible
+from torchglm.fitting.moments import Moments, Point, edges, triangle
 from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.status import Status
+from torchglm.links import Link
 
 
 def begin(solver: Solver, lane: Tensor, start: "Tensor | None", out: Solution) -> Search:
@@ -103,7 +107,7 @@ def _rank(solver: Solver, first: Moments, models: int) -> tuple[Tensor, Tensor]:
 
 def _valid_start(solver: Solver, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor,
                  given: bool) -> tuple[Moments, Tensor, Tensor]:
-    """The moments at the first coefficients, or at a constant mean for the models where those are invalid."""
+    """The moments at the first coefficients, or where those are invalid at a constant mean, or at any valid point."""
     models = coef.shape[0]
     moments = solver.fold(_first_point(solver, coef, factored), models)
     bad = (~moments.valid).nonzero()[:, 0]
@@ -113,7 +117,19 @@ def _valid_start(solver: Solver, coef: Tensor, keep: Tensor, factored: Tensor, m
     if bad.numel():
         coef = coef.index_copy(0, bad, _level(solver, keep, mean, total)[bad])
         moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
+    bad, ends = (~moments.valid).nonzero()[:, 0], edges(solver.family, solver.link)
+    if bad.numel() and any(map(math.isfinite, ends)):
+        found = feasible(solver.source, torch.nan_to_num(coef), keep, ends, room(mean, solver.family, solver.link, ends))
+        coef = coef.index_copy(0, bad, found[bad])
+        moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
     return moments, coef, moments.valid
+
+
+def room(mean: Tensor, family: Family, link: Link, ends: tuple[float, float]) -> Tensor:
+    """(B,) how far the linear predictor of a mean lies from the nearer edge; a usual one where it lies on it."""
+    both = link.link(torch.stack([mean, torch.full_like(mean, family.inner_mean)]))
+    own, usual = torch.minimum(both - ends[0], ends[1] - both)
+    return torch.where(own > 0, own, usual)
 
 
 def _first_point(solver: Solver, coef: Tensor, factored: Tensor) -> Point:
