@@ -156,13 +156,15 @@ def test_zeros_of_amounts_are_counted_too() -> None:
     family = families.Tweedie(1.5)
     torch.manual_seed(0)
     y = family.distribution(torch.from_numpy(MU), 1.0).sample()
-    r = torchglm.fit(X, y, family=family)
+    r = torchglm.fit(X, y, family=family, dispersion=1.0)
     got = r.zero_test()
     none = r.family.log_prob(torch.zeros(N), r.fitted, r.dispersion).exp().sum()
     assert f"{int((y == 0).sum())} zeros, {float(none):.1f} expected" in got.notes[0]
     assert float(got.p_value) > 0.01
     y[:100] = 0
-    assert float(torchglm.fit(X, y, family=family).zero_test().p_value) < 1e-4
+    assert float(torchglm.fit(X, y, family=family, dispersion=1.0).zero_test().p_value) < 1e-4
+    with pytest.raises(ValueError, match="a known dispersion"):
+        torchglm.fit(X, y, family=family).zero_test()
 
 
 def test_tests_are_refused_where_they_mean_nothing() -> None:

@@ -119,7 +119,8 @@ def _valid_start(solver: Solver, coef: Tensor, keep: Tensor, factored: Tensor, m
         moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
     bad, ends = (~moments.valid).nonzero()[:, 0], edges(solver.family, solver.link)
     if bad.numel() and any(map(math.isfinite, ends)):
-        found = feasible(solver.source, torch.nan_to_num(coef), keep, ends, room(mean, solver.family, solver.link, ends))
+        size = room(mean, solver.family, solver.link, ends)
+        found = feasible(solver.source, torch.nan_to_num(coef), keep, ends, size)
         coef = coef.index_copy(0, bad, found[bad])
         moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
     return moments, coef, moments.valid

@@ -10,7 +10,7 @@ FURTHEST = 4096.0  # of the first step: a profile still below the target there r
 FLAT = 1e-3  # of the target: a profile that has not risen by this at four times the first step never will
 EVALUATIONS = 80
 EDGE = 1e-7  # a bracket as narrow as this share of its end, with an invalid end, is the edge of what is allowed
-HOPELESS = 1e-6  # of the first step: where not even that is allowed, nothing is known
+ON_EDGE = 1e-6  # of the first step: where not even that is allowed, the search begins on the edge
 
 
 def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Tensor, target: float) -> Tensor:
@@ -20,7 +20,7 @@ def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Ten
     there, 0 at `u = 0` and rising; NaN or infinity says that the distance is not allowed. `first` (T,) is the
     first distance and `slope` (T,) the ratio `u / root` near 0, NaN where it is unknown. The ratio is nearly linear
     in the root, so it is interpolated through the last two points; a guess outside the bracket is replaced by the
-    middle of it, or by four times the distance while nothing lies beyond the target. NaN where no distance is allowed.
+    middle of it, or by four times the distance while nothing lies beyond the target.
     """
     low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
     walled = torch.zeros_like(first, dtype=torch.bool)  # the far end of the bracket is not allowed
@@ -47,12 +47,12 @@ def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Ten
         flat = (value <= FLAT * target) & (at >= 4 * first[lanes])
         endless = ~near & below & (flat | (at >= FURTHEST * first[lanes]))
         endless |= walled[lanes] & ((right - left <= EDGE * right) | (left >= 100 * first[lanes]))
+        endless |= walled[lanes] & (right < ON_EDGE * first[lanes])
         out[lanes[endless & ~near]] = torch.inf
         u[lanes] = _safeguard(guess, left, right, turn)
         narrow = torch.isfinite(right) & (right - left <= 1e-12 * right) & ~walled[lanes]
         out[lanes[narrow & ~near & ~endless]] = u[lanes[narrow & ~near & ~endless]]
-        hopeless = walled[lanes] & (left == 0) & (right < HOPELESS * first[lanes])
-        lanes = lanes[~(near | endless | narrow | hopeless)]
+        lanes = lanes[~(near | endless | narrow)]
     return out
 
 

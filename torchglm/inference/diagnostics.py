@@ -55,14 +55,15 @@ def dispersion_test(result: "Result", kind: str = "dean") -> Outcome:
 def zero_test(result: "Result") -> Outcome:
     """(*B) the zeros observed against those expected, see `ZeroCount`. Raises `ValueError` for a law without zeros."""
     if not has_zeros(result):
-        raise ValueError(f"zero_test() is for laws of counts or amounts with zeros, this is {result.family}.")
+        raise ValueError("zero_test() is for laws of counts or amounts with zeros and a known dispersion, this is "
+                         f"{result.family} with dispersion {result.dispersion_kind!r}.")
     return _one(result, ZeroCount(result))
 
 
 def has_zeros(result: "Result") -> bool:
-    """True where the law puts probability on zero, at one end of a range without another."""
-    fixed = result.family.has_dispersion or result.dispersion_kind == "fixed"
-    return fixed and type(result.family.support) is type(constraints.nonnegative)
+    """True where the law puts probability on zero and its dispersion is known: an estimate would add to the noise."""
+    known = result.dispersion_kind == "fixed" or result.family.has_dispersion and result.dispersion_kind == "number"
+    return known and type(result.family.support) is type(constraints.nonnegative)
 
 
 def variance_test(result: "Result") -> Outcome:

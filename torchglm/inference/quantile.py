@@ -22,7 +22,8 @@ def quantile_residuals(result: "Result", seed: int = 0) -> Tensor:
     """(*B, n) `Phi^-1(u)`, `u = F(y)`, or uniform on `(F(y-), F(y)]` where the law of `y` has an atom.
 
     The uniform numbers depend on `seed` and on the row alone: a model of a batch, or a chunk of a stream, has the
-    residuals it would have by itself. A censored time is drawn from beyond it. NaN for rows of weight zero and for
+    residuals it would have by itself. To pool the models of a batch take them one by one, each with its own seed, for
+    they share these numbers. A censored time is drawn from beyond it. NaN for rows of weight zero and for
     counts that are not whole. Raises `ValueError` for a quasi-likelihood, which has no law.
     Source: Dunn & Smyth (1996), J. Comput. Graph. Stat. 5.
     """

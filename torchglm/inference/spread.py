@@ -62,7 +62,8 @@ class CameronTrivedi:
     """Regression of `((y - mu)^2 - y) / mu` on `mu` (`nb2`) or on 1 (`nb1`), through the origin.
 
     The slope estimates `alpha` in `V = mu + alpha mu^2` or `V = (1 + alpha) mu`; its t statistic is standard normal
-    under the Poisson model. Source: Cameron & Trivedi (1990), J. Econometrics 46, 347-364.
+    under the Poisson model in large samples (at 200 rows with means near 2 a 5 % test rejects 8 %).
+    Source: Cameron & Trivedi (1990), J. Econometrics 46, 347-364.
     """
 
     def __init__(self, result: "Result", kind: str = "nb2") -> None:
@@ -95,7 +96,7 @@ class ZeroCount:
     """Are there more (or fewer) zeros than the model expects?
 
     `(observed - sum p0) / sd`, `sd^2 = sum p0 (1 - p0) - c' I^-1 c` with `c = sum p0 s(0) x`, which takes away what
-    the fitted coefficients have adapted to; a dispersion or shape that was estimated counts as known, which keeps the
+    the fitted coefficients have adapted to; a shape estimated by maximum likelihood counts as known, which keeps the
     test on the safe side. Source: He, Zhang, Ye & Tang (2019), A test of inflated zeros for Poisson regression
     models, Stat. Methods Med. Res. 28.
     """
