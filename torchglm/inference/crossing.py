@@ -6,22 +6,25 @@ import torch
 from torch import Tensor
 
 NEAR = 1e-5  # of the target: from there one more interpolation is exact to rounding
-FURTHEST = 4096.0  # of the first step: a profile still below the target there runs to infinity
-FLAT = 1e-3  # of the target: a profile that has not risen by this at four times the first step never will
+FURTHEST = 4096.0  # of the reach: a profile still below the target there runs to infinity
+FLAT = 1e-3  # of the target: a profile that has not risen by this at four times the reach never will
 EVALUATIONS = 80
 EDGE = 1e-7  # a bracket as narrow as this share of its end, with an invalid end, is the edge of what is allowed
 ON_EDGE = 1e-6  # of the first step: where not even that is allowed, the search begins on the edge
 
 
-def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Tensor, target: float) -> Tensor:
+def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Tensor, target: float,
+             reach: "Tensor | None" = None) -> Tensor:
     """(T,) the distances `u > 0` where `root(lanes, u)` reaches `target`; infinite where it never does.
 
     `root` takes the indices of the lanes still searched and a distance for each, and gives the signed root
     there, 0 at `u = 0` and rising; NaN or infinity says that the distance is not allowed. `first` (T,) is the
-    first distance and `slope` (T,) the ratio `u / root` near 0, NaN where it is unknown. The ratio is nearly linear
+    first distance, `slope` (T,) the ratio `u / root` near 0, NaN where it is unknown, and `reach` (T,) a distance
+    of the size of what is measured, where the first one may be far smaller. The ratio is nearly linear
     in the root, so it is interpolated through the last two points; a guess outside the bracket is replaced by the
     middle of it, or by four times the distance while nothing lies beyond the target.
     """
+    reach = first if reach is None else reach
     low, high = torch.zeros_like(first), torch.full_like(first, torch.inf)
     walled = torch.zeros_like(first, dtype=torch.bool)  # the far end of the bracket is not allowed
     before_root, before_ratio = torch.zeros_like(first), slope.clone()
@@ -44,9 +47,9 @@ def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Ten
         near = allowed & ((value - target).abs() <= NEAR * target)
         out[lanes[near]] = torch.where(torch.isfinite(guess), guess, at)[near]
         left, right = low[lanes], high[lanes]
-        flat = (value <= FLAT * target) & (at >= 4 * first[lanes])
-        endless = ~near & below & (flat | (at >= FURTHEST * first[lanes]))
-        endless |= walled[lanes] & ((right - left <= EDGE * right) | (left >= 100 * first[lanes]))
+        flat = (value <= FLAT * target) & (at >= 4 * reach[lanes])
+        endless = ~near & below & (flat | (at >= FURTHEST * reach[lanes]))
+        endless |= walled[lanes] & ((right - left <= EDGE * right) | (left >= 100 * reach[lanes]))
         endless |= walled[lanes] & (right < ON_EDGE * first[lanes])
         out[lanes[endless & ~near]] = torch.inf
         u[lanes] = _safeguard(guess, left, right, turn)

@@ -56,7 +56,7 @@ def _limits(result: "Result", model: Tensor, column: Tensor, target: float) -> T
     """(T, 2) the lower and upper limits of coefficients `column[t]` of the models `model[t]`."""
     side = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=model.device).repeat_interleave(model.numel())
     profile = _Profile(result, model.repeat(2), column.repeat(2), side)
-    distance = crossing(profile.root, target * profile.scale, profile.error, target)
+    distance = crossing(profile.root, target * profile.scale, profile.error, target, target * profile.size)
     if profile.lower:
         warnings.warn("a refit of the profile has a lower deviance than the fit, which has not converged: the limits "
                       "are measured from the fit. Raise max_iter or lower tol.", FitWarning, stacklevel=5)
@@ -79,10 +79,11 @@ class _Profile:
         variance = covariance[lane, column]
         self.error = (variance * self.phi).sqrt()
         poor = (state["status"][model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)
-        self.scale = self.error
-        if bool(poor.any()):  # such a fit says little of its own width: the first step is the size of the coefficient
+        self.scale = self.size = self.error
+        if bool(poor.any()):  # such a fit says little of its own width: the size of the coefficient says more
             size = torch.fmax(self.centre.abs(), 1 / largest(result.source)[model, column])
             self.scale = torch.where(poor, torch.fmin(self.error, size), self.error)
+            self.size = torch.where(poor, size, self.error)
         tangent = torch.gather(covariance, 1, self.held.others) / variance.unsqueeze(-1) * side.unsqueeze(-1)
         self.slope = torch.where(torch.isfinite(tangent), tangent, 0.0)  # of the others, where refits start
         self.lower = False
