@@ -1,7 +1,8 @@
 """Training by minibatch with Lightning: the module, the loaders, and the SGD solver of a plain GLM."""
 
+from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.arrow import ArrowBatches
-from torchglm.lightning.batches import GLMBatch, TensorBatches, as_batch
+from torchglm.lightning.batches import TensorBatches
 from torchglm.lightning.module import LitGLM
 from torchglm.lightning.solver import Trained, fit_sgd
 

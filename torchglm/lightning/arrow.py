@@ -18,7 +18,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from torchglm.data import DesignSpec, numbers
 from torchglm.data.files import PathLike, files
 from torchglm.data.tables import check_columns
-from torchglm.lightning.batches import GLMBatch, generator_of, join, rank_and_world, take, weighted
+from torchglm.inputs import GLMBatch
+from torchglm.lightning.batches import generator_of, join, rank_and_world, take, weighted
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchglm.head import GLMHead
-from torchglm.lightning.batches import GLMBatch
+from torchglm.inputs import GLMBatch
 
 RANK = 1e-10  # directions of less than this share of the largest variance, in columns of unit variance, go
 

@@ -16,7 +16,8 @@ from torchmetrics import Metric
 
 from torchglm import families, links
 from torchglm.head import GLMHead
-from torchglm.lightning.batches import GLMBatch, as_batch, rank_and_world
+from torchglm.inputs import GLMBatch, as_batch
+from torchglm.lightning.batches import rank_and_world
 from torchglm.metrics import D2, Deviance
 
 MakeMetric = Callable[..., Metric]

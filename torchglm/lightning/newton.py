@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from torchglm.fitting.penalties import Penalty
 from torchglm.head import GLMHead
-from torchglm.lightning.batches import GLMBatch
+from torchglm.inputs import GLMBatch
 from torchglm.lightning.columns import Rows, WhitenedGLM
 
 

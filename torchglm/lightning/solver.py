@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from torchglm.fitting.penalties import Penalty
 from torchglm.head import GLMHead
-from torchglm.lightning.batches import GLMBatch, TensorBatches, as_batch
+from torchglm.inputs import GLMBatch, as_batch
+from torchglm.lightning.batches import TensorBatches
 from torchglm.lightning.columns import Columns, WhitenedGLM
 from torchglm.lightning.module import LitGLM
 from torchglm.lightning.newton import newton
