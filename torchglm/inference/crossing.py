@@ -47,16 +47,24 @@ def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Ten
         near = allowed & ((value - target).abs() <= NEAR * target)
         out[lanes[near]] = torch.where(torch.isfinite(guess), guess, at)[near]
         left, right = low[lanes], high[lanes]
-        flat = (value <= FLAT * target) & (at >= 4 * reach[lanes])
-        endless = ~near & below & (flat | (at >= FURTHEST * reach[lanes]))
-        endless |= walled[lanes] & ((right - left <= EDGE * right) | (left >= 100 * reach[lanes]))
-        endless |= walled[lanes] & (right < ON_EDGE * first[lanes])
+        endless = ~near & _endless(value, at, below, target, reach[lanes])
+        endless |= walled[lanes] & _at_a_wall(left, right, first[lanes], reach[lanes])
         out[lanes[endless & ~near]] = torch.inf
         u[lanes] = _safeguard(guess, left, right, turn)
         narrow = torch.isfinite(right) & (right - left <= 1e-12 * right) & ~walled[lanes]
         out[lanes[narrow & ~near & ~endless]] = u[lanes[narrow & ~near & ~endless]]
         lanes = lanes[~(near | endless | narrow)]
     return out
+
+
+def _endless(value: Tensor, at: Tensor, below: Tensor, target: float, reach: Tensor) -> Tensor:
+    """True where a profile is still below the target so far out, or so flat, that it will never get there."""
+    return below & ((value <= FLAT * target) & (at >= 4 * reach) | (at >= FURTHEST * reach))
+
+
+def _at_a_wall(low: Tensor, high: Tensor, first: Tensor, reach: Tensor) -> Tensor:
+    """True where nothing is left between the last allowed distance and the first that is not."""
+    return (high - low <= EDGE * high) | (low >= 100 * reach) | (high < ON_EDGE * first)
 
 
 def _interpolate(root_0: Tensor, ratio_0: Tensor, root_1: Tensor, ratio_1: Tensor, target: float) -> Tensor:

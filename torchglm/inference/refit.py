@@ -96,8 +96,11 @@ def submodel(result: "Result", columns: Sequence[int]) -> "Result":
     from torchglm.inference.build import build
 
     state = result._state
-    source = Columns(result.source, torch.tensor(list(columns), dtype=torch.int64, device=state["coef"].device))
+    source: Iterable[Rows] = Columns(
+        result.source, torch.tensor(list(columns), dtype=torch.int64, device=state["coef"].device))
     first = next(iter(result.source))
+    if result.rows is not None and result.rows.x.numel() <= ROOM:
+        source = list(source)
     solution = irls(source, result.family, result.link, tol=min(state["tol"], 1e-8),
                     rank_tol=1e-6 if first.x.dtype == torch.float32 else 1e-12,
                     skip=state["status"] == int(Status.NOT_FINITE))
