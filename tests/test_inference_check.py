@@ -361,3 +361,12 @@ def test_a_loaded_fit_asks_for_its_rows(tmp_path: Any) -> None:
         torchglm.load(tmp_path).check()
     loaded = torchglm.load(tmp_path).with_rows(X, COUNTS)
     assert str(loaded.check()) == str(poisson().check())
+
+
+def test_rows_that_are_not_those_of_the_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="not the rows of the fit"):
+        poisson().with_rows(X, SPREAD).check()
+
+
+def test_an_exact_fit_of_large_numbers_is_still_a_fit_of_its_rows() -> None:
+    assert torchglm.fit(X, 1e8 * (1 + X @ [0.5, 0.1]), family="gaussian").check().found("fit").logical_not()

@@ -1,12 +1,13 @@
-"""The three commands: fit, summary and predict."""
+"""The commands: fit, summary, predict and check."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -74,6 +75,40 @@ def predict(arguments: Sequence[str]) -> None:
     rows = write(prediction, given.data, out)
     if out != "-":
         print(f"{rows:,} predictions in {out}")
+
+
+def check(arguments: Sequence[str]) -> None:
+    """`torchglm check RUN`: say what speaks against the model of a run, in plain sentences."""
+    import torchglm
+    from torchglm.cli.rows import attached
+
+    parser = argparse.ArgumentParser(
+        prog="torchglm check", description="Ask whether the model of a run holds, on the rows it was fitted on: link, "
+        "spread, zeros, separation, collinearity, influence. Prints what was found, with its number and what to try.")
+    parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
+    parser.add_argument("--data", metavar="FILE", help="the rows the run was fitted on, where they are no longer "
+                        "where its config says: .csv or .parquet file, a glob or a folder")
+    parser.add_argument("--level", type=float, default=0.05, help="level of all tests together (default: 0.05)")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+    given = parser.parse_args(arguments)
+    folder = runs.open_run(given.run)
+    with waiting(f"Checking {given.run}"):
+        found = attached(torchglm.load(folder), folder, given.data).check(given.level)
+    if given.format == "text":
+        print(found)
+        return
+    import json
+
+    print(json.dumps(_plain(found.to_dict()), indent=1, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as JSON knows them: NaN and the infinities as null."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_summary(result: Result, level: float = 0.95, form: str = "text") -> None:

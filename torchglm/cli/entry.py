@@ -14,12 +14,13 @@ commands:
   fit CONFIG.yaml [--key value ...]    fit a model, write a run folder with its report
   predict RUN DATA [--out FILE]        predict the means of new rows with a run
   summary RUN                          print the summary of a run
+  check RUN [--data FILE]              say what speaks against the model of a run
 
 options:
   -h, --help     show this help; after a command, that of the command
   --version      show the version
 """
-COMMANDS = ("fit", "predict", "summary")
+COMMANDS = ("fit", "predict", "summary", "check")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

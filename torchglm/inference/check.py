@@ -126,6 +126,32 @@ class Influence:
         self.seen += values.mu.shape[-1]
 
 
+class _Deviance:
+    """The deviance of the rows, by which they are known to be those of the fit."""
+
+    def __init__(self, result: "Result") -> None:
+        self.result = result
+        self.total = torch.zeros_like(result._state["deviance"])
+        self.rounding = self.total.clone()  # what an error of 1e-9 in every mean adds to it
+
+    def add(self, values: RowValues) -> None:
+        family, weight = self.result.family, values.rows.weight
+        half = family.half_deviance(values.rows.y, values.eta, values.mu, self.result.link)
+        self.total += torch.where(values.used, 2 * half * weight, 0.0).sum(-1)
+        off = (1e-9 * values.mu).square() / family.variance(values.mu)
+        self.rounding += torch.where(values.used, off * weight, 0.0).nan_to_num(0.0).sum(-1)
+
+    def judge(self) -> None:
+        """Raise `ValueError` where a model that converged has another deviance on these rows."""
+        fitted = self.result._state["deviance"]
+        fine = self.result._state["status"] == int(Status.CONVERGED)
+        other = fine & ~((self.total - fitted).abs() <= 1e-4 * fitted + 1e-6 + self.rounding)
+        if bool(other.any()):
+            i = int(other.nonzero()[0, 0])
+            raise ValueError(f"these are not the rows of the fit: its deviance is {float(fitted[i]):.6g}, on these "
+                             f"rows {float(self.total[i]):.6g}. Pass the rows it was fitted on.")
+
+
 def screens_of(result: "Result") -> dict[str, Any]:
     """The tests that apply to a fit, by topic."""
     made: dict[str, Any] = {"link": LinkTest(result)}
@@ -148,14 +174,15 @@ def check(result: "Result", level: float = 0.05) -> Check:
     direction of a separation, aliased and nearly dependent columns, a row that moves the coefficients by itself.
     Over-dispersed counts widen the link test, so that one fault is not told as two. Models that did not converge are
     not tested. One pass over the rows, and three more where a model is separated.
-    Raises `ValueError` for a level outside (0, 1) and without rows.
+    Raises `ValueError` for a level outside (0, 1), and without the rows of the fit.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.05 is 5 %.")
     screens = screens_of(result)
     power, moving = PowerLink(result), Influence(result)
-    asked = [*screens.values(), moving, *([power] if link_power(result) is not None else [])]
-    run(result, asked)
+    deviance = _Deviance(result)
+    run(result, [*screens.values(), moving, deviance, *([power] if link_power(result) is not None else [])])
+    deviance.judge()
     fine = result._out(result._state["status"] == int(Status.CONVERGED))
     outcomes = {topic: screen.outcome() for topic, screen in screens.items()}
     outcomes["link"] = screens["link"].outcome(_inflation(result))
