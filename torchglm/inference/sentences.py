@@ -35,7 +35,7 @@ def dispersion(result: "Result", screen: Any, power: PowerLink, i: int, p: float
     """On counts that vary more or less than the family says."""
     ratio = float(result._state["pearson"][i] / (result._state["nobs"][i] - result._state["rank"][i]))
     more = float(screen.score()[i]) > 0
-    said = (f"The counts vary {'more' if more else 'less'} than the {result.family.name} family says: Pearson's "
+    said = (f"The counts vary {'more' if more else 'less'} than the {_family(result)} family says: Pearson's "
             f"chi-squared is {ratio:.3g} for each degree of freedom (adjusted p = {cell(p, p=True)}), so standard "
             f"errors are too {'small' if more else 'large'}, by a factor of about {math.sqrt(ratio):.3g}.")
     other = "NegativeBinomial(), " if result.family.name == "poisson" and more else ""
@@ -50,18 +50,22 @@ def zeros(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> 
     if seen > expected:
         return said, ("Try NegativeBinomial(), or model whether the response is zero apart from how large it is "
                       "(Bernoulli for all rows, then a fit of the positive ones).")
-    return said, "See whether rows with zeros were left out of the data; if so, fit the positive responses as such."
+    return said, "See whether rows with zeros are missing from the data; else compare with another family."
 
 
 def variance(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On a variance that grows otherwise than the family says."""
     slope = float(screen.power()[i])
-    said = (f"The variance grows {'faster' if slope > 0 else 'slower'} with the mean than the {result.family.name} "
+    said = (f"The variance grows {'faster' if slope > 0 else 'slower'} with the mean than the {_family(result)} "
             f"family says (slope of the squared residuals {slope:+.2g}, adjusted p = {cell(p, p=True)}), so standard "
             "errors are off.")
     steeper = "with a steeper variance (Poisson, Gamma, inverse Gaussian in this order)" if slope > 0 else (
         "with a flatter variance (Gamma, Poisson, Gaussian in this order)")
     return said, f"Try a family {steeper}, Tweedie with another power, or robust('HC3')."
+
+
+def _family(result: "Result") -> str:
+    return type(result.family).__name__
 
 
 def influence(screen: Any, i: int) -> Words:
