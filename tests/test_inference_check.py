@@ -355,6 +355,15 @@ def test_a_model_that_was_not_fitted_is_not_tested_and_says_so() -> None:
     assert "not finite" in str(found[1]) and torch.isnan(found[1].tests["link"].statistic)
 
 
+def test_a_penalised_fit_is_not_tested_but_its_facts_are_told() -> None:
+    x = np.column_stack([X, X[:, 0] + 0.01 * X[:, 1]])
+    r = torchglm.fit(x, COUNTS, family="poisson", penalty=torchglm.Ridge(1e-8))
+    assert "variance inflation" in str(r.check()) and not r.check().tests
+    assert "a penalised fit is not tested" in str(poisson(penalty=torchglm.Ridge(0.1)).check())
+    with pytest.raises(ValueError, match="penal"):
+        r.link_test()
+
+
 def test_a_loaded_fit_asks_for_its_rows(tmp_path: Any) -> None:
     poisson().save(tmp_path)
     with pytest.raises(ValueError, match="Attach them"):

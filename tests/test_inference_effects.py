@@ -195,3 +195,21 @@ def test_bad_requests_are_refused_with_what_to_do() -> None:
         named.marginal_effects(data=DATA[["size"]])
     with pytest.raises(ValueError, match="no column 'weight'"):
         torchglm.fit(X, DATA.claims, family="poisson").marginal_effects(["weight"])
+
+
+class Doubled(torchglm.Link):
+    """`mu = exp(2 eta)`, its slope left to automatic differentiation."""
+
+    name = "doubled"
+
+    def inverse(self, eta: torch.Tensor) -> torch.Tensor:
+        return (2 * eta).exp()
+
+    def link(self, mu: torch.Tensor) -> torch.Tensor:
+        return mu.log() / 2
+
+
+def test_effects_go_through_a_link_without_closed_forms() -> None:
+    own, log = (torchglm.fit(X, DATA.claims, family="poisson", link=link) for link in (Doubled(), "log"))
+    torch.testing.assert_close(own.marginal_effects().value, log.marginal_effects().value, rtol=1e-6, atol=0)
+    torch.testing.assert_close(own.marginal_effects().std_err, log.marginal_effects().std_err, rtol=1e-5, atol=0)

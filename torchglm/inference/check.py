@@ -86,18 +86,19 @@ class Check:
                           for topic, test in self.tests.items()}}
 
     def __str__(self) -> str:
-        asked = f"{len(self.tests)} test{'s' * (len(self.tests) != 1)} ({', '.join(self.tests)})"
+        tests = f"{len(self.tests)} test{'s' * (len(self.tests) != 1)} ({', '.join(self.tests)})"
+        asked = f"by {tests} at {self.level:.3g} together" if self.tests else "(a penalised fit is not tested)"
         if not self.batch:
             found = self.findings[0]
             if not found:
-                return f"{self.title}: nothing found by {asked} at {self.level:.3g} together."
+                return f"{self.title}: nothing found {asked}."
             lines = [f"{i}. {finding.sentence}\n   {finding.advice}" for i, finding in enumerate(found, 1)]
             return "\n".join([f"{self.title}: {len(found)} finding{'s' * (len(found) != 1)}.", *lines])
         models = len(self.findings)
         topics = list(dict.fromkeys(f.topic for one in self.findings for f in one))
         lines = [f"  {topic}: {int(self.found(topic).sum())} of {models}" for topic in topics]
-        quiet = f"{int(self.silent.sum())} of {models} models without a finding by {asked}"
-        return "\n".join([f"{self.title}: {quiet} at {self.level:.3g} together for each.", *lines])
+        quiet = f"{int(self.silent.sum())} of {models} models without a finding {asked}"
+        return "\n".join([f"{self.title}: {quiet}{' for each' * bool(self.tests)}.", *lines])
 
     __repr__ = __str__
 
@@ -153,7 +154,9 @@ class _Deviance:
 
 
 def screens_of(result: "Result") -> dict[str, Any]:
-    """The tests that apply to a fit, by topic."""
+    """The tests that apply to a fit, by topic; none where a penalty pulls its coefficients from the maximum."""
+    if result.penalty is not None:
+        return {}
     made: dict[str, Any] = {"link": LinkTest(result)}
     if result.family.name in Overdispersion.FAMILIES and result.dispersion_kind == "fixed":
         made["dispersion"] = Overdispersion(result)
@@ -172,8 +175,8 @@ def check(result: "Result", level: float = 0.05) -> Check:
     estimated) are held at `level` together, by Holm's adjustment: on a right model with enough rows nothing is found
     in about `1 - level` of cases or more. Beside them stand facts about the fit that need no test: how it ended, the
     direction of a separation, aliased and nearly dependent columns, a row that moves the coefficients by itself.
-    Over-dispersed counts widen the link test, so that one fault is not told as two. Models that did not converge are
-    not tested. One pass over the rows, and three more where a model is separated.
+    Penalised fits have these alone. Over-dispersed counts widen the link test, so that one fault is not told as two.
+    Models that did not converge are not tested. One pass over the rows, and three more where a model is separated.
     Raises `ValueError` for a level outside (0, 1), and without the rows of the fit.
     """
     if not 0 < level < 1:
@@ -185,10 +188,13 @@ def check(result: "Result", level: float = 0.05) -> Check:
     deviance.judge()
     fine = result._out(result._state["status"] == int(Status.CONVERGED))
     outcomes = {topic: screen.outcome() for topic, screen in screens.items()}
-    outcomes["link"] = screens["link"].outcome(_inflation(result))
+    if "link" in screens:
+        outcomes["link"] = screens["link"].outcome(_inflation(result))
     tests = {topic: _where(outcome, fine) for topic, outcome in outcomes.items()}
-    adjusted = adjust(torch.stack([test.p_value for test in tests.values()], -1), "holm")
-    p_values = dict(zip(tests, adjusted.unbind(-1), strict=True))
+    p_values = {topic: test.p_value for topic, test in tests.items()}
+    if p_values:
+        adjusted = adjust(torch.stack(list(p_values.values()), -1), "holm")
+        p_values = dict(zip(tests, adjusted.unbind(-1), strict=True))
     separated = None
     if bool((result._state["status"] == int(Status.SEPARATED)).any()):
         separated = separation(result)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.distributions import constraints
 
+from torchglm.inference.nested import unpenalised
 from torchglm.inference.screening import LinkTest, PowerLink, link_power, run
 from torchglm.inference.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
 from torchglm.inference.table import Outcome
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def _one(result: "Result", screen: Any) -> Outcome:
+    unpenalised(result, "a test of the model")
     run(result, [screen])
     return screen.outcome()
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting.moments import linear_predictor
 from torchglm.fitting.rows import Rows, wide
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
 from torchglm.inference.intervals import mean_limits
@@ -67,6 +66,11 @@ def repeats(rows: Rows) -> Tensor:
 # averages over rows ----------------------------------------------------------------------------------------
 
 
+def _predictor(x: Tensor, offset: Tensor, coef: Tensor) -> Tensor:
+    """`x coef + offset`, (B, n), through which derivatives go."""
+    return (coef @ x.mT if x.dim() == 2 else (x @ coef.unsqueeze(-1)).squeeze(-1)) + offset
+
+
 def _average(result: "Result", slices: Iterator[Slice],
              quantities: Callable[[Slice, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """(B, k) averages of `quantities` (B, k, n) over the rows, and their derivatives (B, k, p)."""
@@ -96,16 +100,18 @@ def marginal_effects(result: "Result", variables: "Sequence[str] | None" = None,
         names = [name for name in result.names if name != "(Intercept)"] if variables is None else list(variables)
         index = [_column(result, name) for name in names]
 
-        def by_column(part: Slice, coef: Tensor) -> Tensor:
-            slope = result.link.inverse_deriv(linear_predictor(part.rows, coef))
-            return coef[:, index].unsqueeze(-1) * slope.unsqueeze(-2)
+        def slopes(part: Slice, coef: Tensor) -> Tensor:
+            return result.link.inverse_deriv(_predictor(part.rows.x, part.rows.offset, coef)).unsqueeze(-2)
 
-        value, slope = _average(result, _held(result), by_column)
-        return estimates(result, value, errors(result, slope), names, level)
+        mean, bend = _average(result, _held(result), slopes)  # of dmu/deta, and its derivatives: (B, 1), (B, 1, p)
+        beta = result._state["coef"][:, index].unsqueeze(-1)
+        unit = torch.eye(result._state["coef"].shape[-1]).to(mean)[index]
+        slope = mean.unsqueeze(-1) * unit + beta * bend
+        return estimates(result, (beta * mean.unsqueeze(-1))[..., 0], errors(result, slope), names, level)
     part, found = changes(result, variables, data, offset)
 
     def by_variable(part: Slice, coef: Tensor) -> Tensor:
-        means = [result.link(linear_predictor(part.rows._replace(x=x), coef)) for x in part.designs]
+        means = [result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs]
         return torch.stack([(means[one.plus] - means[one.minus]) / one.divisor for one in found], -2)
 
     value, slope = _average(result, iter([part]), by_variable)
@@ -130,7 +136,7 @@ def predictions(result: "Result", at: Mapping[str, Any], data: Any = None, offse
         slices = iter([settle(result, settings, data, offset)])
 
     def means(part: Slice, coef: Tensor) -> Tensor:
-        return torch.stack([result.link(linear_predictor(part.rows._replace(x=x), coef)) for x in part.designs], -2)
+        return torch.stack([result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs], -2)
 
     value, slope = _average(result, slices, means)
     found = estimates(result, value, errors(result, slope), names, level)
