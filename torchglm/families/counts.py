@@ -10,6 +10,8 @@ from torchglm.families.arithmetic import product, rows_of, text
 from torchglm.families.base import Family
 from torchglm.links import Link
 
+LEAST = 1e-30  # in place of zero in a logarithm that is multiplied by zero
+
 
 class Poisson(Family):
     """Counts: `V = mu`. The log link makes rates that multiply."""
@@ -36,7 +38,7 @@ class Poisson(Family):
         return 2 * special.kl_div(y, mu)
 
     def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        return torch.xlogy(y, y / mu) - (y - mu)
+        return y * torch.log(y.clamp(min=LEAST) / mu) - (y - mu)
 
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -158,7 +159,7 @@ def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
     first = int(rows.intercept)
     x, slopes = rows.x.to(coef.dtype), coef[:, first:]
     if not rows.shared:
-        eta = (x @ slopes.unsqueeze(-1)).squeeze(-1)
+        eta = product(x, slopes.unsqueeze(-1)).squeeze(-1)
     elif coef.shape[0] == 1:
         eta = (x @ slopes[0]).unsqueeze(0)
     else:
@@ -297,7 +298,7 @@ def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Te
 def project(rows: Rows, values: Tensor) -> Tensor:
     """`x' r`, shape `(B, p)`, for values `(B, n)` and the design of the rows."""
     if not rows.shared:
-        out = (values.unsqueeze(-2) @ rows.x).squeeze(-2)
+        out = product(values.unsqueeze(-2), rows.x).squeeze(-2)
     elif values.shape[0] == 1:
         out = values @ rows.x
     else:
@@ -305,25 +306,53 @@ def project(rows: Rows, values: Tensor) -> Tensor:
     return torch.cat([values.sum(-1, keepdim=True), out], -1) if rows.intercept else out
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` for stacks of matrices; on a CPU by numpy, which hands small ones to BLAS one by one, fast and alike."""
+    if a.device.type != "cpu":
+        return a @ b
+    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+
+
 def gram(rows: Rows, weight: Tensor) -> Tensor:
     """`x' diag(weight) x`, shape `(B, p, p)`, for the design of the rows and weights `(B, n)`.
 
-    One model on a CPU takes BLAS' syrk (torch has none; numpy's `a.T @ a` calls it): half the work of a
-    product. One design for many models takes one product of the weights with all pairs of columns.
+    On a CPU numpy's `a.T @ a` calls BLAS' syrk, which torch has not: half the work of a product. One design for
+    many models takes one product of the weights with all pairs of columns.
     """
-    if rows.shared and weight.shape[0] == 1 and weight.device.type == "cpu" and not bool((weight < 0).any()):
-        first = int(rows.intercept)
-        half = scratch(rows.x.shape[0], rows.columns)
-        root = weight[0].sqrt().unsqueeze(-1)
-        half[:, :first] = root
-        torch.mul(rows.x, root, out=half[:, first:])
-        array = half.numpy()
-        return torch.from_numpy(array.T @ array).unsqueeze(0)
-    x = whole(rows)
-    if not rows.shared:
-        return (x * weight.unsqueeze(-1)).mT @ x
-    if weight.shape[0] == 1:
-        return ((x * weight[0].unsqueeze(-1)).mT @ x).unsqueeze(0)
+    if rows.shared and weight.shape[0] > 1:
+        return _gram_of_pairs(whole(rows), weight)
+    root = _roots(rows, weight)
+    if root is not None:
+        half = _design(rows, root)
+        return product(half.mT, half)
+    x = _design(rows, None)
+    scaled = scratch("scaled", *x.shape) if x.device.type == "cpu" else torch.empty_like(x)
+    return product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x)
+
+
+def _roots(rows: Rows, weight: Tensor) -> "Tensor | None":
+    """The roots of the weights where a syrk is worth them: many columns, and no weight is negative."""
+    narrow = not rows.shared and rows.columns < 32
+    return None if weight.device.type != "cpu" or narrow or bool((weight < 0).any()) else weight.sqrt()
+
+
+def _design(rows: Rows, scale: "Tensor | None") -> Tensor:
+    """(B, n, p) the design with its intercept, its rows multiplied by `scale` (B, n) where given."""
+    x = rows.x.unsqueeze(0) if rows.shared else rows.x
+    first = int(rows.intercept)
+    if scale is None and not first:
+        return x
+    shape = (*x.shape[:-1], rows.columns)
+    out = scratch("design", *shape) if x.device.type == "cpu" else x.new_empty(shape)
+    out[..., :first] = 1.0 if scale is None else scale.unsqueeze(-1)
+    if scale is None:
+        out[..., first:] = x
+    else:
+        torch.mul(x, scale.unsqueeze(-1), out=out[..., first:])
+    return out
+
+
+def _gram_of_pairs(x: Tensor, weight: Tensor) -> Tensor:
     p = x.shape[-1]
     row, column = torch.triu_indices(p, p, device=x.device)
     products = x[:, row] * x[:, column]

@@ -29,6 +29,7 @@ SHORTEST = 2.0**-40
 ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
+STALE = 1e-2  # share of the tolerance within which steps with a Gram of an earlier point are to end
 ARRIVED = 1e-4  # share of the tolerance that a step with a Gram of its own may still show after such steps
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 EPS = torch.finfo(torch.float64).eps
@@ -224,13 +225,14 @@ class Solver:
         aimed = replace(s, delta=torch.where(refresh.unsqueeze(-1), 0.0, delta), decrement=decrement,
                         step=torch.ones_like(s.step), refresh=refresh, fisher=fisher, factored=factored,
                         hit=torch.zeros_like(s.hit))
-        aimed.closing = self.small(aimed, self.tol) & ~refresh
+        tol = torch.where(s.stale, STALE * self.tol, self.tol)
+        aimed.closing = self.small(aimed, tol) & ~refresh
         if self.chord:
             near = decrement <= NEAR**2 * s.total
             aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
         return aimed
 
-    def small(self, s: Search, tol: float) -> Tensor:
+    def small(self, s: Search, tol: "Tensor | float") -> Tensor:
         """True where the Newton decrement says that nothing is left to gain."""
         deviance = 2 * s.objective.abs() + 2e-3 * s.first.abs()
         return s.decrement.abs() <= tol * deviance + self.floor(s.moments)

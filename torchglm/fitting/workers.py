@@ -4,6 +4,7 @@ Blocks fit a cache, and operators on them are too small to be split further: tor
 out the pieces than on the work, many times more where other programs share the cores.
 """
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -48,12 +49,13 @@ _pool = _Pool()
 _local = threading.local()
 
 
-def scratch(rows: int, columns: int) -> torch.Tensor:
-    """A float64 matrix `(rows, columns)` on the CPU to be overwritten at once: each thread has one, used again."""
-    held: torch.Tensor | None = getattr(_local, "held", None)
-    if held is None or held.numel() < rows * columns:
-        held = _local.held = torch.empty(rows * columns, dtype=torch.float64)
-    return held[:rows * columns].view(rows, columns)
+def scratch(name: str, *shape: int) -> torch.Tensor:
+    """A float64 tensor on the CPU to be overwritten at once: each thread has one of each name, used again."""
+    held: dict[str, torch.Tensor] = _local.__dict__
+    size = math.prod(shape)
+    if name not in held or held[name].numel() < size:
+        held[name] = torch.empty(size, dtype=torch.float64)
+    return held[name][:size].view(shape)
 
 
 def spread(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> list[Value]:
