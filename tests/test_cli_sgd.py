@@ -119,3 +119,17 @@ def test_a_streamed_run_has_its_report_and_a_streamed_csv_says_what_to_do(
     assert "diagnostics on 3,000 rows" in Path("run/report.html").read_text()
     assert main(["fit", "--data.path", "rows.csv", *flags]) == 2
     assert "is not Parquet" in capsys.readouterr().err
+
+
+def test_lbfgs_takes_all_rows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    parquet.write_table(rows(), "rows.parquet", row_group_size=700)
+    solver = "{name: sgd, batch_size: 64, optimizer: {class_path: torch.optim.LBFGS, init_args: {max_iter: 100}}}"
+    job = job_of("rows.parquet", "poisson", "--solver", solver)
+    exact = job_of("rows.parquet", "poisson").solver.solve(job)
+    found = job.solver.solve(job)
+    assert bool(found.converged) and float(((found.coef - exact.coef) / exact.std_err).abs().max()) < 1e-2
+    monkeypatch.setattr("torchglm.cli.stream.HOLD", 0)
+    with pytest.raises(ValueError, match="lbfgs needs all rows in memory"):
+        job.solver.solve(job)

@@ -107,7 +107,7 @@ def write(result: Result, path: str | Path, config: str = "", log: str = "") -> 
 
 def _sample(result: Result) -> dict[str, Any]:
     """The first rows of a streamed fit, for the plots; nothing where it has its rows, or none."""
-    from torchglm.fitting.moments import linear_predictor
+    from torchglm.fitting.products import linear_predictor
     from torchglm.fitting.rows import wide
 
     try:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchglm.cli import names
 from torchglm.cli.config import one_line
 from torchglm.cli.schema import Job, Solver
-from torchglm.cli.stream import FileRows, result_at
+from torchglm.cli.stream import HOLD, FileRows, result_at
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead
 from torchglm.lightning import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
@@ -32,9 +32,10 @@ class SGD(Solver):
 
     Args:
         batch_size: rows of a minibatch
-        optimizer: a class of torch.optim, such as {name: adam, lr: 0.1}, the default; lbfgs takes all rows
+        optimizer: a class of torch.optim, such as {name: adam, lr: 0.03}; the default is {name: sgd, lr: 0.3}; lbfgs
+            takes all rows as one batch
         trainer: arguments of lightning.Trainer, such as {max_epochs: 20}
-        decay: bring the learning rate to zero over the run
+        decay: bring the learning rate to zero over the run, along half a cosine (not for lbfgs)
         polish: Newton steps after the training, one pass each
     """
 
@@ -76,6 +77,9 @@ class SGD(Solver):
             batch = GLMBatch(x, *(value[0].to(x.dtype) for value in (part.y, part.weight, part.offset)))
             size = len(x) if self._whole else self.batch_size
             return TensorBatches(batch, size, shuffle=size < len(x), seed=job.seed)
+        if self._whole:
+            raise ValueError("solver.optimizer lbfgs needs all rows in memory as one batch, and these files hold more "
+                             f"than {HOLD >> 20:,} MiB of them. Use the default optimizer with polish: 2, or irls.")
         roles: dict[str, Any] = dict(job.data.roles)
         if "weights" in roles and "freq" in roles or "offset" in roles and "exposure" in roles:
             raise ValueError("solver sgd streams weights or freq, and offset or exposure, not both. "

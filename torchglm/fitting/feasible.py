@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting import linalg
-from torchglm.fitting.moments import gram, linear_predictor, project
+from torchglm.fitting.products import gram, linear_predictor, project
 from torchglm.fitting.rows import Rows, to_float64
 
 SHARES = (0.5, 0.1, 0.01, 0.001)  # of the distance of the mean response from the edge, asked of every row

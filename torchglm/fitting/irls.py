@@ -10,7 +10,8 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.feasible import distance
-from torchglm.fitting.moments import Moments, edges, take_family
+from torchglm.fitting.kernel import edges, take_family
+from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.search import Search, Solution, Solver, Taken

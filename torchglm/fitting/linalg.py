@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchglm.fitting.moments import Moments, triangle
+from torchglm.fitting.moments import Moments
+from torchglm.fitting.products import triangle
 
 # Below this squared pivot of the scaled Gram (a multiple correlation of 1 - 1e-7) a QR factor takes its place.
 GRAM_PIVOT = 1e-7

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting import linalg
-from torchglm.fitting.moments import Moments, Point, edges, fold, take_family
+from torchglm.fitting.kernel import edges, fold, take_family
+from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.quadratic import soft_step
 from torchglm.fitting.rows import Rows

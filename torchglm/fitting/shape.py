@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.moments import linear_predictor
+from torchglm.fitting.products import linear_predictor
 from torchglm.fitting.rows import Rows, wide
 from torchglm.links import Link
 

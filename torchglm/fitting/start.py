@@ -11,7 +11,9 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting import linalg
 from torchglm.fitting.feasible import feasible
-from torchglm.fitting.moments import Moments, Point, edges, triangle
+from torchglm.fitting.kernel import edges
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.products import triangle
 from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.status import Status

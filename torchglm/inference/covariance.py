@@ -11,7 +11,9 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting import linalg
-from torchglm.fitting.moments import Point, fold, gram, take_family
+from torchglm.fitting.kernel import fold, take_family
+from torchglm.fitting.moments import Point
+from torchglm.fitting.products import gram
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.refit import ROOM, lanes

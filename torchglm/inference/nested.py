@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.linalg import independent_columns
-from torchglm.fitting.moments import triangle
+from torchglm.fitting.products import triangle
 from torchglm.fitting.rows import Rows, wide
 from torchglm.inference.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values

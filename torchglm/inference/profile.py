@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.fitting.irls import irls
-from torchglm.fitting.moments import take_family
+from torchglm.fitting.kernel import take_family
 from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.crossing import crossing

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.fitting.irls import irls
-from torchglm.fitting.moments import take_family
+from torchglm.fitting.kernel import take_family
 from torchglm.fitting.shape import Fitted, dispersion_ml, maximise
 from torchglm.fitting.status import Status
 from torchglm.inference.crossing import crossing

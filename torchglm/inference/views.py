@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting.moments import take_family
+from torchglm.fitting.kernel import take_family
 from torchglm.fitting.status import Status
 from torchglm.inference.refit import lanes
 

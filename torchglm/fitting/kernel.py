@@ -1,0 +1,192 @@
+"""The one hot kernel: a pass over the rows that leaves a few small sums."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.products import gram, linear_predictor, project, triangle
+from torchglm.fitting.rows import Rows, to_float64, whole
+from torchglm.fitting.workers import spread
+from torchglm.links import Link
+
+
+def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, models: int, p: int,
+         device: torch.device) -> Moments:
+    """One pass over a source: the moments of all its rows at a point."""
+    total = Moments.zero(models, p, device)
+    if point.factor:
+        total = replace(total, factor=total.gram.new_zeros(models, p + 1, p + 1))
+    for rows in source:
+        total = total + moments(rows, point, family, link)
+    return total
+
+
+def moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
+    """The moments of one chunk, block by block; on a CPU the blocks are spread over threads."""
+    blocks = list(rows.blocks())
+    several = not rows.shared and rows.y.shape[0] > 1
+
+    def work(part: Sequence[tuple[slice, Rows]]) -> dict[int, Moments]:
+        sums: dict[int, Moments] = {}
+        for chosen, block in part:
+            at, member = (_at(point, chosen), take_family(family, chosen)) if several else (point, family)
+            new = _block_moments(block, at, member, link)
+            sums[chosen.start] = sums[chosen.start] + new if chosen.start in sums else new
+        return sums
+
+    total: dict[int, Moments] = {}
+    for sums in spread(work, blocks) if rows.y.device.type == "cpu" else [work(blocks)]:
+        for first, part in sums.items():
+            total[first] = total[first] + part if first in total else part
+    return _concatenate(list(total.values()))
+
+
+def take_family(family: Family, models: "Tensor | slice") -> Family:
+    """The family with the shape parameters of some of the models."""
+    if all(parameter.dim() == 0 for parameter in family.parameters()):
+        return family
+    return family.with_parameters({name: value[models] for name, value in family.named_parameters()})
+
+
+def _at(point: Point, models: slice) -> Point:
+    def part(value: "Tensor | None") -> "Tensor | None":
+        return None if value is None else value[models]
+
+    observed = point.observed if isinstance(point.observed, bool) else point.observed[models]
+    return replace(point, coef=part(point.coef), observed=observed, before=part(point.before),
+                   constant=part(point.constant))
+
+
+def _concatenate(parts: list[Moments]) -> Moments:
+    lists: dict[str, list[Any]] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Moments)}
+    joined: dict[str, Any] = {name: None if values[0] is None else torch.cat(values) for name, values in lists.items()}
+    return Moments(**joined)
+
+
+def _block_moments(block: Rows, point: Point, family: Family, link: Link) -> Moments:
+    rows = to_float64(block)
+    eta, observed = _predictor(rows, point, family, link)
+    mu = link(eta)
+    score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
+    deviance = family.half_deviance if point.before is not None else family.rough_half_deviance
+    half = deviance(rows.y, eta, mu, link)
+    if point.fence:
+        half, score, information = _fenced(half, score, information, eta, point.fence, family, link)
+    if point.before is not None and link.name == "identity" and family.is_canonical(link) and point.coef is not None:
+        half = _exact_residual(rows, point.coef).square() / 2
+    score, information, half = score * rows.weight, information * rows.weight, half * rows.weight
+    if rows.weight.is_cuda or bool((rows.weight == 0).any()):
+        used = rows.weight > 0
+        score, information, half = (torch.where(used, v, 0.0) for v in (score, information, half))
+        mu, eta = torch.where(used, mu, mu.new_tensor(family.inner_mean)), torch.where(used, eta, 0.0)
+        bad = _outside(mu, torch.where(used, eta, torch.inf), family, link)
+    else:
+        bad = _outside(mu, eta, family, link)
+    if point.coef is None:  # the first step solves for the coefficients themselves
+        score = (score if point.constant is None else 0.0) + information * (eta - rows.offset)
+    scale = (information * eta.square()).sum(-1)
+    none = torch.zeros_like(scale)
+    counted = point.coef is None or point.before is not None or point.census
+    weight, count, response = _census(rows, family) if counted else (none,) * 3
+    pearson, change = _report(rows, eta, mu, point.before, family) if point.before is not None else (none, none)
+    factor = _factor(rows, score, information) if point.factor else None
+    curvature = gram(rows, information) if point.curved else mu.new_zeros(mu.shape[0], rows.columns, rows.columns)
+    return Moments(curvature, project(rows, score), half.sum(-1), scale, bad, weight, count, response,
+                   pearson, change, factor)
+
+
+def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
+    """(B,) 1 where a mean is outside the family's range or not a number, or `eta` below the link's range."""
+    if not mu.shape[-1]:
+        return mu.new_zeros(mu.shape[0])
+    least, most = torch.aminmax(mu, dim=-1)
+    inside = family.valid_mean(least) & family.valid_mean(most)
+    if math.isfinite(link.lower):
+        inside = inside & link.inside(eta.amin(-1))
+    return (~inside).to(torch.float64)
+
+
+def _census(rows: Rows, family: Family) -> tuple[Tensor, Tensor, Tensor]:
+    """`weight`, `count` and `response` of a block."""
+    y = rows.y.abs() if family.signed else rows.y
+    used = (rows.weight > 0).to(torch.float64)
+    count = used if rows.repeats is None else used * rows.repeats
+    return rows.weight.sum(-1), count.sum(-1), (rows.weight * torch.where(used > 0, y, 0.0)).sum(-1)
+
+
+def _report(rows: Rows, eta: Tensor, mu: Tensor, before: Tensor, family: Family) -> tuple[Tensor, Tensor]:
+    """`pearson`, and the largest relative `change` of `eta` since the coefficients `before`."""
+    used = rows.weight > 0
+    residual = (rows.y.abs() if family.signed else rows.y) - mu
+    square = residual.square() / family.variance(mu) * rows.weight
+    step = (eta - linear_predictor(rows, before)).abs() / (1 + eta.abs())
+    change = torch.where(used, step, 0.0).amax(-1) if eta.shape[-1] else eta.new_zeros(eta.shape[0])
+    return torch.where(used, square, 0.0).sum(-1), change
+
+
+def edges(family: Family, link: Link) -> tuple[float, float]:
+    """The ends of the values of `eta` for which the mean lies in the family's range; infinite where none is."""
+    if family.mean_lower == -math.inf:
+        return link.lower, math.inf
+    ends = link.link(torch.tensor([family.mean_lower, family.mean_upper], dtype=torch.float64)).tolist()
+    finite = sorted(end for end in ends if math.isfinite(end))
+    lower, upper = -math.inf, math.inf
+    if len(finite) == 2:
+        lower, upper = finite
+    elif finite:  # on which side of the one end the means lie
+        inside = link.link(torch.tensor(family.inner_mean, dtype=torch.float64)).item()
+        lower, upper = (finite[0], math.inf) if inside > finite[0] else (-math.inf, finite[0])
+    return max(lower, link.lower), upper
+
+
+def _fenced(half: Tensor, score: Tensor, information: Tensor, eta: Tensor, strength: float, family: Family,
+            link: Link) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums with `-strength log(distance of eta to an edge)` added to the objective."""
+    lower, upper = edges(family, link)
+    for sign, end in ((1.0, lower), (-1.0, upper)):
+        if math.isfinite(end):
+            distance = sign * (eta - end)
+            half = half - strength * distance.log()
+            score = score + sign * strength / distance
+            information = information + strength / distance.square()
+    return half, score, information
+
+
+def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:
+    """`y - offset - x coef` of least squares, the rounding of every sum carried along (Knuth's two-sum).
+
+    A response of large mean and small spread keeps the digits of its deviance.
+    """
+    total, lost = rows.y - rows.offset, torch.zeros_like(rows.y)
+    first = int(rows.intercept)
+    for j in range(coef.shape[-1]):
+        term = -coef[:, :1] if j < first else -rows.x[..., j - first] * coef[:, j:j + 1]
+        new = total + term
+        back = new - total
+        lost = lost + ((total - (new - back)) + (term - back))
+        total = new
+    return total + lost
+
+
+def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Tensor, "Tensor | bool"]:
+    """The linear predictor of a point, and whose observed information is asked for, per row."""
+    if point.coef is not None:
+        observed = point.observed if isinstance(point.observed, bool) else point.observed.unsqueeze(-1)
+        return linear_predictor(rows, point.coef), observed
+    mean = family.initial_mean(rows.y, rows.weight) if point.constant is None else (
+        point.constant.unsqueeze(-1).expand_as(rows.y))
+    return link.link(torch.where(rows.weight > 0, mean, mean.new_ones(()))), False
+
+
+def _factor(rows: Rows, score: Tensor, information: Tensor) -> Tensor:
+    """The triangular factor of `[sqrt(W) x, s / sqrt(W)]`, rows without information left out."""
+    root = information.clamp(min=0).sqrt()
+    working = torch.where(root > 0, score / torch.where(root > 0, root, 1.0), 0.0)
+    x = whole(rows).unsqueeze(0) if rows.shared else whole(rows)
+    return triangle(torch.cat([x * root.unsqueeze(-1), working.unsqueeze(-1)], -1))

@@ -1,0 +1,118 @@
+"""Products of rows with coefficients, with values per row, and with themselves: the algebra of a pass."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchglm.fitting.rows import Rows, whole
+from torchglm.fitting.workers import scratch
+
+
+def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
+    """`eta = x coef + offset`, shape `(B, n)`, for coefficients `(B, p)`, in their dtype."""
+    first = int(rows.intercept)
+    x, slopes = rows.x.to(coef.dtype), coef[:, first:]
+    if not rows.shared:
+        eta = product(x, slopes.unsqueeze(-1)).squeeze(-1)
+    elif coef.shape[0] == 1:
+        eta = (x @ slopes[0]).unsqueeze(0)
+    else:
+        eta = in_groups(slopes, lambda part: part @ x.mT)
+    eta = eta + rows.offset.to(coef.dtype)
+    return eta + coef[:, :1] if rows.intercept else eta
+
+
+def in_groups(models: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """A product over models `(B, ...)`, always for a multiple of 16 of them.
+
+    A matrix product may sum in another order at its edges; this keeps what one model gets independent of how
+    many others there are.
+    """
+    missing = -models.shape[0] % 16
+    if not missing:
+        return work(models)
+    return work(torch.cat([models, models.new_zeros(missing, *models.shape[1:])]))[:models.shape[0]]
+
+
+def project(rows: Rows, values: Tensor) -> Tensor:
+    """`x' r`, shape `(B, p)`, for values `(B, n)` and the design of the rows."""
+    if not rows.shared:
+        out = product(values.unsqueeze(-2), rows.x).squeeze(-2)
+    elif values.shape[0] == 1:
+        out = values @ rows.x
+    else:
+        out = in_groups(values, lambda part: part @ rows.x)
+    return torch.cat([values.sum(-1, keepdim=True), out], -1) if rows.intercept else out
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b` for stacks of matrices; on a CPU by numpy, which hands small ones to BLAS one by one, fast and alike."""
+    if a.device.type != "cpu":
+        return a @ b
+    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+
+
+def gram(rows: Rows, weight: Tensor) -> Tensor:
+    """`x' diag(weight) x`, shape `(B, p, p)`, for the design of the rows and weights `(B, n)`.
+
+    On a CPU numpy's `a.T @ a` calls BLAS' syrk, which torch has not: half the work of a product. One design for
+    many models takes one product of the weights with all pairs of columns.
+    """
+    if rows.shared and weight.shape[0] > 1:
+        return _gram_of_pairs(whole(rows), weight)
+    root = _roots(rows, weight)
+    if root is not None:
+        half = _design(rows, root)
+        return product(half.mT, half)
+    x = _design(rows, None)
+    scaled = scratch("scaled", *x.shape) if x.device.type == "cpu" else torch.empty_like(x)
+    return product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x)
+
+
+def _roots(rows: Rows, weight: Tensor) -> "Tensor | None":
+    """The roots of the weights where a syrk is worth them: many columns, and no weight is negative."""
+    narrow = not rows.shared and rows.columns < 32
+    return None if weight.device.type != "cpu" or narrow or bool((weight < 0).any()) else weight.sqrt()
+
+
+def _design(rows: Rows, scale: "Tensor | None") -> Tensor:
+    """(B, n, p) the design with its intercept, its rows multiplied by `scale` (B, n) where given."""
+    x = rows.x.unsqueeze(0) if rows.shared else rows.x
+    first = int(rows.intercept)
+    if scale is None and not first:
+        return x
+    shape = (*x.shape[:-1], rows.columns)
+    out = scratch("design", *shape) if x.device.type == "cpu" else x.new_empty(shape)
+    out[..., :first] = 1.0 if scale is None else scale.unsqueeze(-1)
+    if scale is None:
+        out[..., first:] = x
+    else:
+        torch.mul(x, scale.unsqueeze(-1), out=out[..., first:])
+    return out
+
+
+def _gram_of_pairs(x: Tensor, weight: Tensor) -> Tensor:
+    p = x.shape[-1]
+    row, column = torch.triu_indices(p, p, device=x.device)
+    products = x[:, row] * x[:, column]
+    pairs = in_groups(weight, lambda part: part @ products)
+    out = pairs.new_zeros(weight.shape[0], p, p)
+    out[:, row, column] = pairs
+    out[:, column, row] = pairs
+    return out
+
+
+def triangle(a: Tensor) -> Tensor:
+    """The square upper triangular factor of a QR decomposition, padded with rows of zeros where `a` is wide."""
+    r = torch.linalg.qr(torch.nan_to_num(a, nan=0.0, posinf=0.0, neginf=0.0), mode="r").R
+    missing = a.shape[-1] - r.shape[-2]
+    return r if missing <= 0 else torch.cat([r, r.new_zeros(*r.shape[:-2], missing, r.shape[-1])], -2)
+
+
+def stack_factors(first: "Tensor | None", second: "Tensor | None") -> "Tensor | None":
+    """The factor of the rows of both: triangular factors stack as Grams add."""
+    if first is None or second is None:
+        return first if second is None else second
+    return triangle(torch.cat([first, second], -2))
