@@ -199,16 +199,9 @@ def check(result: "Result", level: float = 0.05) -> Check:
     if bool((result._state["status"] == int(Status.SEPARATED)).any()):
         separated = separation(result)
     inflation = {name: value.reshape(-1) for name, value in vif(result).items()}
-    findings = []
-    for i in range(result._state["deviance"].shape[0]):
-        one = [*_ending(result, i, separated), *_columns(result, i, inflation)]
-        for topic, p in p_values.items():
-            if float(p.reshape(-1)[i]) < level:
-                made = getattr(sentences, topic)(result, screens[topic], power, i, float(p.reshape(-1)[i]))
-                one.append(Finding(topic, float(tests[topic].statistic.reshape(-1)[i]), float(p.reshape(-1)[i]), *made))
-        if float(moving.largest[i]) > MOVING and bool(fine.reshape(-1)[i]):
-            one.append(Finding("influence", float(moving.largest[i]), None, *sentences.influence(moving, i)))
-        findings.append(one)
+    findings = [[*_ending(result, i, separated), *_columns(result, i, inflation),
+                 *_tested(result, i, screens, power, tests, p_values, level),
+                 *_moving(moving, i, bool(fine.reshape(-1)[i]))] for i in range(result._state["deviance"].shape[0])]
     title = f"Check of {result.family}, link {result.link.name}"
     return Check(title, level, findings, tests, p_values, result.batch_shape)
 
@@ -234,6 +227,22 @@ def _ending(result: "Result", i: int, separated: "Separation | None") -> Sequenc
         rows = float(separated.rows.reshape(-1)[i])
         return [Finding("separation", rows, None, *sentences.separation(result, separated, i))]
     return [Finding("fit", float(status), None, *sentences.ending(status))]
+
+
+def _tested(result: "Result", i: int, screens: dict[str, Any], power: PowerLink, tests: dict[str, Outcome],
+            p_values: dict[str, Tensor], level: float) -> Sequence[Finding]:
+    found = []
+    for topic, adjusted in p_values.items():
+        p = float(adjusted.reshape(-1)[i])
+        if p < level:
+            words = getattr(sentences, topic)(result, screens[topic], power, i, p)
+            found.append(Finding(topic, float(tests[topic].statistic.reshape(-1)[i]), p, *words))
+    return found
+
+
+def _moving(screen: Influence, i: int, fine: bool) -> Sequence[Finding]:
+    largest = float(screen.largest[i])
+    return [Finding("influence", largest, None, *sentences.influence(screen, i))] if fine and largest > MOVING else []
 
 
 def _columns(result: "Result", i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
