@@ -19,7 +19,7 @@ from torchglm.fitting.start import at_coefficients, begin, resume, room
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 
-FENCES = [10.0**-k for k in range(1, 11)]  # strengths of the barrier, one after the other
+FENCES = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10)  # strengths of the barrier, one after the other
 STRIDE = 20  # a fit of one row in so many starts a large one
 LARGE = 1 << 20  # numbers in a design from which on that pays
 PART_TOL = 1e-6

@@ -27,6 +27,7 @@ SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
 STEADY = 1e-3  # a converged step moves no linear predictor by more than this share of 1 + |eta|
 DRIFT = 5  # as many steps that gain nothing while eta keeps moving are separation
 SHORTEST = 2.0**-40
+BLOCKED = 2.0**-12  # a step cut below this by an edge of the mean's range is the business of a barrier
 ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
@@ -100,6 +101,8 @@ class Solver:
         self.canonical = family.is_canonical(link) and not fence
         smooth = penalty is None or penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
         open_ended = not any(map(math.isfinite, edges(family, link)))
+        # where a barrier can take over, a search that an edge stops need not creep up to it
+        self.creep = (4, SHORTEST) if open_ended or fence else (2, BLOCKED)
         # one model over rows in memory: the Gram is the dearest part of a pass
         self.chord = (self.models == 1 and isinstance(source, list) and self.p >= CHORD_COLUMNS and smooth
                       and open_ended)
@@ -156,10 +159,11 @@ class Solver:
         done[s.closing & accepted & (s.drift >= DRIFT)] = int(Status.SEPARATED)
         small = self.small(s, max(self.tol, ROUNDING))
         done[~accepted & moments.valid & (s.closing | small & (s.step < 0.1))] = int(Status.CONVERGED)
-        stuck = ~accepted & (s.step < SHORTEST) & (done < 0)
+        cuts, shortest = self.creep
+        stuck = ~accepted & (s.step < torch.where(moments.valid, SHORTEST, shortest)) & (done < 0)
         done[stuck & small] = int(Status.CONVERGED)
         done[stuck & ~small] = torch.where(moments.valid, int(Status.STALLED), int(Status.BOUNDARY))[stuck & ~small]
-        done[accepted & (s.shortened >= 4) & (done < 0)] = int(Status.BOUNDARY)
+        done[accepted & (s.shortened >= cuts) & (done < 0)] = int(Status.BOUNDARY)
         flat = accepted & ~s.refresh & (gain <= 1e-14 * s.objective.abs())
         s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
         done[(s.stagnant >= 4) & (done < 0)] = torch.where(
