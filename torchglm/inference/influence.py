@@ -12,13 +12,52 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.inference.rowwise import RowValues, leverage, residuals
+from torchglm.inference import rowwise
+from torchglm.inference.quantile import quantile_residuals
+from torchglm.inference.rowwise import RowValues
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
 EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly; nothing is left without it
 MEANS = ("mean", "link")
+
+
+def residuals(result: "Result", kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
+    """(*B, n) residuals: response, pearson, deviance, working, anscombe, studentized or (randomised) quantile.
+
+    With `standardized` the first five are divided by `sqrt(phi (1 - h))`; `seed` is for the quantile residuals.
+    Raises `ValueError` for an unknown kind. Source: McCullagh & Nelder (1989), sections 2.4 and 12.5.
+    """
+    if kind == "studentized":
+        return studentized(result)
+    if kind == "quantile":
+        return quantile_residuals(result, seed)
+    parts = []
+    for values in result._values():
+        part = rowwise.residuals(values, result.family, result.link, kind)
+        if standardized:
+            left = 1 - rowwise.leverage(values, result._state["root"])
+            part = part / (result._state["dispersion"].unsqueeze(-1) * left).sqrt()
+        parts.append(part)
+    return result._out(torch.cat(parts, -1))
+
+
+def leverage(result: "Result") -> Tensor:
+    """(*B, n) the diagonal of the hat matrix."""
+    root = result._state["root"]
+    return result._out(torch.cat([rowwise.leverage(values, root) for values in result._values()], -1))
+
+
+def cooks_distance(result: "Result") -> Tensor:
+    """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`."""
+    parts = []
+    scale = (result._state["dispersion"] * result._state["rank"]).unsqueeze(-1)
+    for values in result._values():
+        h = rowwise.leverage(values, result._state["root"])
+        pearson = rowwise.residuals(values, result.family, result.link, "pearson")
+        parts.append((pearson / (1 - h)).square() * h / scale)
+    return result._out(torch.cat(parts, -1))
 
 
 def dfbetas(result: "Result", scaled: bool = True) -> Tensor:
@@ -45,8 +84,8 @@ def dffits(result: "Result") -> Tensor:
     """
     parts = []
     for values, left in _deleted(result):
-        pearson = residuals(values, result.family, result.link, "pearson")
-        share = leverage(values, result._state["root"]).sqrt() / left
+        pearson = rowwise.residuals(values, result.family, result.link, "pearson")
+        share = rowwise.leverage(values, result._state["root"]).sqrt() / left
         parts.append(pearson * share / _deletion_dispersion(result, values, left).sqrt())
     return result._out(torch.cat(parts, -1))
 
@@ -59,8 +98,8 @@ def studentized(result: "Result") -> Tensor:
     """
     parts = []
     for values, left in _deleted(result):
-        d, p = (residuals(values, result.family, result.link, kind) for kind in ("deviance", "pearson"))
-        h = leverage(values, result._state["root"])
+        d, p = (rowwise.residuals(values, result.family, result.link, kind) for kind in ("deviance", "pearson"))
+        h = rowwise.leverage(values, result._state["root"])
         square = (d.square() + h * p.square() / left) / _deletion_dispersion(result, values, left)
         parts.append(torch.sign(d) * square.sqrt())
     return result._out(torch.cat(parts, -1))
@@ -94,7 +133,7 @@ def cv_deviance(result: "Result") -> Tensor:
 def _deleted(result: "Result") -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and what `1 - h` leaves of each row: NaN where nothing is left."""
     for values in result._values():
-        left = 1 - leverage(values, result._state["root"])
+        left = 1 - rowwise.leverage(values, result._state["root"])
         yield values, torch.where(left > EXACT, left, torch.nan)
 
 
@@ -121,6 +160,6 @@ def _deletion_dispersion(result: "Result", values: RowValues, left: Tensor) -> T
     kind = "pearson" if result.dispersion_kind == "pearson" else "deviance"
     total = result._state[kind].unsqueeze(-1)
     freedom = (result._state["nobs"] - result._state["rank"]).unsqueeze(-1)
-    share = residuals(values, result.family, result.link, kind).square() / left / total
+    share = rowwise.residuals(values, result.family, result.link, kind).square() / left / total
     without = phi * (1 - share) * freedom / (freedom - values.repeats)
     return torch.where((without > 0) & (freedom > values.repeats), without, torch.nan)

@@ -11,8 +11,14 @@ if TYPE_CHECKING:
 KINDS = ("mean", "link")
 
 
-def predict(result: "Result", x: Any, offset: Any, kind: str, se: bool) -> "Tensor | tuple[Tensor, Tensor]":
-    """See `Result.predict`. The standard error of a mean is `|dmu/deta|` times that of its linear predictor."""
+def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
+            se: bool = False) -> "Tensor | tuple[Tensor, Tensor]":
+    """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
+
+    `x` has the columns of the fit without its intercept, or is a data frame for a formula fit. The standard error of
+    a mean is `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown kind, and where the
+    fit had an offset and none is given.
+    """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     coef = result.coef

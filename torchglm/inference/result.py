@@ -14,14 +14,20 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
-from torchglm.inference import collinearity, diagnostics, effects, fitness, influence, rowwise
+from torchglm.inference import check as checking
+from torchglm.inference import (
+    collinearity,
+    diagnostics,
+    effects,
+    estimates,
+    fitness,
+    influence,
+    intervals,
+    rowwise,
+)
 from torchglm.inference import covariance as sandwich
-from torchglm.inference.check import Check, check
-from torchglm.inference.estimates import Estimates, delta
-from torchglm.inference.intervals import predict_interval
-from torchglm.inference.predict import predict
-from torchglm.inference.quantile import quantile_residuals
-from torchglm.inference.separation import Separation, separation
+from torchglm.inference import predict as prediction
+from torchglm.inference import separation as separating
 from torchglm.inference.table import Outcome, Table
 from torchglm.links import Link
 
@@ -368,140 +374,37 @@ class Result:
         """(*B, n) the fitted means of the rows."""
         return self._out(torch.cat([values.mu for values in self._values()], -1))
 
-    def residuals(self, kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
-        """(*B, n) residuals: response, pearson, deviance, working, anscombe, studentized or (randomised) quantile.
+    # what each row says and does
+    residuals = influence.residuals
+    leverage = influence.leverage
+    cooks_distance = influence.cooks_distance
+    dfbetas = influence.dfbetas
+    dffits = influence.dffits
+    loo_predict = influence.loo_predict
+    cv_deviance = influence.cv_deviance
 
-        With `standardized` the first five are divided by `sqrt(phi (1 - h))`; `seed` is for the quantile residuals.
-        """
-        if kind == "studentized":
-            return influence.studentized(self)
-        if kind == "quantile":
-            return quantile_residuals(self, seed)
-        parts = []
-        for values in self._values():
-            part = rowwise.residuals(values, self.family, self.link, kind)
-            if standardized:
-                left = 1 - rowwise.leverage(values, self._state["root"])
-                part = part / (self._state["dispersion"].unsqueeze(-1) * left).sqrt()
-            parts.append(part)
-        return self._out(torch.cat(parts, -1))
+    # new rows, and functions of the coefficients
+    predict = prediction.predict
+    predict_interval = intervals.predict_interval
+    delta = estimates.delta
+    ratios = effects.ratios
+    standardized = effects.standardized
+    marginal_effects = effects.marginal_effects
+    predictions = effects.predictions
+    contrasts = effects.contrasts
 
-    def leverage(self) -> Tensor:
-        """(*B, n) the diagonal of the hat matrix."""
-        root = self._state["root"]
-        return self._out(torch.cat([rowwise.leverage(values, root) for values in self._values()], -1))
-
-    def cooks_distance(self) -> Tensor:
-        """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`."""
-        parts = []
-        scale = (self._state["dispersion"] * self._state["rank"]).unsqueeze(-1)
-        for values in self._values():
-            h = rowwise.leverage(values, self._state["root"])
-            pearson = rowwise.residuals(values, self.family, self.link, "pearson")
-            parts.append((pearson / (1 - h)).square() * h / scale)
-        return self._out(torch.cat(parts, -1))
-
-    def dfbetas(self, scaled: bool = True) -> Tensor:
-        """(*B, n, p) what each row does to each coefficient, see `influence.dfbetas`."""
-        return influence.dfbetas(self, scaled)
-
-    def dffits(self) -> Tensor:
-        """(*B, n) what each row does to its own linear predictor, see `influence.dffits`."""
-        return influence.dffits(self)
-
-    def loo_predict(self, kind: str = "mean") -> Tensor:
-        """(*B, n) each row predicted by the fit without it, in closed form; see `influence.loo_predict`."""
-        return influence.loo_predict(self, kind)
-
-    def cv_deviance(self) -> Tensor:
-        """(*B) the leave-one-out deviance in closed form, see `influence.cv_deviance`."""
-        return influence.cv_deviance(self)
-
-    def predict(self, x: Any, offset: Any = None, kind: str = "mean",
-                se: bool = False) -> "Tensor | tuple[Tensor, Tensor]":
-        """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
-
-        `x` has the columns of the fit without its intercept, or is a data frame for a formula fit. Raises
-        `ValueError` where the fit had an offset and none is given.
-        """
-        return predict(self, x, offset, kind, se)
-
-    def predict_interval(self, x: Any, offset: Any = None, kind: str = "mean", level: float = 0.95,
-                         weights: Any = None, trials: Any = None) -> Tensor:
-        """(*B, m, 2) limits for new rows of the mean, `link` or a new `response`; see `intervals.predict_interval`."""
-        return predict_interval(self, x, offset, kind, level, weights, trials)
-
-    def delta(self, function: Any, names: Sequence[str], level: float = 0.95) -> "Estimates":
-        """Any function of the coefficients `(B, p) -> (B, k)` with errors by autodiff; see `estimates.delta`."""
-        return delta(self, function, names, level)
-
-    def ratios(self, level: float = 0.95) -> "Estimates":
-        """(*B, p) `exp(coef)` with limits, see `effects.ratios`."""
-        return effects.ratios(self, level)
-
-    def standardized(self, level: float = 0.95, response: bool = False) -> "Estimates":
-        """(*B, p) coefficients per standard deviation, see `effects.standardized`."""
-        return effects.standardized(self, level, response)
-
-    def marginal_effects(self, variables: "Sequence[str] | None" = None, data: Any = None, offset: Any = None,
-                         level: float = 0.95) -> "Estimates":
-        """(*B, k) average effects on the mean, see `effects.marginal_effects`."""
-        return effects.marginal_effects(self, variables, data, offset, level)
-
-    def predictions(self, at: Mapping[str, Any], data: Any = None, offset: Any = None,
-                    level: float = 0.95) -> "Estimates":
-        """(*B, k) average means with variables at chosen values, see `effects.predictions`."""
-        return effects.predictions(self, at, data, offset, level)
-
-    def contrasts(self, factor: str, level: float = 0.95) -> "Estimates":
-        """(*B, k) differences between the levels of a factor, see `effects.contrasts`."""
-        return effects.contrasts(self, factor, level)
-
-    # does the model hold -----------------------------------------------------------------------------------
-
-    def check(self, level: float = 0.05) -> Check:
-        """What speaks against the model, in plain sentences with what to try; see `check.check`."""
-        return check(self, level)
-
-    def link_test(self) -> Outcome:
-        """(*B) Pregibon's test of the link, see `diagnostics.link_test`."""
-        return diagnostics.link_test(self)
-
-    def power_link_test(self) -> Outcome:
-        """(*B) the score test along the power links, see `diagnostics.power_link_test`."""
-        return diagnostics.power_link_test(self)
-
-    def dispersion_test(self, kind: str = "dean") -> Outcome:
-        """(*B) over- or under-dispersion of counts: `dean`, `nb1` or `nb2`; see `diagnostics.dispersion_test`."""
-        return diagnostics.dispersion_test(self, kind)
-
-    def zero_test(self) -> Outcome:
-        """(*B) the zeros seen against those expected, see `diagnostics.zero_test`."""
-        return diagnostics.zero_test(self)
-
-    def variance_test(self) -> Outcome:
-        """(*B) the variance function against the residuals, see `diagnostics.variance_test`."""
-        return diagnostics.variance_test(self)
-
-    def goodness_of_fit(self, kind: str = "deviance") -> Outcome:
-        """(*B) deviance or Pearson's statistic against chi-squared, see `fitness.goodness_of_fit`."""
-        return fitness.goodness_of_fit(self, kind)
-
-    def hosmer_lemeshow(self, groups: int = 10) -> Outcome:
-        """(*B) calibration of probabilities by groups, see `fitness.hosmer_lemeshow`."""
-        return fitness.hosmer_lemeshow(self, groups)
-
-    def separation(self) -> Separation:
-        """The direction along which the likelihood rises for ever, if any; see `separation.separation`."""
-        return separation(self)
-
-    def vif(self) -> dict[str, Tensor]:
-        """(*B) by term how many times its variances are inflated, see `collinearity.vif`."""
-        return collinearity.vif(self)
-
-    def condition_indices(self) -> Tensor:
-        """(*B, p) of the scaled design in rising order, see `collinearity.condition_indices`."""
-        return collinearity.condition_indices(self)
+    # does the model hold
+    check = checking.check
+    link_test = diagnostics.link_test
+    power_link_test = diagnostics.power_link_test
+    dispersion_test = diagnostics.dispersion_test
+    zero_test = diagnostics.zero_test
+    variance_test = diagnostics.variance_test
+    goodness_of_fit = fitness.goodness_of_fit
+    hosmer_lemeshow = fitness.hosmer_lemeshow
+    separation = separating.separation
+    vif = collinearity.vif
+    condition_indices = collinearity.condition_indices
 
     # for people --------------------------------------------------------------------------------------------
 
