@@ -140,8 +140,8 @@ def test_an_earlier_run_is_replaced_and_other_files_stay(config: Path,
     main(["fit", str(config)])
     note = Path("runs/claims/notes.md")
     note.write_text("mine")
-    assert main(["fit", str(config), "--link", "sqrt"]) == 0
-    assert torchglm.load("runs/claims").link.name == "sqrt" and note.read_text() == "mine"
+    assert main(["fit", str(config), "--family", "negative_binomial"]) == 0
+    assert torchglm.load("runs/claims").family.name == "negative_binomial" and note.read_text() == "mine"
     Path("photos").mkdir()
     Path("photos/cat.jpg").write_text("meow")
     assert "holds 'cat.jpg' and no run" in refused(capsys, "fit", config, "--output_dir", "photos")
@@ -173,7 +173,7 @@ def test_a_failed_fit_leaves_an_earlier_run_alone(config: Path, capsys: pytest.C
         (["--data.path", "clams.parquet"], "clams.parquet does not exist. Did you mean claims.parquet?"),
         (["--data.path", "empty.csv"], "empty.csv is empty (0 bytes)"),
         (["--data.path", "header.csv"], "has a header but no rows"),
-        (["--family", "gamma"], "the gamma family needs y > 0; row"),
+        (["--family", "gamma", "--link", "log"], "the gamma family needs y > 0; row"),
         (["--family", "poison"], "unknown name 'poison' (did you mean 'poisson'?)"),
         (["--link", "lgo"], "unknown name 'lgo' (did you mean 'log'?)"),
         (["--link", "power"], "power"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape as _escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,11 +12,18 @@ import torch
 from torch import Tensor
 
 import torchglm
-from torchglm.report import write_page
+from torchglm.report import tables, write_page
 from torchglm.report.binned import Calibration, Rootogram
+from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations
-from torchglm.report.panels import diagnostic_panels
+from torchglm.report.panels import influence_panels, predictions, residual_panels
 from torchglm.report.scores import normal_scores
+
+
+def escape(text: str) -> str:
+    """Text as the template escapes it."""
+    return _escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -141,7 +149,7 @@ def test_a_batch_has_a_page(tmp_path: Path) -> None:
     y = torch.poisson(eta.exp().expand(5, -1), generator=generator)
     text, tags = read(write_page(torchglm.fit(x, y, family="poisson"), tmp_path / "batch.html"))
     assert "5 models" in text and "Every model" in text and "How the models differ" in text
-    assert len([tag for tag, _ in tags.seen if tag == "img"]) == 8
+    assert len([tag for tag, _ in tags.seen if tag == "img"]) == 12
 
 
 def test_many_rows_are_sampled_for_residuals() -> None:
@@ -149,9 +157,109 @@ def test_many_rows_are_sampled_for_residuals() -> None:
     rows = Observations.of(result)
     assert rows is not None
     assert rows.sample(100).y.shape == (1, 100) and torch.equal(rows.sample(100).y, rows.sample(100).y)
-    assert len(diagnostic_panels(result, rows)) == 6
+    assert len(predictions(result, rows)[0]) == 3
+    assert len(residual_panels(result, rows)) + len(influence_panels(Influence.of(result))) == 6
 
 
 def test_config_text_is_shown_as_it_is(tmp_path: Path) -> None:
     text, _ = read(write_page(fitted("poisson"), tmp_path / "p.html", config="a: <x>  # note"))
     assert "a: &lt;x&gt;  # note" in text
+
+
+def row_tables(text: str, caption: str) -> list[list[str]]:
+    """The cells of the body of the table with this caption."""
+    found = text.split(f"<caption>{caption}</caption>", 1)[1].split("</table>", 1)[0].split("<tbody>", 1)[1]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in found.split("</tr>")[:-1]]
+
+
+def test_the_page_says_what_the_check_says(tmp_path: Path) -> None:
+    x, eta, generator = design(800)
+    mixed = torch.poisson(4 * eta.exp() * torch.rand(800, generator=generator, dtype=eta.dtype), generator=generator)
+    result = torchglm.fit(x, mixed, family="poisson")
+    check = result.check()
+    text, _ = read(write_page(result, tmp_path / "p.html"))
+    assert check.findings[0] and all(escape(f.sentence) in text and escape(f.advice) in text for f in check.findings[0])
+    assert text.count("so the standard errors are too small") == 0  # the summary's warning would say it twice
+    assert [row[0] for row in row_tables(text, "Tests of the model")] == [
+        "link (curvature)", "dispersion of counts", "number of zeros"]
+    quiet, _ = read(write_page(fitted("gaussian"), tmp_path / "q.html"))
+    assert "Nothing found by 2 tests (link, variance)" in quiet and "Before you rely on this fit" not in quiet
+
+
+def test_the_rows_listed_are_those_of_largest_cooks_distance(tmp_path: Path) -> None:
+    result = fitted("gamma")
+    text, _ = read(write_page(result, tmp_path / "p.html"))
+    cook = result.cooks_distance().topk(10)
+    listed = row_tables(text, "Rows that move the fit most")
+    assert [int(row[0]) for row in listed] == cook.indices.tolist()
+    found = Influence.of(result)
+    torch.testing.assert_close(found.largest.leverage, result.leverage()[cook.indices])
+    torch.testing.assert_close(found.largest.residual, result.residuals("pearson", standardized=True)[cook.indices])
+    torch.testing.assert_close(found.largest.shift, (result.dfbetas(scaled=False) / result.std_err)[cook.indices])
+    assert found.high == int((result.cooks_distance() > 4 / 300).sum()) and found.count == 300
+
+
+def test_influence_of_a_stream_is_that_of_the_whole() -> None:
+    result = fitted("poisson")
+    rows = result.rows
+    assert rows is not None
+    streamed = result.on([rows.between(0, 90), rows.between(90, 300)])
+    whole, parts = Influence.of(result), Influence.of(streamed)
+    assert torch.equal(whole.largest.row, parts.largest.row) and whole.high == parts.high
+    assert whole.sample is not None and parts.sample is not None
+    assert torch.equal(whole.sample.row.sort().values, parts.sample.row.sort().values)
+    seen, again = Observations.of(result), Observations.of(streamed)
+    assert seen is not None and again is not None and torch.equal(seen.mu, again.mu) and torch.equal(seen.y, again.y)
+
+
+def test_influence_of_a_batch_is_that_of_its_members() -> None:
+    x, eta, generator = design(120)
+    batch = torchglm.fit(x, torch.poisson(eta.exp().expand(4, -1), generator=generator), family="poisson")
+    found = Influence.of(batch).largest
+    cook = batch.cooks_distance()
+    torch.testing.assert_close(found.cook, cook.reshape(-1).topk(10).values)
+    torch.testing.assert_close(found.cook, cook[found.model, found.row])
+    member = Influence.of(batch[int(found.model[0])]).largest
+    assert int(member.row[0]) == int(found.row[0])
+    torch.testing.assert_close(member.shift[0], found.shift[0])
+
+
+def test_other_rows_get_predictions_and_no_check(tmp_path: Path) -> None:
+    result = fitted("poisson")
+    x, eta, generator = design(200)
+    other = result.with_rows(x, torch.poisson(eta.exp(), generator=generator))
+    text, tags = read(write_page(other, tmp_path / "n.html", new_rows=True))
+    assert "diagnostics on 200 rows that were handed in" in text and "Rows that move" not in text
+    assert len([tag for tag, _ in tags.seen if tag == "img"]) == 8
+
+
+def test_deciles_hold_all_rows_and_their_exposure() -> None:
+    x, eta, generator = design()
+    exposure = torch.rand(300, generator=generator, dtype=torch.float64) + 0.5
+    result = torchglm.fit(x, torch.poisson(exposure * eta.exp(), generator=generator), family="poisson",
+                          exposure=exposure)
+    rows = Observations.of(result)
+    assert rows is not None and rows.exposure is not None
+    sums = Calibration.of(rows.y, rows.mu, rows.weight, rows.exposure, result.family)
+    table = tables.deciles(sums, True, False)
+    assert table.columns[2] == "exposure" and len(table.rows) == 10
+    assert sum(int(row[1]) for row in table.rows) == 300
+    assert abs(sum(float(row[2]) for row in table.rows) - float(exposure.sum())) < 0.01
+    assert float(table.rows[0][3]) < float(table.rows[-1][3])
+
+
+def test_a_separated_and_an_aliased_fit_have_a_page(tmp_path: Path) -> None:
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    with pytest.warns(torchglm.FitWarning):
+        split = torchglm.fit(torch.stack([x, 2 * x], -1), (x > 0).double(), family="bernoulli")
+    text, _ = read(write_page(split, tmp_path / "s.html"))
+    assert "separat" in text.lower() and "aliased" in text
+
+
+def test_robust_errors_are_named_and_quiet_the_warning_on_spread() -> None:
+    x, eta, generator = design(800)
+    mixed = torch.poisson(4 * eta.exp() * torch.rand(800, generator=generator, dtype=eta.dtype), generator=generator)
+    result = torchglm.fit(x, mixed, family="poisson")
+    assert "spreads more" in str(result.summary())
+    robust = str(result.robust("HC3").summary())
+    assert "standard errors HC3" in robust and "spreads more" not in robust

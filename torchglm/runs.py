@@ -16,17 +16,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from torchglm.inference.result import Result
 
 MARK = "result.json"
-SAMPLE = 1_000_000  # rows of a streamed fit that the report's plots are made of
 FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html",
          "log.txt")
 
@@ -100,35 +95,9 @@ def write(result: Result, path: str | Path, config: str = "", log: str = "") -> 
         facts = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "summary.json").write_text(facts + "\n", encoding="utf-8")
         (folder / "summary.txt").write_text(summary.to_text() + "\n", encoding="utf-8")
-        write_page(result, folder / "report.html", config=config or None, **_sample(result))
+        write_page(result, folder / "report.html", config=config or None)
         (folder / "log.txt").write_text(log, encoding="utf-8")
     return Path(path)
-
-
-def _sample(result: Result) -> dict[str, Any]:
-    """The first rows of a streamed fit, for the plots; nothing where it has its rows, or none."""
-    from torchglm.fitting.products import linear_predictor
-    from torchglm.fitting.rows import wide
-
-    try:
-        source = result.source
-    except ValueError:  # a loaded result
-        return {}
-    if result.rows is not None:
-        return {}
-    pieces: list[tuple[Tensor, ...]] = []
-    count = 0
-    coef = result.coef.nan_to_num().unsqueeze(0)
-    for rows in map(wide, source):
-        mu = result.link(linear_predictor(rows, coef))
-        pieces.append((rows.y[0], mu[0], rows.weight[0], rows.offset[0]))
-        count += rows.y.shape[-1]
-        if count >= SAMPLE:
-            break
-    y, mu, weight, offset = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-    shown = {"y": y, "mu": mu, "weight": weight}
-    exposed = result.link.name == "log" and bool((offset != 0).any())
-    return shown | {"exposure": offset.exp()} if exposed else shown
 
 
 def open_run(path: str | Path) -> Path:

@@ -30,22 +30,21 @@ class Observations:
     @classmethod
     def of(cls, result: Result, y: Tensor | None = None, mu: Tensor | None = None,
            weight: Tensor | None = None, exposure: Tensor | None = None) -> Observations | None:
-        """The given columns, (n,) or (*B, n), else the rows the result holds; None where there are none.
+        """The given columns, (n,) or (*B, n), else the rows behind the result; None where there are none.
 
-        Under a log link an offset of held rows is read as the logarithm of the exposure. Raises ValueError
-        where only one of `y` and `mu` is given.
+        Of streamed rows the first million are taken. Under a log link the offset of rows behind the result is read as
+        the logarithm of the exposure. Raises ValueError where only one of `y` and `mu` is given.
         """
         if (y is None) != (mu is None):
             raise ValueError("A report needs y and mu together; got only one of them. Pass both, or neither "
                              "to use the rows that the fit still holds.")
         repeats = None
         if y is None or mu is None:
-            held = result.rows
-            if held is None:
+            if not has_rows(result):
                 return None
-            y, mu, weight, repeats = held.y, result.fitted.reshape(held.y.shape), held.weight, held.repeats
-            if exposure is None and result.link.name == "log" and bool((held.offset != 0).any()):
-                exposure = held.offset.exp()
+            y, mu, weight, offset, repeats = _first(result)
+            if exposure is None and result.link.name == "log" and bool((offset != 0).any()):
+                exposure = offset.exp()
         models = result.dispersion.numel()
         shape = torch.broadcast_shapes(y.shape, mu.shape)
         given = (torch.ones_like(mu) if t is None else t for t in (weight, exposure, repeats))
@@ -85,3 +84,20 @@ class Observations:
         exposure = None if self.exposure is None else self.exposure[:, keep]
         return Observations(self.y[:, keep], self.mu[:, keep], self.weight[:, keep], self.prior[:, keep],
                             self.dispersion, exposure)
+
+
+def has_rows(result: Result) -> bool:
+    """Whether rows stand behind the result: held, or read again at each pass. A loaded one has none."""
+    return result._source is not None
+
+
+def _first(result: Result, most: int = 1_000_000) -> list[Tensor]:
+    """Response, mean, weight, offset and repeats (B, n) of the rows behind a result; of a stream the first."""
+    pieces: list[tuple[Tensor, ...]] = []
+    count = 0
+    for values in result._values():
+        pieces.append((values.rows.y, values.mu, values.rows.weight, values.rows.offset, values.repeats))
+        count += values.mu.numel()
+        if count >= most:
+            break
+    return [torch.cat(parts, -1) for parts in zip(*pieces, strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
-from torchglm.report.single import d_squared, group_label, jsonable, share
+from torchglm.report.single import d_squared, group_label, jsonable, roles, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,14 +54,14 @@ class ModelBatch:
         nobs, steps = self._values("nobs"), self._values("n_iter")
         pairs = [("Family", words.family_title(self.result.family.name)),
                  ("Link", words.link_title(self.result.link.name)),
-                 ("Models", f"{self.n_models:,}"), ("Columns", str(len(self.result.names))),
+                 *roles(self.result), ("Models", f"{self.n_models:,}"), ("Columns", str(len(self.result.names))),
                  ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
                  ("Observations", _range(nobs)), ("Iterations", _range(steps)),
                  ("Total deviance", words.number(_total(deviance))),
                  ("Total null deviance", words.number(_total(null))),
                  ("D² (all models)", share(d_squared(_total(deviance), _total(null))))]
         if self.result.groups is not None and self.result.group_names:
-            pairs.insert(3, ("One model per", ", ".join(map(str, self.result.group_names))))
+            pairs.insert(3 + len(roles(self.result)), ("One model per", ", ".join(map(str, self.result.group_names))))
         return pairs
 
     def tables(self, width: int) -> list[Table]:

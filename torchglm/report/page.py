@@ -10,16 +10,19 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchglm.report.document import Facts
-from torchglm.report.observations import Observations
+from torchglm.report import tables
+from torchglm.report.document import Facts, Table
+from torchglm.report.influence import Influence
+from torchglm.report.observations import Observations, has_rows
 from torchglm.report.overview import ModelBatch
-from torchglm.report.panels import Panel, coefficient_panels, diagnostic_panels
+from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.single import SingleModel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from torchglm.inference.check import Check
     from torchglm.inference.result import Result
 
 _WIDE = 10_000  # characters: tables scroll, so none is split
@@ -28,15 +31,17 @@ _MOST_SENTENCES = 40
 
 def write_page(result: Result, path: str | Path, y: Tensor | None = None, mu: Tensor | None = None,
                weight: Tensor | None = None, exposure: Tensor | None = None, title: str | None = None,
-               config: Mapping[str, Any] | str | None = None, level: float = 0.95) -> Path:
+               config: Mapping[str, Any] | str | None = None, level: float = 0.95, new_rows: bool = False) -> Path:
     """Write the report of a fit, or of a batch of fits, as one HTML file without outside references.
 
-    `y`, `mu`, `weight`, `exposure` (n,) or (*B, n) are the rows to diagnose on, by default those the result
-    still holds; without rows the page has no diagnostic plots. `config` is shown as it is, or as YAML.
-    Returns the path. The file appears complete or not at all.
+    `y`, `mu`, `weight`, `exposure` (n,) or (*B, n) are the rows to diagnose on, by default those behind the
+    result; without rows the page has no diagnostics. Checks and influence need the rows of the fit: they are left
+    out for rows given here, and with `new_rows`, which says that other rows stand behind the result. `config` is
+    shown as it is, or as YAML. Returns the path. The file appears complete or not at all.
     """
     path = Path(path)
-    text = page(result, Observations.of(result, y, mu, weight, exposure), title, config, level)
+    rows = Observations.of(result, y, mu, weight, exposure)
+    text = page(result, rows, title, config, level, own=y is None and not new_rows and has_rows(result))
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,8 +53,8 @@ def write_page(result: Result, path: str | Path, y: Tensor | None = None, mu: Te
 
 
 def page(result: Result, rows: Observations | None, title: str | None = None,
-         config: Mapping[str, Any] | str | None = None, level: float = 0.95) -> str:
-    """The HTML text of `write_page`."""
+         config: Mapping[str, Any] | str | None = None, level: float = 0.95, own: bool = False) -> str:
+    """The HTML text of `write_page`; `own` says that the rows of the fit stand behind the result."""
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -57,21 +62,64 @@ def page(result: Result, rows: Observations | None, title: str | None = None,
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
     view: SingleModel | ModelBatch = (SingleModel if result.coef.ndim == 1 else ModelBatch)(result, level)
     kind = view.document(_WIDE).title
+    parts = {**_on_rows(result, rows), **_on_own_rows(result, view, own and rows is not None)}
     return template.render(
         title=title or kind, kind=kind, formula=result.formula, sound=view.sound, verdict=view.verdict,
-        warnings=view.warnings(), facts=Markup(Facts(view.facts()).html()),
-        tables=[Markup(t.html()) for t in view.tables(_WIDE)], remarks=view.remarks(),
-        estimates=[_embedded(p) for p in coefficient_panels(result, level)],
-        checks=[] if rows is None else [_embedded(p) for p in diagnostic_panels(result, rows)],
-        config=_yaml(config), footer=_footer(rows),
-        sentences=_capped(view.sentences()),
-        members=Markup(view.members().html()) if isinstance(view, ModelBatch) else None)
+        facts=Markup(Facts(view.facts()).html()), tables=[_table(t) for t in view.tables(_WIDE)],
+        remarks=view.remarks(), estimates=[_embedded(p) for p in coefficient_panels(result, level)],
+        config=_yaml(config), footer=_footer(rows, own), sentences=_capped(view.sentences()),
+        members=Markup(view.members().html()) if isinstance(view, ModelBatch) else None, **parts)
+
+
+def _on_rows(result: Result, rows: Observations | None) -> dict[str, Any]:
+    """What the page says of rows, be they those of the fit or others."""
+    if rows is None:
+        return {"predictions": [], "deciles": None, "checks": []}
+    panels, deciles = predictions(result, rows)
+    return {"predictions": [_embedded(p) for p in panels], "deciles": _table(deciles),
+            "checks": [_embedded(p) for p in residual_panels(result, rows)]}
+
+
+def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> dict[str, Any]:
+    """The checks in words, what single rows do, and what a reader must know at once."""
+    if not own:
+        return {"warnings": view.warnings(), "findings": [], "asked": None, "check_tables": [], "influence": [],
+                "influential": None, "influence_note": ""}
+    check, found = result.check(), Influence.of(result)
+    batch = isinstance(view, ModelBatch)
+    known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", *check.tests})
+    shown = [*([tables.findings(result, check)] if batch else []), *([tables.tests(check)] if check.tests else [])]
+    return {
+        "warnings": known, "findings": [] if batch else check.findings[0], "asked": _asked(check),
+        "check_tables": [_table(t) for t in shown if t.rows],
+        "influence": [_embedded(p) for p in influence_panels(found)] if found.count else [],
+        "influential": _table(tables.influential(found)) if found.count else None,
+        "influence_note": tables.influence_note(found)}
+
+
+def _asked(check: Check) -> str:
+    """What was asked of the model or the models, and how it went, in a sentence."""
+    asked = f"{len(check.tests)} test{'s' * (len(check.tests) != 1)} ({', '.join(check.tests)})"
+    held = f"held together at {check.level:g} by Holm's adjustment"
+    if check.batch:
+        quiet = int(check.silent.sum())
+        return f"{quiet:,} of {len(check.findings):,} models without a finding by {asked}, {held} for each."
+    count = len(check.findings[0])
+    if count:
+        return f"{count} finding{'s' * (count != 1)}, named at the top of this page, by {asked}, {held}."
+    return f"Nothing found by {asked}, {held}, nor in the columns and single rows."
+
+
+def _table(table: Table) -> Any:
+    from markupsafe import Markup
+
+    return Markup(table.html())
 
 
 def _embedded(panel: Panel) -> dict[str, Any]:
     width, height = (round(100 * inches) for inches in panel.figure.get_size_inches())
     return {"title": panel.title, "reading": panel.reading, "source": svg_uri(panel.figure), "width": width,
-            "height": height}
+            "height": height, "wide": panel.wide}
 
 
 def svg_uri(figure: Figure) -> str:
@@ -99,8 +147,9 @@ def _yaml(config: Mapping[str, Any] | str | None) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _footer(rows: Observations | None) -> str:
+def _footer(rows: Observations | None, own: bool) -> str:
     from torchglm import __version__
 
     on = "no rows at hand, so no diagnostic plots" if rows is None else f"diagnostics on {rows.count:,} rows"
-    return f"torchglm {__version__}; {on}."
+    other = "" if own or rows is None else " that were handed in, so without checks and influence"
+    return f"torchglm {__version__}; {on}{other}."

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from torch.distributions import constraints
 
 from torchglm import families
-from torchglm.report import plots, words
+from torchglm.report import figures, plots, tables, words
+from torchglm.report.binned import Calibration
+from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations
 from torchglm.report.scores import normal_scores
 
@@ -16,17 +18,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from torchglm.inference.result import Result
+    from torchglm.report.document import Table
 
 _MOST_SCORED = 50_000  # rows whose residuals are computed; more are sampled, which no reader could see
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure, its title and how to read it."""
+    """A figure, its title and how to read it; a wide one takes a line of the page."""
 
     title: str
     reading: str
     figure: Figure
+    wide: bool = False
 
 
 def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
@@ -35,7 +39,9 @@ def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
         return [Panel("Coefficients across models", "Thin line: smallest to largest. Thick line: middle half "
                       "of the models. Dot: median. Only converged models count.", plots.quartiles(result)),
                 Panel("Fit across models", "Deviance per residual degree of freedom. A model far to the "
-                      "right fits worse; the table above names the worst.", plots.deviances(result))]
+                      "right fits worse; the table above names the worst.", plots.deviances(result)),
+                Panel("Distribution of each coefficient", "Over the converged models, their central 98 %. Blue line: "
+                      f"median; grey line: zero.{_rest(result)}", figures.distributions(result), wide=True)]
     if not any(name != words.INTERCEPT for name in result.names):
         return []
     neutral = "1" if words.ratio_name(result.family.name, result.link.name) else "0"
@@ -44,33 +50,31 @@ def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
                   "of like units.", plots.forest(result, level))]
 
 
-def diagnostic_panels(result: Result, rows: Observations) -> list[Panel]:
-    """Six panels on whether predictions and residuals are what the model says they are."""
-    return prediction_panels(result, rows) + residual_panels(result, rows)
-
-
-def prediction_panels(result: Result, rows: Observations) -> list[Panel]:
-    """Calibration, lift and Lorenz curve; of events per unit of time where times are censored."""
+def predictions(result: Result, rows: Observations) -> tuple[list[Panel], Table]:
+    """Calibration, lift and Lorenz curve with the deciles behind them; events per unit of time for censored times."""
     rate = "rates per unit of exposure" if rows.exposure is not None else "means"
     law = result.family
     if bool((rows.y < 0).any()) and law.name == "exponential":
         rows, law, rate = rows.as_events(), families.Poisson(), "events per unit of time"
     parts = (rows.y, rows.mu, rows.weight, rows.exposure)
+    sums = Calibration.of(*parts, law, rows.dispersion)
+    exposed = rows.exposure is not None
     panels = [
         Panel("Calibration by decile", f"Observed against predicted {rate}, with ± 2 standard errors under "
               "the model. Points on the line: right on average at every level of prediction.",
-              plots.calibration(*parts, family=law, dispersion=rows.dispersion)),
+              plots.calibration(sums, exposure=rows.exposure)),
         Panel("Lift by decile", "Bars that rise from left to right: the model tells low from high. Bars that "
-              "leave the line: it over- or understates there.", plots.lift(*parts))]
+              "leave the line: it over- or understates there.", plots.lift(sums))]
     if float(rows.y[rows.kept].min()) >= 0 and float((rows.weight * rows.y).sum()) > 0:
         panels.append(Panel("Lorenz curve and Gini", "How unequally the response falls when rows are ordered "
                             "by prediction. The diagonal is a model that orders nothing.",
                             plots.lorenz(*parts)))
-    return panels
+    weighted = bool((rows.weight[rows.kept] != 1).any())
+    return panels, tables.deciles(sums, exposed, weighted)
 
 
 def residual_panels(result: Result, rows: Observations) -> list[Panel]:
-    """Residuals against fitted values, normal Q–Q plot, and a rootogram for counts or else their spread."""
+    """Residuals and their spread against fitted values, normal Q–Q plot, and a rootogram for counts or a histogram."""
     some = rows.sample(_MOST_SCORED)
     every, kind = normal_scores(some.y, some.mu, result.family, some.dispersion, some.prior)
     scores, eta = every[some.kept], result.link.link(some.mu)[some.kept]
@@ -83,16 +87,33 @@ def residual_panels(result: Result, rows: Observations) -> list[Panel]:
         Panel("Residuals against fitted", "The amber line is the local mean: flat at zero when link and "
               f"terms are right, curved when one is missing.{note}",
               plots.residuals(eta, scores, kind, scale)),
-        Panel("Normal Q–Q", normal + note, plots.quantiles(scores, kind))]
+        Panel("Normal Q–Q", normal + note, plots.quantiles(scores, kind)),
+        Panel("Spread against fitted", "Flat on the grey line: the variance grows with the mean as the family says. "
+              f"Rising: faster than that.{note}", plots.spread(eta, scores, kind, scale))]
     if _counts(result, rows):
         panels.append(Panel("Rootogram", "Bars hang from the expected frequencies. A bar that ends above "
                             "zero: fewer such counts than expected; below: more, as with excess zeros.",
                             plots.rootogram(rows.y, rows.mu, result.family, rows.weight)))
     else:
-        panels.append(Panel("Spread against fitted", "Flat on the grey line: the variance grows with the "
-                            f"mean as the family says. Rising: faster than that.{note}",
-                            plots.spread(eta, scores, kind, scale)))
+        panels.append(Panel("Distribution of residuals", "Bars that follow the amber curve, the standard normal: the "
+                            f"family fits.{note}", figures.histogram(scores, kind)))
     return panels
+
+
+def influence_panels(found: Influence) -> list[Panel]:
+    """What single rows do: residuals against leverage, and Cook's distance."""
+    batch = bool(found.result.batch_shape)
+    curves = "" if batch else " Dashed: Cook's distance of 0.5 and 1."
+    return [Panel("Leverage and residual", "Rows far to the right are unusual in their columns, rows far up or down in "
+                  f"their response; those that are both move the fit. Blue: the most influential.{curves}",
+                  figures.leverage(found)),
+            Panel("Cook's distance", "How far the coefficients move together when a row is taken in. A row above 1, or "
+                  f"far above all others, is worth a look.{' Numbers: model: row.' if batch else ''}",
+                  figures.cooks_distance(found))]
+
+
+def _rest(result: Result) -> str:
+    return f" The first 12 of {len(result.names)}." if len(result.names) > 12 else ""
 
 
 def _counts(result: Result, rows: Observations) -> bool:

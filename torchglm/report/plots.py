@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"
 _WIDTH, _HEIGHT = 4.3, 3.2  # inches: small, so that text stays readable on a phone
+_FARTHEST = 20.0  # where a coefficient without bounds is cut, so that its ratio is still a number
 _POINTS = 2000  # rows up to which residuals are drawn one by one
 
 
@@ -35,7 +36,7 @@ def forest(result: Result, level: float = 0.95, most: int = 40) -> Figure:
     rows = [c for c in coefficients(result, level) if c.name != words.INTERCEPT and not c.aliased]
     shown = set(sorted(range(len(rows)), key=lambda i: -_size(rows[i]))[:most])
     rows = [c for i, c in enumerate(rows) if i in shown]
-    figure, axes = _axes(height=1.1 + 0.27 * max(len(rows), 2))
+    figure, axes = quiet_axes(height=1.1 + 0.27 * max(len(rows), 2))
     axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)
     place = list(range(len(rows), 0, -1))
     reach = _reach(rows)
@@ -64,7 +65,7 @@ def calibration(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tenso
     sums = y if isinstance(y, Calibration) else Calibration.of(
         y, _given(mu), weight, exposure, family, dispersion, bins)
     observed, predicted, error = (t.cpu().numpy() for t in sums.rates())
-    figure, axes = _axes()
+    figure, axes = quiet_axes()
     reach = [float(min(observed.min(), predicted.min())), float(max(observed.max(), predicted.max()))]
     axes.plot(reach, reach, color=QUIET, linewidth=1, zorder=1)
     axes.errorbar(predicted, observed, yerr=None if math.isnan(float(error.sum())) else 2 * error, fmt="o",
@@ -84,7 +85,7 @@ def lift(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | Non
     observed, predicted, _ = (t.cpu().numpy() for t in sums.rates())
     overall = float(sums.observed.sum() / sums.weight.sum())
     overall = overall if overall != 0 else 1.0
-    figure, axes = _axes()
+    figure, axes = quiet_axes()
     place = range(1, len(observed) + 1)
     axes.bar(place, observed / overall, color=PALE, width=0.8, label="observed")
     axes.plot(place, predicted / overall, "o-", color=BLUE, markersize=4, linewidth=1.5, label="predicted")
@@ -102,7 +103,7 @@ def lorenz(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | N
     """Lorenz curve of the response ordered by prediction, with its Gini coefficient."""
     sums = y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, bins=bins)
     share, response = (t.cpu().numpy() for t in sums.lorenz())
-    figure, axes = _axes()
+    figure, axes = quiet_axes()
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1)
     axes.fill_between(share, response, share, color=PALE, alpha=0.5, linewidth=0)
     axes.plot(share, response, color=BLUE, linewidth=1.8)
@@ -122,7 +123,7 @@ def residuals(fitted: Tensor | Residuals, residual: Tensor | None = None, kind: 
     Up to 2000 rows are drawn as points; more rows, or sums over bins, as a map of counts. `kind` and `scale`
     name the axes; a grey line stands at `reference`.
     """
-    figure, axes = _axes()
+    figure, axes = quiet_axes()
     axes.axhline(reference, color=QUIET, linewidth=1, zorder=2)
     if isinstance(fitted, Residuals):
         sums = fitted
@@ -156,7 +157,7 @@ def quantiles(residual: Tensor | QuantilePairs, kind: str = "residual") -> Figur
     """Normal Q–Q plot of residuals, with the band that holds 95 % of samples at each point."""
     pairs = residual if isinstance(residual, QuantilePairs) else QuantilePairs.of(residual)
     theory, sample, low, high = (t.cpu().numpy() for t in (pairs.theory, pairs.sample, pairs.low, pairs.high))
-    figure, axes = _axes()
+    figure, axes = quiet_axes()
     axes.fill_between(theory, low, high, color=GRID, linewidth=0, zorder=1)
     axes.plot([theory[0], theory[-1]], [theory[0], theory[-1]], color=QUIET, linewidth=1, zorder=2)
     axes.plot(theory, sample, "o", color=BLUE, markersize=3, markeredgewidth=0, zorder=3)
@@ -175,7 +176,7 @@ def rootogram(y: Tensor | Rootogram, mu: Tensor | None = None, family: Family | 
     else:
         sums = Rootogram.of(y, _given(mu), family, weight)
     observed, expected = (t.sqrt().cpu().numpy() for t in (sums.observed, sums.expected))
-    figure, axes = _axes()
+    figure, axes = quiet_axes()
     place = range(len(observed))
     axes.bar(place, observed, bottom=expected - observed, color=PALE, width=0.85, zorder=1)
     axes.axhline(0.0, color=QUIET, linewidth=1, zorder=2)
@@ -193,7 +194,7 @@ def quartiles(result: Result, show: int = 40) -> Figure:
 
     found = ModelBatch(result, 0.95).quartiles()
     rows = [(name, row[1:]) for name, row in found.items() if row[0] > 0 and name != words.INTERCEPT][:show]
-    figure, axes = _axes(height=1.1 + 0.27 * max(len(rows), 2))
+    figure, axes = quiet_axes(height=1.1 + 0.27 * max(len(rows), 2))
     place = list(range(len(rows), 0, -1))
     axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)
     least, lower, median, upper, most = ([v[k] for _, v in rows] for k in range(5))
@@ -212,7 +213,7 @@ def deviances(result: Result) -> Figure:
     from torchglm.report.overview import ModelBatch
 
     ratio = ModelBatch(result, 0.95).deviance_per_df(converged=True)
-    figure, axes = _axes()
+    figure, axes = quiet_axes()
     if len(ratio):
         bins = min(40, max(5, round(len(ratio) ** 0.5)))
         axes.hist(ratio.numpy(), bins=bins, color=PALE, edgecolor="white")
@@ -222,8 +223,8 @@ def deviances(result: Result) -> Figure:
     return figure
 
 
-def _axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    """A quiet figure of one pair of axes, none of it registered with pyplot."""
+def quiet_axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
+    """A quiet figure of one pair of axes, none of it registered with pyplot, as all plots here have it."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -268,7 +269,7 @@ def _outer(edges: Tensor) -> Any:
 def _reach(rows: list[Coefficient]) -> float:
     """How far the axis goes: past every bounded interval; a separated coefficient is cut with an arrow."""
     bounded = [max(abs(c.low), abs(c.high)) for c in rows if c.std_err < 10]
-    bounded = bounded or [abs(c.estimate) for c in rows]
+    bounded = bounded or [min(abs(c.estimate), _FARTHEST) for c in rows]
     return 1.05 * max(bounded, default=1.0) or 1.0
 
 

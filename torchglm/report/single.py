@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,7 +76,7 @@ class SingleModel:
         deviance, null = _float(r.deviance), _float(r.null_deviance)
         group = [] if r.context.get("group") is None else [("Group", group_label(r, r.context["group"]))]
         return [*group, *_event(r), ("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
-                ("Observations", words.number(_float(r.nobs))),
+                *roles(r), ("Observations", words.number(_float(r.nobs))),
                 ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
                 ("Residual df", words.number(_float(r.df_resid))),
                 ("Null df", words.number(_float(r.df_null))),
@@ -113,23 +113,19 @@ class SingleModel:
         """The status in two or three words."""
         return words.status_title(self.status.name)
 
-    def warnings(self) -> list[str]:
-        """What a reader must know before believing the table, a sentence each; empty for a sound fit."""
-        r, lines = self.result, []
-        if not bool(r.converged):
-            lines.append(f"Not converged ({words.status_title(self.status.name)}): {self.status.explanation}")
-        aliased = [c.name for c in self.coefficients if c.aliased]
-        if aliased and len(aliased) < len(self.coefficients):
-            lines.append(f"{_listed(aliased)} {'is' if len(aliased) == 1 else 'are'} aliased (NA): a linear "
-                         "combination of other columns, so no coefficient of its own can be estimated.")
-        lines += self._spread()
-        return lines
+    def warnings(self, covered: Container[str] = ()) -> list[str]:
+        """What a reader must know before believing the table, a sentence each; empty for a sound fit.
+
+        Those on topics that are `covered` elsewhere (`fit`, `aliased`, `dispersion`) are left out.
+        """
+        lines = {"fit": self._ending(), "aliased": self._aliased(), "dispersion": self._spread()}
+        return [line for topic, line in lines.items() if line and topic not in covered]
 
     def remarks(self) -> list[str]:
         """How the numbers were obtained, a sentence each."""
         r = self.result
         law = f"Student t with {_float(r.df_resid):.0f} df" if r.statistic_name == "t" else "normal"
-        lines = [f"Tests and {words.percent(self.level)} intervals: Wald, {law}."]
+        lines = [f"Tests and {words.percent(self.level)} intervals: Wald, {law}{robust_errors(r)}."]
         if self.ratio_name is not None:
             what = {"logit": "odds"}.get(self.link, words.mean_name(self.family))
             has = any(c.name == words.INTERCEPT for c in self.coefficients)
@@ -189,25 +185,47 @@ class SingleModel:
     def _penalty(self) -> str:
         return "none" if self.result.penalty is None else str(self.result.penalty)
 
-    def _spread(self) -> list[str]:
-        """A warning where φ is held at 1 although the residuals are clearly wider."""
+    def _ending(self) -> str:
+        if bool(self.result.converged):
+            return ""
+        return f"Not converged ({words.status_title(self.status.name)}): {self.status.explanation}"
+
+    def _aliased(self) -> str:
+        aliased = [c.name for c in self.coefficients if c.aliased]
+        if not aliased or len(aliased) == len(self.coefficients):
+            return ""
+        return (f"{_listed(aliased)} {'is' if len(aliased) == 1 else 'are'} aliased (NA): a linear "
+                "combination of other columns, so no coefficient of its own can be estimated.")
+
+    def _spread(self) -> str:
+        """A warning where φ is held at 1, the residuals are clearly wider, and no robust error allows for it."""
         r = self.result
-        if r.family.has_dispersion or self.family == "bernoulli":
-            return []
+        if r.family.has_dispersion or self.family == "bernoulli" or r.covariance_kind not in ("model", "observed"):
+            return ""
         if _float(r.dispersion) != 1 or not bool(r.converged):
-            return []
+            return ""
         df = max(_float(r.df_resid), 1.0)
         ratio = _float(r.pearson_chi2) / df
         if not ratio > max(1.2, 1 + 3 * math.sqrt(2 / df)):
-            return []
-        return [f"Pearson χ²/df is {ratio:.2f}: the response spreads more than dispersion 1 allows in the "
+            return ""
+        return (f"Pearson χ²/df is {ratio:.2f}: the response spreads more than dispersion 1 allows in the "
                 f"{words.family_title(self.family)} family, so the standard errors are too small. Estimate "
-                'the dispersion (dispersion="pearson") or take a family with a wider variance.']
+                'the dispersion (dispersion="pearson") or take a family with a wider variance.')
 
 
 def d_squared(deviance: float, null: float) -> float:
     """D² = 1 − deviance / null deviance; NaN where the null deviance is zero or unknown."""
     return 1 - deviance / null if null > 0 else math.nan
+
+
+def robust_errors(result: Result) -> str:
+    """`, standard errors HC3` where another covariance than the model's stands behind them; else nothing."""
+    return "" if result.covariance_kind == "model" else f", standard errors {result.covariance_kind}"
+
+
+def roles(result: Result) -> list[tuple[str, str]]:
+    """The columns that a formula fit took as exposure, offset, weights and so on, as facts."""
+    return [(role.capitalize(), str(column)) for role, column in (result.context.get("columns") or {}).items()]
 
 
 def _event(result: Result) -> list[tuple[str, str]]:

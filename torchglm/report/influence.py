@@ -1,0 +1,123 @@
+"""The rows that move a fit most, found in one pass over rows that may be streamed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchglm.inference.rowwise import RowValues, leverage, residuals
+from torchglm.inference.screening import run
+
+if TYPE_CHECKING:
+    from torchglm.inference.result import Result
+
+_EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly: it has no distance
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Columns (k,) of `k` rows: `model` and `row` (both from 0) say where they stand.
+
+    `residual` is Pearson's, standardised by dispersion and leverage; `shift` (k, p) is how far each coefficient
+    moves when the row is taken in, in standard errors of the fit; (k, 0) where that was not asked for.
+    """
+
+    model: Tensor
+    row: Tensor
+    y: Tensor
+    mu: Tensor
+    leverage: Tensor
+    residual: Tensor
+    cook: Tensor
+    shift: Tensor
+
+    def take(self, index: Tensor | slice) -> Cases:
+        """Some of the rows."""
+        return Cases(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def __add__(self, other: Cases) -> Cases:
+        return Cases(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class Influence:
+    """What single rows do to a fit, or to each of a batch: the extreme rows, a sample of all, and sums.
+
+    `top` holds the `most` rows of largest Cook's distance, largest first; `sample` about `sampled` rows at even
+    distances; `count` the rows that count, `high` those whose distance exceeds 4 / n of their model.
+    """
+
+    def __init__(self, result: Result, most: int = 200, sampled: int = 1500) -> None:
+        self.result, self.most = result, most
+        self.top: Cases | None = None
+        self.sample: Cases | None = None
+        self.count = self.high = self.seen = 0
+        state = result._state
+        self.fitted = (state["nobs"] > state["rank"]).unsqueeze(-1)
+        self.step = max(1, int(float(state["nobs"].clamp(min=0).sum()) / sampled))
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, result: Result) -> Influence:
+        """The influence of the rows of a fit: one pass. Raises ValueError where it holds none."""
+        found = cls(result)
+        run(result, [found])
+        return found
+
+    def add(self, values: RowValues) -> None:
+        """Take in a chunk."""
+        state, used = self.result._state, values.used
+        h = leverage(values, state["root"])
+        left = torch.where(1 - h > _EXACT, 1 - h, torch.nan)
+        pearson = residuals(values, self.result.family, self.result.link, "pearson")
+        residual = pearson / (state["dispersion"].unsqueeze(-1) * left).sqrt()
+        cook = residual.square() * h / left / state["rank"].unsqueeze(-1)
+        fine = used & self.fitted & cook.isfinite()
+        cook = torch.where(fine, cook, -1.0)
+        self.count += int(fine.sum())
+        self.high += int((cook > 4 / state["nobs"].unsqueeze(-1)).sum())
+        models, n = cook.shape
+        flat = cook.reshape(-1)
+        parts = (values, h, residual, cook, left)
+        first = flat.topk(min(self.most, models * n)).indices
+        top = self._cases(parts, first[flat[first] >= 0], shifted=True)
+        top = top if self.top is None else self.top + top
+        self.top = top.take(top.cook.argsort(descending=True, stable=True)[: self.most])
+        even = torch.arange(-self.seen % self.step, models * n, self.step, device=flat.device)
+        sample = self._cases(parts, even[flat[even] >= 0])
+        self.sample = sample if self.sample is None else self.sample + sample
+        self.seen += n
+
+    def _cases(self, parts: tuple[RowValues, Tensor, Tensor, Tensor, Tensor], index: Tensor,
+               shifted: bool = False) -> Cases:
+        """The cases at places (k,) among the models' rows one after another."""
+        values, h, residual, cook, left = parts
+        n = cook.shape[-1]
+        model, row = index // n, index % n
+        shift = self._shift(values, left, model, row) if shifted else cook.new_zeros(len(index), 0)
+        y, mu, h, residual, cook = (v.expand(cook.shape)[model, row] for v in (
+            values.rows.y, values.mu, h, residual, cook))
+        return Cases(model, row + self.seen, y, mu, h, residual, cook, shift)
+
+    def _shift(self, values: RowValues, left: Tensor, model: Tensor, row: Tensor) -> Tensor:
+        """(k, p) by how many standard errors each coefficient moves when the row is taken in."""
+        state = self.result._state
+        inverse = state["root"] @ state["root"].mT  # (B, p, p)
+        x = values.rows.x[row] if values.rows.shared else values.rows.x[model, row]
+        single = len(inverse) == 1  # one matrix serves all rows, and is not repeated for each
+        moved = x @ inverse[0] if single else (x.unsqueeze(-2) @ inverse[model]).squeeze(-2)
+        moved = moved * (values.score / left)[model, row].unsqueeze(-1)
+        error = (state["dispersion"].unsqueeze(-1) * inverse.diagonal(dim1=-2, dim2=-1)).sqrt()[model]
+        return torch.where(state["keep"][model], moved / error, torch.nan)
+
+    @property
+    def largest(self) -> Cases:
+        """The rows to list, largest distance first."""
+        assert self.top is not None  # a source without rows is refused before
+        return self.top.take(slice(0, _LISTED))

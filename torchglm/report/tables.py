@@ -1,0 +1,97 @@
+"""The tables of the page beside the summary's: deciles, influential rows, the tests behind the checks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from torchglm.report import words
+from torchglm.report.document import Table
+from torchglm.report.overview import ModelBatch
+
+if TYPE_CHECKING:
+    from torchglm.inference.check import Check
+    from torchglm.inference.result import Result
+    from torchglm.report.binned import Calibration
+    from torchglm.report.influence import Influence
+
+_EXAMPLES = 3
+_SIGNS = {"chi2": "χ²", "F": "F"}
+
+
+def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Table:
+    """Each bin of prediction, lowest first: rows, exposure or weight, predicted, observed and their ratio."""
+    full = sums.weight > 0
+    observed, predicted, error = (t.tolist() for t in sums.rates())
+    count, weight = sums.count[full].tolist(), sums.weight[full].tolist()
+    cells = words.fixed([(a, b) for a, b in zip(predicted, observed, strict=True)],
+                        [e if e == e else math.nan for e in error])
+    head = ["decile", "rows", *(["exposure"] if exposed else ["weight"] if weighted else []), "predicted", "observed",
+            "ratio ± 2 se"]
+    rows = []
+    for i, (n, w, pair, o, m, e) in enumerate(zip(count, weight, cells, observed, predicted, error, strict=True), 1):
+        extra = [words.short(w, 5)] if exposed or weighted else []
+        ratio = f"{o / m:.3f}" if m > 0 else words.MISSING
+        spread = f" ± {2 * e / m:.3f}" if m > 0 and e == e else ""
+        rows.append([str(i), f"{n:,.0f}", *extra, *pair, ratio + spread])
+    return Table(f"{'Rates' if exposed else 'Means'} by decile of prediction", head, rows)
+
+
+def influential(found: Influence) -> Table:
+    """The rows of largest Cook's distance, each with the coefficient that it moves most."""
+    result, cases = found.result, found.largest
+    batch = ModelBatch(result, 0.95) if result.batch_shape else None
+    rows = []
+    for i in range(len(cases)):
+        shift = cases.shift[i].nan_to_num()
+        top = int(shift.abs().argmax())
+        name = [batch.label(int(cases.model[i]))] if batch else []
+        rows.append([*name, str(int(cases.row[i])), _response(float(cases.y[i])), words.short(float(cases.mu[i])),
+                     f"{float(cases.residual[i]):.2f}", words.short(float(cases.leverage[i]), 3),
+                     words.short(float(cases.cook[i]), 3), f"{float(shift[top]):+.2f} se of {result.names[top]}"])
+    head = ["row", "response", "fitted", "std. residual", "leverage", "Cook's distance", "moves most"]
+    return Table("Rows that move the fit most", ["model", *head] if batch else head, rows)
+
+
+def _response(value: float) -> str:
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e7 else words.short(value)
+
+
+def influence_note(found: Influence) -> str:
+    """How many rows stand out, in a sentence."""
+    share = 100 * found.high / max(found.count, 1)
+    return (f"{found.high:,} of {found.count:,} rows ({share:.1f} %) have a Cook's distance above 4 / n. Rows are "
+            "numbered from 0. A row above 1 deserves a look; the last column says by how many of its standard errors "
+            "a coefficient moves when the row is taken in.")
+
+
+def tests(check: Check) -> Table:
+    """The tests behind the checks of one model, or how many models of a batch each speaks against."""
+    names = {"link": "link (curvature)", "dispersion": "dispersion of counts", "zeros": "number of zeros",
+             "variance": "variance function"}
+    if not check.batch:
+        rows = [(names.get(topic, topic), f"{_SIGNS[test.statistic_name]} = {words.statistic(float(test.statistic))}",
+                 words.p_value(float(test.p_value)), words.p_value(float(check.adjusted[topic])))
+                for topic, test in check.tests.items()]
+        return Table("Tests of the model", ("test", "statistic", "p-value", "adjusted (Holm)"), rows)
+    rows = []
+    for topic, test in check.tests.items():
+        known = int((~test.p_value.isnan()).sum())
+        rows.append((names.get(topic, topic), f"{known:,}", f"{int((test.p_value < check.level).sum()):,}",
+                     f"{int((check.adjusted[topic] < check.level).sum()):,}"))
+    level = f"{check.level:g}"
+    return Table("Tests of the models", ("test", "models", f"p < {level}", f"adjusted p < {level}"), rows)
+
+
+def findings(result: Result, check: Check) -> Table:
+    """What was found in a batch by topic, with the first models that show it."""
+    view = ModelBatch(result, 0.95)
+    topics = list(dict.fromkeys(f.topic for one in check.findings for f in one))
+    rows = []
+    for topic in topics:
+        where = torch.nonzero(check.found(topic).reshape(-1))[:, 0].tolist()
+        named = "; ".join(view.label(i) for i in where[:_EXAMPLES]) + (" …" if len(where) > _EXAMPLES else "")
+        rows.append((topic, f"{len(where):,}", f"{100 * len(where) / view.n_models:.1f} %", named))
+    return Table("Findings", ("on", "models", "share", "for instance"), rows)
