@@ -1,4 +1,4 @@
-"""Imports point downward, the mathematics knows torch and numpy only, and `import torchglm` stays light."""
+"""Imports point downward, the mathematics knows torch, numpy and threadpoolctl only, `import torchglm` is light."""
 
 import ast
 import subprocess
@@ -93,7 +93,7 @@ def test_arrows_point_downward(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if room(name) in MATHEMATICS])
 def test_the_mathematics_knows_torch_and_numpy_only(module: str) -> None:
-    allowed = {"torch", "numpy", "torchglm", *sys.stdlib_module_names}
+    allowed = {"torch", "numpy", "threadpoolctl", "torchglm", *sys.stdlib_module_names}
     for found in imports_of(module):  # those inside functions too
         assert found.target.split(".")[0] in allowed, f"{module}, line {found.line}, imports {found.target}"
 

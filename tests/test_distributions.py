@@ -268,3 +268,18 @@ def test_tails_and_quantiles_on_cuda() -> None:
             there.log_prob(safe.cuda()).cpu(), law.log_prob(safe), rtol=1e-11, atol=1e-12
         )
         assert there.sample((5,)).is_cuda
+
+
+def test_a_multiple_of_a_poisson_count_has_the_tails_of_the_count() -> None:
+    law = laws.ScaledPoisson(tensor(2.1, 0.3), tensor(0.7, 0.1))
+    counts = torch.arange(12, dtype=F64).unsqueeze(-1)
+    rate = (law.mean / law.dispersion).numpy()
+    value = counts * law.dispersion
+    torch.testing.assert_close(law.cdf(value), torch.from_numpy(stats.poisson.cdf(counts.numpy(), rate)))
+    torch.testing.assert_close(laws.sf(law, value), torch.from_numpy(stats.poisson.sf(counts.numpy(), rate)))
+    torch.testing.assert_close(law.icdf(law.cdf(value)), value)
+    torch.testing.assert_close(law.log_prob(value).exp(), torch.from_numpy(stats.poisson.pmf(counts.numpy(), rate)))
+    draws = law.sample((20_000,))
+    torch.testing.assert_close(draws.mean(0), law.mean, rtol=0.03, atol=0.0)
+    torch.testing.assert_close(draws.var(0), law.variance, rtol=0.05, atol=0.0)
+    assert law.expand((3, 2)).mean.shape == (3, 2)

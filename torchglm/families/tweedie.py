@@ -1,7 +1,6 @@
 """The Tweedie families, whose variance is a power of the mean."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, distributions, nn
@@ -125,7 +124,7 @@ class Tweedie(Family):
 
     def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
         if self._fixed == 1:
-            return ScaledPoisson(mu, like(dispersion, mu))
+            return exact.ScaledPoisson(mu, like(dispersion, mu))
         if self._limit is not None:
             return self._limit.distribution(mu, dispersion)
         if self._fixed is not None:
@@ -135,36 +134,3 @@ class Tweedie(Family):
 
     def extra_repr(self) -> str:
         return "power=estimated" if self.raw_power.requires_grad else f"power={text(self.power)}"
-
-
-class ScaledPoisson(distributions.Distribution):
-    """The Tweedie law of power 1: `dispersion` times a Poisson count of mean `mu / dispersion`.
-
-    Its variance is `dispersion mu`; the arguments broadcast. Source: Jorgensen (1997), section 4.1.
-    """
-
-    arg_constraints = {"mu": constraints.nonnegative, "dispersion": constraints.positive}
-    support = constraints.nonnegative
-
-    def __init__(self, mu: Tensor, dispersion: Tensor, validate_args: "bool | None" = None) -> None:
-        self.mu, self.dispersion = torch.broadcast_tensors(mu, dispersion)
-        super().__init__(self.mu.shape, validate_args=validate_args)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.mu
-
-    @property
-    def variance(self) -> Tensor:
-        return self.dispersion * self.mu
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "ScaledPoisson":
-        return ScaledPoisson(self.mu.expand(batch_shape), self.dispersion.expand(batch_shape), validate_args=False)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        shape = self._extended_shape(torch.Size(sample_shape))
-        with torch.no_grad():
-            return self.dispersion * torch.poisson((self.mu / self.dispersion).expand(shape))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        return special.poisson_log_prob(value / self.dispersion, self.mu / self.dispersion)

@@ -54,8 +54,7 @@ class Rows(NamedTuple):
         models, n = self.y.shape
         p = max(1, self.columns)
         if self.shared:
-            width = p if models == 1 else p * (p + 1) // 2 + models
-            step = max(256, BLOCK // width)
+            step = max(256, 2 * BLOCK // p if models == 1 else BLOCK // (p * (p + 1) // 2 + models))
             for start in range(0, n, step):
                 yield slice(0, models), self.between(start, min(n, start + step))
             return

@@ -9,9 +9,11 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -65,8 +67,14 @@ def spread(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> li
         return [work(items)]
     bounds = [len(items) * i // size for i in range(size + 1)]
     executor = _pool.threads(torch.get_num_threads())
-    parts = [executor.submit(_without_grad, work, items[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
-    return [part.result() for part in parts]
+    with _blas().limit(limits=1, user_api="blas"):  # numpy's; its own threads would wait for one another
+        parts = [executor.submit(_without_grad, work, items[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [part.result() for part in parts]
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _without_grad(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> Value:

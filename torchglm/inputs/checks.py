@@ -25,7 +25,8 @@ def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tenso
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{name} holds {array.dtype} values, not numbers. Convert it, for example with "
                             f"{name}.astype(float), or use a formula for categories.")
-        value = torch.from_numpy(np.ascontiguousarray(array))
+        array = np.ascontiguousarray(array)
+        value = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch cannot mark it read-only
     if value.layout != torch.strided:
         raise TypeError(f"{name} is a sparse tensor; torchglm takes dense ones. Pass {name}.to_dense().")
     if value.is_complex():
