@@ -44,7 +44,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     """The rows kept in memory, streamed from several row groups at each pass, and as CSV."""
     monkeypatch.chdir(tmp_path)
     if request.param == "stream":
-        monkeypatch.setattr("torchglm.cli.stream.HOLD", 0)
+        monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
     if request.param == "csv":
         csv.write_csv(rows(), "rows.csv")
         return "rows.csv"
@@ -110,7 +110,7 @@ def test_rows_are_looked_at_before_training(tmp_path: Path, monkeypatch: pytest.
 def test_a_streamed_run_has_its_report_and_a_streamed_csv_says_what_to_do(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torchglm.cli.stream.HOLD", 0)
+    monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
     parquet.write_table(rows(), "rows.parquet", row_group_size=700)
     csv.write_csv(rows(), "rows.csv")
     flags = ["--data.formula", "count ~ a", "--data.exposure", "years", "--family", "poisson", "--solver",
@@ -130,6 +130,6 @@ def test_lbfgs_takes_all_rows_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     exact = job_of("rows.parquet", "poisson").solver.solve(job)
     found = job.solver.solve(job)
     assert bool(found.converged) and float(((found.coef - exact.coef) / exact.std_err).abs().max()) < 1e-2
-    monkeypatch.setattr("torchglm.cli.stream.HOLD", 0)
+    monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
     with pytest.raises(ValueError, match="lbfgs needs all rows in memory"):
         job.solver.solve(job)

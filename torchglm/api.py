@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     Args:
         x: `(n, p)` numbers (tensor, array, data frame), shared by all models, or `(*B, n, p)`; or a formula
             such as `"claims ~ age + C(region)"`; or a re-iterable loader of batches (`y` is then None).
-        y: `(n,)`, or `(*B, n)` for a batch of models; with a formula the data frame or table.
+        y: `(n,)`, or `(*B, n)` for a batch of models; with a formula the data frame or table, or the path of CSV or
+            Parquet files (a glob, a folder), which are read again at each step where they are too large to hold.
         family, link: objects or names; `link=None` is the family's default.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (log links).
@@ -64,7 +66,11 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     per_row = {"weights": weights, "freq": freq, "offset": offset, "exposure": exposure, "trials": trials,
                "event": event}
     where = _device(device)
-    if isinstance(x, str):
+    if isinstance(x, str) and isinstance(y, (str, Path)):
+        if by is not None:
+            raise ValueError("by= sorts rows in memory: pass a table, torchglm.data.read_table(path).")
+        data = inputs.from_files(x, y, family, per_row, missing, where, dtype)
+    elif isinstance(x, str):
         data = inputs.from_formula(x, y, family, per_row, by, missing, where, dtype)
     elif by is not None:
         raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")

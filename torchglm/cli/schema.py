@@ -81,7 +81,7 @@ class Solver:
 
 
 class IRLS(Solver):
-    """Newton's method and iteratively reweighted least squares, with all rows in memory.
+    """Newton's method and iteratively reweighted least squares; files larger than a gigabyte are read at each step.
 
     Args:
         tol: relative tolerance of the deviance and the score
@@ -103,9 +103,10 @@ class IRLS(Solver):
         from torchglm.data import read_table
 
         data = job.data
-        table = read_table(data.path, data.columns())
+        columns = data.columns()
+        rows = read_table(data.path, columns) if data.groups else data.path
         roles: dict[str, Any] = data.roles
-        return torchglm.fit(data.formula, table, family=job.family, link=job.link, penalty=job.penalty,
+        return torchglm.fit(data.formula, rows, family=job.family, link=job.link, penalty=job.penalty,
                             dispersion=job.dispersion, by=data.groups or None, missing=data.missing,
                             tol=self.tol, max_iter=self.max_iter, singular=self.singular,
                             device=job.where, dtype=job.precision, **roles)
@@ -121,7 +122,7 @@ class Job:
         link: link function: a name, or {name: power, power: 0.5}; null is the family's default
         penalty: null, {name: ridge, l2: 0.1} or {name: elastic_net, l1: 0.1, l2: 0.1}
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
-        solver: irls (exact, rows in memory) or sgd (by minibatch), with its arguments
+        solver: irls (exact) or sgd (by minibatch), with its arguments
         seed: of every random choice
         device: auto, cpu, cuda or cuda:0; auto takes a GPU where there is one
         dtype: float64 or float32, of the data; sums are float64 everywhere

@@ -16,9 +16,11 @@ from torch.optim import Optimizer
 from torchglm.cli import names
 from torchglm.cli.config import one_line
 from torchglm.cli.schema import Job, Solver
-from torchglm.cli.stream import HOLD, FileRows, result_at
+from torchglm.cli.stream import result_at
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead
+from torchglm.inputs import FileRows
+from torchglm.inputs.files import HOLD
 from torchglm.lightning import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class SGD(Solver):
         """The trained fit, with what it says at its coefficients. Raises ValueError for groups."""
         if job.data.groups:
             raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")
-        rows = FileRows(job)
+        data = job.data
+        rows = FileRows(data.formula, data.path, job.family, data.roles, data.missing, job.where, job.precision)
         family, link = copy.deepcopy(job.family), job.link or job.family.default_link
         intercept = rows.spec.intercept
         head = GLMHead(len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where,
@@ -66,7 +69,7 @@ class SGD(Solver):
         status = Status.CONVERGED if near else Status.ITERATION_LIMIT
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)
-            return result_at(coef, rows, head.family, link, status, trained.epochs, job.penalty)
+            return result_at(coef, job, rows, head.family, link, status, trained.epochs, job.penalty)
 
     def _batches(self, job: Job, rows: FileRows) -> Iterable[GLMBatch]:
         """Shuffled minibatches: from memory where all rows are there, else from the Parquet files."""

@@ -1,4 +1,4 @@
-"""What a user hands over, looked at once and turned into Rows: arrays, formulas with a table, loaders of batches.
+"""What a user hands over, looked at once and turned into Rows: arrays, a formula with a table or files, loaders.
 
 To accept another kind of source, write a module here that yields `Rows`.
 """
@@ -16,11 +16,12 @@ from torchglm.inputs.checks import (
     per_row,
     tensor,
 )
+from torchglm.inputs.files import FileRows, from_files
 from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 
 __all__ = [
-    "Data", "GLMBatch", "LoaderRows", "all_finite", "as_batch", "assemble", "check_shapes", "check_support",
-    "check_weights", "column_names", "exposure_link", "finite", "from_arrays", "from_design", "from_formula",
-    "from_loader", "is_loader", "per_row", "tensor",
+    "Data", "FileRows", "GLMBatch", "LoaderRows", "all_finite", "as_batch", "assemble", "check_shapes", "check_support",
+    "check_weights", "column_names", "exposure_link", "finite", "from_arrays", "from_design", "from_files",
+    "from_formula", "from_loader", "is_loader", "per_row", "tensor",
 ]

@@ -1,0 +1,112 @@
+"""Rows of files, piece by piece: kept where they are few, read again at each pass where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.rows import Rows
+from torchglm.inputs.arrays import Data, assemble
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from torchglm.data import DesignSpec
+
+HOLD = 1 << 30  # bytes of rows that are kept in memory
+
+
+class FileRows:
+    """The rows of CSV or Parquet files (a file, a glob, a folder or a list) by a formula, as a re-iterable of `Rows`.
+
+    `roles` names the columns of weights, freq, offset, exposure, trials and event. A first pass learns levels and
+    transforms, a second looks at every row and keeps them where they take no more than `HOLD` bytes. Raises
+    `ValueError` for rows that do not suit the family, weights or exposure, and says which.
+    """
+
+    def __init__(self, formula: str, path: Any, family: Family, roles: Mapping[str, str], missing: str = "error",
+                 device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        from torchglm.data import Scan, learn
+        from torchglm.data.files import column_names, files
+        from torchglm.data.formulas import parse
+
+        self.path, self.family, self.roles = path, family, dict(roles)
+        self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
+        self.also = list(self.roles.values())
+        names = column_names(files(path)[0])
+        parsed = parse(formula, [name for name in names if name not in self.also])
+        if parsed.response is None:
+            raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
+        self.columns = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *self.also]))
+        self.spec: DesignSpec = learn(formula, Scan(path, self.columns), also=self.also, missing=missing)
+        pieces: list[Rows] = []
+        size, used = 0, False
+        for rows in self:
+            used = used or bool((rows.weight > 0).any())
+            size += sum(part.nbytes for part in rows if isinstance(part, Tensor))
+            pieces = [*pieces, rows] if size <= HOLD else []
+        if not used:
+            raise ValueError("Every row has weight 0 or a missing value; none is left to fit.")
+        self._held = None if size > HOLD else _joined(pieces)
+
+    @property
+    def source(self) -> list[Rows] | FileRows:
+        """The rows for a fit: in one piece where they are kept, else this object."""
+        return self if self._held is None else [self._held]
+
+    def __iter__(self) -> Iterator[Rows]:
+        from torchglm.data import Scan
+
+        first = 0
+        types = {name: kind for name, kind in self.spec.types.items() if name in self.columns}
+        for table in Scan(self.path, self.columns, types):
+            rows = self._rows(table, first)
+            first += table.num_rows
+            if rows.y.shape[-1]:
+                yield rows
+
+    def _rows(self, table: pa.Table, first: int) -> Rows:
+        """Raises `ValueError` where the rows of a piece, counted from `first`, do not suit."""
+        from torchglm.data import numbers
+
+        design = self.spec.design(table, response=True, also=self.also, first=first)
+        roles = {role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()}
+        assert design.y is not None  # the formula has a response
+        x, y = design.x.to(self.device, self.dtype), design.y.to(self.device)
+        try:
+            data = assemble(x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False)
+        except ValueError as error:
+            raise ValueError(f"in the rows from {first} on: {error}" if first else str(error)) from None
+        [rows] = data.source
+        return rows
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What a result remembers of where its rows came from."""
+        return {"offset": "offset" in self.roles or "exposure" in self.roles, "event": "event" in self.roles,
+                "trials": "trials" in self.roles, "formula": self.spec.formula, "spec": self.spec,
+                "columns": self.roles, "terms": self.spec.terms, "group_names": None}
+
+
+def from_files(formula: str, path: Any, family: Family, per_row: dict[str, Any], missing: str,
+               device: torch.device | None, dtype: torch.dtype | None) -> Data:
+    """The rows of files. Raises `ValueError` for per-row arguments that are not names of columns."""
+    given = {name: value for name, value in per_row.items() if value is not None}
+    for name, value in given.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must name a column where the rows come from files, got {type(value).__name__}.")
+    rows = FileRows(formula, path, family, given, missing, device, dtype)
+    return Data(rows.source, torch.Size(), list(rows.spec.names), len(rows.spec.names), rows.device,
+                rows.dtype == torch.float32, rows.spec.intercept, context=rows.context)
+
+
+def _joined(pieces: list[Rows]) -> Rows:
+    """Pieces of one model as one."""
+    x, y, weight, offset = (torch.cat(parts, dim=-2 if i == 0 else -1) for i, parts in enumerate(
+        zip(*(piece[:4] for piece in pieces), strict=True)))
+    repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
+    return Rows(x, y, weight, offset, torch.cat(repeats, -1) if repeats else None)
