@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 import torchglm
-from torchglm.fitting import irls as front
-from torchglm.fitting import search
+from torchglm.fitting import sample, search
 
 N, P = 6000, 30
 CASES = [("poisson", "log"), ("gamma", "log"), ("bernoulli", "logit"), ("bernoulli", "probit"), ("gaussian", "log"),
@@ -43,8 +42,8 @@ def pair(monkeypatch: pytest.MonkeyPatch, family: str, link: str, **options: obj
     monkeypatch.setattr(search, "CHORD_COLUMNS", 1000)
     plain = torchglm.fit(**rows, family=chosen, link=link, tol=1e-13)
     monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
-    monkeypatch.setattr(front, "LARGE", 1)
-    monkeypatch.setattr(front, "STRIDE", 4)
+    monkeypatch.setattr(sample, "LARGE", 1)
+    monkeypatch.setattr(sample, "STRIDE", 4)
     return plain, torchglm.fit(**rows, family=chosen, link=link)
 
 
@@ -75,7 +74,7 @@ def test_a_gram_is_reused_only_while_it_serves(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(search, "fold", counted)
     monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
-    monkeypatch.setattr(front, "LARGE", 1)
+    monkeypatch.setattr(sample, "LARGE", 1)
     torchglm.fit(**data("poisson", "log"), family="poisson")
     assert passes[0] and passes[-1] and sum(passes) < len(passes)
 
@@ -87,7 +86,7 @@ def test_a_level_the_part_does_not_hold_goes_the_plain_way(monkeypatch: pytest.M
     rows["y"][7] = 3.0
     monkeypatch.setattr(search, "CHORD_COLUMNS", 1000)
     plain = torchglm.fit(**rows, family="poisson", tol=1e-13)
-    monkeypatch.setattr(front, "LARGE", 1)
+    monkeypatch.setattr(sample, "LARGE", 1)
     monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
     large = torchglm.fit(**rows, family="poisson")
     assert large.status == torchglm.Status.CONVERGED
@@ -97,7 +96,7 @@ def test_a_level_the_part_does_not_hold_goes_the_plain_way(monkeypatch: pytest.M
 def test_separation_is_seen_in_a_large_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = data("bernoulli", "logit")
     rows["y"] = torch.where(rows["x"][:, 5] == 1, 1.0, rows["y"])
-    monkeypatch.setattr(front, "LARGE", 1)
+    monkeypatch.setattr(sample, "LARGE", 1)
     monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
     with pytest.warns(torchglm.FitWarning, match="SEPARATED"):
         assert torchglm.fit(**rows, family="bernoulli").status == torchglm.Status.SEPARATED

@@ -14,15 +14,14 @@ from torchglm.fitting.kernel import edges, take_family
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows
+from torchglm.fitting.sample import sample
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.start import at_coefficients, begin, resume, room
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 
 FENCES = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10)  # strengths of the barrier, one after the other
-STRIDE = 20  # a fit of one row in so many starts a large one
-LARGE = 1 << 20  # numbers in a design from which on that pays
-PART_TOL = 1e-6
+PART_TOL = 1e-6  # of the fit that starts a large one
 BESIDE = 1e-6  # nearer to the edge, as a share of the distance of the mean response, a fit is looked at again
 MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that the maximum lies inside
 
@@ -74,17 +73,13 @@ def evaluate(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: 
 
 
 def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
-    """The search from the fit of every twentieth row, or None where rows are few or that fit is not regular.
+    """The search from the fit of a part of the rows, or None where there is none or that fit is not regular.
 
-    Rows in memory of one model only. A maximum of a part is a good start for the whole, and its columns being
-    independent, so are those of the whole; what it costs is a twentieth.
+    One model only. The columns of a part being independent, so are those of the whole.
     """
-    if lane.numel() != 1 or not isinstance(solver.source, list):
+    parts = sample(solver.source, solver.p) if lane.numel() == 1 else None
+    if parts is None:
         return None
-    n = sum(rows.y.shape[-1] for rows in solver.source)
-    if n * solver.p < LARGE or n < 40 * solver.p * STRIDE:
-        return None
-    parts = [_part(rows) for rows in solver.source if rows.y.shape[-1] >= STRIDE]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part = irls(parts, solver.family, solver.link, penalty=solver.penalty, tol=PART_TOL, max_iter=20,
@@ -93,17 +88,6 @@ def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
         return None
     search = resume(solver, lane, part.coef)
     return search if bool(search.moments.valid.all()) else None
-
-
-def _part(rows: Rows) -> Rows:
-    """A row out of every twenty, at random places that are always the same."""
-    n = rows.y.shape[-1]
-    places = torch.arange(0, n - STRIDE + 1, STRIDE, device=rows.y.device)
-    shift = torch.randint(STRIDE, places.shape, generator=torch.Generator().manual_seed(0)).to(places)
-    index = places + shift
-    repeats = None if rows.repeats is None else rows.repeats[:, index]
-    return rows._replace(x=rows.x[..., index, :], y=rows.y[:, index], weight=rows.weight[:, index],
-                         offset=rows.offset[:, index], repeats=repeats)
 
 
 def _chunks(source: "Rows | Iterable[Rows]") -> tuple[Iterable[Rows], Rows]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.rows import Rows
+from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
 
 if TYPE_CHECKING:
@@ -44,14 +45,17 @@ class FileRows:
         self.columns = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *self.also]))
         self.spec: DesignSpec = learn(formula, Scan(path, self.columns), also=self.also, missing=missing)
         pieces: list[Rows] = []
+        thinned = Thinning()
         size, used = 0, False
         for rows in self:
+            thinned.add(rows)
             used = used or bool((rows.weight > 0).any())
             size += sum(part.nbytes for part in rows if isinstance(part, Tensor))
             pieces = [*pieces, rows] if size <= HOLD else []
         if not used:
             raise ValueError("Every row has weight 0 or a missing value; none is left to fit.")
         self._held = None if size > HOLD else _joined(pieces)
+        self.part = thinned.parts  # where a fit begins
 
     @property
     def source(self) -> list[Rows] | FileRows:
