@@ -1,4 +1,4 @@
-"""The command line: `torchglm fit`, `torchglm predict`, `torchglm summary`."""
+"""The command line: `torchglm fit`, `predict`, `summary`, `check`, `report` and `compare`."""
 
 from torchglm.cli.entry import main
 

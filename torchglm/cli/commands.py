@@ -1,12 +1,14 @@
-"""The commands: fit, summary, predict and check."""
+"""The commands: fit, summary, predict, check, report and compare."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -100,6 +102,75 @@ def check(arguments: Sequence[str]) -> None:
     import json
 
     print(json.dumps(_plain(found.to_dict()), indent=1, ensure_ascii=False))
+
+
+def report(arguments: Sequence[str]) -> None:
+    """`torchglm report RUN`: write the page of a run, on the rows of its fit or on new ones."""
+    import torchglm
+    from torchglm.cli.rows import attached, of_the_fit
+    from torchglm.report import write_page
+
+    parser = argparse.ArgumentParser(
+        prog="torchglm report", description="Write the HTML page of a run. Without --data it stands on the rows of the "
+        "fit; with --data on those rows: calibration, lift and residuals where they are new, and everything where they "
+        "are the rows of the fit.")
+    parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
+    parser.add_argument("--data", metavar="FILE", help=".csv or .parquet file, a glob or a folder (default: the rows "
+                        "that the config of the run names)")
+    parser.add_argument("--out", metavar="FILE", help="page to write (default: report.html in the run folder; on new "
+                        "rows report_NAME.html, after the file)")
+    parser.add_argument("--title", help="title of the page (default: the model)")
+    parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default: 0.95)")
+    given = parser.parse_args(arguments)
+    check_level(given.level)
+    folder = runs.open_run(given.run)
+    config = folder / "config.yaml"
+    with waiting(f"Writing the report of {given.run}"):
+        result = attached(torchglm.load(folder), folder, given.data)
+        own = of_the_fit(result)
+        if not own and given.data is None:
+            raise ValueError(f"the rows that {config} names are no longer those of the fit (its deviance is another). "
+                             "Pass --data: the rows of the fit, or new ones.")
+        out = Path(given.out) if given.out else folder / ("report.html" if own else f"report_{_stem(given.data)}.html")
+        if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+            raise ValueError(f"--out {out}: name a file that ends in .html.")
+        write_page(result, out, title=given.title, level=given.level, new_rows=not own,
+                   config=config.read_text(encoding="utf-8") if config.is_file() else None)
+    print(f"Report{'' if own else ' on new rows'}: {out}")
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """`torchglm compare RUN RUN ...`: runs of the same rows side by side."""
+    from torchglm.cli.comparison import comparison, to_text
+
+    parser = argparse.ArgumentParser(
+        prog="torchglm compare", description="Show runs side by side that were fitted on the same rows: parameters, "
+        "deviance, AIC, BIC, explained share, and the likelihood ratio test of each run against the one before it "
+        "where the two are nested. The rows are read again where the files are still there.")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders of fits (their output_dir), two or more")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+    given = parser.parse_args(arguments)
+    if len(given.runs) < 2:
+        raise ValueError(f"compare needs at least two runs, got {given.runs[0]}. Name another run folder.")
+    with waiting(f"Comparing {len(given.runs)} runs"):
+        found = comparison(given.runs)
+    if given.format == "text":
+        print(to_text(found))
+        return
+    import json
+
+    print(json.dumps(_plain(found), indent=1, ensure_ascii=False))
+
+
+def check_level(level: float) -> None:
+    """Raise ValueError for a level of intervals that is none."""
+    if not 0 < level < 1:
+        raise ValueError(f"--level must lie between 0 and 1, got {level:g}. 0.95 is 95 %.")
+
+
+def _stem(data: str) -> str:
+    """The name of a file without its ending, for the name of another; of a glob what can stand in a name."""
+    return re.sub(r"[^\w.-]+", "_", Path(data).stem).strip("_") or "rows"
 
 
 def _plain(value: Any) -> Any:

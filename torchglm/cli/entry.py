@@ -15,12 +15,14 @@ commands:
   predict RUN DATA [--out FILE]        predict the means of new rows with a run
   summary RUN                          print the summary of a run
   check RUN [--data FILE]              say what speaks against the model of a run
+  report RUN [--data FILE]             write the report of a run again, or on new rows
+  compare RUN RUN ...                  show runs on the same rows side by side
 
 options:
   -h, --help     show this help; after a command, that of the command
   --version      show the version
 """
-COMMANDS = ("fit", "predict", "summary", "check")
+COMMANDS = ("fit", "predict", "summary", "check", "report", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

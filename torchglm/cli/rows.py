@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from torchglm import inputs
 
 if TYPE_CHECKING:
@@ -30,6 +32,19 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
         wanted = [*spec.response_columns, *spec.columns, *columns.values(), *result.group_names]
         return result.with_rows(read_table(path, list(dict.fromkeys(wanted))))
     return result.on(RunRows(result, path))
+
+
+@torch.no_grad()
+def of_the_fit(result: Result) -> bool:
+    """Whether the rows behind a fit are those it was fitted on: as many, and of the same deviance in every model."""
+    total, count = torch.zeros_like(result._state["deviance"]), torch.zeros_like(result._state["deviance"])
+    for values in result._values():
+        half = result.family.half_deviance(values.rows.y, values.eta, values.mu, result.link)
+        total += torch.where(values.used, 2 * half * values.rows.weight, 0.0).sum(-1)
+        count += torch.where(values.used, values.repeats, 0.0).sum(-1)
+    fitted, nobs = result._state["deviance"], result._state["nobs"]
+    alike = (total - fitted).abs() <= 1e-6 * fitted.abs() + 1e-8 * nobs
+    return bool(((alike & ((count - nobs).abs() <= 1e-9 * nobs)) | fitted.isnan()).all())
 
 
 def configured(run: Path) -> str | list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
 _NAMED = 3  # rows that carry their number
-_ACROSS = 3  # histograms in a line
+_ACROSS = 2  # histograms in a line
 CONTOURS = (0.5, 1.0)  # Cook's distances
 
 
@@ -107,7 +107,7 @@ def distributions(result: Result, most: int = 12) -> Figure:
     columns = [(name, kept[:, j][kept[:, j].isfinite()]) for j, name in enumerate(result.names)][:most]
     columns = [(name, values) for name, values in columns if len(values)]
     down = max(1, -(-len(columns) // _ACROSS))
-    figure = Figure(figsize=(8.8, 0.3 + 1.75 * down), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(4.3, 0.2 + 1.45 * down), layout="constrained", facecolor="white")
     cells = figure.subplots(down, _ACROSS, squeeze=False).ravel()
     for axes in cells[len(columns):]:
         axes.set_visible(False)
@@ -119,7 +119,7 @@ def distributions(result: Result, most: int = 12) -> Figure:
         axes.axvline(float(values.median()), color=BLUE, linewidth=1.5)
         if low < 0 < high:
             axes.axvline(0.0, color=QUIET, linewidth=1)
-        axes.set_title(words.label(name), fontsize=9.5, color=INK, loc="left")
+        axes.set_title(words.label(name, 24), fontsize=9, color=INK, loc="left")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(QUIET)
         axes.tick_params(colors=INK, labelsize=8.5, color=QUIET)

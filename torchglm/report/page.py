@@ -88,7 +88,7 @@ def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> d
     check, found = result.check(), Influence.of(result)
     batch = isinstance(view, ModelBatch)
     known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", *check.tests})
-    shown = [*([tables.findings(result, check)] if batch else []), *([tables.tests(check)] if check.tests else [])]
+    shown = [*([tables.findings(result, check)] if batch else []), tables.tests(check)]
     return {
         "warnings": known, "findings": [] if batch else check.findings[0], "asked": _asked(check),
         "check_tables": [_table(t) for t in shown if t.rows],
@@ -105,6 +105,8 @@ def _asked(check: Check) -> str:
         quiet = int(check.silent.sum())
         return f"{quiet:,} of {len(check.findings):,} models without a finding by {asked}, {held} for each."
     count = len(check.findings[0])
+    if all(bool(test.p_value.isnan()) for test in check.tests.values()):
+        return "The fit did not end at a maximum, so that it was not tested."
     if count:
         return f"{count} finding{'s' * (count != 1)}, named at the top of this page, by {asked}, {held}."
     return f"Nothing found by {asked}, {held}, nor in the columns and single rows."
@@ -119,7 +121,7 @@ def _table(table: Table) -> Any:
 def _embedded(panel: Panel) -> dict[str, Any]:
     width, height = (round(100 * inches) for inches in panel.figure.get_size_inches())
     return {"title": panel.title, "reading": panel.reading, "source": svg_uri(panel.figure), "width": width,
-            "height": height, "wide": panel.wide}
+            "height": height}
 
 
 def svg_uri(figure: Figure) -> str:

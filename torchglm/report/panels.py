@@ -25,23 +25,22 @@ _MOST_SCORED = 50_000  # rows whose residuals are computed; more are sampled, wh
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure, its title and how to read it; a wide one takes a line of the page."""
+    """A figure, its title and how to read it."""
 
     title: str
     reading: str
     figure: Figure
-    wide: bool = False
 
 
 def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
     """The forest of one model (none without slopes), or the spread of a batch's estimates and deviances."""
     if result.coef.ndim > 1:
-        return [Panel("Coefficients across models", "Thin line: smallest to largest. Thick line: middle half "
+        return [Panel("Distribution of each coefficient", "Over the converged models, their central 98 %. Blue line: "
+                      f"median; grey line: zero.{_rest(result)}", figures.distributions(result)),
+                Panel("Coefficients across models", "Thin line: smallest to largest. Thick line: middle half "
                       "of the models. Dot: median. Only converged models count.", plots.quartiles(result)),
                 Panel("Fit across models", "Deviance per residual degree of freedom. A model far to the "
-                      "right fits worse; the table above names the worst.", plots.deviances(result)),
-                Panel("Distribution of each coefficient", "Over the converged models, their central 98 %. Blue line: "
-                      f"median; grey line: zero.{_rest(result)}", figures.distributions(result), wide=True)]
+                      "right fits worse; the table above names the worst.", plots.deviances(result))]
     if not any(name != words.INTERCEPT for name in result.names):
         return []
     neutral = "1" if words.ratio_name(result.family.name, result.link.name) else "0"
@@ -77,8 +76,11 @@ def residual_panels(result: Result, rows: Observations) -> list[Panel]:
     """Residuals and their spread against fitted values, normal Q–Q plot, and a rootogram for counts or a histogram."""
     some = rows.sample(_MOST_SCORED)
     every, kind = normal_scores(some.y, some.mu, result.family, some.dispersion, some.prior)
-    scores, eta = every[some.kept], result.link.link(some.mu)[some.kept]
+    fine = result.converged.reshape(-1, 1)  # means of a model that ran away would stretch every axis
+    shown = some.kept & fine if bool((some.kept & fine).any()) else some.kept
+    scores, eta = every[shown], result.link.link(some.mu)[shown]
     note = "" if some is rows else f" A random {some.count:,} of {rows.count:,} rows."
+    note += " Converged models only." * bool((some.kept & ~shown).any())
     scale = f"linear predictor ({words.link_title(result.link.name)} scale)"
     normal = "Deviance residuals are only roughly normal; look for single points far out."
     if kind.startswith("quantile"):

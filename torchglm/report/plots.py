@@ -24,6 +24,7 @@ INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"
 _WIDTH, _HEIGHT = 4.3, 3.2  # inches: small, so that text stays readable on a phone
 _FARTHEST = 20.0  # where a coefficient without bounds is cut, so that its ratio is still a number
+_LABEL = 24  # characters of a coefficient's name beside a plot
 _POINTS = 2000  # rows up to which residuals are drawn one by one
 
 
@@ -47,14 +48,14 @@ def forest(result: Result, level: float = 0.95, most: int = 40) -> Figure:
         marker = "o" if inside else ">" if c.estimate > 0 else "<"
         axes.plot([math.copysign(min(abs(c.estimate), reach), c.estimate)], [spot], marker, color=BLUE,
                   markersize=5, zorder=3)
-    axes.set_yticks(place, [words.label(c.name) for c in rows])
+    axes.set_yticks(place, [words.label(c.name, _LABEL) for c in rows])
     axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
     axes.grid(False, axis="y")
     if ratio is None:
         axes.set_xlabel(f"coefficient, {words.percent(level)} interval")
     else:
         _ratio_axis(axes)
-        axes.set_xlabel(f"{ratio} (log axis), {words.percent(level)} interval")
+        axes.set_xlabel(f"{ratio}, {words.percent(level)} interval")
     return figure
 
 
@@ -201,10 +202,10 @@ def quartiles(result: Result, show: int = 40) -> Figure:
     axes.hlines(place, least, most, color=PALE, linewidth=2, zorder=2)
     axes.hlines(place, lower, upper, color=BLUE, linewidth=5, zorder=3)
     axes.plot(median, place, "o", color="white", markeredgecolor=BLUE, markersize=5, zorder=4)
-    axes.set_yticks(place, [words.label(name) for name, _ in rows])
+    axes.set_yticks(place, [words.label(name, _LABEL) for name, _ in rows])
     axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
     axes.grid(False, axis="y")
-    axes.set_xlabel("coefficient over the converged models")
+    axes.set_xlabel("coefficient")
     return figure
 
 

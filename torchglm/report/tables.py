@@ -34,7 +34,7 @@ def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Table:
     for i, (n, w, pair, o, m, e) in enumerate(zip(count, weight, cells, observed, predicted, error, strict=True), 1):
         extra = [words.short(w, 5)] if exposed or weighted else []
         ratio = f"{o / m:.3f}" if m > 0 else words.MISSING
-        spread = f" ± {2 * e / m:.3f}" if m > 0 and e == e else ""
+        spread = f" ± {2 * e / m:.3f}" if m > 0 and 2 * e < 100 * m else ""
         rows.append([str(i), f"{n:,.0f}", *extra, *pair, ratio + spread])
     return Table(f"{'Rates' if exposed else 'Means'} by decile of prediction", head, rows)
 
@@ -74,7 +74,7 @@ def tests(check: Check) -> Table:
     if not check.batch:
         rows = [(names.get(topic, topic), f"{_SIGNS[test.statistic_name]} = {words.statistic(float(test.statistic))}",
                  words.p_value(float(test.p_value)), words.p_value(float(check.adjusted[topic])))
-                for topic, test in check.tests.items()]
+                for topic, test in check.tests.items() if not bool(test.p_value.isnan())]
         return Table("Tests of the model", ("test", "statistic", "p-value", "adjusted (Holm)"), rows)
     rows = []
     for topic, test in check.tests.items():
@@ -93,5 +93,5 @@ def findings(result: Result, check: Check) -> Table:
     for topic in topics:
         where = torch.nonzero(check.found(topic).reshape(-1))[:, 0].tolist()
         named = "; ".join(view.label(i) for i in where[:_EXAMPLES]) + (" …" if len(where) > _EXAMPLES else "")
-        rows.append((topic, f"{len(where):,}", f"{100 * len(where) / view.n_models:.1f} %", named))
-    return Table("Findings", ("on", "models", "share", "for instance"), rows)
+        rows.append((topic, named, f"{len(where):,}", f"{100 * len(where) / view.n_models:.1f} %"))
+    return Table("Findings", ("on", "for instance", "models", "share"), rows, left=2)
