@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from torchglm.cli.entry import COMMANDS as COMMANDS_KNOWN
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 
@@ -60,7 +62,7 @@ def test_command_exists(command: str) -> None:
     elif program == "python":
         assert (ROOT / words[0]).is_file() or (words[0] == "-m" and (ROOT / words[1]).is_dir())
     elif program == "torchglm":
-        assert words[0] in {"fit", "predict", "summary"}
+        assert words[0] in COMMANDS_KNOWN
         made = "runs/"  # a run folder is written by the command before it
         paths = [word for word in words[1:] if "/" in word and not word.startswith(made)]
         assert all((ROOT / path).exists() for path in paths)
@@ -76,7 +78,7 @@ def test_the_first_command_prints_what_the_page_shows(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     summary, report = done.stdout.rsplit("Report:", 1)
-    assert summary.split() == shown.rsplit("Report:", 1)[0].split()
+    assert summary == shown.rsplit("Report:", 1)[0]
     assert Path(report.strip()).is_file()
 
 
@@ -84,6 +86,16 @@ def test_links_lead_somewhere() -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", PAGE)
     assert targets
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_picture_of_the_report_is_small() -> None:
+    picture = ROOT / "docs" / "report.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 300_000
+
+
+def test_what_the_page_names_as_a_place_is_there() -> None:
+    named = re.findall(r"`((?:torchglm|configs|benchmarks|tests|examples|docs)/[\w./]*)`", PAGE)
+    assert named and [place for place in named if not (ROOT / place).exists()] == []
 
 
 def test_a_block_knows_its_line_and_its_output() -> None:
