@@ -13,6 +13,7 @@ from torchglm.families import Family
 from torchglm.links import Link
 
 if TYPE_CHECKING:
+    from torchglm.inference.online import Renewable
     from torchglm.inference.result import Result
 
 
@@ -29,6 +30,7 @@ class GLMHead(nn.Module):
 
     weight: nn.Parameter
     bias: "nn.Parameter | None"
+    online: "Renewable | None" = None  # what `partial_fit` has learned so far
 
     def __init__(self, in_features: int, family: "str | Family", link: "str | Link | None" = None,
                  out_features: int = 1, bias: bool = True, device: "torch.device | str | None" = None,
@@ -154,6 +156,28 @@ class GLMHead(nn.Module):
         return result
 
     @torch.no_grad()
+    def partial_fit(self, x: Any, y: Any, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
+        """Learn from one more minibatch of a stream into `weight` and `bias`, for one response; see `Renewable`.
+
+        `per_row` are `weight`, `offset` and `trials`. What is returned has the standard errors; it stays in `online`,
+        which is no part of the state_dict: save its own, and set `online = None` to begin anew.
+        """
+        from torchglm.inference.online import Renewable
+
+        if self.out_features != 1:
+            raise ValueError(f"partial_fit learns one response, this head has {self.out_features}. Use one head each.")
+        if self.online is None:
+            self.online = Renewable(self.family, self.link, self.in_features, self.bias is not None)
+        self.online.forgetting = forgetting
+        coef = self.online.update(x, y, **per_row).coef
+        self.weight.copy_(coef[int(self.bias is not None):])
+        if self.bias is not None:
+            self.bias.copy_(coef[:1])
+        if self.family.has_dispersion and bool(self.online.dispersion > 0):
+            self.log_dispersion.copy_(self.online.dispersion.log())
+        return self.online
+
+    @torch.no_grad()
     def load(self, result: "Result") -> None:
         """Take weight, bias, dispersion and shape of a fit; aliased coefficients are zero."""
         fitted = result.head
@@ -199,6 +223,11 @@ class LazyGLMHead(LazyModuleMixin, GLMHead):
         """As in `GLMHead`; the first call, by `loss` or `distribution` as by `forward`, makes the parameters."""
         self._infer_parameters(self, (x, offset))
         return self.linear_predictor(x, offset)  # of the GLMHead this has become
+
+    def partial_fit(self, x: Any, y: Any, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
+        """As in `GLMHead`, taking the number of columns from the first minibatch."""
+        self._infer_parameters(self, (torch.as_tensor(x),))
+        return self.partial_fit(x, y, forgetting=forgetting, **per_row)
 
     def load(self, result: "Result") -> None:
         """As in `GLMHead`, taking the number of columns from the fit."""

@@ -1,0 +1,234 @@
+"""Renewable estimation: one minibatch is IRLS, many come near the fit of all rows, and nothing but a summary stays."""
+
+import pickle
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchglm
+from torchglm import families, links
+from torchglm.head import GLMHead, LazyGLMHead
+from torchglm.inference.online import Renewable
+
+PAIRS = [("poisson", "log"), ("bernoulli", "logit"), ("gamma", "log"), ("bernoulli", "probit"),
+         ("inverse_gaussian", "log"), ("gaussian", "identity"), ("poisson", "sqrt"), ("gamma", "inverse")]
+
+
+def problem(family: str, link: str, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """`x` (n, 3) that keeps every mean in range, and `y` (n,)."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 3, generator=rng, dtype=torch.float64)
+    x = x.abs() if link in ("inverse", "sqrt") else x
+    member = families.get(family)
+    mu = links.get(link)(x @ x.new_tensor([0.2, 0.1, 0.3]) + 1.0 - 0.7 * (family == "bernoulli"))
+    torch.manual_seed(seed)
+    return x, member.distribution(mu, 0.5 if member.has_dispersion else 1.0).sample()
+
+
+def streamed(x: Tensor, y: Tensor, family: str, link: str, size: int, **options: float) -> Renewable:
+    model = Renewable(family, link, x.shape[1], **options)  # type: ignore[arg-type]
+    for rows, response in zip(x.split(size), y.split(size), strict=True):
+        model.update(rows, response)
+    return model
+
+
+@pytest.mark.parametrize(("family", "link"), PAIRS)
+def test_one_minibatch_is_irls(family: str, link: str) -> None:
+    x, y = problem(family, link, 500)
+    full, model = torchglm.fit(x, y, family=family, link=link), streamed(x, y, family, link, 500)
+    torch.testing.assert_close(model.coef, full.coef, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(model.covariance, full.covariance(), rtol=1e-8, atol=1e-12)
+    assert float(model.dispersion) == pytest.approx(float(full.dispersion), rel=1e-8)
+    assert model.nobs == 500 and float(model.df_resid) == pytest.approx(496)
+
+
+@pytest.mark.parametrize(("family", "link"), PAIRS)
+def test_many_minibatches_come_within_a_third_of_a_standard_error(family: str, link: str) -> None:
+    x, y = problem(family, link, 8000)
+    full, model = torchglm.fit(x, y, family=family, link=link), streamed(x, y, family, link, 100)
+    assert float(((model.coef - full.coef) / full.std_err).abs().max()) < 1 / 3
+    torch.testing.assert_close(model.std_err, full.std_err, rtol=0.03, atol=0.0)
+    assert model.nobs == 8000
+
+
+def test_least_squares_is_exact_however_the_stream_is_cut() -> None:
+    x, y = problem("gaussian", "identity", 1000)
+    full = torchglm.fit(x, y, family="gaussian")
+    for size in (5, 64, 999):
+        model = streamed(x, y, "gaussian", "identity", size)
+        torch.testing.assert_close(model.coef, full.coef, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(model.std_err, full.std_err, rtol=1e-10, atol=0.0)
+        assert float(model.dispersion) == pytest.approx(float(full.dispersion), rel=1e-10)
+
+
+def test_the_difference_vanishes_against_the_standard_error_as_minibatches_grow() -> None:
+    x, y = problem("bernoulli", "logit", 16000)
+    full = torchglm.fit(x, y, family="bernoulli")
+    gaps = [float(((streamed(x, y, "bernoulli", "logit", size).coef - full.coef) / full.std_err).abs().max())
+            for size in (50, 500, 4000)]
+    assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 0.02
+
+
+def test_the_order_of_minibatches_matters_little() -> None:
+    x, y = problem("poisson", "log", 8000)
+    forth = streamed(x, y, "poisson", "log", 200)
+    back = streamed(x.flip(0), y.flip(0), "poisson", "log", 200)
+    assert float(((forth.coef - back.coef) / forth.std_err).abs().max()) < 0.2
+    torch.testing.assert_close(forth.std_err, back.std_err, rtol=0.01, atol=0.0)
+
+
+def test_weights_offsets_and_trials_are_those_of_a_fit() -> None:
+    x, y = problem("poisson", "log", 400)
+    rng = torch.Generator().manual_seed(3)
+    weight, offset = torch.rand(400, generator=rng) + 0.5, torch.rand(400, generator=rng)
+    weight[::7] = 0.0
+    model = Renewable("poisson", "log", 3).update(x, y, weight, offset)
+    full = torchglm.fit(x, y, family="poisson", weights=weight, offset=offset)
+    torch.testing.assert_close(model.coef, full.coef, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(model.std_err, full.std_err, rtol=1e-8, atol=0.0)
+    assert model.nobs == int((weight > 0).sum())
+    trials = torch.full((400,), 30.0)
+    counts = y.clamp(max=30)
+    share = Renewable("binomial", None, 3).update(x, counts, trials=trials)
+    full = torchglm.fit(x, counts, family="binomial", trials=trials)
+    torch.testing.assert_close(share.std_err, full.std_err, rtol=1e-8, atol=0.0)
+
+
+def test_rows_of_weight_zero_are_no_rows() -> None:
+    x, y = problem("gamma", "log", 600)
+    plain, padded = streamed(x, y, "gamma", "log", 200), Renewable("gamma", "log", 3)
+    for rows, response in zip(x.split(200), y.split(200), strict=True):
+        weight = torch.ones(250)
+        weight[200:] = 0.0
+        padded.update(torch.cat([rows, 9 * rows[:50]]), torch.cat([response, 7 * response[:50]]), weight)
+        padded.update(rows, response, torch.zeros(200))
+    torch.testing.assert_close(padded.coef, plain.coef, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(padded.covariance, plain.covariance, rtol=1e-10, atol=1e-14)
+
+
+def test_forgetting_follows_a_drift_that_a_long_memory_averages() -> None:
+    rng = torch.Generator().manual_seed(4)
+    long, short = Renewable("poisson", "log", 1), Renewable("poisson", "log", 1, forgetting=0.9)
+    for step in range(120):
+        x = torch.randn(200, 1, generator=rng, dtype=torch.float64)
+        y = torch.poisson((0.5 + (0.8 if step >= 60 else -0.8) * x[:, 0]).exp(), generator=rng)
+        long.update(x, y)
+        short.update(x, y)
+    assert abs(float(short.coef[1]) - 0.8) < 4 * float(short.std_err[1])
+    assert abs(float(long.coef[1]) - 0.8) > 20 * float(long.std_err[1])
+    assert float(short.std_err[1]) > 2 * float(long.std_err[1])
+
+
+def test_standard_errors_with_forgetting_are_the_spread_over_streams() -> None:
+    ends, errors, phis = [], [], []
+    for seed in range(120):
+        rng = torch.Generator().manual_seed(seed)
+        model = Renewable("gaussian", "identity", 1, forgetting=0.7)
+        for _ in range(12):
+            x = torch.randn(40, 1, generator=rng, dtype=torch.float64)
+            model.update(x, 1 + x[:, 0] + 2 * torch.randn(40, generator=rng, dtype=torch.float64))
+        ends.append(model.coef)
+        errors.append(model.std_err)
+        phis.append(model.dispersion)
+    ratio = torch.stack(errors).mean(0) / torch.stack(ends).std(0)
+    assert bool(((ratio - 1).abs() < 0.2).all())  # three Monte-Carlo errors; without the spread it is 1.3
+    assert float(torch.stack(phis).mean()) == pytest.approx(4.0, rel=0.03)
+
+
+def test_a_saved_state_goes_on_as_if_nothing_had_happened() -> None:
+    x, y = problem("gamma", "log", 900)
+    whole, first = streamed(x, y, "gamma", "log", 100), streamed(x[:500], y[:500], "gamma", "log", 100)
+    second = Renewable("gamma", "log", 3)
+    second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+    for rows, response in zip(x[500:].split(100), y[500:].split(100), strict=True):
+        second.update(rows, response)
+    torch.testing.assert_close(second.coef, whole.coef, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(second.covariance, whole.covariance, rtol=0.0, atol=0.0)
+    assert second.nobs == whole.nobs
+    with pytest.raises(ValueError, match="same columns"):
+        Renewable("gamma", "log", 2).load_state_dict(first.state_dict())
+    second.load_state_dict(Renewable("gamma", "log", 3).state_dict())
+    with pytest.raises(ValueError, match="No minibatch"):
+        _ = second.coef
+
+
+def test_what_is_kept_does_not_grow_with_the_rows() -> None:
+    x, y = problem("poisson", "log", 4000)
+    few, many = (streamed(x[:n], y[:n], "poisson", "log", 100) for n in (200, 4000))
+    assert len(pickle.dumps(many.state_dict())) == len(pickle.dumps(few.state_dict()))
+    assert sys.getsizeof(many.__dict__) == sys.getsizeof(few.__dict__) and set(many.__dict__) == set(few.__dict__)
+
+
+def test_a_minibatch_that_cannot_be_learned_changes_nothing() -> None:
+    x, y = problem("bernoulli", "logit", 400)
+    model = Renewable("bernoulli", "logit", 3)
+    with pytest.raises(ValueError, match="first minibatch.*Join it"):
+        model.update(x[:3], y[:3])
+    with pytest.raises(ValueError, match="separation.*Join it"):
+        model.update(x, (x[:, 0] > 0).to(y))
+    model.update(x, y)
+    before = model.state_dict()
+    for bad, match in [((x, y + 1), "needs"), ((x[:, :2], y), "columns"), ((x, y[:7]), "rows"),
+                       ((x * torch.nan, y), "NaN"), ((x, y.expand(2, 400)), "a minibatch needs"),
+                       ((x, y, -torch.ones(400)), ">= 0")]:
+        with pytest.raises(ValueError, match=match):
+            model.update(*bad)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0.0, atol=0.0)
+
+
+def test_a_minibatch_out_of_reach_of_the_old_means_is_learned_all_the_same() -> None:
+    x, y = problem("gamma", "inverse", 400)
+    model = Renewable("gamma", "inverse", 3).update(x, y)
+    far = torch.cat([x[:50], x.new_tensor([[-9.0, -9.0, -9.0]])])  # here eta < 0 at the old coefficients
+    model.update(far, torch.cat([y[:50], y.new_tensor([2.0])]))
+    assert bool((model.coef[0] + far @ model.coef[1:] > 0).all())
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({"forgetting": 0.0}, "forgetting"), ({"forgetting": 1.5}, "forgetting"), ({"columns": 0, "intercept": False},
+                                                                            "columns"), ({"family": "nope"}, "nope")])
+def test_options_out_of_range_are_errors(options: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        Renewable(**{"family": "poisson", "link": None, "columns": 3, **options})  # type: ignore[arg-type]
+
+
+def test_a_shape_to_be_estimated_is_refused() -> None:
+    family = families.get("negative_binomial").requires_grad_(True)
+    with pytest.raises(ValueError, match="Give its value"):
+        Renewable(family, None, 3)
+
+
+@pytest.mark.parametrize("make", [lambda: GLMHead(3, "gamma", "log", dtype=torch.float64),
+                                  lambda: LazyGLMHead("gamma", "log", dtype=torch.float64),
+                                  lambda: GLMHead(3, "gamma", "log", bias=False, dtype=torch.float64)])
+def test_a_head_learns_a_stream_into_its_own_parameters(make: type[GLMHead]) -> None:
+    x, y = problem("gamma", "log", 900)
+    head = make()
+    for rows, response in zip(x.split(300), y.split(300), strict=True):
+        known = head.partial_fit(rows, response)
+    first = int(head.bias is not None)
+    twin = streamed(x, y, "gamma", "log", 300, intercept=head.bias is not None)
+    torch.testing.assert_close(head.weight[0].detach(), twin.coef[first:], rtol=0.0, atol=0.0)
+    torch.testing.assert_close(known.std_err, twin.std_err, rtol=0.0, atol=0.0)
+    assert head.online is known and known.nobs == 900 and "online" not in "".join(head.state_dict())
+    assert float(head.dispersion) == pytest.approx(float(known.dispersion))
+    with pytest.raises(ValueError, match="one response"):
+        GLMHead(3, "gamma", out_features=2).partial_fit(x, y)
+
+
+@pytest.mark.slow
+def test_a_stream_of_a_thousand_minibatches_covers_as_the_whole_fit_does() -> None:
+    truth, inside, gaps, errors = torch.tensor([0.2, 0.3, -0.2], dtype=torch.float64), [], [], []
+    for seed in range(6):
+        rng = torch.Generator().manual_seed(seed)
+        x = torch.randn(50_000, 2, generator=rng, dtype=torch.float64)
+        y = torch.bernoulli((truth[0] + x @ truth[1:]).sigmoid(), generator=rng)
+        model, full = streamed(x, y, "bernoulli", "logit", 50), torchglm.fit(x, y, family="bernoulli")
+        inside.append(((model.coef - truth).abs() < 1.96 * model.std_err).double())
+        gaps.append(((model.coef - full.coef) / full.std_err).abs().max())
+        errors.append((model.std_err / full.std_err - 1).abs().max())
+    assert float(torch.stack(inside).mean()) > 0.95 - 3 * (0.95 * 0.05 / 18) ** 0.5
+    assert float(torch.stack(gaps).max()) < 0.35 and float(torch.stack(errors).max()) < 0.01

@@ -1,0 +1,310 @@
+"""Renewable estimation: a GLM learned from a stream, one minibatch at a time, with no row kept.
+
+    model = Renewable("poisson", "log", columns=3)
+    for x, y in stream:
+        model.update(x, y)
+    model.coef, model.std_err
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.fitting.feasible import feasible
+from torchglm.fitting.irls import irls
+from torchglm.fitting.kernel import edges, fold
+from torchglm.fitting.linalg import Inverse, invert_gram
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.rows import Rows
+from torchglm.fitting.start import room
+from torchglm.fitting.status import Status
+from torchglm.links import Link
+
+MAX_STEPS = 50
+TOL = 1e-12  # of the Newton decrement, as a share of the minibatch's deviance; the last step is taken
+ROUNDING = 1e-8  # a search that can go no further has ended well if its decrement is below this share
+SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
+SHORTEST = 2.0**-40
+PIVOT = 1e-12  # of the scaled information of the first minibatch: below it columns depend on each other
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that is kept of the rows seen, in float64; `k` updates ago a minibatch counted `forgetting^k` of itself.
+
+    `coef` (p,); `curvature` and `information` (p, p) the sums of observed and of expected information, each at
+    the coefficients of its own time; `spread` (p, p) as `information`, with squared shares; `pearson` () the sum
+    of `w (y - mu)^2 / V`; `count` () the shares of the rows of positive weight, `nobs` () those rows themselves.
+    """
+
+    coef: Tensor
+    curvature: Tensor
+    information: Tensor
+    spread: Tensor
+    pearson: Tensor
+    count: Tensor
+    nobs: Tensor
+
+    def faded(self, forgetting: float) -> "Summary":
+        """The same rows an update later."""
+        return Summary(self.coef, self.curvature * forgetting, self.information * forgetting,
+                       self.spread * forgetting**2, self.pearson * forgetting, self.count * forgetting, self.nobs)
+
+
+class Renewable:
+    """Maximum likelihood for a stream: each minibatch renews the coefficients from a summary of all before it.
+
+    The coefficients `b` after a minibatch with log-likelihood `l` maximise
+    `l(b) - (b - b0)' J (b - b0) / 2`, with `b0` and `J` the coefficients and the information so far; then `J`
+    gains the minibatch's information at `b`. One minibatch is IRLS; for least squares any number of them is, too;
+    else the difference from the fit of all rows vanishes against its standard error as rows come in.
+
+    `columns` counts those of `x`; `intercept` adds one of ones in front. `forgetting` in (0, 1] is what an update
+    leaves of all before it (1: nothing is forgotten), so that about the last `1 / (1 - forgetting)` minibatches
+    speak. The covariance is `phi A^-1 S A^-1`, `A` the expected information and `S` its sum with squared shares:
+    with no forgetting `phi A^-1`. `phi` is Pearson's, an old minibatch's sum moved to the coefficients of today by
+    their quadratic model, over `count - tr(A^-1 S)`; it is 1 for families without dispersion.
+    Shape parameters (an `alpha`, a power) stay as they are.
+
+    Raises `ValueError` for an unknown family or link, one whose shape is to be estimated, or numbers out of range.
+    Source: Luo & Song (2020), J. R. Statist. Soc. B 82, 69-97.
+    """
+
+    def __init__(self, family: "str | Family", link: "str | Link | None", columns: int, intercept: bool = True,
+                 forgetting: float = 1.0) -> None:
+        self.family = families.get(family)
+        self.link = self.family.default_link if link is None else links.get(link)
+        if columns < 0 or columns + intercept < 1:
+            raise ValueError(f"columns must be at least {1 - intercept}, got {columns}.")
+        if self.family.estimates_shape:
+            raise ValueError(f"the shape of the {self.family.name} family is to be estimated, and a stream cannot be "
+                             "read again for that. Give its value.")
+        self.columns, self.intercept = columns, intercept
+        self.forgetting = forgetting
+        self._summary: Summary | None = None
+
+    @property
+    def forgetting(self) -> float:
+        """The share of what is known that an update keeps."""
+        return self._forgetting
+
+    @forgetting.setter
+    def forgetting(self, value: float) -> None:
+        if not 0 < value <= 1:
+            raise ValueError(f"forgetting must lie in (0, 1], got {value}. 1 forgets nothing.")
+        self._forgetting = float(value)
+
+    @property
+    def summary(self) -> Summary:
+        """What is kept of the rows. Raises `ValueError` before the first minibatch."""
+        if self._summary is None:
+            raise ValueError("No minibatch has come yet. Call update(x, y) first.")
+        return self._summary
+
+    @property
+    def coef(self) -> Tensor:
+        """The coefficients `(p,)`, the intercept first."""
+        return self.summary.coef
+
+    @property
+    def nobs(self) -> int:
+        """The rows of positive weight seen so far."""
+        return int(self.summary.nobs)
+
+    @property
+    def df_resid(self) -> Tensor:
+        """The degrees of freedom of the dispersion: rows less coefficients where nothing is forgotten."""
+        inverse = self._inverse()
+        return self.summary.count - (inverse * self.summary.spread).sum()
+
+    @property
+    def dispersion(self) -> Tensor:
+        """Pearson's estimate of `phi`, 1 for a family without one; NaN while no degree of freedom is left."""
+        if not self.family.has_dispersion:
+            return torch.ones_like(self.summary.pearson)
+        freedom = self.df_resid
+        return torch.where(freedom > 0, self.summary.pearson / freedom, torch.nan)
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance `(p, p)` of the coefficients."""
+        inverse = self._inverse()
+        return self.dispersion * inverse @ self.summary.spread @ inverse
+
+    @property
+    def std_err(self) -> Tensor:
+        """The standard errors `(p,)` of the coefficients."""
+        return self.covariance.diagonal().sqrt()
+
+    @torch.no_grad()
+    def update(self, x: Any, y: Any, weight: Any = None, offset: Any = None, trials: Any = None) -> "Renewable":
+        """Learn from one more minibatch: `x` (n, columns), the others `(n,)`; `weight` are prior weights.
+
+        Returns itself. Rows of weight zero are no rows, and a minibatch of them alone is none.
+        Raises `ValueError` or `TypeError` for data that do not fit, are not finite or lie outside the support,
+        and for a first minibatch with no regular maximum (too few rows, dependent columns, separation); nothing
+        has changed then, and the rows can be offered again together with later ones.
+        """
+        rows = minibatch(x, y, self.family, self.intercept, weight=weight, offset=offset, trials=trials)
+        if rows.x.shape[-1] != self.columns:
+            raise ValueError(f"x has {rows.x.shape[-1]} columns, this stream {self.columns}. Pass the same columns in "
+                             "every minibatch.")
+        if not bool((rows.weight > 0).any()):
+            return self
+        if self._summary is None:
+            self._summary = self._gained(rows, None, self._first(rows))
+        else:
+            old = self._summary.faded(self.forgetting)
+            self._summary = self._gained(rows, old, self._renewed(rows, old))
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The summary as tensors by name, to save; empty before the first minibatch."""
+        if self._summary is None:
+            return {}
+        return {f.name: getattr(self._summary, f.name).clone() for f in fields(Summary)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved summary. Raises `ValueError` where it is not one of these columns."""
+        p = self.columns + self.intercept
+        square = {"curvature", "information", "spread"}
+        shapes = {f.name: (p, p) if f.name in square else (p,) if f.name == "coef" else () for f in fields(Summary)}
+        given = {name: tuple(value.shape) for name, value in state.items()}
+        if given and given != shapes:
+            raise ValueError(f"the state holds {given}, a stream of {p} coefficients {shapes}. Load it into a "
+                             "Renewable of the same columns and intercept.")
+        self._summary = Summary(**{name: value.to(torch.float64, copy=True) for name, value in state.items()}
+                                ) if given else None
+
+    def __repr__(self) -> str:
+        seen = 0 if self._summary is None else self.nobs
+        return f"Renewable({self.family.name}, {self.link.name}, columns={self.columns}, nobs={seen})"
+
+    # one minibatch ---------------------------------------------------------------------------------------
+
+    def _inverse(self) -> Tensor:
+        root = _invert(self.summary.information).root[0]
+        return root @ root.mT
+
+    def _moments(self, rows: Rows, coef: Tensor, observed: bool, report: bool = False) -> Moments:
+        at = coef.unsqueeze(0)
+        point = Point(at, observed and not self.family.is_canonical(self.link), before=at if report else None,
+                      census=True)
+        return fold([rows], point, self.family, self.link, 1, rows.columns, rows.y.device)
+
+    def _first(self, rows: Rows) -> Tensor:
+        """The coefficients of the first minibatch, by IRLS."""
+        found = irls(rows, self.family, self.link)
+        status = Status(int(found.status[0]))
+        if status != Status.CONVERGED or not bool(found.keep.all()):
+            why = str(status.explanation) if status != Status.CONVERGED else "Columns depend on each other in it."
+            raise ValueError(f"the first minibatch ({rows.y.shape[-1]} rows for {rows.columns} coefficients) has no "
+                             f"regular maximum. {why} Join it with later ones.")
+        return found.coef[0]
+
+    def _renewed(self, rows: Rows, old: Summary) -> Tensor:
+        """The coefficients that maximise the minibatch's likelihood and the quadratic model of all before it."""
+        here, coef = self._start(rows, old)
+        value = _objective(here, coef, old)
+        for _ in range(MAX_STEPS):
+            delta, decrement = self._direction(rows, here, coef, old)
+            size, length = value.abs() + 1e-3 * here.weight[0], 1.0
+            while True:
+                trial = coef + length * delta
+                there = self._moments(rows, trial, True)
+                new = _objective(there, trial, old)
+                if bool(there.valid.all()) and bool(new <= value + SLACK * size):
+                    break
+                length /= 2
+                if length < SHORTEST:
+                    if bool(decrement <= ROUNDING * size):
+                        return coef
+                    raise ValueError("no step raises the likelihood of this minibatch given what was learned before. "
+                                     "Look for rows of another kind in it, or scale the columns.")
+            if length == 1.0 and bool(decrement <= TOL * size):
+                return trial
+            coef, here, value = trial, there, new
+        raise ValueError(f"{MAX_STEPS} Newton steps did not reach the maximum of this minibatch. Scale the columns, or "
+                         "check that link and family suit the response.")
+
+    def _start(self, rows: Rows, old: Summary) -> tuple[Moments, Tensor]:
+        """The old coefficients, or near them some that give every row of the minibatch a valid mean."""
+        here, ends = self._moments(rows, old.coef, True), edges(self.family, self.link)
+        if bool(here.valid.all()):
+            return here, old.coef
+        level = here.response / here.weight
+        size = room(level, self.family, self.link, ends)
+        coef = feasible([rows], old.coef.unsqueeze(0), torch.ones_like(old.coef, dtype=torch.bool).unsqueeze(0), ends,
+                        size)[0]
+        here = self._moments(rows, coef, True)
+        if not bool(here.valid.all()):
+            raise ValueError("no coefficients near those learned before give every row of this minibatch a mean in "
+                             f"the range of the {self.family.name} family. A log link has no such edge.")
+        return here, coef
+
+    def _direction(self, rows: Rows, here: Moments, coef: Tensor, old: Summary) -> tuple[Tensor, Tensor]:
+        """Newton's step, with the expected information where the observed one is not positive definite."""
+        score = here.score - (old.curvature @ (coef - old.coef)).unsqueeze(0)
+        inverse = _invert(here.gram[0] + old.curvature)
+        if not bool(inverse.positive.all()):
+            inverse = _invert(self._moments(rows, coef, False).gram[0] + old.curvature)
+        delta = inverse.solve(score)
+        return delta[0], (score * delta).sum()
+
+    def _gained(self, rows: Rows, old: "Summary | None", coef: Tensor) -> Summary:
+        """The summary with a minibatch added at its coefficients."""
+        last = self._moments(rows, coef, False, report=True)
+        expected = last.gram[0]
+        observed = expected if self.family.is_canonical(self.link) else self._moments(rows, coef, True).gram[0]
+        count = last.count[0]
+        if old is None:
+            self._check_rank(expected)
+            none, zero = torch.zeros_like(expected), torch.zeros_like(count)
+            old = Summary(coef, none, none, none, zero, zero, zero)
+        if not bool(_invert(old.curvature + observed).positive.all()):
+            observed = expected
+        moved = coef - old.coef
+        return Summary(coef, old.curvature + observed, old.information + expected, old.spread + expected,
+                       old.pearson + moved @ old.curvature @ moved + last.pearson[0], old.count + count,
+                       old.nobs + count)
+
+    @staticmethod
+    def _check_rank(information: Tensor) -> None:
+        if not bool(_invert(information).pivot > PIVOT):
+            raise ValueError("columns of the first minibatch depend on each other nearly. Join it with later ones.")
+
+
+def minibatch(x: Any, y: Any, family: Family, intercept: bool, **per_row: Any) -> Rows:
+    """The rows of a minibatch of one response, `x` (n, p) and the others `(n,)`, looked at as `torchglm.fit` does.
+
+    `per_row` are `weight`, `offset`, `trials` and `event`. Raises `ValueError` or `TypeError` for data that do not
+    fit together, are not finite or lie outside the family's support.
+    """
+    from torchglm.inputs import assemble, check_shapes, tensor
+
+    design = tensor(x, "x")
+    response = tensor(y, "y", design.device)
+    if response.dim() == 2 and response.shape[-1] == 1:
+        response = response.squeeze(-1)
+    if design.dim() != 2 or response.dim() != 1:
+        raise ValueError(f"x has shape {tuple(design.shape)} and y {tuple(response.shape)}; a minibatch needs x (n, p) "
+                         "and y (n,).")
+    check_shapes(design, response)
+    given = {"weights" if name == "weight" else name: tensor(value, name, design.device).reshape(-1)
+             for name, value in per_row.items() if value is not None}
+    [rows] = assemble(design, response, family, given, [], intercept, strict=False).source
+    return rows
+
+
+def _invert(information: Tensor) -> Inverse:
+    keep = torch.ones(1, information.shape[-1], dtype=torch.bool, device=information.device)
+    return invert_gram(information.unsqueeze(0), keep)
+
+
+def _objective(here: Moments, coef: Tensor, old: Summary) -> Tensor:
+    away = coef - old.coef
+    return here.objective[0] + away @ old.curvature @ away / 2
