@@ -15,8 +15,8 @@ from torch import Tensor
 
 import torchglm
 from torchglm import families
-from torchglm.inference.collinearity import near_dependency, vif
-from torchglm.inference.screening import PowerLink, run
+from torchglm.inference.adequacy.collinearity import near_dependency, vif
+from torchglm.inference.adequacy.screening import PowerLink, run
 
 G = np.random.default_rng(5)
 N = 300

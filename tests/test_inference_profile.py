@@ -17,7 +17,7 @@ from torchglm import FitWarning, Result
 from torchglm.fitting.irls import irls
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.search import Solution
-from torchglm.inference.crossing import crossing
+from torchglm.inference.limits.crossing import crossing
 
 EXPECTED = json.loads((Path(__file__).parent / "reference_inference" / "expected.json").read_text())
 Z = 1.959963984540054
@@ -135,7 +135,7 @@ def test_pieces_and_lanes_of_little_room_change_nothing(monkeypatch: pytest.Monk
     result = torchglm.fit(x, y, family="poisson")
     whole = profile(result)
     for module in ("refit", "profile"):
-        monkeypatch.setattr(f"torchglm.inference.{module}.ROOM", 400)
+        monkeypatch.setattr(f"torchglm.inference.limits.{module}.ROOM", 400)
     torch.testing.assert_close(profile(result), whole, rtol=1e-9, atol=1e-9)
 
 
@@ -150,8 +150,8 @@ def test_no_piece_of_a_refitted_design_takes_more_than_its_room(monkeypatch: pyt
         return irls(source, *args, **options)  # type: ignore[arg-type]
 
     for module in ("refit", "profile"):
-        monkeypatch.setattr(f"torchglm.inference.{module}.ROOM", 4000)
-    monkeypatch.setattr("torchglm.inference.profile.irls", watched)
+        monkeypatch.setattr(f"torchglm.inference.limits.{module}.ROOM", 4000)
+    monkeypatch.setattr("torchglm.inference.limits.profile.irls", watched)
     profile(result)
     assert sizes and max(sizes) <= 4000
 

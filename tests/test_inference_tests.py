@@ -19,8 +19,8 @@ from torch import Tensor
 
 import torchglm
 from torchglm import FitWarning, Result
-from torchglm.inference.linear import parse
-from torchglm.inference.terms import factors
+from torchglm.inference.hypotheses.linear import parse
+from torchglm.inference.hypotheses.terms import factors
 
 EXPECTED = json.loads((Path(__file__).parent / "reference_inference" / "expected.json").read_text())
 NAMES = ["(Intercept)", "age", "x2", "region[T.B]", "region[T.C]", "age:x2", "bs(age, df=4)[1]", "net worth"]

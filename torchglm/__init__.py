@@ -20,9 +20,9 @@ from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import ElasticNet, Penalty, Ridge
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead, LazyGLMHead
-from torchglm.inference.adjust import adjust
 from torchglm.inference.compare import compare
-from torchglm.inference.nested import lrt
+from torchglm.inference.hypotheses.adjust import adjust
+from torchglm.inference.hypotheses.nested import lrt
 from torchglm.inference.result import Result
 from torchglm.inference.storage import load
 from torchglm.links import Link

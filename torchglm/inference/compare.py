@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.inference.nested import lrt, same_rows
+from torchglm.inference.hypotheses.nested import lrt, same_rows
 from torchglm.inference.table import Table
 
 if TYPE_CHECKING:

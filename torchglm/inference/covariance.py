@@ -16,7 +16,7 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.products import gram
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
-from torchglm.inference.refit import ROOM, lanes
+from torchglm.inference.limits.refit import ROOM, lanes
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Link
 

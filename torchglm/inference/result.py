@@ -14,20 +14,12 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
-from torchglm.inference import check as checking
-from torchglm.inference import (
-    collinearity,
-    diagnostics,
-    effects,
-    estimates,
-    fitness,
-    influence,
-    intervals,
-    rowwise,
-)
 from torchglm.inference import covariance as sandwich
+from torchglm.inference import effects, estimates, influence, intervals, rowwise
 from torchglm.inference import predict as prediction
-from torchglm.inference import separation as separating
+from torchglm.inference.adequacy import check as checking
+from torchglm.inference.adequacy import collinearity, diagnostics, fitness
+from torchglm.inference.adequacy import separation as separating
 from torchglm.inference.table import Outcome, Table
 from torchglm.links import Link
 
@@ -137,7 +129,7 @@ class Result:
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
         if method == "profile":
-            from torchglm.inference.profile import profile_interval
+            from torchglm.inference.limits.profile import profile_interval
 
             return self._out(profile_interval(self, level))
         if method != "wald":
@@ -187,37 +179,37 @@ class Result:
 
     def wald(self, hypothesis: Any, value: Any = None) -> Outcome:
         """The Wald test of `"age = 0, x2 = x3"` or of a matrix `(q, p)`, see `linear.wald`."""
-        from torchglm.inference.linear import wald
+        from torchglm.inference.hypotheses.linear import wald
 
         return wald(self, hypothesis, value)
 
     def lr_test(self, small: "Result") -> Outcome:
         """The likelihood ratio test of a smaller fit against this one, see `nested.lrt`."""
-        from torchglm.inference.nested import lrt
+        from torchglm.inference.hypotheses.nested import lrt
 
         return lrt(small, self)
 
     def score_test(self, added: Any) -> Outcome:
         """The score test of added columns `(n, q)` without a refit, see `nested.score_test`."""
-        from torchglm.inference.nested import score_test
+        from torchglm.inference.hypotheses.nested import score_test
 
         return score_test(self, added)
 
     def anova(self, type: "int | str" = 1, terms: "Mapping[str, Sequence[int | str]] | None" = None) -> Table:
         """The analysis of deviance by term: sequential, or of type 2 or 3; see `terms.anova`."""
-        from torchglm.inference.terms import anova
+        from torchglm.inference.hypotheses.terms import anova
 
         return anova(self, type, terms)
 
     def drop1(self, terms: "Mapping[str, Sequence[int | str]] | None" = None) -> Table:
         """What dropping each term costs, see `terms.drop1`."""
-        from torchglm.inference.terms import drop1
+        from torchglm.inference.hypotheses.terms import drop1
 
         return drop1(self, terms)
 
     def shape_parameters(self, level: float = 0.95) -> Table:
         """Dispersion, Gamma shape, NB alpha, Tweedie power with errors and limits, see `shape.shape_parameters`."""
-        from torchglm.inference.shape import shape_parameters
+        from torchglm.inference.limits.shape import shape_parameters
 
         return shape_parameters(self, level)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.status import Status
-from torchglm.inference.refit import lanes
+from torchglm.inference.limits.refit import lanes
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result

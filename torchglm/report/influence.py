@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.inference.adequacy.screening import run
 from torchglm.inference.rowwise import RowValues, leverage, residuals
-from torchglm.inference.screening import run
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from torchglm.inference.check import Check
+    from torchglm.inference.adequacy.check import Check
     from torchglm.inference.result import Result
 
 _WIDE = 10_000  # characters: tables scroll, so none is split

@@ -12,7 +12,7 @@ from torchglm.report.document import Table
 from torchglm.report.overview import ModelBatch
 
 if TYPE_CHECKING:
-    from torchglm.inference.check import Check
+    from torchglm.inference.adequacy.check import Check
     from torchglm.inference.result import Result
     from torchglm.report.binned import Calibration
     from torchglm.report.influence import Influence

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.status import Status
-from torchglm.inference import sentences
-from torchglm.inference.adjust import adjust
-from torchglm.inference.collinearity import vif
-from torchglm.inference.diagnostics import has_zeros
+from torchglm.inference.adequacy import sentences
+from torchglm.inference.adequacy.collinearity import vif
+from torchglm.inference.adequacy.diagnostics import has_zeros
+from torchglm.inference.adequacy.screening import LinkTest, PowerLink, link_power, run
+from torchglm.inference.adequacy.separation import Separation, separation
+from torchglm.inference.adequacy.spread import Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.rowwise import RowValues, leverage, residuals
-from torchglm.inference.screening import LinkTest, PowerLink, link_power, run
-from torchglm.inference.separation import Separation, separation
-from torchglm.inference.spread import Overdispersion, VarianceTrend, ZeroCount
 from torchglm.inference.table import Outcome, Table
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.inference.crossing import crossing
-from torchglm.inference.refit import ROOM, Held
+from torchglm.inference.limits.crossing import crossing
+from torchglm.inference.limits.refit import ROOM, Held
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchglm.fitting.linalg import independent_columns
 from torchglm.fitting.products import triangle
 from torchglm.fitting.rows import Rows, wide
-from torchglm.inference.linear import DEPENDENT
+from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
 from torchglm.inference.table import Outcome
 

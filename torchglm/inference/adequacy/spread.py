@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.inference.adequacy.screening import middle
 from torchglm.inference.rowwise import RowValues, leverage, residuals
-from torchglm.inference.screening import middle
 from torchglm.inference.table import Outcome
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.inference.nested import unpenalised
-from torchglm.inference.refit import submodel
+from torchglm.inference.hypotheses.nested import unpenalised
+from torchglm.inference.limits.refit import submodel
 from torchglm.inference.table import Table, upper_tail
 
 if TYPE_CHECKING:

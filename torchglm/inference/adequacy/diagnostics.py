@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.distributions import constraints
 
-from torchglm.inference.nested import unpenalised
-from torchglm.inference.screening import LinkTest, PowerLink, link_power, run
-from torchglm.inference.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.adequacy.screening import LinkTest, PowerLink, link_power, run
+from torchglm.inference.adequacy.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.table import Outcome
 
 if TYPE_CHECKING:

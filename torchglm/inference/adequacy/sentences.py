@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from torchglm.fitting.status import Status
-from torchglm.inference.screening import POWERS, PowerLink, link_power
+from torchglm.inference.adequacy.screening import POWERS, PowerLink, link_power
 from torchglm.inference.table import cell
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.shape import Fitted, dispersion_ml, maximise
 from torchglm.fitting.status import Status
-from torchglm.inference.crossing import crossing
-from torchglm.inference.nested import unpenalised
-from torchglm.inference.refit import lanes
+from torchglm.inference.hypotheses.nested import unpenalised
+from torchglm.inference.limits.crossing import crossing
+from torchglm.inference.limits.refit import lanes
 from torchglm.inference.table import Table
 
 if TYPE_CHECKING:
