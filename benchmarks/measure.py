@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders import Contender
 from benchmarks.problem import Array, Fit, Problem, Workload, reference
 
 ACCURACY = 1e-6  # largest allowed |coef - reference| / max(|reference|, standard error)
@@ -27,6 +28,7 @@ class Record:
     peak_mb: float | None = None  # resident memory above the data and the loaded libraries
     coef_error: float | None = None
     std_err_error: float | None = None  # None: the contender gives no standard errors
+    inference_error: float | None = None  # of HC3 errors, leverage and Cook's distance; None: not asked for
     failure: str | None = None
 
 
@@ -47,6 +49,19 @@ def judge(record: Record, fit: Fit, want: Fit) -> None:
         record.std_err_error = gap(fit.std_err, want.std_err, want.std_err)
         if record.std_err_error > 1e-4:
             record.failure = f"standard errors off by {record.std_err_error:.1e}"
+    if want.hc3 is not None and record.failure is None:
+        judge_inference(record, fit, want)
+
+
+def judge_inference(record: Record, fit: Fit, want: Fit) -> None:
+    """Hold HC3 errors, leverage and Cook's distance to the reference, each on its own scale."""
+    errors = []
+    for name in ("hc3", "leverage", "cook"):
+        got, right = getattr(fit, name), getattr(want, name)
+        errors.append(float("inf") if got is None else gap(got, right, np.full_like(right, np.abs(right).max())))
+    record.inference_error = max(errors)
+    if record.inference_error > 1e-4:
+        record.failure = f"HC3, leverage or Cook's distance off by {record.inference_error:.1e}"
 
 
 def memory_mb(key: str) -> float:
@@ -83,23 +98,29 @@ def run_once(fit: Callable[[Problem], Fit], problem: Problem) -> tuple[Fit, floa
 
 
 def compare(
-    workload: Workload, contenders: dict[str, Callable[[Problem], Fit]], rounds: int, budget: float
+    workload: Workload, contenders: dict[str, Contender], rounds: int, budget: float
 ) -> dict[str, Any]:
-    """Run every contender `rounds` times in turn; one that would pass `budget` seconds runs fewer times."""
+    """Run every contender `rounds` times in turn; one that would pass `budget` seconds runs fewer times.
+
+    Where the problem asks for inference, only contenders that offer it take part.
+    """
     start = time.perf_counter()
     problem = workload.make()
     generation = time.perf_counter() - start
     want = reference(problem)
-    records = {name: Record(name) for name in contenders}
-    names = list(contenders)
+    runs = {name: one.infer if problem.inference else one.fit for name, one in contenders.items()}
+    able = {name: run for name, run in runs.items() if run is not None}
+    records = {name: Record(name) for name in able}
+    names = list(able)
     for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        shift = turn % max(1, len(names))
+        for name in names[shift:] + names[:shift]:
             record = records[name]
             spent = sum(record.seconds)
             if record.failure or (record.seconds and spent + record.seconds[-1] > budget):
                 continue
             try:
-                answer, seconds, peak = run_once(contenders[name], problem)
+                answer, seconds, peak = run_once(able[name], problem)
             except Exception as error:  # a contender that breaks is a result, and must not end the others
                 record.failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 continue

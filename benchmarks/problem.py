@@ -21,6 +21,7 @@ class Problem:
     link: str  # log | logit
     x: Array  # (n, p), or (B, n, p) where every model has its own
     y: Array  # (n,), or (B, n)
+    inference: bool = False  # HC3 errors and the influence of every row are asked for too
 
     def models(self) -> Iterator[tuple[Array, Array]]:
         """The models one at a time, for peers that know no batch."""
@@ -44,6 +45,9 @@ class Problem:
 class Fit:
     coef: Array  # (*B, p)
     std_err: Array | None = None  # (*B, p); None where the contender stops at the coefficients
+    hc3: Array | None = None  # (*B, p) robust standard errors; these three where the problem asks for inference
+    leverage: Array | None = None  # (*B, n)
+    cook: Array | None = None  # (*B, n)
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,29 @@ def one_by_one(fit: Callable[[Array, Array], Fit], problem: Problem) -> Fit:
     fits = [fit(x, y) for x, y in problem.models()]
     if problem.y.ndim == 1:
         return fits[0]
-    errors = [f.std_err for f in fits if f.std_err is not None]
-    return Fit(np.stack([f.coef for f in fits]), np.stack(errors) if errors else None)
+    others = [[getattr(f, name) for f in fits] for name in Fit.__dataclass_fields__ if name != "coef"]
+    stacked = (None if parts[0] is None else np.stack(parts) for parts in others)
+    return Fit(np.stack([f.coef for f in fits]), *stacked)
 
 
 def mean_of(eta: Array, link: str) -> Array:
     return np.asarray(np.exp(eta) if link == "log" else 1 / (1 + np.exp(-eta)))
 
 
+def variance_and_slope(mu: Array, family: str, link: str) -> tuple[Array, Array]:
+    """V(mu) and dmu/deta."""
+    variance = {"poisson": mu, "gamma": mu**2, "bernoulli": mu * (1 - mu)}[family]
+    return variance, mu if link == "log" else mu * (1 - mu)
+
+
 def reference(problem: Problem) -> Fit:
     """Plain Fisher scoring in float64, taken until the step is below 1e-12 of a standard error."""
-    return one_by_one(lambda x, y: _fisher_scoring(x, y, problem.family, problem.link), problem)
+    return one_by_one(lambda x, y: _solved(x, y, problem), problem)
+
+
+def _solved(x: Array, y: Array, problem: Problem) -> Fit:
+    fit = _fisher_scoring(x, y, problem.family, problem.link)
+    return influence(x, y, fit.coef, problem) if problem.inference else fit
 
 
 def _fisher_scoring(x: Array, y: Array, family: str, link: str) -> Fit:
@@ -84,8 +100,7 @@ def _fisher_scoring(x: Array, y: Array, family: str, link: str) -> Fit:
         for rows in blocks:
             xb = x[rows]
             mu = mean_of(xb @ coef, link)
-            variance = {"poisson": mu, "gamma": mu**2, "bernoulli": mu * (1 - mu)}[family]
-            slope = mu if link == "log" else mu * (1 - mu)
+            variance, slope = variance_and_slope(mu, family, link)
             half = xb * (slope / np.sqrt(variance))[:, None]
             gram += half.T @ half
             score += xb.T @ (slope / variance * (y[rows] - mu))
@@ -97,3 +112,20 @@ def _fisher_scoring(x: Array, y: Array, family: str, link: str) -> Fit:
         coef = coef + step
     dispersion = pearson / (n - p) if family == "gamma" else 1.0
     return Fit(coef, std_err * np.sqrt(dispersion))
+
+
+def influence(x: Array, y: Array, coef: Array, problem: Problem) -> Fit:
+    """Standard errors, HC3 errors, leverage and Cook's distance at coefficients, by their formulas."""
+    n, p = x.shape
+    blocks = [slice(i, i + CHUNK) for i in range(0, n, CHUNK)]
+    mu = mean_of(x @ coef, problem.link)
+    variance, slope = variance_and_slope(mu, problem.family, problem.link)
+    weight = slope**2 / variance
+    inverse = np.linalg.inv(sum((x[rows] * weight[rows, None]).T @ x[rows] for rows in blocks))
+    leverage = np.concatenate([weight[rows] * ((x[rows] @ inverse) * x[rows]).sum(1) for rows in blocks])
+    pearson = (y - mu) / np.sqrt(variance)
+    dispersion = float((pearson**2).sum() / (n - p)) if problem.family == "gamma" else 1.0
+    score = slope / variance * (y - mu) / (1 - leverage)
+    meat = sum((x[rows] * score[rows, None]).T @ (x[rows] * score[rows, None]) for rows in blocks)
+    cook = (pearson / (1 - leverage)) ** 2 * leverage / (dispersion * p)
+    return Fit(coef, np.sqrt(dispersion * np.diag(inverse)), np.sqrt(np.diag(inverse @ meat @ inverse)), leverage, cook)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_contender_gives_the_right_answer(name: str, workload: problem.Workload) -> None:
     if find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
-    (record,) = measure.compare(workload, {name: contenders.load(name)}, rounds=1, budget=60.0)["contenders"]
+    contender = contenders.load(name)
+    found = measure.compare(workload, {name: contender}, rounds=1, budget=60.0)["contenders"]
+    if workload.make().inference and contender.infer is None:
+        assert found == []
+        return
+    (record,) = found
     assert record["failure"] is None
     assert record["coef_error"] <= measure.ACCURACY
     assert len(record["seconds"]) == 1
@@ -34,10 +40,28 @@ def test_a_wrong_answer_gets_no_time() -> None:
     def broken(p: problem.Problem) -> problem.Fit:
         raise RuntimeError("no such luck")
 
-    outcome = measure.compare(workload, {"wrong": wrong, "broken": broken}, rounds=2, budget=60.0)
+    chosen = {"wrong": contenders.Contender(wrong), "broken": contenders.Contender(broken)}
+    outcome = measure.compare(workload, chosen, rounds=2, budget=60.0)
     text = render.table(outcome)
     assert "| wrong | failed: coefficients off by" in text
     assert "| broken | failed: RuntimeError: no such luck |" in text
+
+
+def test_wrong_inference_gets_no_time() -> None:
+    workload = workloads("quick", ["inference"])[0]
+
+    def cook_off(p: problem.Problem) -> problem.Fit:
+        right = problem.reference(p)
+        assert right.cook is not None
+        return replace(right, cook=right.cook * 1.01)
+
+    def without(p: problem.Problem) -> problem.Fit:
+        return replace(problem.reference(p), hc3=None)
+
+    chosen = {"off": contenders.Contender(cook_off, cook_off), "without": contenders.Contender(without, without)}
+    text = render.table(measure.compare(workload, chosen, rounds=1, budget=60.0))
+    assert "| off | failed: HC3, leverage or Cook's distance off by 1.0e-02" in text
+    assert "| without | failed: HC3, leverage or Cook's distance off by inf" in text
 
 
 def test_command_writes_json(tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
-"""One adapter per contender, one signature: `fit(problem) -> Fit`. A contender not installed is left out."""
+"""One adapter per contender: `fit(problem) -> Fit`, and `infer(problem) -> Fit` where it offers HC3 and influence.
+
+A contender not installed is left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module, metadata
 
 from benchmarks.problem import Fit, Problem
@@ -21,6 +25,14 @@ def installed() -> dict[str, str]:
     return versions
 
 
-def load(name: str) -> Callable[[Problem], Fit]:
-    fit: Callable[[Problem], Fit] = import_module(f"benchmarks.contenders.with_{name}").fit
-    return fit
+@dataclass(frozen=True)
+class Contender:
+    """What an adapter offers; `infer` fits and gives standard errors, HC3 errors, leverage and Cook's distance."""
+
+    fit: Callable[[Problem], Fit]
+    infer: Callable[[Problem], Fit] | None = None
+
+
+def load(name: str) -> Contender:
+    adapter = import_module(f"benchmarks.contenders.with_{name}")
+    return Contender(adapter.fit, getattr(adapter, "infer", None))
