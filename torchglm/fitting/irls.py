@@ -18,6 +18,7 @@ from torchglm.fitting.sample import sample
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.start import at_coefficients, begin, resume, room
 from torchglm.fitting.status import Status
+from torchglm.fitting.workers import small_operators
 from torchglm.links import Link
 
 FENCES = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10)  # strengths of the barrier, one after the other
@@ -27,6 +28,7 @@ MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that
 
 
 @torch.no_grad()
+@small_operators()
 def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty: "Penalty | None" = None,
          start: "Tensor | None" = None, tol: float = 1e-8, max_iter: int = 50, rank_tol: float = 1e-12,
          skip: "Tensor | None" = None) -> Solution:
@@ -60,6 +62,7 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
 
 
 @torch.no_grad()
+@small_operators()
 def evaluate(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: Tensor, status: Status, n_iter: int,
              *, penalty: "Penalty | None" = None, rank_tol: float = 1e-12) -> Solution:
     """What IRLS would say at coefficients `(B, p)` that were found elsewhere, with the status they have."""

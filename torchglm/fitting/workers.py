@@ -7,8 +7,9 @@ out the pieces than on the work, many times more where other programs share the 
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
@@ -30,13 +31,14 @@ class _Pool:
     def threads(self, size: int) -> ThreadPoolExecutor:
         """The executor, all of its threads at work or ready."""
         with self.lock:
+            here = torch.get_num_threads()
             if self.executor is None or self.made_by != os.getpid() or self.size != size:
                 self.executor = ThreadPoolExecutor(size, thread_name_prefix="torchglm")
                 self.made_by, self.size = os.getpid(), size
                 ready = threading.Barrier(size)
                 for done in [self.executor.submit(_alone, ready) for _ in range(size)]:
                     done.result()
-                torch.set_num_threads(size)  # for the threads that others start later
+                torch.set_num_threads(here)  # for this thread, and those that others start later
             return self.executor
 
 
@@ -53,20 +55,40 @@ _local = threading.local()
 
 def scratch(name: str, *shape: int) -> torch.Tensor:
     """A float64 tensor on the CPU to be overwritten at once: each thread has one of each name, used again."""
-    held: dict[str, torch.Tensor] = _local.__dict__
+    held: dict[str, torch.Tensor] = _local.__dict__.setdefault("held", {})
     size = math.prod(shape)
     if name not in held or held[name].numel() < size:
         held[name] = torch.empty(size, dtype=torch.float64)
     return held[name][:size].view(shape)
 
 
+@contextmanager
+def small_operators() -> Iterator[None]:
+    """Within it torch's operators in this thread stay on one core, and `spread` has the threads they leave.
+
+    The algebra of a step is on small matrices, where waking another thread costs more than the work.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    _local.threads = before
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        del _local.threads
+
+
 def spread(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> list[Value]:
     """`work` on contiguous parts of `items`, a part for each thread; the results in the order of the parts."""
-    size = min(torch.get_num_threads(), len(items))
+    threads = getattr(_local, "threads", torch.get_num_threads())
+    size = min(threads, len(items))
     if size <= 1:
         return [work(items)]
     bounds = [len(items) * i // size for i in range(size + 1)]
-    executor = _pool.threads(torch.get_num_threads())
+    executor = _pool.threads(threads)
     with _blas().limit(limits=1, user_api="blas"):  # numpy's; its own threads would wait for one another
         parts = [executor.submit(_without_grad, work, items[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
         return [part.result() for part in parts]
