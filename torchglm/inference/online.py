@@ -286,6 +286,8 @@ def minibatch(x: Any, y: Any, family: Family, intercept: bool, **per_row: Any) -
     """
     from torchglm.inputs import assemble, check_shapes, tensor
 
+    if y is None:
+        raise ValueError("y is missing. A minibatch to learn from has x and y.")
     design = tensor(x, "x")
     response = tensor(y, "y", design.device)
     if response.dim() == 2 and response.shape[-1] == 1:

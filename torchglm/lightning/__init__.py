@@ -1,9 +1,10 @@
-"""Training by minibatch with Lightning: the module, the loaders, and the SGD solver of a plain GLM."""
+"""Training by minibatch with Lightning: the modules, the loaders, and the SGD solver of a plain GLM."""
 
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.arrow import ArrowBatches
 from torchglm.lightning.batches import TensorBatches
+from torchglm.lightning.irls import LitIRLS
 from torchglm.lightning.module import LitGLM
 from torchglm.lightning.solver import Trained, fit_sgd
 
-__all__ = ["ArrowBatches", "GLMBatch", "LitGLM", "TensorBatches", "Trained", "as_batch", "fit_sgd"]
+__all__ = ["ArrowBatches", "GLMBatch", "LitGLM", "LitIRLS", "TensorBatches", "Trained", "as_batch", "fit_sgd"]
