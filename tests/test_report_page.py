@@ -183,6 +183,8 @@ def test_the_page_says_what_the_check_says(tmp_path: Path) -> None:
     assert [row[0] for row in row_tables(text, "Tests of the model")] == [
         "link (curvature)", "dispersion of counts", "number of zeros"]
     quiet, _ = read(write_page(fitted("gaussian"), tmp_path / "q.html"))
+    assert "no finding by the checks" in quiet
+    assert f">{len(check.findings[0])} finding" in text
     assert "Nothing found by 2 tests (link, variance)" in quiet and "Before you rely on this fit" not in quiet
 
 
@@ -263,3 +265,14 @@ def test_robust_errors_are_named_and_quiet_the_warning_on_spread() -> None:
     assert "spreads more" in str(result.summary())
     robust = str(result.robust("HC3").summary())
     assert "standard errors HC3" in robust and "spreads more" not in robust
+
+
+def test_a_censored_time_is_listed_with_a_plus(tmp_path: Path) -> None:
+    x, eta, generator = design(200)
+    time = eta.exp() * -torch.rand(200, generator=generator, dtype=torch.float64).log()
+    result = torchglm.fit(x, time.clamp(max=1.0), family="exponential", event=(time < 1).double())
+    text, _ = read(write_page(result, tmp_path / "t.html"))
+    listed = row_tables(text, "Rows that move the fit most")
+    rows = [int(row[0]) for row in listed]
+    assert [row[1].endswith("+") for row in listed] == [bool(time[i] >= 1) for i in rows]
+    assert not any(row[1].startswith("-") for row in listed)

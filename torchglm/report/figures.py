@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from torchglm.report import words
@@ -15,6 +15,8 @@ from torchglm.report.influence import Influence
 from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, quiet_axes
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from torchglm.inference.result import Result
 
 _NAMED = 3  # rows that carry their number
@@ -52,7 +54,7 @@ def leverage(found: Influence) -> Figure:
         axes.plot(h, r, "o", color=BLUE, markersize=3, markeredgewidth=0, zorder=3)
         for at, height, name in zip(h[:_NAMED], r[:_NAMED], _labels(found), strict=False):
             axes.annotate(name, (at, height), (4, 3), textcoords="offset points", fontsize=8.5, color=INK)
-        axes.set_xscale("log")
+        _log_axis(axes)
     axes.axhline(0.0, color=QUIET, linewidth=1, zorder=1)
     axes.margins(0.08)
     if not found.result.batch_shape:
@@ -60,6 +62,14 @@ def leverage(found: Influence) -> Figure:
     axes.set_xlabel("leverage (log axis)")
     axes.set_ylabel("standardised Pearson residual")
     return figure
+
+
+def _log_axis(axes: Axes) -> None:
+    """A log axis with a few plain numbers, however short it is."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _contours(figure: Figure, rank: float) -> None:

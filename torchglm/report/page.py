@@ -84,7 +84,7 @@ def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> d
     """The checks in words, what single rows do, and what a reader must know at once."""
     if not own:
         return {"warnings": view.warnings(), "findings": [], "asked": None, "check_tables": [], "influence": [],
-                "influential": None, "influence_note": ""}
+                "influential": None, "influence_note": "", "checked": None, "silent": True}
     check, found = result.check(), Influence.of(result)
     batch = isinstance(view, ModelBatch)
     known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", *check.tests})
@@ -94,7 +94,16 @@ def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> d
         "check_tables": [_table(t) for t in shown if t.rows],
         "influence": [_embedded(p) for p in influence_panels(found)] if found.count else [],
         "influential": _table(tables.influential(found)) if found.count else None,
-        "influence_note": tables.influence_note(found)}
+        "influence_note": tables.influence_note(found), "checked": _checked(check),
+        "silent": bool(check.silent.all())}
+
+
+def _checked(check: Check) -> str:
+    """How the checks went, in three words."""
+    if check.batch:
+        return f"{int(check.silent.sum()):,} of {len(check.findings):,} without a finding"
+    count = len(check.findings[0])
+    return f"{count} finding{'s' * (count != 1)}" if count else "no finding by the checks"
 
 
 def _asked(check: Check) -> str:

@@ -48,14 +48,19 @@ def influential(found: Influence) -> Table:
         shift = cases.shift[i].nan_to_num()
         top = int(shift.abs().argmax())
         name = [batch.label(int(cases.model[i]))] if batch else []
-        rows.append([*name, str(int(cases.row[i])), _response(float(cases.y[i])), words.short(float(cases.mu[i])),
-                     f"{float(cases.residual[i]):.2f}", words.short(float(cases.leverage[i]), 3),
-                     words.short(float(cases.cook[i]), 3), f"{float(shift[top]):+.2f} se of {result.names[top]}"])
+        y, mu, residual, h, cook = (float(column[i]) for column in (
+            cases.y, cases.mu, cases.residual, cases.leverage, cases.cook))
+        rows.append([*name, str(int(cases.row[i])), _response(y, result.family.signed), words.short(mu),
+                     f"{residual:.2f}", words.short(h, 3), words.short(cook, 3),
+                     f"{float(shift[top]):+.2f} se of {result.names[top]}"])
     head = ["row", "response", "fitted", "std. residual", "leverage", "Cook's distance", "moves most"]
     return Table("Rows that move the fit most", ["model", *head] if batch else head, rows)
 
 
-def _response(value: float) -> str:
+def _response(value: float, signed: bool) -> str:
+    """A response; a censored time, which a signed family holds below zero, as `12.5+`."""
+    if signed and value < 0:
+        return f"{_response(-value, False)}+"
     return f"{value:.0f}" if value.is_integer() and abs(value) < 1e7 else words.short(value)
 
 
