@@ -11,12 +11,13 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
 
 import torchglm
 from torchglm import ElasticNet, Ridge, families, links
 from torchglm.fitting.status import Status
 from torchglm.head import GLMHead
-from torchglm.lightning import GLMBatch, LitIRLS, TensorBatches
+from torchglm.lightning import GLMBatch, IRLSHead, LitGLM, LitIRLS, TensorBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 PAIRS = [("poisson", "log"), ("bernoulli", "logit"), ("gamma", "log"), ("bernoulli", "probit"), ("gamma", "inverse"),
@@ -144,6 +145,106 @@ def test_what_it_cannot_fit_is_refused(tmp_path: Path) -> None:
                        (rows._replace(event=rows.y), "event")]:
         with pytest.raises(ValueError, match=match):
             trainer(tmp_path, max_epochs=2).fit(LitIRLS(GLMHead(3, "poisson")), TensorBatches(bad, 700))
+
+
+def network(responses: int = 1, dtype: torch.dtype = torch.float64, **options: Any) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.3)]
+    return nn.Sequential(*layers, GLMHead(8, "poisson", out_features=responses, **options)).to(dtype)
+
+
+def loss_of(lit: LitGLM, rows: GLMBatch) -> float:
+    lit.eval()
+    with torch.no_grad():
+        return float(lit.head.loss(lit.features(rows.x), rows.y, rows.weight, rows.offset))
+
+
+def test_a_refitted_head_is_the_exact_fit_on_its_features(tmp_path: Path) -> None:
+    rows, losses = problem("poisson", "log"), []
+    for refit in ([], [IRLSHead()]):
+        lit = LitGLM(network())
+        trainer(tmp_path, max_epochs=2, callbacks=refit).fit(lit, TensorBatches(rows, 150, shuffle=True))
+        losses.append(loss_of(lit, rows))
+    [last] = refit
+    with torch.no_grad():
+        features = lit.features(rows.x)
+    full = torchglm.fit(features, rows.y, family="poisson", weights=rows.weight, offset=rows.offset, tol=1e-13)
+    torch.testing.assert_close(lit.head.weight[0].detach(), full.coef[1:], rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(lit.head.bias.detach(), full.coef[:1], rtol=1e-7, atol=1e-8)
+    assert losses[1] < losses[0] and last.last.status == [Status.CONVERGED]
+    assert float(last.last.before - last.last.after) == pytest.approx(losses[0] - losses[1], rel=1e-6)
+
+
+def test_a_refit_is_made_every_k_epochs_and_not_twice(tmp_path: Path) -> None:
+    rows, made = problem("poisson", "log"), []
+
+    class Counted(IRLSHead):
+        def _refit(self, run: Trainer, module: Any) -> None:
+            modes = [m.training for m in module.modules()]
+            super()._refit(run, module)
+            assert [m.training for m in module.modules()] == modes
+            assert all(p not in o.state for o in run.optimizers for p in module.head.parameters())
+            made.append(run.current_epoch)
+
+    lit = LitGLM(network())
+    trainer(tmp_path, max_epochs=4, callbacks=[Counted(every=2)]).fit(lit, TensorBatches(rows, 150, shuffle=True))
+    assert made == [1, 3]
+    trainer(tmp_path, max_epochs=3, callbacks=[Counted(every=2)]).fit(lit, TensorBatches(rows, 150, shuffle=True))
+    assert made == [1, 3, 1, 3]  # the last when training has ended
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_refit_never_raises_the_loss(dtype: torch.dtype, tmp_path: Path) -> None:
+    rows = GLMBatch(*(value if value is None else value.to(dtype) for value in problem("poisson", "log")))
+    callback = IRLSHead()
+    lit = LitGLM(network(dtype=dtype), lambda some: torch.optim.SGD(some, lr=0.0))
+    for _ in range(3):  # from the optimum there is nothing to gain, and nothing may be lost
+        found = loss_of(lit, rows)
+        lit.model[1].momentum = 0.0
+        trainer(tmp_path, max_epochs=1, callbacks=[callback]).fit(lit, TensorBatches(rows, 150, shuffle=True))
+        assert loss_of(lit, rows) <= found + 4 * torch.finfo(dtype).eps
+        assert bool((callback.last.after <= callback.last.before).all())
+    assert float(callback.last.before - callback.last.after) < 1e-9
+
+
+def test_many_responses_and_dead_features_are_refitted_at_once(tmp_path: Path) -> None:
+    rows = problem("poisson", "log")
+    both = rows._replace(y=torch.stack([rows.y, rows.y.flip(0)], 1))
+    model, callback = network(2), IRLSHead()
+    with torch.no_grad():
+        model[1].weight[3] = 0.0  # one feature is constant
+    trainer(tmp_path, max_epochs=1, callbacks=[callback]).fit(
+        LitGLM(model, lambda some: torch.optim.SGD(some, lr=0.0)), TensorBatches(both, 150))
+    model.eval()
+    with torch.no_grad():
+        features = model[:-1](rows.x)
+    for j, y in enumerate((rows.y, rows.y.flip(0))):
+        with pytest.warns(torchglm.FitWarning):
+            full = torchglm.fit(features, y, family="poisson", weights=rows.weight, offset=rows.offset)
+        torch.testing.assert_close(model[-1].weight[j].detach(), full.coef[1:].nan_to_num(), rtol=1e-6, atol=1e-7)
+    assert callback.last.status == [Status.CONVERGED] * 2 and bool((callback.last.after < callback.last.before).all())
+
+
+def test_a_ridge_is_part_of_the_refit(tmp_path: Path) -> None:
+    rows, model = problem("poisson", "log"), network()
+    trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead(penalty=Ridge(0.5))]).fit(LitGLM(model),
+                                                                                 TensorBatches(rows, 150))
+    model.eval()
+    with torch.no_grad():
+        full = exact(rows._replace(x=model[:-1](rows.x)), "poisson", penalty=Ridge(0.5))
+    torch.testing.assert_close(model[-1].weight[0].detach(), full.coef[1:], rtol=1e-7, atol=1e-8)
+
+
+def test_what_cannot_be_refitted_is_refused(tmp_path: Path) -> None:
+    rows = problem("poisson", "log")
+    with pytest.raises(ValueError, match="every"):
+        IRLSHead(every=0)
+    with pytest.raises(ValueError, match="LitGLM"):
+        trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead()]).fit(LitIRLS(GLMHead(3, "poisson")),
+                                                                    TensorBatches(rows))
+    with pytest.raises(ValueError, match="drop_last"):
+        trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead()]).fit(LitGLM(network()),
+                                                                    TensorBatches(rows, 150, drop_last=True))
 
 
 RANKS = """

@@ -5,6 +5,8 @@ from torchglm.lightning.arrow import ArrowBatches
 from torchglm.lightning.batches import TensorBatches
 from torchglm.lightning.irls import LitIRLS
 from torchglm.lightning.module import LitGLM
+from torchglm.lightning.refit import IRLSHead
 from torchglm.lightning.solver import Trained, fit_sgd
 
-__all__ = ["ArrowBatches", "GLMBatch", "LitGLM", "LitIRLS", "TensorBatches", "Trained", "as_batch", "fit_sgd"]
+__all__ = ["ArrowBatches", "GLMBatch", "IRLSHead", "LitGLM", "LitIRLS", "TensorBatches", "Trained", "as_batch",
+           "fit_sgd"]

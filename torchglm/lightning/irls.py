@@ -25,6 +25,7 @@ from torchglm.inference.online import minibatch
 from torchglm.inputs import as_batch
 from torchglm.lightning.batches import rank_and_world
 from torchglm.lightning.descent import Descent
+from torchglm.lightning.refit import coefficients, write
 from torchglm.metrics import Deviance
 
 
@@ -101,8 +102,7 @@ class LitIRLS(LightningModule):
         """Begin the search, where a checkpoint ended or anew."""
         start = self._resumed
         if start is None and self.warm:
-            parts = [self.head.weight[0]] if self.head.bias is None else [self.head.bias, self.head.weight[0]]
-            start = torch.cat(parts).detach()
+            start = coefficients(self.head)
         self.descent = Descent(self.head.family, self.head.link, self.head.in_features, self.head.bias is not None,
                                self.penalty, start, self.tol, self.device)
         self._sums = None
@@ -133,7 +133,7 @@ class LitIRLS(LightningModule):
         self.descent.take(total)
         self.log("train_deviance", 2 * total.objective[0] / total.weight[0], prog_bar=True)
         if self.descent.coef is not None:
-            write(self.head, self.descent.coef[0])
+            write(self.head, self.descent.coef)
         self.trainer.should_stop = self.descent.status is not None
 
     def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
@@ -182,14 +182,6 @@ class NewtonStep(Optimizer):
         self.move()
 
 
-@torch.no_grad()
-def write(head: GLMHead, coef: Tensor) -> None:
-    """Put coefficients `(p,)`, the intercept first, into a head of one response."""
-    head.weight.copy_(coef[int(head.bias is not None):])
-    if head.bias is not None:
-        head.bias.copy_(coef[:1])
-
-
 def over_ranks(own: Moments) -> Moments:
     """The moments of the rows of all ranks, the same on each to the last bit."""
     if rank_and_world()[1] == 1:
@@ -204,5 +196,6 @@ def over_ranks(own: Moments) -> Moments:
 
 
 def _moved(own: Moments, device: torch.device | str) -> Moments:
-    values: dict[str, Any] = {f.name: getattr(own, f.name) for f in fields(Moments)}
-    return Moments(**{name: None if value is None else value.to(device) for name, value in values.items()})
+    moved: dict[str, Any] = {f.name: getattr(own, f.name) for f in fields(Moments)}
+    moved = {name: None if value is None else value.to(device) for name, value in moved.items()}
+    return Moments(**moved)
