@@ -5,6 +5,7 @@ where the rows come from. Everything is summed in float64, whatever the dtype of
 """
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ class Moments:
             kept[f.name] = value if value is None or new is None else value.index_copy(0, models, new)
         return Moments(**kept)
 
-    @property
+    @cached_property
     def valid(self) -> Tensor:
         """(B,) True where every mean is in range and every sum finite."""
         finite = torch.isfinite(self.objective) & torch.isfinite(self.score).all(-1)
