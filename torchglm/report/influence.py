@@ -60,7 +60,7 @@ class Influence:
         self.count = self.high = self.seen = 0
         state = result._state
         self.fitted = (state["nobs"] > state["rank"]).unsqueeze(-1)
-        self.step = max(1, int(float(state["nobs"].clamp(min=0).sum()) / sampled))
+        self.step = max(1, int(float(state["nobs"].nansum()) / sampled))
 
     @classmethod
     @torch.no_grad()

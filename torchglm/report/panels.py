@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch.distributions import constraints
 
 from torchglm import families
@@ -74,6 +75,8 @@ def predictions(result: Result, rows: Observations) -> tuple[list[Panel], Table]
 
 def residual_panels(result: Result, rows: Observations) -> list[Panel]:
     """Residuals and their spread against fitted values, normal Q–Q plot, and a rootogram for counts or a histogram."""
+    # a fit without residual degrees of freedom, or an exact one, has no scale to divide by
+    rows = replace(rows, dispersion=torch.where(rows.dispersion > 0, rows.dispersion, 1.0))
     some = rows.sample(_MOST_SCORED)
     every, kind = normal_scores(some.y, some.mu, result.family, some.dispersion, some.prior)
     fine = result.converged.reshape(-1, 1)  # means of a model that ran away would stretch every axis

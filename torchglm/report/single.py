@@ -176,7 +176,8 @@ class SingleModel:
     def _dispersion(self) -> str:
         how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df",
                "ml": "maximum likelihood"}.get(self.result.dispersion_kind, "given")
-        return f"{_float(self.result.dispersion):.5g} ({how})"
+        phi = _float(self.result.dispersion)
+        return words.MISSING if math.isnan(phi) else f"{phi:.5g} ({how})"
 
     def _status(self) -> str:
         iterations = int(_float(self.result.n_iter))
