@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from torchglm.data import DesignSpec, numbers
+from torchglm.data import DesignSpec
 from torchglm.data.files import PathLike, files
 from torchglm.data.tables import check_columns
 from torchglm.inputs import GLMBatch
 from torchglm.lightning.batches import generator_of, join, rank_and_world, take, weighted
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from torchglm.lightning.split import HashPart
+from torchglm.lightning.tables import TableRows
 
 PIECE = 1 << 18  # rows read at once
 
@@ -41,7 +39,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
     `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept
     is left to the model's bias. `y`, `weight`, `offset`, `exposure` (an offset of its logarithm), `trials`
     and `event` are columns. `shuffle` takes row groups in random order and mixes rows within a pool of
-    `buffer` rows; the order depends on `seed` and the epoch.
+    `buffer` rows; the order depends on `seed` and the epoch. `part` takes some of the rows by their hash.
 
     Row groups are dealt to ranks and DataLoader workers (`DataLoader(batches, batch_size=None)`; usually none
     is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
@@ -54,25 +52,24 @@ class ArrowBatches(IterableDataset[GLMBatch]):
                  y: str | None = None, *, weight: str | None = None, offset: str | None = None,
                  exposure: str | None = None, trials: str | None = None, event: str | None = None,
                  batch_size: int = 8192, shuffle: bool = False, buffer: int = PIECE, seed: int = 0,
-                 drop_last: bool = False, dtype: torch.dtype = torch.float32) -> None:
-        if offset is not None and exposure is not None:
-            raise ValueError("offset and exposure were both given. exposure is an offset of log(exposure).")
+                 drop_last: bool = False, dtype: torch.dtype = torch.float32, part: HashPart | None = None) -> None:
         if batch_size < 1 or buffer < 1:
             raise ValueError(f"batch_size and buffer must be at least 1, got {batch_size} and {buffer}.")
-        named = {"y": y, "weight": weight, "offset": offset, "exposure": exposure, "trials": trials,
-                 "event": event}
-        self.extras = {name: column for name, column in named.items() if column is not None}
-        self.spec = design if isinstance(design, DesignSpec) else None
-        columns = list(design.columns) if isinstance(design, DesignSpec) else list(design)
-        self.names = _names(design)
-        response = [] if self.spec is None or y is not None else self.spec.response_columns
-        self.columns = list(dict.fromkeys([*columns, *response, *self.extras.values()]))
+        self.rows = TableRows(design, y, weight=weight, offset=offset, exposure=exposure, trials=trials, event=event,
+                              dtype=dtype)
+        self.part = part
         self.batch_size, self.shuffle, self.buffer, self.seed = batch_size, shuffle, buffer, seed
-        self.drop_last, self.dtype = drop_last, dtype
-        self.groups = [group for file in files(path) for group in _groups(file, self.columns)]
+        self.drop_last = drop_last
+        self.columns = list(dict.fromkeys([*self.rows.columns, *(part.key if part else [])]))
+        self.groups = [group for file in files(path) for group in _groups(file, self.columns, part)]
         if not self.groups:
-            raise ValueError("The Parquet files hold no rows.")
+            raise ValueError("The Parquet files hold no rows." if part is None else f"No row is in the {part}.")
         self.epoch = 0
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of `x`."""
+        return self.rows.names
 
     @property
     def in_features(self) -> int:
@@ -130,39 +127,10 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             try:
                 with parquet.ParquetFile(group.file, memory_map=False) as source:
                     for batch in source.iter_batches(PIECE, [group.number], self.columns):
-                        yield self._rows(pa.Table.from_batches([batch]))
+                        table = pa.Table.from_batches([batch])
+                        yield self.rows(table if self.part is None else self.part.of(table))
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise ValueError(f"{group.file}, row group {group.number}: {error}") from None
-
-    def _rows(self, table: pa.Table) -> GLMBatch:
-        """The rows of a table as tensors."""
-        given: dict[str, Tensor] = {}
-        if self.spec is None:
-            x = torch.empty(table.num_rows, len(self.names), dtype=self.dtype)
-            for j, name in enumerate(self.names):
-                x[:, j] = numbers(table, name)
-        else:
-            response = "y" not in self.extras and self.spec.response is not None
-            design = self.spec.design(table, response=response, also=list(self.extras.values()),
-                                      dtype=self.dtype)
-            x, table = design.x[:, 1:] if design.intercept else design.x, design.table
-            if design.y is not None:
-                given["y"] = design.y
-        given.update({name: numbers(table, column) for name, column in self.extras.items()})
-        if "exposure" in given:
-            given["offset"] = given.pop("exposure").log()
-        for name, values in {"x": x, **given}.items():
-            self._check(name, values)
-        return GLMBatch(x, **{name: values.to(self.dtype) for name, values in given.items()})
-
-    def _check(self, name: str, values: Tensor) -> None:
-        finite = torch.isfinite(values)
-        if not finite.all():
-            row, *column = (~finite).nonzero()[0].tolist()
-            log = name == "offset" and "exposure" in self.extras
-            what = self.names[column[0]] if column else self.extras.get("exposure" if log else name, name)
-            raise ValueError(f"column {what!r} has a value that is {'not positive' if log else 'not finite'} "
-                             f"in row {row} of a piece. Fill it in or leave the row out.")
 
     def _batches(self, pieces: Iterator[GLMBatch], rows: int,
                  generator: torch.Generator | None) -> Iterator[GLMBatch]:
@@ -183,13 +151,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             yield batch if len(index) <= real - start else weighted(batch, real - start)
 
 
-def _names(design: Sequence[str] | DesignSpec) -> list[str]:
-    if isinstance(design, DesignSpec):
-        return design.names[1:] if design.intercept else design.names
-    return list(design)
-
-
-def _groups(file: Path, columns: list[str]) -> list[Group]:
+def _groups(file: Path, columns: list[str], part: HashPart | None) -> list[Group]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -199,7 +161,10 @@ def _groups(file: Path, columns: list[str]) -> list[Group]:
     try:
         with parquet.ParquetFile(file, memory_map=False) as source:
             check_columns(columns, source.schema_arrow.names, str(file))
-            sizes = [source.metadata.row_group(i).num_rows for i in range(source.num_row_groups)]
+            numbered = range(source.num_row_groups)
+            sizes = [source.metadata.row_group(i).num_rows for i in numbered] if part is None else [
+                sum(int(part.mask(pa.Table.from_batches([piece])).sum())
+                    for piece in source.iter_batches(PIECE, [i], part.key)) for i in numbered]
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from None
     return [Group(file, i, size) for i, size in enumerate(sizes) if size]

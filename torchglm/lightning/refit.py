@@ -129,7 +129,7 @@ class IRLSHead(Callback):
     def _loss(source: LoaderRows, head: GLMHead, coef: Tensor, penalty: Penalty | None) -> Tensor:
         """(B,) half the mean deviance over the source, infinite where a mean is out of range."""
         point = Point(coef, before=coef, census=True, curved=False)
-        sums = fold(source, point, head.family, head.link, *coef.shape, coef.device)
+        sums = fold(source, point, head.family, head.link, coef.shape[0], coef.shape[1], coef.device)
         if not bool((sums.weight > 0).all()):
             raise ValueError("The loader holds no row of positive weight to refit the head on.")
         total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)
@@ -152,8 +152,9 @@ class Features:
 
 def coefficients(head: GLMHead) -> Tensor:
     """The coefficients (B, p) of a head in float64, the intercept first."""
-    parts = [head.weight] if head.bias is None else [head.bias.unsqueeze(-1), head.weight]
-    return torch.cat(parts, -1).detach().double()
+    weight = head.weight.detach()
+    coef = weight if head.bias is None else torch.cat([head.bias.detach().unsqueeze(-1), weight], -1)
+    return coef.double()
 
 
 @torch.no_grad()

@@ -1,0 +1,70 @@
+"""Tables as batches of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchglm.data import DesignSpec, numbers
+from torchglm.inputs import GLMBatch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class TableRows:
+    """Turns Arrow tables into `GLMBatch`: a function of a table, with the columns it needs.
+
+    `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept is left
+    to the model's bias; the others are columns. Raises `ValueError` for an offset beside an exposure, and of a table
+    with a value that is missing or not finite.
+    """
+
+    def __init__(self, design: Sequence[str] | DesignSpec, y: str | None = None, *, weight: str | None = None,
+                 offset: str | None = None, exposure: str | None = None, trials: str | None = None,
+                 event: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+        if offset is not None and exposure is not None:
+            raise ValueError("offset and exposure were both given. exposure is an offset of log(exposure).")
+        named = {"y": y, "weight": weight, "offset": offset, "exposure": exposure, "trials": trials,
+                 "event": event}
+        self.extras = {name: column for name, column in named.items() if column is not None}
+        self.spec = design if isinstance(design, DesignSpec) else None
+        self.names = list(design) if not isinstance(design, DesignSpec) else (
+            design.names[1:] if design.intercept else design.names)
+        columns = self.names if self.spec is None else list(self.spec.columns)
+        response = [] if self.spec is None or y is not None else self.spec.response_columns
+        self.columns = list(dict.fromkeys([*columns, *response, *self.extras.values()]))
+        self.dtype = dtype
+
+    def __call__(self, table: pa.Table) -> GLMBatch:
+        """The rows of a table as tensors."""
+        given: dict[str, Tensor] = {}
+        if self.spec is None:
+            x = torch.empty(table.num_rows, len(self.names), dtype=self.dtype)
+            for j, name in enumerate(self.names):
+                x[:, j] = numbers(table, name)
+        else:
+            response = "y" not in self.extras and self.spec.response is not None
+            design = self.spec.design(table, response=response, also=list(self.extras.values()),
+                                      dtype=self.dtype)
+            x, table = design.x[:, 1:] if design.intercept else design.x, design.table
+            if design.y is not None:
+                given["y"] = design.y
+        given.update({name: numbers(table, column) for name, column in self.extras.items()})
+        if "exposure" in given:
+            given["offset"] = given.pop("exposure").log()
+        for name, values in {"x": x, **given}.items():
+            self._check(name, values)
+        return GLMBatch(x, **{name: values.to(self.dtype) for name, values in given.items()})
+
+    def _check(self, name: str, values: Tensor) -> None:
+        finite = torch.isfinite(values)
+        if not finite.all():
+            row, *column = (~finite).nonzero()[0].tolist()
+            log = name == "offset" and "exposure" in self.extras
+            what = self.names[column[0]] if column else self.extras.get("exposure" if log else name, name)
+            raise ValueError(f"column {what!r} has a value that is {'not positive' if log else 'not finite'} "
+                             f"in row {row} of a piece. Fill it in or leave the row out.")
