@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from html import escape as _escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -277,39 +276,3 @@ def test_a_censored_time_is_listed_with_a_plus(tmp_path: Path) -> None:
     rows = [int(row[0]) for row in listed]
     assert [row[1].endswith("+") for row in listed] == [bool(time[i] >= 1) for i in rows]
     assert not any(row[1].startswith("-") for row in listed)
-
-
-def odd(name: str) -> torchglm.Result:
-    """Fits at the ends of what a report must show."""
-    x, eta, generator = design(60)
-    y = torch.poisson(eta.exp(), generator=generator)
-    made = {
-        "saturated": lambda: torchglm.fit(x[:3], eta[:3], family="gaussian"),
-        "more columns than rows": lambda: torchglm.fit(x[:16].reshape(4, 8), y[:4], family="gaussian"),
-        "exact": lambda: torchglm.fit(x, eta, family="gaussian"),
-        "constant response": lambda: torchglm.fit(x, torch.full_like(y, 2), family="gaussian"),
-        "all zero": lambda: torchglm.fit(x, 0 * y, family="poisson"),
-        "intercept alone": lambda: torchglm.fit(x[:, :0], y, family="poisson"),
-        "weights with zeros": lambda: torchglm.fit(x, y, family="poisson", weights=(y > 0).double()),
-        "repeats": lambda: torchglm.fit(x, y, family="poisson", freq=torch.arange(60) % 4),
-        "quasi": lambda: torchglm.fit(x, y, family="poisson", dispersion="pearson"),
-        "penalised": lambda: torchglm.fit(x, y, family="poisson", penalty=torchglm.ElasticNet(0.3, 0.1)),
-        "every time censored": lambda: torchglm.fit(x, eta.exp(), family="exponential", event=0 * y),
-        "a model without rows": lambda: torchglm.fit(x, y.expand(2, -1), family="poisson",
-                                                     weights=torch.stack([y * 0 + 1, y * 0])),
-        "a batch of one": lambda: torchglm.fit(x[None], y[None], family="poisson"),
-        "two batch dimensions": lambda: torchglm.fit(x, y.expand(2, 3, -1), family="poisson"),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torchglm.FitWarning)
-        return made[name]()
-
-
-@pytest.mark.parametrize("name", [
-    "saturated", "more columns than rows", "exact", "constant response", "all zero", "intercept alone",
-    "weights with zeros", "repeats", "quasi", "penalised", "every time censored", "a model without rows",
-    "a batch of one", "two batch dimensions"])
-def test_odd_fits_have_a_page_without_a_warning(name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    text, _ = read(write_page(odd(name), tmp_path / "odd.html"))
-    assert "Does the model hold?" in text and ">nan" not in text.lower()
-    assert [str(one.message) for one in recwarn] == []
