@@ -48,3 +48,13 @@ def test_odd_fits_have_a_page_without_a_warning(name: str, tmp_path: Path, recwa
     text = write_page(odd(name), tmp_path / "odd.html").read_text()
     assert "Does the model hold?" in text and ">nan" not in text.lower()
     assert [str(one.message) for one in recwarn] == []
+
+
+def test_a_check_that_fails_does_not_cost_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: torchglm.Result, level: float = 0.05) -> None:
+        raise ValueError("these are not the rows of the fit")
+
+    monkeypatch.setattr(torchglm.Result, "check", refuse)
+    text = write_page(odd("quasi"), tmp_path / "odd.html").read_text()
+    assert "The checks could not be made: these are not the rows of the fit" in text
+    assert "Rows that move the fit most" in text and "Tests of the model" not in text

@@ -82,20 +82,30 @@ def _on_rows(result: Result, rows: Observations | None) -> dict[str, Any]:
 
 def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> dict[str, Any]:
     """The checks in words, what single rows do, and what a reader must know at once."""
+    nothing = {"warnings": view.warnings(), "findings": [], "asked": None, "check_tables": [], "influence": [],
+               "influential": None, "influence_note": "", "checked": None, "silent": True}
     if not own:
-        return {"warnings": view.warnings(), "findings": [], "asked": None, "check_tables": [], "influence": [],
-                "influential": None, "influence_note": "", "checked": None, "silent": True}
-    check, found = result.check(), Influence.of(result)
+        return nothing
+    try:
+        checked = _check_parts(result.check(), result, view)
+    except ValueError as error:  # the fit and the rest of its report are worth having without them
+        checked = {"warnings": [*view.warnings(), f"The checks could not be made: {error}"]}
+    found = Influence.of(result)
+    if not found.count:
+        return nothing | checked
+    return nothing | checked | {
+        "influence": [_embedded(p) for p in influence_panels(found)],
+        "influential": _table(tables.influential(found)), "influence_note": tables.influence_note(found)}
+
+
+def _check_parts(check: Check, result: Result, view: SingleModel | ModelBatch) -> dict[str, Any]:
+    """What the page says of a check: findings at the top, then the tests."""
     batch = isinstance(view, ModelBatch)
     known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", *check.tests})
     shown = [*([tables.findings(result, check)] if batch else []), tables.tests(check)]
-    return {
-        "warnings": known, "findings": [] if batch else check.findings[0], "asked": _asked(check),
-        "check_tables": [_table(t) for t in shown if t.rows],
-        "influence": [_embedded(p) for p in influence_panels(found)] if found.count else [],
-        "influential": _table(tables.influential(found)) if found.count else None,
-        "influence_note": tables.influence_note(found), "checked": _checked(check),
-        "silent": bool(check.silent.all())}
+    return {"warnings": known, "findings": [] if batch else check.findings[0], "asked": _asked(check),
+            "check_tables": [_table(t) for t in shown if t.rows], "checked": _checked(check),
+            "silent": bool(check.silent.all())}
 
 
 def _checked(check: Check) -> str:
