@@ -96,13 +96,15 @@ def test_columns_that_depend_on_others_are_found(added: str, tmp_path: Path) -> 
     torch.testing.assert_close(lit.std_err, full.std_err, rtol=1e-6, atol=0.0, equal_nan=True)
 
 
-def test_steps_are_halved_until_the_deviance_falls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bias", [30.0, -30.0])
+def test_from_a_far_or_an_invalid_start_steps_are_halved_until_the_deviance_falls(bias: float, tmp_path: Path) -> None:
     rows = problem("gamma", "inverse")
     head = GLMHead(3, "gamma", "inverse", dtype=torch.float64)
-    torch.nn.init.constant_(head.bias, 30.0)  # far off: full Newton steps leave the range of the mean
+    torch.nn.init.constant_(head.bias, bias)  # full Newton steps leave the range of the mean, or the start does
     lit, seen = LitIRLS(head, warm=True), []
     run = trainer(tmp_path, max_epochs=60)
-    lit.on_train_epoch_end = lambda: seen.append(float(lit.descent.value))  # type: ignore[method-assign]
+    lit.on_train_epoch_end = lambda: seen.append(  # type: ignore[method-assign]
+        torch.inf if lit.descent.coef is None else float(lit.descent.value))
     run.fit(lit, TensorBatches(rows, 150))
     assert lit.status == Status.CONVERGED
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in zip(seen, seen[1:], strict=False))
@@ -233,6 +235,17 @@ def test_a_ridge_is_part_of_the_refit(tmp_path: Path) -> None:
     with torch.no_grad():
         full = exact(rows._replace(x=model[:-1](rows.x)), "poisson", penalty=Ridge(0.5))
     torch.testing.assert_close(model[-1].weight[0].detach(), full.coef[1:], rtol=1e-7, atol=1e-8)
+
+
+def test_a_refit_takes_the_rows_of_its_own_loader(tmp_path: Path) -> None:
+    rows, model = problem("poisson", "log"), network(bias=False)
+    part = GLMBatch(*(value if value is None else value[:400] for value in rows))
+    callback = IRLSHead(loader=TensorBatches(rows, 300))
+    trainer(tmp_path, max_epochs=1, callbacks=[callback]).fit(LitGLM(model), TensorBatches(part, 150, drop_last=True))
+    model.eval()
+    with torch.no_grad():
+        full = exact(rows._replace(x=model[:-1](rows.x)), "poisson", intercept=False)
+    torch.testing.assert_close(model[-1].weight[0].detach(), full.coef, rtol=1e-7, atol=1e-8)
 
 
 def test_what_cannot_be_refitted_is_refused(tmp_path: Path) -> None:
