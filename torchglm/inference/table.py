@@ -52,7 +52,7 @@ class Outcome:
             known = int((~torch.isnan(self.p_value)).sum())
             return "\n".join([f"{self.title}: p < 0.05 in {small} of {known} models", *self.notes])
         df = f"{float(self.df):g}" + ("" if self.df_resid is None else f", {float(self.df_resid):g}")
-        line = f"{self.statistic_name}({df}) = {cell(float(self.statistic))}, p = {cell(float(self.p_value), p=True)}"
+        line = f"{self.statistic_name}({df}) = {cell(float(self.statistic))}, p {stated(float(self.p_value))}"
         return "\n".join([f"{self.title}: {line}", *self.notes])
 
     __repr__ = __str__
@@ -131,3 +131,9 @@ def cell(value: float, p: bool = False) -> str:
     if value == int(value) if math.isfinite(value) else False:
         return f"{value:.0f}"
     return f"{value:.5g}" if abs(value) < 1e5 else f"{value:.1f}"
+
+
+def stated(p: float) -> str:
+    """A p-value after the letter p: `= 0.012`, or `< 1e-16`."""
+    text = cell(p, p=True)
+    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy.screening import POWERS, PowerLink, link_power
-from torchglm.inference.table import cell
+from torchglm.inference.table import stated
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result
@@ -16,7 +16,7 @@ Words = tuple[str, str]
 def link(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On a link that does not bend as the data do."""
     said = (f"The link {result.link.name} does not bend as the data do: the square of the linear predictor adds to the "
-            f"fit (adjusted p = {cell(p, p=True)}), and the coefficients are biased where that matters.")
+            f"fit (adjusted p {stated(p)}), and the coefficients are biased where that matters.")
     advice = "Try another link, or curved terms and interactions of the strongest columns."
     if link_power(result) is not None:
         step, error = (float(value[i]) for value in power.estimate())
@@ -36,7 +36,7 @@ def dispersion(result: "Result", screen: Any, power: PowerLink, i: int, p: float
     ratio = float(result._state["pearson"][i] / (result._state["nobs"][i] - result._state["rank"][i]))
     more = float(screen.score()[i]) > 0
     said = (f"The counts vary {'more' if more else 'less'} than the {_family(result)} family says: Pearson's "
-            f"chi-squared is {ratio:.3g} for each degree of freedom (adjusted p = {cell(p, p=True)}), so standard "
+            f"chi-squared is {ratio:.3g} for each degree of freedom (adjusted p {stated(p)}), so standard "
             f"errors are too {'small' if more else 'large'}, by a factor of about {math.sqrt(ratio):.3g}.")
     other = "NegativeBinomial(), " if result.family.name == "poisson" and more else ""
     return said, f"Try {other}dispersion='pearson', or robust('HC3'); look for a column that is missing."
@@ -46,7 +46,7 @@ def zeros(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> 
     """On more or fewer zeros than expected."""
     seen, expected = float(screen.observed[i]), float(screen.expected[i])
     said = (f"There are {'more' if seen > expected else 'fewer'} zeros than the model expects: {seen:.0f} seen, "
-            f"{expected:.1f} expected (adjusted p = {cell(p, p=True)}).")
+            f"{expected:.1f} expected (adjusted p {stated(p)}).")
     if seen > expected:
         return said, ("Try NegativeBinomial(), or model whether the response is zero apart from how large it is "
                       "(Bernoulli for all rows, then a fit of the positive ones).")
@@ -57,7 +57,7 @@ def variance(result: "Result", screen: Any, power: PowerLink, i: int, p: float) 
     """On a variance that grows otherwise than the family says."""
     slope = float(screen.power()[i])
     said = (f"The variance grows {'faster' if slope > 0 else 'slower'} with the mean than the {_family(result)} "
-            f"family says (slope of the squared residuals {slope:+.2g}, adjusted p = {cell(p, p=True)}), so standard "
+            f"family says (slope of the squared residuals {slope:+.2g}, adjusted p {stated(p)}), so standard "
             "errors are off.")
     steeper = "with a steeper variance (Poisson, Gamma, inverse Gaussian in this order)" if slope > 0 else (
         "with a flatter variance (Gamma, Poisson, Gaussian in this order)")
