@@ -1,6 +1,5 @@
 """Fits from files: in memory or read again at each step, the answer is that of the table."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 
 import torchglm
-from torchglm.inputs.files import ahead
 
 N = 900
 FORMULA = "y ~ a + C(g) + a:b"
@@ -73,18 +71,3 @@ def test_what_is_wrong_in_a_file_says_where(frame: pd.DataFrame, folder: Path) -
         torchglm.fit("y ~ a", folder, family="poisson", by="g")
     with pytest.raises((ValueError, FileNotFoundError), match="nowhere"):
         torchglm.fit(FORMULA, folder / "nowhere.parquet", family="poisson")
-
-
-def test_pieces_made_ahead_come_in_order_and_errors_with_them() -> None:
-    assert list(ahead(iter(range(1, 50)))) == list(range(1, 50))
-    assert list(ahead(iter(()))) == []
-    assert next(ahead(iter([7, 8, 9]))) == 7  # one that is left alone ends its thread
-
-    def broken() -> Iterator[int]:
-        yield 1
-        raise ValueError("the second piece")
-
-    pieces = ahead(broken())
-    assert next(pieces) == 1
-    with pytest.raises(ValueError, match="the second piece"):
-        next(pieces)

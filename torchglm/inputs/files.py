@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from torchglm.data import DesignSpec
 
-Item = TypeVar("Item")
 HOLD = 1 << 30  # bytes of rows that are kept in memory
 
 
@@ -65,9 +63,6 @@ class FileRows:
         return self if self._held is None else [self._held]
 
     def __iter__(self) -> Iterator[Rows]:
-        return ahead(self._pieces())
-
-    def _pieces(self) -> Iterator[Rows]:
         from torchglm.data import Scan
 
         first = 0
@@ -99,15 +94,6 @@ class FileRows:
         return {"offset": "offset" in self.roles or "exposure" in self.roles, "event": "event" in self.roles,
                 "trials": "trials" in self.roles, "formula": self.spec.formula, "spec": self.spec,
                 "columns": self.roles, "terms": self.spec.terms, "group_names": None}
-
-
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items, each made in a thread of its own while the one before is at work."""
-    with ThreadPoolExecutor(1, thread_name_prefix="torchglm-read") as reader:
-        coming = reader.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = reader.submit(next, items, None)
-            yield item
 
 
 def from_files(formula: str, path: Any, family: Family, per_row: dict[str, Any], missing: str,
