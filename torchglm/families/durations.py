@@ -6,11 +6,11 @@ from torch.distributions import constraints
 
 from torchglm import links
 from torchglm.families.arithmetic import any_observed, log_less_excess, mask, values_are_known
-from torchglm.families.base import Family
+from torchglm.families.positive import ConstantVariation
 from torchglm.links import Link
 
 
-class Exponential(Family):
+class Exponential(ConstantVariation):
     """Time to an event at a constant rate, right-censored where `event` is 0: `l = -event log mu - t / mu`.
 
     A censored time is encoded as `-t` (the sign is free, times being positive). The default link is the log,
@@ -40,18 +40,6 @@ class Exponential(Family):
         if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
             raise ValueError("event must be 1 (the event was seen) or 0 (censored). Recode the column.")
         return torch.where(event.bool(), y, -y), None
-
-    def variance(self, mu: Tensor) -> Tensor:
-        return mu.square()
-
-    def variance_log_deriv(self, mu: Tensor) -> Tensor:
-        return 2 / mu
-
-    def theta(self, mu: Tensor) -> Tensor:
-        return -1 / mu
-
-    def cumulant(self, theta: Tensor) -> Tensor:
-        return -torch.log(-theta)
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         censored = y <= 0

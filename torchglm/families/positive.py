@@ -13,13 +13,8 @@ from torchglm.families.base import Family
 from torchglm.links import Link
 
 
-class Gamma(Family):
-    """Positive and skewed, constant coefficient of variation: `V = mu^2`; the shape is `1 / phi`."""
-
-    name = "gamma"
-    canonical_name = "inverse"
-    support = constraints.positive
-    support_text = "y > 0"
+class ConstantVariation(Family):
+    """What the Gamma and the exponential share: `V = mu^2`, a constant coefficient of variation."""
 
     def variance(self, mu: Tensor) -> Tensor:
         return mu.square()
@@ -32,6 +27,15 @@ class Gamma(Family):
 
     def cumulant(self, theta: Tensor) -> Tensor:
         return -torch.log(-theta)
+
+
+class Gamma(ConstantVariation):
+    """Positive and skewed, constant coefficient of variation: `V = mu^2`; the shape is `1 / phi`."""
+
+    name = "gamma"
+    canonical_name = "inverse"
+    support = constraints.positive
+    support_text = "y > 0"
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return -2 * log_less_excess(y, mu)
@@ -58,9 +62,6 @@ class Gamma(Family):
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * torch.log(2 * math.pi * dispersion) - y.log() - special.stirling_remainder(1 / dispersion)
-
-    def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
-        return slope / mu / mu
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y
