@@ -115,22 +115,24 @@ def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Li
     member, first = take_family(family, models), head.take(models)
     lane, coef = torch.arange(models.numel(), device=models.device), out.coef[models]
     for strength in FENCES:
-        solver = Solver(taken, first, member, link, *options, fence=strength)
-        part = solver.blank()
-        solver.run(solver.aim(at_coefficients(solver, lane, coef)), part)
-        coef = part.coef
+        coef = _descend(Solver(taken, first, member, link, *options, fence=strength), lane, coef).coef
     inside = FENCES[-1] * size < MULTIPLIER * distance(taken, coef, edges(family, link))
     last = evaluate(taken, member, link, coef, Status.BOUNDARY, 0, penalty=options[0], rank_tol=options[3])
     if bool(inside.any()):
-        solver, part = Solver(taken, first, member, link, *options), solver.blank()
-        solver.run(solver.aim(at_coefficients(solver, lane, coef)), part)
-        last = _choose(inside, part, last)
+        last = _choose(inside, _descend(Solver(taken, first, member, link, *options), lane, coef), last)
     out.n_iter[models] += last.n_iter
     for name in ("coef", "keep", "root", "status"):
         getattr(out, name)[models] = getattr(last, name)
     for f in fields(Moments):
         if f.name != "factor":
             getattr(out.moments, f.name)[models] = getattr(last.moments, f.name)
+
+
+def _descend(solver: Solver, lane: Tensor, coef: Tensor) -> Solution:
+    """The search of all models from given coefficients to its end."""
+    out = solver.blank()
+    solver.run(solver.aim(at_coefficients(solver, lane, coef)), out)
+    return out
 
 
 def _choose(mask: Tensor, first: Solution, second: Solution) -> Solution:
