@@ -47,11 +47,15 @@ def _scores(values: RowValues, family: Family, phi: Tensor, uniform: Tensor) -> 
     used = values.used
     y = torch.where(used, values.rows.y, 1.0)
     mu = torch.where(used & torch.isfinite(values.mu), values.mu, 0.5)
-    (below, over_below), (at, over) = _span(y, mu, family, phi, torch.where(used, values.prior, 1.0))
-    low = torch.lerp(below, at, uniform).clamp(min=SMALLEST)
-    high = torch.lerp(over_below, over, uniform).clamp(min=SMALLEST)
-    score = torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high))
-    return torch.where(used, score, torch.nan)
+    span = _span(y, mu, family, phi, torch.where(used, values.prior, 1.0))
+    return torch.where(used, between(*span, uniform), torch.nan)
+
+
+def between(below: Tails, at: Tails, uniform: Tensor) -> Tensor:
+    """The normal quantile of a probability a share `uniform` of the way between two, taken from the smaller tail."""
+    low = torch.lerp(below[0], at[0], uniform).clamp(min=SMALLEST)
+    high = torch.lerp(below[1], at[1], uniform).clamp(min=SMALLEST)
+    return torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high))
 
 
 def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, prior: Tensor) -> tuple[Tails, Tails]:
@@ -61,8 +65,8 @@ def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, prior: Tensor) -> 
     if support is not None and support.is_discrete:
         count = value.round()
         count = torch.where((value - count).abs() > 1e-6 * (1 + count), torch.nan, count)  # no such count exists
-        return _tails(law, count - 1), _tails(law, count)
-    at, over = _tails(law, value)
+        return tails_of(law, count - 1), tails_of(law, count)
+    at, over = tails_of(law, value)
     if family.signed:  # a censored time is only known to be longer
         seen = y > 0
         return (at, over), (torch.where(seen, at, 1.0), torch.where(seen, over, 0.0))
@@ -77,6 +81,7 @@ def law_of(family: Family, mu: Tensor, phi: Tensor, prior: Tensor, y: Tensor) ->
     return law, y.abs() if family.signed else y if counts is None else y * counts
 
 
-def _tails(law: Distribution, value: Tensor) -> Tails:
+def tails_of(law: Distribution, value: Tensor) -> Tails:
+    """`F` and `1 - F` at a value."""
     lower, upper = log_tails(law, value)
     return lower.exp(), upper.exp()

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributions
 
-from torchglm.distributions import log_tails
+from torchglm.inference.quantile import Tails, between, tails_of
 
 if TYPE_CHECKING:
     from torchglm.families import Family
 
-_SMALLEST = 1e-300
-_Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision
 
 
 @torch.no_grad()
@@ -32,14 +30,11 @@ def normal_scores(y: Tensor, mu: Tensor, family: Family, dispersion: float | Ten
     if found is None:
         size = w * family.unit_deviance(y, mu).clamp(min=0) / phi
         return (y - mu).sign() * size.sqrt(), "deviance residual"
-    (below, above_below), (at, above) = found
     u = torch.rand(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(seed)).to(y.device)
-    low = torch.lerp(below, at, u).clamp(min=_SMALLEST)
-    high = torch.lerp(above_below, above, u).clamp(min=_SMALLEST)
-    return torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high)), "quantile residual"
+    return between(*found, u), "quantile residual"
 
 
-def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, w: Tensor) -> tuple[_Tails, _Tails] | None:
+def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, w: Tensor) -> tuple[Tails, Tails] | None:
     """F and 1 − F just below y and at y; None without a cdf, off the lattice, or for a quasi-likelihood."""
     if not family.has_dispersion and bool((phi != 1).any()):
         return None
@@ -55,24 +50,19 @@ def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, w: Tensor) -> tupl
     return found if known else None
 
 
-def _lattice_span(law: distributions.Distribution, count: Tensor) -> tuple[_Tails, _Tails] | None:
+def _lattice_span(law: distributions.Distribution, count: Tensor) -> tuple[Tails, Tails] | None:
     """The tails at the whole numbers before and at `count`; None where it is none."""
     k = count.round()
     if bool(((count - k).abs() > 1e-6 * (1 + k)).any()):
         return None
-    return _tails(law, k - 1), _tails(law, k)
+    return tails_of(law, k - 1), tails_of(law, k)
 
 
-def _continuous_span(law: distributions.Distribution, value: Tensor) -> tuple[_Tails, _Tails] | None:
+def _continuous_span(law: distributions.Distribution, value: Tensor) -> tuple[Tails, Tails] | None:
     """The tails at `value`, but from 0 where a law holds probability at zero; None for an unknown law."""
     try:
-        at, above = _tails(law, value)
+        at, above = tails_of(law, value)
     except NotImplementedError:
         return None
     mass = (value == 0) & (at > 0)
     return (torch.where(mass, 0.0, at), torch.where(mass, 1.0, above)), (at, above)
-
-
-def _tails(law: distributions.Distribution, value: Tensor) -> _Tails:
-    lower, upper = log_tails(law, value)
-    return lower.exp(), upper.exp()
