@@ -57,19 +57,9 @@ class Data:
 
     def columns(self) -> list[str]:
         """Every column the fit reads. Raises ValueError for an unreadable formula, file or column."""
-        from torchglm.data.files import column_names, files
-        from torchglm.data.formulas import parse
-        from torchglm.data.tables import check_columns
+        from torchglm.data.files import columns_read
 
-        also = [*self.roles.values(), *self.groups]
-        file = files(self.path)[0]
-        names = column_names(file)
-        formula = parse(self.formula, [name for name in names if name not in also])
-        if formula.response is None:
-            raise ValueError(f"data.formula {self.formula!r} has no response. Write it as 'y ~ ...'.")
-        wanted = list(dict.fromkeys([*formula.response.columns, *formula.columns, *also]))
-        check_columns(wanted, names, str(file))
-        return wanted
+        return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula")
 
 
 class Solver:

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .formulas import parse
 from .tables import check_columns, plain_strings
 
 if TYPE_CHECKING:
@@ -154,6 +155,22 @@ def column_names(file: PathLike) -> list[str]:
         return list(csv.open_csv(path).schema.names)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a CSV file that can be read: {error}") from None
+
+
+def columns_read(formula: str, path: PathLike | Sequence[PathLike], also: Sequence[str],
+                 said: str = "the formula") -> list[str]:
+    """The columns that a formula, and the columns `also`, take from files.
+
+    Raises ValueError for a formula without a response (`said` names it) and for columns that the first file lacks.
+    """
+    file = files(path)[0]
+    names = column_names(file)
+    parsed = parse(formula, [name for name in names if name not in also])
+    if parsed.response is None:
+        raise ValueError(f"{said} {formula!r} has no response. Write it as 'y ~ ...'.")
+    wanted = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *also]))
+    check_columns(wanted, names, str(file))
+    return wanted
 
 
 def _expand(path: PathLike) -> list[Path]:

@@ -32,17 +32,12 @@ class FileRows:
     def __init__(self, formula: str, path: Any, family: Family, roles: Mapping[str, str], missing: str = "error",
                  device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         from torchglm.data import Scan, learn
-        from torchglm.data.files import column_names, files
-        from torchglm.data.formulas import parse
+        from torchglm.data.files import columns_read
 
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
-        names = column_names(files(path)[0])
-        parsed = parse(formula, [name for name in names if name not in self.also])
-        if parsed.response is None:
-            raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
-        self.columns = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *self.also]))
+        self.columns = columns_read(formula, path, self.also)
         self.spec: DesignSpec = learn(formula, Scan(path, self.columns), also=self.also, missing=missing)
         pieces: list[Rows] = []
         thinned = Thinning()
