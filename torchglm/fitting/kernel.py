@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.products import gram, linear_predictor, project, triangle
+from torchglm.fitting.products import gram, linear_predictor, project, stack_factors, terms, triangle
 from torchglm.fitting.rows import Rows, to_float64, whole
 from torchglm.fitting.workers import spread
 from torchglm.links import Link
@@ -164,12 +164,10 @@ def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:
     A response of large mean and small spread keeps the digits of its deviance.
     """
     total, lost = rows.y - rows.offset, torch.zeros_like(rows.y)
-    first = int(rows.intercept)
-    for j in range(coef.shape[-1]):
-        term = -coef[:, :1] if j < first else -rows.x[..., j - first] * coef[:, j:j + 1]
-        new = total + term
+    for term in terms(rows, coef):
+        new = total - term
         back = new - total
-        lost = lost + ((total - (new - back)) + (term - back))
+        lost = lost + ((total - (new - back)) - (term + back))
         total = new
     return total + lost
 
@@ -188,5 +186,11 @@ def _factor(rows: Rows, score: Tensor, information: Tensor) -> Tensor:
     """The triangular factor of `[sqrt(W) x, s / sqrt(W)]`, rows without information left out."""
     root = information.clamp(min=0).sqrt()
     working = torch.where(root > 0, score / torch.where(root > 0, root, 1.0), 0.0)
-    x = whole(rows).unsqueeze(0) if rows.shared else whole(rows)
-    return triangle(torch.cat([x * root.unsqueeze(-1), working.unsqueeze(-1)], -1))
+    total, start = None, 0
+    for piece in rows.pieces():
+        stop = start + piece.y.shape[-1]
+        x = whole(piece).unsqueeze(0) if rows.shared else whole(piece)
+        own = [x * root[:, start:stop].unsqueeze(-1), working[:, start:stop].unsqueeze(-1)]
+        total, start = stack_factors(total, triangle(torch.cat(own, -1))), stop
+    assert total is not None
+    return total

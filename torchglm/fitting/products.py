@@ -1,6 +1,6 @@
 """Products of rows with coefficients, with values per row, and with themselves: the algebra of a pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torchglm.fitting.workers import scratch
 
 def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
     """`eta = x coef + offset`, shape `(B, n)`, for coefficients `(B, p)`, in their dtype."""
+    if rows.indexed is not None:
+        return rows.indexed.times(rows.x, coef) + rows.offset.to(coef.dtype)
     first = int(rows.intercept)
     x, slopes = rows.x.to(coef.dtype), coef[:, first:]
     if not rows.shared:
@@ -22,6 +24,17 @@ def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
         eta = in_groups(slopes, lambda part: part @ x.mT)
     eta = eta + rows.offset.to(coef.dtype)
     return eta + coef[:, :1] if rows.intercept else eta
+
+
+def terms(rows: Rows, coef: Tensor) -> Iterator[Tensor]:
+    """The terms `(B, n)` whose sum is `x coef`: a column times its coefficient, or a look-up, each."""
+    if rows.indexed is not None:
+        yield from rows.indexed.terms(rows.x, coef)
+        return
+    if rows.intercept:
+        yield coef[:, :1].expand(-1, rows.y.shape[-1])
+    for j, slope in enumerate(coef[:, int(rows.intercept):].unbind(-1)):
+        yield rows.x[..., j] * slope.unsqueeze(-1)
 
 
 def in_groups(models: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
@@ -38,6 +51,8 @@ def in_groups(models: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
 
 def project(rows: Rows, values: Tensor) -> Tensor:
     """`x' r`, shape `(B, p)`, for values `(B, n)` and the design of the rows."""
+    if rows.indexed is not None:
+        return rows.indexed.project(rows.x, values)
     if not rows.shared:
         out = product(values.unsqueeze(-2), rows.x).squeeze(-2)
     elif values.shape[0] == 1:
@@ -60,6 +75,8 @@ def gram(rows: Rows, weight: Tensor) -> Tensor:
     On a CPU numpy's `a.T @ a` calls BLAS' syrk, which torch has not: half the work of a product. One design for
     many models takes one product of the weights with all pairs of columns.
     """
+    if rows.indexed is not None:
+        return rows.indexed.gram(rows.x, weight)
     if rows.shared and weight.shape[0] > 1:
         return _gram_of_pairs(whole(rows), weight)
     root = _roots(rows, weight)

@@ -6,8 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchglm.fitting.indexed import Indexed
+
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
 BLOCK = 1 << 18
+INDEXED_BLOCK = 1 << 15  # rows of a block with index columns
+ROOM = 1 << 25  # numbers of a piece whose index columns are written out
 
 
 class Rows(NamedTuple):
@@ -16,7 +20,8 @@ class Rows(NamedTuple):
     `x` is `(n, p)`, shared by all models, or `(B, n, p)`; the others are `(B, n)`. `weight` is the whole weight
     of a row (prior weights times trials times repeats; 0 drops the row); `repeats` the part of it that
     repeats the row (None: 1). `y` is encoded by the family. With `intercept` the design has a column of ones in
-    front of `x`; it is made block by block and never copied whole.
+    front of `x`; it is made block by block and never copied whole. With `indexed` the design has index columns, `x`
+    (n, q) holds the others, and there is no such intercept.
     """
 
     x: Tensor
@@ -25,11 +30,12 @@ class Rows(NamedTuple):
     offset: Tensor
     repeats: "Tensor | None" = None
     intercept: bool = False
+    indexed: "Indexed | None" = None
 
     @property
     def columns(self) -> int:
         """The number of columns of the design, the intercept among them."""
-        return self.x.shape[-1] + int(self.intercept)
+        return self.x.shape[-1] + int(self.intercept) if self.indexed is None else self.indexed.width
 
     @property
     def shared(self) -> bool:
@@ -40,19 +46,34 @@ class Rows(NamedTuple):
         """The rows of some of the models."""
         x = self.x if self.shared else self.x[models]
         repeats = None if self.repeats is None else self.repeats[models]
-        return Rows(x, self.y[models], self.weight[models], self.offset[models], repeats, self.intercept)
+        return Rows(x, self.y[models], self.weight[models], self.offset[models], repeats, self.intercept, self.indexed)
 
     def between(self, start: int, stop: int) -> "Rows":
         """The rows from `start` to `stop` of every model."""
-        repeats = None if self.repeats is None else self.repeats[:, start:stop]
-        x = self.x[..., start:stop, :]
-        return Rows(x, self.y[:, start:stop], self.weight[:, start:stop], self.offset[:, start:stop], repeats,
-                    self.intercept)
+        return self.at(slice(start, stop))
+
+    def at(self, rows: "slice | Tensor") -> "Rows":
+        """Some of the rows of every model."""
+        repeats = None if self.repeats is None else self.repeats[:, rows]
+        indexed = None if self.indexed is None else self.indexed.at(rows)
+        return Rows(self.x[..., rows, :], self.y[:, rows], self.weight[:, rows], self.offset[:, rows], repeats,
+                    self.intercept, indexed)
+
+    def pieces(self) -> "Iterator[Rows]":
+        """These rows, in pieces where writing out their index columns at once would take too much memory."""
+        n = self.y.shape[-1]
+        step = max(1, n if self.indexed is None else ROOM // self.columns)
+        return (self.between(start, start + step) for start in range(0, max(n, 1), step))
 
     def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
         """Blocks that fit a cache, each with the models it belongs to."""
         models, n = self.y.shape
         p = max(1, self.columns)
+        if self.indexed is not None:
+            step = max(INDEXED_BLOCK, p * p // 8)  # so that the Grams of the blocks are not the most of the work
+            for start in range(0, n, step):
+                yield slice(0, models), self.between(start, min(n, start + step))
+            return
         if self.shared:
             step = max(256, 2 * BLOCK // p if models == 1 else BLOCK // (p * (p + 1) // 2 + models))
             for start in range(0, n, step):
@@ -74,7 +95,12 @@ class WithoutColumns:
         self.source, self.intercept = source, intercept
 
     def __iter__(self) -> Iterator[Rows]:
-        return (rows._replace(x=rows.x[..., :0], intercept=self.intercept) for rows in self.source)
+        return (without_columns(rows)._replace(intercept=self.intercept) for rows in self.source)
+
+
+def without_columns(rows: Rows) -> Rows:
+    """The same rows with an empty design."""
+    return rows._replace(x=rows.x[..., :0], intercept=False, indexed=None)
 
 
 def to_float64(rows: Rows) -> Rows:
@@ -84,11 +110,13 @@ def to_float64(rows: Rows) -> Rows:
 
 
 def whole(rows: Rows) -> Tensor:
-    """The design with its intercept."""
+    """The design with its intercept, all columns written out."""
+    if rows.indexed is not None:
+        return rows.indexed.whole(rows.x)
     return torch.cat([rows.x.new_ones(*rows.x.shape[:-1], 1), rows.x], -1) if rows.intercept else rows.x
 
 
 def wide(rows: Rows) -> Rows:
     """The same rows in float64, with the whole design in `x`."""
     rows = to_float64(rows)
-    return rows._replace(x=whole(rows), intercept=False)
+    return rows._replace(x=whole(rows), intercept=False, indexed=None)

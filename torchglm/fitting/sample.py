@@ -17,9 +17,7 @@ def part_of(rows: Rows, stride: int) -> Rows:
     n = rows.y.shape[-1]
     places = torch.arange(0, max(0, n - stride + 1), stride, device=rows.y.device)
     index = places + torch.randint(stride, places.shape, generator=torch.Generator().manual_seed(0)).to(places)
-    repeats = None if rows.repeats is None else rows.repeats[:, index]
-    return rows._replace(x=rows.x[..., index, :], y=rows.y[:, index], weight=rows.weight[:, index],
-                         offset=rows.offset[:, index], repeats=repeats)
+    return rows.at(index)
 
 
 def sample(source: Iterable[Rows], columns: int) -> "list[Rows] | None":

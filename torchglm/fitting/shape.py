@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.products import linear_predictor
-from torchglm.fitting.rows import Rows, wide
+from torchglm.fitting.rows import Rows, to_float64, without_columns
 from torchglm.links import Link
 
 STEP = 1e-4  # of the central differences, on a log or logit scale
@@ -23,8 +23,8 @@ class Fitted:
 
     def _made(self) -> Iterator[tuple[Rows, Tensor]]:
         for chunk in self.source:
-            rows = wide(chunk)
-            yield rows._replace(x=rows.x[..., :0]), self.link(linear_predictor(rows, self.coef))
+            rows = to_float64(chunk)
+            yield without_columns(rows), self.link(linear_predictor(rows, self.coef))
 
     def __iter__(self) -> Iterator[tuple[Rows, Tensor]]:
         return self._made() if self._held is None else iter(self._held)

@@ -167,7 +167,7 @@ def _better_start(solver: Solver, moments: Moments, coef: Tensor, keep: Tensor, 
 def design_triangle(source: Iterable[Rows], models: Tensor, p: int) -> Tensor:
     """The triangular factor `(B, p, p)` of the design on the rows of positive weight."""
     total: Tensor | None = None
-    for part in (wide(rows) for rows in Taken(source, models)):
+    for part in (wide(piece) for rows in Taken(source, models) for piece in rows.pieces()):
         used = (part.weight > 0).to(torch.float64).unsqueeze(-1)
         x = part.x.unsqueeze(0) if part.shared else part.x
         if part.shared and bool((used > 0).all()):
