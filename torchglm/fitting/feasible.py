@@ -7,6 +7,7 @@ from torch import Tensor
 
 from torchglm.fitting import linalg
 from torchglm.fitting.products import gram, linear_predictor, project
+from torchglm.fitting.ranks import own_rows, ranks_of
 from torchglm.fitting.rows import Rows, to_float64
 
 SHARES = (0.5, 0.1, 0.01, 0.001)  # of the distance of the mean response from the edge, asked of every row
@@ -37,24 +38,27 @@ def _lacking(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float],
              margin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gram and score of the squared lacks, and (B,) True where no row lacks half of the margin."""
     curvature, score = coef.new_zeros(*coef.shape, coef.shape[-1]), torch.zeros_like(coef)
-    inside = torch.ones_like(margin[:, 0], dtype=torch.bool)
-    for chunk in source:
-        rows = to_float64(chunk)
-        eta = linear_predictor(rows, coef)
-        low, high = (ends[0] + margin - eta).clamp(min=0), (eta - ends[1] + margin).clamp(min=0)
-        low, high = (torch.where(rows.weight > 0, lack, 0.0) for lack in (low, high))
-        curvature = curvature + gram(rows, ((low + high) > 0) + 1e-8)
-        score = score + project(rows, low - high)
-        inside = inside & ((low + high) <= margin / 2).all(-1)
-    return curvature, score, inside
+    outside, ranks = torch.zeros_like(margin[:, 0]), ranks_of(source)
+    with ranks.together():
+        for chunk in own_rows(source):
+            rows = to_float64(chunk)
+            eta = linear_predictor(rows, coef)
+            low, high = (ends[0] + margin - eta).clamp(min=0), (eta - ends[1] + margin).clamp(min=0)
+            low, high = (torch.where(rows.weight > 0, lack, 0.0) for lack in (low, high))
+            curvature = curvature + gram(rows, ((low + high) > 0) + 1e-8)
+            score = score + project(rows, low - high)
+            outside = outside + (~((low + high) <= margin / 2)).sum(-1)
+    curvature, score, outside = ranks.sum(curvature, score, outside)
+    return curvature, score, outside == 0
 
 
 def distance(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float]) -> Tensor:
     """(B,) how near the linear predictor of a row of positive weight comes to an edge."""
-    least = torch.full_like(coef[:, 0], torch.inf)
-    for chunk in source:
-        rows = to_float64(chunk)
-        eta = linear_predictor(rows, coef)
-        near = torch.minimum(eta - ends[0], ends[1] - eta)
-        least = torch.minimum(least, torch.where(rows.weight > 0, near, torch.inf).amin(-1))
-    return least
+    least, ranks = torch.full_like(coef[:, 0], torch.inf), ranks_of(source)
+    with ranks.together():
+        for chunk in own_rows(source):
+            rows = to_float64(chunk)
+            eta = linear_predictor(rows, coef)
+            near = torch.minimum(eta - ends[0], ends[1] - eta)
+            least = torch.minimum(least, torch.where(rows.weight > 0, near, torch.inf).amin(-1))
+    return -ranks.largest(-least)[0]

@@ -13,6 +13,7 @@ from torchglm.fitting.feasible import distance
 from torchglm.fitting.kernel import edges, take_family
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.ranks import own_rows, seen
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.sample import sample
 from torchglm.fitting.search import Search, Solution, Solver, Taken
@@ -95,7 +96,7 @@ def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
 
 def _chunks(source: "Rows | Iterable[Rows]") -> tuple[Iterable[Rows], Rows]:
     chunks = [source] if isinstance(source, Rows) else source
-    head = next(iter(chunks), None)
+    head = next(iter(own_rows(chunks)), None)
     if head is None or head.y.shape[-1] == 0:
         raise ValueError("the source holds no rows (n = 0). Pass at least one row.")
     return chunks, head
@@ -109,9 +110,7 @@ def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Li
     multiplier of the constraint, and zero where the maximum lies inside after all; `size` is the unit of distance
     (interior point method; Nocedal & Wright (2006), Numerical Optimization, section 19.6).
     """
-    taken: Iterable[Rows] = Taken(source, models)
-    if isinstance(source, list):
-        taken = list(taken)
+    taken = seen(source, lambda own: Taken(own, models))
     member, first = take_family(family, models), head.take(models)
     lane, coef = torch.arange(models.numel(), device=models.device), out.coef[models]
     for strength in FENCES:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.products import gram, linear_predictor, project, stack_factors, terms, triangle
+from torchglm.fitting.ranks import own_rows, ranks_of
 from torchglm.fitting.rows import Rows, to_float64, whole
 from torchglm.fitting.workers import spread
 from torchglm.links import Link
@@ -19,12 +20,13 @@ from torchglm.links import Link
 def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, models: int, p: int,
          device: torch.device) -> Moments:
     """One pass over a source: the moments of all its rows at a point."""
-    total = Moments.zero(models, p, device)
+    total, ranks = Moments.zero(models, p, device), ranks_of(source)
     if point.factor:
         total = replace(total, factor=total.gram.new_zeros(models, p + 1, p + 1))
-    for rows in source:
-        total = total + moments(rows, point, family, link)
-    return total
+    with ranks.together():
+        for rows in own_rows(source):
+            total = total + moments(rows, point, family, link)
+    return total.over(ranks)
 
 
 def moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:

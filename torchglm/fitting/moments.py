@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.products import stack_factors
+from torchglm.fitting.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,15 @@ class Moments:
                 if f.name not in ("change", "factor")}
         return Moments(**sums, change=torch.maximum(self.change, other.change),
                        factor=stack_factors(self.factor, other.factor))
+
+    def over(self, ranks: Ranks) -> "Moments":
+        """The moments of the rows of all processes."""
+        if ranks.size == 1:
+            return self
+        names = [f.name for f in fields(self) if f.name not in ("change", "factor")]
+        sums = dict(zip(names, ranks.sum(*(getattr(self, name) for name in names)), strict=True))
+        factor = None if self.factor is None else ranks.stacked(self.factor)
+        return Moments(**sums, change=ranks.largest(self.change)[0], factor=factor)
 
     def take(self, models: Tensor) -> "Moments":
         """The moments of some of the models."""

@@ -19,6 +19,7 @@ from torchglm.fitting.kernel import edges, fold, take_family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.quadratic import soft_step
+from torchglm.fitting.ranks import in_memory, seen
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import Status
 from torchglm.links import Link
@@ -104,7 +105,7 @@ class Solver:
         # where a barrier can take over, a search that an edge stops need not creep up to it
         self.creep = (4, SHORTEST) if open_ended or fence else (2, BLOCKED)
         # one model over rows in memory: the Gram is the dearest part of a pass
-        self.chord = (self.models == 1 and isinstance(source, list) and self.p >= CHORD_COLUMNS and smooth
+        self.chord = (self.models == 1 and in_memory(source) and self.p >= CHORD_COLUMNS and smooth
                       and open_ended)
 
     def fold(self, point: Point, models: int) -> Moments:
@@ -127,8 +128,7 @@ class Solver:
         """Work on the rows of these models only."""
         if lane.numel() == self.models:
             return
-        taken = Taken(self.full_source, lane)
-        self.source = list(taken) if isinstance(self.full_source, list) else taken
+        self.source = seen(self.full_source, lambda own: Taken(own, lane))
         self.family = take_family(self.full_family, lane)
 
     # one pass --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.products import linear_predictor
+from torchglm.fitting.ranks import own_rows, ranks_of
 from torchglm.fitting.rows import Rows, to_float64, without_columns
 from torchglm.links import Link
 
@@ -15,11 +16,14 @@ STEP = 1e-4  # of the central differences, on a log or logit scale
 
 
 class Fitted:
-    """The rows of a source with their means at coefficients `(B, p)`; held where the source is a list in memory."""
+    """The rows of a source with their means at coefficients `(B, p)`; held where the source is a list in memory.
+
+    `sums` goes over the rows of all processes, iterating over those of this one.
+    """
 
     def __init__(self, source: Iterable[Rows], link: Link, coef: Tensor) -> None:
-        self.source, self.link, self.coef = source, link, coef
-        self._held = list(self._made()) if isinstance(source, list) else None
+        self.source, self.ranks, self.link, self.coef = own_rows(source), ranks_of(source), link, coef
+        self._held = list(self._made()) if isinstance(self.source, list) else None
 
     def _made(self) -> Iterator[tuple[Rows, Tensor]]:
         for chunk in self.source:
@@ -31,10 +35,19 @@ class Fitted:
 
     def loglik(self, family: Family, dispersion: Tensor) -> Tensor:
         """(B,) the fully normalised log-likelihood at dispersions `(B,)`."""
-        total = torch.zeros_like(dispersion)
-        for rows, mu in self:
-            total = total + _row_loglik(rows, family, mu, dispersion)
-        return total
+        return self.sum(lambda rows, mu: _row_loglik(rows, family, mu, dispersion))
+
+    def sum(self, term: Callable[[Rows, Tensor], Tensor]) -> Tensor:
+        """The sum of `term(rows, mu)` over all pieces of the rows, on all processes."""
+        total: Tensor | None = None
+        with self.ranks.together():
+            for rows, mu in self:
+                new = term(rows, mu)
+                total = new if total is None else total + new
+            if total is None:
+                raise ValueError("the source holds no rows (n = 0). Pass at least one row.")
+        assert total is not None
+        return self.ranks.sum(total)[0]
 
 
 @torch.no_grad()
@@ -94,9 +107,7 @@ def alpha_ml(fitted: Fitted, family: Family, start: Tensor) -> tuple[Tensor, Ten
     At `alpha = 0` the slope of the log-likelihood is `sum w ((y - mu)^2 - y) / 2`; where it is not positive the
     likelihood falls from the Poisson limit on.
     """
-    slope = torch.zeros_like(start)
-    for rows, mu in fitted:
-        slope = slope + (rows.weight * ((rows.y - mu).square() - rows.y)).sum(-1)
+    slope = fitted.sum(lambda rows, mu: (rows.weight * ((rows.y - mu).square() - rows.y)).sum(-1))
     limit, one = slope <= 0, torch.ones_like(start)
 
     def at(log_alpha: Tensor) -> Tensor:

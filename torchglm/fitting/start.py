@@ -14,6 +14,7 @@ from torchglm.fitting.feasible import feasible
 from torchglm.fitting.kernel import edges
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.products import triangle
+from torchglm.fitting.ranks import own_rows, ranks_of
 from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.status import Status
@@ -166,14 +167,15 @@ def _better_start(solver: Solver, moments: Moments, coef: Tensor, keep: Tensor, 
 
 def design_triangle(source: Iterable[Rows], models: Tensor, p: int) -> Tensor:
     """The triangular factor `(B, p, p)` of the design on the rows of positive weight."""
-    total: Tensor | None = None
-    for part in (wide(piece) for rows in Taken(source, models) for piece in rows.pieces()):
-        used = (part.weight > 0).to(torch.float64).unsqueeze(-1)
-        x = part.x.unsqueeze(0) if part.shared else part.x
-        if part.shared and bool((used > 0).all()):
-            piece = triangle(x).expand(models.numel(), p, p)
-        else:
-            piece = triangle(x * used)
-        total = piece if total is None else triangle(torch.cat([total, piece], -2))
-    assert total is not None
-    return total
+    total, ranks = torch.zeros(models.numel(), 0, p, dtype=torch.float64, device=models.device), ranks_of(source)
+    with ranks.together():
+        taken = Taken(own_rows(source), models)
+        for part in (wide(piece) for rows in taken for piece in rows.pieces()):
+            used = (part.weight > 0).to(torch.float64).unsqueeze(-1)
+            x = part.x.unsqueeze(0) if part.shared else part.x
+            if part.shared and bool((used > 0).all()):
+                piece = triangle(x).expand(models.numel(), p, p)
+            else:
+                piece = triangle(x * used)
+            total = triangle(torch.cat([total, piece], -2)) if total.shape[-2] else piece
+    return ranks.stacked(total)

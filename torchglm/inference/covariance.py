@@ -14,6 +14,7 @@ from torchglm.fitting import linalg
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.products import gram
+from torchglm.fitting.ranks import own_rows, ranks_of
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.limits.refit import ROOM, lanes
@@ -74,14 +75,16 @@ def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Te
     Source: Zeileis (2006), J. Stat. Software 16(9).
     """
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
-    meat = torch.zeros_like(root)
-    for values in row_values(source, family, link, coef):
-        square = values.score.square() / values.repeats
-        if power:
-            # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said
-            left = 1 - leverage(values, root) / values.repeats
-            square = square / torch.where(left > 1e-9, left, torch.nan).pow(power)
-        meat = meat + gram(values.rows, torch.where(values.used, square, 0.0))
+    meat, ranks = torch.zeros_like(root), ranks_of(source)
+    with ranks.together():
+        for values in row_values(own_rows(source), family, link, coef):
+            square = values.score.square() / values.repeats
+            if power:
+                # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said
+                left = 1 - leverage(values, root) / values.repeats
+                square = square / torch.where(left > 1e-9, left, torch.nan).pow(power)
+            meat = meat + gram(values.rows, torch.where(values.used, square, 0.0))
+    [meat] = ranks.sum(meat)
     scale = (nobs / (nobs - rank))[:, None, None] if kind == "HC1" else 1.0
     return scale * _sandwich(root, meat)
 

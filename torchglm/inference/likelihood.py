@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm.fitting.rows import Rows
 from torchglm.fitting.shape import Fitted
 
 if TYPE_CHECKING:
@@ -61,16 +62,14 @@ def like(result: "Result", system: str) -> Likelihood:
 def _at_mean_deviance(result: "Result", dispersed: bool) -> tuple[Tensor, Tensor]:
     """(*B) R's log-likelihood and number of rows."""
     state, family = result._state, result.family
-    total, count = torch.zeros_like(state["deviance"]), torch.zeros_like(state["deviance"])
-    weight = torch.zeros_like(total)
     fitted = Fitted(result.source, result.link, state["coef"])
-    for rows, _ in fitted:
-        used = rows.weight > 0
-        weight, count = weight + rows.weight.sum(-1), count + used.sum(-1)
+    weight, count = fitted.sum(lambda rows, _: torch.stack([rows.weight.sum(-1), (rows.weight > 0).sum(-1)]))
     gaussian = family.name == "gaussian"  # its phi and its weights are those of least squares
-    phi = state["deviance"] / (count if gaussian else weight) if dispersed else torch.ones_like(total)
-    for rows, mu in fitted:
+    phi = state["deviance"] / (count if gaussian else weight) if dispersed else torch.ones_like(count)
+
+    def log_density(rows: Rows, mu: Tensor) -> Tensor:
         density = family.log_prob(rows.y, mu, phi.unsqueeze(-1), rows.weight if gaussian or not dispersed else 1.0)
         times = 1.0 if gaussian or not dispersed else rows.weight
-        total = total + torch.where(rows.weight > 0, times * density, 0.0).sum(-1)
-    return result._out(total), result._out(count)
+        return torch.where(rows.weight > 0, times * density, 0.0).sum(-1)
+
+    return result._out(fitted.sum(log_density)), result._out(count)

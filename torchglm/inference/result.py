@@ -11,6 +11,7 @@ from torchglm import special
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.ranks import seen
 from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
@@ -261,8 +262,8 @@ class Result:
         if "null_deviance" in self._state:
             return self._state["null_deviance"]
         skip = self._state["status"] == int(Status.NOT_FINITE)
-        null = irls(WithoutColumns(self.source, self.intercept), self.family, self.link, tol=self._state["tol"],
-                    skip=skip)
+        source = seen(self.source, lambda own: WithoutColumns(own, self.intercept))
+        null = irls(source, self.family, self.link, tol=self._state["tol"], skip=skip)
         return 2 * null.moments.objective
 
     @property

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.irls import irls
+from torchglm.fitting.ranks import seen
 from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.status import Status
 
@@ -28,8 +29,7 @@ class Lanes:
 
 def lanes(source: Iterable[Rows], model: Tensor) -> Iterable[Rows]:
     """The rows of some models: at hand where the source is, else read again at every pass."""
-    taken = Lanes(source, model)
-    return list(taken) if isinstance(source, list) else taken
+    return seen(source, lambda own: Lanes(own, model))
 
 
 class Columns:

@@ -94,9 +94,8 @@ def _alpha(result: "Result", target: float) -> dict[str, Tensor]:
 
 def _from_zero(result: "Result", loglik: Profile, edge: Tensor, target: float) -> Tensor:
     """(E, 4) estimate, error and limits of models whose likelihood falls from `alpha = 0` on."""
-    squares = torch.zeros_like(edge, dtype=torch.float64)
-    for rows, mu in Fitted(lanes(result.source, edge), result.link, result._state["coef"][edge]):
-        squares = squares + (rows.weight * mu.square()).sum(-1)
+    fitted = Fitted(lanes(result.source, edge), result.link, result._state["coef"][edge])
+    squares = fitted.sum(lambda rows, mu: (rows.weight * mu.square()).sum(-1))
     zero = torch.zeros_like(squares)
     top = loglik(edge, zero.log())
     first = target / (squares / 2).sqrt()  # the information of alpha at 0 is half the sum of the squared means
