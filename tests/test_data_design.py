@@ -316,7 +316,7 @@ def test_unseen_levels() -> None:
         design = build(formula, data, unseen="reference").spec.design(new)
         assert design.x[0].tolist() == [1, 0, 0]
         assert sum(design.unseen.values()) == 1
-    with pytest.raises(ValueError, match="unseen must be one of error, reference"):
+    with pytest.raises(ValueError, match="unseen must be one of error, reference, other"):
         build("y ~ g", data, unseen="ignore")
 
 

@@ -31,7 +31,8 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
         intercept: bool = True, penalty: "Penalty | None" = None, dispersion: "str | float | None" = None,
         names: "Sequence[str] | None" = None, start: Any = None, tol: float = 1e-8, max_iter: int = 50,
         singular: str = "drop", device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None,
-        by: "str | Sequence[str] | None" = None, missing: str = "error") -> Result:
+        by: "str | Sequence[str] | None" = None, missing: str = "error", unseen: str = "error",
+        rare: int = 0) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
 
     Args:
@@ -54,6 +55,8 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
         device, dtype: where the data are held and in which precision; sums are float64 everywhere.
         by: columns whose groups get a model each, fitted in one call (formula only).
         missing: `"error"` or `"drop"` for rows with missing values (formula only).
+        unseen: what a level never seen counts as when predicting: `"error"`, `"reference"` or `"other"` (formula only).
+        rare: levels with fewer rows are pooled into one level `"other"`; `unseen="other"` needs it (formula only).
 
     With a formula the per-row arguments are column names. Raises `ValueError` or `TypeError` for data that do
     not fit together, are not finite or lie outside the family's support.
@@ -66,12 +69,13 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     per_row = {"weights": weights, "freq": freq, "offset": offset, "exposure": exposure, "trials": trials,
                "event": event}
     where = _device(device)
+    policies = {"missing": missing, "unseen": unseen, "rare": rare}
     if isinstance(x, str) and isinstance(y, (str, Path)):
         if by is not None:
             raise ValueError("by= sorts rows in memory: pass a table, torchglm.data.read_table(path).")
-        data = inputs.from_files(x, y, family, per_row, missing, where, dtype)
+        data = inputs.from_files(x, y, family, per_row, policies, where, dtype)
     elif isinstance(x, str):
-        data = inputs.from_formula(x, y, family, per_row, by, missing, where, dtype)
+        data = inputs.from_formula(x, y, family, per_row, by, policies, where, dtype)
     elif by is not None:
         raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")
     elif y is None and inputs.is_loader(x):

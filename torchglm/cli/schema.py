@@ -32,6 +32,8 @@ class Data:
         event: column, 1 where the event was seen, 0 where the time is censored
         by: column or columns; one model per group, all fitted in one batched call
         missing: rows with missing values are an error, or drop leaves them out
+        unseen: a level never seen is an error when predicting, or counts as the reference level or as "other"
+        rare: levels with fewer rows are pooled into one level "other"; 0 pools none, and unseen other needs it
     """
 
     path: str | list[str]
@@ -44,11 +46,18 @@ class Data:
     event: str | None = None
     by: str | list[str] | None = None
     missing: Literal["error", "drop"] = "error"
+    unseen: Literal["error", "reference", "other"] = "error"
+    rare: int = 0
 
     @property
     def roles(self) -> dict[str, str]:
         """Role -> column, for the roles that are filled."""
         return {role: column for role in ROLES if (column := getattr(self, role)) is not None}
+
+    @property
+    def policies(self) -> dict[str, Any]:
+        """What becomes of missing values, unseen and rare levels."""
+        return {"missing": self.missing, "unseen": self.unseen, "rare": self.rare}
 
     @property
     def groups(self) -> list[str]:
@@ -97,7 +106,7 @@ class IRLS(Solver):
         rows = read_table(data.path, columns) if data.groups else data.path
         roles: dict[str, Any] = data.roles
         return torchglm.fit(data.formula, rows, family=job.family, link=job.link, penalty=job.penalty,
-                            dispersion=job.dispersion, by=data.groups or None, missing=data.missing,
+                            dispersion=job.dispersion, by=data.groups or None, **data.policies,
                             tol=self.tol, max_iter=self.max_iter, singular=self.singular,
                             device=job.where, dtype=job.precision, **roles)
 

@@ -53,7 +53,7 @@ class SGD(Solver):
         if job.data.groups:
             raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")
         data = job.data
-        rows = FileRows(data.formula, data.path, job.family, data.roles, data.missing, job.where, job.precision)
+        rows = FileRows(data.formula, data.path, job.family, data.roles, data.policies, job.where, job.precision)
         family, link = copy.deepcopy(job.family), job.link or job.family.default_link
         intercept = rows.spec.intercept
         head = GLMHead(len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where,

@@ -1,15 +1,18 @@
 """Where rows come from: tables (files and frames) and designs (from a formula to columns)."""
 
 from .design import build, build_columns, learn
-from .files import Scan, read_table
+from .files import read_table
 from .levels import groups
+from .scan import Scan
 from .spec import Design, DesignSpec
 from .tables import as_table, numbers
+from .tally import Tally
 
 __all__ = [
     "Design",
     "DesignSpec",
     "Scan",
+    "Tally",
     "as_table",
     "build",
     "build_columns",

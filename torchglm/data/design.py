@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .expressions import Expression
-from .factors import Categorical, Factor, Numeric
+from .factors import OTHER, Categorical, Factor, Numeric, Pool
 from .formulas import Formula, parse, parts, plain
 from .frame import Frame
 from .levels import category_column, found_levels, is_categorical, is_ordered, occurring
+from .scan import Scan
 from .spec import INTERCEPT, Design, DesignSpec, Part, Response
 from .tables import as_table, check_columns, names_of, type_name
 
@@ -26,6 +27,7 @@ def build(
     also: Sequence[str] = (),
     missing: str = "error",
     unseen: str = "error",
+    rare: int = 0,
 ) -> Design:
     """The design of a formula over a table: x, column names, y and the spec for later rows.
 
@@ -35,12 +37,14 @@ def build(
     `also` names further columns (weights, exposure, groups) to keep complete and aligned in `Design.table`;
     a `.` in the formula leaves them out.
     Missing values are an error that names column and count, or with `missing="drop"` such rows are left out
-    before anything is learned; `unseen` says what later rows with a new level get (`DesignSpec`).
+    before anything is learned. Levels with fewer than `rare` complete rows are pooled into one, "other", the last
+    of its factor (a level that is called so joins it); `unseen` says what later rows with a new level get
+    (`DesignSpec`), and "other" needs `rare`.
 
     Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
     """
     available = [name for name in names_of(data) if name not in also]
-    return _build(parse(formula, available), data, also, missing, unseen)
+    return _build(parse(formula, available), data, also, missing, unseen, rare)
 
 
 def build_columns(
@@ -52,12 +56,13 @@ def build_columns(
     also: Sequence[str] = (),
     missing: str = "error",
     unseen: str = "error",
+    rare: int = 0,
 ) -> Design:
     """The design that adds up the named columns (text and categories treatment-coded), without a formula.
 
     Otherwise as `build`; formulaic is not needed.
     """
-    return _build(plain(columns, response, intercept), data, also, missing, unseen)
+    return _build(plain(columns, response, intercept), data, also, missing, unseen, rare)
 
 
 def learn(
@@ -67,29 +72,38 @@ def learn(
     also: Sequence[str] = (),
     missing: str = "error",
     unseen: str = "error",
+    rare: int = 0,
 ) -> DesignSpec:
     """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
 
-    Memory holds the levels of each category and, for `bs`, `poly`, `scale` and their like, the columns those
-    transforms read (8 bytes a row): quantiles and moments are then exact, to the last bit.
+    Of a `Scan`, what is wrong in a piece is said with its file and row group. Memory holds the levels of each
+    category and, for `bs`, `poly`, `scale` and their like, the columns those transforms read (8 bytes a row):
+    quantiles and moments are then exact, to the last bit. Otherwise as `build`.
     """
-    parsed: Formula | None = None
     learner: _Learner | None = None
-    first = 0
-    for piece in tables:
-        if parsed is None or learner is None:
-            parsed = parse(formula, [name for name in piece.column_names if name not in also])
-            learner = _Learner(parsed)
+    rows = 0
+
+    def see(piece: pa.Table, first: int) -> None:
+        nonlocal learner, rows
+        if learner is None:
+            learner = _Learner(parse(formula, [name for name in piece.column_names if name not in also]), rare)
         table = as_table(piece, learner.columns(also))
         learner.see(Frame(table, table.column_names, missing, first))
-        first += table.num_rows
-    if learner is None or first == 0:
+        rows += table.num_rows
+
+    if isinstance(tables, Scan):
+        for _ in tables.each(see):
+            pass
+    else:
+        for piece in tables:
+            see(piece, rows)
+    if learner is None or rows == 0:
         raise ValueError("There are no rows to learn a design from.")
     return learner.spec(missing, unseen)
 
 
-def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unseen: str) -> Design:
-    learner = _Learner(formula)
+def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unseen: str, rare: int) -> Design:
+    learner = _Learner(formula, rare)
     wanted = learner.columns(also)
     check_columns(wanted, names_of(data))
     table = as_table(data, wanted)
@@ -105,15 +119,17 @@ def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unsee
 class _Learner:
     """Collects over frames what the factors of a formula need to know, then makes the spec."""
 
-    def __init__(self, formula: Formula) -> None:
-        self.formula = formula
+    def __init__(self, formula: Formula, rare: int = 0) -> None:
+        if isinstance(rare, bool) or not isinstance(rare, int) or rare < 0:
+            raise ValueError(f"rare must be a whole number >= 0, the fewest rows of a level of its own; got {rare!r}.")
+        self.formula, self.rare = formula, rare
         right = [factor for term in formula.terms for factor in term.factors]
         left = [] if formula.response is None else [formula.response]
         self.expressions = {expression.text: expression for expression in [*left, *right]}
         for one in [*left, *right]:
             if one.lookup != self.expressions[one.text].lookup:
                 raise ValueError(f"{one.text!r} is both a column and an expression. Rename the column.")
-        self.levels: dict[str, dict[Any, bool]] = {}
+        self.levels: dict[str, dict[Any, int]] = {}
         self.ordered: dict[str, bool] = {}
         self.gathered = _Gathered()
         self.types: dict[str, str] = {}
@@ -144,10 +160,13 @@ class _Learner:
 
     def spec(self, missing: str, unseen: str) -> DesignSpec:
         """What was learned."""
-        factors = {text: self._factor(expression) for text, expression in self.expressions.items()}
+        if unseen == OTHER and not self.rare:
+            raise ValueError("unseen='other' needs the level 'other' to be in the fit. Give rare=, such as rare=10: "
+                             "levels with fewer rows are then pooled into it.")
         left = self.formula.response
-        response = None if left is None else Response(left, factors[left.text])
-        right = {f.text: factors[f.text] for term in self.formula.terms for f in term.factors}
+        response = None if left is None else Response(left, self._factor(left, 0))
+        right = {f.text: self._factor(f, self.rare) for f in dict.fromkeys(
+            self.expressions[f.text] for term in self.formula.terms for f in term.factors)}
         products = parts(
             [tuple(factor.text for factor in term.factors) for term in self.formula.terms],
             {text: factor.spans for text, factor in right.items()},
@@ -158,11 +177,12 @@ class _Learner:
         )
         return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types)
 
-    def _factor(self, expression: Expression) -> Factor:
+    def _factor(self, expression: Expression, rare: int) -> Factor:
         if expression.text not in self.levels:
             return Numeric.learn(expression, self.gathered)
-        levels = occurring(self.levels[expression.text], self.ordered[expression.text])
-        return Categorical.learn(expression, levels)
+        seen = self.levels[expression.text]
+        levels = occurring(seen, self.ordered[expression.text])
+        return Categorical.learn(expression, levels, Pool.of(seen, levels, rare))
 
 
 class _Gathered:

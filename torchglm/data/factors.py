@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,24 @@ from .transforms import fields, plain, rich
 if TYPE_CHECKING:
     import pyarrow as pa
 
-UNSEEN = ("error", "reference")
+UNSEEN = ("error", "reference", "other")
+OTHER = "other"  # the level that rare levels are pooled into
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The levels of a category that were too rare to keep, and how many rows they had together."""
+
+    levels: list[Any]
+    rows: int
+
+    @classmethod
+    def of(cls, seen: dict[Any, int], levels: list[Any], rare: int) -> Pool | None:
+        """The pool of the levels with fewer than `rare` rows (and of one called "other"); None where it is empty."""
+        if not rare:
+            return None
+        few = [level for level in levels if seen[level] < rare or level == OTHER]
+        return cls(few, sum(seen[level] for level in few)) if few else None
 
 
 class Numeric:
@@ -91,7 +109,7 @@ class Categorical:
     """A factor of categories: its levels in order and how each is coded, in full and at reduced rank.
 
     Treatment coding (the default) is kept as the index of the reference level, any other contrast as the
-    matrix `(levels, columns)` formulaic computes for it.
+    matrix `(levels, columns)` formulaic computes for it. Where rare levels were pooled, the last level is "other".
     """
 
     kind = "categorical"
@@ -105,29 +123,38 @@ class Categorical:
         reduced: list[str],
         reference: int = 0,
         codings: tuple[np.ndarray, np.ndarray] | None = None,
+        pool: Pool | None = None,
     ) -> None:
         self.expression = expression
         self.levels = levels
         self.full, self.reduced = full, reduced
         self.reference = reference
         self.codings = codings
+        self.pool = pool
 
     @classmethod
-    def learn(cls, expression: Expression, levels: list[Any]) -> Categorical:
-        """Code the given levels by the contrasts the expression names.
+    def learn(cls, expression: Expression, levels: list[Any], pool: Pool | None = None) -> Categorical:
+        """Code the given levels by the contrasts the expression names; those of `pool` are one level, the last.
 
-        Raises ValueError where the contrasts do not fit the levels.
+        Levels that the expression itself lists are taken as they are. Raises ValueError where the contrasts do not
+        fit the levels.
         """
         name = expression.text
-        levels = levels if expression.levels is None else expression.levels
+        if expression.levels is not None:
+            levels, pool = expression.levels, None
+        if pool is not None:
+            few = set(pool.levels)
+            levels = [*(level for level in levels if level not in few), OTHER]
         made = contrasts_of(expression.contrasts)
         if made is None:
             reduced = [f"{name}[T.{level}]" for level in levels[1:]]
-            return cls(expression, levels, [f"{name}[{level}]" for level in levels], reduced)
+            return cls(expression, levels, [f"{name}[{level}]" for level in levels], reduced, pool=pool)
         try:
-            return cls(expression, levels, *coding_of(made, levels, name))
+            factor = cls(expression, levels, *coding_of(made, levels, name))
         except (ValueError, IndexError, AttributeError) as error:
             raise ValueError(f"The contrasts in {name!r} do not fit its levels {levels}: {error}") from None
+        factor.pool = pool
+        return factor
 
     def block(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> Block:
         """The coded columns over the frame's rows; otherwise as `codes`."""
@@ -144,28 +171,41 @@ class Categorical:
     def codes(self, frame: Frame, unseen: str, counts: dict[str, int]) -> np.ndarray:
         """The index of each row's level, `(n,)` int64; `counts` is told the rows with unseen levels.
 
-        Raises ValueError that names them where a level is not among the learned ones and `unseen="error"`.
+        Raises ValueError that names them where a level is not among the learned ones and `unseen="error"`, or
+        `unseen="other"` and no rare levels were pooled.
         """
         column = category_column(self.expression, frame)
-        found = codes(column, self.levels)
+        found = self._known(column)
         new = found < 0
         if not new.any():
             return found
-        if unseen == "error":
-            raise ValueError(self._unseen(column, new, frame))
+        if unseen == "error" or (unseen == OTHER and self.pool is None):
+            raise ValueError(self._unseen(column, new, frame, unseen))
         counts[self.expression.text] = int(new.sum())
-        return np.where(new, self.reference, found)
+        return np.where(new, len(self.levels) - 1 if unseen == OTHER else self.reference, found)
 
-    def _unseen(self, column: pa.ChunkedArray, new: np.ndarray, frame: Frame) -> str:
+    def _known(self, column: pa.ChunkedArray) -> np.ndarray:
+        """The index of each row's level, that of "other" for pooled ones; -1 for levels never seen."""
+        if self.pool is None:
+            return codes(column, self.levels)
+        last = len(self.levels) - 1
+        found = np.minimum(codes(column, [*self.levels[:last], *self.pool.levels]), last)
+        if (found < 0).any():
+            found[codes(column, [OTHER]) == 0] = last
+        return found
+
+    def _unseen(self, column: pa.ChunkedArray, new: np.ndarray, frame: Frame, unseen: str) -> str:
         import pyarrow as pa
 
         values = column.filter(pa.array(new)).unique().to_pylist()
         known = ", ".join(map(repr, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
         listed = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
+        lacks = "" if unseen != OTHER else "The fit pooled no rare levels of it, so 'other' has no coefficient. "
+        also = ", or as 'other' with unseen='other'" if self.pool else ""
         return (
             f"{self.expression.text!r} has {int(new.sum())} rows with unknown levels: {listed}; "
-            f"the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. "
-            "Leave these rows out, or code them as the reference level with unseen='reference'."
+            f"the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. {lacks}"
+            f"Leave these rows out, or code them as the reference level with unseen='reference'{also}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,17 +218,19 @@ class Categorical:
             "reference": self.reference,
             "codings": codings,
             **names,
+            **({} if self.pool is None else {"pooled": self.pool.levels, "pooled_rows": self.pool.rows}),
         }
 
     @classmethod
     def from_dict(cls, expression: Expression, data: dict[str, Any]) -> Categorical:
         """The inverse of `to_dict`."""
         levels, reference, name = list(data["levels"]), int(data["reference"]), expression.text
+        pool = Pool(list(data["pooled"]), int(data["pooled_rows"])) if "pooled" in data else None
         if data["codings"] is None:
             reduced = [f"{name}[T.{level}]" for i, level in enumerate(levels) if i != reference]
-            return cls(expression, levels, [f"{name}[{level}]" for level in levels], reduced, reference)
+            return cls(expression, levels, [f"{name}[{level}]" for level in levels], reduced, reference, pool=pool)
         whole, part = (np.asarray(coding, np.float64).reshape(len(levels), -1) for coding in data["codings"])
-        return cls(expression, levels, list(data["full"]), list(data["reduced"]), reference, (whole, part))
+        return cls(expression, levels, list(data["full"]), list(data["reduced"]), reference, (whole, part), pool)
 
 
 Factor = Numeric | Categorical

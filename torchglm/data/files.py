@@ -1,10 +1,11 @@
-"""Files: CSV and Parquet, one or many, read whole or scanned in pieces of bounded size."""
+"""Files: which CSV and Parquet files a path means, their columns, and all their rows as one table."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ def files(path: PathLike | Sequence[PathLike]) -> list[Path]:
     found = [file for one in given for file in _expand(one)]
     if not found:
         raise ValueError("No path was given. Name a file, a folder or a glob.")
-    kinds = {_kind(file) for file in found}
+    kinds = {kind_of(file) for file in found}
     if len(kinds) > 1:
         raise ValueError(f"{_said(path)} mixes CSV and Parquet. Read the two kinds apart.")
     for file in found:
@@ -50,15 +51,10 @@ def read_table(path: PathLike | Sequence[PathLike], columns: Sequence[str] | Non
     import pyarrow as pa
 
     found = files(path)
-    read = _read_csv if _kind(found[0]) == "csv" else _read_parquet
+    read = _read_csv if kind_of(found[0]) == "csv" else _read_parquet
     pieces = [read(file, columns) for file in found]
     for file, piece in zip(found[1:], pieces[1:], strict=True):
-        if set(piece.column_names) != set(pieces[0].column_names):
-            other = set(piece.column_names) ^ set(pieces[0].column_names)
-            raise ValueError(
-                f"{file} and {found[0]} differ in the columns {sorted(other)}. "
-                "Files read together need the same columns."
-            )
+        check_schema(file, piece.schema, (found[0], pieces[0].schema), {})
     try:
         table = pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -68,88 +64,14 @@ def read_table(path: PathLike | Sequence[PathLike], columns: Sequence[str] | Non
     return plain_strings(table)
 
 
-class Scan:
-    """The rows of CSV or Parquet files as Arrow tables of bounded size; iterate as often as you like.
-
-    Parquet comes by row group (pieces of `rows` where groups are larger), CSV by blocks, so memory does not
-    grow with the number of rows. `types` maps columns to Arrow type names: a CSV scan guesses from the first
-    16 MB of each file, and needs it where a later block says otherwise (`DesignSpec.types` has them).
-
-    Raises ValueError as `read_table` does; while iterating, one that names the file (and the row group).
-    """
-
-    def __init__(
-        self,
-        path: PathLike | Sequence[PathLike],
-        columns: Sequence[str] | None = None,
-        types: dict[str, str] | None = None,
-        rows: int = 1 << 18,
-    ) -> None:
-        if rows < 1:
-            raise ValueError(f"rows must be at least 1, got {rows}.")
-        self.files = files(path)
-        self.columns = None if columns is None else list(dict.fromkeys(columns))
-        self.types = dict(types or {})
-        self.rows = rows
-        for file in self.files:
-            if self.columns is not None:
-                check_columns(self.columns, column_names(file), str(file))
-
-    def __iter__(self) -> Iterator[pa.Table]:
-        empty = True
-        for file in self.files:
-            pieces = self._csv(file) if _kind(file) == "csv" else self._parquet(file)
-            for piece in pieces:
-                if piece.num_rows:
-                    empty = False
-                    yield plain_strings(piece)
-        if empty:
-            raise ValueError(f"{self.files[0]} has a header but no rows.")
-
-    def _parquet(self, file: Path) -> Iterator[pa.Table]:
-        import pyarrow as pa
-
-        group = 0
-        with _parquet_file(file) as source:
-            try:
-                for group in range(source.num_row_groups):
-                    if source.metadata.row_group(group).num_rows <= 4 * self.rows:
-                        table = source.read_row_group(group, columns=self.columns)
-                        yield from (table.slice(i, self.rows) for i in range(0, len(table), self.rows))
-                    else:
-                        for batch in source.iter_batches(self.rows, [group], self.columns):
-                            yield pa.Table.from_batches([batch])
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{file}, row group {group}, cannot be read: {error}") from None
-
-    def _csv(self, file: Path) -> Iterator[pa.Table]:
-        import pyarrow as pa
-        from pyarrow import csv
-
-        try:
-            reader = csv.open_csv(
-                file,
-                read_options=csv.ReadOptions(block_size=CSV_BLOCK),
-                convert_options=_csv_options(self.columns, self.types),
-            )
-            for batch in reader:
-                table = pa.Table.from_batches([batch])
-                yield from (table.slice(i, self.rows) for i in range(0, len(table), self.rows))
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(
-                f"{file} cannot be read: {error}. If a column changes its type on the way, name it: "
-                "Scan(..., types={'column': 'float64'})."
-            ) from None
-
-
 def column_names(file: PathLike) -> list[str]:
     """The names of the columns of one CSV or Parquet file, from its header alone."""
     import pyarrow as pa
     from pyarrow import csv
 
     [path] = files(file)
-    if _kind(path) == "parquet":
-        with _parquet_file(path) as source:
+    if kind_of(path) == "parquet":
+        with parquet_file(path) as source:
             return list(source.schema_arrow.names)
     try:
         return list(csv.open_csv(path).schema.names)
@@ -178,12 +100,12 @@ def _expand(path: PathLike) -> list[Path]:
     place = Path(text).expanduser()
     if place.is_dir():
         inside = sorted(file for file in place.iterdir() if file.is_file() and file.name[0] not in "._")
-        inside = [file for file in inside if _kind(file, strict=False)]
+        inside = [file for file in inside if kind_of(file, strict=False)]
         if not inside:
             raise ValueError(f"The folder {text} holds no .csv or .parquet file.")
         return inside
     if place.exists():
-        _kind(place)
+        kind_of(place)
         return [place]
     if any(sign in text for sign in "*?["):
         found = [Path(name) for name in sorted(glob.glob(str(place), recursive=True)) if Path(name).is_file()]
@@ -196,7 +118,8 @@ def _expand(path: PathLike) -> list[Path]:
     raise ValueError(f"{text} does not exist.{hint}")
 
 
-def _kind(file: Path, strict: bool = True) -> str:
+def kind_of(file: Path, strict: bool = True) -> str:
+    """`"csv"` or `"parquet"`; of another ending a ValueError, or "" where not `strict`."""
     kind = KINDS.get(Path(file.name.removesuffix(".gz")).suffix.lower(), "")
     if strict and not kind:
         raise ValueError(f"{file} has an unknown ending. Known: .csv, .csv.gz, .parquet, .pq.")
@@ -207,7 +130,8 @@ def _said(path: Any) -> str:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else f"{len(path)} paths"
 
 
-def _parquet_file(file: Path) -> Any:
+def parquet_file(file: Path) -> Any:
+    """An open `ParquetFile`. Raises ValueError where its footer cannot be read (it may be cut off)."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -217,10 +141,59 @@ def _parquet_file(file: Path) -> Any:
         raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from None
 
 
+def check_schema(file: Path, schema: pa.Schema, known: tuple[Path, pa.Schema] | None, types: dict[str, str]) -> None:
+    """Raise ValueError where a file has other columns than a `known` one, or text for numbers, or the reverse.
+
+    `types` are Arrow type names that columns must agree with in the same way.
+    """
+    import pyarrow as pa
+
+    wanted: dict[str, tuple[Any, str]] = {}
+    for name, kind in types.items():
+        if name in schema.names:
+            wanted[name] = pa.type_for_alias(kind), "where the fit read"
+    if known is not None:
+        if set(schema.names) != set(known[1].names):
+            other = sorted(set(schema.names) ^ set(known[1].names))
+            raise ValueError(f"{file} and {known[0]} differ in the columns {other}. "
+                             "Files read together need the same columns.")
+        wanted |= {field.name: (field.type, f"and {known[0]}") for field in known[1]}
+    for name, (kind, where) in wanted.items():
+        mine = schema.field(name).type
+        if not pa.types.is_null(mine) and not pa.types.is_null(kind) and _numeric(mine) != _numeric(kind):
+            raise ValueError(f"{file} holds column {name!r} as {mine}, {where} {kind}. Give it one type in all files.")
+
+
+def _numeric(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _numeric(kind.value_type)
+    return any(test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating,
+                                       pa.types.is_decimal))
+
+
+def csv_error(file: Path, error: Exception, options: Any) -> ValueError:
+    """The error of a CSV file that cannot be read, with the line, which is looked for by reading it again slowly."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    said = str(error)
+    try:
+        for _ in csv.open_csv(file, read_options=csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
+                              convert_options=options):
+            pass
+    except (pa.ArrowException, OSError) as again:
+        said = re.sub(r"Row #(\d+)", r"line \1", str(again))
+    hint = (" If the column changes its type on the way, name it: Scan(..., types={'column': 'float64'})."
+            if "conversion" in said else "")
+    return ValueError(f"{file} cannot be read: {said}{'' if said.endswith('.') else '.'}{hint}")
+
+
 def _read_parquet(file: Path, columns: Sequence[str] | None) -> pa.Table:
     import pyarrow as pa
 
-    with _parquet_file(file) as source:
+    with parquet_file(file) as source:
         if columns is not None:
             check_columns(columns, source.schema_arrow.names, str(file))
         try:
@@ -236,16 +209,18 @@ def _read_csv(file: Path, columns: Sequence[str] | None) -> pa.Table:
 
     if columns is not None:
         check_columns(columns, column_names(file), str(file))
+    options = csv_options(columns, {})
     try:
-        table = csv.read_csv(file, convert_options=_csv_options(columns, {}))
+        table = csv.read_csv(file, convert_options=options)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{file} is not a CSV file that can be read: {error}") from None
+        raise csv_error(file, error, options) from None
     if len(set(table.column_names)) != len(table.column_names):
         raise ValueError(f"{file} names a column twice in its header.")
     return table
 
 
-def _csv_options(columns: Sequence[str] | None, types: dict[str, str]) -> Any:
+def csv_options(columns: Sequence[str] | None, types: dict[str, str]) -> Any:
+    """How fields are read: empty ones are missing in text too, and columns have the types they are told."""
     from pyarrow import csv, type_for_alias
 
     return csv.ConvertOptions(

@@ -28,7 +28,7 @@ def groups(table: pa.Table, by: Sequence[str]) -> tuple[torch.Tensor, list[tuple
     every: list[list[Any]] = []
     for name in by:
         column = category_column(Expression(name, lookup=True), frame)
-        seen: dict[Any, bool] = {}
+        seen: dict[Any, int] = {}
         found_levels(column, seen)
         every.append(occurring(seen, is_ordered(column.type)))
         code = code * len(every[-1]) + codes(column, every[-1])
@@ -75,22 +75,20 @@ def is_categorical(expression: Expression, kind: pa.DataType) -> bool:
     raise ValueError(f"Column {name!r} holds {kind}. Derive numbers from it, or code it with C({name}).")
 
 
-def found_levels(column: pa.ChunkedArray, seen: dict[Any, bool]) -> None:
-    """Add the levels that occur in a column to `seen`; categories of a dictionary come in its order.
+def found_levels(column: pa.ChunkedArray, seen: dict[Any, int]) -> None:
+    """Add the rows of each level of a column to `seen`; categories of a dictionary come in its order.
 
-    The value says whether the level occurs: an unused category holds its place and is left out later.
+    An unused category holds its place with 0 rows and is left out later.
     """
-    import pyarrow.compute as pc
-
     encoded = (column if is_ordered(column.type) else column.dictionary_encode()).unify_dictionaries()
     if not encoded.num_chunks:
         return
     values = encoded.chunk(0).dictionary.to_pylist()
-    used = set()
+    rows = np.zeros(len(values), dtype=np.int64)
     for chunk in encoded.chunks:
-        used.update(pc.unique(chunk.indices).to_pylist())
-    for i, value in enumerate(values):
-        seen[value] = seen.get(value, False) or i in used
+        rows += np.bincount(chunk.indices.to_numpy(zero_copy_only=False), minlength=len(values))
+    for value, count in zip(values, rows.tolist(), strict=True):
+        seen[value] = seen.get(value, 0) + count
 
 
 def codes(column: pa.ChunkedArray, levels: list[Any]) -> np.ndarray:
@@ -114,9 +112,9 @@ def codes(column: pa.ChunkedArray, levels: list[Any]) -> np.ndarray:
     return found
 
 
-def occurring(seen: dict[Any, bool], ordered: bool) -> list[Any]:
+def occurring(seen: dict[Any, int], ordered: bool) -> list[Any]:
     """The levels that `found_levels` saw occur, in category order where there is one, else sorted."""
-    levels = [level for level, occurs in seen.items() if occurs]
+    levels = [level for level, rows in seen.items() if rows]
     try:
         return levels if ordered else sorted(levels)
     except TypeError:

@@ -103,9 +103,9 @@ class DesignSpec:
     """A design without its rows: apply it to any table, chunk or file and the columns are the same.
 
     Made by `build`; kept as JSON by `to_dict` and `from_dict`. Loading runs no code: expressions are read as
-    arithmetic on columns, with known functions. `missing` is "error" or "drop", `unseen` "error" or
-    "reference" (a level never seen counts as the reference level). `types` are the Arrow types, by name, to
-    read the columns with (`Scan`).
+    arithmetic on columns, with known functions. `missing` is "error" or "drop". `unseen` says what a level never
+    seen is: "error"; "reference", the reference level; or "other", the level that the rare ones were pooled into
+    (`rare=` of `build`). `types` are the Arrow types, by name, to read the columns with (`Scan`).
     """
 
     formula: str
@@ -155,13 +155,13 @@ class DesignSpec:
         """The columns the response is made of; none where the formula has no left side."""
         return [] if self.response is None else list(self.response.expression.columns)
 
-    def transform(self, data: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    def transform(self, data: Any, dtype: torch.dtype = torch.float64, unseen: str | None = None) -> torch.Tensor:
         """The design `(n, p)` of new rows; `data` is anything `as_table` takes, the response may be absent.
 
         Every row gets its row: a missing value is an error here, whatever the policy; `design` can drop.
         Raises ValueError for a missing column or value, an unseen level, or a value that is not finite.
         """
-        return self.design(data, missing="error", dtype=dtype).x
+        return self.design(data, missing="error", unseen=unseen, dtype=dtype).x
 
     def design(
         self,

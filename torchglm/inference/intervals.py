@@ -35,20 +35,20 @@ Nodes = tuple[Tensor, Tensor]  # where, and with which weights
 
 @torch.no_grad()
 def predict_interval(result: "Result", x: Any, offset: Any = None, kind: str = "mean", level: float = 0.95,
-                     weights: Any = None, trials: Any = None) -> Tensor:
+                     weights: Any = None, trials: Any = None, unseen: "str | None" = None) -> Tensor:
     """(*B, m, 2) limits for new rows `x` (m, columns): of the mean, the linear predictor or a new response.
 
     `mean`: the limits on the link scale, `eta -/+ q se` with the t or z quantile of the fit, mapped back; where one
     leaves the range of the link it is the edge of the means. `response`: quantiles of the law of a new response, of
     prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit. Limits of counts are
-    counts, so that they cover at least `level`. Raises `ValueError` for an unknown kind, a level outside (0, 1), or a
+    counts, so that they cover at least `level`. `unseen` is as in `predict`. Raises `ValueError` for an unknown kind, a level outside (0, 1), or a
     response of a quasi-likelihood.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
-    pair = predict(result, x, offset, "link", True)
+    pair = predict(result, x, offset, "link", True, unseen)
     eta, error = pair[0], pair[1]
     if kind == "response":
         return _response(result, eta, error, level, _divisor(weights, trials, eta))

@@ -12,17 +12,18 @@ KINDS = ("mean", "link")
 
 
 def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
-            se: bool = False) -> "Tensor | tuple[Tensor, Tensor]":
+            se: bool = False, unseen: "str | None" = None) -> "Tensor | tuple[Tensor, Tensor]":
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
 
-    `x` has the columns of the fit without its intercept, or is a data frame for a formula fit. The standard error of
+    `x` has the columns of the fit without its intercept, or is a data frame for a formula fit. `unseen` is what a level
+    of it counts as that the fit never saw: `"error"`, `"reference"` or `"other"`; None is what the fit was told. The standard error of
     a mean is `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown kind, and where the
     fit had an offset and none is given.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     coef = result.coef
-    design = _design(result, x, coef)
+    design = _design(result, x, coef, unseen)
     eta = (torch.where(torch.isfinite(coef), coef, 0.0).unsqueeze(-2) @ design.mT).squeeze(-2)
     eta = eta + _offset(result, offset, eta, x)
     value = eta if kind == "link" else result.link(eta)
@@ -34,9 +35,9 @@ def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
     return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
 
 
-def _design(result: "Result", x: Any, coef: Tensor) -> Tensor:
+def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None) -> Tensor:
     if result.spec is not None and not isinstance(x, Tensor):
-        return result.spec.transform(x).to(coef)
+        return result.spec.transform(x, unseen=unseen).to(coef)
     from torchglm import inputs
 
     design = inputs.tensor(x, "x", coef.device).to(coef.dtype)

@@ -16,7 +16,7 @@ from torchglm.inputs.arrays import Data, assemble
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.data import DesignSpec
+    from torchglm.data import DesignSpec, Tally
 
 HOLD = 1 << 30  # bytes of rows that are kept in memory
 
@@ -24,25 +24,28 @@ HOLD = 1 << 30  # bytes of rows that are kept in memory
 class FileRows:
     """The rows of CSV or Parquet files (a file, a glob, a folder or a list) by a formula, as a re-iterable of `Rows`.
 
-    `roles` names the columns of weights, freq, offset, exposure, trials and event. A first pass learns levels and
+    `roles` names the columns of weights, freq, offset, exposure, trials and event; `policies` are `missing`, `unseen`
+    and `rare` as in `data.build`, and `tally` counts the rows they touched. A first pass learns levels and
     transforms, a second looks at every row and keeps them where they take no more than `HOLD` bytes. Raises
-    `ValueError` for rows that do not suit the family, weights or exposure, and says which.
+    `ValueError` for rows that do not suit the family, weights or exposure, and says which, in which file.
     """
 
-    def __init__(self, formula: str, path: Any, family: Family, roles: Mapping[str, str], missing: str = "error",
+    def __init__(self, formula: str, path: Any, family: Family, roles: Mapping[str, str],
+                 policies: Mapping[str, Any] | None = None,
                  device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        from torchglm.data import Scan, learn
+        from torchglm.data import Scan, Tally, learn
         from torchglm.data.files import columns_read
 
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
         self.columns = columns_read(formula, path, self.also)
-        self.spec: DesignSpec = learn(formula, Scan(path, self.columns), also=self.also, missing=missing)
+        self.spec: DesignSpec = learn(formula, Scan(path, self.columns), also=self.also, **(policies or {}))
         pieces: list[Rows] = []
         thinned = Thinning()
         size, used = 0, False
-        for rows in self:
+        self.tally = Tally()
+        for rows in self._read(self.tally):
             thinned.add(rows)
             used = used or bool((rows.weight > 0).any())
             size += sum(part.nbytes for part in rows if isinstance(part, Tensor))
@@ -58,21 +61,23 @@ class FileRows:
         return self if self._held is None else [self._held]
 
     def __iter__(self) -> Iterator[Rows]:
+        return self._read(None)
+
+    def _read(self, tally: Tally | None) -> Iterator[Rows]:
+        """The rows, piece by piece; `tally` counts what the policies leave out or recode."""
         from torchglm.data import Scan
 
-        first = 0
         types = {name: kind for name, kind in self.spec.types.items() if name in self.columns}
-        for table in Scan(self.path, self.columns, types):
-            rows = self._rows(table, first)
-            first += table.num_rows
-            if rows.y.shape[-1]:
-                yield rows
+        pieces = Scan(self.path, self.columns, types).each(lambda table, first: self._rows(table, first, tally))
+        return (rows for rows in pieces if rows.y.shape[-1])
 
-    def _rows(self, table: pa.Table, first: int) -> Rows:
-        """Raises `ValueError` where the rows of a piece, counted from `first`, do not suit."""
+    def _rows(self, table: pa.Table, first: int, tally: Tally | None) -> Rows:
+        """Raises `ValueError` where the rows of a piece, counted from `first` in its file, do not suit."""
         from torchglm.data import numbers
 
         design = self.spec.design(table, response=True, also=self.also, first=first)
+        if tally is not None:
+            tally.add(design)
         roles = {role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()}
         assert design.y is not None  # the formula has a response
         x, y = design.x.to(self.device, self.dtype), design.y.to(self.device)
@@ -88,17 +93,18 @@ class FileRows:
         """What a result remembers of where its rows came from."""
         return {"offset": "offset" in self.roles or "exposure" in self.roles, "event": "event" in self.roles,
                 "trials": "trials" in self.roles, "formula": self.spec.formula, "spec": self.spec,
-                "columns": self.roles, "terms": self.spec.terms, "group_names": None}
+                "columns": self.roles, "terms": self.spec.terms, "group_names": None,
+                "tally": self.tally.to_dict()}
 
 
-def from_files(formula: str, path: Any, family: Family, per_row: dict[str, Any], missing: str,
+def from_files(formula: str, path: Any, family: Family, per_row: dict[str, Any], policies: Mapping[str, Any],
                device: torch.device | None, dtype: torch.dtype | None) -> Data:
     """The rows of files. Raises `ValueError` for per-row arguments that are not names of columns."""
     given = {name: value for name, value in per_row.items() if value is not None}
     for name, value in given.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} must name a column where the rows come from files, got {type(value).__name__}.")
-    rows = FileRows(formula, path, family, given, missing, device, dtype)
+    rows = FileRows(formula, path, family, given, policies, device, dtype)
     return Data(rows.source, torch.Size(), list(rows.spec.names), len(rows.spec.names), rows.device,
                 rows.dtype == torch.float32, rows.spec.intercept, context=rows.context)
 

@@ -1,6 +1,6 @@
 """A formula and a table as Rows: one model, or one for each group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torchglm.inputs.arrays import Data, assemble
 
 
 def from_formula(formula: str, frame: Any, family: Family, per_row: dict[str, Any],
-                 by: "str | Sequence[str] | None", missing: str, device: "torch.device | None",
+                 by: "str | Sequence[str] | None", policies: Mapping[str, Any], device: "torch.device | None",
                  dtype: "torch.dtype | None") -> Data:
-    """The rows of a table by a formula; per-row arguments may be names of columns.
+    """The rows of a table by a formula; per-row arguments may be names of columns, `policies` as in `data.build`.
 
     Raises `ValueError` for a formula without a response, missing data and all that the tables refuse.
     """
@@ -24,12 +24,12 @@ def from_formula(formula: str, frame: Any, family: Family, per_row: dict[str, An
         raise ValueError("a formula needs data: fit('y ~ a + b', data, ...) with a data frame, a table or a dict.")
     keys = [] if by is None else [by] if isinstance(by, str) else list(by)
     columns = {name: value for name, value in per_row.items() if isinstance(value, str)}
-    design = tables.build(formula, frame, also=[*columns.values(), *keys], missing=missing)
+    design = tables.build(formula, frame, also=[*columns.values(), *keys], **policies)
     if design.y is None:
         raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
     data = from_design(design, family, per_row, keys, device, dtype)
     data.context |= {"formula": formula, "spec": design.spec, "terms": design.terms, "columns": columns,
-                     "group_names": keys or None}
+                     "group_names": keys or None, "tally": tables.Tally.of(design).to_dict()}
     return data
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
-from torchglm.report.single import d_squared, group_label, jsonable, roles, share
+from torchglm.report.single import d_squared, group_label, jsonable, policies, roles, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ class ModelBatch:
                  ("Link", words.link_title(self.result.link.name)),
                  *roles(self.result), ("Models", f"{self.n_models:,}"), ("Columns", str(len(self.result.names))),
                  ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
-                 ("Observations", _range(nobs)), ("Iterations", _range(steps)),
+                 ("Observations", _range(nobs)), *policies(self.result), ("Iterations", _range(steps)),
                  ("Total deviance", words.number(_total(deviance))),
                  ("Total null deviance", words.number(_total(null))),
                  ("D² (all models)", share(d_squared(_total(deviance), _total(null))))]

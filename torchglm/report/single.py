@@ -76,7 +76,7 @@ class SingleModel:
         deviance, null = _float(r.deviance), _float(r.null_deviance)
         group = [] if r.context.get("group") is None else [("Group", group_label(r, r.context["group"]))]
         return [*group, *_event(r), ("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
-                *roles(r), ("Observations", words.number(_float(r.nobs))),
+                *roles(r), ("Observations", words.number(_float(r.nobs))), *policies(r),
                 ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
                 ("Residual df", words.number(_float(r.df_resid))),
                 ("Null df", words.number(_float(r.df_null))),
@@ -150,8 +150,8 @@ class SingleModel:
                 row["ratio"], row["ratio_low"], row["ratio_high"] = c.ratio
         return jsonable({**r.describe(), "family": self.family, "status": self.status.name.lower(),
                          "level": self.level, "d_squared": d_squared(deviance, null),
-                         "statistic_name": r.statistic_name, "ratio_name": self.ratio_name,
-                         "coefficients": rows, "warnings": self.warnings()})
+                         "tally": r.context.get("tally"), "statistic_name": r.statistic_name,
+                         "ratio_name": self.ratio_name, "coefficients": rows, "warnings": self.warnings()})
 
     def to_frame(self) -> pd.DataFrame:
         """One row per coefficient, indexed by its name; the same columns as in `to_dict`."""
@@ -227,6 +227,17 @@ def robust_errors(result: Result) -> str:
 def roles(result: Result) -> list[tuple[str, str]]:
     """The columns that a formula fit took as exposure, offset, weights and so on, as facts."""
     return [(role.capitalize(), str(column)) for role, column in (result.context.get("columns") or {}).items()]
+
+
+def policies(result: Result) -> list[tuple[str, str]]:
+    """What the policies on missing values, rare and unseen levels did to the rows of a formula fit, as facts."""
+    from torchglm.data import tally
+
+    counts = result.context.get("tally") or tally.Tally().to_dict()
+    spec = result.spec
+    found = [("Left out", tally.left_out(counts)), ("Rare, as 'other'", tally.pooled(spec) if spec else ""),
+             ("Unseen", tally.recoded(counts, spec.unseen) if spec else "")]
+    return [(name, said) for name, said in found if said]
 
 
 def _event(result: Result) -> list[tuple[str, str]]:

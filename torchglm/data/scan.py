@@ -1,0 +1,137 @@
+"""Scan: the rows of files in pieces of bounded size, each with the place it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from .files import (
+    CSV_BLOCK,
+    PathLike,
+    check_schema,
+    column_names,
+    csv_error,
+    csv_options,
+    files,
+    kind_of,
+    parquet_file,
+)
+from .tables import check_columns, plain_strings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Made = TypeVar("Made")
+
+
+class Piece(NamedTuple):
+    """Some rows of a file: `first` is the number of the first of them in the file, `group` their row group."""
+
+    table: pa.Table
+    file: Path
+    group: int | None
+    first: int
+
+    @property
+    def place(self) -> str:
+        """The file, and the row group where it has such."""
+        return str(self.file) if self.group is None else f"{self.file}, row group {self.group}"
+
+
+class Scan:
+    """The rows of CSV or Parquet files as Arrow tables of bounded size; iterate as often as you like.
+
+    Parquet comes by row group (pieces of `rows` where groups are larger), CSV by blocks, so memory does not
+    grow with the number of rows. `types` maps columns to Arrow type names: a CSV scan guesses from the first
+    16 MB of each file, and needs it where a later block says otherwise (`DesignSpec.types` has them).
+
+    Raises ValueError as `read_table` does; while iterating, one that names the file (and the row group, or the
+    line), also where a file has other columns than the first, or text where that has numbers.
+    """
+
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        columns: Sequence[str] | None = None,
+        types: dict[str, str] | None = None,
+        rows: int = 1 << 18,
+    ) -> None:
+        if rows < 1:
+            raise ValueError(f"rows must be at least 1, got {rows}.")
+        self.files = files(path)
+        self.columns = None if columns is None else list(dict.fromkeys(columns))
+        self.types = dict(types or {})
+        self.rows = rows
+        for file in self.files:
+            if self.columns is not None:
+                check_columns(self.columns, column_names(file), str(file))
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return (piece.table for piece in self.pieces())
+
+    def each(self, work: Callable[[pa.Table, int], Made]) -> Iterator[Made]:
+        """What `work(table, first)` makes of each piece, `first` being the number of its first row in its file.
+
+        A ValueError of `work` is raised again with the file and the row group in front.
+        """
+        for piece in self.pieces():
+            try:
+                made = work(piece.table, piece.first)
+            except ValueError as error:
+                raise ValueError(f"{piece.place}: {error}") from error
+            yield made
+
+    def pieces(self) -> Iterator[Piece]:
+        """The pieces, with their places."""
+        empty = True
+        known: tuple[Path, pa.Schema] | None = None
+        for file in self.files:
+            for piece in self._csv(file) if kind_of(file) == "csv" else self._parquet(file):
+                if known is None or known[0] != file:
+                    check_schema(file, piece.table.schema, known, self.types)
+                    known = known or (file, piece.table.schema)
+                if piece.table.num_rows:
+                    empty = False
+                    yield piece._replace(table=plain_strings(piece.table))
+        if empty:
+            raise ValueError(f"{self.files[0]} has a header but no rows.")
+
+    def _parquet(self, file: Path) -> Iterator[Piece]:
+        import pyarrow as pa
+
+        group = first = 0
+        with parquet_file(file) as source:
+            try:
+                for group in range(source.num_row_groups):
+                    for table in self._group(source, group):
+                        yield Piece(table, file, group, first)
+                        first += table.num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise ValueError(f"{file}, row group {group}, cannot be read: {error}") from None
+
+    def _group(self, source: pa.parquet.ParquetFile, group: int) -> Iterator[pa.Table]:
+        import pyarrow as pa
+
+        if source.metadata.row_group(group).num_rows <= 4 * self.rows:
+            table = source.read_row_group(group, columns=self.columns)
+            yield from (table.slice(i, self.rows) for i in range(0, max(len(table), 1), self.rows))
+        else:
+            for batch in source.iter_batches(self.rows, [group], self.columns):
+                yield pa.Table.from_batches([batch])
+
+    def _csv(self, file: Path) -> Iterator[Piece]:
+        import pyarrow as pa
+        from pyarrow import csv
+
+        first = 0
+        options = csv_options(self.columns, self.types)
+        try:
+            reader = csv.open_csv(file, read_options=csv.ReadOptions(block_size=CSV_BLOCK), convert_options=options)
+            for batch in reader:
+                table = pa.Table.from_batches([batch])
+                for i in range(0, len(table), self.rows):
+                    yield Piece(table.slice(i, self.rows), file, None, first + i)
+                first += len(table)
+        except (pa.ArrowException, OSError) as error:
+            raise csv_error(file, error, options) from None
