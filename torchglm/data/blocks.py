@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
 
 import numpy as np
+import torch
+
+from torchglm.fitting.indexed import Index
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,48 @@ class Dense:
 Block = Indicator | Dense
 
 
+def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[Index] | None:
+    """The row-wise product of the blocks, from column `start` of a design on, as index columns.
+
+    There is one `Index` for each product of the columns of numbers. None where the product has no indicator, or
+    columns of numbers between indicators, whose places in the design then are not evenly spaced.
+    """
+    inner = [i for i, block in enumerate(blocks) if isinstance(block, Indicator)]
+    if not inner or any(blocks[i].width > 1 for i in range(inner[0], inner[-1]) if i not in inner):
+        return None
+    strides = [width(blocks[:i]) for i in range(len(blocks))]
+    step, count = strides[inner[0]], width([blocks[i] for i in inner])
+    codes = _joint([(block, stride // step) for block, stride in zip(blocks, strides, strict=True)
+                    if isinstance(block, Indicator)], count)
+    found = []
+    for offset, numbers in _numbers(blocks, strides, scale):
+        first, value = start + offset, numbers
+        if numbers is None and scale != 1.0:
+            value = np.full(codes.shape[0], scale)
+        found.append(Index(codes, slice(first, first + step * (count - 1) + 1, step), count,
+                           None if value is None else torch.from_numpy(value)))
+    return found
+
+
+def _joint(indicators: list[tuple[Indicator, int]], count: int) -> torch.Tensor:
+    """The codes `(n,)` of several indicators at once, with their strides; `count` where one has none."""
+    total = sum((np.where(block.codes < 0, 0, block.codes) * stride for block, stride in indicators), np.int64(0))
+    none = np.logical_or.reduce([block.codes < 0 for block, _ in indicators])
+    return torch.from_numpy(np.where(none, count, total).astype(np.int32))
+
+
+def _numbers(blocks: list[Block], strides: list[int], scale: float) -> Iterator[tuple[int, np.ndarray | None]]:
+    """The products of the columns of numbers, each with its offset among the columns; None where there are none."""
+    dense = [(b, stride) for b, stride in zip(blocks, strides, strict=True) if isinstance(b, Dense)]
+    single = [block.columns[0] for block, _ in dense if block.width == 1]
+    several = [[(j * step, c) for j, c in enumerate(b.columns)] for b, step in dense if b.width != 1]
+    last = [reduce(np.multiply, single)] if single else []
+    for chosen in product(*several):
+        factors = [*(column for _, column in chosen), *last]
+        whole = scale * reduce(np.multiply, factors) if factors else None
+        yield sum(step for step, _ in chosen), whole
+
+
 def write(x: np.ndarray, start: int, blocks: list[Block], scale: float = 1.0) -> None:
     """Write the row-wise product of the blocks into `x` `(n, p)` (zeros before) from column `start` on.
 
@@ -39,18 +85,12 @@ def write(x: np.ndarray, start: int, blocks: list[Block], scale: float = 1.0) ->
     """
     strides = [width(blocks[:i]) for i in range(len(blocks))]
     rows, place = _places(blocks, strides, x.shape[0])
-    dense = [(b, stride) for b, stride in zip(blocks, strides, strict=True) if isinstance(b, Dense)]
-    single = [block.columns[0] for block, _ in dense if block.width == 1]
-    several = [[(j * step, c) for j, c in enumerate(b.columns)] for b, step in dense if b.width != 1]
-    last = [reduce(np.multiply, single)] if single else []
-    for chosen in product(*several):
-        offset = start + sum(step for step, _ in chosen)
-        factors = [*(column for _, column in chosen), *last]
-        value = scale * reduce(np.multiply, factors) if factors else np.full(x.shape[0], scale)
+    for offset, numbers in _numbers(blocks, strides, scale):
+        value = np.full(x.shape[0], scale) if numbers is None else numbers
         if place is None:
-            x[:, offset] = value
+            x[:, start + offset] = value
         else:
-            x[rows, offset + place[rows]] = value[rows]
+            x[rows, start + offset + place[rows]] = value[rows]
 
 
 def width(blocks: list[Block]) -> int:

@@ -88,6 +88,27 @@ class Indexed:
                                    value=torch.cat(values) if values else None))
         return replace(self, indices=tuple(indices))
 
+    def select(self, x: Tensor, columns: Tensor) -> "tuple[Tensor, Indexed | None]":
+        """The design of some columns, in that order: index columns that are then not evenly spaced are written out."""
+        new = columns.new_full((self.width,), -1)
+        new[columns] = torch.arange(len(columns), device=columns.device)
+        indices, own = [], [new[self.places]]
+        parts = [x]
+        for index in self.indices:
+            places = new[index.columns]
+            steps = places.diff().unique()
+            if bool((places >= 0).all()) and len(steps) <= 1 and bool((steps > 0).all()):
+                step = int(steps[0]) if len(steps) else 1
+                indices.append(replace(index, columns=slice(int(places[0]), int(places[-1]) + 1, step)))
+                continue
+            parts.append(Indexed(new[:0], (replace(index, columns=slice(index.count)),), index.count).whole(x[:, :0]))
+            own.append(places)
+        place = torch.cat(own)
+        held, place = torch.cat(parts, -1)[:, place >= 0], place[place >= 0]
+        if indices:
+            return held, Indexed(place, tuple(indices), len(columns))
+        return held[:, place.argsort()], None
+
     def whole(self, x: Tensor) -> Tensor:
         """(n, width) all columns written out."""
         out = x.new_zeros(x.shape[0], self.width)

@@ -6,14 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchglm.fitting.rows import Rows, whole
+from torchglm.fitting.rows import Rows, whole, with_pairs
 from torchglm.fitting.workers import scratch
 
 
 def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
     """`eta = x coef + offset`, shape `(B, n)`, for coefficients `(B, p)`, in their dtype."""
+    return times(rows, coef).add_(rows.offset)
+
+
+def times(rows: Rows, coef: Tensor) -> Tensor:
+    """`x coef`, shape `(B, n)`, for coefficients `(B, p)`, in their dtype."""
     if rows.indexed is not None:
-        return rows.indexed.times(rows.x, coef) + rows.offset.to(coef.dtype)
+        return rows.indexed.times(rows.x, coef)
     first = int(rows.intercept)
     x, slopes = rows.x.to(coef.dtype), coef[:, first:]
     if not rows.shared:
@@ -22,8 +27,7 @@ def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
         eta = (x @ slopes[0]).unsqueeze(0)
     else:
         eta = in_groups(slopes, lambda part: part @ x.mT)
-    eta = eta + rows.offset.to(coef.dtype)
-    return eta + coef[:, :1] if rows.intercept else eta
+    return eta.add_(coef[:, :1]) if rows.intercept else eta
 
 
 def terms(rows: Rows, coef: Tensor) -> Iterator[Tensor]:
@@ -62,6 +66,13 @@ def project(rows: Rows, values: Tensor) -> Tensor:
     return torch.cat([values.sum(-1, keepdim=True), out], -1) if rows.intercept else out
 
 
+def quadratic(rows: Rows, root: Tensor) -> Tensor:
+    """(B, n) `x' root root' x` of every row, for roots `(B, p, p)`."""
+    if rows.indexed is not None:
+        return rows.indexed.quadratic(rows.x, root @ root.mT)
+    return (whole(rows) @ root).square().sum(-1)
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` for stacks of matrices; on a CPU by numpy, which hands small ones to BLAS one by one, fast and alike."""
     if a.device.type != "cpu":
@@ -78,7 +89,7 @@ def gram(rows: Rows, weight: Tensor) -> Tensor:
     if rows.indexed is not None:
         return rows.indexed.gram(rows.x, weight)
     if rows.shared and weight.shape[0] > 1:
-        return _gram_of_pairs(whole(rows), weight)
+        return _gram_of_pairs(rows if rows.pairs is not None else with_pairs(rows), weight)
     root = _roots(rows, weight)
     if root is not None:
         half = _design(rows, root)
@@ -110,15 +121,13 @@ def _design(rows: Rows, scale: "Tensor | None") -> Tensor:
     return out
 
 
-def _gram_of_pairs(x: Tensor, weight: Tensor) -> Tensor:
-    p = x.shape[-1]
-    row, column = torch.triu_indices(p, p, device=x.device)
-    products = x[:, row] * x[:, column]
-    pairs = in_groups(weight, lambda part: part @ products)
-    out = pairs.new_zeros(weight.shape[0], p, p)
-    out[:, row, column] = pairs
-    out[:, column, row] = pairs
-    return out
+def _gram_of_pairs(rows: Rows, weight: Tensor) -> Tensor:
+    p = rows.columns
+    place = torch.empty(p, p, dtype=torch.int64, device=weight.device)
+    row, column = torch.triu_indices(p, p, device=weight.device)
+    place[row, column] = place[column, row] = torch.arange(row.numel(), device=weight.device)
+    pairs = in_groups(weight, lambda part: part @ rows.pairs)
+    return pairs.index_select(-1, place.view(-1)).view(-1, p, p)
 
 
 def triangle(a: Tensor) -> Tensor:

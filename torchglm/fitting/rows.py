@@ -11,7 +11,8 @@ from torchglm.fitting.indexed import Indexed
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
 BLOCK = 1 << 18
 INDEXED_BLOCK = 1 << 15  # rows of a block with index columns
-ROOM = 1 << 25  # numbers of a piece whose index columns are written out
+PIECE = 1 << 22  # numbers of the design of a piece of rows
+ROOM = 1 << 25  # the same with index columns, where Grams between them cost more than rows
 
 
 class Rows(NamedTuple):
@@ -31,11 +32,18 @@ class Rows(NamedTuple):
     repeats: "Tensor | None" = None
     intercept: bool = False
     indexed: "Indexed | None" = None
+    pairs: "Tensor | None" = None  # (n, p (p + 1) / 2) products of the columns of a shared design, see `with_pairs`
 
     @property
     def columns(self) -> int:
         """The number of columns of the design, the intercept among them."""
         return self.x.shape[-1] + int(self.intercept) if self.indexed is None else self.indexed.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rows take."""
+        held = [self.x, self.y, self.weight, self.offset] + ([] if self.repeats is None else [self.repeats])
+        return sum(part.nbytes for part in held) + (0 if self.indexed is None else self.indexed.nbytes)
 
     @property
     def shared(self) -> bool:
@@ -46,7 +54,8 @@ class Rows(NamedTuple):
         """The rows of some of the models."""
         x = self.x if self.shared else self.x[models]
         repeats = None if self.repeats is None else self.repeats[models]
-        return Rows(x, self.y[models], self.weight[models], self.offset[models], repeats, self.intercept, self.indexed)
+        y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
+        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, self.pairs)
 
     def between(self, start: int, stop: int) -> "Rows":
         """The rows from `start` to `stop` of every model."""
@@ -57,12 +66,14 @@ class Rows(NamedTuple):
         repeats = None if self.repeats is None else self.repeats[:, rows]
         indexed = None if self.indexed is None else self.indexed.at(rows)
         return Rows(self.x[..., rows, :], self.y[:, rows], self.weight[:, rows], self.offset[:, rows], repeats,
-                    self.intercept, indexed)
+                    self.intercept, indexed, None if self.pairs is None else self.pairs[rows])
 
-    def pieces(self) -> "Iterator[Rows]":
-        """These rows, in pieces where writing out their index columns at once would take too much memory."""
-        n = self.y.shape[-1]
-        step = max(1, n if self.indexed is None else ROOM // self.columns)
+    def pieces(self, columns: int = 0) -> "Iterator[Rows]":
+        """These rows in pieces whose design may be written out, with so many `columns` instead of its own if given."""
+        models, n = self.y.shape
+        columns = max(1, columns or self.columns)
+        step = PIECE // (columns if self.shared else columns * models) if self.indexed is None else ROOM // columns
+        step = max(256, step)
         return (self.between(start, start + step) for start in range(0, max(n, 1), step))
 
     def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
@@ -88,6 +99,28 @@ class Rows(NamedTuple):
                 yield chosen, part.between(start, min(n, start + step))
 
 
+def _members(value: Tensor, models: "Tensor | slice") -> Tensor:
+    """Those of some models; a number that stands for all of them is not written out."""
+    if isinstance(models, slice) or any(value.stride()):
+        return value[models]
+    return value[:1].expand(models.shape[0], -1)
+
+
+def is_all(value: Tensor, number: float) -> bool:
+    """True where a tensor `(B, n)` on a CPU is one number expanded, and that number: known without a look at all."""
+    return not any(value.stride()) and value.numel() > 0 and not value.is_cuda and float(value[0, 0]) == number
+
+
+def with_pairs(rows: Rows) -> Rows:
+    """The same rows of a shared design with the products of its columns, which all Grams of a fit are made of.
+
+    Made once instead of at every pass, they save a sixth of the time of 2,000 responses on 500 x 10.
+    """
+    x = whole(rows).to(torch.float64)
+    row, column = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+    return rows._replace(pairs=x[:, row] * x[:, column])
+
+
 class WithoutColumns:
     """A source whose design is the intercept alone, or nothing."""
 
@@ -100,7 +133,7 @@ class WithoutColumns:
 
 def without_columns(rows: Rows) -> Rows:
     """The same rows with an empty design."""
-    return rows._replace(x=rows.x[..., :0], intercept=False, indexed=None)
+    return rows._replace(x=rows.x[..., :0], intercept=False, indexed=None, pairs=None)
 
 
 def to_float64(rows: Rows) -> Rows:
@@ -120,3 +153,12 @@ def wide(rows: Rows) -> Rows:
     """The same rows in float64, with the whole design in `x`."""
     rows = to_float64(rows)
     return rows._replace(x=whole(rows), intercept=False, indexed=None)
+
+
+def select(rows: Rows, columns: Tensor) -> Rows:
+    """The same rows with some of the columns of their design, in that order."""
+    if rows.indexed is None:
+        rows = wide(rows)
+        return rows._replace(x=rows.x[..., columns])
+    x, indexed = rows.indexed.select(rows.x, columns)
+    return rows._replace(x=x, indexed=indexed)

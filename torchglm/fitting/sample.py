@@ -9,7 +9,7 @@ from torchglm.fitting.rows import Rows
 STRIDE = 20  # one row out of so many
 LARGE = 1 << 20  # numbers in a design from which on a part pays
 FEWEST = 40  # rows of the part for each column
-MOST = 1 << 22  # numbers that the part of a stream holds
+MOST = 1 << 25  # bytes that the part of a stream holds
 
 
 def part_of(rows: Rows, stride: int) -> Rows:
@@ -45,8 +45,8 @@ class Thinning:
         """Take some of these rows."""
         part = part_of(rows, self.stride)
         self.parts.append(part)
-        self.size += part.x.numel()
+        self.size += part.nbytes
         if self.size > MOST:
             self.parts = [part_of(held, 2) for held in self.parts]
             self.stride *= 2
-            self.size = sum(held.x.numel() for held in self.parts)
+            self.size = sum(held.nbytes for held in self.parts)

@@ -44,7 +44,7 @@ def standardized(result: "Result", level: float = 0.95, response: bool = False) 
     """
     count, total, square = 0.0, 0.0, 0.0  # type: Any, Any, Any
     shift = None
-    for rows in map(wide, result.source):
+    for rows in (wide(piece) for chunk in result.source for piece in chunk.pieces()):
         times = repeats(rows)
         x = rows.x.expand(*times.shape, -1) if rows.shared else rows.x
         table = torch.cat([x, rows.y.abs().unsqueeze(-1) if result.family.signed else rows.y.unsqueeze(-1)], -1)
@@ -155,7 +155,7 @@ def _column(result: "Result", name: str) -> int:
 
 def _held(result: "Result", settings: "Sequence[Mapping[int, float]]" = ()) -> Iterator[Slice]:
     """The rows of the fit, chunk by chunk, with a design for each setting of columns."""
-    for rows in map(wide, result.source):
+    for rows in (wide(piece) for chunk in result.source for piece in chunk.pieces()):
         designs = []
         for setting in settings:
             x = rows.x.clone()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.fitting.products import quadratic
 from torchglm.inference import rowwise
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.rowwise import RowValues
@@ -70,7 +71,7 @@ def dfbetas(result: "Result", scaled: bool = True) -> Tensor:
     error = root.square().sum(-1).sqrt().unsqueeze(-2)  # (B, 1, p)
     parts = []
     for values, left in _deleted(result):
-        moved = (values.rows.x @ root @ root.mT) * (values.score / left).unsqueeze(-1)
+        moved = (values.x @ root @ root.mT) * (values.score / left).unsqueeze(-1)
         if scaled:
             moved = moved / (error * _deletion_dispersion(result, values, left).sqrt().unsqueeze(-1))
         parts.append(torch.where(keep.unsqueeze(-2), moved, torch.nan))
@@ -140,7 +141,7 @@ def _deleted(result: "Result") -> Iterator[tuple[RowValues, Tensor]]:
 def _left_out(result: "Result") -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and the linear predictor of each row by the fit without one repeat of it."""
     for values in result._values():
-        spread = (values.rows.x @ result._state["root"]).square().sum(-1)  # x' H^-1 x
+        spread = quadratic(values.rows, result._state["root"])  # x' H^-1 x
         left = 1 - values.information / values.repeats * spread
         eta = values.eta - spread * values.score / values.repeats / torch.where(left > EXACT, left, torch.nan)
         eta = torch.where(values.used, eta, values.eta)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.products import linear_predictor
-from torchglm.fitting.rows import Rows, wide
+from torchglm.fitting.products import linear_predictor, quadratic
+from torchglm.fitting.rows import Rows, to_float64, whole
 from torchglm.links import Link
 
 KINDS = ("response", "pearson", "deviance", "working", "anscombe", "studentized", "quantile")
@@ -25,6 +25,11 @@ class RowValues:
     mu: Tensor
     score: Tensor
     information: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The design of the chunk, (n, p) or (B, n, p), every column written out."""
+        return whole(self.rows)
 
     @property
     def used(self) -> Tensor:
@@ -46,9 +51,8 @@ class RowValues:
 
 def row_values(source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
                observed: bool = False) -> Iterator[RowValues]:
-    """The values of every chunk at coefficients `(B, p)`."""
-    for chunk in source:
-        rows = wide(chunk)
+    """The values of every chunk, or of pieces of it, at coefficients `(B, p)`."""
+    for rows in (piece for chunk in source for piece in to_float64(chunk).pieces()):
         eta = linear_predictor(rows, coef)
         mu = link(eta)
         score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
@@ -59,8 +63,7 @@ def row_values(source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
 
 def leverage(values: RowValues, root: Tensor) -> Tensor:
     """(B, n) the diagonal of the hat matrix, `w W x' (root root') x`; 0 for rows without weight."""
-    x = values.rows.x
-    return values.information * (x @ root).square().sum(-1)
+    return values.information * quadratic(values.rows, root)
 
 
 def residuals(values: RowValues, family: Family, link: Link, kind: str) -> Tensor:

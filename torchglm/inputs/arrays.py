@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.indexed import Indexed
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
 from torchglm.inputs import checks
@@ -53,10 +54,11 @@ def from_arrays(x: Any, y: Any, family: Family, per_row: dict[str, Any], interce
 
 
 def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str, Any], names: list[str],
-             intercept: bool, constant: bool = False, strict: bool = True) -> Data:
+             intercept: bool, constant: bool = False, strict: bool = True, indexed: "Indexed | None" = None) -> Data:
     """Rows that have been looked at: shapes, finiteness, support, weights.
 
-    `constant` says that the design brings its own intercept; with `strict`, weights that are all zero are refused.
+    `constant` says that the design brings its own intercept; with `strict`, weights that are all zero are refused;
+    `indexed` are the index columns beside those of `design`.
     """
     shape, device = response.shape, design.device
     given = {k: checks.per_row(v, shape, k, device) for k, v in per_row.items() if v is not None}
@@ -89,7 +91,7 @@ def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str
     n, models = shape[-1], batch.numel()
     freq = given["freq"].reshape(models, n) if "freq" in given else None
     rows = Rows(design if design.dim() == 2 else design.reshape(models, n, design.shape[-1]), coded.reshape(models, n),
-                weight.reshape(models, n), offset.reshape(models, n), freq, intercept)
+                weight.reshape(models, n), offset.reshape(models, n), freq, intercept, indexed)
     context = {"offset": "offset" in given or "exposure" in given, "event": "event" in given,
                "trials": "trials" in given}
     return Data([rows], batch, names, rows.columns, device, design.dtype == torch.float32,
@@ -98,6 +100,8 @@ def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str
 
 def _starts_with_ones(rows: Rows) -> bool:
     """True where the first column of the design is the user's own intercept."""
+    if rows.indexed is not None and rows.indexed.places[:1].tolist() != [0]:
+        return False
     return rows.x.shape[-1] > 0 and bool((rows.x[..., :1, 0] == 1).all()) and bool((rows.x[..., 0] == 1).all())
 
 

@@ -45,10 +45,13 @@ def from_design(design: Any, family: Family, per_row: dict[str, Any], keys: list
         elif value is not None:
             given = checks.tensor(value, name, device)
             values[name] = given if design.kept is None else given[torch.as_tensor(design.kept, device=device)]
-    x, response = design.x.to(device), torch.as_tensor(design.y).to(torch.float64).to(device)
-    x = x if dtype is None else x.to(dtype)
+    response = torch.as_tensor(design.y).to(torch.float64).to(device)
     if not keys:
-        return assemble(x, response, family, values, list(design.names), False, design.intercept)
+        numbers = design.numbers.to(device, dtype or design.numbers.dtype)
+        indexed = None if design.indexed is None else design.indexed.to(numbers.device, numbers.dtype)
+        return assemble(numbers, response, family, values, list(design.names), False, design.intercept,
+                        indexed=indexed)
+    x = design.x.to(device, dtype or design.x.dtype)
     codes, labels = tables.groups(design.table, keys)
     data = _grouped(x, response, family, values, torch.as_tensor(codes).to(torch.int64), len(labels), design)
     data.context["groups"] = labels

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from torchglm.fitting.products import project
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
 
@@ -61,7 +62,7 @@ class AddedColumn:
         heavy = z * values.information.unsqueeze(-2)
         self.u += (z @ values.score.unsqueeze(-1)).squeeze(-1)
         self.zz += heavy @ z.mT
-        self.zx += heavy @ values.rows.x
+        self.zx += torch.stack([project(values.rows, column) for column in heavy.unbind(-2)], -2)
 
     def solve(self) -> tuple[Tensor, Tensor]:
         """(B) the score `U` and its variance `V` for `phi = 1`; NaN where the column is one of the design's."""

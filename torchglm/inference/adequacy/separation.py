@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting import linalg
+from torchglm.fitting.products import gram, project, times
 from torchglm.inference.rowwise import RowValues
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def separation(result: "Result") -> Separation:
     existence of maximum likelihood estimates for generalized linear models.
     """
     state = result._state
-    score, gram = torch.zeros_like(state["coef"]), torch.zeros_like(state["root"])
+    score, information = torch.zeros_like(state["coef"]), torch.zeros_like(state["root"])
     for values in result._values():
-        score += (values.score.unsqueeze(-2) @ values.rows.x).squeeze(-2)
-        gram += (values.rows.x * values.information.unsqueeze(-1)).mT @ values.rows.x
-    step = linalg.invert_gram(gram, state["keep"]).solve(torch.where(state["keep"], score, 0.0))
+        score += project(values.rows, values.score)
+        information += gram(values.rows, values.information)
+    step = linalg.invert_gram(information, state["keep"]).solve(torch.where(state["keep"], score, 0.0))
     largest = torch.zeros_like(state["deviance"])
     for values in result._values():
         largest = torch.maximum(largest, _along(values, step).abs().amax(-1))
@@ -68,7 +69,7 @@ def separation(result: "Result") -> Separation:
         rise = torch.sign(values.score) * move
         worst = torch.maximum(worst, (-rise).amax(-1))
         rows += ((move.abs() > MOVED) * values.repeats).sum(-1)
-        moves = torch.maximum(moves, (torch.where(values.used.unsqueeze(-1), values.rows.x, 0.0).abs().amax(-2)
+        moves = torch.maximum(moves, (torch.where(values.used.unsqueeze(-1), values.x, 0.0).abs().amax(-2)
                                       * direction.abs()))
     # a step of the regular kind is nearly zero where the fit converged
     found = (largest > 0.3) & (worst < AGAINST)
@@ -79,4 +80,4 @@ def separation(result: "Result") -> Separation:
 
 def _along(values: RowValues, direction: Tensor) -> Tensor:
     """(B, n) the move of the linear predictors along a direction (B, p)."""
-    return torch.where(values.used, (values.rows.x @ direction.unsqueeze(-1)).squeeze(-1), 0.0)
+    return torch.where(values.used, times(values.rows, direction), 0.0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.fitting.products import project
 from torchglm.inference.adequacy.screening import middle
 from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.inference.table import Outcome
@@ -119,7 +120,7 @@ class ZeroCount:
         self.expected += (times * none).sum(-1)
         self.spread += (times * none * (1 - none)).sum(-1)
         share = torch.where(values.used, none * score * values.rows.weight, 0.0)
-        self.pull += (share.unsqueeze(-2) @ values.rows.x).squeeze(-2)
+        self.pull += project(values.rows, share)
 
     def score(self) -> Tensor:
         """(B) the statistic, standard normal under the model; NaN where no zero can be told from the fit."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.linalg import independent_columns
-from torchglm.fitting.products import triangle
+from torchglm.fitting.products import project, stack_factors, triangle
 from torchglm.fitting.rows import Rows, wide
 from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
@@ -119,9 +119,10 @@ def _judge_nested(small: "Result", big: "Result") -> None:
         raise ValueError(f"the larger model has no {extra}, and without rows in chunks alike it cannot be seen whether "
                          "the models are nested. Fit both on the same rows in memory.")
     factor: Tensor | None = None
-    for a, b in zip(big.source, small.source, strict=True):
-        part = triangle(_beside(wide(a), wide(b)))
-        factor = part if factor is None else triangle(torch.cat([factor, part], -2))
+    width = len(big.names) + len(small.names)
+    for whole, part in zip(big.source, small.source, strict=True):
+        for a, b in zip(whole.pieces(width), part.pieces(width), strict=True):
+            factor = stack_factors(factor, triangle(_beside(wide(a), wide(b))))
     assert factor is not None
     own = ~independent_columns(factor, SPAN)[:, len(big.names):].any(-1)
     if not bool(own.all()):
@@ -171,7 +172,8 @@ def score_test(result: "Result", added: Any) -> Outcome:
             raise ValueError(f"added has {columns.shape[-2]} rows, fewer than the fit. Give one for each row.")
         weighted = z * values.information.unsqueeze(-1)
         score = score + (values.score.unsqueeze(-2) @ z).squeeze(-2)
-        own, cross = own + z.mT @ weighted, cross + values.rows.x.mT @ weighted
+        own = own + z.mT @ weighted
+        cross = cross + torch.stack([project(values.rows, column) for column in weighted.unbind(-1)], -1)
         start += n
     if start != columns.shape[-2]:
         raise ValueError(f"added has {columns.shape[-2]} rows, the fit {start}. Give one for each row.")

@@ -118,8 +118,7 @@ class _Profile:
 def largest(source: Iterable[Rows]) -> Tensor:
     """(B, p) the largest size of each column on the rows of positive weight."""
     found: Tensor | None = None
-    for chunk in source:
-        rows = wide(chunk)
+    for rows in (wide(piece) for chunk in source for piece in chunk.pieces()):
         part = (rows.x.abs() * (rows.weight > 0).unsqueeze(-1)).amax(-2)
         found = part if found is None else torch.maximum(found, part)
     assert found is not None

@@ -1,0 +1,195 @@
+"""Laws of index columns: a factor kept as codes is the factor written out, in every product and in every answer."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import torchglm as tg
+from torchglm.data import build, spec
+from torchglm.fitting.indexed import Index, Indexed
+from torchglm.fitting.products import gram, linear_predictor, project, quadratic
+from torchglm.fitting.rows import Rows, select, whole
+from torchglm.inputs import files
+
+FORMULAS = ["y ~ a + b + z", "y ~ a * z + b", "y ~ a:b + z", "y ~ bs(u, df=4):b + a + z", "y ~ 0 + a + b:z + 2.0:b",
+            "y ~ a:b:z + C(b, contr.sum)", "y ~ a:bs(u, df=3)"]
+
+
+def _rows(seed: int = 0, n: int = 400, models: int = 1, dtype: torch.dtype = torch.float64) -> Rows:
+    """Rows with two factors, one times a number and one with columns two apart, and two columns of numbers."""
+    draw = torch.Generator().manual_seed(seed)
+    plain = Index(torch.randint(0, 8, (n,), generator=draw, dtype=torch.int32), slice(1, 8), 7)
+    value = torch.randn(n, generator=draw, dtype=dtype)
+    times = Index(torch.randint(0, 6, (n,), generator=draw, dtype=torch.int32), slice(8, 18, 2), 5, value)
+    other = Index(times.codes, slice(9, 19, 2), 5, value.square())
+    indexed = Indexed(torch.tensor([0, 18]), (plain, times, other), 19)
+    x = torch.stack([torch.ones(n, dtype=dtype), torch.randn(n, generator=draw, dtype=dtype)], -1)
+    y, weight, offset = torch.randn(3, models, n, generator=draw, dtype=torch.float64).abs().unbind(0)
+    return Rows(x, y, weight, offset, None, False, indexed)
+
+
+def _table(n: int = 1500, seed: int = 1) -> pa.Table:
+    draw = np.random.default_rng(seed)
+    a = np.minimum(draw.integers(0, 28, n), 25)
+    z, u = draw.normal(size=(2, n))
+    mean = np.exp(0.5 + 0.3 * np.sin(a) + 0.4 * z)
+    return pa.table({"a": [f"a{i:02d}" for i in a], "b": draw.choice(list("pqr"), n), "z": z, "u": u,
+                     "y": draw.poisson(mean * draw.gamma(2.0, 0.5, n)), "w": draw.random(n) + 0.5, "e": draw.random(n) + 0.5,
+                     "g": draw.integers(0, 200, n)})
+
+
+def _written_out(monkeypatch: pytest.MonkeyPatch, **options: object) -> tg.Result:
+    with monkeypatch.context() as patch:
+        patch.setattr(spec, "MANY", 10**9)
+        return tg.fit(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("models", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_products_are_those_of_the_columns_written_out(models: int, dtype: torch.dtype) -> None:
+    rows = _rows(models=models, dtype=dtype)
+    x = whole(rows).to(torch.float64)
+    rows = rows._replace(x=rows.x.to(torch.float64))
+    coef = torch.randn(models, 19, dtype=torch.float64)
+    root = torch.randn(models, 19, 19, dtype=torch.float64)
+    torch.testing.assert_close(linear_predictor(rows, coef), coef @ x.mT + rows.offset)
+    torch.testing.assert_close(project(rows, rows.y), rows.y @ x)
+    torch.testing.assert_close(gram(rows, rows.weight), (x * rows.weight.unsqueeze(-1)).mT @ x)
+    torch.testing.assert_close(quadratic(rows, root), (x @ root).square().sum(-1))
+
+
+def test_pieces_and_places_of_rows_are_those_of_the_columns_written_out() -> None:
+    rows, index = _rows(), torch.tensor([5, 399, 0, 5])
+    x = whole(rows)
+    assert torch.equal(whole(rows.between(100, 250)), x[100:250])
+    assert torch.equal(whole(rows.at(index)), x[index])
+    assert torch.equal(torch.cat([whole(piece) for piece in rows.pieces(1 << 20)]), x)
+    assert rows.indexed is not None
+    halves = [rows.between(0, 150), rows.between(150, 400)]
+    joined = halves[0].indexed.stacked([halves[1].indexed])  # type: ignore[union-attr, list-item]
+    assert torch.equal(joined.whole(rows.x), x)
+
+
+@pytest.mark.parametrize("columns", [list(range(19)), [0, *range(1, 8)], [18, 0, 3, 2], list(range(8, 18)), [0, 18],
+                                     [*range(8, 18, 2), 0]])
+def test_some_of_the_columns_are_those_columns(columns: list[int]) -> None:
+    rows = _rows()
+    chosen = select(rows, torch.tensor(columns))
+    assert torch.equal(whole(chosen), whole(rows)[:, columns])
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_a_formula_gives_the_same_columns_either_way(formula: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _table()
+    kept = build(formula, table)
+    assert kept.indexed is not None
+    assert kept.indexed.nbytes + kept.numbers.nbytes < kept.x.nbytes
+    monkeypatch.setattr(spec, "MANY", 10**9)
+    out = build(formula, table)
+    assert out.indexed is None and out.names == kept.names
+    assert torch.equal(kept.x, out.x)
+
+
+def test_factors_of_few_levels_and_products_with_uneven_places_are_written_out() -> None:
+    assert build("y ~ b + z", _table()).indexed is None
+    assert build("y ~ a:bs(u, df=3):b", _table()).indexed is None
+
+
+@pytest.mark.parametrize(("family", "options"), [
+    ("poisson", {"exposure": "e", "weights": "w"}), ("normal", {"weights": "w", "offset": "u"}),
+    ("negative_binomial", {}), ("poisson", {"penalty": tg.Ridge(0.01)}), ("poisson", {"penalty": tg.ElasticNet(0.01)}),
+    ("poisson", {"dtype": torch.float32})], ids=str)
+@pytest.mark.parametrize("formula", ["y ~ a * z + b", "y ~ a + a:b + u"])
+def test_fits_are_those_of_the_columns_written_out(formula: str, family: str, options: dict[str, object],
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"x": formula, "y": _table(), "family": family, **options}
+    fit, out = tg.fit(**given), _written_out(monkeypatch, **given)
+    assert fit.names == out.names and fit.status == out.status
+    close = {"rtol": 1e-7, "atol": 1e-9, "equal_nan": True}
+    for name in ("coef", "std_err", "deviance", "null_deviance", "loglik", "pearson_chi2"):
+        torch.testing.assert_close(getattr(fit, name), getattr(out, name), **close)
+
+
+def test_inference_is_that_of_the_columns_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _table()
+    given = {"x": "y ~ a * z + b", "y": table, "family": "poisson", "exposure": "e", "weights": "w"}
+    fit, out = tg.fit(**given), _written_out(monkeypatch, **given)  # type: ignore[arg-type]
+    close = {"rtol": 1e-7, "atol": 1e-10, "equal_nan": True}
+    for kind in ("HC0", "HC3", "observed"):
+        torch.testing.assert_close(fit.covariance(kind), out.covariance(kind), **close)
+    groups = table["g"].to_numpy()
+    torch.testing.assert_close(fit.covariance("cluster", groups), out.covariance("cluster", groups), **close)
+    for name in ("leverage", "cooks_distance", "dfbetas", "dffits", "loo_predict"):
+        torch.testing.assert_close(getattr(fit, name)(), getattr(out, name)(), **close)
+    new = _table(200, seed=9)
+    mean, error = fit.predict(new, se=True)
+    torch.testing.assert_close((mean, error), out.predict(new, se=True), **close)
+    added = np.random.default_rng(3).normal(size=(1500, 2))
+    torch.testing.assert_close(fit.score_test(added).statistic, out.score_test(added).statistic, **close)
+    assert str(fit.anova()) == str(out.anova())
+    assert str(fit.check()) == str(out.check())
+
+
+def test_aliased_columns_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _table()
+    table = table.append_column("half", pa.array([int(a[1:]) % 2 for a in table["a"].to_pylist()]))
+    given = {"x": "y ~ a + half + b + z", "y": table, "family": "poisson"}
+    with pytest.warns(tg.FitWarning, match="half"):
+        fit = tg.fit(**given)  # type: ignore[arg-type]
+    with pytest.warns(tg.FitWarning):
+        out = _written_out(monkeypatch, **given)
+    torch.testing.assert_close(fit.coef, out.coef, equal_nan=True, rtol=1e-7, atol=1e-9)
+    assert bool(fit.coef[fit.names.index("half")].isnan())
+
+
+def test_files_that_are_read_again_give_the_same_fit(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, path = _table(4000), f"{tmp_path}/rows.parquet"
+    pq.write_table(table, path, row_group_size=700)
+    given = {"family": "poisson", "exposure": "e", "tol": 1e-14}
+    held = tg.fit("y ~ a * z + b", table, **given)
+    pieces = tg.fit("y ~ a * z + b", path, **given)
+    monkeypatch.setattr(files, "HOLD", 1000)
+    streamed = tg.fit("y ~ a * z + b", path, **given)
+    for other in (pieces, streamed):
+        torch.testing.assert_close(other.coef, held.coef, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(other.std_err, held.std_err, rtol=1e-10, atol=1e-12)
+
+
+def test_the_codes_take_little_memory() -> None:
+    table = _table(20_000)
+    fit = tg.fit("y ~ a + b + z", table, family="poisson")
+    [rows] = fit.source
+    assert rows.nbytes < 20_000 * 8 * 8  # intercept, z, y, weight, offset and two codes: not 35 columns
+
+
+def test_a_thousand_levels_fit_beside_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(5)
+    n, levels = 60_000, (1000, 50, 7)
+    codes = [np.concatenate([np.arange(k), draw.integers(0, k, n - k)]) for k in levels]
+    effects = [draw.normal(0, 0.3, k) for k in levels]
+    z = draw.normal(size=n)
+    eta = 0.5 + 0.2 * z + sum(effect[code] for effect, code in zip(effects, codes, strict=True))
+    table = pa.table({"y": draw.poisson(np.exp(eta)), "z": z} | {
+        f"f{i}": pa.DictionaryArray.from_arrays(pa.array(code, pa.int32()), pa.array([f"{j:04d}" for j in range(k)]))
+        for i, (code, k) in enumerate(zip(codes, levels, strict=True))})
+    fit = tg.fit("y ~ f0 + f1 + f2 + z", table, family="poisson")
+    assert bool(fit.converged) and len(fit.names) == 1 + 999 + 49 + 6 + 1
+    mean = fit.predict(table)
+    y = table["y"].to_numpy()
+    for code, k in zip(codes, levels, strict=True):  # the score equations: means match in every level
+        np.testing.assert_allclose(np.bincount(code, mean.numpy(), k), np.bincount(code, y, k), rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_means_match_in_every_cell_of_an_interaction(seed: int) -> None:
+    table = _table(2500, seed)
+    fit = tg.fit("y ~ a:b + z", table, family="poisson", singular="drop")
+    mean, y = fit.fitted.numpy(), table["y"].to_numpy()
+    a, b = (np.array(table[name].to_pylist()) for name in "ab")
+    for one, other in itertools.product(np.unique(a)[:6], np.unique(b)):
+        cell = (a == one) & (b == other)
+        assert abs(mean[cell].sum() - y[cell].sum()) < 1e-3 * (1 + y[cell].sum())
