@@ -73,10 +73,11 @@ def column_names(file: PathLike) -> list[str]:
     if kind_of(path) == "parquet":
         with parquet_file(path) as source:
             return list(source.schema_arrow.names)
+    options = csv_options(None, {})
     try:
-        return list(csv.open_csv(path).schema.names)
+        return list(csv.open_csv(path, convert_options=options).schema.names)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a CSV file that can be read: {error}") from None
+        raise csv_error(path, error, options) from None
 
 
 def columns_read(formula: str, path: PathLike | Sequence[PathLike], also: Sequence[str],
@@ -148,10 +149,8 @@ def check_schema(file: Path, schema: pa.Schema, known: tuple[Path, pa.Schema] | 
     """
     import pyarrow as pa
 
-    wanted: dict[str, tuple[Any, str]] = {}
-    for name, kind in types.items():
-        if name in schema.names:
-            wanted[name] = pa.type_for_alias(kind), "where the fit read"
+    told = arrow_types(types)
+    wanted = {name: (kind, "where the fit read") for name, kind in told.items() if name in schema.names}
     if known is not None:
         if set(schema.names) != set(known[1].names):
             other = sorted(set(schema.names) ^ set(known[1].names))
@@ -162,6 +161,19 @@ def check_schema(file: Path, schema: pa.Schema, known: tuple[Path, pa.Schema] | 
         mine = schema.field(name).type
         if not pa.types.is_null(mine) and not pa.types.is_null(kind) and _numeric(mine) != _numeric(kind):
             raise ValueError(f"{file} holds column {name!r} as {mine}, {where} {kind}. Give it one type in all files.")
+
+
+def arrow_types(types: dict[str, str]) -> dict[str, pa.DataType]:
+    """Arrow types by column from their names; those that Arrow reads no name of (decimals) are left out."""
+    import pyarrow as pa
+
+    found = {}
+    for name, kind in types.items():
+        try:
+            found[name] = pa.type_for_alias(kind)
+        except ValueError:
+            continue
+    return found
 
 
 def _numeric(kind: pa.DataType) -> bool:
@@ -221,10 +233,10 @@ def _read_csv(file: Path, columns: Sequence[str] | None) -> pa.Table:
 
 def csv_options(columns: Sequence[str] | None, types: dict[str, str]) -> Any:
     """How fields are read: empty ones are missing in text too, and columns have the types they are told."""
-    from pyarrow import csv, type_for_alias
+    from pyarrow import csv
 
     return csv.ConvertOptions(
         include_columns=None if columns is None else list(dict.fromkeys(columns)),
-        column_types={name: type_for_alias(kind) for name, kind in types.items()},
+        column_types=arrow_types(types),
         strings_can_be_null=True,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from .files import (
     CSV_BLOCK,
     PathLike,
+    arrow_types,
     check_schema,
     column_names,
     csv_error,
@@ -93,9 +94,20 @@ class Scan:
                     known = known or (file, piece.table.schema)
                 if piece.table.num_rows:
                     empty = False
-                    yield piece._replace(table=plain_strings(piece.table))
+                    yield piece._replace(table=plain_strings(self._filled(piece.table, known)))
         if empty:
             raise ValueError(f"{self.files[0]} has a header but no rows.")
+
+    def _filled(self, table: pa.Table, known: tuple[Path, pa.Schema] | None) -> pa.Table:
+        """Columns that hold nothing but nulls, so that no type was found, with the type they have elsewhere."""
+        import pyarrow as pa
+
+        told = {} if known is None else {field.name: field.type for field in known[1]}
+        told |= arrow_types(self.types)
+        for i, field in enumerate(table.schema):
+            if pa.types.is_null(field.type) and field.name in told:
+                table = table.set_column(i, field.name, pa.nulls(len(table), told[field.name]))
+        return table
 
     def _parquet(self, file: Path) -> Iterator[Piece]:
         import pyarrow as pa
