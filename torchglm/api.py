@@ -15,6 +15,7 @@ from torchglm.families import Family
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.linalg import null_space_free
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.search import Solution
 from torchglm.fitting.start import design_triangle
 from torchglm.fitting.status import FitWarning, Status
@@ -32,7 +33,7 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
         names: "Sequence[str] | None" = None, start: Any = None, tol: float = 1e-8, max_iter: int = 50,
         singular: str = "drop", device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None,
         by: "str | Sequence[str] | None" = None, missing: str = "error", unseen: str = "error",
-        rare: int = 0) -> Result:
+        rare: int = 0, observe: "Observer | None" = None, resume: "Progress | None" = None) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
 
     Args:
@@ -57,9 +58,11 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
         missing: `"error"` or `"drop"` for rows with missing values (formula only).
         unseen: what a level never seen counts as when predicting: `"error"`, `"reference"` or `"other"` (formula only).
         rare: levels with fewer rows are pooled into one level `"other"`; `unseen="other"` needs it (formula only).
+        observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
 
-    With a formula the per-row arguments are column names. Raises `ValueError` or `TypeError` for data that do
-    not fit together, are not finite or lie outside the family's support.
+    With a formula the per-row arguments are column names. Where `torch.distributed` is initialised, the rows of files
+    are shared out to its processes, which all call `fit` and get the same result. Raises `ValueError` or `TypeError`
+    for data that do not fit together, are not finite or lie outside the family's support.
     """
     family = families.get(family)
     chosen = family.default_link if link is None else links.get(link)
@@ -84,9 +87,10 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
         data = inputs.from_arrays(x, y, family, per_row, intercept, names, where, dtype)
     penalty = None if penalty is None else penalty.expand(data.constant, data.columns)
     first = None if start is None else _start(start, data)
+    _check_resume(resume, start, data)
     options = {"penalty": penalty, "tol": tol, "max_iter": max_iter, "rank_tol": 1e-6 if data.single else 1e-12,
                "skip": data.skip}
-    family, solution = solve(data.source, family, chosen, first, options)
+    family, solution = solve(data.source, family, chosen, first, options, observe, resume)
     if singular != "drop":
         solution = _resolve_aliases(solution, data, singular)
     _warn(solution, data.names, data.batch, chosen)
@@ -157,6 +161,18 @@ def _start(start: Any, data: Data) -> Tensor:
                          "with the intercept first where there is one.")
     inputs.finite(first, "start")
     return first.expand(want).reshape(-1, data.columns).clone()
+
+
+def _check_resume(resume: "Progress | None", start: Any, data: Data) -> None:
+    """Raise `ValueError` for a state that is not of these models, or beside other first coefficients."""
+    if resume is None:
+        return
+    if start is not None:
+        raise ValueError("start= and resume= both say where to begin. Pass one of them.")
+    want = (data.batch.numel(), data.columns)
+    if tuple(resume.coef.shape) != want:
+        raise ValueError(f"resume holds (models, coefficients) = {tuple(resume.coef.shape)}, these data give {want}: "
+                         "they are not those the fit began with. Begin anew, without resume.")
 
 
 def _resolve_aliases(solution: Solution, data: Data, singular: str) -> Solution:

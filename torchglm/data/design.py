@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchglm.fitting.ranks import Ranks
+
 from .expressions import Expression
 from .factors import OTHER, Categorical, Factor, Numeric, Pool
 from .formulas import Formula, parse, parts, plain
@@ -73,15 +75,17 @@ def learn(
     missing: str = "error",
     unseen: str = "error",
     rare: int = 0,
+    ranks: Ranks | None = None,
 ) -> DesignSpec:
     """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
 
     Of a `Scan`, what is wrong in a piece is said with its file and row group. Memory holds the levels of each
     category and, for `bs`, `poly`, `scale` and their like, the columns those transforms read (8 bytes a row):
-    quantiles and moments are then exact, to the last bit. Otherwise as `build`.
+    quantiles and moments are then exact, to the last bit. Where the processes `ranks` have a part of the tables each,
+    all learn the same spec, that of the whole. Otherwise as `build`.
     """
     learner: _Learner | None = None
-    rows = 0
+    rows, ranks = 0, ranks or Ranks()
 
     def see(piece: pa.Table, first: int) -> None:
         nonlocal learner, rows
@@ -91,15 +95,18 @@ def learn(
         learner.see(Frame(table, table.column_names, missing, first))
         rows += table.num_rows
 
-    if isinstance(tables, Scan):
-        for _ in tables.each(see):
-            pass
-    else:
-        for piece in tables:
-            see(piece, rows)
-    if learner is None or rows == 0:
+    with ranks.together():
+        if isinstance(tables, Scan):
+            for _ in tables.each(see):
+                pass
+        else:
+            for piece in tables:
+                see(piece, rows)
+    found = [part for part in ranks.gather(learner if rows else None) if part is not None]
+    if not found:
         raise ValueError("There are no rows to learn a design from.")
-    return learner.spec(missing, unseen)
+    found[0].join(found[1:])
+    return found[0].spec(missing, unseen)
 
 
 def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unseen: str, rare: int) -> Design:
@@ -145,6 +152,18 @@ class _Learner:
         for text, levels in self.levels.items():
             found_levels(category_column(self.expressions[text], frame), levels)
         self.gathered.add(frame)
+
+    def join(self, others: Sequence[_Learner]) -> None:
+        """Take in what other processes have seen, in their order."""
+        for other in others:
+            if other.levels.keys() != self.levels.keys():
+                text = sorted(other.levels.keys() ^ self.levels.keys())[0]
+                raise ValueError(f"Column {text!r} holds numbers in some files and text in others. Give it one type.")
+            for text, levels in self.levels.items():
+                for level, count in other.levels[text].items():
+                    levels[level] = levels.get(level, 0) + count
+            for name, pieces in self.gathered.pieces.items():
+                pieces += other.gathered.pieces[name]
 
     def _begin(self, schema: pa.Schema) -> None:
         """Decide from the columns' types which factors are categories."""

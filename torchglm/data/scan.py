@@ -18,6 +18,7 @@ from .files import (
     kind_of,
     parquet_file,
 )
+from .shares import row_groups
 from .tables import check_columns, plain_strings
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Scan:
     Parquet comes by row group (pieces of `rows` where groups are larger), CSV by blocks, so memory does not
     grow with the number of rows. `types` maps columns to Arrow type names: a CSV scan guesses from the first
     16 MB of each file, and needs it where a later block says otherwise (`DesignSpec.types` has them).
+    `share=(rank, size)` gives one process of several its own pieces, which may be none: row groups by `row_groups`,
+    of CSV (which every process has to parse) each `size`-th piece.
 
     Raises ValueError as `read_table` does; while iterating, one that names the file (and the row group, or the
     line), also where a file has other columns than the first, or text where that has numbers.
@@ -57,6 +60,7 @@ class Scan:
         columns: Sequence[str] | None = None,
         types: dict[str, str] | None = None,
         rows: int = 1 << 18,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}.")
@@ -67,6 +71,10 @@ class Scan:
         for file in self.files:
             if self.columns is not None:
                 check_columns(self.columns, column_names(file), str(file))
+        self.rank, self.size = share
+        self.groups = None  # of each file; None means all
+        if self.size > 1 and kind_of(self.files[0]) == "parquet":
+            self.groups = row_groups(self.files, *share)
 
     def __iter__(self) -> Iterator[pa.Table]:
         return (piece.table for piece in self.pieces())
@@ -85,10 +93,13 @@ class Scan:
 
     def pieces(self) -> Iterator[Piece]:
         """The pieces, with their places."""
-        empty = True
+        empty, number = self.size == 1, 0
         known: tuple[Path, pa.Schema] | None = None
-        for file in self.files:
+        for file in self.files if self.groups is None else self.groups:
             for piece in self._csv(file) if kind_of(file) == "csv" else self._parquet(file):
+                number += 1
+                if self.groups is None and number % self.size != self.rank % self.size:
+                    continue
                 if known is None or known[0] != file:
                     check_schema(file, piece.table.schema, known, self.types)
                     known = known or (file, piece.table.schema)
@@ -116,6 +127,9 @@ class Scan:
         with parquet_file(file) as source:
             try:
                 for group in range(source.num_row_groups):
+                    if self.groups is not None and group not in self.groups[file]:
+                        first += source.metadata.row_group(group).num_rows
+                        continue
                     for table in self._group(source, group):
                         yield Piece(table, file, group, first)
                         first += table.num_rows

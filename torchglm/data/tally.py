@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +20,17 @@ class Tally:
     def add(self, design: Design) -> None:
         """Take in the counts of one more design."""
         self.rows += 0 if design.kept is None else int((~design.kept).sum())
-        for mine, found in ((self.missing, design.dropped), (self.unseen, design.unseen)):
+        self._count(design.dropped, design.unseen)
+
+    def join(self, parts: Iterable[Tally]) -> None:
+        """Become the counts of all parts together."""
+        self.rows, self.missing, self.unseen = 0, {}, {}
+        for part in parts:
+            self.rows += part.rows
+            self._count(part.missing, part.unseen)
+
+    def _count(self, missing: Mapping[str, int], unseen: Mapping[str, int]) -> None:
+        for mine, found in ((self.missing, missing), (self.unseen, unseen)):
             for name, count in found.items():
                 mine[name] = mine.get(name, 0) + count
 

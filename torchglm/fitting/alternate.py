@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
+from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.search import Solution
 from torchglm.fitting.shape import Fitted, alpha_ml, power_ml
@@ -19,32 +20,55 @@ ROUNDS = 100
 SETTLED = 1e-9  # relative change of a shape parameter that ends the alternation
 
 
-def solve(source: Iterable[Rows], family: Family, link: Link, start: "Tensor | None",
-          options: dict[str, Any]) -> tuple[Family, Solution]:
+def solve(source: Iterable[Rows], family: Family, link: Link, start: "Tensor | None", options: dict[str, Any],
+          observe: "Observer | None" = None, resume: "Progress | None" = None) -> tuple[Family, Solution]:
     """The coefficients, and in turn with them the shape parameter the family estimates, if any.
 
-    `options` are those of `irls`. A model whose shape ends on its limit has the status BOUNDARY.
+    `options` are those of `irls`; `observe` is told of every step, and `resume` is where an earlier fit stood. A model
+    whose shape ends on its limit has the status BOUNDARY.
     """
-    solution = irls(source, family, link, start=start, **options)
+    name = next(iter(dict(family.named_parameters()))) if family.estimates_shape else ""
+    alone = name == "log_alpha"
+    if resume is not None:
+        start = resume.coef
+        if resume.shape is not None:
+            family = family.with_parameters({name: _raw(resume.shape, alone)})
+    solution = irls(source, family, link, start=start, observe=_beside(observe, resume), **options)
+    solution = replace(solution, n_iter=solution.n_iter + (0 if resume is None else resume.n_iter))
     if not family.estimates_shape:
         return family, solution
-    name = next(iter(dict(family.named_parameters())))
     value = torch.ones_like(solution.moments.objective)
-    value, phi = (value, None) if name == "log_alpha" else (1.5 * value, value.clone())
+    value, phi = (value, None) if alone else (1.5 * value, value.clone())
+    if resume is not None and resume.shape is not None:
+        value, phi = resume.shape, resume.dispersion
     limit, raw = torch.zeros_like(value, dtype=torch.bool), value
     for _ in range(ROUNDS):
         fitted = Fitted(source, link, solution.coef)
         if phi is None:
             new, limit = alpha_ml(fitted, family, value)
-            raw = new.log()
         else:
             new, phi, limit = power_ml(fitted, family, value, phi)
-            raw = (new - 1).logit()
+        raw = _raw(new, alone)
         moved = ((new - value).abs() / (new + 1e-3 * value + 1e-300)).nan_to_num()
         value, family = new, family.with_parameters({name: raw})
-        again = irls(source, family, link, start=solution.coef, **options)
+        so_far = Progress(solution.coef, solution.n_iter, value, value, phi)
+        again = irls(source, family, link, start=solution.coef, observe=_beside(observe, so_far), **options)
         solution = replace(again, n_iter=solution.n_iter + again.n_iter)
         if bool((moved < SETTLED).all()):
             break
     solution.status[limit & (solution.status == int(Status.CONVERGED))] = int(Status.BOUNDARY)
     return family.with_parameters({name: raw[0]}) if raw.numel() == 1 else family, solution
+
+
+def _raw(value: Tensor, alone: bool) -> Tensor:
+    """A shape parameter on its own scale: an alpha (which stands alone) by its logarithm, a power by a logit."""
+    return value.log() if alone else (value - 1).logit()
+
+
+def _beside(observe: "Observer | None", before: "Progress | None") -> "Observer | None":
+    """An observer of `irls` that counts the steps made before, and knows the shape of that time."""
+    if observe is None or before is None:
+        return observe
+    tell, known = observe, before
+    return lambda now: tell(replace(now, n_iter=now.n_iter + known.n_iter, shape=known.shape,
+                                    dispersion=known.dispersion))

@@ -13,6 +13,7 @@ from torchglm.fitting.feasible import distance
 from torchglm.fitting.kernel import edges, take_family
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.progress import Observer
 from torchglm.fitting.ranks import own_rows, seen
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.sample import sample
@@ -32,16 +33,17 @@ MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that
 @small_operators()
 def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty: "Penalty | None" = None,
          start: "Tensor | None" = None, tol: float = 1e-8, max_iter: int = 50, rank_tol: float = 1e-12,
-         skip: "Tensor | None" = None) -> Solution:
+         skip: "Tensor | None" = None, observe: "Observer | None" = None) -> Solution:
     """Fit `B` models by iteratively reweighted least squares with Newton steps.
 
     `source` is Rows, or a re-iterable of Rows of the same models; `start` (B, p); `skip` (B,) marks models
-    that are not fitted. A model stops when its Newton decrement is below `tol` times the deviance and the last
-    step moved no linear predictor by more than a thousandth; see `Status` for the other ends.
+    that are not fitted; `observe` is told of every step, by a `Progress`. A model stops when its Newton decrement is
+    below `tol` times the deviance and the last step moved no linear predictor by more than a thousandth; see `Status`
+    for the other ends.
     Raises `ValueError` for an empty source.
     """
     chunks, head = _chunks(source)
-    solver = Solver(chunks, head, family, link, penalty, tol, max_iter, rank_tol)
+    solver = Solver(chunks, head, family, link, penalty, tol, max_iter, rank_tol, observe=observe)
     out = solver.blank()
     fitted = torch.ones(solver.models, dtype=torch.bool, device=solver.device) if skip is None else ~skip
     out.status[~fitted] = int(Status.NOT_FINITE)

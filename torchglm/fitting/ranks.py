@@ -147,6 +147,12 @@ def in_memory(source: Iterable[Rows]) -> bool:
     return isinstance(own_rows(source), list)
 
 
+def weightless(rows: Rows) -> Rows:
+    """The first row without its weight: it stands for no rows, in their shape."""
+    first = rows.between(0, 1)
+    return first._replace(weight=torch.zeros_like(first.weight))
+
+
 def seen(source: Iterable[Rows], view: Callable[[Iterable[Rows]], Iterable[Rows]]) -> Iterable[Rows]:
     """A source seen through a view: at hand where the source is, else made anew at every pass."""
     own = own_rows(source)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
+from torchglm.fitting.ranks import Shard, own_rows, ranks_of, weightless
 from torchglm.fitting.rows import Rows
 
 STRIDE = 20  # one row out of so many
@@ -20,18 +21,24 @@ def part_of(rows: Rows, stride: int) -> Rows:
     return rows.at(index)
 
 
-def sample(source: Iterable[Rows], columns: int) -> "list[Rows] | None":
+def sample(source: Iterable[Rows], columns: int) -> "Iterable[Rows] | None":
     """A part of one model's rows large enough to start from, or None.
 
     Rows in memory (a list) are thinned here; a stream brings its own as `part`, gathered while it was first read.
     """
-    if not isinstance(source, list):
-        parts = getattr(source, "part", None)
+    own, ranks = own_rows(source), ranks_of(source)
+
+    def count(pieces: Iterable[Rows]) -> int:
+        return int(ranks.sum(torch.tensor([sum(rows.y.shape[-1] for rows in pieces)]))[0])
+
+    if not isinstance(own, list):
+        parts = getattr(own, "part", None)
     else:
-        n = sum(rows.y.shape[-1] for rows in source)
-        parts = [part_of(rows, STRIDE) for rows in source] if n * columns >= LARGE else None
-    enough = parts is not None and sum(rows.y.shape[-1] for rows in parts) >= FEWEST * columns
-    return parts if enough else None
+        parts = [part_of(rows, STRIDE) for rows in own] if count(own) * columns >= LARGE else None
+    if parts is None or count(parts) < FEWEST * columns:
+        return None
+    parts = [rows for rows in parts if rows.y.shape[-1]] or [weightless(next(iter(own)))]
+    return parts if ranks.size == 1 else Shard(parts, ranks)
 
 
 class Thinning:

@@ -18,6 +18,7 @@ from torchglm.fitting import linalg
 from torchglm.fitting.kernel import edges, fold, take_family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.quadratic import soft_step
 from torchglm.fitting.ranks import in_memory, seen
 from torchglm.fitting.rows import Rows
@@ -94,8 +95,9 @@ class Solver:
     """What stays fixed while a search goes on, and its steps; `fence` is the barrier of `Point`."""
 
     def __init__(self, source: Iterable[Rows], head: Rows, family: Family, link: Link, penalty: "Penalty | None",
-                 tol: float, max_iter: int, rank_tol: float, fence: float = 0.0) -> None:
-        self.source, self.full_source, self.fence = source, source, fence
+                 tol: float, max_iter: int, rank_tol: float, fence: float = 0.0,
+                 observe: "Observer | None" = None) -> None:
+        self.source, self.full_source, self.fence, self.observe = source, source, fence, observe
         self.family, self.full_family, self.link = family, family, link
         self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
         self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
@@ -114,8 +116,18 @@ class Solver:
 
     def run(self, search: Search, out: Solution) -> None:
         """Take every model to its end, from a first point, and write it into `out`."""
+        self.tell(search, out)
         while search.lane.numel():
             search = self.advance(search, out)
+            self.tell(search, out)
+
+    def tell(self, search: Search, out: Solution) -> None:
+        """Hand the observer, where there is one, what the models that ended and those that go on have reached."""
+        if self.observe is None:
+            return
+        lane, objective = search.lane, out.moments.objective
+        parts = ((out.coef, search.coef), (out.n_iter, search.n_iter), (2 * objective, 2 * search.moments.objective))
+        self.observe(Progress(*(whole.index_copy(0, lane, part) for whole, part in parts)))
 
     def blank(self) -> Solution:
         """A solution of no model yet."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.ranks import ranks_of
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.search import Solution
 from torchglm.fitting.shape import dispersion_ml
@@ -40,7 +41,10 @@ def build(solution: Solution, source: Iterable[Rows], family: Family, link: Link
         state["observed"] = observed_inverse(source, family, link, coef, solution.keep)
     state["dispersion_kind"], phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
     state["dispersion"] = torch.where(solution.status == int(Status.NOT_FINITE), torch.nan, phi)
-    return Result(state, source)
+    result = Result(state, source)
+    if ranks_of(source).size > 1:  # while all processes are here: later one may ask alone
+        state |= {"null_deviance": result._flat_null_deviance, "loglik": result._flat_loglik}
+    return result
 
 
 def _dispersion(dispersion: "str | float | None", source: Iterable[Rows], family: Family, link: Link, coef: Tensor,

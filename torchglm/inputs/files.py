@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.ranks import Ranks, Shard, weightless
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
@@ -16,9 +16,9 @@ from torchglm.inputs.arrays import Data, assemble
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.data import DesignSpec, Tally
+    from torchglm.data import DesignSpec, Scan, Tally
 
-HOLD = 1 << 30  # bytes of rows that are kept in memory
+HOLD = 1 << 30  # bytes of rows that a process keeps in memory
 
 
 class FileRows:
@@ -28,47 +28,65 @@ class FileRows:
     and `rare` as in `data.build`, and `tally` counts the rows they touched. A first pass learns levels and
     transforms, a second looks at every row and keeps them where they take no more than `HOLD` bytes. Raises
     `ValueError` for rows that do not suit the family, weights or exposure, and says which, in which file.
+
+    The processes `ranks` (those of `torch.distributed`, where it is initialised) have a share of the rows each, and
+    iterating gives those of this one: at least a row, though without weight where the share is empty.
     """
 
     def __init__(self, formula: str, path: Any, family: Family, roles: Mapping[str, str],
                  policies: Mapping[str, Any] | None = None,
-                 device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-        from torchglm.data import Scan, Tally, learn
+                 device: torch.device | None = None, dtype: torch.dtype | None = None,
+                 ranks: Ranks | None = None) -> None:
+        from torchglm.data import Tally, learn
         from torchglm.data.files import columns_read
 
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
-        self.columns = columns_read(formula, path, self.also)
-        self.spec: DesignSpec = learn(formula, Scan(path, self.columns), also=self.also, **(policies or {}))
+        self.ranks = Ranks.here() if ranks is None else ranks
+        with self.ranks.together():
+            self.columns = columns_read(formula, path, self.also)
+            scan = self._scan({}, self.ranks)
+        self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **(policies or {}))
+        self.tally = Tally()
+        self.stand_in: Rows | None = None  # for a share without rows
         pieces: list[Rows] = []
         thinned = Thinning()
-        size, used = 0, False
-        self.tally = Tally()
-        for rows in self._read(self.tally):
-            thinned.add(rows)
-            used = used or bool((rows.weight > 0).any())
-            size += sum(part.nbytes for part in rows if isinstance(part, Tensor))
-            pieces = [*pieces, rows] if size <= HOLD else []
+        size, used = 0, 0
+        with self.ranks.together():
+            for rows in self._read(self.ranks, self.tally):
+                thinned.add(rows)
+                used += int((rows.weight > 0).any())
+                size += rows.nbytes
+                pieces = [*pieces, rows] if size <= HOLD else []
+        size, used = (int(most) for most in self.ranks.largest(torch.tensor([size, used]))[0])
         if not used:
             raise ValueError("Every row has weight 0 or a missing value; none is left to fit.")
-        self._held = None if size > HOLD else _joined(pieces)
+        self.tally.join(self.ranks.gather(self.tally))
+        with self.ranks.together():
+            if not thinned.parts:
+                self.stand_in = weightless(next(self._read(Ranks(), None)))
+        self._held = None if size > HOLD else _joined(pieces or [*self])
         self.part = thinned.parts  # where a fit begins
 
     @property
-    def source(self) -> list[Rows] | FileRows:
-        """The rows for a fit: in one piece where they are kept, else this object."""
-        return self if self._held is None else [self._held]
+    def source(self) -> list[Rows] | FileRows | Shard:
+        """The rows for a fit: in one piece where they are kept, else this object; a `Shard` of several processes."""
+        own = self if self._held is None else [self._held]
+        return own if self.ranks.size == 1 else Shard(own, self.ranks)
 
     def __iter__(self) -> Iterator[Rows]:
-        return self._read(None)
+        return self._read(self.ranks, None) if self.stand_in is None else iter([self.stand_in])
 
-    def _read(self, tally: Tally | None) -> Iterator[Rows]:
-        """The rows, piece by piece; `tally` counts what the policies leave out or recode."""
+    def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan:
         from torchglm.data import Scan
 
+        return Scan(self.path, self.columns, types, share=(ranks.rank, ranks.size))
+
+    def _read(self, ranks: Ranks, tally: Tally | None) -> Iterator[Rows]:
+        """The rows of a share, piece by piece; `tally` counts what the policies leave out or recode."""
         types = {name: kind for name, kind in self.spec.types.items() if name in self.columns}
-        pieces = Scan(self.path, self.columns, types).each(lambda table, first: self._rows(table, first, tally))
+        pieces = self._scan(types, ranks).each(lambda table, first: self._rows(table, first, tally))
         return (rows for rows in pieces if rows.y.shape[-1])
 
     def _rows(self, table: pa.Table, first: int, tally: Tally | None) -> Rows:
