@@ -15,6 +15,7 @@ from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer
 from torchglm.fitting.ranks import own_rows, seen
+from torchglm.fitting.regular import fit_regular
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.sample import sample
 from torchglm.fitting.search import Search, Solution, Solver, Taken
@@ -50,6 +51,8 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
     for name in ("objective", "pearson", "weight", "count"):
         getattr(out.moments, name)[~fitted] = torch.nan
     lane = fitted.nonzero()[:, 0]
+    if start is None and observe is None:
+        lane = fit_regular(solver, lane, out)
     if lane.numel():
         solver.restrict(lane)
         search = _from_a_part(solver, lane) if start is None else None

@@ -1,12 +1,14 @@
 """Small dense algebra of a step: solve, judge the condition, find the rank. All in float64, on scaled columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.products import triangle
+from torchglm.fitting.workers import all_cores
 
 # Below this squared pivot of the scaled Gram (a multiple correlation of 1 - 1e-7) a QR factor takes its place.
 GRAM_PIVOT = 1e-7
@@ -14,42 +16,68 @@ GRAM_PIVOT = 1e-7
 
 @dataclass(frozen=True)
 class Inverse:
-    """`(root root')` is the inverse of an information matrix; `root` is (B, p, p), zero where columns are dropped.
+    """The inverse of an information matrix on the kept columns `keep` (B, p), by a factor of the scaled matrix.
 
-    `pivot` (B,) is the smallest squared pivot of the scaled matrix, 1 for orthogonal columns and 0 (or NaN) for
-    dependent ones; `positive` (B,) is False where the matrix was not positive definite.
+    `upper' upper` (B, p, p) is the information of the columns divided by `scale` (B, p); dropped columns stand in it as
+    unit columns. `pivot` (B,) is the smallest squared pivot, 1 for orthogonal columns and 0 (or NaN) for dependent
+    ones; `positive` (B,) is False where the matrix was not positive definite.
     """
 
-    root: Tensor
+    upper: Tensor
+    scale: Tensor
+    keep: Tensor
     pivot: Tensor
     positive: Tensor
 
+    @cached_property
+    def root(self) -> Tensor:
+        """(B, p, p) `root root'` is the inverse; zero where columns are dropped."""
+        with all_cores(self.upper):
+            eye = torch.eye(self.upper.shape[-1], dtype=self.upper.dtype, device=self.upper.device)
+            root = torch.linalg.solve_triangular(self.upper, eye.expand_as(self.upper), upper=True)
+        return torch.where(self.keep.unsqueeze(-1), root / self.scale.unsqueeze(-1), 0.0)
+
     def solve(self, score: Tensor) -> Tensor:
         """`information^-1 score`, shape `(B, p)`."""
-        return (self.root @ (self.root.mT @ score.unsqueeze(-1))).squeeze(-1)
+        right = torch.where(self.keep, score / self.scale, 0.0).unsqueeze(-1)
+        return torch.where(self.keep, torch.cholesky_solve(right, self.upper, upper=True).squeeze(-1) / self.scale, 0.0)
+
+
+def newton_step(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    """The step `gram^-1 score` (B, p) on all columns, its decrement `score' gram^-1 score`, and whether it is sound.
+
+    It is where the smallest squared pivot of the scaled Gram is at least `GRAM_PIVOT`. Without an inverse: half the
+    time of `invert_gram`.
+    """
+    scale = moments.gram.diagonal(dim1=-2, dim2=-1).rsqrt()
+    lower, info = torch.linalg.cholesky_ex(moments.gram * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    sound = (info == 0) & (lower.diagonal(dim1=-2, dim2=-1).amin(-1) >= GRAM_PIVOT**0.5)
+    delta = torch.cholesky_solve((moments.score * scale).unsqueeze(-1), lower).squeeze(-1) * scale
+    return delta, torch.linalg.vecdot(moments.score, delta), sound
 
 
 def invert_gram(gram: Tensor, keep: Tensor) -> Inverse:
-    """The inverse root of a Gram `(B, p, p)` on the kept columns `(B, p)`, by Cholesky on scaled columns."""
+    """The inverse of a Gram `(B, p, p)` on the kept columns `(B, p)`, by Cholesky on scaled columns."""
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(keep & (diagonal > 0), diagonal, 1.0).sqrt()
-    both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
-    scaled = torch.where(both, gram / scale.unsqueeze(-1) / scale.unsqueeze(-2), 0.0)
-    scaled = scaled + torch.diag_embed((~keep).to(scaled.dtype))
-    finite = torch.isfinite(scaled).all(-1).all(-1)
-    scaled = torch.where(finite[:, None, None], scaled, torch.eye(gram.shape[-1], dtype=gram.dtype,
-                                                                  device=gram.device))
-    lower, info = torch.linalg.cholesky_ex(scaled)
-    positive = (info == 0) & finite
-    lower = torch.where(positive[:, None, None], lower, torch.eye(gram.shape[-1], dtype=gram.dtype,
-                                                                  device=gram.device))
-    pivot = lower.diagonal(dim1=-2, dim2=-1).square()
-    pivot = pivot.amin(-1) if pivot.shape[-1] else pivot.new_ones(pivot.shape[0])
-    return _inverse(lower.mT, scale, keep, torch.where(positive, pivot, 0.0), positive)
+    own = torch.where(keep, 1 / scale, 0.0)
+    scaled = (gram * own.unsqueeze(-1)).mul_(own.unsqueeze(-2))
+    if not bool(keep.all()):
+        both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+        scaled = torch.where(both, scaled, torch.diag_embed((~keep).to(scaled.dtype)))
+    with all_cores(scaled):
+        lower, info = torch.linalg.cholesky_ex(scaled)
+    pivot = lower.diagonal(dim1=-2, dim2=-1)
+    positive = (info == 0) & torch.isfinite(pivot).all(-1)  # what is not finite reaches a pivot
+    if not bool(positive.all()):
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        lower = torch.where(positive[:, None, None], lower, eye)
+    least = pivot.square().amin(-1) if pivot.shape[-1] else diagonal.new_ones(pivot.shape[0])
+    return Inverse(lower.mT, scale, keep, torch.where(positive, least, 0.0), positive)
 
 
 def invert_factor(factor: Tensor, keep: Tensor) -> tuple[Inverse, Tensor]:
-    """The inverse root from a QR factor `(B, p + 1, p + 1)` of `[sqrt(W) x, s / sqrt(W)]`, and the step.
+    """The inverse from a QR factor `(B, p + 1, p + 1)` of `[sqrt(W) x, s / sqrt(W)]`, and the step.
 
     The step comes from the orthogonal transform of the working residual, not from normal equations, so that
     it is good to the condition of `x` and not of its square.
@@ -67,14 +95,7 @@ def invert_factor(factor: Tensor, keep: Tensor) -> tuple[Inverse, Tensor]:
     pivot = upper.diagonal(dim1=-2, dim2=-1).square()
     pivot = pivot.amin(-1) if p else pivot.new_ones(pivot.shape[0])
     step = torch.linalg.solve_triangular(upper, right, upper=True).squeeze(-1) / scale
-    return _inverse(upper, scale, keep, pivot, pivot > 0), torch.where(keep, step, 0.0)
-
-
-def _inverse(upper: Tensor, scale: Tensor, keep: Tensor, pivot: Tensor, positive: Tensor) -> Inverse:
-    eye = torch.eye(upper.shape[-1], dtype=upper.dtype, device=upper.device).expand_as(upper)
-    root = torch.linalg.solve_triangular(upper, eye, upper=True) / scale.unsqueeze(-1)
-    both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
-    return Inverse(torch.where(both, root, 0.0), pivot, positive)
+    return Inverse(upper, scale, keep, pivot, pivot > 0), torch.where(keep, step, 0.0)
 
 
 def independent_columns(design: Tensor, tolerance: float) -> Tensor:
@@ -99,15 +120,14 @@ def independent_columns(design: Tensor, tolerance: float) -> Tensor:
 
 
 def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: "Tensor | None" = None) -> Inverse:
-    """The inverse root of the information of every model, by the factor where `factored` (B,) says so."""
+    """The inverse of the information of every model, by the factor where `factored` (B,) says so."""
     gram = moments.gram if ridge is None else moments.gram + torch.diag_embed(ridge)
     inverse = invert_gram(gram, keep)
     if moments.factor is None or not bool(factored.any()):
         return inverse
     exact, _ = invert_factor(_with_ridge(moments.factor, ridge, None), keep)
-    return Inverse(torch.where(factored[:, None, None], exact.root, inverse.root),
-                   torch.where(factored, exact.pivot, inverse.pivot),
-                   torch.where(factored, exact.positive, inverse.positive))
+    parts = ((getattr(exact, f.name), getattr(inverse, f.name)) for f in fields(Inverse))
+    return Inverse(*(torch.where(factored.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in parts))
 
 
 def factor_step(factor: Tensor, keep: Tensor, ridge: "Tensor | None", coef: Tensor) -> Tensor:

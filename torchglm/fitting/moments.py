@@ -4,7 +4,7 @@ Sums add over chunks, over files and over processes, so in-memory, streamed and 
 where the rows come from. Everything is summed in float64, whatever the dtype of the data.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,12 +42,12 @@ class Moments:
     factor: "Tensor | None" = None
 
     @staticmethod
-    def zero(models: int, p: int, device: torch.device) -> "Moments":
+    def zero(models: int, p: int, device: torch.device, curved: bool = True) -> "Moments":
         """The moments of no rows."""
         def none(*shape: int) -> Tensor:
             return torch.zeros(models, *shape, dtype=torch.float64, device=device)
 
-        return Moments(none(p, p), none(p), *(none() for _ in range(8)))
+        return Moments(none(p, p) if curved else none(0, 0), none(p), *(none() for _ in range(8)))
 
     def __add__(self, other: "Moments") -> "Moments":
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)
@@ -65,13 +65,17 @@ class Moments:
         return Moments(**sums, change=ranks.largest(self.change)[0], factor=factor)
 
     def take(self, models: Tensor) -> "Moments":
-        """The moments of some of the models."""
+        """The moments of some of the models, `models` in ascending order."""
+        if models.numel() == self.objective.shape[0]:
+            return self
         kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         taken: dict[str, Any] = {k: None if v is None else v[models] for k, v in kept.items()}
         return Moments(**taken)
 
     def place(self, models: Tensor, part: "Moments") -> "Moments":
-        """These moments with those of some models replaced."""
+        """These moments with those of some models, in ascending order, replaced."""
+        if models.numel() == self.objective.shape[0]:
+            return part if part.factor is not None and self.factor is not None else replace(part, factor=self.factor)
         kept: dict[str, Any] = {}
         for f in fields(self):
             value, new = getattr(self, f.name), getattr(part, f.name)
@@ -93,7 +97,8 @@ class Point:
     observed information; `factor` carries a QR factor beside the Gram; `before` (B, p) are the coefficients
     against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead; `fence`
     is the strength of a logarithmic barrier that keeps `eta` off the edges of its range; `census` counts the rows
-    as the first pass and a report do; without `curved` the Gram, the dear part, is left out (zero).
+    as the first pass and a report do; without `curved` the Gram, the dear part, is left out (empty); a `relative`
+    objective leaves out what depends on `y` alone.
     """
 
     coef: "Tensor | None" = None
@@ -104,3 +109,4 @@ class Point:
     fence: float = 0.0
     census: bool = False
     curved: bool = True
+    relative: bool = False

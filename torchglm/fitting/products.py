@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchglm.fitting.rows import Rows, whole, with_pairs
+from torchglm.fitting.rows import Rows, pairs_of, whole
 from torchglm.fitting.workers import scratch
 
 
@@ -77,7 +77,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` for stacks of matrices; on a CPU by numpy, which hands small ones to BLAS one by one, fast and alike."""
     if a.device.type != "cpu":
         return a @ b
-    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+    with np.errstate(all="ignore"):  # what is not finite is seen in the sums
+        return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
 def gram(rows: Rows, weight: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def gram(rows: Rows, weight: Tensor) -> Tensor:
     if rows.indexed is not None:
         return rows.indexed.gram(rows.x, weight)
     if rows.shared and weight.shape[0] > 1:
-        return _gram_of_pairs(rows if rows.pairs is not None else with_pairs(rows), weight)
+        return _gram_of_pairs(pairs_of(rows) if rows.pairs is None else rows.pairs, rows.columns, weight)
     root = _roots(rows, weight)
     if root is not None:
         half = _design(rows, root)
@@ -121,12 +122,11 @@ def _design(rows: Rows, scale: "Tensor | None") -> Tensor:
     return out
 
 
-def _gram_of_pairs(rows: Rows, weight: Tensor) -> Tensor:
-    p = rows.columns
+def _gram_of_pairs(products: Tensor, p: int, weight: Tensor) -> Tensor:
     place = torch.empty(p, p, dtype=torch.int64, device=weight.device)
     row, column = torch.triu_indices(p, p, device=weight.device)
     place[row, column] = place[column, row] = torch.arange(row.numel(), device=weight.device)
-    pairs = in_groups(weight, lambda part: part @ rows.pairs)
+    pairs = in_groups(weight, lambda part: part @ products)
     return pairs.index_select(-1, place.view(-1)).view(-1, p, p)
 
 

@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     repeats: "Tensor | None" = None
     intercept: bool = False
     indexed: "Indexed | None" = None
-    pairs: "Tensor | None" = None  # (n, p (p + 1) / 2) products of the columns of a shared design, see `with_pairs`
+    pairs: "Tensor | None" = None  # (n, p (p + 1) / 2) products of the columns of a shared design, see `pairs_of`
 
     @property
     def columns(self) -> int:
@@ -81,7 +81,9 @@ class Rows(NamedTuple):
         models, n = self.y.shape
         p = max(1, self.columns)
         if self.indexed is not None:
-            step = max(INDEXED_BLOCK, p * p // 8)  # so that the Grams of the blocks are not the most of the work
+            most = max(INDEXED_BLOCK, p * p // 4)  # so that the Grams of the blocks are not the most of the work
+            count = -(-n // most)
+            step = -(-n // (count + -count % 4)) if count > 1 else max(n, 1)  # as many for each thread
             for start in range(0, n, step):
                 yield slice(0, models), self.between(start, min(n, start + step))
             return
@@ -111,14 +113,14 @@ def is_all(value: Tensor, number: float) -> bool:
     return not any(value.stride()) and value.numel() > 0 and not value.is_cuda and float(value[0, 0]) == number
 
 
-def with_pairs(rows: Rows) -> Rows:
-    """The same rows of a shared design with the products of its columns, which all Grams of a fit are made of.
+def pairs_of(rows: Rows) -> Tensor:
+    """(n, p (p + 1) / 2) the products of the columns of a shared design, of which all Grams over it are sums.
 
     Made once instead of at every pass, they save a sixth of the time of 2,000 responses on 500 x 10.
     """
     x = whole(rows).to(torch.float64)
     row, column = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
-    return rows._replace(pairs=x[:, row] * x[:, column])
+    return x[:, row] * x[:, column]
 
 
 class WithoutColumns:

@@ -102,13 +102,14 @@ class Solver:
         self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
         self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
         self.canonical = family.is_canonical(link) and not fence
-        smooth = penalty is None or penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
-        open_ended = not any(map(math.isfinite, edges(family, link)))
+        self.smooth_penalty = penalty is None or penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
+        self.open_ended = not any(map(math.isfinite, edges(family, link)))
         # where a barrier can take over, a search that an edge stops need not creep up to it
-        self.creep = (4, SHORTEST) if open_ended or fence else (2, BLOCKED)
+        self.creep = (4, SHORTEST) if self.open_ended or fence else (2, BLOCKED)
+        self.held: tuple[Tensor, linalg.Inverse] | None = None
         # one model over rows in memory: the Gram is the dearest part of a pass
-        self.chord = (self.models == 1 and in_memory(source) and self.p >= CHORD_COLUMNS and smooth
-                      and open_ended)
+        self.chord = (self.models == 1 and in_memory(source) and self.p >= CHORD_COLUMNS and self.smooth_penalty
+                      and self.open_ended)
 
     def fold(self, point: Point, models: int) -> Moments:
         """A pass over the rows of the models still fitted."""
@@ -162,8 +163,7 @@ class Solver:
         s = self._accept(s, trial, moments, objective, accepted)
         steady = moments.change <= STEADY
         if bool((s.stale & s.closing).any()):
-            s, verified = self._verify(s, accepted & steady)
-            steady = steady & verified
+            steady = steady & self._verified(s)
         s.stale = torch.where(accepted, torch.full_like(s.stale, light), s.stale)
         done = torch.full_like(s.lane, -1)
         done[s.closing & accepted & steady] = int(Status.CONVERGED)
@@ -185,16 +185,10 @@ class Solver:
         done[limit] = torch.where(moving, int(Status.SEPARATED), int(Status.ITERATION_LIMIT))[limit]
         return self._settle(s, accepted, done, out)
 
-    def _verify(self, s: Search, arrived: Tensor) -> tuple[Search, Tensor]:
-        """Judge arrivals by steps with an earlier Gram once more with their own, and take the step it shows.
-
-        That step is the square of a small one: the sums at hand are those of its end, to their last digits.
-        """
-        delta, decrement, inverse = self.direction(s.moments, s.coef, s.keep, s.factored, s.total)
-        verified = arrived & inverse.positive & self.small(replace(s, decrement=decrement), ARRIVED * self.tol)
-        coef = torch.where(verified.unsqueeze(-1), s.coef + delta, s.coef)
-        objective = torch.where(verified, s.moments.objective - decrement / 2, s.moments.objective)
-        return replace(s, coef=coef, moments=replace(s.moments, objective=objective)), verified
+    def _verified(self, s: Search) -> Tensor:
+        """(B,) arrivals by steps with an earlier Gram, judged once more with their own."""
+        _, decrement, inverse = self.direction(s.moments, s.coef, s.keep, s.factored, s.total)
+        return inverse.positive & self.small(replace(s, decrement=decrement), ARRIVED * self.tol)
 
     def _accept(self, s: Search, trial: Tensor, moments: Moments, objective: Tensor,
                 accepted: Tensor) -> Search:
@@ -276,7 +270,11 @@ class Solver:
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         score = moments.score if ridge is None else moments.score - ridge * coef
         score = torch.where(keep, score, 0.0)
-        inverse = linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
+        if self.chord and self.held is not None and self.held[0] is moments.gram:
+            inverse = self.held[1]  # steps with the Gram of an earlier point share its factor
+        else:
+            inverse = linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
+            self.held = (moments.gram, inverse)
         l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
         if l1 is not None and ridge is not None:
             curvature = moments.gram + torch.diag_embed(ridge)
@@ -318,7 +316,9 @@ class Solver:
             self.source, self.family = source, family
         ridge = None if self.penalty is None else self.penalty.ridge(s.coef, s.total)
         inverse = linalg.invert(last, self.smooth(s.coef, s.keep, s.total), s.factored, ridge)
-        out.coef[s.lane], out.keep[s.lane] = s.coef, s.keep
+        sound = (torch.as_tensor(status, device=self.device) == int(Status.CONVERGED)) & ~s.factored
+        coef, last = self.polished(s.coef, last, inverse, sound, ridge)
+        out.coef[s.lane], out.keep[s.lane] = coef, s.keep
         for f in fields(Moments):
             value = getattr(last, f.name)
             if f.name != "factor":
@@ -327,6 +327,23 @@ class Solver:
         out.status[s.lane] = torch.as_tensor(status, device=self.device).to(out.status.dtype)
         out.n_iter[s.lane] = s.n_iter
         out.cut[s.lane] = s.cut
+
+
+    def polished(self, coef: Tensor, last: Moments, inverse: linalg.Inverse, sound: Tensor,
+                 ridge: "Tensor | None" = None) -> tuple[Tensor, Moments]:
+        """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
+
+        The step is the square of a small one: the sums are those of its end, to their last digits. Where two fits
+        of the same rows came by different ways (from a part of them, say) their coefficients then agree to rounding.
+        """
+        if not self.smooth_penalty or not self.open_ended or not (self.canonical or self.chord):
+            return coef, last
+        score = last.score if ridge is None else last.score - ridge * coef
+        delta = inverse.solve(score)
+        decrement = (score * delta).sum(-1)
+        sound = sound & inverse.positive & torch.isfinite(decrement)
+        return (torch.where(sound.unsqueeze(-1), coef + delta, coef),
+                replace(last, objective=torch.where(sound, last.objective - decrement / 2, last.objective)))
 
 
 class Taken:

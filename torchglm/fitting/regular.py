@@ -1,0 +1,171 @@
+"""Many small models, the short road: Newton's method on groups of them that stay in a core's cache.
+
+A thread takes a group from its first pass to its last. The steps are those of the search for a model that needs none
+of its care: columns clearly independent, every step accepted as it is, the last one confirmed by a pass of its own.
+Any other model is left to the search, which begins it anew.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting import linalg
+from torchglm.fitting.kernel import block_moments, take_family
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.rows import Rows, pairs_of, to_float64
+from torchglm.fitting.search import SLACK, STEADY, Solution, Solver
+from torchglm.fitting.status import Status
+from torchglm.fitting.workers import spread
+
+PASSES = 12  # after which a model is left to the search
+SMALL = 1 << 15  # numbers that a model has to itself
+GROUP = 1 << 19  # numbers that the models of a group have: with what a pass makes of them they fit a cache
+MEMBERS = 512  # models of a group at most
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Where the models of a group stopped: `coef` and `before`, the point the last step came from, are (B, p).
+
+    `level` (B,) is the objective at `before` and what rounding may add to it; `regular` (B,) says that nothing stood
+    against the steps so far, which are counted in `n_iter`.
+    """
+
+    coef: Tensor
+    before: Tensor
+    level: Tensor
+    regular: Tensor
+    n_iter: Tensor
+
+
+def fit_regular(solver: Solver, lane: Tensor, out: Solution) -> Tensor:
+    """Write the models that can be fitted so into `out`, and return those of `lane` that cannot."""
+    rows = _small_models(solver)
+    if rows is None:
+        return lane
+    models, size = rows.y.shape[0], _members(rows)
+    wanted = torch.zeros(models, dtype=torch.bool)
+    wanted[lane] = True
+
+    def work(parts: Sequence[slice]) -> None:
+        for part in parts:
+            own = to_float64(rows.take(part))
+            _fit(own, take_family(solver.family, part), solver, part, wanted, out)
+
+    spread(work, [slice(start, min(models, start + size)) for start in range(0, models, size)])
+    return wanted.nonzero()[:, 0]
+
+
+def _small_models(solver: Solver) -> "Rows | None":
+    """The rows of small models in memory whose maximum lies inside, where the short road leads there."""
+    source = solver.full_source
+    if not isinstance(source, list) or len(source) > 1 or solver.penalty is not None:
+        return None
+    rows: Rows = source[0]
+    narrow = 0 < rows.columns and _numbers(rows) <= SMALL and rows.indexed is None
+    if not narrow or not solver.open_ended or rows.y.device.type != "cpu":
+        return None
+    return rows._replace(pairs=pairs_of(rows)) if rows.shared else rows
+
+
+def _numbers(rows: Rows) -> int:
+    """The numbers that a model has to itself."""
+    return rows.y.shape[-1] * (1 if rows.shared and rows.y.shape[0] > 1 else rows.columns)
+
+
+def _members(rows: Rows) -> int:
+    """How many models make a group."""
+    return max(16, min(MEMBERS, GROUP // max(1, _numbers(rows))) // 16 * 16)
+
+
+def _fit(rows: Rows, family: Family, solver: Solver, part: slice, wanted: Tensor, out: Solution) -> None:
+    """Fit the group `part`, and write those of its models that are wanted and regular; they are wanted no more."""
+    ends = _newton(rows, family, solver)
+    last = block_moments(rows, Point(ends.coef, before=ends.before), family, solver.link)
+    inverse = linalg.invert_gram(last.gram, torch.ones_like(ends.coef, dtype=torch.bool))
+    fine = ends.regular & last.valid & (last.objective <= ends.level) & (last.change <= STEADY)
+    fine &= inverse.positive & (inverse.pivot >= linalg.GRAM_PIVOT) & wanted[part]
+    coef, last = solver.polished(ends.coef, last, inverse, fine)
+    chosen = fine.nonzero()[:, 0]
+    lane = chosen + part.start
+    whole = chosen.numel() == fine.numel()
+
+    def write(target: Tensor, value: Tensor) -> None:
+        if whole:
+            target[part] = value
+        else:
+            target[lane] = value[chosen]
+
+    write(out.coef, coef)
+    write(out.root, inverse.root)
+    write(out.n_iter, ends.n_iter)
+    for f in fields(Moments):
+        if f.name != "factor":
+            write(getattr(out.moments, f.name), getattr(last, f.name))
+    out.keep[lane], out.status[lane] = True, int(Status.CONVERGED)
+    wanted[lane] = False
+
+
+@dataclass
+class _Walk:
+    """The models of a group that are on their way, and those that stopped and were not taken out yet (not `moving`)."""
+
+    rows: Rows
+    family: Family
+    index: Tensor  # places in the group
+    coef: Tensor
+    saturated: Tensor  # the part of the objective that depends on y alone
+    regular: Tensor
+    bound: Tensor  # what the objective must not exceed
+    first: Tensor  # the objective at the first point
+    moving: Tensor
+
+    def take(self, chosen: Tensor) -> "_Walk":
+        """Some of them."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "family")}
+        parts = {name: value[chosen] for name, value in parts.items()}
+        return _Walk(self.rows.take(chosen), take_family(self.family, chosen), **parts)
+
+
+def _newton(rows: Rows, family: Family, solver: Solver) -> _Ends:
+    """Newton's method from a mean per row to a step that leaves nothing to gain."""
+    coef, _, sound = linalg.newton_step(block_moments(rows, Point(), family, solver.link))
+    saturated = (family.nll_saturated(rows.y) * rows.weight).sum(-1)
+    models = torch.arange(coef.shape[0])
+    ends = _Ends(torch.zeros_like(coef), torch.zeros_like(coef), torch.zeros_like(saturated),
+                 torch.zeros_like(sound), torch.zeros_like(models))
+    walk = _Walk(rows, family, models, coef, saturated, sound, torch.full_like(saturated, math.inf), saturated, sound)
+    for turn in range(min(PASSES, solver.max_iter)):
+        walk = _step(walk, ends, solver, turn)
+        left = walk.moving.nonzero()[:, 0]
+        if not left.numel():
+            break
+        if 2 * left.numel() <= walk.index.numel() and (left.numel() > 1 or not rows.shared):  # one is summed apart
+            walk = walk.take(left)
+    return ends
+
+
+def _step(walk: _Walk, ends: _Ends, solver: Solver, turn: int) -> _Walk:
+    """Evaluate where the models stand and aim again; those whose next step is the last are written into `ends`."""
+    point = Point(walk.coef, not solver.canonical, relative=True)
+    moments = block_moments(walk.rows, point, walk.family, solver.link)
+    objective, floor = moments.objective - walk.saturated, solver.floor(moments)
+    delta, decrement, sound = linalg.newton_step(moments)
+    first = walk.first if turn else objective
+    # from a first point far off, the search looks for a better one
+    good = objective <= walk.bound if turn else decrement <= 0.5 * objective
+    regular = walk.regular & good & sound & (moments.invalid == 0) & (decrement < math.inf)
+    closing = decrement.abs() <= solver.tol * (2 * objective.abs() + 2e-3 * first.abs()) + floor
+    bound, trial = objective + SLACK * objective.abs() + floor, walk.coef + delta
+    stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
+    if stops.numel():
+        index = walk.index[stops]
+        ends.coef[index], ends.before[index], ends.level[index] = trial[stops], walk.coef[stops], bound[stops]
+        ends.regular[index], ends.n_iter[index] = regular[stops], turn + 1
+    moving = walk.moving & regular & ~closing
+    coef = torch.where(moving.unsqueeze(-1), trial, walk.coef)
+    return replace(walk, coef=coef, regular=regular, bound=bound, first=first, moving=moving)
