@@ -40,6 +40,9 @@ class Poisson(Family):
     def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         return y * torch.log(y.clamp(min=LEAST) / mu) - (y - mu)
 
+    def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+        return mu - y * eta if self.is_canonical(link) else self.nll(y, eta, link)
+
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
         if self.is_canonical(link):

@@ -44,6 +44,9 @@ class Gamma(ConstantVariation):
         ratio = y / mu
         return ratio - 1 - ratio.log()
 
+    def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+        return y / mu + (eta if link.name == "log" else mu.log())
+
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
         relative = link.relative_slope(eta)
