@@ -108,7 +108,7 @@ def compare(
     problem = workload.make()
     generation = time.perf_counter() - start
     want = reference(problem)
-    runs = {name: one.infer if problem.inference else one.fit for name, one in contenders.items()}
+    runs = {name: one.able(problem) for name, one in contenders.items()}
     able = {name: run for name, run in runs.items() if run is not None}
     records = {name: Record(name) for name in able}
     names = list(able)

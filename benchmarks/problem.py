@@ -21,6 +21,8 @@ class Problem:
     link: str  # log | logit
     x: Array  # (n, p), or (B, n, p) where every model has its own
     y: Array  # (n,), or (B, n)
+    factors: tuple[NDArray[np.int32], ...] = ()  # codes (n,) of each; treatment columns follow those of x, in order
+    exposure: Array | None = None  # (n,), where there are factors
     inference: bool = False  # HC3 errors and the influence of every row are asked for too
 
     def models(self) -> Iterator[tuple[Array, Array]]:
@@ -38,7 +40,7 @@ class Problem:
 
     @property
     def megabytes(self) -> float:
-        return (self.x.nbytes + self.y.nbytes) / 1e6
+        return (self.x.nbytes + self.y.nbytes + sum(codes.nbytes for codes in self.factors)) / 1e6
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def variance_and_slope(mu: Array, family: str, link: str) -> tuple[Array, Array]
 
 def reference(problem: Problem) -> Fit:
     """Plain Fisher scoring in float64, taken until the step is below 1e-12 of a standard error."""
+    if problem.factors:
+        return _scoring_with_factors(problem)
     return one_by_one(lambda x, y: _solved(x, y, problem), problem)
 
 
@@ -112,6 +116,31 @@ def _fisher_scoring(x: Array, y: Array, family: str, link: str) -> Fit:
         coef = coef + step
     dispersion = pearson / (n - p) if family == "gamma" else 1.0
     return Fit(coef, std_err * np.sqrt(dispersion))
+
+
+def _scoring_with_factors(problem: Problem) -> Fit:
+    """Poisson–log by Fisher scoring on a sparse matrix of all columns."""
+    from scipy import sparse
+
+    n = len(problem.y)
+    parts = [sparse.csr_matrix(problem.x)]
+    for codes in problem.factors:
+        table = sparse.csr_matrix((np.ones(n), (np.arange(n), codes)), shape=(n, codes.max() + 1))
+        parts.append(table[:, 1:])
+    x = sparse.hstack(parts, format="csr")
+    assert problem.exposure is not None
+    offset = np.log(problem.exposure)
+    coef = np.zeros(x.shape[1])
+    coef[0] = np.log(problem.y.sum() / problem.exposure.sum())
+    for _ in range(60):
+        mu = np.exp(x @ coef + offset)
+        gram = (x.T @ x.multiply(mu[:, None]).tocsr()).toarray()
+        step = np.linalg.solve(gram, x.T @ (problem.y - mu))
+        std_err = np.sqrt(np.diag(np.linalg.inv(gram)))
+        if np.abs(step / std_err).max() < 1e-12 * np.sqrt(n):
+            break
+        coef = coef + step
+    return Fit(coef, std_err)
 
 
 def influence(x: Array, y: Array, coef: Array, problem: Problem) -> Fit:

@@ -27,12 +27,20 @@ def installed() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Contender:
-    """What an adapter offers; `infer` fits and gives standard errors, HC3 errors, leverage and Cook's distance."""
+    """What an adapter offers; `infer` fits and gives standard errors, HC3 errors, leverage and Cook's distance;
+    `fit_factors` takes categories."""
 
     fit: Callable[[Problem], Fit]
     infer: Callable[[Problem], Fit] | None = None
+    fit_factors: Callable[[Problem], Fit] | None = None
+
+    def able(self, problem: Problem) -> Callable[[Problem], Fit] | None:
+        """What it has for a problem; None: it does not take part."""
+        if problem.factors:
+            return self.fit_factors
+        return self.infer if problem.inference else self.fit
 
 
 def load(name: str) -> Contender:
     adapter = import_module(f"benchmarks.contenders.with_{name}")
-    return Contender(adapter.fit, getattr(adapter, "infer", None))
+    return Contender(adapter.fit, getattr(adapter, "infer", None), getattr(adapter, "fit_factors", None))

@@ -1,5 +1,7 @@
 """torchglm through its public door: coefficients and standard errors, batches in one call."""
 
+import pyarrow as pa
+
 import torchglm
 from benchmarks.problem import Fit, Problem
 
@@ -19,3 +21,12 @@ def fitted(problem: Problem) -> torchglm.Result:
     return torchglm.fit(
         problem.x, problem.y, family=problem.family, link=problem.link, intercept=False, device="cpu"
     )
+
+
+def fit_factors(problem: Problem) -> Fit:
+    columns = {f"x{j}": pa.array(problem.x[:, j]) for j in range(1, problem.x.shape[1])}
+    for k, codes in enumerate(problem.factors):
+        columns[f"f{k}"] = pa.DictionaryArray.from_arrays(pa.array(codes), [f"{i:05d}" for i in range(codes.max() + 1)])
+    table = pa.table({"y": problem.y, "exposure": problem.exposure, **columns})
+    result = torchglm.fit("y ~ " + " + ".join(columns), table, family=problem.family, exposure="exposure")
+    return Fit(result.coef.numpy(), result.std_err.numpy())

@@ -1,9 +1,9 @@
 """One file per workload; each offers `workloads(size)` with size quick, bench or full."""
 
 from benchmarks.problem import Workload
-from benchmarks.workloads import inference, many, shared, tall
+from benchmarks.workloads import factors, inference, many, shared, tall
 
-FILES = {"tall": tall, "many": many, "shared": shared, "inference": inference}
+FILES = {"tall": tall, "many": many, "shared": shared, "factors": factors, "inference": inference}
 
 
 def workloads(size: str, only: list[str] | None = None) -> list[Workload]:
