@@ -233,13 +233,14 @@ def test_warnings_come_in_one_line_each(config: Path, capsys: pytest.CaptureFixt
 
 def test_help_and_unknown_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert "predict RUN DATA" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "predict RUN DATA" in told and "evaluate RUN DATA" in told
     assert main(["--version"]) == 0
     assert torchglm.__version__ in capsys.readouterr().out
     assert main([]) == 2
     capsys.readouterr()
     assert "did you mean 'fit'" in refused(capsys, "ftt")
-    for command in ("predict", "summary"):
+    for command in ("predict", "evaluate", "summary"):
         assert main([command, "--help"]) == 0
         assert "RUN" in capsys.readouterr().out
         assert main([command]) == 2

@@ -1,4 +1,4 @@
-"""The commands: fit, summary, predict, check, report and compare."""
+"""The commands: fit, predict, evaluate, summary, check, report and compare."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torchglm.cli.waiting import Log, waiting
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result
+    from torchglm.report.document import Document
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -56,27 +57,71 @@ def summary(arguments: Sequence[str]) -> None:
 
 
 def predict(arguments: Sequence[str]) -> None:
-    """`torchglm predict RUN DATA`: means for new rows, streamed from file to file."""
-    from torchglm.cli.predict import KINDS, Prediction, write
+    """`torchglm predict RUN DATA ...`: means for new rows, streamed from files to files."""
+    from torchglm.cli.predict import KINDS, Prediction, Wanted, outcome, write
 
     parser = argparse.ArgumentParser(
         prog="torchglm predict", description="Predict the mean of new rows with a fitted run. Rows are read, "
         "predicted and written in pieces, so files of any size will do.")
-    parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
-    parser.add_argument("data", metavar="DATA", help=".csv or .parquet file, a glob or a folder")
-    parser.add_argument("--out", metavar="FILE", help="file to write, .csv or .parquet, or - for the "
-                        "terminal (default: predictions.parquet in the run folder)")
+    _add_rows(parser)
+    parser.add_argument("--out", metavar="PLACE", help="file to write, .csv or .parquet, or a folder, which gets a "
+                        "file for each file read, or - for the terminal (default: predictions.parquet in the run "
+                        "folder)")
+    parser.add_argument("--keep", metavar="COLUMNS", default="", help="columns to carry along, such as policy,year")
     parser.add_argument("--link", action="store_true", help="add the linear predictor")
     parser.add_argument("--se", action="store_true", help="add standard errors (of the mean, and of --link)")
-    parser.add_argument("--unseen", choices=("error", "reference"), default="error",
-                        help="what a category that the fit never saw counts as (default: error)")
+    parser.add_argument("--interval", metavar="LEVEL", type=float, help="add the confidence interval of the mean, such "
+                        "as 0.95: mean_low, mean_high")
+    parser.add_argument("--response", metavar="LEVEL", type=float, help="add the prediction interval of a response yet "
+                        "to be seen: response_low, response_high")
     given = parser.parse_args(arguments)
+    for level, flag in ((given.interval, "--interval"), (given.response, "--response")):
+        check_level(0.5 if level is None else level, flag)
     folder = runs.open_run(given.run)
-    prediction = Prediction.of(folder, KINDS if given.link else KINDS[:1], given.se, given.unseen)
+    wanted = Wanted(KINDS if given.link else KINDS[:1], given.se, given.interval, given.response)
+    keep = [name for name in given.keep.split(",") if name]
+    prediction = Prediction.of(folder, wanted, keep, given.missing, given.unseen)
     out = given.out or str(folder / "predictions.parquet")
     rows = write(prediction, given.data, out)
-    if out != "-":
-        print(f"{rows:,} predictions in {out}")
+    print(outcome(prediction, rows, out), file=sys.stderr if out == "-" else sys.stdout)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """`torchglm evaluate RUN DATA ...`: how well a run predicts rows, streamed."""
+    from torchglm.cli.evaluate import evaluation
+
+    parser = argparse.ArgumentParser(
+        prog="torchglm evaluate", description="Score a fitted run on rows with a known response: deviance, explained "
+        "share, likelihood, dispersion, observed against expected, calibration by decile, Gini and lift, with the "
+        "weights and exposures of the fit. Rows are read in pieces, so files of any size will do.")
+    _add_rows(parser)
+    parser.add_argument("--by", metavar="COLUMN", help="add a table of observed against expected for each value of a "
+                        "column")
+    parser.add_argument("--bins", type=int, default=10, help="bins of the calibration table (default: 10)")
+    parser.add_argument("--coverage", metavar="LEVEL", type=float, help="add the share of responses inside their "
+                        "prediction intervals of this level, such as 0.95")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
+    given = parser.parse_args(arguments)
+    check_level(0.5 if given.coverage is None else given.coverage, "--coverage")
+    folder = runs.open_run(given.run)
+    found = evaluation(folder, given.data, by=given.by, bins=given.bins, coverage=given.coverage,
+                       missing=given.missing, unseen=given.unseen)
+    if given.format == "json":
+        import json
+
+        print(json.dumps(_plain(found.to_dict()), indent=1, ensure_ascii=False))
+        return
+    _print_document(found.document())
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a command that reads rows for a run."""
+    parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
+    parser.add_argument("data", metavar="DATA", nargs="+", help=".csv or .parquet files, globs or folders")
+    parser.add_argument("--missing", choices=("error", "drop"), default="error",
+                        help="what becomes of rows with missing values (default: error)")
+    parser.add_argument("--unseen", choices=("error", "reference", "other"),
+                        help="what a category that the fit never saw counts as (default: as data.unseen of the fit)")
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -162,10 +207,10 @@ def compare(arguments: Sequence[str]) -> None:
     print(json.dumps(_plain(found), indent=1, ensure_ascii=False))
 
 
-def check_level(level: float) -> None:
+def check_level(level: float, flag: str = "--level") -> None:
     """Raise ValueError for a level of intervals that is none."""
     if not 0 < level < 1:
-        raise ValueError(f"--level must lie between 0 and 1, got {level:g}. 0.95 is 95 %.")
+        raise ValueError(f"{flag} must lie between 0 and 1, got {level:g}. 0.95 is 95 %.")
 
 
 def _stem(data: str) -> str:
@@ -199,6 +244,16 @@ def _print_summary(result: Result, level: float = 0.95, form: str = "text") -> N
         Console().print(found)
     else:
         print(found.to_text())
+
+
+def _print_document(document: Document) -> None:
+    """A document: tables on a terminal, plain text in a pipe."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(document.rich())
+    else:
+        print(document.text())
 
 
 def _outcome(result: Result) -> str:

@@ -12,7 +12,8 @@ Generalised linear models, fitted in closed form or by gradient.
 
 commands:
   fit CONFIG.yaml [--key value ...]    fit a model, write a run folder with its report
-  predict RUN DATA [--out FILE]        predict the means of new rows with a run
+  predict RUN DATA ... [--out PLACE]   predict the means of new rows with a run
+  evaluate RUN DATA ...                score a run on rows with a known response
   summary RUN                          print the summary of a run
   check RUN [--data FILE]              say what speaks against the model of a run
   report RUN [--data FILE]             write the report of a run again, or on new rows
@@ -22,7 +23,7 @@ options:
   -h, --help     show this help; after a command, that of the command
   --version      show the version
 """
-COMMANDS = ("fit", "predict", "summary", "check", "report", "compare")
+COMMANDS = ("fit", "predict", "evaluate", "summary", "check", "report", "compare")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

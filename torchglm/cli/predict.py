@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from torchglm.cli.rows import Batch, Reader, check_formula
+from torchglm.cli.sinks import TERMINAL, plan, sink
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,132 +22,116 @@ KINDS = ("mean", "link")
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What to predict with: a loaded fit, the kinds of columns wanted, and what an unseen category gets."""
+class Wanted:
+    """The columns to predict: kinds, with standard errors, and the levels of intervals, None for none.
 
-    result: Result
-    kinds: tuple[str, ...]
-    se: bool
-    unseen: str
+    `interval` is that of the confidence interval of the mean, `response` that of the interval for a new response.
+    """
 
-    @classmethod
-    def of(cls, run: Path, kinds: Sequence[str], se: bool, unseen: str) -> Prediction:
-        """The predictions of a run. Raises ValueError for a fit without a formula."""
-        import torchglm
-
-        result = torchglm.load(run)
-        if result.spec is None:
-            raise ValueError(f"{run} was fitted on arrays, so the columns of a file mean nothing to it. "
-                             "Use torchglm.load(run).predict(x).")
-        return cls(result, tuple(kinds), se, unseen)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The columns of the offset by their roles."""
-        named = self.result.context.get("columns") or {}
-        return {role: named[role] for role in ("offset", "exposure") if role in named}
+    kinds: tuple[str, ...] = KINDS[:1]
+    se: bool = False
+    interval: float | None = None
+    response: float | None = None
 
     @property
     def names(self) -> list[str]:
-        """The columns of the output: the groups of a grouped fit, then the predictions."""
+        """The names of the columns."""
         found = [name for kind in self.kinds for name in ([kind, f"{kind}_se"] if self.se else [kind])]
-        return [*(self.result.group_names or []), *found]
+        limits = [("mean", self.interval), ("response", self.response)]
+        return [*found, *(f"{kind}_{end}" for kind, level in limits if level is not None for end in ("low", "high"))]
 
-    @property
-    def wanted(self) -> list[str]:
-        """The columns to read."""
-        return list(dict.fromkeys([*self.result.spec.columns, *self.columns.values(),
-                                   *(self.result.group_names or [])]))
 
-    def piece(self, table: pa.Table, first: int) -> dict[str, Any]:
-        """The output columns for the rows of a table whose first row is number `first`.
+@dataclass(frozen=True)
+class Prediction:
+    """What to predict with: a loaded fit, how its rows are read, and the columns wanted."""
+
+    result: Result
+    reader: Reader
+    wanted: Wanted
+
+    @classmethod
+    def of(cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str = "error",
+           unseen: str | None = None) -> Prediction:
+        """The predictions of a run. Raises ValueError for a fit without a formula, or what it has no intervals for."""
+        import torchglm
+        from torchglm.inference.quantile import refuse_quasi
+
+        result = torchglm.load(run)
+        check_formula(result, run, "predict(x)")
+        if wanted.response is not None:
+            refuse_quasi(result, "prediction intervals")
+        also = ("weights", "trials") if wanted.response is not None else ()
+        taken = sorted(set(keep) & set(wanted.names))
+        if taken:
+            raise ValueError(f"--keep {taken[0]}: predictions have a column of that name. Rename it in the data.")
+        return cls(result, Reader(result, False, also, tuple(keep), missing, unseen), wanted)
+
+    def piece(self, table: pa.Table, first: int) -> pa.Table:
+        """The output for the rows of a table whose first row is number `first` of its file.
 
         Raises ValueError for a missing value, an unseen category or group, or an exposure not above 0.
         """
-        keys = self.result.group_names or []
-        spec = self.result.spec
-        design = spec.design(table, also=[*self.columns.values(), *keys], missing="error", unseen=self.unseen,
-                             first=first)
-        x, offset = design.x[:, int(spec.intercept):], self._offset(table, first)
-        values = {name: torch.empty(len(x), dtype=torch.float64) for name in self.names if name not in keys}
-        for result, rows in self._models(table, first):
-            part = x if rows is None else x[rows]
-            shift = offset if offset is None or rows is None else offset[rows]
-            for kind in self.kinds:
-                for name, value in self._values(result, part, shift, kind):
-                    values[name][slice(None) if rows is None else rows] = value.to(torch.float64)
-        groups = {name: table.column(name) for name in keys}
-        return {**groups, **{name: value.numpy() for name, value in values.items()}}
+        import pyarrow as pa
 
-    def _values(self, result: Result, x: Tensor, offset: Tensor | None,
-                kind: str) -> list[tuple[str, Tensor]]:
-        found = result.predict(x, offset=offset, kind=kind, se=self.se)
-        parts = found if isinstance(found, tuple) else (found,)
-        return list(zip((kind, f"{kind}_se"), parts, strict=False))
+        batch = self.reader.read(table, first)
+        x, offset = batch.x, batch.offset
+        values = {name: torch.empty(len(x), dtype=torch.float64) for name in self.wanted.names}
+        for _, result, rows in batch.parts():
+            at = slice(None) if rows is None else rows
+            found = self._values(result, x[at], None if offset is None else offset[at], batch, at)
+            for name, value in found.items():
+                values[name][at] = value.to(torch.float64)
+        keys = [name for name in self.result.group_names or [] if name not in self.reader.keep]
+        kept = {name: _plain_column(batch.table.column(name)) for name in [*self.reader.keep, *keys]}
+        return pa.table({**kept, **{name: value.numpy() for name, value in values.items()}})
 
-    def _offset(self, table: pa.Table, first: int) -> Tensor | None:
-        from torchglm.data import numbers
-
-        if not self.columns:
-            return None
-        total = torch.zeros(len(table), dtype=torch.float64)
-        if "offset" in self.columns:
-            total = total + numbers(table, self.columns["offset"])
-        if "exposure" in self.columns:
-            exposure = numbers(table, self.columns["exposure"])
-            bad = ~(exposure > 0) | exposure.isinf()
-            if bool(bad.any()):
-                row = int(bad.nonzero()[0])
-                raise ValueError(f"Exposure {self.columns['exposure']!r} must be finite and > 0; row "
-                                 f"{first + row} has {float(exposure[row]):g}. Correct or drop that row.")
-            total = total + exposure.log()
-        return total
-
-    def _models(self, table: pa.Table, first: int) -> Iterator[tuple[Result, Tensor | None]]:
-        """Each model that has rows in the table, and their numbers; None stands for all."""
-        from torchglm.data import groups
-
-        keys = self.result.group_names
-        if not keys:
-            yield self.result, None
-            return
-        place = {tuple(map(_plain, label)): i for i, label in enumerate(self.result.groups or [])}
-        codes, labels = groups(table, keys)
-        for code, label in enumerate(labels):
-            rows = (codes == code).nonzero()[:, 0]
-            known = tuple(map(_plain, label))
-            if known not in place:
-                said = ", ".join(f"{key} = {value!r}" for key, value in zip(keys, label, strict=True))
-                raise ValueError(f"Row {first + int(rows[0])} belongs to the group {said}, for which no "
-                                 "model was fitted. Drop such rows, or fit again with that group.")
-            yield self.result[place[known]], rows
+    def _values(self, result: Result, x: Tensor, offset: Tensor | None, batch: Batch, at: Any) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for kind in self.wanted.kinds:
+            value = result.predict(x, offset=offset, kind=kind, se=self.wanted.se)
+            found |= dict(zip((kind, f"{kind}_se"), value if isinstance(value, tuple) else (value,), strict=False))
+        if self.wanted.interval is not None:
+            ends = result.predict_interval(x, offset, "mean", self.wanted.interval)
+            found |= {"mean_low": ends[..., 0], "mean_high": ends[..., 1]}
+        if self.wanted.response is not None:
+            weights, trials = (batch.roles[role][at] if role in batch.roles else None for role in ("weights", "trials"))
+            ends = result.predict_interval(x, offset, "response", self.wanted.response, weights, trials)
+            found |= {"response_low": ends[..., 0], "response_high": ends[..., 1]}
+        return found
 
 
-def _plain(value: Any) -> Any:
-    """A group's label as JSON keeps it."""
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
-
-
-def write(prediction: Prediction, data: str, out: str) -> int:
-    """Predict every row of the files and write the file `out` (or the terminal, `-`); returns the rows.
-
-    The file appears complete or not at all. Raises ValueError for an unknown ending or what `piece` raises.
-    """
+def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column to carry along, its dictionary (which may differ from piece to piece) written out."""
     import pyarrow as pa
 
-    from torchglm.cli.waiting import waiting
-    from torchglm.data import Scan
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
-    wanted = prediction.wanted
-    types = {name: kind for name, kind in prediction.result.spec.types.items() if name in wanted}
-    scan = Scan(data, wanted or None, types)
+
+def write(prediction: Prediction, data: Sequence[str], out: str) -> int:
+    """Predict every row of the files and write them to `out`, see `sinks.plan`; returns the rows written.
+
+    Each file appears complete or not at all. Raises ValueError for what `plan`, `Reader` and `piece` do.
+    """
+    from torchglm.cli.waiting import waiting
+    from torchglm.data.files import files
+
+    found = files(data)
+    jobs = [(prediction.reader.scan(inside), target) for inside, target in plan(found, out)]
     done = 0
-    with _sink(out) as sink, waiting(f"Predicting {data}", _rows(scan.files)) as progress:
-        for table in scan:
-            sink(pa.table(prediction.piece(table, done)))
-            done += table.num_rows
-            progress.advance(progress.task_ids[0], table.num_rows)
+    with waiting(f"Predicting {' '.join(data)}", _rows(found)) as progress:
+        for scan, target in jobs:
+            with sink(target) as append:
+                for table in scan.each(prediction.piece):
+                    append(table)
+                    done += table.num_rows
+                    progress.advance(progress.task_ids[0], table.num_rows)
     return done
+
+
+def outcome(prediction: Prediction, rows: int, out: str) -> str:
+    """What was written where, and what the policies did, in a line."""
+    told = "".join(f"; {said}" for said in prediction.reader.said)
+    return f"{rows:,} predictions{'' if out == TERMINAL else f' in {out}'}{told}"
 
 
 def _rows(files: Sequence[Path]) -> int | None:
@@ -158,34 +142,3 @@ def _rows(files: Sequence[Path]) -> int | None:
         return sum(parquet.read_metadata(file).num_rows for file in files)
     except (ArrowException, OSError):
         return None
-
-
-@contextmanager
-def _sink(out: str) -> Iterator[Any]:
-    """A function that appends a table to the file, made at the first one and moved into place at the end."""
-    from pyarrow import csv, parquet
-
-    kinds = {".csv": csv.CSVWriter, ".parquet": parquet.ParquetWriter, ".pq": parquet.ParquetWriter}
-    target = Path(out).expanduser()
-    if out != "-" and target.suffix.lower() not in kinds:
-        raise ValueError(f"--out {out} has an unknown ending. Known: {', '.join(kinds)}; - is the terminal.")
-    if out != "-" and not target.parent.is_dir():
-        raise ValueError(f"--out {out}: there is no folder {target.parent}. Make it first.")
-    draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
-    place: Any = sys.stdout.buffer if out == "-" else draft
-    writer: Any = None
-
-    def append(table: pa.Table) -> None:
-        nonlocal writer
-        if writer is None:
-            writer = kinds.get(target.suffix.lower(), csv.CSVWriter)(place, table.schema)
-        writer.write_table(table)
-
-    try:
-        yield append
-        if writer is not None:
-            writer.close()
-        if out != "-":
-            draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,18 +1,25 @@
-"""The rows a run was fitted on, read again from files."""
+"""Rows of files as a run sees them: those it was fitted on, read again, and new ones to predict or to score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from torchglm import inputs
+from torchglm.data import Design, Scan, Tally, groups, numbers, read_table, tally
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from torchglm.fitting.rows import Rows
     from torchglm.inference.result import Result
+
+NUMBERS = 1 << 24  # of a piece of the design: 128 MiB
 
 
 def attached(result: Result, run: Path, data: str | None) -> Result:
@@ -21,17 +28,20 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
     A grouped fit holds them in memory, another reads them again at each pass. Raises ValueError for a fit without a
     formula, or where the files are not found.
     """
-    if result.spec is None:
-        raise ValueError(f"{run} was fitted on arrays, so the columns of a file mean nothing to it. "
-                         "Use torchglm.load(run).with_rows(x, y).")
+    check_formula(result, run, "with_rows(x, y)")
     path = data if data is not None else configured(run)
     if result.group_names:
-        from torchglm.data import read_table
-
         spec, columns = result.spec, result.context.get("columns") or {}
         wanted = [*spec.response_columns, *spec.columns, *columns.values(), *result.group_names]
         return result.with_rows(read_table(path, list(dict.fromkeys(wanted))))
     return result.on(RunRows(result, path))
+
+
+def check_formula(result: Result, run: Path, instead: str) -> None:
+    """Raise ValueError for a fit without a formula; `instead` is the method that serves it."""
+    if result.spec is None:
+        raise ValueError(f"{run} was fitted on arrays, so the columns of a file mean nothing to it. "
+                         f"Use torchglm.load(run).{instead}.")
 
 
 @torch.no_grad()
@@ -42,9 +52,14 @@ def of_the_fit(result: Result) -> bool:
         half = result.family.half_deviance(values.rows.y, values.eta, values.mu, result.link)
         total += torch.where(values.used, 2 * half * values.rows.weight, 0.0).sum(-1)
         count += torch.where(values.used, values.repeats, 0.0).sum(-1)
+    return bool((alike(total, count, result) | result._state["deviance"].isnan()).all())
+
+
+def alike(deviance: Tensor, count: Tensor, result: Result) -> Tensor:
+    """Where a deviance and a number of rows are those of the models of a fit."""
     fitted, nobs = result._state["deviance"], result._state["nobs"]
-    alike = (total - fitted).abs() <= 1e-6 * fitted.abs() + 1e-8 * nobs
-    return bool(((alike & ((count - nobs).abs() <= 1e-9 * nobs)) | fitted.isnan()).all())
+    near = (deviance - fitted).abs() <= 1e-6 * fitted.abs() + 1e-8 * nobs
+    return near & ((count - nobs).abs() <= 1e-9 * nobs)
 
 
 def configured(run: Path) -> str | list[str]:
@@ -62,20 +77,137 @@ def configured(run: Path) -> str | list[str]:
 class RunRows:
     """Rows of files as a fit takes them, read again at each iteration, piece by piece."""
 
-    def __init__(self, result: Result, path: str | list[str]) -> None:
-        self.result, self.path = result, path
-        self.roles: dict[str, str] = result.context.get("columns") or {}
-        spec = result.spec
-        self.columns = list(dict.fromkeys([*spec.response_columns, *spec.columns, *self.roles.values()]))
+    def __init__(self, result: Result, path: str | Sequence[str | Path], missing: str | None = None,
+                 unseen: str | None = None) -> None:
+        self.reader = Reader(result, response=True, missing=missing, unseen=unseen)
+        self.path = path
 
     def __iter__(self) -> Iterator[Rows]:
-        from torchglm.data import Scan
+        pieces = self.reader.scan(self.path).each(lambda table, first: self.reader.read(table, first).rows)
+        return (rows for rows in pieces if rows.y.shape[-1])
 
-        spec, first = self.result.spec, 0
-        types = {name: kind for name, kind in spec.types.items() if name in self.columns}
-        for table in Scan(self.path, self.columns, types):
-            design = spec.design(table, response=True, also=list(self.roles.values()), first=first)
-            first += table.num_rows
-            if design.x.shape[0]:
-                yield from inputs.from_design(design, self.result.family, self.roles, [], self.result.coef.device,
-                                              None).source
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of a file, complete, as tensors over the `(n,)` rows; `table` holds all their columns."""
+
+    result: Result
+    table: pa.Table
+    design: Design
+    roles: dict[str, Tensor]
+
+    @property
+    def x(self) -> Tensor:
+        """The columns of the design `(n, p)` without the intercept."""
+        return self.design.x[:, int(self.design.intercept):]
+
+    @property
+    def y(self) -> Tensor:
+        """The response. Raises ValueError where it was not read."""
+        if self.design.y is None:
+            raise ValueError("These rows were read without their response.")
+        return self.design.y
+
+    @property
+    def offset(self) -> Tensor | None:
+        """The offset, exposure included; None where the fit had neither."""
+        if "offset" not in self.roles and "exposure" not in self.roles:
+            return None
+        exposure = self.roles.get("exposure")
+        return self.roles.get("offset", torch.zeros(len(self.table), dtype=torch.float64)) + (
+            0.0 if exposure is None else exposure.log())
+
+    @property
+    def rows(self) -> Rows:
+        """As a fit of one model takes them. Raises ValueError where a value does not suit the family."""
+        return next(iter(inputs.assemble(self.design.x, self.y, self.result.family, dict(self.roles),
+                                         self.design.names, False, self.design.intercept, strict=False).source))
+
+    def parts(self) -> Iterator[tuple[int, Result, Tensor | None]]:
+        """Each model that has rows here, its number, and which rows are its own; None stands for all."""
+        keys = self.result.group_names
+        if not keys:
+            yield 0, self.result, None
+            return
+        place = {tuple(map(_plain, label)): i for i, label in enumerate(self.result.groups or [])}
+        codes, labels = groups(self.design.table, keys)
+        for code, label in enumerate(labels):
+            rows = (codes == code).nonzero()[:, 0]
+            model = place.get(tuple(map(_plain, label)))
+            if model is None:
+                said = ", ".join(f"{key} = {value!r}" for key, value in zip(keys, label, strict=True))
+                raise ValueError(f"{len(rows)} rows belong to the group {said}, for which no model was fitted. Drop "
+                                 "such rows, or fit again with that group.")
+            yield model, self.result[model], rows
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the rows of files are read for a run with a formula.
+
+    `response` asks for y and the columns of all roles, else only those of the offset and `also` are needed; `keep`
+    are columns that are carried along, missing values or not. `missing` and `unseen` override the policies of the fit;
+    `tally` counts what they do.
+    """
+
+    result: Result
+    response: bool = False
+    also: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    missing: str | None = None
+    unseen: str | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Role -> column, of the roles that are needed."""
+        named = self.result.context.get("columns") or {}
+        return {role: name for role, name in named.items()
+                if self.response or role in ("offset", "exposure") or role in self.also}
+
+    def scan(self, path: Any) -> Scan:
+        """The files, in pieces of bounded size. Raises ValueError for files that lack a column."""
+        spec = self.result.spec
+        wanted = list(dict.fromkeys([*spec.columns, *(spec.response_columns if self.response else []),
+                                     *self.roles.values(), *(self.result.group_names or []), *self.keep]))
+        types = {name: kind for name, kind in spec.types.items() if name in wanted}
+        rows = max(64, min(1 << 18, NUMBERS // max(1, len(self.result.names))))
+        return Scan(path, wanted or None, types, rows)
+
+    def read(self, table: pa.Table, first: int) -> Batch:
+        """A piece whose first row is number `first` of its file.
+
+        Raises ValueError for a missing value, an unseen level, or an exposure not above 0.
+        """
+        import pyarrow as pa
+
+        also = [*self.roles.values(), *(self.result.group_names or [])]
+        design = self.result.spec.design(table, response=self.response, also=also, missing=self.missing,
+                                         unseen=self.unseen, first=first)
+        self.tally.add(design)
+        kept = table if design.kept is None else table.filter(pa.array(design.kept.numpy()))
+        roles = {role: numbers(design.table, name) for role, name in self.roles.items()}
+        if "exposure" in roles:
+            _check_exposure(roles["exposure"], self.roles["exposure"], design, first)
+        return Batch(self.result, kept, design, roles)
+
+    @property
+    def said(self) -> list[str]:
+        """What the policies did so far, in words."""
+        counts = self.tally.to_dict()
+        left, recoded = tally.left_out(counts), tally.recoded(counts, self.unseen or self.result.spec.unseen)
+        return [line for line in (left and f"left out: {left}", recoded and f"taken in: {recoded}") if line]
+
+
+def _check_exposure(exposure: Tensor, name: str, design: Design, first: int) -> None:
+    bad = ~(exposure > 0) | exposure.isinf()
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        row = first + (i if design.kept is None else int(design.kept.nonzero()[i]))
+        raise ValueError(f"Exposure {name!r} must be finite and > 0; row {row} has {float(exposure[i]):g}. "
+                         "Correct or drop that row.")
+
+
+def _plain(value: Any) -> Any:
+    """A group's label as JSON keeps it."""
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

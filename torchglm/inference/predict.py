@@ -16,9 +16,9 @@ def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
 
     `x` has the columns of the fit without its intercept, or is a data frame for a formula fit. `unseen` is what a level
-    of it counts as that the fit never saw: `"error"`, `"reference"` or `"other"`; None is what the fit was told. The standard error of
-    a mean is `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown kind, and where the
-    fit had an offset and none is given.
+    of it counts as that the fit never saw: `"error"`, `"reference"` or `"other"`; None is what the fit was told. The
+    standard error of a mean is `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown
+    kind, and where the fit had an offset and none is given.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")

@@ -1,0 +1,72 @@
+"""Observed against expected, for all rows or for each value of a column, from sums alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from torchglm.fitting.rows import Rows
+
+MOST = 1000  # values of a column
+
+
+class Ratios:
+    """Sums of rows, weights, responses, expected responses and their variance under the fit, for each value.
+
+    For censored times the response is the event and its expectation `t / mu`.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[Any, int] = {}
+        self.sums = torch.zeros(0, 5, dtype=torch.float64)
+
+    def add(self, rows: Rows, mu: Tensor, variance: Tensor, signed: bool, column: pa.ChunkedArray | None) -> None:
+        """Take in rows with means and variances of a response of weight 1, `(n,)`; `signed` where y < 0 is censored.
+
+        `column` holds the values, None for all rows. Raises ValueError where it has more than a thousand different
+        values.
+        """
+        codes = torch.zeros(len(mu), dtype=torch.int64) if column is None else self._codes(column)
+        if column is None:
+            self.places.setdefault("all", 0)
+        y, weight = rows.y[0].to(torch.float64), rows.weight[0].to(torch.float64)
+        expected = mu
+        if signed:
+            y, expected = (y > 0).to(torch.float64), y.abs() / mu
+            variance = expected
+        parts = torch.stack([torch.ones_like(mu), weight, weight * y, weight * expected, weight * variance], -1)
+        parts = torch.where((weight > 0).unsqueeze(-1), parts, 0.0)
+        grown = torch.zeros(len(self.places), 5, dtype=torch.float64)
+        grown[: len(self.sums)] = self.sums
+        self.sums = grown.index_add_(0, codes, parts)
+
+    def _codes(self, column: pa.ChunkedArray) -> Tensor:
+        encoded = column.combine_chunks()
+        encoded = encoded if hasattr(encoded, "dictionary") else encoded.dictionary_encode(null_encoding="encode")
+        values = encoded.dictionary.to_pylist()
+        places = [self.places.setdefault(value, len(self.places)) for value in values]
+        if len(self.places) > MOST:
+            raise ValueError(f"--by names a column of more than {MOST:,} different values. Take one of groups.")
+        missing = self.places.setdefault(None, len(self.places)) if encoded.null_count else 0
+        codes = torch.from_numpy(encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False).astype("int64"))
+        return torch.tensor([*places, missing], dtype=torch.int64)[codes]
+
+    def table(self) -> list[dict[str, Any]]:
+        """A dict for each value in order: rows, weight, observed, expected, their ratio and its standard error."""
+        try:
+            order = sorted(self.places, key=lambda value: (value is None, value))
+        except TypeError:
+            order = list(self.places)
+        made = []
+        for value in order:
+            n, weight, observed, expected, variance = self.sums[self.places[value]].tolist()
+            sound = expected != 0
+            made.append({"value": value, "rows": int(n), "weight": weight, "observed": observed, "expected": expected,
+                         "ratio": observed / expected if sound else float("nan"),
+                         "se": variance**0.5 / abs(expected) if sound else float("nan")})
+        return made
