@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 import torchglm
 from torchglm.cli import main
-from torchglm.data import DesignSpec, build, learn
+from torchglm.data import DesignSpec, Tally, build, learn
 
 LEVELS = {"b": 30, "a": 20, "rare": 3, "new": 1, "other": 12, "c": 10}  # rows of each
 
@@ -124,6 +124,15 @@ def test_a_fit_counts_what_the_policies_did(tmp_path: Path, monkeypatch: pytest.
     assert files.predict_interval(new, unseen="reference")[0].tolist() == files.predict_interval(new)[2].tolist()
     with pytest.raises(ValueError, match="unknown levels: 'never'"):
         files.predict(new, unseen="error")
+
+
+def test_counts_of_parts_add_up_and_a_part_may_be_the_whole() -> None:
+    design = build("y ~ x", frame().assign(x=lambda d: d.x.where(d.g != "c")), missing="drop")
+    one, two = Tally.of(design), Tally.of(design)
+    one.join([one])
+    assert one.to_dict() == {"rows": 10, "missing": {"x": 10}, "unseen": {}}
+    one.join([one, two])
+    assert one.to_dict() == {"rows": 20, "missing": {"x": 20}, "unseen": {}}
 
 
 def test_a_listed_level_set_counts_the_rows_beyond_it() -> None:

@@ -160,6 +160,7 @@ def evaluation(run: Path, data: Sequence[str], by: str | None = None, bins: int 
     import torchglm
     from torchglm.cli.waiting import waiting
     from torchglm.inference.quantile import refuse_quasi
+    from torchglm.report import words
 
     result = torchglm.load(run)
     check_formula(result, run, "with_rows(x, y)")
@@ -187,7 +188,7 @@ def evaluation(run: Path, data: Sequence[str], by: str | None = None, bins: int 
     scores, own = scorer.scores()
     table = None if by is None else {"column": by, "rows": scorer.ratios[by].table()}
     share = None if coverage is None else {"level": coverage, "share": scorer.inside / scorer.rows}
-    return Evaluation(str(run), ", ".join(data), f"{result.family.name}, {result.link.name} link", own, scores,
+    return Evaluation(str(run), ", ".join(data), words.model_title(result.family.name, result.link.name), own, scores,
                       scorer.deciles(), table, share, reader.said)
 
 

@@ -23,11 +23,12 @@ class Tally:
         self._count(design.dropped, design.unseen)
 
     def join(self, parts: Iterable[Tally]) -> None:
-        """Become the counts of all parts together."""
-        self.rows, self.missing, self.unseen = 0, {}, {}
+        """Become the counts of all parts together, of which this may be one."""
+        whole = Tally()
         for part in parts:
-            self.rows += part.rows
-            self._count(part.missing, part.unseen)
+            whole.rows += part.rows
+            whole._count(part.missing, part.unseen)
+        self.rows, self.missing, self.unseen = whole.rows, whole.missing, whole.unseen
 
     def _count(self, missing: Mapping[str, int], unseen: Mapping[str, int]) -> None:
         for mine, found in ((self.missing, missing), (self.unseen, unseen)):
