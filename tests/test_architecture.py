@@ -24,6 +24,7 @@ FLOORS = [
     {"data", "metrics"},
     {"lightning", "report"},
     {"runs"},
+    {"checkpoints"},
     {"cli", "__main__"},
     {"__init__"},
 ]

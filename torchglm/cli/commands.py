@@ -6,15 +6,12 @@ import argparse
 import math
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from torchglm import runs
-from torchglm.cli.waiting import Log, waiting
+from torchglm.cli.waiting import waiting
 
 if TYPE_CHECKING:
     from torchglm.inference.result import Result
@@ -23,23 +20,9 @@ if TYPE_CHECKING:
 
 def fit(arguments: Sequence[str]) -> None:
     """`torchglm fit`: read the config, fit, write the run folder, print the summary."""
-    from torchglm.cli import config
+    from torchglm.cli.fit import fit
 
-    job, text = config.read(arguments)
-    log = Log()
-    runs.check_target(job.output_dir)
-    torch.manual_seed(job.seed)
-    log.add(f"torchglm fit {' '.join(arguments)}")
-    log.add(f"torch {torch.__version__} on {job.where}, {job.dtype}, seed {job.seed}")
-    began = time.perf_counter()
-    with log.warnings():
-        with waiting(f"Fitting {job.data.formula}"):
-            result = job.solver.solve(job)
-        log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
-        with waiting("Writing the report"):
-            folder = runs.write(result, job.output_dir, text, log.text)
-    _print_summary(result)
-    print(f"\nReport: {folder / 'report.html'}")
+    fit(arguments)
 
 
 def summary(arguments: Sequence[str]) -> None:

@@ -20,7 +20,9 @@ from torchglm.cli.schema import Data, Job
 MODE = "torchglm"
 DESCRIPTION = """Fit a generalised linear model as CONFIG.yaml says, and write a run folder with its report.
 Every key of the config is also a flag, and flags come after it:
-torchglm fit configs/poisson.yaml --family negative_binomial --solver.tol 1e-10"""
+torchglm fit configs/poisson.yaml --family negative_binomial --solver.tol 1e-10
+Go on with a fit that was interrupted or killed: torchglm fit CONFIG.yaml --resume RUN
+Share the rows out to four processes: torchrun --nproc_per_node 4 -m torchglm fit CONFIG.yaml"""
 
 SHORT = {**names.KEYS, **{f"solver.{key}": known for key, known in names.INNER.items()}}
 
@@ -63,7 +65,7 @@ def parser() -> jsonargparse.ArgumentParser:
     """The parser of `torchglm fit`."""
     found = jsonargparse.ArgumentParser(prog="torchglm fit", description=DESCRIPTION, parser_mode=MODE,
                                         exit_on_error=False, formatter_class=_Help,
-                                        usage="torchglm fit CONFIG.yaml [--key value ...]")
+                                        usage="torchglm fit CONFIG.yaml [--key value ...] [--resume RUN]")
     found.add_argument("--config", action="config", help="the YAML file, where it does not come first")
     found.add_class_arguments(Job)
     found.set_defaults(solver={"class_path": names.SOLVERS["irls"]})
@@ -104,6 +106,38 @@ def read(arguments: Sequence[str]) -> tuple[Job, str]:
     return job, reader.dump(config, skip_unset=False)
 
 
+def resumed(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without `--resume RUN`, in whose place stands `--output_dir RUN`, and that run (or None).
+
+    Raises ValueError where the flag has no value.
+    """
+    given: list[str] = []
+    run, rest = None, iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag != "--resume":
+            given.append(argument)
+            continue
+        run = value if equals else next(rest, "")
+        if not run:
+            raise ValueError("--resume needs the run folder of the unfinished fit.")
+    return given if run is None else [*given, "--output_dir", run], run
+
+
+def differences(text: str, other: str) -> list[str]:
+    """What two resolved configs set otherwise, each as `key: value, was value`, but for where and how fast they run."""
+    ours, theirs = (_flat(_yaml_load(one)) for one in (text, other))
+    keys = sorted({*ours, *theirs} - {"output_dir", "device", "timeout"})
+    return [f"{key}: {ours.get(key)}, was {theirs.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {name: one for inner, part in value.items() for name, one in
+                _flat(part, f"{key}.{inner}" if key else str(inner)).items()}
+    return {key: value}
+
+
 def located(path: str | list[str], configs: Sequence[Path]) -> str | list[str]:
     """A path of rows where something is: in the current directory, else beside the config; else as it was."""
     if not isinstance(path, str):
@@ -140,7 +174,7 @@ def _expanded(arguments: Sequence[str]) -> list[str]:
 def _check_flag(flag: str) -> None:
     """Raise ValueError for an unknown flag, with the nearest one."""
     known = [*Job.__dataclass_fields__, *(f"data.{key}" for key in Data.__dataclass_fields__), "config",
-             "print_config", "help"]
+             "print_config", "help", "resume"]
     key = flag.removeprefix("--")
     if flag.startswith("--") and key not in known and key.split(".")[0] not in names.KEYS:
         near = names.nearest(flag, [f"--{name}" for name in known])

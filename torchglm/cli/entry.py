@@ -12,6 +12,7 @@ Generalised linear models, fitted in closed form or by gradient.
 
 commands:
   fit CONFIG.yaml [--key value ...]    fit a model, write a run folder with its report
+  fit CONFIG.yaml --resume RUN         go on with a fit that was interrupted
   predict RUN DATA ... [--out PLACE]   predict the means of new rows with a run
   evaluate RUN DATA ...                score a run on rows with a known response
   summary RUN                          print the summary of a run
@@ -29,8 +30,8 @@ COMMANDS = ("fit", "predict", "evaluate", "summary", "check", "report", "compare
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `torchglm` with these arguments (default: those of the process); returns the exit code.
 
-    0: done; 2: bad input, said in one line on stderr (a traceback where TORCHGLM_TRACEBACK is set);
-    130: interrupted.
+    0: done; 2: bad input, said in one line on stderr (a traceback where TORCHGLM_TRACEBACK is set); 1: another
+    process of torchrun failed; 130: interrupted.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -45,20 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _refused("out of memory. Fit fewer rows or columns, or use solver: sgd.")
     except RuntimeError as error:
+        from torchglm.fitting.ranks import RankError
+
+        if isinstance(error, RankError):
+            return _refused(f"{error} What was fitted so far is kept: go on with --resume.", 1)
         if "out of memory" not in str(error).lower():
             raise
         return _refused("the GPU ran out of memory. Use device: cpu or solver: sgd.")
-    except KeyboardInterrupt:
-        print("torchglm: interrupted; nothing was written.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"torchglm: {str(stop) or 'interrupted; nothing was written.'}", file=sys.stderr)
         return 130
     except SystemExit as stop:  # argparse has printed its help or its error
         return stop.code if isinstance(stop.code, int) else 2
 
 
-def _refused(reason: str) -> int:
+def _refused(reason: str, code: int = 2) -> int:
     """Say in one line what was wrong; returns the exit code."""
     print(f"torchglm: error: {' '.join(reason.split())}", file=sys.stderr)
-    return 2
+    return code
 
 
 def _dispatch(given: list[str]) -> int:

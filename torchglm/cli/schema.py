@@ -12,6 +12,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.links import Link
 
 if TYPE_CHECKING:
+    from torchglm.checkpoints import Checkpoint
     from torchglm.inference.result import Result
 
 ROLES = ("exposure", "offset", "weights", "freq", "trials", "event")
@@ -72,10 +73,12 @@ class Data:
 
 
 class Solver:
-    """How the coefficients are found."""
+    """How the coefficients are found; `shares` says that processes of torchrun can share the rows."""
 
-    def solve(self, job: Job) -> Result:
-        """The fit of a job. Raises ValueError for data that do not suit the model."""
+    shares = False
+
+    def solve(self, job: Job, checkpoint: Checkpoint | None = None) -> Result:
+        """The fit of a job, from and into a checkpoint. Raises ValueError for data that do not suit the model."""
         raise NotImplementedError
 
 
@@ -88,6 +91,8 @@ class IRLS(Solver):
         singular: what a column gets that others add up to: none, the least-norm, or an error
     """
 
+    shares = True
+
     def __init__(self, tol: float = 1e-8, max_iter: int = 50,
                  singular: Literal["drop", "minnorm", "error"] = "drop") -> None:
         if not tol > 0:
@@ -96,7 +101,7 @@ class IRLS(Solver):
             raise ValueError(f"solver.max_iter must be at least 1, got {max_iter}. The default is 50.")
         self.tol, self.max_iter, self.singular = tol, max_iter, singular
 
-    def solve(self, job: Job) -> Result:
+    def solve(self, job: Job, checkpoint: Checkpoint | None = None) -> Result:
         """The maximum likelihood fit, one model or one for each group."""
         import torchglm
         from torchglm.data import read_table
@@ -108,7 +113,8 @@ class IRLS(Solver):
         return torchglm.fit(data.formula, rows, family=job.family, link=job.link, penalty=job.penalty,
                             dispersion=job.dispersion, by=data.groups or None, **data.policies,
                             tol=self.tol, max_iter=self.max_iter, singular=self.singular,
-                            device=job.where, dtype=job.precision, **roles)
+                            device=job.where, dtype=job.precision, observe=checkpoint,
+                            resume=None if checkpoint is None else checkpoint.state, **roles)
 
 
 @dataclass
@@ -126,6 +132,7 @@ class Job:
         device: auto, cpu, cuda or cuda:0; auto takes a GPU where there is one
         dtype: float64 or float32, of the data; sums are float64 everywhere
         output_dir: run folder for the results; an earlier run in it is replaced
+        timeout: seconds that a process of torchrun waits for the others before it gives up
     """
 
     data: Data
@@ -138,6 +145,7 @@ class Job:
     device: str = "auto"
     dtype: Literal["float64", "float32"] = "float64"
     output_dir: str = "runs/fit"
+    timeout: float = 600.0
 
     @property
     def precision(self) -> torch.dtype:

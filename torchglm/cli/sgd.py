@@ -24,6 +24,7 @@ from torchglm.inputs.files import HOLD
 from torchglm.lightning import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
 
 if TYPE_CHECKING:
+    from torchglm.checkpoints import Checkpoint
     from torchglm.inference.result import Result
 
 NEAR = 0.1  # standard errors from the optimum that still count as converged
@@ -48,7 +49,7 @@ class SGD(Solver):
         self.batch_size, self.optimizer, self.decay, self.polish = batch_size, optimizer, decay, polish
         self.trainer = _checked(trainer or {})
 
-    def solve(self, job: Job) -> Result:
+    def solve(self, job: Job, checkpoint: Checkpoint | None = None) -> Result:
         """The trained fit, with what it says at its coefficients. Raises ValueError for groups."""
         if job.data.groups:
             raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")

@@ -117,10 +117,9 @@ class Solver:
 
     def run(self, search: Search, out: Solution) -> None:
         """Take every model to its end, from a first point, and write it into `out`."""
-        self.tell(search, out)
         while search.lane.numel():
-            search = self.advance(search, out)
             self.tell(search, out)
+            search = self.advance(search, out)
 
     def tell(self, search: Search, out: Solution) -> None:
         """Hand the observer, where there is one, what the models that ended and those that go on have reached."""

@@ -1,0 +1,122 @@
+"""`torchglm fit`: from a config to a run folder, by one process or several, anew or from a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from torchglm import checkpoints, runs
+from torchglm.checkpoints import Checkpoint
+from torchglm.cli.processes import joined
+from torchglm.cli.rows import RunRows
+from torchglm.cli.waiting import Log, waiting
+
+if TYPE_CHECKING:
+    from torchglm.cli.schema import Job
+    from torchglm.fitting.ranks import Ranks
+    from torchglm.inference.result import Result
+
+
+def fit(arguments: Sequence[str]) -> None:
+    """`torchglm fit`: read the config, fit, write the run folder, print the summary; the first of several writes."""
+    from torchglm.cli import config
+
+    given, run = config.resumed(arguments)
+    job, text = config.read(given)
+    with joined(job) as ranks, _said_by(ranks, Log()) as log:
+        log.add(f"torchglm fit {' '.join(arguments)}")
+        with ranks.together():
+            begun = _begun(job, text, run) if ranks.rank == 0 else None
+        begun = ranks.gather(begun)[0]
+        if begun is None:
+            if ranks.rank == 0:
+                print(f"The fit in {run} is finished: {Path(job.output_dir) / 'report.html'}")
+            return
+        begun.writes = ranks.rank == 0
+        try:
+            result = _fitted(job, begun, ranks, log)
+            if ranks.rank == 0:
+                _write(result, job, text, log)
+        except KeyboardInterrupt:
+            if ranks.rank:
+                raise SystemExit(130) from None
+            raise KeyboardInterrupt(_how_to_go_on(given, begun)) from None
+
+
+@contextmanager
+def _said_by(ranks: Ranks, log: Log) -> Iterator[Log]:
+    """Within it warnings go to the log and are printed by the first process; the others would say the same."""
+    with log.warnings():
+        if ranks.rank:
+            warnings.simplefilter("ignore")
+        yield log
+
+
+def _begun(job: Job, text: str, run: str | None) -> Checkpoint | None:
+    """Where the fit is kept, and how far it came; None where the run to resume is finished.
+
+    Raises ValueError where the folder cannot be written, or holds another job.
+    """
+    from torchglm.cli import config
+
+    place = runs.check_target(job.output_dir)
+    given = job.data.path if isinstance(job.data.path, list) else [job.data.path]
+    begun = Checkpoint(place, text, [str(Path(one).expanduser().resolve()) for one in given])
+    if run is None:
+        if (place / runs.CHECKPOINT).is_file():
+            warnings.warn(f"{job.output_dir} holds an unfinished fit, and this one begins anew. "
+                          f"--resume {job.output_dir} would go on with it.", stacklevel=2)
+        return begun
+    if checkpoints.finished(place):
+        return None
+    before = checkpoints.read(place)
+    others = [said for said in config.differences(text, before.config)
+              if not (said.startswith("data.path:") and begun.rows == before.rows)]
+    if others:
+        raise ValueError(f"{run} holds another job ({'; '.join(others)}). Resume it with its own config, or begin anew "
+                         "with another output_dir.")
+    begun.state = before.state
+    return begun
+
+
+def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
+    """The fit of a job, with all rows behind it. The processes part here: what follows is for the first."""
+    from torchglm.cli.commands import _outcome
+
+    torch.manual_seed(job.seed)
+    several = f", {ranks.size} processes" if ranks.size > 1 else ""
+    log.add(f"torch {torch.__version__} on {job.where}, {job.dtype}, seed {job.seed}{several}")
+    if begun.state is not None:
+        log.add(f"goes on after {int(begun.state.n_iter.max())} iterations")
+    began = time.perf_counter()
+    with waiting(f"Fitting {job.data.formula}") if ranks.rank == 0 else nullcontext():
+        result = job.solver.solve(job, begun)
+    log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
+    return result if ranks.size == 1 else result.on(RunRows(result, job.data.path))
+
+
+def _write(result: Result, job: Job, text: str, log: Log) -> None:
+    """Write the run folder, and print the summary."""
+    from torchglm.cli.commands import _print_summary
+
+    with waiting("Writing the report"):
+        folder = runs.write(result, job.output_dir, text, log.text)
+    _print_summary(result)
+    print(f"\nReport: {folder / 'report.html'}")
+
+
+def _how_to_go_on(given: Sequence[str], begun: Checkpoint) -> str:
+    """What a person who interrupted a fit is told."""
+    if not (begun.folder / runs.CHECKPOINT).is_file():
+        return "interrupted before the first step; nothing was written."
+    folder = os.path.relpath(begun.folder)
+    words = ["torchglm", "fit", *given, "--resume", folder if not folder.startswith("..") else str(begun.folder)]
+    return f"interrupted; the steps made are kept. Go on with: {shlex.join(words)}"
