@@ -157,8 +157,10 @@ def test_a_failed_fit_leaves_an_earlier_run_alone(config: Path, capsys: pytest.C
         raise OSError("disk full")
 
     monkeypatch.setattr("torchglm.report.page.page", page)
-    assert "disk full" in refused(capsys, "fit", config)
-    assert {file.name: file.read_bytes() for file in Path("runs/claims").iterdir()} == before
+    said = refused(capsys, "fit", config)
+    assert "disk full" in said and f"torchglm fit {config} --resume runs/claims" in said
+    after = {file.name: file.read_bytes() for file in Path("runs/claims").iterdir()}
+    assert after.pop(runs.CHECKPOINT) and after == before
     assert [folder.name for folder in Path("runs").iterdir()] == ["claims"]
 
 
@@ -293,11 +295,11 @@ def test_running_out_of_memory_is_said_in_a_line(config: Path, capsys: pytest.Ca
     assert not Path("runs").exists()
 
 
-def test_an_interrupt_leaves_nothing(config: Path, capsys: pytest.CaptureFixture[str],
-                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_a_checkpoint_alone(config: Path, capsys: pytest.CaptureFixture[str],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
     def page(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("torchglm.report.page.page", page)
     assert main(["fit", str(config)]) == 130
-    assert list(Path("runs").iterdir()) == []
+    assert [file.as_posix() for file in Path("runs").rglob("*")] == ["runs/claims", "runs/claims/checkpoint.pt"]

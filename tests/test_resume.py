@@ -1,4 +1,4 @@
-"""A fit that was interrupted, killed in the middle of a pass or of a write goes on and ends in the same coefficients."""
+"""A fit that was interrupted, or killed in the middle of a pass or a write, goes on to the same coefficients."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def test_interrupted_before_the_first_step_leaves_nothing(config: Path, monkeypa
 def test_a_killed_fit_goes_on(config: Path, death: str) -> None:
     driver = config.parent / "driver.py"
     driver.write_text(DRIVER)
-    done = subprocess.run([sys.executable, str(driver), "fit", str(config)], timeout=100, capture_output=True, text=True,
-                          env=os.environ | {"DIE": death})
+    done = subprocess.run([sys.executable, str(driver), "fit", str(config)], timeout=100, capture_output=True,
+                          text=True, env=os.environ | {"DIE": death})
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert checkpoints.read(Path("run")).state is not None
     assert main(["fit", str(config), "--resume", "run"]) == 0

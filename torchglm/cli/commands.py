@@ -36,7 +36,7 @@ def summary(arguments: Sequence[str]) -> None:
                         help="how to print it (default: text)")
     given = parser.parse_args(arguments)
     result = torchglm.load(runs.open_run(given.run))
-    _print_summary(result, given.level, given.format)
+    print_summary(result, given.level, given.format)
 
 
 def predict(arguments: Sequence[str]) -> None:
@@ -210,7 +210,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _print_summary(result: Result, level: float = 0.95, form: str = "text") -> None:
+def print_summary(result: Result, level: float = 0.95, form: str = "text") -> None:
     """The summary: tables on a terminal, plain text in a pipe."""
     from torchglm.report import Summary
 
@@ -237,11 +237,3 @@ def _print_document(document: Document) -> None:
         Console().print(document.rich())
     else:
         print(document.text())
-
-
-def _outcome(result: Result) -> str:
-    """The end of a fit in a line of the log."""
-    status = result.status
-    if isinstance(status, list):
-        return f"{int(result.converged.sum())} of {result.converged.numel()} models converged"
-    return f"{status.name.lower()} after {int(result.n_iter)} iterations"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 import warnings
@@ -44,11 +43,13 @@ def fit(arguments: Sequence[str]) -> None:
         try:
             result = _fitted(job, begun, ranks, log)
             if ranks.rank == 0:
-                _write(result, job, text, log)
+                _write(result, job, text, log, given)
         except KeyboardInterrupt:
             if ranks.rank:
                 raise SystemExit(130) from None
-            raise KeyboardInterrupt(_how_to_go_on(given, begun)) from None
+            kept = (begun.folder / runs.CHECKPOINT).is_file()
+            raise KeyboardInterrupt(f"interrupted; the steps made are kept. Go on with: {_again(given, job)}" if kept
+                                    else "interrupted before the first step; nothing was written.") from None
 
 
 @contextmanager
@@ -89,8 +90,6 @@ def _begun(job: Job, text: str, run: str | None) -> Checkpoint | None:
 
 def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
     """The fit of a job, with all rows behind it. The processes part here: what follows is for the first."""
-    from torchglm.cli.commands import _outcome
-
     torch.manual_seed(job.seed)
     several = f", {ranks.size} processes" if ranks.size > 1 else ""
     log.add(f"torch {torch.__version__} on {job.where}, {job.dtype}, seed {job.seed}{several}")
@@ -103,20 +102,29 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
     return result if ranks.size == 1 else result.on(RunRows(result, job.data.path))
 
 
-def _write(result: Result, job: Job, text: str, log: Log) -> None:
-    """Write the run folder, and print the summary."""
-    from torchglm.cli.commands import _print_summary
+def _write(result: Result, job: Job, text: str, log: Log, given: Sequence[str]) -> None:
+    """Write the run folder, and print the summary. Raises ValueError where the disk fails."""
+    from torchglm.cli.commands import print_summary
 
-    with waiting("Writing the report"):
-        folder = runs.write(result, job.output_dir, text, log.text)
-    _print_summary(result)
+    try:
+        with waiting("Writing the report"):
+            folder = runs.write(result, job.output_dir, text, log.text)
+    except OSError as error:
+        raise ValueError(f"the run cannot be written: {error}. The fit is kept; write it with: "
+                         f"{_again(given, job)}") from error
+    print_summary(result)
     print(f"\nReport: {folder / 'report.html'}")
 
 
-def _how_to_go_on(given: Sequence[str], begun: Checkpoint) -> str:
-    """What a person who interrupted a fit is told."""
-    if not (begun.folder / runs.CHECKPOINT).is_file():
-        return "interrupted before the first step; nothing was written."
-    folder = os.path.relpath(begun.folder)
-    words = ["torchglm", "fit", *given, "--resume", folder if not folder.startswith("..") else str(begun.folder)]
-    return f"interrupted; the steps made are kept. Go on with: {shlex.join(words)}"
+def _again(given: Sequence[str], job: Job) -> str:
+    """The command that goes on with a fit; `given` names its folder as `--output_dir` where it was resumed before."""
+    words = [*given[:-2]] if list(given[-2:]) == ["--output_dir", job.output_dir] else [*given]
+    return shlex.join(["torchglm", "fit", *words, "--resume", job.output_dir])
+
+
+def _outcome(result: Result) -> str:
+    """The end of a fit in a line of the log."""
+    status = result.status
+    if isinstance(status, list):
+        return f"{int(result.converged.sum())} of {result.converged.numel()} models converged"
+    return f"{status.name.lower()} after {int(result.n_iter)} iterations"
