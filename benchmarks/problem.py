@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ class Problem:
     x: Array  # (n, p), or (B, n, p) where every model has its own
     y: Array  # (n,), or (B, n)
     factors: tuple[NDArray[np.int32], ...] = ()  # codes (n,) of each; treatment columns follow those of x, in order
-    exposure: Array | None = None  # (n,), where there are factors
+    exposure: Array = field(default_factory=lambda: np.ones(0))  # (n,), where there are factors
     inference: bool = False  # HC3 errors and the influence of every row are asked for too
 
     def models(self) -> Iterator[tuple[Array, Array]]:
@@ -128,7 +128,6 @@ def _scoring_with_factors(problem: Problem) -> Fit:
         table = sparse.csr_matrix((np.ones(n), (np.arange(n), codes)), shape=(n, codes.max() + 1))
         parts.append(table[:, 1:])
     x = sparse.hstack(parts, format="csr")
-    assert problem.exposure is not None
     offset = np.log(problem.exposure)
     coef = np.zeros(x.shape[1])
     coef[0] = np.log(problem.y.sum() / problem.exposure.sum())

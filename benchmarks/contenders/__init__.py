@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 
 from benchmarks.problem import Fit, Problem
 
-NAMES = {"torchglm": "torchglm", "glum": "glum", "sklearn": "scikit-learn", "statsmodels": "statsmodels"}
+NAMES = {"torchglm": "torchglm", "glum": "glum", "sklearn": "scikit-learn", "statsmodels": "statsmodels", "jax": "jax"}
 
 
 def installed() -> dict[str, str]:
