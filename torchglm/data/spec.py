@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .blocks import width, write
+from torchglm.fitting.indexed import Indexed
+
+from .blocks import Block, index_columns, width, write
 from .expressions import Expression
 from .factors import UNSEEN, Categorical, Factor, Numeric
 from .formulas import Scoped
@@ -21,26 +25,34 @@ if TYPE_CHECKING:
 
 VERSION = 1
 INTERCEPT = "(Intercept)"
+MANY = 24  # columns of zeros and ones from which on look-ups are faster than products
 
 
 @dataclass(frozen=True, eq=False)
 class Design:
     """The rows of a table as a fit takes them.
 
-    `x` `(n, p)` with the intercept first where there is one, `names` of its columns, `y` `(n,)` or None.
-    `table` holds the kept rows of every column read (and of those asked for with `also=`), aligned with x.
+    `x` `(n, p)` with the intercept first where there is one, `names` of its columns, `y` `(n,)` or None. Where
+    factors have many levels they are kept as index columns: `indexed` says which, `numbers` `(n, q)` holds the other
+    columns, and `x` writes all of them out when it is first asked for. `table` holds the kept rows of every column read (and of those asked for with `also=`), aligned with x.
     `kept` `(rows given,)` is the mask of the complete rows, or None where all are; `dropped` counts the
     missing values per column and `unseen` the rows with a level never seen in training per factor.
     """
 
-    x: torch.Tensor
+    numbers: torch.Tensor
     names: list[str]
     y: torch.Tensor | None
     spec: DesignSpec
     table: pa.Table
+    indexed: Indexed | None = None
     kept: torch.Tensor | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def x(self) -> torch.Tensor:
+        """The design `(n, p)`, every column written out."""
+        return self.numbers if self.indexed is None else self.indexed.whole(self.numbers)
 
     @property
     def intercept(self) -> bool:
@@ -196,19 +208,14 @@ class DesignSpec:
             (text, reduced): self.factors[text].block(frame, reduced, self.unseen, counts)
             for text, reduced in used
         }
-        names = self.names
-        x = torch.zeros((len(frame), len(names)), dtype=dtype)
-        start = 0
-        for _, inside in self.parts:
-            for part in inside:
-                blocks = [coded[scoped] for scoped in part.factors]
-                write(x.numpy(), start, blocks, part.scale)
-                start += width(blocks)
+        pieces = [([coded[scoped] for scoped in part.factors], part.scale) for _, inside in self.parts
+                  for part in inside]
+        numbers, indexed = _columns(pieces, len(frame), dtype)
         y = None
         if response and self.response is not None:
             y = torch.from_numpy(np.array(self.response.values(frame))).to(dtype)
         kept = None if frame.kept is None else torch.from_numpy(frame.kept)
-        return Design(x, names, y, self, frame.table, kept, frame.dropped, counts)
+        return Design(numbers, self.names, y, self, frame.table, indexed, kept, frame.dropped, counts)
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain data, ready for JSON."""
@@ -264,6 +271,24 @@ class DesignSpec:
             own = factor.reduced if reduced else factor.full
             names = [f"{before}:{name}" if before else name for name in own for before in names]
         return names
+
+
+def _columns(pieces: list[tuple[list[Block], float]], n: int,
+             dtype: torch.dtype) -> tuple[torch.Tensor, Indexed | None]:
+    """The columns of products of blocks, each times a number, one after the other: numbers, and index columns."""
+    starts = [0, *accumulate(width(blocks) for blocks, _ in pieces)]
+    found = [index_columns(blocks, start, scale) for (blocks, scale), start in zip(pieces, starts, strict=False)]
+    if sum(index.count for inside in found if inside for index in inside) < MANY:
+        found = [None] * len(pieces)
+    held = [k for k, inside in enumerate(found) if inside is None]
+    places = [j for k in held for j in range(starts[k], starts[k + 1])]
+    numbers = torch.zeros((n, len(places)), dtype=dtype)
+    start = 0
+    for k in held:
+        write(numbers.numpy(), start, *pieces[k])
+        start += width(pieces[k][0])
+    indices = tuple(index for inside in found if inside for index in inside)
+    return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
 
 
 def _factor_dict(factor: Factor) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torchglm.fitting.rows import Rows
 
 STRIDE = 20  # one row out of so many
 LARGE = 1 << 20  # numbers in a design from which on a part pays
-FEWEST = 40  # rows of the part for each column
+FEWEST = 100  # rows of the part for each column: the first step of the whole is then a short one (search.NEAR)
 MOST = 1 << 25  # bytes that the part of a stream holds
 
 

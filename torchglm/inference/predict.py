@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from torchglm.fitting.indexed import Indexed
     from torchglm.inference.result import Result
 
 KINDS = ("mean", "link")
@@ -23,21 +24,33 @@ def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     coef = result.coef
-    design = _design(result, x, coef, unseen)
-    eta = (torch.where(torch.isfinite(coef), coef, 0.0).unsqueeze(-2) @ design.mT).squeeze(-2)
+    design, indexed = _design(result, x, coef, unseen)
+    known = torch.where(torch.isfinite(coef), coef, 0.0)
+    if indexed is None:
+        eta = (known.unsqueeze(-2) @ design.mT).squeeze(-2)
+    else:
+        eta = indexed.times(design, known.flatten(0, -2) if coef.dim() > 1 else known.unsqueeze(0))
+        eta = eta.reshape(*coef.shape[:-1], -1)
     eta = eta + _offset(result, offset, eta, x)
     value = eta if kind == "link" else result.link(eta)
     if not se:
         return value
     cov = result.covariance()
-    known = torch.where(torch.isfinite(cov), cov, 0.0)
-    error = (design @ known * design).sum(-1).clamp(min=0).sqrt()
+    spread = torch.where(torch.isfinite(cov), cov, 0.0)
+    if indexed is None:
+        square = (design @ spread * design).sum(-1)
+    else:
+        square = indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:])).reshape(eta.shape)
+    error = square.clamp(min=0).sqrt()
     return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
 
 
-def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None) -> Tensor:
+def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None) -> "tuple[Tensor, Indexed | None]":
+    """The columns of new rows, with the index columns beside them where factors have many levels."""
     if result.spec is not None and not isinstance(x, Tensor):
-        return result.spec.transform(x, unseen=unseen).to(coef)
+        made = result.spec.design(x, missing="error", unseen=unseen)
+        indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
+        return made.numbers.to(coef), indexed
     from torchglm import inputs
 
     design = inputs.tensor(x, "x", coef.device).to(coef.dtype)
@@ -47,7 +60,7 @@ def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None)
         raise ValueError(f"x has shape {tuple(design.shape)}; new rows need the fit's {columns} columns"
                          + (" (without the intercept)." if added else "."))
     inputs.finite(design, "x")
-    return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design
+    return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None
 
 
 def _offset(result: "Result", offset: Any, eta: Tensor, x: Any) -> "Tensor | float":

@@ -100,7 +100,10 @@ class Result:
 
     @cached_property
     def _variances(self) -> Tensor:
-        return self._covariance().diagonal(dim1=-2, dim2=-1)
+        if "covariance" in self._state or self.penalty is not None or self.context.get("event"):
+            return self._covariance().diagonal(dim1=-2, dim2=-1)
+        own = self._state["root"].square().sum(-1)  # without the products of all pairs of columns
+        return torch.where(self._state["keep"], self._state["dispersion"].unsqueeze(-1) * own, torch.nan)
 
     @property
     def statistic(self) -> Tensor:
