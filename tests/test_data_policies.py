@@ -116,7 +116,7 @@ def test_a_fit_counts_what_the_policies_did(tmp_path: Path, monkeypatch: pytest.
     assert table.context["tally"] == files.context["tally"] == {"rows": 2, "missing": {"x": 2}, "unseen": {}}
     torch.testing.assert_close(files.coef, table.coef, rtol=1e-10, atol=1e-12)
     text = str(files.summary())
-    assert "2 rows with missing values (x 2)" in text and "g 3 levels of 16 rows" in text
+    assert "Left out: 2 rows with missing values (x 2)." in text and "'other': g 3 levels of 16 rows." in text
     new = pd.DataFrame({"x": [0.1, 0.1, 0.1], "g": ["never", "rare", "a"]})
     other, same, reference = files.predict(new).tolist()
     assert other == same != reference
@@ -139,7 +139,7 @@ def test_a_listed_level_set_counts_the_rows_beyond_it() -> None:
     data = frame()
     fitted = torchglm.fit("y ~ x + C(g, levels=['a', 'b', 'c'])", data, family="poisson", unseen="reference")
     assert fitted.context["tally"]["unseen"] == {"C(g, levels=['a', 'b', 'c'])": 16}
-    assert "16 rows with unseen levels as the reference level" in str(fitted.summary())
+    assert "Taken in: 16 rows with unseen levels as the reference level" in str(fitted.summary())
 
 
 def test_yaml_reaches_the_policies_and_the_run_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -152,6 +152,7 @@ def test_yaml_reaches_the_policies_and_the_run_keeps_them(tmp_path: Path, monkey
                                 "rare: 10}\nfamily: poisson\noutput_dir: run\n")
     assert main(["fit", "fit.yaml"]) == 0
     assert "1 row with missing values (x 1)" in capsys.readouterr().out
+    assert "Left out</dt><dd>1 row</dd>" in Path("run/report.html").read_text()
     assert json.loads(Path("run/summary.json").read_text())["tally"]["rows"] == 1
     assert "g 3 levels of 16 rows" in Path("run/report.html").read_text()
     loaded = torchglm.load("run")

@@ -1,4 +1,4 @@
-"""Every script in examples/ runs to its end in its quick mode and says what it promises."""
+"""Every script in examples/ runs to its end in its quick mode and says what it promises (flights: test_nycflights)."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+@pytest.mark.parametrize("name", sorted({path.name for path in (ROOT / "examples").glob("*.py")} - {"nycflights.py"}))
 def test_example_runs(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), "--quick"],

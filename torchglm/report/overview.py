@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
-from torchglm.report.single import d_squared, group_label, jsonable, policies, roles, share
+from torchglm.report.single import d_squared, group_label, jsonable, left_out, policies, roles, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ class ModelBatch:
                  ("Link", words.link_title(self.result.link.name)),
                  *roles(self.result), ("Models", f"{self.n_models:,}"), ("Columns", str(len(self.result.names))),
                  ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
-                 ("Observations", _range(nobs)), *policies(self.result), ("Iterations", _range(steps)),
+                 ("Observations", _range(nobs)), *left_out(self.result), ("Iterations", _range(steps)),
                  ("Total deviance", words.number(_total(deviance))),
                  ("Total null deviance", words.number(_total(null))),
                  ("D² (all models)", share(d_squared(_total(deviance), _total(null))))]
@@ -97,7 +97,7 @@ class ModelBatch:
     def remarks(self) -> list[str]:
         """How to read the tables."""
         return ["Coefficients: distribution over the converged models. Models to look at first: those that "
-                "did not converge, then by deviance per residual degree of freedom."]
+                "did not converge, then by deviance per residual degree of freedom.", *policies(self.result)]
 
     @property
     def sound(self) -> bool:

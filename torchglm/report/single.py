@@ -76,7 +76,7 @@ class SingleModel:
         deviance, null = _float(r.deviance), _float(r.null_deviance)
         group = [] if r.context.get("group") is None else [("Group", group_label(r, r.context["group"]))]
         return [*group, *_event(r), ("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
-                *roles(r), ("Observations", words.number(_float(r.nobs))), *policies(r),
+                *roles(r), ("Observations", words.number(_float(r.nobs))), *left_out(r),
                 ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
                 ("Residual df", words.number(_float(r.df_resid))),
                 ("Null df", words.number(_float(r.df_null))),
@@ -131,7 +131,7 @@ class SingleModel:
             has = any(c.name == words.INTERCEPT for c in self.coefficients)
             base = f" For {words.INTERCEPT} it is the baseline {what}." if has else ""
             lines[0] += f" {self.ratio_name.capitalize()} = exp(estimate).{base}"
-        return lines
+        return lines + policies(r)
 
     def sentences(self) -> list[str]:
         """One sentence per coefficient on what it says."""
@@ -229,15 +229,22 @@ def roles(result: Result) -> list[tuple[str, str]]:
     return [(role.capitalize(), str(column)) for role, column in (result.context.get("columns") or {}).items()]
 
 
-def policies(result: Result) -> list[tuple[str, str]]:
-    """What the policies on missing values, rare and unseen levels did to the rows of a formula fit, as facts."""
+def left_out(result: Result) -> list[tuple[str, str]]:
+    """The rows left out of a formula fit for missing values, as a fact; empty where there are none."""
+    rows = (result.context.get("tally") or {}).get("rows", 0)
+    return [("Left out", f"{rows:,} row{'s' * (rows != 1)}")] if rows else []
+
+
+def policies(result: Result) -> list[str]:
+    """What the policies on missing values, rare and unseen levels did to the rows of a formula fit, in sentences."""
     from torchglm.data import tally
 
-    counts = result.context.get("tally") or tally.Tally().to_dict()
-    spec = result.spec
-    found = [("Left out", tally.left_out(counts)), ("Rare, as 'other'", tally.pooled(spec) if spec else ""),
-             ("Unseen", tally.recoded(counts, spec.unseen) if spec else "")]
-    return [(name, said) for name, said in found if said]
+    if result.spec is None or not result.context.get("tally"):
+        return []
+    counts, unseen = result.context["tally"], result.spec.unseen
+    found = {"Left out": tally.left_out(counts), "Rare levels pooled into 'other'": tally.pooled(result.spec),
+             "Taken in": tally.recoded(counts, unseen)}
+    return [f"{what}: {said}." for what, said in found.items() if said]
 
 
 def _event(result: Result) -> list[tuple[str, str]]:
