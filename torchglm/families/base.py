@@ -147,6 +147,10 @@ class Family(nn.Module):
         """`half_deviance` up to rounding of the terms it is the difference of: what a search compares, cheaply."""
         return self.half_deviance(y, eta, mu, link)
 
+    def rough_size(self, y: Tensor, mu: Tensor) -> "Tensor | None":
+        """The size of those terms; None where `rough_half_deviance` loses no digit of `half_deviance`."""
+        return None
+
     def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         """`nll` where `mu = link(eta)` is at hand, up to rounding of its terms; cheaper still, with `y` given once."""
         return self.nll(y, eta, link)

@@ -44,6 +44,9 @@ class Gamma(ConstantVariation):
         ratio = y / mu
         return ratio - 1 - ratio.log()
 
+    def rough_size(self, y: Tensor, mu: Tensor) -> Tensor:
+        return y / mu + 1
+
     def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         return y / mu + (eta if link.name == "log" else mu.log())
 

@@ -16,6 +16,8 @@ from torchglm.fitting.rows import Rows, is_all, to_float64, whole
 from torchglm.fitting.workers import spread
 from torchglm.links import Link
 
+COARSE = 0.01  # least share of a deviance in the sum of the terms it is the difference of
+
 
 def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, models: int, p: int,
          device: torch.device) -> Moments:
@@ -108,11 +110,19 @@ def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family
     """(B, n) half the unit deviance: to its last digits where the pass reports, else as cheaply as can be."""
     if point.relative:
         return family.rough_nll(rows.y, eta, mu, link)
+    if point.before is not None and link.name == "identity" and family.is_canonical(link) and point.coef is not None:
+        return _exact_residual(rows, point.coef).square() / 2
     if point.before is None:
         return family.rough_half_deviance(rows.y, eta, mu, link)
-    if link.name == "identity" and family.is_canonical(link) and point.coef is not None:
-        return _exact_residual(rows, point.coef).square() / 2
-    return family.half_deviance(rows.y, eta, mu, link)
+    size = family.rough_size(rows.y, mu)
+    if size is None:
+        return family.half_deviance(rows.y, eta, mu, link)
+    # where the sum is not small beside its terms the rough form loses no digit either, at a quarter of the time
+    rough = family.rough_half_deviance(rows.y, eta, mu, link)
+    fine = torch.linalg.vecdot(rough, rows.weight) > COARSE * torch.linalg.vecdot(size, rows.weight)
+    if bool(fine.all()):
+        return rough
+    return torch.where(fine.unsqueeze(-1), rough, family.half_deviance(rows.y, eta, mu, link))
 
 
 def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
@@ -122,8 +132,7 @@ def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
         return none
     bounded = math.isfinite(link.lower)
     if not mu.is_cuda:  # one look at all models is eight times as fast as a look at each
-        least, most = torch.aminmax(mu)
-        inside = family.valid_mean(least) & family.valid_mean(most)
+        inside = family.valid_mean(torch.stack(torch.aminmax(mu))).all()
         if bool(inside & link.inside(eta.amin()) if bounded else inside):
             return none
     least, most = torch.aminmax(mu, dim=-1)

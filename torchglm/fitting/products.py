@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchglm.fitting.rows import Rows, pairs_of, whole
+from torchglm.fitting.rows import Rows, is_all, pairs_of, whole
 from torchglm.fitting.workers import scratch
 
 
 def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
     """`eta = x coef + offset`, shape `(B, n)`, for coefficients `(B, p)`, in their dtype."""
-    return times(rows, coef).add_(rows.offset)
+    eta = times(rows, coef)
+    return eta if is_all(rows.offset, 0.0) else eta.add_(rows.offset)
 
 
 def times(rows: Rows, coef: Tensor) -> Tensor:
@@ -77,8 +78,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b` for stacks of matrices; on a CPU by numpy, which hands small ones to BLAS one by one, fast and alike."""
     if a.device.type != "cpu":
         return a @ b
-    with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-        return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
+    return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
 def gram(rows: Rows, weight: Tensor) -> Tensor:

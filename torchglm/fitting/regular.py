@@ -23,8 +23,8 @@ from torchglm.fitting.workers import spread
 
 PASSES = 12  # after which a model is left to the search
 SMALL = 1 << 15  # numbers that a model has to itself
-GROUP = 1 << 19  # numbers that the models of a group have: with what a pass makes of them they fit a cache
-MEMBERS = 512  # models of a group at most
+GROUP = 1 << 20  # numbers that the models of a group have: with what a pass makes of them they fit a cache
+MEMBERS = 640  # models of a group at most
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Walk:
 
 def _newton(rows: Rows, family: Family, solver: Solver) -> _Ends:
     """Newton's method from a mean per row to a step that leaves nothing to gain."""
-    coef, _, sound = linalg.newton_step(block_moments(rows, Point(), family, solver.link))
+    coef, _, sound = linalg.newton_step(block_moments(rows, Point(relative=True), family, solver.link))
     saturated = (family.nll_saturated(rows.y) * rows.weight).sum(-1)
     models = torch.arange(coef.shape[0])
     ends = _Ends(torch.zeros_like(coef), torch.zeros_like(coef), torch.zeros_like(saturated),

@@ -110,7 +110,9 @@ def _members(value: Tensor, models: "Tensor | slice") -> Tensor:
 
 def is_all(value: Tensor, number: float) -> bool:
     """True where a tensor `(B, n)` on a CPU is one number expanded, and that number: known without a look at all."""
-    return not any(value.stride()) and value.numel() > 0 and not value.is_cuda and float(value[0, 0]) == number
+    if any(value.stride()) or value.is_cuda or not value.numel():
+        return False
+    return bool(value.as_strided((), ()).item() == number)
 
 
 def pairs_of(rows: Rows) -> Tensor:
@@ -140,8 +142,11 @@ def without_columns(rows: Rows) -> Rows:
 
 def to_float64(rows: Rows) -> Rows:
     """The same rows in the precision of all sums."""
-    return rows._replace(x=rows.x.to(torch.float64), y=rows.y.to(torch.float64), weight=rows.weight.to(torch.float64),
-                         offset=rows.offset.to(torch.float64))
+    wanted = torch.float64
+    if rows.x.dtype == rows.y.dtype == rows.weight.dtype == rows.offset.dtype == wanted:
+        return rows
+    return rows._replace(x=rows.x.to(wanted), y=rows.y.to(wanted), weight=rows.weight.to(wanted),
+                         offset=rows.offset.to(wanted))
 
 
 def whole(rows: Rows) -> Tensor:

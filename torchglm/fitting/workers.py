@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
 
+import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-KEPT = 1 << 24  # bytes
+KEPT = 31 << 20  # bytes; glibc looks at blocks of up to 32 MiB
 
 
 SPLIT = 256  # columns of a matrix from which on its factor is worth more than one core
@@ -116,11 +117,11 @@ def spread(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> li
     threads = getattr(_local, "threads", torch.get_num_threads())
     size = min(threads, len(items))
     if size <= 1:
-        return [work(items)]
+        return [_quietly(work, items)]
     bounds = [len(items) * i // size for i in range(size + 1)]
     executor = _pool.threads(threads)
     with _blas().limit(limits=1, user_api="blas"):  # numpy's; its own threads would wait for one another
-        parts = [executor.submit(_without_grad, work, items[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
+        parts = [executor.submit(_quietly, work, items[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
         return [part.result() for part in parts]
 
 
@@ -129,6 +130,7 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _without_grad(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> Value:
-    with torch.no_grad():
+def _quietly(work: Callable[[Sequence[Item]], Value], items: Sequence[Item]) -> Value:
+    """Without gradients, and without numpy's warnings: what is not finite shows in the sums."""
+    with torch.no_grad(), np.errstate(all="ignore"):
         return work(items)
