@@ -55,11 +55,11 @@ def render(results: dict[str, Any]) -> str:
     return "\n\n".join([head, *(table(workload) for workload in results["workloads"])])
 
 
-def write_into(readme: Path, text: str) -> None:
-    """Replace what stands between the markers of `readme`."""
+def write_into(readme: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Replace what stands between two markers of `readme`."""
     page = readme.read_text(encoding="utf-8")
-    before, found, rest = page.partition(BEGIN)
-    _, closed, after = rest.partition(END)
+    before, found, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
     if not found or not closed:
-        raise ValueError(f"{readme} lacks the markers {BEGIN} and {END}: put them where the tables belong.")
-    readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{readme} lacks the markers {begin} and {end}: put them where the tables belong.")
+    readme.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, measure, problem, render
+from benchmarks import contenders, measure, problem, render, scaling
 from benchmarks.workloads import workloads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ def test_contender_gives_the_right_answer(name: str, workload: problem.Workload)
         pytest.skip(f"{name} is not installed")
     contender = contenders.load(name)
     found = measure.compare(workload, {name: contender}, rounds=1, budget=60.0)["contenders"]
-    if workload.make().inference and contender.infer is None:
+    if contender.able(workload.make()) is None:
         assert found == []
         return
     (record,) = found
@@ -73,6 +73,13 @@ def test_command_writes_json(tmp_path: Path) -> None:
     assert "20 Poisson models" in done.stdout
     saved = json.loads((tmp_path / "results.json").read_text())
     assert [w["name"] for w in saved["workloads"]] == ["many-20"]
+
+
+def test_scaling_runs_and_names_its_exponents(capsys: pytest.CaptureFixture[str]) -> None:
+    scaling.main(["--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["rows", "columns", "models", "levels"]
+    assert scaling.exponent([1, 2, 4, 8], [5.0, 6.0, 24.0, 96.0]) == pytest.approx(2.0)
 
 
 def test_results_go_between_the_markers(tmp_path: Path) -> None:

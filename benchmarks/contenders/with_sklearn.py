@@ -1,7 +1,9 @@
-"""scikit-learn's Newton-Cholesky solvers without a penalty, coefficients only."""
+"""scikit-learn's Newton-Cholesky solvers without a penalty, coefficients only.
+
+It takes no part where there are factors: on sparse columns it offers L-BFGS alone, which stops short of the accuracy.
+"""
 
 import numpy as np
-from scipy import sparse
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor
 
 from benchmarks.problem import Array, Fit, Problem, one_by_one
@@ -21,14 +23,3 @@ def fit(problem: Problem) -> Fit:
         return Fit(np.asarray(model.fit(x, y).coef_, dtype=float).reshape(-1))
 
     return one_by_one(one, problem)
-
-
-def fit_factors(problem: Problem) -> Fit:
-    n = len(problem.y)
-    parts = [sparse.csr_matrix(problem.x[:, 1:])]
-    for codes in problem.factors:
-        table = sparse.csr_matrix((np.ones(n), (np.arange(n), codes)), shape=(n, codes.max() + 1))
-        parts.append(table[:, 1:])
-    model = PoissonRegressor(alpha=0, solver="lbfgs", tol=1e-8, max_iter=2000)
-    model.fit(sparse.hstack(parts, format="csr"), problem.y / problem.exposure, sample_weight=problem.exposure)
-    return Fit(np.concatenate([[model.intercept_], model.coef_]))
