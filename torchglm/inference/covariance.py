@@ -122,7 +122,7 @@ def _cluster_sums(source: Iterable[Rows], family: Family, link: Link, coef: Tens
     start = 0
     for values in row_values(source, family, link, coef):
         n = values.mu.shape[-1]
-        rows = values.score.unsqueeze(-1) * values.rows.x
+        rows = values.score.unsqueeze(-1) * values.x
         for codes, total, seen in zip(labels, sums, present, strict=True):
             index = codes[..., start:start + n].expand(models, -1)
             if index.shape[-1] != n:

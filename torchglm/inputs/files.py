@@ -98,9 +98,11 @@ class FileRows:
             tally.add(design)
         roles = {role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()}
         assert design.y is not None  # the formula has a response
-        x, y = design.x.to(self.device, self.dtype), design.y.to(self.device)
+        x, y = design.numbers.to(self.device, self.dtype), design.y.to(self.device)
+        indexed = None if design.indexed is None else design.indexed.to(self.device, self.dtype)
         try:
-            data = assemble(x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False)
+            data = assemble(x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False,
+                            indexed=indexed)
         except ValueError as error:
             raise ValueError(f"in the rows from {first} on: {error}" if first else str(error)) from None
         [rows] = data.source
@@ -132,4 +134,6 @@ def _joined(pieces: list[Rows]) -> Rows:
     x, y, weight, offset = (torch.cat(parts, dim=-2 if i == 0 else -1) for i, parts in enumerate(
         zip(*(piece[:4] for piece in pieces), strict=True)))
     repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
-    return Rows(x, y, weight, offset, torch.cat(repeats, -1) if repeats else None)
+    indexed = [piece.indexed for piece in pieces if piece.indexed is not None]
+    return Rows(x, y, weight, offset, torch.cat(repeats, -1) if repeats else None, False,
+                indexed[0].stacked(indexed[1:]) if indexed else None)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from torchglm.fitting.irls import irls
 from torchglm.fitting.ranks import seen
-from torchglm.fitting.rows import Rows, wide
+from torchglm.fitting.rows import Rows, select, wide
 from torchglm.fitting.status import Status
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ class Columns:
         for chunk in self.source:
             step = max(256, ROOM // max(1, chunk.columns * (1 if chunk.shared else chunk.y.shape[0])))
             for start in range(0, chunk.y.shape[-1], step):
-                rows = wide(chunk.between(start, start + step))
-                yield rows._replace(x=rows.x[..., self.columns])
+                yield select(chunk.between(start, start + step), self.columns)
 
 
 class Held:
