@@ -78,7 +78,7 @@ class GLMHead(nn.Module):
         with _no_autocast(x):
             bias = None if self.bias is None else self.bias.to(dtype)
             eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
-            return eta if offset is None else eta + self._per_response(offset, eta, "offset")
+            return eta if offset is None else eta + self.per_response(offset, eta, "offset")
 
     def forward(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
         eta = self.linear_predictor(x, offset)
@@ -106,9 +106,9 @@ class GLMHead(nn.Module):
         eta = self.linear_predictor(x, offset)
         with _no_autocast(x):
             parts = {"trials": trials, "event": event}
-            given = {k: self._per_response(v, eta, k) for k, v in parts.items() if v is not None}
-            response, factor = self.family.encode(self._per_response(y, eta, "y"), **given)
-            w = torch.ones_like(eta) if weight is None else self._per_response(weight, eta, "weight")
+            given = {k: self.per_response(v, eta, k) for k, v in parts.items() if v is not None}
+            response, factor = self.family.encode(self.per_response(y, eta, "y"), **given)
+            w = torch.ones_like(eta) if weight is None else self.per_response(weight, eta, "weight")
             w = w if factor is None else w * factor
             loss = self._row_loss(response, eta, w)
             if reduction == "none":
@@ -131,7 +131,7 @@ class GLMHead(nn.Module):
             return w * half / phi - torch.where(w > 0, base, 0.0)
         return w * (half - self.family.log_base(y, torch.ones_like(y)))
 
-    def _per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
+    def per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
         """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast."""
         if value.shape == eta.shape:
             return value.to(eta.dtype)

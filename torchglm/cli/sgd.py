@@ -17,11 +17,12 @@ from torchglm.cli import names
 from torchglm.cli.config import one_line
 from torchglm.cli.schema import Job, Solver
 from torchglm.cli.stream import result_at
+from torchglm.fitting.rows import is_all
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead
 from torchglm.inputs import FileRows
 from torchglm.inputs.files import HOLD
-from torchglm.lightning import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
+from torchglm.lightning import ArrowBatches, GLMBatch, fit_sgd
 
 if TYPE_CHECKING:
     from torchglm.checkpoints import Checkpoint
@@ -60,7 +61,8 @@ class SGD(Solver):
         head = GLMHead(len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where,
                        dtype=job.precision)
         trained = fit_sgd(head, self._batches(job, rows), optimizer=self.optimizer, trainer=self.trainer,
-                          penalty=job.penalty, decay=self.decay, polish=self.polish, seed=job.seed)
+                          batch_size=self.batch_size, penalty=job.penalty, decay=self.decay, polish=self.polish,
+                          seed=job.seed)
         weight = head.weight.detach()[0]
         coef = weight if head.bias is None else torch.cat([head.bias.detach(), weight])
         near = not trained.distance > NEAR  # NaN: an l1 penalty, whose optimum no slope tells
@@ -72,15 +74,15 @@ class SGD(Solver):
             warnings.simplefilter("ignore", FitWarning)
             return result_at(coef, job, rows, head.family, link, status, trained.epochs, job.penalty)
 
-    def _batches(self, job: Job, rows: FileRows) -> Iterable[GLMBatch]:
-        """Shuffled minibatches: from memory where all rows are there, else from the Parquet files."""
+    def _batches(self, job: Job, rows: FileRows) -> GLMBatch | ArrowBatches:
+        """The rows where all are in memory, else shuffled minibatches from the Parquet files."""
         held = rows.source
         if isinstance(held, list):
             [part] = held
             x = part.x[:, int(rows.spec.intercept):]
-            batch = GLMBatch(x, *(value[0].to(x.dtype) for value in (part.y, part.weight, part.offset)))
-            size = len(x) if self._whole else self.batch_size
-            return TensorBatches(batch, size, shuffle=size < len(x), seed=job.seed)
+            weight = None if is_all(part.weight, 1.0) else part.weight[0].to(x.dtype)
+            offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
+            return GLMBatch(x, part.y[0].to(x.dtype), weight, offset)
         if self._whole:
             raise ValueError("solver.optimizer lbfgs needs all rows in memory as one batch, and these files hold more "
                              f"than {HOLD >> 20:,} MiB of them. Use the default optimizer with polish: 2, or irls.")

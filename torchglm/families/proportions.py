@@ -53,6 +53,9 @@ class _Proportion(Family):
             return self.half_deviance(y, eta, mu, link)
         return -nn.functional.logsigmoid((2 * y - 1) * eta)
 
+    def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+        return self.cumulant(eta) - y * eta if self.is_canonical(link) else self.nll(y, eta, link)
+
     def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
                          observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
         if link.name == "logit":

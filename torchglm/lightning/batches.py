@@ -11,6 +11,7 @@ same seed and epoch, on every rank.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,23 +26,39 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def shared(weight: Tensor | float, device: torch.device | str = "cpu") -> Tensor | float:
+    """This rank's share of the weight of a step: the mean over ranks, for DDP takes the mean of gradients."""
+    world = rank_and_world()[1]
+    if world > 1:
+        weight = torch.as_tensor(weight, device=device).detach().clone()
+        torch.distributed.all_reduce(weight)
+        weight = weight / world
+    return weight.clamp(min=torch.finfo(weight.dtype).tiny) if isinstance(weight, Tensor) else weight
+
+
 class TensorBatches:
     """Batches of `batch_size` rows of tensors that lie in memory, on the CPU or on the device itself.
 
-    `data` is a `GLMBatch`, or a mapping of its names, of tensors with one length `(n, ...)`. Each rank of a
-    distributed run takes every world-th row of the same order; where rows run short it repeats some with
-    weight 0, so that all ranks have equal batches and sums stay exact. `drop_last` leaves out a last batch
-    that is not full. Raises `ValueError` for no rows, other lengths, or `batch_size < 1`.
+    `data` is a `GLMBatch`, or a mapping of its names, of tensors with one length `(n, ...)`. `shuffle` puts the rows
+    in a new random order at each iteration; `"blocks"` takes runs of `batch_size` rows that lie together, in random
+    order and from a random row on: views, which cost nothing, for rows that are in no order themselves (on several
+    ranks it is `True`).
+
+    Each rank of a distributed run takes every world-th row of the same order; where rows run short it repeats some
+    with weight 0, so that all ranks have equal batches and sums stay exact. `drop_last` leaves out a last batch
+    that is not full. Raises `ValueError` for no rows, other lengths, `batch_size < 1` or another `shuffle`.
     """
 
     def __init__(self, data: GLMBatch | Mapping[str, Tensor], batch_size: int = 8192, *,
-                 shuffle: bool = False, seed: int = 0, drop_last: bool = False) -> None:
+                 shuffle: bool | Literal["blocks"] = False, seed: int = 0, drop_last: bool = False) -> None:
         self.data = as_batch(data)
         lengths = {name: value.shape[0] for name, value in self.data._asdict().items() if value is not None}
         if len(set(lengths.values())) != 1 or lengths["x"] == 0:
             raise ValueError(f"The tensors of a data set need one length of at least 1, got {lengths}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if shuffle not in (True, False, "blocks"):
+            raise ValueError(f"shuffle must be True, False or 'blocks', got {shuffle!r}.")
         self.rows = lengths["x"]
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
         self.epoch = 0
@@ -64,9 +81,8 @@ class TensorBatches:
     def __iter__(self) -> Iterator[GLMBatch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         rank, world = rank_and_world()
-        if not self.shuffle and world == 1:
-            for start in range(0, len(self) * self.batch_size, self.batch_size):
-                yield take(self.data, slice(start, start + self.batch_size))
+        if self.shuffle is not True and world == 1:
+            yield from self._views(epoch)
             return
         order = self._order(epoch)
         short = -self.rows % world
@@ -75,6 +91,22 @@ class TensorBatches:
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             batch = take(self.data, order[start:start + self.batch_size])
             yield weighted(batch, real - start) if short else batch
+
+    def _views(self, epoch: int) -> Iterator[GLMBatch]:
+        """Batches of rows that lie together; of random blocks one may go round the end."""
+        first, blocks = 0, list(range(len(self)))
+        if self.shuffle:
+            generator, whole = generator_of(self.seed, epoch), self.rows // self.batch_size
+            first = int(torch.randint(self.rows, (), generator=generator))
+            blocks[:whole] = torch.randperm(whole, generator=generator).tolist()
+        for block in blocks:
+            size = min(self.batch_size, self.rows - block * self.batch_size)
+            start = (first + block * self.batch_size) % self.rows
+            stop = start + size
+            if stop <= self.rows:
+                yield take(self.data, slice(start, stop))
+            else:
+                yield join([take(self.data, slice(start, self.rows)), take(self.data, slice(0, stop - self.rows))])
 
     def _order(self, epoch: int) -> Tensor:
         device = self.data.x.device
@@ -94,7 +126,7 @@ def generator_of(seed: int, *numbers: int, device: torch.device | str = "cpu") -
 def take(batch: GLMBatch, rows: Tensor | slice) -> GLMBatch:
     """Some rows of a batch of tensors: a slice is a view, an index gathers."""
     if isinstance(rows, slice):
-        return GLMBatch(*(None if value is None else value[rows] for value in batch))
+        return GLMBatch._make([None if value is None else value[rows] for value in batch])
     return GLMBatch(*(None if value is None else value.index_select(0, rows) for value in batch))
 
 

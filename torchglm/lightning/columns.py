@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torchglm.fitting.products import product
+from torchglm.fitting.rows import BLOCK
+from torchglm.fitting.workers import spread
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch
+from torchglm.lightning.batches import take
 
+LOST = 1e-5  # share of a standard deviation that rounding may take where sums of columns are centred after the fact
 RANK = 1e-10  # directions of less than this share of the largest variance, in columns of unit variance, go
+
+
+class Additive(Protocol):
+    """What adds over blocks."""
+
+    def __add__(self, other: Any) -> Any: ...
+
+
+Sum = TypeVar("Sum", bound=Additive)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a batch in float64, on the head's device, as families take them; all but `x` are (n,)."""
+    """The rows of a batch in float64, on the head's device, as families take them; all but `x` are (n,).
+
+    `x` is a copy, to be worked on in place.
+    """
 
     x: Tensor
     y: Tensor
@@ -38,8 +56,24 @@ class Rows:
                 for name, value in given.items() if name != "x"}
         y, factor = head.family.encode(flat["y"], trials=flat.get("trials"), event=flat.get("event"))
         weight, offset = flat.get("weight", torch.ones_like(y)), flat.get("offset", torch.zeros_like(y))
-        x = batch.x.detach().to(y)
+        x = batch.x.detach().to(y, copy=True)
         return cls(x, y, weight if factor is None else weight * factor, offset)
+
+
+def folded(work: Callable[[Rows], Sum], batch: GLMBatch, head: GLMHead) -> list[Sum]:
+    """Sums over the rows of a batch, of blocks that fit a core's cache, one sum for each thread."""
+    n = batch.x.shape[0]
+    size = max(256, BLOCK // max(1, head.in_features)) if batch.x.device.type == "cpu" else max(1, n)
+
+    def part(starts: Sequence[int]) -> Sum:
+        total = None
+        for start in starts:
+            new = work(Rows.of(take(batch, slice(start, start + size)), head))
+            total = new if total is None else total + new
+        assert total is not None
+        return total
+
+    return spread(part, list(range(0, n, size))) if n else []
 
 
 @dataclass(frozen=True)
@@ -48,7 +82,8 @@ class Columns:
 
     `mean` `(p,)` (zeros without an intercept), `matrix` `(p, q)`, `q <= p` being the rank. `start` is the
     intercept of about the null model and `unit` a typical effect on `eta`: the parameters are trained in this
-    unit, and the loss over `scale`, so that its Hessian at the null model is about the identity.
+    unit, and the loss over `scale`, so that its Hessian at the null model is about the identity. `spread` is how far
+    a mean lies from zero in standard deviations of its column, at most.
     """
 
     mean: Tensor
@@ -56,21 +91,28 @@ class Columns:
     start: float
     unit: float
     scale: float
+    spread: float
     intercept: bool
 
     @classmethod
     def learn(cls, head: GLMHead, batches: Iterable[GLMBatch]) -> Columns:
         """One pass over the batches. Raises `ValueError` where no row has a positive weight."""
-        sums = None
+        shift: Tensor | None = None
+
+        def part(rows: Rows) -> _Sums:
+            assert shift is not None
+            return _Sums.of(rows, shift, head)
+
+        sums: _Sums | None = None
         for batch in batches:
-            rows = Rows.of(batch, head)
-            shift = rows.x.mean(0) if sums is None else sums.shift
-            part = _Sums.of(rows, shift, head)
-            sums = part if sums is None else sums + part
+            if shift is None and len(batch.x):
+                shift = Rows.of(take(batch, slice(0, 1 << 12)), head).x.mean(0)
+            for new in folded(part, batch, head):
+                sums = new if sums is None else sums + new
         if sums is None or not float(sums.weight) > 0:
             raise ValueError("There is no row of positive weight to fit.")
         mean, matrix = sums.whitening(head.bias is not None)
-        return cls(mean, matrix, *sums.natural_scale(head), head.bias is not None)
+        return cls(mean, matrix, *sums.natural_scale(head), sums.spread(mean), head.bias is not None)
 
     def whitened(self, head: GLMHead) -> WhitenedGLM:
         """The null model on the whitened columns: a frozen layer, and a head like `head`."""
@@ -81,7 +123,7 @@ class Columns:
         inner.log_dispersion = head.log_dispersion
         if inner.bias is not None:
             nn.init.constant_(inner.bias, self.start).requires_grad_(False)
-        return WhitenedGLM(layer, inner)
+        return WhitenedGLM(layer, inner, self.spread * torch.finfo(inner.weight.dtype).eps > LOST)
 
     def _with_constant(self, rows: Tensor) -> Tensor:
         rows = rows * self.unit
@@ -109,11 +151,34 @@ class Whitened(nn.Module):
 
 
 class WhitenedGLM(nn.Module):
-    """A GLM on whitened columns, and its coefficients on the columns given."""
+    """A GLM on whitened columns, and its coefficients on the columns given.
 
-    def __init__(self, backbone: Whitened, head: GLMHead) -> None:
+    `far` says that rounding asks for the mean to be taken off each row, not off the sums.
+    """
+
+    matrix: Tensor  # (q, p + 1), from trained weights to weight and bias on the columns given
+
+    def __init__(self, backbone: Whitened, head: GLMHead, far: bool = True) -> None:
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.far = backbone, head, far
+        constant = backbone.bias.double() if far else (
+            backbone.bias.double() - backbone.weight.double() @ backbone.mean.double())
+        matrix = torch.cat([backbone.weight, constant.to(backbone.weight).unsqueeze(1)], 1)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def parts(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [self.head.weight]
+
+    def line(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Weight `(1, p)`, bias `(1,)` and centre of `eta = (x - centre) weight' + bias`."""
+        both = self.head.weight.detach() @ self.matrix
+        bias = both[:, -1] if self.head.bias is None else both[:, -1] + self.head.bias.detach()
+        return both[:, :-1], bias.view(1), self.backbone.mean if self.far else None
+
+    def pull(self, by_x: Tensor, by_one: Tensor) -> list[Tensor]:
+        """The gradient of the trained weights from that of weight and bias."""
+        return [torch.cat([by_x, by_one.view(1, 1)], 1) @ self.matrix.mT]
 
     @property
     def trained(self) -> Tensor:
@@ -154,13 +219,17 @@ class _Sums:
 
     @classmethod
     def of(cls, rows: Rows, shift: Tensor, head: GLMHead) -> _Sums:
-        used = rows.weight > 0
-        x, w = torch.where(used.unsqueeze(-1), rows.x - shift, 0.0), torch.where(used, rows.weight, 0.0)
+        x, w = rows.x.sub_(shift), rows.weight
+        used, gone = w > 0, bool((w == 0).any())
+        if gone:
+            x, w = torch.where(used.unsqueeze(-1), x, 0.0), torch.where(used, w, 0.0)
         size = rows.y.abs() if head.family.signed else rows.y
         seen = w * (rows.y > 0) if head.family.signed else w
         y = torch.stack([seen.sum(), *((torch.where(used, w * v, 0.0)).sum() for v in
                                        (size, size.square(), rows.offset.exp()))])
-        return cls(shift, w.sum(), w @ x, (x * w.unsqueeze(-1)).mT @ x, y, (w * rows.offset).sum())
+        mean = w @ x
+        half = x.mul_(w.sqrt().unsqueeze(-1))
+        return cls(shift, w.sum(), mean, product(half.mT, half), y, (w * rows.offset).sum())
 
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(self.shift, self.weight + other.weight, self.x + other.x, self.gram + other.gram,
@@ -179,6 +248,13 @@ class _Sums:
         values, vectors = torch.linalg.eigh(second / torch.outer(sd, sd) * torch.outer(real, real))
         kept = values > RANK * values[-1].clamp(min=1e-300)
         return mean, vectors[:, kept] / values[kept].sqrt() / sd.unsqueeze(-1)
+
+    def spread(self, mean: Tensor) -> float:
+        """The largest mean in standard deviations of its column; columns that do not vary count as one."""
+        away = self.x / self.weight
+        sd = (self.gram.diagonal() / self.weight - away.square()).clamp(min=0).sqrt()
+        real = sd > 3e-7 * mean.abs()
+        return float(torch.where(real, mean.abs() / torch.where(real, sd, 1.0), 0.0).max()) if len(mean) else 0.0
 
     def natural_scale(self, head: GLMHead) -> tuple[float, float, float]:
         """The intercept of about the null model, the unit of effects on `eta`, the loss's curvature in it."""

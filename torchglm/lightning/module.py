@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
 from torchglm import families, links
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch, as_batch
-from torchglm.lightning.batches import rank_and_world
+from torchglm.lightning.ahead import Ahead, may_go_ahead
+from torchglm.lightning.batches import shared
+from torchglm.lightning.closed import ClosedForm, stepper
 from torchglm.metrics import D2, Deviance
 
 MakeMetric = Callable[..., Metric]
@@ -30,6 +32,10 @@ class LitGLM(LightningModule):
     A batch is a `GLMBatch`, a dict with its names (or `exposure`), or a tuple in its order; `x` is what the
     model takes, `y` is `(n,)` or `(n, responses)` and never broadcast. The loss of a step is
     `sum w nll / sum w`, over all ranks, so that rows of weight 0 are no rows.
+
+    The gradient of a head alone is that of the closed form. Where nothing looks at the steps between, up to 64 of
+    them are one step of the Trainer: the same updates and counts, without its hooks for each. Accumulation, clipping,
+    several devices, and callbacks that ask for every batch have the plain road.
 
     Args:
         model: what to train.
@@ -60,6 +66,10 @@ class LitGLM(LightningModule):
         self._split = split(self.model)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.penalty, self.scale = penalty, scale
+        self.watched = True
+        self._closed: ClosedForm | None = None
+        self._ahead: Ahead | None = None
+        self._seen = Seen()
         wanted = {"deviance": Deviance, "d2": D2} if metrics is None else metrics
         self.train_loss = WeightedMean()
         self.metrics = nn.ModuleDict({stage: nn.ModuleDict({
@@ -80,27 +90,71 @@ class LitGLM(LightningModule):
         """The means `(n, responses)`."""
         return self.head(self.features(x), offset)
 
+    def on_train_epoch_start(self) -> None:
+        """See what may be quick in this epoch: a gradient in closed form, several steps as one of the Trainer's."""
+        searched = isinstance(self.trainer.optimizers[0], LBFGS)  # which compares losses to their last digits
+        self._closed = None if searched else ClosedForm.of(self.model, self.scale)
+        allowed = type(self).training_step is LitGLM.training_step
+        if allowed and may_go_ahead(self.trainer, self, mixed=self._closed is not None):
+            self._ahead = Ahead(self.trainer, self, self._stepper)
+
     def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
-        """The loss of one batch."""
+        """The loss of one batch, after whole steps on those before it where they may be made at once."""
         rows = as_batch(batch)
-        total, weight = self._loss(rows, self.features(rows.x))
-        loss = total / _shared(weight)
-        if self.penalty is not None:
-            loss = loss + self.penalty(self.model)
-        self.train_loss.update(total, weight)
-        every = getattr(self._trainer, "log_every_n_steps", 0)  # absent where no Trainer runs the step
-        if every and batch_idx % every == 0:
-            self.log("train_loss_step", loss.detach(), on_step=True, prog_bar=True, batch_size=_length(rows))
-        return loss / self.scale
+        if self._ahead is not None:
+            rows = self._ahead(rows)
+        loss = self._objective(rows)
+        self._seen.move(self.train_loss)
+        trainer: Any = self._trainer
+        if trainer is not None and (every := trainer.log_every_n_steps):
+            if batch_idx == 0 or (trainer.global_step + 1) % every == 0:  # for the bar, and for loggers
+                self.log("train_loss_step", loss.detach() * self.scale, on_step=True, prog_bar=True,
+                         batch_size=_length(rows))
+        return loss
+
+    def _stepper(self) -> Callable[[GLMBatch], None]:
+        """What makes the gradient for a batch and the step of the optimizer, as the Trainer would."""
+        optimizer, seen, watched = self.trainer.optimizers[0], self._seen, self.watched
+        closed, move = self._closed if self.penalty is None else None, stepper(self.trainer.optimizers[0])
+
+        def step(rows: GLMBatch) -> None:
+            if closed is not None and closed.takes(rows):
+                found = closed(rows, watched)
+                closed.write(found)
+                seen.add(found.total, found.weight)
+            else:
+                optimizer.zero_grad()
+                self._objective(rows).backward()
+            move()
+
+        return step
+
+    def _objective(self, rows: GLMBatch) -> Tensor:
+        """The loss to go down, with its graph."""
+        closed = ClosedForm.of(self.model, self.scale) if self._trainer is None else self._closed
+        if closed is not None and closed.takes(rows):
+            found = closed(rows, self.watched)
+            loss = closed.loss(found)
+            self._seen.add(found.total, found.weight)
+        else:
+            total, weight = self._loss(rows, self.features(rows.x))
+            loss = total / shared(weight) / self.scale
+            self._seen.add(total.detach(), weight)
+        return loss if self.penalty is None else loss + self.penalty(self.model) / self.scale
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, every row weighted as it is."""
-        self.log("train_loss", self.train_loss.compute())
-        self.train_loss.reset()
+        self._ahead = self._closed = None
+        if self.watched:
+            self.log("train_loss", self.train_loss.compute())
+            self.train_loss.reset()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> GLMBatch:
         """The batch on the device, without Lightning's walk through nested collections where it has none."""
         rows = as_batch(batch)
+        if not any(isinstance(value, Tensor) and value.device != device for value in rows) and isinstance(
+                rows.x, Tensor):
+            return rows
         x = rows.x if isinstance(rows.x, Tensor) else super().transfer_batch_to_device(rows.x, device, 0)
         placed = (value if value is None else value.to(device, non_blocking=True) for value in rows[1:])
         return GLMBatch(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, *placed)
@@ -190,6 +244,26 @@ class WeightedMean(Metric):
         return self.sums[0] / self.sums[1]
 
 
+class Seen:
+    """Sums of steps that a metric has not taken yet; a metric takes as long as a step."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.weight: Tensor | float = 0.0
+
+    def add(self, total: Tensor | None, weight: Tensor | float) -> None:
+        """Add a total and its weight, scalars; None is no total."""
+        if total is not None:
+            self.total = self.total + total.double()
+            self.weight = self.weight + (weight.double() if isinstance(weight, Tensor) else weight)
+
+    def move(self, metric: WeightedMean) -> None:
+        """Give the sums to a metric, and begin anew."""
+        if isinstance(self.total, Tensor):
+            metric.update(self.total, torch.as_tensor(self.weight, device=self.total.device))
+        self.total, self.weight = 0.0, 0.0
+
+
 def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
     """What comes before the head (None: nothing), and the head. `ValueError` where there is no head."""
     if isinstance(model, GLMHead):
@@ -217,16 +291,6 @@ def config_of(head: GLMHead) -> dict[str, Any] | None:
 def head_from(config: Mapping[str, Any]) -> GLMHead:
     """The head of a `config_of`."""
     return GLMHead(**{**config, "family": families.get(**config["family"])})
-
-
-def _shared(weight: Tensor) -> Tensor:
-    """This rank's share of the weight of a step: the mean over ranks, for DDP takes the mean of gradients."""
-    world = rank_and_world()[1]
-    if world > 1:
-        weight = weight.detach().clone()
-        torch.distributed.all_reduce(weight)
-        weight = weight / world
-    return weight.clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _length(rows: GLMBatch) -> int:

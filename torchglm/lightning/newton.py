@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.products import product
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch
-from torchglm.lightning.columns import Rows, WhitenedGLM
+from torchglm.lightning.columns import Rows, WhitenedGLM, folded
 
 
 @dataclass(frozen=True)
@@ -28,42 +29,62 @@ class Newton:
     distance: float
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """Sums over rows, of their centred columns and a one: they add over blocks."""
+
+    gram: Tensor  # (p + 1, p + 1)
+    score: Tensor  # (p + 1,)
+    rest: Tensor  # (4,): loss, Pearson's statistic, weight, rows of positive weight
+
+    def __add__(self, other: _Pass) -> _Pass:
+        return _Pass(self.gram + other.gram, self.score + other.score, self.rest + other.rest)
+
+
 @torch.no_grad()
 def newton(inner: WhitenedGLM, head: GLMHead, batches: Iterable[GLMBatch],
            penalty: Penalty | None = None) -> Newton:
     """The sums of one pass in float64, and the step they lead to."""
-    layer, trained, start = inner.backbone, inner.trained, inner.start
+    layer, trained = inner.backbone, inner.trained
     mean, matrix, constant = (value.double() for value in (layer.mean, layer.weight, layer.bias))
-    family, link = head.family, head.link
-    gram, score = trained.new_zeros(len(trained), len(trained)), torch.zeros_like(trained)
-    loss, pearson, weight, count = (trained.new_zeros(()) for _ in range(4))
+    at = torch.cat([trained @ matrix, (inner.start + trained @ constant).unsqueeze(0)])
+    total: _Pass | None = None
     for batch in batches:
-        rows = Rows.of(batch, head)
-        w = rows.weight
-        z = F.linear(rows.x - mean, matrix, constant)
-        eta = z @ trained + start + rows.offset
-        mu = link(eta)
-        slope, information = family.score_and_weight(rows.y, eta, mu, link, False)
-        size = rows.y.abs() if family.signed else rows.y
-        gram += (z * (w * information).unsqueeze(-1)).mT @ z
-        score += (w * slope) @ z
-        loss += (w * family.nll(rows.y, eta, link)).sum()
-        pearson += (w * (size - mu).square() / family.variance(mu)).sum()
-        weight, count = weight + w.sum(), count + (w > 0).sum()
+        for part in folded(lambda rows: _sums(rows, at, mean, head), batch, head):
+            total = part if total is None else total + part
+    assert total is not None
+    change = torch.cat([matrix, constant.unsqueeze(1)], 1)  # (q, p + 1): from those columns to the whitened ones
+    gram, score = change @ total.gram @ change.mT, change @ total.score
+    loss, pearson, weight, count = total.rest
     to_weight = matrix.mT  # (p, q): from trained weights to those of the columns given
     smooth = True
     if penalty is not None:
-        coef, total = inner.coefficients()[0].unsqueeze(0), weight.reshape(1)
+        coef, mass = inner.coefficients()[0].unsqueeze(0), weight.reshape(1)
         whole = penalty.expand(False, head.in_features)
-        ridge = whole.ridge(coef, total)[0]
-        smooth = whole.nonsmooth(coef, total) is None
+        ridge = whole.ridge(coef, mass)[0]
+        smooth = whole.nonsmooth(coef, mass) is None
         gram = gram + (to_weight * ridge.unsqueeze(-1)).mT @ to_weight
         score = score - (ridge * coef[0]) @ to_weight
-        loss = loss + whole.value(coef, total)[0]
+        loss = loss + whole.value(coef, mass)[0]
     step = torch.linalg.solve(gram, score)
     to_bias = constant - mean @ to_weight
     back = torch.cat([to_bias.unsqueeze(0), to_weight]) if head.bias is not None else to_weight
-    phi = pearson / (count - len(trained)).clamp(min=1) if family.has_dispersion else 1.0
+    phi = pearson / (count - len(trained)).clamp(min=1) if head.family.has_dispersion else 1.0
     error = (phi * (back * torch.linalg.solve(gram, back.mT).mT).sum(-1)).clamp(min=0).sqrt()
     share = torch.where(error > 0, (back @ step).abs() / error, 0.0)
     return Newton(float(loss / weight), step, float(share.max()) if smooth else float("nan"))
+
+
+def _sums(rows: Rows, at: Tensor, mean: Tensor, head: GLMHead) -> _Pass:
+    """The sums of a block at `eta = (x - mean) at[:-1] + at[-1] + offset`."""
+    family, link, w = head.family, head.link, rows.weight
+    x = F.pad(rows.x.sub_(mean), (0, 1), value=1.0)
+    eta = x @ at + rows.offset
+    mu = link(eta)
+    slope, information = family.score_and_weight(rows.y, eta, mu, link, False)
+    size = rows.y.abs() if family.signed else rows.y
+    score = (w * slope) @ x
+    half = x.mul_((w * information).sqrt().unsqueeze(-1))
+    pearson = (w * (size - mu).square() / family.variance(mu)).sum()
+    loss = (w * family.nll(rows.y, eta, link)).sum()
+    return _Pass(product(half.mT, half), score, torch.stack([loss, pearson, w.sum(), (w > 0).sum()]))

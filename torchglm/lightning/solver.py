@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +19,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchglm.fitting.penalties import Penalty
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch, as_batch
-from torchglm.lightning.batches import TensorBatches
+from torchglm.lightning.batches import TensorBatches, generator_of, take
 from torchglm.lightning.columns import Columns, WhitenedGLM
 from torchglm.lightning.module import LitGLM
 from torchglm.lightning.newton import newton
 
 EPOCHS = 20
+PIECE = 1 << 14  # rows whitened at once
 QUIET: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
                          "enable_model_summary": False}
 
@@ -52,7 +53,8 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
 
     A first pass centres, decorrelates and scales the columns, so that the Hessian of the loss is about the
     identity and one learning rate suits every data set; weight and bias are mapped back exactly. A last pass
-    measures the distance from the optimum.
+    measures the distance from the optimum. Of tensors a copy is made, on such columns and in random order; batches of
+    a loader are taken as they come.
 
     Args:
         head: what to train, with one response; it starts from the null model.
@@ -75,11 +77,17 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
-    batches = _batches(data, lbfgs, batch_size, seed)
-    columns = Columns.learn(head, map(as_batch, batches))
+    held = as_batch(data) if isinstance(data, (GLMBatch, Mapping)) else None
+    if held is None and lbfgs and (not isinstance(data, Sized) or len(data) != 1):
+        raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
+    passes: Iterable[Any] = data if held is None else [held]
+    columns = Columns.learn(head, map(as_batch, passes))
     inner = columns.whitened(head)
-    lit = LitGLM(inner, optimizer or _sgd, metrics={}, scale=columns.scale, scheduler_interval="step",
+    model, batches = (inner, data) if held is None else (
+        inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
+    lit = LitGLM(model, optimizer or _sgd, metrics={}, scale=columns.scale, scheduler_interval="step",
                  penalty=None if penalty is None else _penalty_of(penalty, inner, head))
+    lit.watched = isinstance(trainer, Trainer) or not set(trainer or {}) <= {"max_epochs", "max_steps", "max_time"}
     with _hush(not isinstance(trainer, Trainer)):
         chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}))
         lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
@@ -88,20 +96,23 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     if not bool(torch.isfinite(inner.trained).all()):
         raise ValueError("training ended in coefficients that are not finite. Lower the learning rate, or "
                          "for LBFGS pass line_search_fn='strong_wolfe'.")
-    loss, distance = _polished(inner, head, batches, penalty, polish)
+    loss, distance = _polished(inner, head, passes, penalty, polish)
     inner.write(head)
     return Trained(loss, distance, chosen.current_epoch, chosen.global_step)
 
 
-def _batches(data: Any, whole: bool, batch_size: int | None, seed: int) -> Iterable[Any]:
-    if isinstance(data, (GLMBatch, Mapping)):
-        rows = as_batch(data)
-        n = rows.x.shape[0]
-        size = n if whole or batch_size is None else batch_size
-        return TensorBatches(rows, size, shuffle=size < n, seed=seed)
-    if whole and (not hasattr(data, "__len__") or len(data) != 1):
-        raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
-    return data
+def _whitened(rows: GLMBatch, inner: WhitenedGLM, batch_size: int | None, seed: int) -> TensorBatches:
+    """Batches of a copy of the rows on whitened columns, in random order, so that a batch is a run of rows."""
+    n, layer, device = rows.x.shape[0], inner.backbone, rows.x.device
+    size = n if batch_size is None else min(batch_size, n)
+    order = torch.randperm(n, generator=generator_of(seed, device=device), device=device)
+    mean, weight, bias = (value.to(device) for value in (layer.mean, layer.weight, layer.bias))
+    z = torch.empty(n, len(weight), dtype=weight.dtype, device=device)
+    for part, into in zip(order.split(PIECE), z.split(PIECE), strict=True):
+        centred = rows.x.index_select(0, part).to(mean.dtype).sub_(mean)
+        torch.addmm(bias, centred, weight.mT, out=into)
+    mixed = take(rows._replace(x=order), order)._replace(x=z)
+    return TensorBatches(mixed, size, shuffle="blocks" if size < n else False, seed=seed)
 
 
 def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
