@@ -41,7 +41,6 @@ def train(ranks: int, folder: Path) -> tuple[list[float], dict[str, float]]:
     return weight, found
 
 
-@pytest.mark.slow
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     (weight, found), (other, others) = train(1, tmp_path), train(2, tmp_path)
     assert other == pytest.approx(weight, rel=1e-10)

@@ -1,0 +1,269 @@
+"""Two processes that share the rows of a fit: the results of one, and an end in bounded time where one fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import torchglm
+from torchglm import checkpoints, runs
+from torchglm.cli import main
+from torchglm.data import Scan
+from torchglm.data.shares import row_groups
+
+LIMIT = 120  # seconds for any process, on a busy machine
+FITS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "offset and weights": ("y ~ a + C(g) + a:b", "rows.parquet",
+                           {"family": "poisson", "exposure": "years", "weights": "w"}),
+    "an empty share": ("y ~ a + C(g)", "one_group.parquet", {"family": "poisson"}),
+    "csv": ("y ~ scale(a) + C(g)", "rows.csv", {"family": "poisson"}),
+    "alpha": ("nb ~ a + bs(b, df=4)", "rows.parquet", {"family": "negative_binomial", "exposure": "years"}),
+    "dispersion": ("t ~ a + b", "rows.parquet", {"family": "gamma", "link": "log", "dispersion": "ml"}),
+    "edge": ("t ~ a", "rows.parquet", {"family": "gamma", "link": "identity"}),
+    "aliased": ("y ~ a + twice", "rows.parquet", {"family": "poisson"}),
+    "left out": ("y ~ gaps", "rows.parquet", {"family": "poisson", "missing": "drop"}),
+    "streamed": ("y ~ a + C(g)", "rows.parquet", {"family": "poisson", "exposure": "years", "freq": "times"}),
+}
+
+DRIVER = """
+import os, signal, sys, time
+from torchglm.cli import main
+from torchglm.data.scan import Scan
+from torchglm.inputs import files
+from torchglm.report import page
+
+how, rank, at = os.environ.get("FAIL", "never 9 0").split()
+count, pieces = 0, Scan.pieces
+
+def counted(self):
+    global count
+    for piece in pieces(self):
+        count += 1
+        if os.environ["RANK"] == rank and count == int(at):
+            if how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
+        yield piece
+
+Scan.pieces, files.HOLD = counted, 0
+page.write_page = lambda _, path, **__: path.write_text("a page")
+sys.exit(main(sys.argv[1:]))
+"""
+
+FITTER = """
+import json, os, sys, warnings
+import torch.distributed as dist
+import torchglm
+from torchglm.fitting import sample
+from torchglm.inputs import files
+
+warnings.simplefilter("ignore")
+dist.init_process_group("gloo")
+rank, found = dist.get_rank(), {}
+for name, (formula, path, options) in json.loads(sys.argv[1]).items():
+    if name == "streamed":  # read again at each pass, and begun on a part
+        files.HOLD, sample.LARGE, sample.FEWEST = 0, 0, 1
+    fit = torchglm.fit(formula, path, **options)
+    found[name] = {k: getattr(fit, k).tolist() for k in
+                   ("coef", "std_err", "deviance", "null_deviance", "loglik", "pearson_chi2", "nobs", "dispersion")}
+    found[name]["HC3"] = fit.covariance("HC3").tolist()
+    found[name]["status"], found[name]["R"] = str(fit.status), fit.like("R").loglik.tolist()
+    found[name]["tally"] = fit.context["tally"]
+    if name == "alpha":
+        found[name]["alpha"] = float(fit.family.alpha)
+said = found["said"] = {}
+for name, call in {"rows": lambda: torchglm.fit("t ~ a", "bad.parquet", family="gamma", link="log"),
+                   "text": lambda: torchglm.fit("y ~ a", "mixed", family="poisson"),
+                   "residuals": lambda: fit.residuals()}.items():
+    try:
+        call()
+    except Exception as error:
+        said[name] = [type(error).__name__, str(error)]
+scored = torchglm.metrics.Deviance("poisson")
+for part in range(rank, 5, 2):  # three parts here, two there
+    values = torchglm.tensor_of(part)
+    scored.update(*values)
+found["metric"] = float(scored.compute())
+print("FOUND" + json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files with uneven row groups, one of a single group, CSV, and ones with something wrong in the last group."""
+    folder = tmp_path_factory.mktemp("ranks")
+    draw = np.random.default_rng(3)
+    n = 700
+    a, b, years = draw.normal(size=n), draw.normal(size=n), draw.uniform(0.3, 2, n)
+    g = draw.choice(["u", "v", "w"], n)
+    g[-1] = "last"  # a level of which one process alone has rows
+    mean = years * np.exp(0.3 + 0.2 * a + 0.4 * (g == "v") - 0.2 * a * b)
+    frame = pd.DataFrame({
+        "y": draw.poisson(mean), "nb": draw.negative_binomial(2, 1 / (1 + mean / 2)), "a": a, "b": b, "g": g,
+        "years": years, "w": draw.uniform(0.5, 2, n), "times": draw.integers(1, 4, n), "twice": 2 * a,
+        "t": draw.gamma(2, 1 + 0.5 * np.maximum(a + 2.2, 0)), "gaps": np.where(np.arange(n) % 50 == 7, np.nan, b)})
+    frame.to_parquet(folder / "rows.parquet", row_group_size=150)
+    frame.iloc[:400].to_parquet(folder / "one_group.parquet")
+    frame.to_csv(folder / "rows.csv", index=False)
+    frame.assign(t=frame["t"].where(np.arange(n) != 650, -1.0)).to_parquet(folder / "bad.parquet", row_group_size=150)
+    (folder / "mixed").mkdir()
+    frame.iloc[:350].to_parquet(folder / "mixed" / "0.parquet")
+    frame.iloc[350:].assign(a=frame["g"]).to_parquet(folder / "mixed" / "1.parquet")
+    (folder / "config.yaml").write_text(
+        "data: {path: rows.parquet, formula: y ~ a + C(g), exposure: years}\nfamily: poisson\noutput_dir: run\n")
+    return folder
+
+
+def environment(rank: int, port: int, **more: str) -> dict[str, str]:
+    return os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
+                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", **more}
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
+def launch(place: Path, arguments: list[str], wait: tuple[int, ...] = (0, 1), **more: str) -> list[Any]:
+    """Two processes as torchrun starts them; the ends of those of `wait`, the others being killed then."""
+    port = free_port()
+    started = [subprocess.Popen([sys.executable, *arguments], cwd=place, env=environment(rank, port, **more), text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+    ended: list[Any] = [None, None]
+    try:
+        for rank in wait:
+            out, err = started[rank].communicate(timeout=LIMIT)
+            ended[rank] = subprocess.CompletedProcess(arguments, started[rank].returncode, out, err)
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    return ended
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> list[dict[str, Any]]:
+    """What each of two processes found, all fits in one launch."""
+    values = "lambda part: __import__('json').load(open(f'scores{part}.json'))"
+    draw = np.random.default_rng(8)
+    for part in range(5):
+        mu = draw.uniform(0.5, 3, 20)
+        (place / f"scores{part}.json").write_text(json.dumps([mu.tolist(), draw.poisson(mu).tolist()]))
+    script = FITTER.replace("torchglm.tensor_of(part)", f"map(torch.tensor, ({values})(part))")
+    (place / "fitter.py").write_text("import torch\n" + script)
+    ended = launch(place, ["fitter.py", json.dumps(FITS)])
+    made = []
+    for end in ended:
+        assert end.returncode == 0, end.stderr[-3000:]
+        [line] = [line for line in end.stdout.splitlines() if line.startswith("FOUND")]
+        made.append(json.loads(line.removeprefix("FOUND")))
+    return made
+
+
+@pytest.mark.parametrize("name", FITS)
+@pytest.mark.filterwarnings("ignore::torchglm.fitting.status.FitWarning")
+def test_two_processes_find_what_one_finds(place: Path, found: list[dict[str, Any]], name: str,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    formula, path, options = FITS[name]
+    alone = torchglm.fit(formula, path, **options)
+    ours, theirs = found[0][name], found[1][name]
+    assert json.dumps(ours) == json.dumps(theirs)  # bit for bit, or they would part one day
+    assert ours["status"] == str(alone.status) and ours["tally"] == alone.context["tally"]
+    for key in ("coef", "std_err", "deviance", "null_deviance", "loglik", "pearson_chi2", "nobs", "dispersion"):
+        np.testing.assert_allclose(ours[key], getattr(alone, key), rtol=1e-10, atol=1e-13, err_msg=key)
+    np.testing.assert_allclose(ours["HC3"], alone.covariance("HC3"), rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(ours["R"], alone.like("R").loglik, rtol=1e-10)
+    if name == "alpha":
+        assert ours["alpha"] == pytest.approx(float(alone.family.alpha), rel=1e-10)
+
+
+def test_what_is_wrong_on_one_process_is_said_on_both(found: list[dict[str, Any]]) -> None:
+    first, second = (one["said"] for one in found)
+    where = "bad.parquet, row group 4"
+    assert second["rows"][0] == "ValueError" and where in second["rows"][1] and "gamma" in second["rows"][1]
+    assert first["rows"][0] == "RankError" and "process 1 of 2 failed" in first["rows"][1] and where in first["rows"][1]
+    for said in (first, second):
+        assert "'a' holds numbers in some files and text in others" in said["text"][1]
+
+
+def test_what_needs_all_rows_in_one_process_says_so(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        kind, text = one["said"]["residuals"]
+        assert kind == "ValueError" and "not computed over the rows of 2 processes" in text
+
+
+def test_a_metric_of_two_processes_is_that_of_all_rows(place: Path, found: list[dict[str, Any]]) -> None:
+    whole = torchglm.metrics.Deviance("poisson")
+    for part in range(5):
+        whole.update(*map(torch.tensor, json.loads((place / f"scores{part}.json").read_text())))
+    for one in found:
+        assert one["metric"] == pytest.approx(float(whole.compute()), rel=1e-12)
+
+
+@pytest.mark.parametrize("failure", ["dies", "hangs"])
+def test_a_process_that_is_gone_ends_the_other(place: Path, failure: str) -> None:
+    (place / "driver.py").write_text(DRIVER)
+    # of its three row groups in each pass: levels, a look at all rows, two passes to begin, and one step; then
+    first, _ = launch(place, ["driver.py", "fit", "config.yaml", "--timeout", "5", "--output_dir", failure], (0,),
+                      FAIL=f"{failure} 1 17")
+    assert first.returncode == 1, first.stderr
+    said = first.stderr.strip().splitlines()[-1]
+    assert "another process died or did not answer in time" in said and "--resume" in said
+    assert checkpoints.read(place / failure).state is not None
+
+
+def test_a_killed_fit_of_two_processes_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "driver.py").write_text(DRIVER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
+                str(free_port()), "driver.py", "fit", "config.yaml"]
+    died = subprocess.run(torchrun, cwd=place, env=os.environ | {"FAIL": "dies 0 12"}, capture_output=True, text=True,
+                          timeout=LIMIT)
+    assert died.returncode != 0 and f"exitcode  : -{int(signal.SIGKILL)}" in died.stderr, died.stderr
+    assert [file.name for file in (place / "run").iterdir()] == [runs.CHECKPOINT]
+    first, second = launch(place, ["driver.py", "fit", "config.yaml", "--resume", "run"])
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "Report: run/report.html" in first.stdout and second.stdout == ""
+    monkeypatch.chdir(place)
+    assert "2 processes" in Path("run/log.txt").read_text() and "goes on after" in Path("run/log.txt").read_text()
+    want = torchglm.fit("y ~ a + C(g)", "rows.parquet", family="poisson", exposure="years")
+    got = torchglm.load("run")
+    for key in ("coef", "std_err", "deviance", "null_deviance", "loglik"):
+        torch.testing.assert_close(getattr(got, key), getattr(want, key), rtol=1e-10, atol=1e-13)
+    assert {file.name for file in Path("run").iterdir()} == set(runs.FILES)
+
+
+@pytest.mark.parametrize(("flag", "value", "said"), [("--data.by", "g", "data.by holds all rows in one process"),
+                                                     ("--solver", "sgd", "only solver irls shares rows out")])
+def test_what_cannot_be_shared_out_says_so(place: Path, monkeypatch: pytest.MonkeyPatch, flag: str, value: str,
+                                           said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(place)
+    for name, held in environment(0, 1).items():
+        monkeypatch.setenv(name, held)
+    assert main(["fit", "config.yaml", flag, value]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shares_of_row_groups_are_the_whole_in_order(place: Path, size: int) -> None:
+    files = [place / "rows.parquet", place / "one_group.parquet"]
+    shares = [row_groups(files, rank, size) for rank in range(size)]
+    groups = [(file, group) for share in shares for file in share for group in sorted(share[file])]
+    assert groups == [(files[0], i) for i in range(5)] + [(files[1], 0)]
+    whole = [piece.table.column("y").to_pylist() for piece in Scan(files, ["y"]).pieces()]
+    parts = [piece.table.column("y").to_pylist() for rank in range(size)
+             for piece in Scan(files, ["y"], share=(rank, size)).pieces()]
+    assert parts == whole
