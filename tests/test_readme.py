@@ -57,6 +57,8 @@ def test_python_block_runs(
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
 def test_command_exists(command: str) -> None:
     program, *words = shlex.split(command)
+    if program == "torchrun":
+        program, *words = words[words.index("-m") + 1 :]
     if program == "make":
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     elif program == "python":

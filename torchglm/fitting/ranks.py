@@ -37,7 +37,7 @@ class Ranks:
         """All processes of `torch.distributed`, where it is initialised; else this one alone."""
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks()
-        return Ranks(dist.distributed_c10d._get_default_group())
+        return Ranks(dist.group.WORLD)
 
     def sum(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The sums of tensors over all processes, bit for bit the same on each."""
