@@ -221,7 +221,7 @@ def test_a_process_that_is_gone_ends_the_other(place: Path, failure: str) -> Non
                       FAIL=f"{failure} 1 17")
     assert first.returncode == 1, first.stderr
     said = first.stderr.strip().splitlines()[-1]
-    assert "another process died or did not answer in time" in said and "--resume" in said
+    assert "process 0 of 2 stopped: another died or did not answer in time" in said and "--resume" in said
     assert checkpoints.read(place / failure).state is not None
 
 

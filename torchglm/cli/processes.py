@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from torchglm.fitting.ranks import Ranks
+from torchglm.fitting.ranks import Ranks, answered
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
@@ -48,6 +48,9 @@ def joined(job: Job) -> Iterator[Ranks]:
         backend = "cpu:gloo,cuda:nccl" if here <= cards else "gloo"
         torch.cuda.set_device(own % cards)
         job.device = f"cuda:{own % cards}"
-    dist.init_process_group(backend, timeout=timedelta(seconds=job.timeout))
-    yield Ranks.here()
-    dist.destroy_process_group()  # after an error the process ends anyway, and this could wait for one that is gone
+    with answered(f"the {size} processes of torchrun did not all come within {job.timeout:g} s"):
+        dist.init_process_group(backend, timeout=timedelta(seconds=job.timeout))
+    try:
+        yield Ranks.here()
+    finally:
+        dist.destroy_process_group()

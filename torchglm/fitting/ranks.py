@@ -5,6 +5,7 @@ A source whose rows lie on several processes is a `Shard`. A pass over it goes t
 The processes are those of `torch.distributed`, by its usual backends (gloo, NCCL).
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -107,12 +108,19 @@ class Ranks:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        try:
+        with answered(f"process {self.rank} of {self.size} stopped: another died or did not answer in time"):
             yield
-        except RuntimeError as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise RankError(f"process {self.rank} of {self.size} stopped: another process died or did not answer in "
-                            f"time ({reason}).") from error
+
+
+@contextmanager
+def answered(said: str) -> Iterator[None]:
+    """Within it an error of `torch.distributed` is a `RankError` that says so, with its reason."""
+    try:
+        yield
+    except RuntimeError as error:
+        first = (str(error).splitlines() or [""])[0].split(". This is")[0]
+        reason = re.sub(r"^\[[^]]*] *", "", first)  # the line of the source of gloo
+        raise RankError(f"{said} ({reason}).") from error
 
 
 ALONE = Ranks()
