@@ -1,5 +1,6 @@
 """Renewable estimation: one minibatch is IRLS, many come near the fit of all rows, and nothing but a summary stays."""
 
+import math
 import pickle
 import sys
 
@@ -220,15 +221,38 @@ def test_a_head_learns_a_stream_into_its_own_parameters(make: type[GLMHead]) -> 
 
 
 @pytest.mark.slow
-def test_a_stream_of_a_thousand_minibatches_covers_as_the_whole_fit_does() -> None:
+@pytest.mark.parametrize(("family", "link"), [("bernoulli", "logit"), ("poisson", "log"), ("gamma", "log")])
+def test_a_stream_of_a_thousand_minibatches_covers_as_the_whole_fit_does(family: str, link: str) -> None:
+    """Luo & Song (2020), section 6: against the fit of all rows a small share of a standard error is lost, no more."""
     truth, inside, gaps, errors = torch.tensor([0.2, 0.3, -0.2], dtype=torch.float64), [], [], []
     for seed in range(6):
         rng = torch.Generator().manual_seed(seed)
         x = torch.randn(50_000, 2, generator=rng, dtype=torch.float64)
-        y = torch.bernoulli((truth[0] + x @ truth[1:]).sigmoid(), generator=rng)
-        model, full = streamed(x, y, "bernoulli", "logit", 50), torchglm.fit(x, y, family="bernoulli")
+        member = families.get(family)
+        torch.manual_seed(seed)
+        mu = links.get(link)(truth[0] + x @ truth[1:])
+        y = member.distribution(mu, 0.5 if member.has_dispersion else 1.0).sample()
+        model, full = streamed(x, y, family, link, 50), torchglm.fit(x, y, family=family, link=link)
         inside.append(((model.coef - truth).abs() < 1.96 * model.std_err).double())
         gaps.append(((model.coef - full.coef) / full.std_err).abs().max())
         errors.append((model.std_err / full.std_err - 1).abs().max())
     assert float(torch.stack(inside).mean()) > 0.95 - 3 * (0.95 * 0.05 / 18) ** 0.5
-    assert float(torch.stack(gaps).max()) < 0.35 and float(torch.stack(errors).max()) < 0.01
+    assert float(torch.stack(gaps).max()) < 0.15  # seen: 0.05
+    assert float(torch.stack(errors).max()) < 0.01  # seen: 0.006
+
+
+@pytest.mark.slow
+def test_over_a_thousand_minibatches_forgetting_follows_a_slow_drift() -> None:
+    rng, squares = torch.Generator().manual_seed(5), {0.95: 0.0, 1.0: 0.0}
+    models = {forgetting: Renewable("poisson", "log", 1, forgetting=forgetting) for forgetting in squares}
+    lag = 0.5 * 2 * math.pi / 1000 / (1 - 0.95)  # the memory is 20 minibatches long; so far the slope moves in them
+    for step in range(1000):
+        slope = 0.5 * math.sin(2 * math.pi * step / 1000)
+        x = torch.randn(50, 1, generator=rng, dtype=torch.float64)
+        y = torch.poisson((0.5 + slope * x[:, 0]).exp(), generator=rng)
+        for forgetting, model in models.items():
+            model.update(x, y)
+            squares[forgetting] += float((model.coef[1] - slope).square()) if step >= 50 else 0.0
+        follower = models[0.95]
+        assert step < 50 or abs(float(follower.coef[1]) - slope) < lag + 4.5 * float(follower.std_err[1])
+    assert squares[0.95] < 0.04 * squares[1.0]
