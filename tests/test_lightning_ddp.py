@@ -12,6 +12,7 @@ import json, sys, torch
 from lightning.pytorch import Trainer
 from torchglm.head import GLMHead
 from torchglm.lightning import GLMBatch, LitGLM, TensorBatches
+from torchglm.metrics import CRPS, D2, Deviance
 
 ranks, folder = int(sys.argv[1]), sys.argv[2]
 rng, n = torch.Generator().manual_seed(1), 1001
@@ -20,7 +21,8 @@ weight = 0.5 + torch.rand(n, generator=rng, dtype=torch.float64)
 y = torch.poisson(torch.exp(x @ x.new_tensor([0.4, -0.3, 0.2])), generator=rng)
 rows = GLMBatch(x, y, weight)
 head = GLMHead(3, "poisson", dtype=torch.float64)
-lit = LitGLM(head, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+lit = LitGLM(head, lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+             metrics={"deviance": Deviance, "d2": D2, "crps": CRPS})
 trainer = Trainer(accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", max_epochs=5,
                   logger=False, enable_checkpointing=False, enable_progress_bar=False,
                   enable_model_summary=False, default_root_dir=folder)
@@ -44,5 +46,5 @@ def train(ranks: int, folder: Path) -> tuple[list[float], dict[str, float]]:
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     (weight, found), (other, others) = train(1, tmp_path), train(2, tmp_path)
     assert other == pytest.approx(weight, rel=1e-10)
-    for name in ("train_loss", "val_loss", "val_deviance", "val_d2"):
+    for name in ("train_loss", "val_loss", "val_deviance", "val_d2", "val_crps"):
         assert others[name] == pytest.approx(found[name], rel=1e-10), name

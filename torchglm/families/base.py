@@ -88,6 +88,13 @@ class Family(nn.Module):
         """The distribution of `y` as an object that can be sampled."""
         raise NotImplementedError
 
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        """The continuous ranked probability score of `distribution(mu, dispersion)` at what `y` stands for there.
+
+        `integral (F(x) - 1{y <= x})^2 dx`; raises `ValueError` where no closed form is known.
+        """
+        raise ValueError(f"CRPS has no closed form for {self.name}. Use log_prob.")
+
     def log_prob(self, y: Tensor, mu: Tensor, dispersion: "Tensor | float" = 1.0,
                  weight: "Tensor | float" = 1.0) -> Tensor:
         """The fully normalised log-density, `-w d / (2 phi) + log_base(y, phi / w)`.

@@ -61,6 +61,9 @@ class Poisson(Family):
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -special.log_factorial_remainder(y)
 
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        return special.poisson_crps(y, mu)
+
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y + 0.1
 
@@ -143,6 +146,9 @@ class NegativeBinomial(Family):
         mean = torch.where(y > 0, y, 1.0)
         at_mean = special.negative_binomial_log_prob(y, mean, self._alpha(y))
         return torch.where(y > 0, at_mean, 0.0)
+
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        return special.negative_binomial_crps(y, mu, self._alpha(mu))
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y + 0.1

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, distributions
 from torch.distributions import constraints
 
-from torchglm import links
+from torchglm import links, special
 from torchglm.families.arithmetic import any_observed, log_less_excess, mask, values_are_known
 from torchglm.families.positive import ConstantVariation
 from torchglm.links import Link
@@ -67,6 +67,9 @@ class Exponential(ConstantVariation):
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -self.nll_saturated(y)
+
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        return torch.where(y > 0, special.exponential_crps(y, mu), torch.nan)
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y.abs()

@@ -69,6 +69,9 @@ class Gamma(ConstantVariation):
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * torch.log(2 * math.pi * dispersion) - y.log() - special.stirling_remainder(1 / dispersion)
 
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        return special.gamma_crps(y, mu, dispersion)
+
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y
 

@@ -96,6 +96,9 @@ class Bernoulli(_Proportion):
     name = "bernoulli"
     support_text = "0 <= y <= 1"
 
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        return (y - mu).square()
+
     def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
         return distributions.Bernoulli(probs=mu)
 
@@ -124,6 +127,10 @@ class Binomial(_Proportion):
             row = int((y > trials * (1 + 1e-9)).flatten().nonzero()[0])
             raise ValueError(f"Binomial needs y <= trials; row {row} has more successes than trials "
                              "(y is a count where trials= is given). Correct that row.")
+
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        trials = 1 / dispersion
+        return special.binomial_crps((y * trials).round(), trials.round(), mu)
 
     def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
         """Counts out of `1 / dispersion` trials of probability `mu`."""

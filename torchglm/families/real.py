@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, distributions
 from torch.distributions import constraints
 
+from torchglm import special
 from torchglm.families.arithmetic import like
 from torchglm.families.base import Family
 from torchglm.links import Link
@@ -43,6 +44,9 @@ class Gaussian(Family):
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * torch.log(2 * math.pi * dispersion) + torch.zeros_like(y)
+
+    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+        return special.normal_crps(y, mu, dispersion)
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y

@@ -1,0 +1,107 @@
+"""Scores of whole predictive laws and of intervals: CRPS, and how often intervals hold the response.
+
+    metric = CRPS("gamma", dispersion=0.4)
+    metric.update(mu, y, weight)
+    metric.compute()
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from torchglm import families
+from torchglm.families import Family
+from torchglm.metrics.rows import Scored, scored
+from torchglm.metrics.scores import FamilyMetric
+from torchglm.metrics.sums import ratio, total
+
+
+def crps_sums(rows: Scored, family: Family, dispersion: "Tensor | float") -> Tensor:
+    """`(sum w CRPS, sum w)`; trials are part of the law, not of `w`."""
+    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / rows.trials)
+    return torch.stack([total(rows.weight, score), rows.weight.sum()])
+
+
+class CRPS(FamilyMetric):
+    """The weighted mean continuous ranked probability score of the predicted laws, in units of the response.
+
+    `integral (F(x) - 1{y <= x})^2 dx`: the absolute error of a law, as it is `|y - mu|` where the law is one point.
+    In closed form for Gaussian, Bernoulli, binomial (in counts), Poisson, negative binomial, Gamma and exponential;
+    `ValueError` for others. `w` repeats a row, it does not divide `dispersion` (phi). NaN where a time is censored.
+    Source: Gneiting & Raftery (2007); Jordan, Krueger & Lerch (2019), J. Stat. Softw. 90(12).
+    """
+
+    higher_is_better = False
+    plot_lower_bound = 0.0
+
+    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0, **kwargs: Any) -> None:
+        super().__init__(family, **kwargs)
+        if type(self.family).crps is Family.crps:
+            raise ValueError(f"CRPS has no closed form for {self.family.name}. Use NLL.")
+        self.dispersion = dispersion
+
+    def _part(self, rows: Scored) -> Tensor:
+        return crps_sums(rows, self.family, self.dispersion)
+
+    def compute(self) -> Tensor:
+        """The mean score, a float64 scalar; NaN before any row of positive weight."""
+        return ratio(self.sums)
+
+
+class Coverage(Metric):
+    """The weighted share of responses inside their intervals, `sum w 1{low <= y <= high} / sum w`.
+
+    Near the level of the intervals where these are right. Rows of weight 0 count as dropped.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+    covered: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("covered", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" = None) -> None:
+        """Take in rows `(*N,)` of one shape; `ValueError` where shapes differ."""
+        self.covered = self.covered + coverage_sums(low, high, y, weight)
+
+    def compute(self) -> Tensor:
+        """The share, a float64 scalar; NaN before any row of positive weight."""
+        return ratio(self.covered)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw one value, or a sequence of values over steps, with matplotlib."""
+        return self._plot(val, ax)
+
+
+def coverage_sums(low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" = None) -> Tensor:
+    """`(sum w 1{low <= y <= high}, sum w)`."""
+    shapes = {"low": low.shape, "high": high.shape, "weight": y.shape if weight is None else weight.shape}
+    for name, shape in shapes.items():
+        if shape != y.shape:
+            raise ValueError(f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(shape)}. "
+                             "Give one value per row.")
+    y = y.detach().double()
+    w = torch.ones_like(y) if weight is None else weight.detach().double()
+    inside = (low.detach().double() <= y) & (y <= high.detach().double())
+    return torch.stack([torch.where(inside & (w > 0), w, 0.0).sum(), w.sum()])
+
+
+@torch.no_grad()
+def crps(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
+         dispersion: "Tensor | float" = 1.0, trials: "Tensor | None" = None) -> Tensor:
+    """The mean continuous ranked probability score of one set of rows, as in `CRPS`."""
+    known = families.get(family)
+    return ratio(crps_sums(scored(known, mu, y, weight, trials=trials), known, dispersion))
+
+
+@torch.no_grad()
+def coverage(low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" = None) -> Tensor:
+    """The share of responses inside their intervals, as in `Coverage`."""
+    return ratio(coverage_sums(low, high, y, weight))
