@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 import torchglm
-from torchglm.fitting import sample, search
+from torchglm.fitting import irls, linalg, sample, search
+from torchglm.fitting.moments import Moments
 
 N, P = 6000, 30
 CASES = [("poisson", "log"), ("gamma", "log"), ("bernoulli", "logit"), ("bernoulli", "probit"), ("gaussian", "log"),
@@ -35,16 +36,23 @@ def data(family: str, link: str, seed: int = 0) -> dict[str, Tensor]:
     return {"x": x, "y": y, "offset": offset, "weights": torch.rand(N, generator=draw, dtype=torch.float64) + 0.5}
 
 
-def pair(monkeypatch: pytest.MonkeyPatch, family: str, link: str, **options: object) -> tuple[torchglm.Result, ...]:
+def pair(monkeypatch: pytest.MonkeyPatch, family: str, link: str, tol: float = 1e-13,
+         **options: object) -> tuple[torchglm.Result, ...]:
     """The fit as small ones go, and as large ones go."""
     chosen = torchglm.NegativeBinomial(0.7) if family == "negative_binomial" else family
     rows = data(family, link) | options
     monkeypatch.setattr(search, "CHORD_COLUMNS", 1000)
-    plain = torchglm.fit(**rows, family=chosen, link=link, tol=1e-13)
-    monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
-    monkeypatch.setattr(sample, "LARGE", 1)
-    monkeypatch.setattr(sample, "STRIDE", 4)
+    plain = torchglm.fit(**rows, family=chosen, link=link, tol=tol)
+    as_large(monkeypatch)
     return plain, torchglm.fit(**rows, family=chosen, link=link)
+
+
+def as_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have all that large fits do done for these."""
+    monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
+    for name, value in {"LARGE": 1, "STRIDE": 4, "LEAST": 2, "FEWEST": 20}.items():
+        monkeypatch.setattr(sample, name, value)
+    monkeypatch.setattr(irls, "LENDING", 20)
 
 
 @pytest.mark.parametrize("family, link", CASES)
@@ -63,20 +71,76 @@ def test_a_large_ridge_fit_ends_where_a_small_one_does(monkeypatch: pytest.Monke
     torch.testing.assert_close(large.coef, plain.coef, rtol=1e-7, atol=1e-9)
 
 
-def test_a_gram_is_reused_only_while_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes: list[bool] = []
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[search.Point]:
+    """The points of the passes over all rows, as they come."""
+    points: list[search.Point] = []
     fold = search.fold
 
-    def counted(source: list, point: search.Point, *rest: object) -> search.Moments:
+    def seen(source: list, point: search.Point, *rest: object) -> Moments:
         if source[0].y.shape[-1] == N:
-            passes.append(point.curved)
+            points.append(point)
         return fold(source, point, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(search, "fold", counted)
-    monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
-    monkeypatch.setattr(sample, "LARGE", 1)
-    torchglm.fit(**data("poisson", "log"), family="poisson")
-    assert passes[0] and passes[-1] and sum(passes) < len(passes)
+    monkeypatch.setattr(search, "fold", seen)
+    return points
+
+
+def test_the_gram_of_a_part_serves_until_the_last_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = watch(monkeypatch)
+    as_large(monkeypatch)
+    monkeypatch.setattr(search, "NEAR", 1.0)  # a part of 1,500 rows is a small one
+    monkeypatch.setattr(search, "CONTRACTION", 0.5)
+    rows = data("poisson", "log")
+    rows["x"][:, 5] = rows["x"][:, 0] ** 2 / 3  # no rare level
+    torchglm.fit(**rows, family="poisson")
+    assert not points[0].curved and points[-1].curved and points[-1].before is not None
+    assert sum(point.curved for point in points) == 1
+
+
+def test_a_gram_that_leaves_too_much_of_the_way_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = watch(monkeypatch)
+    as_large(monkeypatch)
+    rows = data("poisson", "log")
+    rows["x"][:, 5] = 0.0
+    rows["x"][::1500, 5] = 1.0  # four rows of all, and hardly one of the part
+    rows["x"][3::1500, 5] = 0.01
+    torchglm.fit(**rows, family="poisson")
+    assert sum(point.curved for point in points) > 1
+
+
+@pytest.mark.parametrize("power", range(0, 13, 3))
+def test_no_condition_or_weight_leads_a_large_fit_astray(monkeypatch: pytest.MonkeyPatch, power: int) -> None:
+    rows = data("poisson", "log", seed=power)
+    rows["x"][:, 8] = rows["x"][:, 9] + 10.0**-power * rows["x"][:, 8]
+    draw = torch.Generator().manual_seed(power)
+    rows["weights"] = 10.0 ** (6 * torch.rand(N, generator=draw, dtype=torch.float64) - 3)
+    plain, large = pair(monkeypatch, "poisson", "log", tol=1e-10, **rows)
+    assert large.status == plain.status == torchglm.Status.CONVERGED
+    assert torch.equal(large.coef.isnan(), plain.coef.isnan())
+    close = 1e-5 if power < 12 else 1e-2  # with a QR factor a fit ends within the tolerance of the deviance
+    assert float(((large.coef - plain.coef) / plain.std_err).abs().nan_to_num().max()) < close
+    torch.testing.assert_close(large.std_err, plain.std_err, rtol=close, atol=0.0, equal_nan=True)
+
+
+def test_float32_sums_are_for_steps_alone_and_where_the_condition_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_large(monkeypatch)
+    monkeypatch.setattr(irls, "LENDING", 1000)  # a Gram of all rows at the first point
+    for near in (False, True):
+        rows = data("poisson", "log")
+        if not near:  # columns 6 and 7 of the data have a multiple correlation with the constant
+            rows["x"][:, 6:8] = rows["x"][:, 0:2] ** 2
+        with monkeypatch.context() as watched:
+            points = watch(watched)
+            torchglm.fit(**rows, family="poisson")
+        assert points[0].curved and points[0].single is not near
+        assert not any(point.single for point in points if point.before is not None)
+
+
+def test_a_gram_in_float32_is_one_to_seven_digits() -> None:
+    gram = torch.eye(3, dtype=torch.float64).unsqueeze(0)
+    for scale, allowed in ((1.0, True), (1e30, False), (1e-30, False)):
+        inverse = linalg.invert_gram(gram * scale, torch.ones(1, 3, dtype=torch.bool))
+        assert bool(linalg.allows_single(gram * scale, inverse)) is allowed
 
 
 def test_a_level_the_part_does_not_hold_goes_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +150,7 @@ def test_a_level_the_part_does_not_hold_goes_the_plain_way(monkeypatch: pytest.M
     rows["y"][7] = 3.0
     monkeypatch.setattr(search, "CHORD_COLUMNS", 1000)
     plain = torchglm.fit(**rows, family="poisson", tol=1e-13)
-    monkeypatch.setattr(sample, "LARGE", 1)
-    monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
+    as_large(monkeypatch)
     large = torchglm.fit(**rows, family="poisson")
     assert large.status == torchglm.Status.CONVERGED
     assert float(((large.coef - plain.coef) / plain.std_err).abs().max()) < 1e-5
@@ -96,7 +159,6 @@ def test_a_level_the_part_does_not_hold_goes_the_plain_way(monkeypatch: pytest.M
 def test_separation_is_seen_in_a_large_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = data("bernoulli", "logit")
     rows["y"] = torch.where(rows["x"][:, 5] == 1, 1.0, rows["y"])
-    monkeypatch.setattr(sample, "LARGE", 1)
-    monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
+    as_large(monkeypatch)
     with pytest.warns(torchglm.FitWarning, match="SEPARATED"):
         assert torchglm.fit(**rows, family="bernoulli").status == torchglm.Status.SEPARATED

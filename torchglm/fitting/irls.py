@@ -17,7 +17,7 @@ from torchglm.fitting.progress import Observer
 from torchglm.fitting.ranks import own_rows, seen
 from torchglm.fitting.regular import fit_regular
 from torchglm.fitting.rows import Rows
-from torchglm.fitting.sample import sample
+from torchglm.fitting.sample import LENDING, sample
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.start import at_coefficients, begin, resume, room
 from torchglm.fitting.status import Status
@@ -95,7 +95,8 @@ def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
                     rank_tol=solver.rank_tol)
     if int(part.status[0]) != Status.CONVERGED or not bool(part.keep.all()):
         return None
-    search = resume(solver, lane, part.coef)
+    lend = solver.chord and bool((part.moments.count >= LENDING * solver.p).all())
+    search = resume(solver, lane, part, lend)
     return search if bool(search.moments.valid.all()) else None
 
 

@@ -101,7 +101,7 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     weight, count, response = _census(rows, family, plain) if counted else (none,) * 3
     pearson, change = _report(rows, eta, mu, point.before, family, plain) if point.before is not None else (none, none)
     factor = _factor(rows, score, information) if point.factor else None
-    curvature = gram(rows, information) if point.curved else mu.new_zeros(mu.shape[0], 0, 0)
+    curvature = gram(rows, information, point.single) if point.curved else mu.new_zeros(mu.shape[0], 0, 0)
     return Moments(curvature, project(rows, score), half.sum(-1), scale, bad, weight, count, response,
                    pearson, change, factor)
 

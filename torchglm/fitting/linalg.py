@@ -12,6 +12,8 @@ from torchglm.fitting.workers import all_cores
 
 # Below this squared pivot of the scaled Gram (a multiple correlation of 1 - 1e-7) a QR factor takes its place.
 GRAM_PIVOT = 1e-7
+SINGLE_PIVOT = 1e-2  # and above this one of its seven digits in float32 do for a step
+SINGLE_RANGE = (1e-12, 1e24)  # of its diagonal, whose terms and sums float32 holds
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,15 @@ class Inverse:
         """`information^-1 score`, shape `(B, p)`."""
         right = torch.where(self.keep, score / self.scale, 0.0).unsqueeze(-1)
         return torch.where(self.keep, torch.cholesky_solve(right, self.upper, upper=True).squeeze(-1) / self.scale, 0.0)
+
+
+def allows_single(gram: Tensor, inverse: Inverse) -> Tensor:
+    """(B,) True where a Gram of the same columns at a point near by may be summed in float32, for a step's sake.
+
+    Its digits then are far more than the condition takes, and nothing overflows.
+    """
+    least, most = torch.aminmax(gram.diagonal(dim1=-2, dim2=-1), dim=-1)
+    return inverse.positive & (inverse.pivot >= SINGLE_PIVOT) & (least > SINGLE_RANGE[0]) & (most < SINGLE_RANGE[1])
 
 
 def newton_step(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:

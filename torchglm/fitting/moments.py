@@ -98,7 +98,7 @@ class Point:
     against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead; `fence`
     is the strength of a logarithmic barrier that keeps `eta` off the edges of its range; `census` counts the rows
     as the first pass and a report do; without `curved` the Gram, the dear part, is left out (empty); a `relative`
-    objective leaves out what depends on `y` alone.
+    objective leaves out what depends on `y` alone; a `single` Gram may be summed in float32.
     """
 
     coef: "Tensor | None" = None
@@ -110,3 +110,4 @@ class Point:
     census: bool = False
     curved: bool = True
     relative: bool = False
+    single: bool = False

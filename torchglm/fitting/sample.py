@@ -7,9 +7,11 @@ import torch
 from torchglm.fitting.ranks import Shard, own_rows, ranks_of, weightless
 from torchglm.fitting.rows import Rows
 
-STRIDE = 20  # one row out of so many
+STRIDE = 20  # one row out of so many, where the columns are few
+LEAST = 5  # one out of so many at most, where they are many
 LARGE = 1 << 20  # numbers in a design from which on a part pays
 FEWEST = 100  # rows of the part for each column: the first step of the whole is then a short one (search.NEAR)
+LENDING = 400  # rows of the part for each column from which on its Gram serves for all rows: a step leaves a tenth
 MOST = 1 << 25  # bytes that the part of a stream holds
 
 
@@ -34,7 +36,9 @@ def sample(source: Iterable[Rows], columns: int) -> "Iterable[Rows] | None":
     if not isinstance(own, list):
         parts = getattr(own, "part", None)
     else:
-        parts = [part_of(rows, STRIDE) for rows in own] if count(own) * columns >= LARGE else None
+        total = count(own)
+        stride = min(STRIDE, total // (FEWEST * max(1, columns)))
+        parts = [part_of(rows, stride) for rows in own] if total * columns >= LARGE and stride >= LEAST else None
     if parts is None or count(parts) < FEWEST * columns:
         return None
     parts = [rows for rows in parts if rows.y.shape[-1]] or [weightless(next(iter(own)))]

@@ -33,8 +33,8 @@ BLOCKED = 2.0**-12  # a step cut below this by an edge of the mean's range is th
 ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
-STALE = 1e-2  # share of the tolerance within which steps with a Gram of an earlier point are to end
-ARRIVED = 1e-4  # share of the tolerance that a step with a Gram of its own may still show after such steps
+STALE = 10  # times what a step with the Gram of an earlier point leaves the next may leave
+ARRIVED = 1e-3  # share of the tolerance that a step with a Gram of its own may still show after such steps
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 EPS = torch.finfo(torch.float64).eps
 
@@ -74,6 +74,7 @@ class Search:
     delta: Tensor
     decrement: Tensor
     light: Tensor  # the next pass needs no Gram
+    single: Tensor  # its Gram, if it needs one, may be summed in float32
     stale: Tensor  # the Gram at hand is that of an earlier point
     step: Tensor
     closing: Tensor  # the next pass is the last if the step is small
@@ -151,8 +152,8 @@ class Solver:
         observed = False if self.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
         report = bool(s.closing.any()) or bool((s.n_iter + 1 >= self.max_iter).any())
         light = bool(s.light.all()) and not report
-        moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None,
-                                  curved=not light), s.lane.numel())
+        moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None, curved=not light,
+                                  single=bool(s.single.all()) and not report), s.lane.numel())
         if light:
             moments = replace(moments, gram=s.moments.gram)
         objective = self.objective(moments, trial, s.total)
@@ -217,7 +218,8 @@ class Solver:
         if s.lane.numel() == 0 or not bool(accepted.any()):
             return s
         aimed = self.aim(s)
-        for name in ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored", "light"):
+        for name in ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored", "light",
+                     "single"):
             new, old = getattr(aimed, name), getattr(s, name)
             mask = accepted if new.dim() == 1 else accepted.unsqueeze(-1)
             setattr(aimed, name, torch.where(mask, new, old))
@@ -235,9 +237,13 @@ class Solver:
         aimed = replace(s, delta=torch.where(refresh.unsqueeze(-1), 0.0, delta), decrement=decrement,
                         step=torch.ones_like(s.step), refresh=refresh, fisher=fisher, factored=factored,
                         hit=torch.zeros_like(s.hit))
-        tol = torch.where(s.stale, STALE * self.tol, self.tol)
-        aimed.closing = self.small(aimed, tol) & ~refresh
+        # the step with an earlier Gram will leave about the share of the decrement that the one before it left
+        left = (STALE * decrement / s.decrement).clamp(max=1)
+        ahead = torch.where(torch.isinf(s.decrement), decrement, decrement * left)
+        arrives = self.small(replace(aimed, decrement=ahead), ARRIVED * self.tol)
+        aimed.closing = torch.where(s.stale, arrives, self.small(aimed, self.tol)) & ~refresh
         if self.chord:
+            aimed.single = ~factored & ~refresh & linalg.allows_single(s.moments.gram, inverse)
             near = decrement <= NEAR**2 * s.total
             aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
         return aimed

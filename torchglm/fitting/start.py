@@ -30,11 +30,22 @@ def begin(solver: Solver, lane: Tensor, start: "Tensor | None", out: Solution) -
     return solver.aim(search) if search.lane.numel() else search
 
 
-def resume(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
-    """The search at coefficients that a fit of some of the rows has found: all columns are known to be independent."""
-    no = torch.zeros_like(lane, dtype=torch.bool)
-    moments = solver.fold(replace(_first_point(solver, coef, no), census=True), lane.numel())
-    return solver.aim(_search(solver, lane, coef, torch.ones_like(coef, dtype=torch.bool), moments, moments, no))
+def resume(solver: Solver, lane: Tensor, part: Solution, lend: bool) -> Search:
+    """The search from the fit of some of the rows, in which all columns were independent.
+
+    Where they are many enough to `lend` their Gram, scaled to all rows, the first steps are taken with it.
+    """
+    no, coef, gram = torch.zeros_like(lane, dtype=torch.bool), part.coef, part.moments.gram
+    single = solver.chord and bool(linalg.allows_single(gram, linalg.invert_gram(gram, part.keep)).all())
+    point = replace(_first_point(solver, coef, no), census=True, curved=not lend, single=single)
+    moments = solver.fold(point, lane.numel())
+    if lend:
+        scale = moments.weight / part.moments.weight
+        moments = replace(moments, gram=gram * scale[:, None, None])
+    search = _search(solver, lane, coef, torch.ones_like(coef, dtype=torch.bool), moments, moments, no)
+    if lend:
+        search = replace(search, stale=~no, decrement=torch.full_like(search.decrement, torch.inf))
+    return solver.aim(search)
 
 
 def at_coefficients(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
@@ -66,8 +77,8 @@ def _search(solver: Solver, lane: Tensor, coef: Tensor, keep: Tensor, moments: M
     return Search(
         lane=lane, coef=coef, keep=keep, moments=moments, objective=solver.objective(moments, coef, total),
         first=moments.objective.clone(), total=total, volume=census.response.abs(), factored=factored, fisher=whole,
-        delta=torch.zeros_like(coef), decrement=zero, light=no, stale=no, step=torch.ones_like(total), closing=no,
-        refresh=no, drift=whole, stagnant=whole, hit=no, cut=no, shortened=whole, n_iter=whole.clone())
+        delta=torch.zeros_like(coef), decrement=zero, light=no, single=no, stale=no, step=torch.ones_like(total),
+        closing=no, refresh=no, drift=whole, stagnant=whole, hit=no, cut=no, shortened=whole, n_iter=whole.clone())
 
 
 def _columns(solver: Solver, models: int) -> tuple[Tensor, Tensor, Moments]:

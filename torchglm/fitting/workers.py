@@ -59,13 +59,13 @@ _pool = _Pool()
 _local = threading.local()
 
 
-def scratch(name: str, *shape: int) -> torch.Tensor:
-    """A float64 tensor on the CPU to be overwritten at once: each thread has one of each name, used again."""
-    held: dict[str, torch.Tensor] = _local.__dict__.setdefault("held", {})
-    size = math.prod(shape)
-    if name not in held or held[name].numel() < size:
-        held[name] = torch.empty(size, dtype=torch.float64)
-    return held[name][:size].view(shape)
+def scratch(name: str, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """A tensor on the CPU to be overwritten at once: each thread has one of each name and dtype, used again."""
+    held: dict[tuple[str, torch.dtype], torch.Tensor] = _local.__dict__.setdefault("held", {})
+    size, key = math.prod(shape), (name, dtype)
+    if key not in held or held[key].numel() < size:
+        held[key] = torch.empty(size, dtype=dtype)
+    return held[key][:size].view(shape)
 
 
 @cache
