@@ -206,3 +206,22 @@ def test_groups_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         mine = np.asarray(table["region"].to_pylist()) == label
         want = result[i].predict_interval(table.filter(pa.array(mine)))
         np.testing.assert_allclose(np.asarray(got["mean_low"])[mine], want[:, 0], rtol=1e-10)
+
+
+def test_factors_of_many_levels_stay_codes_and_pieces_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(7)
+    n, levels = 20_000, 2_000
+    table = pa.table({"y": draw.poisson(2, n), "x": draw.normal(size=n), "g": draw.permutation(np.arange(n) % levels)})
+    result = torchglm.fit("y ~ x + C(g)", table, family="poisson")
+    result.save("run")
+    parquet.write_table(table, "rows.parquet")
+    monkeypatch.setattr("torchglm.cli.rows.NUMBERS", 2 * n)
+    prediction = Prediction.of(Path("run"), Wanted(interval=0.9))
+    assert prediction.result.spec.width == 2 and prediction.reader.scan("rows.parquet").rows == n
+    assert write(prediction, ["rows.parquet"], "out.parquet") == n
+    some = table.slice(0, 300)
+    ends = result.predict_interval(some, level=0.9)
+    got = parquet.read_table("out.parquet").slice(0, 300)
+    np.testing.assert_allclose(got["mean"], result.predict(some), rtol=1e-9)
+    np.testing.assert_allclose(got["mean_high"], ends[:, 1], rtol=1e-7)

@@ -80,10 +80,10 @@ class Scorer:
         rows = batch.rows
         mu = torch.empty(rows.y.shape[-1], dtype=torch.float64)
         variance = torch.empty_like(mu)
-        x, offset = batch.x, batch.offset
+        offset = batch.offset
         for model, result, where in batch.parts():
             at = slice(None) if where is None else where
-            part = x[at], None if offset is None else offset[at]
+            part = batch.new(where), None if offset is None else offset[at]
             mu[at] = torch.as_tensor(result.predict(*part)).to(torch.float64)
             variance[at] = result.dispersion * result.family.variance(mu[at])
             self._score(model, result, batch, rows, mu, at)
@@ -117,7 +117,7 @@ class Scorer:
         self.sums["count"][model] += count
         self.rows += float(count)
 
-    def _cover(self, result: Result, batch: Batch, rows: Rows, part: tuple[Tensor, Tensor | None], level: float,
+    def _cover(self, result: Result, batch: Batch, rows: Rows, part: tuple[Any, Tensor | None], level: float,
                at: Any) -> None:
         """Count the responses inside their prediction intervals."""
         weights, trials = (batch.roles[role][at] if role in batch.roles else None for role in ("weights", "trials"))

@@ -74,18 +74,18 @@ class Prediction:
         import pyarrow as pa
 
         batch = self.reader.read(table, first)
-        x, offset = batch.x, batch.offset
-        values = {name: torch.empty(len(x), dtype=torch.float64) for name in self.wanted.names}
+        offset = batch.offset
+        values = {name: torch.empty(len(batch.table), dtype=torch.float64) for name in self.wanted.names}
         for _, result, rows in batch.parts():
             at = slice(None) if rows is None else rows
-            found = self._values(result, x[at], None if offset is None else offset[at], batch, at)
+            found = self._values(result, batch.new(rows), None if offset is None else offset[at], batch, at)
             for name, value in found.items():
                 values[name][at] = value.to(torch.float64)
         keys = [name for name in self.result.group_names or [] if name not in self.reader.keep]
         kept = {name: _plain_column(batch.table.column(name)) for name in [*self.reader.keep, *keys]}
         return pa.table({**kept, **{name: value.numpy() for name, value in values.items()}})
 
-    def _values(self, result: Result, x: Tensor, offset: Tensor | None, batch: Batch, at: Any) -> dict[str, Tensor]:
+    def _values(self, result: Result, x: Any, offset: Tensor | None, batch: Batch, at: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for kind in self.wanted.kinds:
             value = result.predict(x, offset=offset, kind=kind, se=self.wanted.se)

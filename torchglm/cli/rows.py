@@ -96,10 +96,9 @@ class Batch:
     design: Design
     roles: dict[str, Tensor]
 
-    @property
-    def x(self) -> Tensor:
-        """The columns of the design `(n, p)` without the intercept."""
-        return self.design.x[:, int(self.design.intercept):]
+    def new(self, rows: Tensor | None) -> Design | Tensor:
+        """What `predict` takes for some of the rows; None stands for all."""
+        return self.design if rows is None else self.design.x[rows, int(self.design.intercept):]
 
     @property
     def y(self) -> Tensor:
@@ -120,8 +119,9 @@ class Batch:
     @property
     def rows(self) -> Rows:
         """As a fit of one model takes them. Raises ValueError where a value does not suit the family."""
-        return next(iter(inputs.assemble(self.design.x, self.y, self.result.family, dict(self.roles),
-                                         self.design.names, False, self.design.intercept, strict=False).source))
+        design = self.design
+        return next(iter(inputs.assemble(design.numbers, self.y, self.result.family, dict(self.roles), design.names,
+                                         False, design.intercept, strict=False, indexed=design.indexed).source))
 
     def parts(self) -> Iterator[tuple[int, Result, Tensor | None]]:
         """Each model that has rows here, its number, and which rows are its own; None stands for all."""
@@ -171,7 +171,8 @@ class Reader:
         wanted = list(dict.fromkeys([*spec.columns, *(spec.response_columns if self.response else []),
                                      *self.roles.values(), *(self.result.group_names or []), *self.keep]))
         types = {name: kind for name, kind in spec.types.items() if name in wanted}
-        rows = max(64, min(1 << 18, NUMBERS // max(1, len(self.result.names))))
+        width = len(spec.names) if self.result.group_names else spec.width
+        rows = max(64, min(1 << 18, NUMBERS // max(1, width)))
         return Scan(path, wanted or None, types, rows)
 
     def read(self, table: pa.Table, first: int) -> Batch:

@@ -34,9 +34,10 @@ class Design:
 
     `x` `(n, p)` with the intercept first where there is one, `names` of its columns, `y` `(n,)` or None. Where
     factors have many levels they are kept as index columns: `indexed` says which, `numbers` `(n, q)` holds the other
-    columns, and `x` writes all of them out when it is first asked for. `table` holds the kept rows of every column read (and of those asked for with `also=`), aligned with x.
-    `kept` `(rows given,)` is the mask of the complete rows, or None where all are; `dropped` counts the
-    missing values per column and `unseen` the rows with a level never seen in training per factor.
+    columns, and `x` writes all of them out when it is first asked for. `table` holds the kept rows of every column read
+    (and of those asked for with `also=`), aligned with x. `kept` `(rows given,)` is the mask of the complete rows, or
+    None where all are; `dropped` counts the missing values per column and `unseen` the rows with a level never seen in
+    training per factor.
     """
 
     numbers: torch.Tensor
@@ -156,6 +157,17 @@ class DesignSpec:
     def intercept(self) -> bool:
         """Whether the first column is the intercept."""
         return bool(self.parts) and self.parts[0][0] == INTERCEPT
+
+    @property
+    def width(self) -> int:
+        """The most columns of numbers in a row, those of factors of many levels left out, which are kept as codes."""
+        counts = {True: 0, False: 0}
+        for _, inside in self.parts:
+            for part in inside:
+                factors = [self.factors[text] for text, _ in part.factors]
+                coded = any(isinstance(one, Categorical) and one.codings is None for one in factors)
+                counts[coded] += len(self._names(part))
+        return counts[False] + (counts[True] if counts[True] < MANY else 0)
 
     @property
     def columns(self) -> list[str]:

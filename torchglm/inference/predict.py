@@ -16,10 +16,10 @@ def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
             se: bool = False, unseen: "str | None" = None) -> "Tensor | tuple[Tensor, Tensor]":
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
 
-    `x` has the columns of the fit without its intercept, or is a data frame for a formula fit. `unseen` is what a level
-    of it counts as that the fit never saw: `"error"`, `"reference"` or `"other"`; None is what the fit was told. The
-    standard error of a mean is `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown
-    kind, and where the fit had an offset and none is given.
+    `x` has the columns of the fit without its intercept, or is a data frame (or a `Design`) for a formula fit. `unseen`
+    is what a level of it counts as that the fit never saw: `"error"`, `"reference"` or `"other"`; None is what the fit
+    was told. The standard error of a mean is `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for
+    an unknown kind, and where the fit had an offset and none is given.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
@@ -48,7 +48,9 @@ def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
 def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None) -> "tuple[Tensor, Indexed | None]":
     """The columns of new rows, with the index columns beside them where factors have many levels."""
     if result.spec is not None and not isinstance(x, Tensor):
-        made = result.spec.design(x, missing="error", unseen=unseen)
+        from torchglm.data import Design
+
+        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
         indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
         return made.numbers.to(coef), indexed
     from torchglm import inputs
