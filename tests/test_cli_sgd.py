@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from pyarrow import csv, parquet
 
 import torchglm
+from torchglm import runs
 from torchglm.cli import config, main
+from torchglm.lightning import LitGLM
 
 N = 3000
 
@@ -133,3 +136,30 @@ def test_lbfgs_takes_all_rows_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
     with pytest.raises(ValueError, match="lbfgs needs all rows in memory"):
         job.solver.solve(job)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_coefficients(path: str, monkeypatch: pytest.MonkeyPatch,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("torchglm.report.page.write_page", lambda _, path, **__: path.write_text("a page"))
+    Path("config.yaml").write_text(
+        f"data: {{path: {path}, formula: count ~ a + C(b)}}\nfamily: poisson\noutput_dir: run\n"
+        "solver: {name: sgd, batch_size: 500, trainer: {max_epochs: 4}}\n")
+    assert main(["fit", "config.yaml", "--output_dir", "whole"]) == 0
+    epochs: list[int] = []
+
+    def epoch(self: LitGLM) -> None:
+        epochs.append(self.current_epoch)
+        if epochs == [0, 1, 2]:
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(LitGLM, "on_train_epoch_start", epoch, raising=False)
+    assert main(["fit", "config.yaml"]) == 130
+    assert "--resume run" in capsys.readouterr().err and signal.getsignal(signal.SIGINT) == handler
+    assert {file.name for file in Path("run").iterdir()} == {runs.CHECKPOINT, runs.TRAINING}
+    assert main(["fit", "config.yaml", "--resume", "run"]) == 0
+    assert epochs == [0, 1, 2, 2, 3]
+    got, want = torchglm.load("run"), torchglm.load("whole")
+    torch.testing.assert_close(got.coef, want.coef, rtol=1e-12, atol=0.0)
+    assert got.n_iter == want.n_iter == 4
+    assert {file.name for file in Path("run").iterdir()} == set(runs.FILES)

@@ -34,13 +34,25 @@ class Checkpoint:
     config: str
     rows: list[str]
     state: Progress | None = None
+    resumed: bool = False
     writes: bool = True
     failed: bool = False
 
     def __call__(self, progress: Progress) -> None:
-        if not self.writes:
-            return
-        tensors: dict[str, Any] = {f.name: getattr(progress, f.name) for f in fields(Progress)}
+        if self.writes:
+            self._write(progress)
+
+    def begin(self, name: str) -> Path:
+        """A file of this name in the folder for the state of another solver; an old one is kept for a resumed fit."""
+        file = self.folder / name
+        if self.writes:
+            self._write(None)
+            if not self.resumed:
+                file.unlink(missing_ok=True)
+        return file
+
+    def _write(self, progress: Progress | None) -> None:
+        tensors: dict[str, Any] = {f.name: getattr(progress, f.name, None) for f in fields(Progress)}
         content = {name: value.cpu() for name, value in tensors.items() if value is not None}
         held = io.BytesIO()
         torch.save({"format": FORMAT, "config": self.config, "rows": self.rows, **content}, held)
@@ -88,7 +100,7 @@ def read(folder: Path) -> Checkpoint:
             raise ValueError(f"{file} has format {found['format']}, this version reads {FORMAT}. Begin anew, without "
                              "--resume.")
         known = {f.name for f in fields(Progress)}
-        state = Progress(**{name: value for name, value in found.items() if name in known})
-        return Checkpoint(folder, found["config"], found["rows"], state)
+        state = {name: value for name, value in found.items() if name in known}
+        return Checkpoint(folder, found["config"], found["rows"], Progress(**state) if state else None, resumed=True)
     except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__}). Begin without --resume.") from error

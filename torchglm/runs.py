@@ -7,7 +7,8 @@
     report.html         one self-contained page with plots
     log.txt             what happened when
 
-While a fit goes on, `checkpoint.pt` alone stands there, from which it can be resumed (see `checkpoints`).
+While a fit goes on, `checkpoint.pt` stands there, from which it can be resumed (see `checkpoints`), beside `last.ckpt`
+where it is a training by minibatch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ MARK = "result.json"
 FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html",
          "log.txt")
 CHECKPOINT = "checkpoint.pt"
-OWN = {*FILES, CHECKPOINT, f".{CHECKPOINT}.part"}
+TRAINING = "last.ckpt"
+OWN = {*FILES, CHECKPOINT, TRAINING, f".{CHECKPOINT}.part", f".{TRAINING}.part"}
 ROOM = 16 << 20  # bytes that a run folder may well take
 OLD = 24 * 3600  # seconds
 

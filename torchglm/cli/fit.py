@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,8 +85,7 @@ def _begun(job: Job, text: str, run: str | None) -> Checkpoint | None:
     if others:
         raise ValueError(f"{run} holds another job ({'; '.join(others)}). Resume it with its own config, or begin anew "
                          "with another output_dir.")
-    begun.state = before.state
-    return begun
+    return replace(begun, state=before.state, resumed=True)
 
 
 def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:

@@ -23,6 +23,7 @@ from torchglm.head import GLMHead
 from torchglm.inputs import FileRows
 from torchglm.inputs.files import HOLD
 from torchglm.lightning import ArrowBatches, GLMBatch, fit_sgd
+from torchglm.runs import TRAINING
 
 if TYPE_CHECKING:
     from torchglm.checkpoints import Checkpoint
@@ -62,7 +63,7 @@ class SGD(Solver):
                        dtype=job.precision)
         trained = fit_sgd(head, self._batches(job, rows), optimizer=self.optimizer, trainer=self.trainer,
                           batch_size=self.batch_size, penalty=job.penalty, decay=self.decay, polish=self.polish,
-                          seed=job.seed)
+                          seed=job.seed, kept=None if checkpoint is None else checkpoint.begin(TRAINING))
         weight = head.weight.detach()[0]
         coef = weight if head.bias is None else torch.cat([head.bias.detach(), weight])
         near = not trained.distance > NEAR  # NaN: an l1 penalty, whose optimum no slope tells

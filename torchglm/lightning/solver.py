@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.batches import TensorBatches, generator_of, take
 from torchglm.lightning.columns import Columns, WhitenedGLM
+from torchglm.lightning.kept import train
 from torchglm.lightning.module import LitGLM
 from torchglm.lightning.newton import newton
 
@@ -48,7 +50,8 @@ class Trained:
 def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor], *,
             optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
             trainer: Trainer | Mapping[str, Any] | None = None, batch_size: int | None = 8192,
-            penalty: Penalty | None = None, decay: bool = True, polish: int = 0, seed: int = 0) -> Trained:
+            penalty: Penalty | None = None, decay: bool = True, polish: int = 0, seed: int = 0,
+            kept: Path | None = None) -> Trained:
     """Train a head by minibatch gradients, in place, and say how near the optimum it came.
 
     A first pass centres, decorrelates and scales the columns, so that the Hessian of the loss is about the
@@ -70,6 +73,7 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
             the coefficients go on wandering about the optimum.
         polish: Newton steps after training, one pass each, kept while they bring the optimum nearer.
         seed: of the order of the rows.
+        kept: a file that holds the state of the training after each epoch, and from which it goes on where it is there.
 
     Raises `ValueError` for LBFGS on several batches, several responses, no rows, and coefficients that are
     not finite in the end (the head is then left as it was).
@@ -91,7 +95,7 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     with _hush(not isinstance(trainer, Trainer)):
         chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}))
         lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
-        chosen.fit(lit, batches)
+        train(chosen, lit, batches, kept)
     inner.to(head.weight.device)
     if not bool(torch.isfinite(inner.trained).all()):
         raise ValueError("training ended in coefficients that are not finite. Lower the learning rate, or "
