@@ -225,3 +225,11 @@ def test_factors_of_many_levels_stay_codes_and_pieces_large(tmp_path: Path, monk
     got = parquet.read_table("out.parquet").slice(0, 300)
     np.testing.assert_allclose(got["mean"], result.predict(some), rtol=1e-9)
     np.testing.assert_allclose(got["mean_high"], ends[:, 1], rtol=1e-7)
+
+
+def test_a_file_without_rows_becomes_none(run: torchglm.Result, capsys: pytest.CaptureFixture[str]) -> None:
+    parquet.write_table(rows(0), "data/part1.parquet")
+    assert main(["predict", "run", "data", "--out", "scored"]) == 0
+    assert sorted(file.name for file in Path("scored").iterdir()) == ["part0.parquet", "part2.parquet"]
+    assert "200 predictions" in capsys.readouterr().out
+    assert "no rows" in refused(capsys, "data/part1.parquet", "--out", "scored")

@@ -110,15 +110,19 @@ def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def write(prediction: Prediction, data: Sequence[str], out: str) -> int:
     """Predict every row of the files and write them to `out`, see `sinks.plan`; returns the rows written.
 
-    Each file appears complete or not at all. Raises ValueError for what `plan`, `Reader` and `piece` do.
+    Each file appears complete or not at all; where each file becomes one, one without rows becomes none. Raises
+    ValueError for what `plan`, `Reader` and `piece` do.
     """
     from torchglm.cli.waiting import waiting
     from torchglm.data.files import files
 
     found = files(data)
-    jobs = [(prediction.reader.scan(inside), target) for inside, target in plan(found, out)]
+    sizes = {file: _rows(file) for file in found}
+    held = [file for file in found if sizes[file] != 0] or found[:1]
+    jobs = [(prediction.reader.scan(inside), target) for inside, target in plan(held, out)]
     done = 0
-    with waiting(f"Predicting {' '.join(data)}", _rows(found)) as progress:
+    total = None if None in sizes.values() else sum(filter(None, sizes.values()))
+    with waiting(f"Predicting {' '.join(data)}", total) as progress:
         for scan, target in jobs:
             with sink(target) as append:
                 for table in scan.each(prediction.piece):
@@ -134,11 +138,11 @@ def outcome(prediction: Prediction, rows: int, out: str) -> str:
     return f"{rows:,} predictions{'' if out == TERMINAL else f' in {out}'}{told}"
 
 
-def _rows(files: Sequence[Path]) -> int | None:
-    """The number of rows that Parquet files say they hold; None for CSV."""
-    from pyarrow import ArrowException, parquet
+def _rows(file: Path) -> int | None:
+    """The number of rows that a Parquet file says it holds; None for CSV."""
+    from torchglm.data.files import kind_of, parquet_file
 
-    try:
-        return sum(parquet.read_metadata(file).num_rows for file in files)
-    except (ArrowException, OSError):
+    if kind_of(file) == "csv":
         return None
+    with parquet_file(file) as source:
+        return source.metadata.num_rows
