@@ -117,7 +117,8 @@ def test_no_condition_or_weight_leads_a_large_fit_astray(monkeypatch: pytest.Mon
     plain, large = pair(monkeypatch, "poisson", "log", tol=1e-10, **rows)
     assert large.status == plain.status == torchglm.Status.CONVERGED
     assert torch.equal(large.coef.isnan(), plain.coef.isnan())
-    close = 1e-5 if power < 12 else 1e-2  # with a QR factor a fit ends within the tolerance of the deviance
+    # with a QR factor a fit ends where the tolerance, a share of the deviance, lets it
+    close = 1e-5 if power < 12 else float((1e-8 * plain.deviance).sqrt())
     assert float(((large.coef - plain.coef) / plain.std_err).abs().nan_to_num().max()) < close
     torch.testing.assert_close(large.std_err, plain.std_err, rtol=close, atol=0.0, equal_nan=True)
 
