@@ -22,7 +22,8 @@ from torchglm.lightning.batches import generator_of, join, rank_and_world, take,
 from torchglm.lightning.split import HashPart
 from torchglm.lightning.tables import TableRows
 
-PIECE = 1 << 18  # rows read at once
+PIECE = 1 << 16  # rows read at once
+POOL = 1 << 18  # rows mixed
 
 
 class Group(NamedTuple):
@@ -51,7 +52,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
     def __init__(self, path: PathLike | Sequence[PathLike], design: Sequence[str] | DesignSpec,
                  y: str | None = None, *, weight: str | None = None, offset: str | None = None,
                  exposure: str | None = None, trials: str | None = None, event: str | None = None,
-                 batch_size: int = 8192, shuffle: bool = False, buffer: int = PIECE, seed: int = 0,
+                 batch_size: int = 8192, shuffle: bool = False, buffer: int = POOL, seed: int = 0,
                  drop_last: bool = False, dtype: torch.dtype = torch.float32, part: HashPart | None = None) -> None:
         if batch_size < 1 or buffer < 1:
             raise ValueError(f"batch_size and buffer must be at least 1, got {batch_size} and {buffer}.")
@@ -180,22 +181,19 @@ def _poured(pieces: Iterator[GLMBatch], size: int, buffer: int,
         held += piece.x.shape[0]
         if held < (size if generator is None else max(size, buffer)):
             continue
-        joined = _mixed(pool, generator)
+        joined = join(pool) if len(pool) > 1 else pool[0]
         kept = 0 if generator is None else min(held - size, buffer // 2)
         full = (held - kept) // size * size
+        order = None if generator is None else torch.randperm(held, generator=generator)
         for start in range(0, full, size):
-            yield take(joined, slice(start, start + size))
-        pool, held = [take(joined, slice(full, held))], held - full
+            yield take(joined, slice(start, start + size) if order is None else order[start:start + size])
+        rest = slice(full, held) if order is None else order[full:].sort().values  # in place: mixed when they go
+        pool, held = [take(joined, rest)], held - full
     if held:
-        joined = _mixed(pool, generator)
+        joined = join(pool) if len(pool) > 1 else pool[0]
+        if generator is not None:
+            joined = take(joined, torch.randperm(held, generator=generator))
         yield from (take(joined, slice(start, start + size)) for start in range(0, held, size))
-
-
-def _mixed(pool: list[GLMBatch], generator: torch.Generator | None) -> GLMBatch:
-    joined = join(pool) if len(pool) > 1 else pool[0]
-    if generator is None:
-        return joined
-    return take(joined, torch.randperm(joined.x.shape[0], generator=generator))
 
 
 def _ahead(pieces: Iterator[GLMBatch]) -> Iterator[GLMBatch]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchglm.data import DesignSpec, numbers
+from torchglm.data.tables import check_columns
 from torchglm.inputs import GLMBatch
 
 if TYPE_CHECKING:
@@ -43,9 +44,7 @@ class TableRows:
         """The rows of a table as tensors."""
         given: dict[str, Tensor] = {}
         if self.spec is None:
-            x = torch.empty(table.num_rows, len(self.names), dtype=self.dtype)
-            for j, name in enumerate(self.names):
-                x[:, j] = numbers(table, name)
+            x = matrix(table, self.names, self.dtype)
         else:
             response = "y" not in self.extras and self.spec.response is not None
             design = self.spec.design(table, response=response, also=list(self.extras.values()),
@@ -61,6 +60,8 @@ class TableRows:
         return GLMBatch(x, **{name: values.to(self.dtype) for name, values in given.items()})
 
     def _check(self, name: str, values: Tensor) -> None:
+        if bool(torch.isfinite(values.sum(dtype=torch.float64))):
+            return
         finite = torch.isfinite(values)
         if not finite.all():
             row, *column = (~finite).nonzero()[0].tolist()
@@ -68,3 +69,24 @@ class TableRows:
             what = self.names[column[0]] if column else self.extras.get("exposure" if log else name, name)
             raise ValueError(f"column {what!r} has a value that is {'not positive' if log else 'not finite'} "
                              f"in row {row} of a piece. Fill it in or leave the row out.")
+
+
+def matrix(table: pa.Table, names: Sequence[str], dtype: torch.dtype) -> Tensor:
+    """Numeric columns as a matrix `(n, p)`, its rows contiguous; null becomes NaN.
+
+    Arrow turns columns without nulls into rows at once, several times as fast as column by column.
+    """
+    import pyarrow as pa
+
+    check_columns(names, table.column_names)
+    chosen = table.select(list(dict.fromkeys(names)))
+    kinds = pa.types.is_float32, pa.types.is_float64, pa.types.is_integer
+    plain = all(any(is_kind(column) for is_kind in kinds) for column in chosen.schema.types)
+    if plain and len(chosen.column_names) == len(names) > 0 and not any(c.null_count for c in chosen.columns):
+        parts = [torch.from_numpy(batch.to_tensor(row_major=True).to_numpy()).to(dtype)
+                 for batch in chosen.to_batches()]
+        return parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, len(names), dtype=dtype), *parts])
+    x = torch.empty(table.num_rows, len(names), dtype=dtype)
+    for j, name in enumerate(names):
+        x[:, j] = numbers(table, name)
+    return x
