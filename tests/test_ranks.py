@@ -21,6 +21,7 @@ from torchglm import checkpoints, runs
 from torchglm.cli import main
 from torchglm.data import Scan
 from torchglm.data.shares import row_groups
+from torchglm.fitting.sample import STRIDE, sample
 
 LIMIT = 120  # seconds for any process, on a busy machine
 FITS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -95,6 +96,11 @@ for part in range(rank, 5, 2):  # three parts here, two there
     values = torchglm.tensor_of(part)
     scored.update(*values)
 found["metric"] = float(scored.compute())
+sample.LARGE = sample.FEWEST = 1
+files.HOLD = 1 << 30
+part = sample.sample(torchglm.fit("y ~ a", "rows.parquet", family="poisson").source, 2)
+found["part"] = sum(part.ranks.gather([rows.y[0].tolist() for rows in part.own]), [])
+dist.destroy_process_group()
 print("FOUND" + json.dumps(found))
 """
 
@@ -211,6 +217,18 @@ def test_a_metric_of_two_processes_is_that_of_all_rows(place: Path, found: list[
         whole.update(*map(torch.tensor, json.loads((place / f"scores{part}.json").read_text())))
     for one in found:
         assert one["metric"] == pytest.approx(float(whole.compute()), rel=1e-12)
+
+
+def test_a_fit_begins_on_the_same_rows_however_many_processes_hold_them(
+        place: Path, found: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    alone = torchglm.fit("y ~ a", "rows.parquet", family="poisson").source
+    for name in ("LARGE", "FEWEST"):
+        monkeypatch.setattr(f"torchglm.fitting.sample.{name}", 1)
+    [part] = sample(alone, 2) or []
+    assert len(part.y[0]) == 700 // STRIDE
+    for one in found:
+        assert sum(one["part"], []) == part.y[0].tolist()
 
 
 @pytest.mark.parametrize("failure", ["dies", "hangs"])

@@ -161,6 +161,11 @@ def weightless(rows: Rows) -> Rows:
     return first._replace(weight=torch.zeros_like(first.weight))
 
 
+def stands_for_none(rows: Rows) -> bool:
+    """True for a single row of one model without weight."""
+    return rows.y.shape == (1, 1) and not bool(rows.weight.any())
+
+
 def seen(source: Iterable[Rows], view: Callable[[Iterable[Rows]], Iterable[Rows]]) -> Iterable[Rows]:
     """A source seen through a view: at hand where the source is, else made anew at every pass."""
     own = own_rows(source)

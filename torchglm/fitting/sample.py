@@ -1,10 +1,11 @@
 """A part of the rows, on which a large fit begins: its maximum is a good start, and costs little."""
 
 from collections.abc import Iterable
+from itertools import accumulate
 
 import torch
 
-from torchglm.fitting.ranks import Shard, own_rows, ranks_of, weightless
+from torchglm.fitting.ranks import Ranks, Shard, own_rows, ranks_of, stands_for_none, weightless
 from torchglm.fitting.rows import Rows
 
 STRIDE = 20  # one row out of so many, where the columns are few
@@ -15,34 +16,42 @@ LENDING = 400  # rows of the part for each column from which on its Gram serves 
 MOST = 1 << 25  # bytes that the part of a stream holds
 
 
-def part_of(rows: Rows, stride: int) -> Rows:
-    """A row out of every `stride`, at random places that are always the same."""
+def part_of(rows: Rows, stride: int, first: int = 0, total: "int | None" = None) -> Rows:
+    """A row out of every `stride`, at random places that are always the same.
+
+    These are the rows from number `first` on of `total`, of which the places are those of the whole.
+    """
     n = rows.y.shape[-1]
-    places = torch.arange(0, max(0, n - stride + 1), stride, device=rows.y.device)
-    index = places + torch.randint(stride, places.shape, generator=torch.Generator().manual_seed(0)).to(places)
-    return rows.at(index)
+    blocks = (n if total is None else total) // stride
+    places = torch.arange(0, blocks * stride, stride)
+    places = places + torch.randint(stride, places.shape, generator=torch.Generator().manual_seed(0))
+    return rows.at((places[(places >= first) & (places < first + n)] - first).to(rows.y.device))
 
 
 def sample(source: Iterable[Rows], columns: int) -> "Iterable[Rows] | None":
     """A part of one model's rows large enough to start from, or None.
 
-    Rows in memory (a list) are thinned here; a stream brings its own as `part`, gathered while it was first read.
+    Rows in memory (a list) are thinned here, on several processes to the same part as on one; a stream brings its own
+    as `part`, gathered while it was first read.
     """
     own, ranks = own_rows(source), ranks_of(source)
-
-    def count(pieces: Iterable[Rows]) -> int:
-        return int(ranks.sum(torch.tensor([sum(rows.y.shape[-1] for rows in pieces)]))[0])
-
-    if not isinstance(own, list):
-        parts = getattr(own, "part", None)
-    else:
-        total = count(own)
-        stride = min(STRIDE, total // (FEWEST * max(1, columns)))
-        parts = [part_of(rows, stride) for rows in own] if total * columns >= LARGE and stride >= LEAST else None
-    if parts is None or count(parts) < FEWEST * columns:
+    parts = _thinned(own, ranks, columns) if isinstance(own, list) else getattr(own, "part", None)
+    if parts is None or sum(ranks.gather(sum(rows.y.shape[-1] for rows in parts))) < FEWEST * columns:
         return None
     parts = [rows for rows in parts if rows.y.shape[-1]] or [weightless(next(iter(own)))]
     return parts if ranks.size == 1 else Shard(parts, ranks)
+
+
+def _thinned(own: list[Rows], ranks: Ranks, columns: int) -> "list[Rows] | None":
+    """The part of rows in memory; None where they are few."""
+    sizes = [0 if stands_for_none(rows) else rows.y.shape[-1] for rows in own]
+    counts = ranks.gather(sum(sizes))
+    total, first = sum(counts), sum(counts[:ranks.rank])
+    stride = min(STRIDE, total // (FEWEST * max(1, columns)))
+    if total * columns < LARGE or stride < LEAST:
+        return None
+    starts = [first + before for before in accumulate(sizes, initial=0)]
+    return [part_of(rows, stride, start, total) for rows, size, start in zip(own, sizes, starts, strict=False) if size]
 
 
 class Thinning:
