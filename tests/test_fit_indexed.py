@@ -1,6 +1,8 @@
 """Laws of index columns: a factor kept as codes is the factor written out, in every product and in every answer."""
 
 import itertools
+import re
+import warnings
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ import torch
 
 import torchglm as tg
 from torchglm.data import build, spec
+from torchglm.fitting import arrow, linalg
 from torchglm.fitting.indexed import Index, Indexed
 from torchglm.fitting.products import gram, linear_predictor, project, quadratic
 from torchglm.fitting.rows import Rows, select, whole
@@ -17,6 +20,13 @@ from torchglm.inputs import files
 
 FORMULAS = ["y ~ a + b + z", "y ~ a * z + b", "y ~ a:b + z", "y ~ bs(u, df=4):b + a + z", "y ~ 0 + a + b:z + 2.0:b",
             "y ~ a:b:z + C(b, contr.sum)", "y ~ a:bs(u, df=3)"]
+
+
+@pytest.fixture(params=["all pairs", "border"], autouse=True)
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Grams with all pairs of columns, or with the levels of the largest factor on a diagonal of their own."""
+    monkeypatch.setattr(arrow, "MANY", 8 if request.param == "border" else 10**9)
+    return str(request.param)
 
 
 def _rows(seed: int = 0, n: int = 400, models: int = 1, dtype: torch.dtype = torch.float64) -> Rows:
@@ -38,8 +48,8 @@ def _table(n: int = 1500, seed: int = 1) -> pa.Table:
     z, u = draw.normal(size=(2, n))
     mean = np.exp(0.5 + 0.3 * np.sin(a) + 0.4 * z)
     return pa.table({"a": [f"a{i:02d}" for i in a], "b": draw.choice(list("pqr"), n), "z": z, "u": u,
-                     "y": draw.poisson(mean * draw.gamma(2.0, 0.5, n)), "w": draw.random(n) + 0.5, "e": draw.random(n) + 0.5,
-                     "g": draw.integers(0, 200, n)})
+                     "y": draw.poisson(mean * draw.gamma(2.0, 0.5, n)), "w": draw.random(n) + 0.5,
+                     "e": draw.random(n) + 0.5, "g": draw.integers(0, 200, n)})
 
 
 def _written_out(monkeypatch: pytest.MonkeyPatch, **options: object) -> tg.Result:
@@ -103,7 +113,7 @@ def test_factors_of_few_levels_and_products_with_uneven_places_are_written_out()
     ("poisson", {"exposure": "e", "weights": "w"}), ("normal", {"weights": "w", "offset": "u"}),
     ("negative_binomial", {}), ("poisson", {"penalty": tg.Ridge(0.01)}), ("poisson", {"penalty": tg.ElasticNet(0.01)}),
     ("poisson", {"dtype": torch.float32})], ids=str)
-@pytest.mark.parametrize("formula", ["y ~ a * z + b", "y ~ a + a:b + u"])
+@pytest.mark.parametrize("formula", ["y ~ a * z + b", "y ~ a + a:b + u", "y ~ b * z + a + u"])
 def test_fits_are_those_of_the_columns_written_out(formula: str, family: str, options: dict[str, object],
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"x": formula, "y": _table(), "family": family, **options}
@@ -114,9 +124,10 @@ def test_fits_are_those_of_the_columns_written_out(formula: str, family: str, op
         torch.testing.assert_close(getattr(fit, name), getattr(out, name), **close)
 
 
-def test_inference_is_that_of_the_columns_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("formula", ["y ~ a * z + b", "y ~ z + a + b"])
+def test_inference_is_that_of_the_columns_written_out(formula: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table = _table()
-    given = {"x": "y ~ a * z + b", "y": table, "family": "poisson", "exposure": "e", "weights": "w"}
+    given = {"x": formula, "y": table, "family": "poisson", "exposure": "e", "weights": "w"}
     fit, out = tg.fit(**given), _written_out(monkeypatch, **given)  # type: ignore[arg-type]
     close = {"rtol": 1e-7, "atol": 1e-10, "equal_nan": True}
     for kind in ("HC0", "HC3", "observed"):
@@ -130,20 +141,80 @@ def test_inference_is_that_of_the_columns_written_out(monkeypatch: pytest.Monkey
     torch.testing.assert_close((mean, error), out.predict(new, se=True), **close)
     added = np.random.default_rng(3).normal(size=(1500, 2))
     torch.testing.assert_close(fit.score_test(added).statistic, out.score_test(added).statistic, **close)
+    torch.testing.assert_close(fit.conf_int(method="profile"), out.conf_int(method="profile"), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(fit.condition_indices(), out.condition_indices(), **close)
     assert str(fit.anova()) == str(out.anova())
     assert str(fit.check()) == str(out.check())
 
 
-def test_aliased_columns_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = _table()
+@pytest.mark.parametrize(("formula", "dropped"), [
+    ("y ~ a + half + b + z", "half"), ("y ~ half + a + b + z", r"a\[T.a25\]"),
+    ("y ~ a + b + half + z + z2", "half, z2"),
+    ("y ~ a + b + z + near", "")])
+def test_aliased_columns_are_found(formula: str, dropped: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, draw = _table(), np.random.default_rng(8)
+    z = table["z"].to_numpy()
     table = table.append_column("half", pa.array([int(a[1:]) % 2 for a in table["a"].to_pylist()]))
-    given = {"x": "y ~ a + half + b + z", "y": table, "family": "poisson"}
-    with pytest.warns(tg.FitWarning, match="half"):
+    near = z + 1e-5 * draw.normal(size=1500)
+    table = table.append_column("z2", pa.array(2 * z)).append_column("near", pa.array(near))
+    given = {"x": formula, "y": table, "family": "poisson"}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        fit, out = tg.fit(**given), _written_out(monkeypatch, **given)  # type: ignore[arg-type]
+    assert len(said) == (2 if dropped else 0)
+    assert not dropped or re.search(f": {dropped}. Their", str(said[0].message))
+    torch.testing.assert_close(fit.coef, out.coef, equal_nan=True, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(fit.std_err, out.std_err, equal_nan=True, rtol=1e-6, atol=1e-7)
+    assert fit.rank == out.rank
+
+
+def test_levels_without_rows_of_weight_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = _table()
+    table = table.set_column(table.column_names.index("w"), "w", pa.array(
+        [0.0 if a == "a07" else w for a, w in zip(table["a"].to_pylist(), table["w"].to_pylist(), strict=True)]))
+    given = {"x": "y ~ a + b + z", "y": table, "family": "poisson", "weights": "w"}
+    with pytest.warns(tg.FitWarning, match=r"a\[T.a07\]"):
         fit = tg.fit(**given)  # type: ignore[arg-type]
     with pytest.warns(tg.FitWarning):
         out = _written_out(monkeypatch, **given)
-    torch.testing.assert_close(fit.coef, out.coef, equal_nan=True, rtol=1e-7, atol=1e-9)
-    assert bool(fit.coef[fit.names.index("half")].isnan())
+    torch.testing.assert_close(fit.coef, out.coef, equal_nan=True)
+
+
+def test_a_border_holds_what_all_pairs_hold() -> None:
+    table = _table()
+    [rows] = tg.fit("y ~ b + a + z", table, family="poisson").source
+    assert rows.indexed is not None
+    weight, value = rows.weight, torch.randn(1, rows.columns, 2, dtype=torch.float64)
+    kept = gram(rows, weight)
+    assert arrow.is_arrow(kept) == (rows.band < rows.columns)
+    x = whole(rows)
+    full = (x * weight.unsqueeze(-1)).mT @ x
+    ridge = torch.rand(1, rows.columns, dtype=torch.float64)
+    torch.testing.assert_close(arrow.written_out(kept), full)
+    torch.testing.assert_close(arrow.diagonal(kept), full.diagonal(dim1=1, dim2=2))
+    kept, full = arrow.with_ridge(kept, ridge), full + torch.diag_embed(ridge)
+    torch.testing.assert_close(arrow.written_out(kept), full)
+    keep = torch.ones_like(ridge, dtype=torch.bool)
+    inverse, want = linalg.inverse_of(kept, keep), torch.linalg.inv(full)
+    torch.testing.assert_close(arrow.inverse(inverse.root), want)
+    torch.testing.assert_close(arrow.inverse_diagonal(inverse.root), want.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(arrow.inverse_column(inverse.root, torch.tensor([5])), want[..., 5])
+    torch.testing.assert_close(arrow.within(inverse.root, value), value.mT @ want @ value)
+    torch.testing.assert_close(inverse.solve(ridge), (want @ ridge.unsqueeze(-1)).squeeze(-1))
+    torch.testing.assert_close(quadratic(rows, inverse.root), ((x @ want[0]) * x).sum(-1).unsqueeze(0))
+
+
+def test_a_matrix_of_too_many_pairs_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch, kept: str) -> None:
+    monkeypatch.setattr(arrow, "FULL", 100)
+    table = _table()
+    if kept == "all pairs":
+        with pytest.raises(ValueError, match="29 columns takes 0 GB"):
+            tg.fit("y ~ a + b + z", table, family="poisson")
+        return
+    fit = tg.fit("y ~ a + b + z", table, family="poisson")
+    assert bool(torch.isfinite(fit.std_err).all()) and bool(torch.isfinite(fit.predict(table, se=True)[1]).all())
+    with pytest.raises(ValueError, match="pool rare levels"):
+        fit.covariance()
 
 
 def test_files_that_are_read_again_give_the_same_fit(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from torchglm.fitting import arrow
+
 
 @dataclass(frozen=True)
 class Index:
@@ -58,6 +60,21 @@ class Indexed:
     places: Tensor
     indices: tuple[Index, ...]
     width: int
+    bordered: bool = True  # may the Gram be kept as border and diagonal (see `arrow`)?
+
+    @property
+    def large(self) -> "Index | None":
+        """The factor whose levels are most of the columns, where it has very many and the Gram may be bordered."""
+        if not self.bordered or not self.indices:
+            return None
+        most = max(self.indices, key=lambda index: index.count)
+        fits = most.count >= arrow.MANY and 2 * most.count >= self.width and (most.columns.step or 1) == 1
+        return most if fits else None
+
+    @property
+    def band(self) -> int:
+        """The columns of a Gram as it is kept: all, or those beside the large factor and its diagonal."""
+        return self.width if self.large is None else self.width - self.large.count + 1
 
     def at(self, rows: "Tensor | slice") -> "Indexed":
         """The design of some of the rows."""
@@ -142,7 +159,9 @@ class Indexed:
         return out
 
     def gram(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The design's `x' diag(weight) x`, (B, width, width), for weights `(B, n)`."""
+        """The design's `x' diag(weight) x`, (B, width, band), for weights `(B, n)`; see `arrow`."""
+        if self.large is not None:
+            return self._bordered(self.large, x, weight)
         out = weight.new_zeros(weight.shape[0], self.width, self.width)
         across = x.mT.contiguous() * weight.unsqueeze(-2)  # (B, q, n)
         out[:, self.places.unsqueeze(-1), self.places] = across @ x
@@ -161,6 +180,34 @@ class Indexed:
             out[:, second.columns, first.columns] = inner.mT
         return out
 
+    def _bordered(self, large: Index, x: Tensor, weight: Tensor) -> Tensor:
+        """The Gram with the levels of one factor on a diagonal of their own."""
+        first, after = large.columns.start, large.columns.start + large.count
+        beside = self._without(large)
+        out = weight.new_zeros(weight.shape[0], self.width, beside.width + 1)
+        corner = beside.gram(x, weight)
+        out[:, :first, :-1], out[:, after:, :-1] = corner[:, :first], corner[:, first:]
+        out[:, :first, -1] = out[:, after:, -1] = -1.0  # not of the factor
+        values, levels = large.weighted(weight), out[:, first:after]
+        levels[..., -1] = large.sums(large.weighted(values))
+        levels[..., beside.places] = large.sums(x.mT.contiguous() * values.unsqueeze(-2)).mT
+        for index in beside.indices:
+            table = tally(_pairs(large, index), index.weighted(values), (large.count + 1) * (index.count + 1))
+            levels[..., index.columns] = table.view(-1, large.count + 1, index.count + 1)[:, :-1, :-1]
+        return out
+
+    def _without(self, large: Index) -> "Indexed":
+        """The design without the columns of one factor."""
+        first, count = large.columns.start, large.count
+
+        def moved(columns: slice) -> slice:
+            back = count if columns.start > first else 0
+            return slice(columns.start - back, columns.stop - back, columns.step)
+
+        indices = tuple(replace(index, columns=moved(index.columns)) for index in self.indices if index is not large)
+        places = self.places - count * (self.places > first)
+        return Indexed(places, indices, self.width - count, False)
+
     def quadratic(self, x: Tensor, matrix: Tensor) -> Tensor:
         """`x' A x` of every row, (B, n), for symmetric matrices `(B, width, width)`."""
         total = ((x @ matrix[:, self.places.unsqueeze(-1), self.places]) * x).sum(-1)
@@ -172,6 +219,15 @@ class Indexed:
             table = pad(matrix[:, first.columns, second.columns], (0, 1, 0, 1)).flatten(1)
             total += 2 * second.weighted(first.weighted(table.index_select(1, _pairs(first, second))))
         return total
+
+
+    def length(self, x: Tensor, root: Tensor) -> Tensor:
+        """`x' V V' x + x' diag(e) x` of every row, (B, n), for roots `[V, e]` (B, width, q + 1) of an inverse."""
+        border, own = root[..., :-1].mT, root[..., -1]
+        total = self.times(x, border.reshape(-1, self.width)).view(*border.shape[:2], -1).square().sum(1)
+        for index in self.indices:
+            total += index.weighted(index.weighted(index.spread(own[:, index.columns])))
+        return total + own[:, self.places] @ x.square().mT
 
 
 def tally(codes: Tensor, values: Tensor, bins: int) -> Tensor:

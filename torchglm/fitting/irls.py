@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting import arrow
 from torchglm.fitting.feasible import distance
 from torchglm.fitting.kernel import edges, take_family
 from torchglm.fitting.moments import Moments
@@ -16,7 +17,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer
 from torchglm.fitting.ranks import own_rows, seen
 from torchglm.fitting.regular import fit_regular
-from torchglm.fitting.rows import Rows
+from torchglm.fitting.rows import Rows, in_pairs
 from torchglm.fitting.sample import LENDING, sample
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.start import at_coefficients, begin, resume, room
@@ -43,6 +44,15 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
     for the other ends.
     Raises `ValueError` for an empty source.
     """
+    try:
+        return _irls(source, family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
+    except arrow.Unsuited:
+        return _irls(in_pairs(source), family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
+
+
+def _irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, penalty: "Penalty | None",
+          start: "Tensor | None", tol: float, max_iter: int, rank_tol: float, skip: "Tensor | None",
+          observe: "Observer | None") -> Solution:
     chunks, head = _chunks(source)
     solver = Solver(chunks, head, family, link, penalty, tol, max_iter, rank_tol, observe=observe)
     out = solver.blank()
@@ -72,13 +82,22 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
 def evaluate(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: Tensor, status: Status, n_iter: int,
              *, penalty: "Penalty | None" = None, rank_tol: float = 1e-12) -> Solution:
     """What IRLS would say at coefficients `(B, p)` that were found elsewhere, with the status they have."""
-    chunks, head = _chunks(source)
-    solver = Solver(chunks, head, family, link, penalty, 1e-8, 1, rank_tol)
+    solver, search = _standing(source, family, link, coef, penalty, rank_tol)
     out = solver.blank()
-    search = at_coefficients(solver, torch.arange(solver.models, device=solver.device), coef)
     search.n_iter += n_iter
     solver.finish(search, status, out)
     return out
+
+
+def _standing(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: Tensor, penalty: "Penalty | None",
+              rank_tol: float) -> tuple[Solver, Search]:
+    """A solver, and its search at given coefficients."""
+    chunks, head = _chunks(source)
+    solver = Solver(chunks, head, family, link, penalty, 1e-8, 1, rank_tol)
+    try:
+        return solver, at_coefficients(solver, torch.arange(solver.models, device=solver.device), coef)
+    except arrow.Unsuited:
+        return _standing(in_pairs(source), family, link, coef, penalty, rank_tol)
 
 
 def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":

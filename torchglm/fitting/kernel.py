@@ -20,14 +20,17 @@ COARSE = 0.01  # least share of a deviance in the sum of the terms it is the dif
 
 
 def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, models: int, p: int,
-         device: torch.device) -> Moments:
-    """One pass over a source: the moments of all its rows at a point."""
-    total, ranks = Moments.zero(models, p, device, point.curved), ranks_of(source)
-    if point.factor:
-        total = replace(total, factor=total.gram.new_zeros(models, p + 1, p + 1))
+         device: torch.device, band: "int | None" = None) -> Moments:
+    """One pass over a source: the moments of all its rows at a point; `band` as in `Moments.zero`."""
+    ranks, total = ranks_of(source), None
     with ranks.together():
         for rows in own_rows(source):
-            total = total + moments(rows, point, family, link)
+            part = moments(rows, point, family, link)
+            total = part if total is None else total + part
+    if total is None:
+        total = Moments.zero(models, p, device, band if point.curved else 0)
+    if total.factor is None and point.factor:
+        total = replace(total, factor=total.gram.new_zeros(models, p + 1, p + 1))
     return total.over(ranks)
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.products import triangle
 from torchglm.fitting.workers import all_cores
@@ -14,6 +15,7 @@ from torchglm.fitting.workers import all_cores
 GRAM_PIVOT = 1e-7
 SINGLE_PIVOT = 1e-2  # and above this one of its seven digits in float32 do for a step
 SINGLE_RANGE = (1e-12, 1e24)  # of its diagonal, whose terms and sums float32 holds
+NOTHING = 1e-12  # a smaller squared pivot beside the levels of a factor is rounding
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ class Inverse:
         return torch.where(self.keep, torch.cholesky_solve(right, self.upper, upper=True).squeeze(-1) / self.scale, 0.0)
 
 
-def allows_single(gram: Tensor, inverse: Inverse) -> Tensor:
+def allows_single(gram: Tensor, inverse: "Inverted") -> Tensor:
     """(B,) True where a Gram of the same columns at a point near by may be summed in float32, for a step's sake.
 
     Its digits then are far more than the condition takes, and nothing overflows.
     """
-    least, most = torch.aminmax(gram.diagonal(dim1=-2, dim2=-1), dim=-1)
+    least, most = torch.aminmax(arrow.diagonal(gram), dim=-1)
     return inverse.positive & (inverse.pivot >= SINGLE_PIVOT) & (least > SINGLE_RANGE[0]) & (most < SINGLE_RANGE[1])
 
 
@@ -67,9 +69,51 @@ def newton_step(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
     return delta, torch.linalg.vecdot(moments.score, delta), sound
 
 
-def invert_gram(gram: Tensor, keep: Tensor) -> Inverse:
-    """The inverse of a Gram `(B, p, p)` on the kept columns `(B, p)`, by Cholesky on scaled columns."""
-    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+@dataclass(frozen=True)
+class ArrowInverse:
+    """The inverse of an information matrix kept as border and diagonal: `root` (B, p, q + 1), see `arrow`."""
+
+    root: Tensor
+    pivot: Tensor
+    positive: Tensor
+
+    def solve(self, score: Tensor) -> Tensor:
+        """`information^-1 score`, shape `(B, p)`."""
+        border = self.root[..., :-1]
+        return (border @ (border.mT @ score.unsqueeze(-1))).squeeze(-1) + self.root[..., -1] * score
+
+
+Inverted = Inverse | ArrowInverse
+
+
+def inverse_of(gram: Tensor, keep: Tensor) -> Inverted:
+    """The inverse of a Gram on the kept columns `(B, p)`, however it is kept."""
+    return invert_arrow(gram, keep) if arrow.is_arrow(gram) else invert_gram(gram, keep)
+
+
+def invert_arrow(gram: Tensor, keep: Tensor) -> ArrowInverse:
+    """The inverse of a Gram that is kept as border and diagonal, on the kept columns `(B, p)`.
+
+    The levels are eliminated, and the Schur complement of the other columns is inverted.
+    """
+    beside = arrow.others(gram)
+    own, across, corner = gram[:, ~beside, -1], gram[:, ~beside, :-1], gram[:, beside, :-1]
+    held = keep[:, ~beside]
+    each = torch.where(held & (own > 0), 1 / own, 0.0)
+    share = across * each.unsqueeze(-1)
+    inner = invert_gram(corner - share.mT @ across, keep[:, beside], corner.diagonal(dim1=-2, dim2=-1))
+    root = torch.zeros_like(gram)
+    root[:, beside, :-1], root[:, ~beside, :-1], root[:, ~beside, -1] = inner.root, -(share @ inner.root), each
+    positive = inner.positive & ((own > 0) | ~held).all(-1)
+    return ArrowInverse(root, torch.where(positive, inner.pivot, 0.0), positive)
+
+
+def invert_gram(gram: Tensor, keep: Tensor, size: "Tensor | None" = None) -> Inverse:
+    """The inverse of a Gram `(B, p, p)` on the kept columns `(B, p)`, by Cholesky on scaled columns.
+
+    `size` (B, p) are the squares of the lengths that pivots are shares of, those on the diagonal where None.
+    """
+    diagonal = gram.diagonal(dim1=-2, dim2=-1) if size is None else size
     scale = torch.where(keep & (diagonal > 0), diagonal, 1.0).sqrt()
     own = torch.where(keep, 1 / scale, 0.0)
     scaled = (gram * own.unsqueeze(-1)).mul_(own.unsqueeze(-2))
@@ -130,9 +174,46 @@ def independent_columns(design: Tensor, tolerance: float) -> Tensor:
     return keep
 
 
-def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: "Tensor | None" = None) -> Inverse:
+def independent_of_levels(gram: Tensor, held: Tensor) -> Tensor:
+    """(B, p) True for the columns that do not depend on those before them, of a Gram kept as border and diagonal.
+
+    Levels without rows are dropped, and columns behind the factor of which the levels and the columns before them leave
+    nothing; `held` (B, p) marks columns that a penalty keeps. Raises `Unsuited` where it takes the rows to tell.
+    """
+    beside = arrow.others(gram)
+    keep = torch.ones_like(held)
+    keep[:, ~beside] = gram[:, ~beside, -1] > 0
+    places = beside.nonzero()[:, 0]
+    behind = places > int((~beside).nonzero()[0])
+    share = _own_shares(gram, beside)
+    clear = (share > GRAM_PIVOT) | ((share < NOTHING) & behind & ~held[:, beside])
+    if not bool(clear.all()):
+        raise arrow.Unsuited
+    keep[:, beside] = share > GRAM_PIVOT
+    return keep
+
+
+def _own_shares(gram: Tensor, beside: Tensor) -> Tensor:
+    """(B, q) what the levels and the kept columns before it leave of each column's squared length."""
+    own, across, corner = gram[:, ~beside, -1], gram[:, ~beside, :-1], gram[:, beside, :-1]
+    weighted = across * torch.where(own > 0, 1 / own, 0.0).unsqueeze(-1)
+    left = corner - weighted.mT @ across
+    length = corner.diagonal(dim1=-2, dim2=-1)
+    share = torch.zeros_like(length)
+    for j in range(length.shape[-1]):
+        pivot = left[:, j, j].clone()
+        share[:, j] = torch.where(length[:, j] > 0, pivot / length[:, j], 0.0)
+        used = (share[:, j] > GRAM_PIVOT).unsqueeze(-1)
+        row = torch.where(used, left[:, j] / torch.where(used[:, 0], pivot, 1.0).unsqueeze(-1), 0.0)
+        left = left - left[:, :, j:j + 1] * row.unsqueeze(-2)
+    return share
+
+
+def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: "Tensor | None" = None) -> Inverted:
     """The inverse of the information of every model, by the factor where `factored` (B,) says so."""
-    gram = moments.gram if ridge is None else moments.gram + torch.diag_embed(ridge)
+    gram = arrow.with_ridge(moments.gram, ridge)
+    if arrow.is_arrow(gram):
+        return invert_arrow(gram, keep)
     inverse = invert_gram(gram, keep)
     if moments.factor is None or not bool(factored.any()):
         return inverse

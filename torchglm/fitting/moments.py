@@ -20,8 +20,8 @@ class Moments:
     """What one pass leaves behind, for `B` models; `a + b` are the moments of the rows of both.
 
     Fields, with the row weight `w`, the score `s = dl/deta` and the information `W` per row:
-    `gram` (B, p, p) sum of `w W x x'`; `score` (B, p) sum of `w s x`; `objective` (B,) half the deviance, to its last
-    digits where the pass reports;
+    `gram` (B, p, p) sum of `w W x x'`, or what `arrow` keeps of it; `score` (B, p) sum of `w s x`; `objective` (B,)
+    half the deviance, to its last digits where the pass reports;
     `scale` (B,) sum of `w W eta^2`; `invalid` (B,) rows whose mean is outside the family's range;
     `weight`, `count` and `response` (B,) sum of `w`, the rows of positive weight (their repeats) and sum of `w y`
     (where the pass is the first or reports); `pearson` (B,) sum of `w (y - mu)^2 / V` and `change` (B,) the largest
@@ -42,12 +42,13 @@ class Moments:
     factor: "Tensor | None" = None
 
     @staticmethod
-    def zero(models: int, p: int, device: torch.device, curved: bool = True) -> "Moments":
-        """The moments of no rows."""
+    def zero(models: int, p: int, device: torch.device, band: "int | None" = None) -> "Moments":
+        """The moments of no rows, with so many columns of the Gram (None: `p`)."""
         def none(*shape: int) -> Tensor:
             return torch.zeros(models, *shape, dtype=torch.float64, device=device)
 
-        return Moments(none(p, p) if curved else none(0, 0), none(p), *(none() for _ in range(8)))
+        gram = none(p, p) if band is None else none(p if band else 0, band)
+        return Moments(gram, none(p), *(none() for _ in range(8)))
 
     def __add__(self, other: "Moments") -> "Moments":
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
 from torchglm.fitting.rows import Rows, is_all, pairs_of, whole
 from torchglm.fitting.workers import scratch
 
@@ -68,8 +69,10 @@ def project(rows: Rows, values: Tensor) -> Tensor:
 
 
 def quadratic(rows: Rows, root: Tensor) -> Tensor:
-    """(B, n) `x' root root' x` of every row, for roots `(B, p, p)`."""
+    """(B, n) `x' root root' x` of every row, for roots `(B, p, p)` or as `arrow` keeps them."""
     if rows.indexed is not None:
+        if arrow.is_arrow(root):
+            return rows.indexed.length(rows.x, root)
         return rows.indexed.quadratic(rows.x, root @ root.mT)
     return (whole(rows) @ root).square().sum(-1)
 

@@ -1,6 +1,7 @@
 """Rows: the one thing that data and mathematics share."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -38,6 +39,11 @@ class Rows(NamedTuple):
     def columns(self) -> int:
         """The number of columns of the design, the intercept among them."""
         return self.x.shape[-1] + int(self.intercept) if self.indexed is None else self.indexed.width
+
+    @property
+    def band(self) -> int:
+        """The columns of the Gram as it is kept."""
+        return self.columns if self.indexed is None else self.indexed.band
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +87,8 @@ class Rows(NamedTuple):
         models, n = self.y.shape
         p = max(1, self.columns)
         if self.indexed is not None:
-            most = max(INDEXED_BLOCK, p * p // 4)  # so that the Grams of the blocks are not the most of the work
+            # so that the Grams of the blocks are not the most of the work
+            most = max(INDEXED_BLOCK, p * self.indexed.band // 4)
             count = -(-n // most)
             step = -(-n // (count + -count % 4)) if count > 1 else max(n, 1)  # as many for each thread
             for start in range(0, n, step):
@@ -133,6 +140,24 @@ class WithoutColumns:
 
     def __iter__(self) -> Iterator[Rows]:
         return (without_columns(rows)._replace(intercept=self.intercept) for rows in self.source)
+
+
+class InPairs:
+    """A source whose Grams are kept with all pairs of columns, however many levels a factor has."""
+
+    def __init__(self, source: Iterable[Rows]) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (rows if rows.indexed is None else rows._replace(indexed=replace(rows.indexed, bordered=False))
+                for rows in self.source)
+
+
+def in_pairs(source: "Rows | Iterable[Rows]") -> Iterable[Rows]:
+    """The rows with Grams of all pairs of columns; at hand where the source is."""
+    if isinstance(source, Rows):
+        source = [source]
+    return list(InPairs(source)) if isinstance(source, list) else InPairs(source)
 
 
 def without_columns(rows: Rows) -> Rows:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import linalg
+from torchglm.fitting import arrow, linalg
 from torchglm.fitting.kernel import edges, fold, take_family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Penalty
@@ -102,19 +102,25 @@ class Solver:
         self.family, self.full_family, self.link = family, family, link
         self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
         self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
+        self.band = head.band
+        if head.indexed is not None and self.band == self.p:
+            arrow.check_size(self.p)
         self.canonical = family.is_canonical(link) and not fence
         self.smooth_penalty = penalty is None or penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
+        if self.band < self.p and not self.smooth_penalty:
+            raise arrow.Unsuited
         self.open_ended = not any(map(math.isfinite, edges(family, link)))
         # where a barrier can take over, a search that an edge stops need not creep up to it
         self.creep = (4, SHORTEST) if self.open_ended or fence else (2, BLOCKED)
-        self.held: tuple[Tensor, linalg.Inverse] | None = None
+        self.held: tuple[Tensor, linalg.Inverted] | None = None
         # one model over rows in memory: the Gram is the dearest part of a pass
         self.chord = (self.models == 1 and in_memory(source) and self.p >= CHORD_COLUMNS and self.smooth_penalty
                       and self.open_ended)
 
     def fold(self, point: Point, models: int) -> Moments:
         """A pass over the rows of the models still fitted."""
-        return fold(self.source, replace(point, fence=self.fence), self.family, self.link, models, self.p, self.device)
+        return fold(self.source, replace(point, fence=self.fence), self.family, self.link, models, self.p, self.device,
+                    self.band)
 
     def run(self, search: Search, out: Solution) -> None:
         """Take every model to its end, from a first point, and write it into `out`."""
@@ -132,7 +138,7 @@ class Solver:
 
     def blank(self) -> Solution:
         """A solution of no model yet."""
-        zero = Moments.zero(self.models, self.p, self.device)
+        zero = Moments.zero(self.models, self.p, self.device, self.band)
         whole = torch.zeros(self.models, dtype=torch.int64, device=self.device)
         return Solution(zero.score.clone(), torch.zeros_like(zero.score, dtype=torch.bool), zero,
                         zero.gram.clone(), whole, whole.clone(), whole.bool())
@@ -231,6 +237,8 @@ class Solver:
         indefinite = ~inverse.positive & ~s.factored
         poor = inverse.positive & ~(inverse.pivot >= linalg.GRAM_PIVOT) & ~s.factored & (s.drift == 0)
         expected_failed = indefinite & ((s.fisher > 0) | self.canonical)
+        if arrow.is_arrow(s.moments.gram) and bool((poor | expected_failed).any()):
+            raise arrow.Unsuited
         factored = s.factored | poor | expected_failed
         refresh = (poor | indefinite) & ~(s.refresh & s.factored)
         fisher = torch.where(indefinite & ~expected_failed, 3, s.fisher)
@@ -243,8 +251,8 @@ class Solver:
         arrives = self.small(replace(aimed, decrement=ahead), ARRIVED * self.tol)
         aimed.closing = torch.where(s.stale, arrives, self.small(aimed, self.tol)) & ~refresh
         if self.chord:
-            aimed.single = ~factored & ~refresh & linalg.allows_single(s.moments.gram, inverse)
             near = decrement <= NEAR**2 * s.total
+            aimed.single = ~factored & ~refresh & linalg.allows_single(s.moments.gram, inverse)
             aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
         return aimed
 
@@ -261,7 +269,7 @@ class Solver:
     @staticmethod
     def rounding(s: Search) -> Tensor:
         """What rounding does to the objective: of the terms `x_j coef_j`, which may cancel in `eta`, and of `y`."""
-        terms = (s.coef.square() * s.moments.gram.diagonal(dim1=-2, dim2=-1).abs()).sum(-1)
+        terms = (s.coef.square() * arrow.diagonal(s.moments.gram).abs()).sum(-1)
         return 4 * EPS * ((terms * s.objective.abs()).sqrt() + s.volume)
 
     def objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
@@ -270,7 +278,7 @@ class Solver:
         return moments.objective + self.penalty.value(coef, total)
 
     def direction(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor,
-                  total: Tensor) -> tuple[Tensor, Tensor, linalg.Inverse]:
+                  total: Tensor) -> tuple[Tensor, Tensor, linalg.Inverted]:
         """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it."""
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         score = moments.score if ridge is None else moments.score - ridge * coef
@@ -334,7 +342,7 @@ class Solver:
         out.cut[s.lane] = s.cut
 
 
-    def polished(self, coef: Tensor, last: Moments, inverse: linalg.Inverse, sound: Tensor,
+    def polished(self, coef: Tensor, last: Moments, inverse: linalg.Inverted, sound: Tensor,
                  ridge: "Tensor | None" = None) -> tuple[Tensor, Moments]:
         """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
 

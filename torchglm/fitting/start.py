@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import linalg
+from torchglm.fitting import arrow, linalg
 from torchglm.fitting.feasible import feasible
 from torchglm.fitting.kernel import edges
 from torchglm.fitting.moments import Moments, Point
@@ -36,7 +36,7 @@ def resume(solver: Solver, lane: Tensor, part: Solution, lend: bool) -> Search:
     Where they are many enough to `lend` their Gram, scaled to all rows, the first steps are taken with it.
     """
     no, coef, gram = torch.zeros_like(lane, dtype=torch.bool), part.coef, part.moments.gram
-    single = solver.chord and bool(linalg.allows_single(gram, linalg.invert_gram(gram, part.keep)).all())
+    single = solver.chord and bool(linalg.allows_single(gram, linalg.inverse_of(gram, part.keep)).all())
     point = replace(_first_point(solver, coef, no), census=True, curved=not lend, single=single)
     moments = solver.fold(point, lane.numel())
     if lend:
@@ -105,10 +105,12 @@ def _rank(solver: Solver, first: Moments, models: int) -> tuple[Tensor, Tensor]:
         ridge = solver.penalty.ridge(first.score, first.weight)
         l1 = solver.penalty.nonsmooth(first.score, first.weight)
         held_all = ridge > 0 if l1 is None else (ridge > 0) | (l1 > 0)
-    gram = first.gram + torch.diag_embed(ridge)
+    gram = arrow.with_ridge(first.gram, ridge)
+    factored = torch.zeros(models, dtype=torch.bool, device=keep.device)
+    if arrow.is_arrow(gram):
+        return linalg.independent_of_levels(gram, held_all), factored
     inverse = linalg.invert_gram(gram, keep)
     doubtful = (~inverse.positive | ~(inverse.pivot >= linalg.GRAM_PIVOT)).nonzero()[:, 0]
-    factored = torch.zeros(models, dtype=torch.bool, device=keep.device)
     if doubtful.numel():
         held = held_all[doubtful]
         design = design_triangle(solver.source, doubtful, solver.p)

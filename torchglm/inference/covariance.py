@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import linalg
+from torchglm.fitting import arrow, linalg
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.products import gram
@@ -54,15 +54,15 @@ def _unscaled(result: "Result") -> Tensor:
     state = result._state
     if result.context.get("event") and "observed" in state:
         return state["observed"]
-    inverse = state["root"] @ state["root"].mT
-    return inverse if result.penalty is None else inverse @ state["gram"] @ inverse
+    inverse = arrow.inverse(state["root"])
+    return inverse if result.penalty is None else inverse @ arrow.written_out(state["gram"]) @ inverse
 
 
 def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, keep: Tensor) -> Tensor:
     """(B, p, p) the inverse of the observed information for `phi = 1`; NaN where it is not positive definite."""
     moments = fold(source, Point(coef, True), family, link, coef.shape[0], coef.shape[1], coef.device)
-    inverse = linalg.invert_gram(moments.gram, keep)
-    whole = inverse.root @ inverse.root.mT
+    inverse = linalg.inverse_of(moments.gram, keep)
+    whole = arrow.inverse(inverse.root)
     return torch.where(inverse.positive[:, None, None], whole, torch.nan)
 
 
@@ -75,7 +75,7 @@ def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Te
     Source: Zeileis (2006), J. Stat. Software 16(9).
     """
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
-    meat, ranks = torch.zeros_like(root), ranks_of(source)
+    meat, ranks = None, ranks_of(source)
     with ranks.together():
         for values in row_values(own_rows(source), family, link, coef):
             square = values.score.square() / values.repeats
@@ -83,8 +83,9 @@ def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Te
                 # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said
                 left = 1 - leverage(values, root) / values.repeats
                 square = square / torch.where(left > 1e-9, left, torch.nan).pow(power)
-            meat = meat + gram(values.rows, torch.where(values.used, square, 0.0))
-    [meat] = ranks.sum(meat)
+            own = gram(values.rows, torch.where(values.used, square, 0.0))
+            meat = own if meat is None else meat + own
+    [meat] = ranks.sum(torch.zeros_like(root) if meat is None else meat)
     scale = (nobs / (nobs - rank))[:, None, None] if kind == "HC1" else 1.0
     return scale * _sandwich(root, meat)
 
@@ -200,5 +201,5 @@ def _codes(labels: Any, batch: torch.Size) -> Tensor:
 
 
 def _sandwich(root: Tensor, meat: Tensor) -> Tensor:
-    bread = root @ root.mT
+    bread, meat = arrow.inverse(root), arrow.written_out(meat)
     return bread @ meat @ bread

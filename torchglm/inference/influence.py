@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
 from torchglm.fitting.products import quadratic
 from torchglm.inference import rowwise
 from torchglm.inference.quantile import quantile_residuals
@@ -68,10 +69,10 @@ def dfbetas(result: "Result", scaled: bool = True) -> Tensor:
     aliased columns.
     """
     keep, root = result._state["keep"], result._state["root"]
-    error = root.square().sum(-1).sqrt().unsqueeze(-2)  # (B, 1, p)
+    error, inverse = arrow.inverse_diagonal(root).sqrt().unsqueeze(-2), arrow.inverse(root)  # (B, 1, p), (B, p, p)
     parts = []
     for values, left in _deleted(result):
-        moved = (values.x @ root @ root.mT) * (values.score / left).unsqueeze(-1)
+        moved = (values.x @ inverse) * (values.score / left).unsqueeze(-1)
         if scaled:
             moved = moved / (error * _deletion_dispersion(result, values, left).sqrt().unsqueeze(-1))
         parts.append(torch.where(keep.unsqueeze(-2), moved, torch.nan))

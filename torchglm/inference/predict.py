@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
+
 if TYPE_CHECKING:
     from torchglm.fitting.indexed import Indexed
     from torchglm.inference.result import Result
@@ -35,14 +37,20 @@ def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
     value = eta if kind == "link" else result.link(eta)
     if not se:
         return value
+    error = _variance(result, design, indexed).reshape(eta.shape).clamp(min=0).sqrt()
+    return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
+
+
+def _variance(result: "Result", design: Tensor, indexed: "Indexed | None") -> Tensor:
+    """The variances of linear predictors, without the covariance of all pairs of levels where there are very many."""
+    root = result._state["root"]
+    if indexed is not None and arrow.is_arrow(root) and result.covariance_is_root:
+        return result._state["dispersion"].unsqueeze(-1) * indexed.length(design, root)
     cov = result.covariance()
     spread = torch.where(torch.isfinite(cov), cov, 0.0)
     if indexed is None:
-        square = (design @ spread * design).sum(-1)
-    else:
-        square = indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:])).reshape(eta.shape)
-    error = square.clamp(min=0).sqrt()
-    return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
+        return (design @ spread * design).sum(-1)
+    return indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:]))
 
 
 def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None) -> "tuple[Tensor, Indexed | None]":

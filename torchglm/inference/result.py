@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.families import Family
+from torchglm.fitting import arrow
 from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.ranks import seen
@@ -100,10 +101,15 @@ class Result:
 
     @cached_property
     def _variances(self) -> Tensor:
-        if "covariance" in self._state or self.penalty is not None or self.context.get("event"):
+        if not self.covariance_is_root:
             return self._covariance().diagonal(dim1=-2, dim2=-1)
-        own = self._state["root"].square().sum(-1)  # without the products of all pairs of columns
+        own = arrow.inverse_diagonal(self._state["root"])  # without the products of all pairs of columns
         return torch.where(self._state["keep"], self._state["dispersion"].unsqueeze(-1) * own, torch.nan)
+
+    @property
+    def covariance_is_root(self) -> bool:
+        """Whether the covariance behind `std_err` is the dispersion times the inverse whose root the fit left."""
+        return "covariance" not in self._state and self.penalty is None and not self.context.get("event")
 
     @property
     def statistic(self) -> Tensor:

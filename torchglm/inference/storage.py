@@ -63,8 +63,8 @@ def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str,
     models, p = math.prod(facts["batch"]), len(facts["names"])
     for name in sorted(REQUIRED - state.keys()):
         raise KeyError(name)
-    for name, want in (("coef", (models, p)), ("keep", (models, p)), ("root", (models, p, p)), ("status", (models,))):
-        if state[name].shape != want:
+    for name, want in (("coef", (models, p)), ("keep", (models, p)), ("root", (models, p)), ("status", (models,))):
+        if state[name].shape[:len(want)] != want:
             raise TypeError(f"{name} has shape {tuple(state[name].shape)}, expected {want}")
     context = facts["context"]
     if facts["spec"] is not None:

@@ -159,7 +159,7 @@ class Descent:
         deviance = 2 * self.value.abs() + 2e-3 * self.first.abs()
         return tol * deviance + self.solver.floor(self.moments)
 
-    def _direction(self, moments: Moments, coef: Tensor) -> tuple[Tensor, Tensor, linalg.Inverse]:
+    def _direction(self, moments: Moments, coef: Tensor) -> tuple[Tensor, Tensor, linalg.Inverted]:
         factored = torch.full_like(self.keep[:, 0], moments.factor is not None)
         return self.solver.direction(moments, coef, self.keep, factored, moments.weight)
 

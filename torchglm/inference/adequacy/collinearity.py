@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
+
 if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
@@ -29,7 +31,7 @@ def near_dependency(result: "Result") -> Tensor:
 
 def _scaled(result: "Result") -> Tensor:
     """(B, p, p) the information with a unit diagonal; aliased columns are 2 on it, out of the way."""
-    keep, gram = result._state["keep"], result._state["gram"]
+    keep, gram = result._state["keep"], arrow.written_out(result._state["gram"])
     length = torch.where(keep, gram.diagonal(dim1=-2, dim2=-1), 1.0).clamp(min=1e-300).sqrt()
     both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
     scaled = torch.where(both, gram / length.unsqueeze(-1) / length.unsqueeze(-2), 0.0)
@@ -40,9 +42,14 @@ def _spectrum(result: "Result") -> tuple[Tensor, Tensor]:
     """(B, p) singular values of the scaled design in rising order, and which belong to it.
 
     They come from the inverse root of the information, which is good to the condition of the design and not of its
-    square; with a penalty, which the root holds too, from the information.
+    square; with a penalty, which the root holds too, and beside a factor of very many levels from the information.
     """
     keep, root = result._state["keep"], result._state["root"]
+    if result.penalty is None and arrow.is_arrow(root):
+        own = keep.all(0)
+        values = torch.linalg.eigvalsh(_scaled(result)[:, own][..., own]).clamp(min=0).sqrt()
+        values = torch.nn.functional.pad(values, (int((~own).sum()), 0))
+        return values, values > 0
     if result.penalty is not None:
         values = torch.linalg.eigvalsh(_scaled(result)).clamp(min=0).sqrt()
         outside = torch.zeros_like(values, dtype=torch.bool)
@@ -62,10 +69,9 @@ def vif(result: "Result", terms: "Mapping[str, Sequence[int]] | None" = None) ->
     """
     if terms is None:
         terms = {name: [j] for j, name in enumerate(result.names)} if result.spec is None else result.spec.terms
-    keep, gram = result._state["keep"], result._state["gram"]
+    keep, inverse = result._state["keep"], arrow.inverse(result._state["root"])
     inner = [j for columns in terms.values() for j in columns if result.names[j] != "(Intercept)"]
-    covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), result._state["root"] @ result._state["root"].mT,
-                             torch.eye(gram.shape[-1]).to(gram))
+    covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), inverse, torch.eye(keep.shape[-1]).to(inverse))
     size = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     correlation = covariance / size.unsqueeze(-1) / size.unsqueeze(-2)
     found = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
 from torchglm.fitting.products import project
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
@@ -69,7 +70,7 @@ class AddedColumn:
         a = self.combination().unsqueeze(-1)
         inside = self.zx.mT @ a
         whole = (a.mT @ self.zz @ a)[:, 0, 0]
-        variance = whole - (self.result._state["root"].mT @ inside).square().sum((-2, -1))
+        variance = whole - arrow.within(self.result._state["root"], inside)[:, 0, 0]
         known = variance > FLAT * whole
         score = (self.u.unsqueeze(-2) @ a)[:, 0, 0]
         return torch.where(known, score, torch.nan), torch.where(known, variance, torch.nan)

@@ -53,11 +53,13 @@ def separation(result: "Result") -> Separation:
     existence of maximum likelihood estimates for generalized linear models.
     """
     state = result._state
-    score, information = torch.zeros_like(state["coef"]), torch.zeros_like(state["root"])
+    score, information = torch.zeros_like(state["coef"]), None
     for values in result._values():
         score += project(values.rows, values.score)
-        information += gram(values.rows, values.information)
-    step = linalg.invert_gram(information, state["keep"]).solve(torch.where(state["keep"], score, 0.0))
+        own = gram(values.rows, values.information)
+        information = own if information is None else information + own
+    assert information is not None
+    step = linalg.inverse_of(information, state["keep"]).solve(torch.where(state["keep"], score, 0.0))
     largest = torch.zeros_like(state["deviance"])
     for values in result._values():
         largest = torch.maximum(largest, _along(values, step).abs().amax(-1))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
 from torchglm.fitting.products import project
 from torchglm.inference.adequacy.screening import middle
 from torchglm.inference.rowwise import RowValues, leverage, residuals
@@ -125,7 +126,7 @@ class ZeroCount:
     def score(self) -> Tensor:
         """(B) the statistic, standard normal under the model; NaN where no zero can be told from the fit."""
         state = self.result._state
-        adapted = (state["root"].mT @ self.pull.unsqueeze(-1)).square().sum((-2, -1)) / state["dispersion"]
+        adapted = arrow.within(state["root"], self.pull.unsqueeze(-1))[:, 0, 0] / state["dispersion"]
         variance = self.spread - adapted
         return torch.where(variance > 1e-8 * self.spread, (self.observed - self.expected) / variance.sqrt(), torch.nan)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm.fitting import arrow
 from torchglm.fitting.linalg import independent_columns
 from torchglm.fitting.products import project, stack_factors, triangle
 from torchglm.fitting.rows import Rows, wide
@@ -177,8 +178,7 @@ def score_test(result: "Result", added: Any) -> Outcome:
         start += n
     if start != columns.shape[-2]:
         raise ValueError(f"added has {columns.shape[-2]} rows, the fit {start}. Give one for each row.")
-    half = root.mT @ cross
-    statistic, df = _scaled_score(score, own, own - half.mT @ half)
+    statistic, df = _scaled_score(score, own, own - arrow.within(root, cross))
     return Outcome("Score test of added columns", result._out(statistic / state["dispersion"]), result._out(df))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm import special
+from torchglm.fitting import arrow
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.rows import Rows, wide
@@ -75,7 +76,7 @@ class _Profile:
         self.deviance, self.phi = state["deviance"][model], state["dispersion"][model]
         self.centre = coef[lane, column]
         self.others = torch.gather(coef, 1, self.held.others)
-        covariance = (root @ root[lane, column].unsqueeze(-1)).squeeze(-1)  # (T, p) with the coefficient's own
+        covariance = arrow.inverse_column(root, column)  # (T, p) with the coefficient's own
         variance = covariance[lane, column]
         self.error = (variance * self.phi).sqrt()
         poor = (state["status"][model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)
