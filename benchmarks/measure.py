@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import limit
 from benchmarks.contenders import Contender
 from benchmarks.problem import Array, Fit, Problem, Workload, reference
 
@@ -128,10 +129,12 @@ def compare(
             record.seconds.append(seconds)
             record.peak_mb = max(peak, record.peak_mb or 0.0)
             print(f"  {workload.name}: {name}, run {len(record.seconds)}", file=sys.stderr, flush=True)
+    tall = limit.applies(problem) and "torchglm" in contenders
     return {
         "name": workload.name,
         "title": workload.title,
         "data_mb": problem.megabytes,
         "generation_seconds": generation,
+        "limit": limit.of(problem, contenders["torchglm"]) if tall else None,
         "contenders": [asdict(record) for record in records.values()],
     }

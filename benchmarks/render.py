@@ -43,8 +43,20 @@ def table(workload: dict[str, Any]) -> str:
     records = sorted(records, key=lambda r: median(r["seconds"] or [float("inf")]))
     made = significant(workload["generation_seconds"])
     baseline = f"Data: {workload['data_mb']:,.0f} MB, made in {made} s (not counted)."
+    if workload["limit"] is not None:
+        baseline += " " + distance(workload["limit"], yardstick)
     lines = [f"### {workload['title']}", "", baseline, "", HEADER, "|---|" + "---:|" * 6 + "---|"]
     return "\n".join([*lines, *(row(record, yardstick) for record in records)])
+
+
+def distance(limit: dict[str, float], yardstick: float | None) -> str:
+    """The lower bound of torchglm's passes, and how far it is from it."""
+    one = f"a Gram {significant(limit['gram_seconds'])} s, a read {significant(limit['read_seconds'])} s"
+    passes = f"{significant(limit['grams'])} Grams and {significant(limit['reads'])} reads of x"
+    text = f"Lower bound of torchglm's {passes} ({one}): {significant(limit['seconds'])} s"
+    if yardstick is None:
+        return f"{text}."
+    return f"{text}; it takes {significant(yardstick / limit['seconds'])} times that."
 
 
 def render(results: dict[str, Any]) -> str:
