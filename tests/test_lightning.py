@@ -8,9 +8,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
+import torchglm
 from torchglm import metrics
 from torchglm.families import NegativeBinomial
 from torchglm.head import GLMHead
@@ -161,6 +163,40 @@ def test_a_head_is_made_again_from_its_checkpoint(family: Any, tmp_path: Path) -
     assert loaded.family.estimates_shape == head.family.estimates_shape
     for one, other in zip(loaded.family.parameters(), head.family.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_network_is_loaded_into_a_module_of_its_shape(tmp_path: Path) -> None:
+    lit = LitGLM(network())
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(lit, TensorBatches(data(), 200))
+    run.save_checkpoint(tmp_path / "network.ckpt")
+    loaded = LitGLM.load_from_checkpoint(tmp_path / "network.ckpt", model=network())
+    for one, other in zip(loaded.parameters(), lit.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match=r"LitGLM.load_from_checkpoint"):
+        torchglm.load(tmp_path / "network.ckpt")
+
+
+@pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])
+def test_loggers_get_the_losses_and_metrics_at_their_steps(kind: Any, tmp_path: Path) -> None:
+    if kind is TensorBoardLogger:
+        pytest.importorskip("tensorboard")
+    logged: dict[str, list[int]] = {}
+
+    class Seen(kind):  # type: ignore[misc]
+        """Notes what is logged, and when."""
+
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            for name in metrics:
+                logged.setdefault(name, []).append(-1 if step is None else step)
+            super().log_metrics(metrics, step)
+
+    lit = LitGLM(GLMHead(3, "poisson"), lambda p: torch.optim.SGD(p, lr=0.05))
+    run = trainer(tmp_path, max_epochs=2, logger=Seen(tmp_path, "log", ""), log_every_n_steps=4)
+    run.fit(lit, TensorBatches(data(), 50), TensorBatches(data(), 200))
+    assert logged["train_loss_step"] == [3, 7, 11, 15, 19, 23]
+    assert logged["train_loss"] == logged["val_loss"] == logged["val_deviance"] == [11, 23]
+    assert any((tmp_path / "log").rglob("metrics.csv" if kind is CSVLogger else "events.out*"))
 
 
 def test_resumed_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Loaders: every row once per epoch, in an order of the seed's, in equal batches on every rank and worker."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -156,6 +157,42 @@ def test_parquet_ranks(folder: Path, monkeypatch: pytest.MonkeyPatch, world: int
 def test_parquet_workers(folder: Path) -> None:
     loader = DataLoader(ArrowBatches(folder, ["a"], "y", batch_size=50), batch_size=None, num_workers=2)
     assert torch.equal(seen(loader).sort().values, data().y)
+
+
+@pytest.mark.parametrize(("world", "workers"), [(2, 2), (3, 2), (2, 5)])
+def test_each_worker_of_all_ranks_gives_as_many_batches(folder: Path, monkeypatch: pytest.MonkeyPatch, world: int,
+                                                        workers: int) -> None:
+    rows = []
+    for worker in range(workers):
+        sizes = []
+        for rank in range(world):
+            monkeypatch.setattr(arrow, "rank_and_world", lambda rank=rank: (rank, world))
+            monkeypatch.setattr(arrow, "get_worker_info",
+                                lambda worker=worker: SimpleNamespace(id=worker, num_workers=workers, seed=worker))
+            found = list(ArrowBatches(folder, ["a"], "y", batch_size=7, shuffle=True))
+            sizes.append([len(b.y) for b in found])
+            rows.append(seen(found))
+        assert all(size == sizes[0] for size in sizes)
+    assert torch.equal(torch.cat(rows).sort().values, data().y)
+
+
+@pytest.mark.parametrize("n", [103, 100, 12, 1])
+def test_blocks_hold_every_row_once_in_runs(n: int) -> None:
+    loader, again = (TensorBatches(data(n), 10, shuffle="blocks", seed=3) for _ in "ab")
+    epochs = [list(loader) for _ in range(4)]
+    for found in epochs:
+        assert len(found) == len(loader) == -(-n // 10)
+        assert [len(b.y) for b in found] == [10] * (n // 10) + [n % 10] * (n % 10 > 0)
+        for batch in found:
+            assert torch.equal((batch.y - batch.y[0]) % n, torch.arange(float(len(batch.y))))  # one may go round
+            assert torch.equal(batch.weight, 1 + batch.y)
+        assert torch.equal(seen(found).sort().values, data(n).y)
+    if n > 1:
+        assert not all(torch.equal(seen(found), seen(epochs[0])) for found in epochs)
+    again.set_epoch(2)
+    assert torch.equal(seen(again), seen(epochs[2]))
+    with pytest.raises(ValueError, match="shuffle must be"):
+        TensorBatches(data(), shuffle="rows")
 
 
 def test_parquet_errors(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
