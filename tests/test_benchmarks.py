@@ -90,3 +90,11 @@ def test_results_go_between_the_markers(tmp_path: Path) -> None:
     page.write_text("no markers")
     with pytest.raises(ValueError, match="markers"):
         render.write_into(page, "new")
+
+
+def test_training_by_minibatch_reaches_the_optimum_on_every_road() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.sgd", "--quick"], cwd=ROOT, capture_output=True, text=True,
+                          timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(lines) == 8 and "| bare loop of torch |" in done.stdout and "| fit_sgd, its training |" in done.stdout
