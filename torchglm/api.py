@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,7 +39,8 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
         x: `(n, p)` numbers (tensor, array, data frame), shared by all models, or `(*B, n, p)`; or a formula
             such as `"claims ~ age + C(region)"`; or a re-iterable loader of batches (`y` is then None).
         y: `(n,)`, or `(*B, n)` for a batch of models; with a formula the data frame or table, or the path of CSV or
-            Parquet files (a glob, a folder), which are read again at each step where they are too large to hold.
+            Parquet files (a glob, a folder, a list), or chunks: a list of tables, an Arrow dataset, or a function that
+            returns an iterator of tables. Both are read again at each step where they are too large to hold.
         family, link: objects or names; `link=None` is the family's default.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (log links).
@@ -73,7 +73,7 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
                "event": event}
     where = _device(device)
     policies = {"missing": missing, "unseen": unseen, "rare": rare}
-    if isinstance(x, str) and isinstance(y, (str, Path)):
+    if isinstance(x, str) and _piecewise(y):
         if by is not None:
             raise ValueError("by= sorts rows in memory: pass a table, torchglm.data.read_table(path).")
         data = inputs.from_files(x, y, family, per_row, policies, where, dtype)
@@ -96,6 +96,13 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     _warn(solution, data.names, data.batch, chosen)
     return build(solution, data.source, family, chosen, data.batch, data.names, constant=data.constant,
                  penalty=penalty, dispersion=dispersion, tol=tol, context=data.context)
+
+
+def _piecewise(data: Any) -> bool:
+    """Whether the rows of a formula are to be read piece by piece."""
+    from torchglm.data import is_source
+
+    return is_source(data)
 
 
 def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:

@@ -67,7 +67,7 @@ class Data:
 
     def columns(self) -> list[str]:
         """Every column the fit reads. Raises ValueError for an unreadable formula, file or column."""
-        from torchglm.data.files import columns_read
+        from torchglm.data.sources import columns_read
 
         return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula")
 

@@ -14,7 +14,7 @@ from .factors import OTHER, Categorical, Factor, Numeric, Pool
 from .formulas import Formula, parse, parts, plain
 from .frame import Frame
 from .levels import category_column, found_levels, is_categorical, is_ordered, occurring
-from .scan import Scan
+from .pieces import Pieces
 from .spec import INTERCEPT, Design, DesignSpec, Part, Response
 from .tables import as_table, check_columns, names_of, type_name
 
@@ -79,7 +79,7 @@ def learn(
 ) -> DesignSpec:
     """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
 
-    Of a `Scan`, what is wrong in a piece is said with its file and row group. Memory holds the levels of each
+    Of a `Scan` or `Chunks`, what is wrong in a piece is said with its place. Memory holds the levels of each
     category and, for `bs`, `poly`, `scale` and their like, the columns those transforms read (8 bytes a row):
     quantiles and moments are then exact, to the last bit. Where the processes `ranks` have a part of the tables each,
     all learn the same spec, that of the whole. Otherwise as `build`.
@@ -96,7 +96,7 @@ def learn(
         rows += table.num_rows
 
     with ranks.together():
-        if isinstance(tables, Scan):
+        if isinstance(tables, Pieces):
             for _ in tables.each(see):
                 pass
         else:

@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .formulas import parse
 from .tables import check_columns, plain_strings
 
 if TYPE_CHECKING:
@@ -80,22 +79,6 @@ def column_names(file: PathLike) -> list[str]:
         raise csv_error(path, error, options) from None
 
 
-def columns_read(formula: str, path: PathLike | Sequence[PathLike], also: Sequence[str],
-                 said: str = "the formula") -> list[str]:
-    """The columns that a formula, and the columns `also`, take from files.
-
-    Raises ValueError for a formula without a response (`said` names it) and for columns that the first file lacks.
-    """
-    file = files(path)[0]
-    names = column_names(file)
-    parsed = parse(formula, [name for name in names if name not in also])
-    if parsed.response is None:
-        raise ValueError(f"{said} {formula!r} has no response. Write it as 'y ~ ...'.")
-    wanted = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *also]))
-    check_columns(wanted, names, str(file))
-    return wanted
-
-
 def _expand(path: PathLike) -> list[Path]:
     text = os.fspath(path)
     place = Path(text).expanduser()
@@ -142,8 +125,9 @@ def parquet_file(file: Path) -> Any:
         raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from None
 
 
-def check_schema(file: Path, schema: pa.Schema, known: tuple[Path, pa.Schema] | None, types: dict[str, str]) -> None:
-    """Raise ValueError where a file has other columns than a `known` one, or text for numbers, or the reverse.
+def check_schema(file: Path | str, schema: pa.Schema, known: tuple[Path | str, pa.Schema] | None,
+                 types: dict[str, str]) -> None:
+    """Raise ValueError where a file (or chunk) has other columns than a `known` one, text for numbers or the reverse.
 
     `types` are Arrow type names that columns must agree with in the same way.
     """
@@ -161,6 +145,17 @@ def check_schema(file: Path, schema: pa.Schema, known: tuple[Path, pa.Schema] | 
         mine = schema.field(name).type
         if not pa.types.is_null(mine) and not pa.types.is_null(kind) and _numeric(mine) != _numeric(kind):
             raise ValueError(f"{file} holds column {name!r} as {mine}, {where} {kind}. Give it one type in all files.")
+
+
+def typed(table: pa.Table, known: pa.Schema, types: dict[str, str]) -> pa.Table:
+    """Columns that hold nothing but nulls, so that no type was found, with the type they are told or have elsewhere."""
+    import pyarrow as pa
+
+    told = {field.name: field.type for field in known} | arrow_types(types)
+    for i, field in enumerate(table.schema):
+        if pa.types.is_null(field.type) and field.name in told:
+            table = table.set_column(i, field.name, pa.nulls(len(table), told[field.name]))
+    return table
 
 
 def arrow_types(types: dict[str, str]) -> dict[str, pa.DataType]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 from .files import (
     CSV_BLOCK,
     PathLike,
-    arrow_types,
     check_schema,
     column_names,
     csv_error,
@@ -17,31 +16,16 @@ from .files import (
     files,
     kind_of,
     parquet_file,
+    typed,
 )
+from .pieces import Piece, Pieces
 from .shares import row_groups
 from .tables import check_columns, plain_strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Made = TypeVar("Made")
-
-
-class Piece(NamedTuple):
-    """Some rows of a file: `first` is the number of the first of them in the file, `group` their row group."""
-
-    table: pa.Table
-    file: Path
-    group: int | None
-    first: int
-
-    @property
-    def place(self) -> str:
-        """The file, and the row group where it has such."""
-        return str(self.file) if self.group is None else f"{self.file}, row group {self.group}"
-
-
-class Scan:
+class Scan(Pieces):
     """The rows of CSV or Parquet files as Arrow tables of bounded size; iterate as often as you like.
 
     Parquet comes by row group (pieces of `rows` where groups are larger), CSV by blocks, so memory does not
@@ -76,21 +60,6 @@ class Scan:
         if self.size > 1 and kind_of(self.files[0]) == "parquet":
             self.groups = row_groups(self.files, *share)
 
-    def __iter__(self) -> Iterator[pa.Table]:
-        return (piece.table for piece in self.pieces())
-
-    def each(self, work: Callable[[pa.Table, int], Made]) -> Iterator[Made]:
-        """What `work(table, first)` makes of each piece, `first` being the number of its first row in its file.
-
-        A ValueError of `work` is raised again with the file and the row group in front.
-        """
-        for piece in self.pieces():
-            try:
-                made = work(piece.table, piece.first)
-            except ValueError as error:
-                raise ValueError(f"{piece.place}: {error}") from error
-            yield made
-
     def pieces(self) -> Iterator[Piece]:
         """The pieces, with their places."""
         empty, number = self.size == 1, 0
@@ -105,20 +74,9 @@ class Scan:
                     known = known or (file, piece.table.schema)
                 if piece.table.num_rows:
                     empty = False
-                    yield piece._replace(table=plain_strings(self._filled(piece.table, known)))
+                    yield piece._replace(table=plain_strings(typed(piece.table, known[1], self.types)))
         if empty:
             raise ValueError(f"{self.files[0]} has a header but no rows.")
-
-    def _filled(self, table: pa.Table, known: tuple[Path, pa.Schema] | None) -> pa.Table:
-        """Columns that hold nothing but nulls, so that no type was found, with the type they have elsewhere."""
-        import pyarrow as pa
-
-        told = {} if known is None else {field.name: field.type for field in known[1]}
-        told |= arrow_types(self.types)
-        for i, field in enumerate(table.schema):
-            if pa.types.is_null(field.type) and field.name in told:
-                table = table.set_column(i, field.name, pa.nulls(len(table), told[field.name]))
-        return table
 
     def _parquet(self, file: Path) -> Iterator[Piece]:
         import pyarrow as pa
@@ -131,7 +89,7 @@ class Scan:
                         first += source.metadata.row_group(group).num_rows
                         continue
                     for table in self._group(source, group):
-                        yield Piece(table, file, group, first)
+                        yield Piece(table, f"{file}, row group {group}", first)
                         first += table.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{file}, row group {group}, cannot be read: {error}") from None
@@ -157,7 +115,7 @@ class Scan:
             for batch in reader:
                 table = pa.Table.from_batches([batch])
                 for i in range(0, len(table), self.rows):
-                    yield Piece(table.slice(i, self.rows), file, None, first + i)
+                    yield Piece(table.slice(i, self.rows), str(file), first + i)
                 first += len(table)
         except (pa.ArrowException, OSError) as error:
             raise csv_error(file, error, options) from None

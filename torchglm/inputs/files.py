@@ -16,7 +16,7 @@ from torchglm.inputs.arrays import Data, assemble
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.data import DesignSpec, Scan, Tally
+    from torchglm.data import Chunks, DesignSpec, Scan, Tally
 
 HOLD = 1 << 30  # bytes of rows that a process keeps in memory
 
@@ -24,6 +24,7 @@ HOLD = 1 << 30  # bytes of rows that a process keeps in memory
 class FileRows:
     """The rows of CSV or Parquet files (a file, a glob, a folder or a list) by a formula, as a re-iterable of `Rows`.
 
+    `path` may also be tables that come one after the other, see `data.Chunks`.
     `roles` names the columns of weights, freq, offset, exposure, trials and event; `policies` are `missing`, `unseen`
     and `rare` as in `data.build`, and `tally` counts the rows they touched. A first pass learns levels and
     transforms, a second looks at every row and keeps them where they take no more than `HOLD` bytes. Raises
@@ -38,7 +39,7 @@ class FileRows:
                  device: torch.device | None = None, dtype: torch.dtype | None = None,
                  ranks: Ranks | None = None) -> None:
         from torchglm.data import Tally, learn
-        from torchglm.data.files import columns_read
+        from torchglm.data.sources import columns_read
 
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
@@ -78,10 +79,10 @@ class FileRows:
     def __iter__(self) -> Iterator[Rows]:
         return self._read(self.ranks, None) if self.stand_in is None else iter([self.stand_in])
 
-    def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan:
-        from torchglm.data import Scan
+    def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan | Chunks:
+        from torchglm.data.sources import scan
 
-        return Scan(self.path, self.columns, types, share=(ranks.rank, ranks.size))
+        return scan(self.path, self.columns, types, (ranks.rank, ranks.size))
 
     def _read(self, ranks: Ranks, tally: Tally | None) -> Iterator[Rows]:
         """The rows of a share, piece by piece; `tally` counts what the policies leave out or recode."""

@@ -1,0 +1,42 @@
+"""Pieces: rows that come as tables of bounded size, each with the place it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Made = TypeVar("Made")
+
+
+class Piece(NamedTuple):
+    """Some rows: `place` says where they come from, for messages, `first` is the number of the first of them there."""
+
+    table: pa.Table
+    place: str
+    first: int
+
+
+class Pieces:
+    """Rows in pieces that can be read as often as one likes; a source says which."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """The pieces, with their places. Raises ValueError for what cannot be read."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        return (piece.table for piece in self.pieces())
+
+    def each(self, work: Callable[[pa.Table, int], Made]) -> Iterator[Made]:
+        """What `work(table, first)` makes of each piece, `first` being the number of its first row.
+
+        A ValueError of `work` is raised again with the place in front.
+        """
+        for piece in self.pieces():
+            try:
+                made = work(piece.table, piece.first)
+            except ValueError as error:
+                raise ValueError(f"{piece.place}: {error}") from error
+            yield made
