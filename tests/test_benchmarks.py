@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, measure, problem, render, scaling
+from benchmarks import contenders, levels, measure, problem, render, scaling
 from benchmarks.workloads import workloads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +80,12 @@ def test_scaling_runs_and_names_its_exponents(capsys: pytest.CaptureFixture[str]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["rows", "columns", "models", "levels"]
     assert scaling.exponent([1, 2, 4, 8], [5.0, 6.0, 24.0, 96.0]) == pytest.approx(2.0)
+
+
+def test_a_factor_of_many_levels_is_fitted_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    levels.main(["--rows", "6000", "--levels", "300"])
+    said = capsys.readouterr().out
+    assert "303 coefficients: CONVERGED" in said and "303 standard errors" in said
 
 
 def test_results_go_between_the_markers(tmp_path: Path) -> None:
