@@ -140,7 +140,7 @@ class Scorer:
             "mean_deviance": float(totals[0] / totals[1]),
             "d_squared": float(self.d2.compute()) if self.shared else math.nan,
             "nll": math.nan if quasi else float(-self.loglik / self.rows),
-            "pearson_dispersion": float(pearson[0] / (pearson[1] - used)),
+            "pearson_dispersion": float(pearson[0]) / (self.rows - used) if self.rows > used else math.nan,
             "observed": whole["observed"], "expected": whole["expected"], "observed_expected": whole["ratio"],
             "observed_expected_se": whole["se"], "gini": float(self.ranked["gini"].compute()),
             "calibration_error": float(self.ranked["calibration"].compute())}, own
