@@ -39,7 +39,7 @@ def joined(job: Job) -> Iterator[Ranks]:
         yield Ranks()
         return
     if not job.solver.shares or job.data.groups:
-        what = "data.by holds all rows in one process" if job.solver.shares else "only solver irls shares rows out"
+        what = "data.by holds all rows in one process" if job.solver.shares else "this solver does not share rows out"
         raise ValueError(f"torchrun started {size} processes, but {what}. Start one: torchglm fit ...")
     backend = "gloo"
     if job.where.type == "cuda":

@@ -44,6 +44,8 @@ class SGD(Solver):
         polish: Newton steps after the training, one pass each
     """
 
+    shares = True
+
     def __init__(self, batch_size: int = 8192, optimizer: Callable[[Iterable], Optimizer] | None = None,
                  trainer: dict[str, Any] | None = None, decay: bool = True, polish: int = 0) -> None:
         if batch_size < 1:

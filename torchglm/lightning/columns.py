@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchglm.fitting.products import product
+from torchglm.fitting.ranks import ALONE, Ranks
 from torchglm.fitting.rows import BLOCK
 from torchglm.fitting.workers import spread
 from torchglm.head import GLMHead
@@ -95,21 +97,26 @@ class Columns:
     intercept: bool
 
     @classmethod
-    def learn(cls, head: GLMHead, batches: Iterable[GLMBatch]) -> Columns:
-        """One pass over the batches. Raises `ValueError` where no row has a positive weight."""
-        shift: Tensor | None = None
+    def learn(cls, head: GLMHead, batches: Iterable[GLMBatch], ranks: Ranks = ALONE) -> Columns:
+        """One pass over the batches, of which the processes `ranks` have some each.
 
-        def part(rows: Rows) -> _Sums:
-            assert shift is not None
-            return _Sums.of(rows, shift, head)
-
+        Raises `ValueError` where no row has a positive weight.
+        """
+        rest = iter(batches)
+        with ranks.together():
+            first = next((batch for batch in rest if len(batch.x)), None)
+            if first is None:
+                raise ValueError("There is no row of positive weight to fit.")
+            centre = Rows.of(take(first, slice(0, 1 << 12)), head).x.mean(0)
+        shift = ranks.sum(centre)[0] / ranks.size  # all centre their sums alike
         sums: _Sums | None = None
-        for batch in batches:
-            if shift is None and len(batch.x):
-                shift = Rows.of(take(batch, slice(0, 1 << 12)), head).x.mean(0)
-            for new in folded(part, batch, head):
-                sums = new if sums is None else sums + new
-        if sums is None or not float(sums.weight) > 0:
+        with ranks.together():
+            for batch in chain([first], rest):
+                for new in folded(lambda rows: _Sums.of(rows, shift, head), batch, head):
+                    sums = new if sums is None else sums + new
+        assert sums is not None
+        sums = sums.over(ranks)
+        if not float(sums.weight) > 0:
             raise ValueError("There is no row of positive weight to fit.")
         mean, matrix = sums.whitening(head.bias is not None)
         return cls(mean, matrix, *sums.natural_scale(head), sums.spread(mean), head.bias is not None)
@@ -234,6 +241,10 @@ class _Sums:
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(self.shift, self.weight + other.weight, self.x + other.x, self.gram + other.gram,
                      self.y + other.y, self.offset + other.offset)
+
+    def over(self, ranks: Ranks) -> _Sums:
+        """The sums over the rows of all processes."""
+        return _Sums(self.shift, *ranks.sum(self.weight, self.x, self.gram, self.y, self.offset))
 
     def whitening(self, centred: bool) -> tuple[Tensor, Tensor]:
         """The mean `(p,)` to take off and the matrix `(p, q)` whose columns make unit, uncorrelated ones."""

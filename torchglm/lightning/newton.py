@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.products import product
+from torchglm.fitting.ranks import ALONE, Ranks
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch
 from torchglm.lightning.columns import Rows, WhitenedGLM, folded
@@ -43,16 +44,18 @@ class _Pass:
 
 @torch.no_grad()
 def newton(inner: WhitenedGLM, head: GLMHead, batches: Iterable[GLMBatch],
-           penalty: Penalty | None = None) -> Newton:
-    """The sums of one pass in float64, and the step they lead to."""
+           penalty: Penalty | None = None, ranks: Ranks = ALONE) -> Newton:
+    """The sums of one pass in float64 over the batches of all processes `ranks`, and the step they lead to."""
     layer, trained = inner.backbone, inner.trained
     mean, matrix, constant = (value.double() for value in (layer.mean, layer.weight, layer.bias))
     at = torch.cat([trained @ matrix, (inner.start + trained @ constant).unsqueeze(0)])
     total: _Pass | None = None
-    for batch in batches:
-        for part in folded(lambda rows: _sums(rows, at, mean, head), batch, head):
-            total = part if total is None else total + part
+    with ranks.together():
+        for batch in batches:
+            for part in folded(lambda rows: _sums(rows, at, mean, head), batch, head):
+                total = part if total is None else total + part
     assert total is not None
+    total = _Pass(*ranks.sum(total.gram, total.score, total.rest))
     change = torch.cat([matrix, constant.unsqueeze(1)], 1)  # (q, p + 1): from those columns to the whitened ones
     gram, score = change @ total.gram @ change.mT, change @ total.score
     loss, pearson, weight, count = total.rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.ranks import Ranks
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.batches import TensorBatches, generator_of, take
@@ -85,7 +87,7 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     if held is None and lbfgs and (not isinstance(data, Sized) or len(data) != 1):
         raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
     passes: Iterable[Any] = data if held is None else [held]
-    columns = Columns.learn(head, map(as_batch, passes))
+    columns = Columns.learn(head, map(as_batch, passes), _ranks(held))
     inner = columns.whitened(head)
     model, batches = (inner, data) if held is None else (
         inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
@@ -93,14 +95,14 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
                  penalty=None if penalty is None else _penalty_of(penalty, inner, head))
     lit.watched = isinstance(trainer, Trainer) or not set(trainer or {}) <= {"max_epochs", "max_steps", "max_time"}
     with _hush(not isinstance(trainer, Trainer)):
-        chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}))
+        chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}), _ranks(held))
         lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
         train(chosen, lit, batches, kept)
     inner.to(head.weight.device)
     if not bool(torch.isfinite(inner.trained).all()):
         raise ValueError("training ended in coefficients that are not finite. Lower the learning rate, or "
                          "for LBFGS pass line_search_fn='strong_wolfe'.")
-    loss, distance = _polished(inner, head, passes, penalty, polish)
+    loss, distance = _polished(inner, head, passes, penalty, polish, _ranks(held))
     inner.write(head)
     return Trained(loss, distance, chosen.current_epoch, chosen.global_step)
 
@@ -144,24 +146,32 @@ def _penalty_of(penalty: Penalty, inner: WhitenedGLM, head: GLMHead) -> Callable
     return value
 
 
-def _trainer(head: GLMHead, given: dict[str, Any]) -> Trainer:
+def _trainer(head: GLMHead, given: dict[str, Any], ranks: Ranks) -> Trainer:
     where = head.weight.device
     place: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
     if where.type == "cuda":
         place = {"accelerator": "gpu", "devices": [where.index or 0]}
+    if ranks.size > 1:  # those that torchrun started: Lightning joins them
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+        place |= {"devices": here, "num_nodes": ranks.size // here, "strategy": "ddp"}
     epochs = {} if "max_steps" in given or "max_time" in given else {"max_epochs": EPOCHS}
     return Trainer(**{**QUIET, **place, **epochs, **given})
 
 
-def _polished(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any],
-              penalty: Penalty | None, steps: int) -> tuple[float, float]:
+def _ranks(held: GLMBatch | None) -> Ranks:
+    """The processes of torch.distributed, which have some of the batches of a loader each; tensors are whole."""
+    return Ranks.here() if held is None else Ranks()
+
+
+def _polished(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, steps: int,
+              ranks: Ranks) -> tuple[float, float]:
     """Loss and distance, after Newton steps for as long as each comes nearer."""
-    found = newton(inner, head, map(as_batch, batches), penalty)
+    found = newton(inner, head, map(as_batch, batches), penalty, ranks)
     for _ in range(steps):
         weight = inner.head.weight.data
         before = weight.clone()
         weight += found.step.to(before)
-        new = newton(inner, head, map(as_batch, batches), penalty)
+        new = newton(inner, head, map(as_batch, batches), penalty, ranks)
         if not new.distance < found.distance:
             weight.copy_(before)
             break
