@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from pyarrow import parquet
 from torch import Tensor
 
@@ -157,6 +157,33 @@ def test_aliased_and_constant_columns_have_a_least_norm_answer() -> None:
     found = torch.stack([weight[0] + weight[2], weight[1]])
     torch.testing.assert_close(found, result.coef[1:], rtol=1e-5, atol=0)
     assert weight[3] == 0 and done.distance < 1e-4
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_training_that_was_killed_ends_as_if_it_had_not(streamed: bool, tmp_path: Path,
+                                                          randhie: tuple[GLMBatch, torchglm.Result]) -> None:
+    rows = GLMBatch(*(None if v is None else v[:4000] for v in randhie[0]))
+
+    class Killed(Exception):
+        """As far as the solver knows."""
+
+    def fit(epochs: int | None, kept: Path | None) -> Tensor:
+        head = GLMHead(rows.x.shape[1], "poisson", dtype=torch.float64)
+        data = TensorBatches(rows, 500, shuffle=True) if streamed else rows
+
+        class Kill(Callback):
+            """Ends the run."""
+
+            def on_train_epoch_start(self, trainer: Trainer, pl_module: object) -> None:
+                if trainer.current_epoch == epochs:
+                    raise Killed
+
+        fit_sgd(head, data, batch_size=500, trainer={"max_epochs": 5, "callbacks": [Kill()]}, kept=kept)
+        return joined(head)
+
+    with pytest.raises(Killed):
+        fit(3, tmp_path / "last.ckpt")
+    assert torch.equal(fit(None, tmp_path / "last.ckpt"), fit(None, None))
 
 
 def test_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,12 +13,12 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
-from torchglm import families, links
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.ahead import Ahead, may_go_ahead
 from torchglm.lightning.batches import shared
 from torchglm.lightning.closed import ClosedForm, stepper
+from torchglm.lightning.heads import config_of, head_from, split
 from torchglm.metrics import D2, Deviance
 
 MakeMetric = Callable[..., Metric]
@@ -69,6 +68,7 @@ class LitGLM(LightningModule):
         self.watched = True
         self._closed: ClosedForm | None = None
         self._ahead: Ahead | None = None
+        self._epoch = -1  # for which the two above hold
         self._seen = Seen()
         wanted = {"deviance": Deviance, "d2": D2} if metrics is None else metrics
         self.train_loss = WeightedMean()
@@ -90,22 +90,36 @@ class LitGLM(LightningModule):
         """The means `(n, responses)`."""
         return self.head(self.features(x), offset)
 
-    def on_train_epoch_start(self) -> None:
-        """See what may be quick in this epoch: a gradient in closed form, several steps as one of the Trainer's."""
-        searched = isinstance(self.trainer.optimizers[0], LBFGS)  # which compares losses to their last digits
-        self._closed = None if searched else ClosedForm.of(self.model, self.scale)
-        allowed = type(self).training_step is LitGLM.training_step
-        if allowed and may_go_ahead(self.trainer, self, mixed=self._closed is not None):
-            self._ahead = Ahead(self.trainer, self, self._stepper)
+    def on_fit_start(self) -> None:
+        """Nothing is known of this Trainer yet."""
+        self._epoch = -1
+
+    def _prepare(self) -> None:
+        """See what may be quick in this epoch: a gradient in closed form, several steps as one of the Trainer's.
+
+        No hook calls it: an epoch that is resumed in its middle has no start.
+        """
+        trainer: Any = self.trainer
+        self._epoch = trainer.current_epoch
+        searched = isinstance(trainer.optimizers[0], LBFGS)  # which compares losses to their last digits
+        self._closed = None if searched else self._closed_form()
+        allowed = type(self).training_step is LitGLM.training_step and may_go_ahead(
+            trainer, self, mixed=self._closed is not None)
+        self._ahead = Ahead(trainer, self, self._stepper) if allowed else None
+
+    def _closed_form(self) -> ClosedForm | None:
+        own = all(getattr(type(self), name) is getattr(LitGLM, name) for name in ("features", "head"))
+        return ClosedForm.of(self.model, self.scale) if own else None
 
     def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """The loss of one batch, after whole steps on those before it where they may be made at once."""
-        rows = as_batch(batch)
-        if self._ahead is not None:
+        rows, trainer = as_batch(batch), cast(Any, self._trainer)
+        if trainer is not None and self._epoch != trainer.current_epoch:
+            self._prepare()
+        if trainer is not None and self._ahead is not None:
             rows = self._ahead(rows)
         loss = self._objective(rows)
         self._seen.move(self.train_loss)
-        trainer: Any = self._trainer
         if trainer is not None and (every := trainer.log_every_n_steps):
             if batch_idx == 0 or (trainer.global_step + 1) % every == 0:  # for the bar, and for loggers
                 self.log("train_loss_step", loss.detach() * self.scale, on_step=True, prog_bar=True,
@@ -131,7 +145,7 @@ class LitGLM(LightningModule):
 
     def _objective(self, rows: GLMBatch) -> Tensor:
         """The loss to go down, with its graph."""
-        closed = ClosedForm.of(self.model, self.scale) if self._trainer is None else self._closed
+        closed = self._closed_form() if self._trainer is None else self._closed
         if closed is not None and closed.takes(rows):
             found = closed(rows, self.watched)
             loss = closed.loss(found)
@@ -144,7 +158,7 @@ class LitGLM(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch, every row weighted as it is."""
-        self._ahead = self._closed = None
+        self._ahead, self._closed, self._epoch = None, None, -1
         if self.watched:
             self.log("train_loss", self.train_loss.compute())
             self.train_loss.reset()
@@ -262,35 +276,6 @@ class Seen:
         if isinstance(self.total, Tensor):
             metric.update(self.total, torch.as_tensor(self.weight, device=self.total.device))
         self.total, self.weight = 0.0, 0.0
-
-
-def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
-    """What comes before the head (None: nothing), and the head. `ValueError` where there is no head."""
-    if isinstance(model, GLMHead):
-        return None, model
-    if isinstance(model, nn.Sequential) and len(model) and isinstance(model[-1], GLMHead):
-        return model[:-1], model[-1]
-    backbone, head = getattr(model, "backbone", None), getattr(model, "head", None)
-    if isinstance(backbone, nn.Module) and isinstance(head, GLMHead):
-        return backbone, head
-    raise ValueError("LitGLM needs a GLMHead, an nn.Sequential that ends in one, or a module with .backbone "
-                     f"and .head; got {type(model).__name__}. For example: nn.Sequential(net, GLMHead(...)).")
-
-
-def config_of(head: GLMHead) -> dict[str, Any] | None:
-    """What makes a head like this one, as plain data; None where family or link has no name of ours."""
-    family, link = head.family, head.link
-    if family.name not in families.names() or link.name not in links.names():
-        return None
-    shape = [name for name in inspect.signature(type(family)).parameters if hasattr(family, name)]
-    known = {} if family.estimates_shape else {name: getattr(family, name).tolist() for name in shape}
-    return {"in_features": head.in_features, "out_features": head.out_features, "bias": head.bias is not None,
-            "family": {"family": family.name, **known}, "link": link.name}
-
-
-def head_from(config: Mapping[str, Any]) -> GLMHead:
-    """The head of a `config_of`."""
-    return GLMHead(**{**config, "family": families.get(**config["family"])})
 
 
 def _length(rows: GLMBatch) -> int:
