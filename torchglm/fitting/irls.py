@@ -17,7 +17,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer
 from torchglm.fitting.ranks import own_rows, seen
 from torchglm.fitting.regular import fit_regular
-from torchglm.fitting.rows import Rows, in_pairs
+from torchglm.fitting.rows import InPairs, Rows
 from torchglm.fitting.sample import LENDING, sample
 from torchglm.fitting.search import Search, Solution, Solver, Taken
 from torchglm.fitting.start import at_coefficients, begin, resume, room
@@ -47,7 +47,7 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
     try:
         return _irls(source, family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
     except arrow.Unsuited:
-        return _irls(in_pairs(source), family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
+        return _irls(_in_pairs(source), family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
 
 
 def _irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, penalty: "Penalty | None",
@@ -97,7 +97,7 @@ def _standing(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef:
     try:
         return solver, at_coefficients(solver, torch.arange(solver.models, device=solver.device), coef)
     except arrow.Unsuited:
-        return _standing(in_pairs(source), family, link, coef, penalty, rank_tol)
+        return _standing(_in_pairs(source), family, link, coef, penalty, rank_tol)
 
 
 def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
@@ -117,6 +117,11 @@ def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
     lend = solver.chord and bool((part.moments.count >= LENDING * solver.p).all())
     search = resume(solver, lane, part, lend)
     return search if bool(search.moments.valid.all()) else None
+
+
+def _in_pairs(source: "Rows | Iterable[Rows]") -> Iterable[Rows]:
+    """The rows with Grams of all pairs of columns."""
+    return seen([source] if isinstance(source, Rows) else source, InPairs)
 
 
 def _chunks(source: "Rows | Iterable[Rows]") -> tuple[Iterable[Rows], Rows]:

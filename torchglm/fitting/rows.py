@@ -153,13 +153,6 @@ class InPairs:
                 for rows in self.source)
 
 
-def in_pairs(source: "Rows | Iterable[Rows]") -> Iterable[Rows]:
-    """The rows with Grams of all pairs of columns; at hand where the source is."""
-    if isinstance(source, Rows):
-        source = [source]
-    return list(InPairs(source)) if isinstance(source, list) else InPairs(source)
-
-
 def without_columns(rows: Rows) -> Rows:
     """The same rows with an empty design."""
     return rows._replace(x=rows.x[..., :0], intercept=False, indexed=None, pairs=None)
