@@ -98,6 +98,8 @@ def test_new_rows_are_scored_as_by_hand(tmp_path: Path) -> None:
     assert found.scores["pearson_dispersion"] == pytest.approx(float(((y - mu) ** 2 / mu).mean()), rel=1e-10)
     assert found.scores["observed_expected"] == pytest.approx(float(y.sum() / mu.sum()), rel=1e-10)
     assert found.scores["observed_expected_se"] == pytest.approx(float(mu.sum() ** -0.5), rel=1e-10)
+    crps = torchglm.metrics.crps(mu, y, "poisson")
+    assert found.scores["crps"] == pytest.approx(float(crps), rel=1e-10)
     ends = result.predict_interval(new, kind="response", level=0.9)
     inside = ((y >= ends[:, 0]) & (y <= ends[:, 1])).double().mean()
     assert found.coverage == {"level": 0.9, "share": float(inside)}
@@ -108,6 +110,22 @@ def test_new_rows_are_scored_as_by_hand(tmp_path: Path) -> None:
         assert row["observed"] == float(y[mine].sum())
         assert row["expected"] == pytest.approx(float(mu[mine].sum()), rel=1e-10)
     assert [row["value"] for row in found.by["rows"]] == ["east", "north", "west"]
+
+
+def test_crps_is_of_the_law_with_the_weights_and_trials_of_the_rows(tmp_path: Path) -> None:
+    new = rows(200, 6)
+    y, w, n = (torch.tensor(new[name].to_pylist(), dtype=torch.float64) for name in ("cost", "w", "trials"))
+    result = fitted("gamma", rows(), tmp_path)
+    found = evaluation(tmp_path / "run", cut(new, tmp_path))
+    want = torchglm.metrics.crps(result.predict(new), y, "gamma", dispersion=result.dispersion / w)
+    assert found.scores["crps"] == pytest.approx(float(want), rel=1e-9)
+    result = fitted("binomial", rows(), tmp_path)
+    want = torchglm.metrics.crps(result.predict(new), torch.tensor(new["hits"].to_pylist()).double(), "binomial",
+                                 trials=n)
+    assert evaluation(tmp_path / "run", cut(new, tmp_path)).scores["crps"] == pytest.approx(float(want), rel=1e-9)
+    for name in ("quasi", "exponential"):
+        fitted(name, rows(), tmp_path)
+        assert math.isnan(evaluation(tmp_path / "run", cut(new, tmp_path)).scores["crps"])
 
 
 def test_deciles_order_the_rates_and_add_up(tmp_path: Path) -> None:
@@ -130,7 +148,7 @@ def test_how_rows_are_cut_changes_no_score(name: str, tmp_path: Path) -> None:
     csv.write_csv(new, tmp_path / "all.csv")
     whole = evaluation(tmp_path / "run", [str(tmp_path / "all.csv")], by="region")
     for key, value in whole.scores.items():
-        assert parts.scores[key] == pytest.approx(value, rel=1e-9), key
+        assert parts.scores[key] == pytest.approx(value, rel=1e-9, nan_ok=True), key
     assert parts.by is not None and whole.by is not None
     for one, other in zip(parts.by["rows"], whole.by["rows"], strict=True):
         assert one.pop("value") == other.pop("value")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from torchglm.cli.law_scores import LawScores, as_given
 from torchglm.cli.ratios import Ratios
 from torchglm.cli.rows import Batch, Reader, RunRows, alike, check_formula
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from torchglm.families import Family
-    from torchglm.fitting.rows import Rows
     from torchglm.inference.result import Result
     from torchglm.report.document import Document
 
@@ -69,11 +68,8 @@ class Scorer:
         self.d2 = metrics.D2(family, link, null=null)
         self.ranked = {"gini": metrics.Gini(family, link), "lift": metrics.LiftTable(family, link, bins),
                        "calibration": metrics.CalibrationError(family, link, bins)}
-        self.models: dict[int, tuple[Any, Any, Any]] = {}
+        self.models: dict[int, LawScores] = {}
         self.ratios: dict[str | None, Ratios] = {name: Ratios() for name in (None, by)}
-        self.loglik, self.rows, self.inside = torch.zeros((), dtype=torch.float64), 0.0, 0.0
-        models = result._state["nobs"].shape[0]
-        self.sums = {name: torch.zeros(models, dtype=torch.float64) for name in ("deviance", "count")}
 
     def add(self, batch: Batch) -> None:
         """Take in the rows of a piece."""
@@ -86,10 +82,10 @@ class Scorer:
             part = batch.new(where), None if offset is None else offset[at]
             mu[at] = torch.as_tensor(result.predict(*part)).to(torch.float64)
             variance[at] = result.dispersion * result.family.variance(mu[at])
-            self._score(model, result, batch, rows, mu, at)
-            if self.coverage is not None:
-                self._cover(result, batch, rows, part, self.coverage, at)
-        given = _given(batch.roles)
+            if model not in self.models:
+                self.models[model] = LawScores(result, self.coverage)
+            self.models[model].add(batch, rows, mu[at], part, at)
+        given = as_given(batch.roles)
         if self.shared:
             self.d2.update(mu, batch.y, **given)
         for metric in self.ranked.values():
@@ -98,52 +94,45 @@ class Scorer:
             column = None if name is None else batch.table.column(name)
             ratios.add(rows, mu, variance, self.result.family.signed, column)
 
-    def _score(self, model: int, result: Result, batch: Batch, rows: Rows, mu: Tensor, at: Any) -> None:
-        """Deviance, Pearson and likelihood, by the family of the model, whose shape may be its own."""
-        from torchglm import metrics
-
-        if model not in self.models:
-            self.models[model] = metrics.Deviance(result.family), metrics.PearsonDispersion(result.family), result
-        deviance, pearson, _ = self.models[model]
-        given = {name: value[at] for name, value in _given(batch.roles).items() if name not in ("offset", "exposure")}
-        for metric in (deviance, pearson):
-            metric.update(mu[at], batch.y[at], **given)
-        weight, repeats = rows.weight[0, at], _repeats(rows)[at]
-        used = weight > 0
-        prior = torch.where(used, weight / torch.where(used, repeats, 1.0), 1.0)
-        logs = result.family.log_prob(rows.y[0, at], mu[at], result.dispersion, prior)
-        self.loglik = self.loglik + torch.where(used, repeats * logs, 0.0).sum()
-        count = torch.where(used, repeats, 0.0).sum()
-        self.sums["count"][model] += count
-        self.rows += float(count)
-
-    def _cover(self, result: Result, batch: Batch, rows: Rows, part: tuple[Any, Tensor | None], level: float,
-               at: Any) -> None:
-        """Count the responses inside their prediction intervals."""
-        weights, trials = (batch.roles[role][at] if role in batch.roles else None for role in ("weights", "trials"))
-        ends, y = result.predict_interval(*part, "response", level, weights, trials), batch.y[at]
-        inside = (y >= ends[..., 0]) & (y <= ends[..., 1]) & (rows.weight[0, at] > 0)
-        self.inside += float(torch.where(inside, _repeats(rows)[at], 0.0).sum())
-
     def scores(self) -> tuple[dict[str, float], bool]:
         """The numbers by name, and whether the rows are those of the fit."""
-        totals = torch.stack([deviance.sums for deviance, _, _ in self.models.values()]).sum(0)
-        for model, (deviance, _, _) in self.models.items():
-            self.sums["deviance"][model] = deviance.sums[0]
-        own = bool(alike(self.sums["deviance"], self.sums["count"], self.result).all())
-        used = sum(float(result.rank) for _, _, result in self.models.values()) if own else 0.0
-        pearson = torch.stack([pearson.sums for _, pearson, _ in self.models.values()]).sum(0)
-        quasi = not self.result.family.has_dispersion and self.result.dispersion_kind != "fixed"
+        models = list(self.models.values())
+        totals = torch.stack([one.deviance.sums for one in models]).sum(0)
+        rows, own = self.rows, self._own()
+        used = sum(float(one.result.rank) for one in models) if own else 0.0
+        pearson = float(sum(one.pearson.sums[0] for one in models))
+        loglik = float(sum(one.loglik for one in models))
+        scored = [one.crps.sums for one in models if one.crps is not None]
+        crps = torch.stack(scored).sum(0) if len(scored) == len(models) else torch.full((2,), math.nan)
         whole = self.ratios[None].table()[0]
         return {
-            "rows": self.rows, "weight": float(totals[1]), "deviance": float(totals[0]),
+            "rows": rows, "weight": float(totals[1]), "deviance": float(totals[0]),
             "mean_deviance": float(totals[0] / totals[1]),
             "d_squared": float(self.d2.compute()) if self.shared else math.nan,
-            "nll": math.nan if quasi else float(-self.loglik / self.rows),
-            "pearson_dispersion": float(pearson[0]) / (self.rows - used) if self.rows > used else math.nan,
+            "nll": math.nan if models[0].quasi else -loglik / rows, "crps": float(crps[0] / crps[1]),
+            "pearson_dispersion": pearson / (rows - used) if rows > used else math.nan,
             "observed": whole["observed"], "expected": whole["expected"], "observed_expected": whole["ratio"],
             "observed_expected_se": whole["se"], "gini": float(self.ranked["gini"].compute()),
             "calibration_error": float(self.ranked["calibration"].compute())}, own
+
+    @property
+    def rows(self) -> float:
+        """The rows that count, repeats included."""
+        return float(sum(one.rows for one in self.models.values()))
+
+    @property
+    def covered(self) -> float:
+        """The share of responses inside their intervals."""
+        sums = torch.stack([one.coverage.covered for one in self.models.values() if one.coverage is not None]).sum(0)
+        return float(sums[0] / sums[1])
+
+    def _own(self) -> bool:
+        """Whether the rows are those of the fit, in every model."""
+        deviance = torch.zeros_like(self.result._state["nobs"])
+        count = torch.zeros_like(deviance)
+        for model, one in self.models.items():
+            deviance[model], count[model] = one.deviance.sums[0], one.rows
+        return bool(alike(deviance, count, self.result).all())
 
     def deciles(self) -> list[dict[str, float]]:
         """The table of calibration, lowest prediction first."""
@@ -187,7 +176,7 @@ def evaluation(run: Path, data: Sequence[str], by: str | None = None, bins: int 
         raise ValueError("Every row has weight 0 or a missing value; none is left to score.")
     scores, own = scorer.scores()
     table = None if by is None else {"column": by, "rows": scorer.ratios[by].table()}
-    share = None if coverage is None else {"level": coverage, "share": scorer.inside / scorer.rows}
+    share = None if coverage is None else {"level": coverage, "share": scorer.covered}
     return Evaluation(str(run), ", ".join(data), words.model_title(result.family.name, result.link.name), own, scores,
                       scorer.deciles(), table, share, reader.said)
 
@@ -208,20 +197,3 @@ def _null(result: Result, data: Sequence[str], missing: str, unseen: str | None)
 def _varies(family: Family) -> bool:
     """Whether each model of a batch has a shape of its own."""
     return any(value.numel() > 1 for value in family.parameters())
-
-
-def _given(roles: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The roles as metrics take them: one weight, one offset."""
-    found: dict[str, Tensor] = {name: roles[name] for name in ("trials", "event") if name in roles}
-    weights = [roles[name] for name in ("weights", "freq") if name in roles]
-    if weights:
-        found["weight"] = weights[0] if len(weights) == 1 else weights[0] * weights[1]
-    if "offset" in roles and "exposure" in roles:
-        found["offset"] = roles["offset"] + roles["exposure"].log()
-    else:
-        found.update({name: roles[name] for name in ("offset", "exposure") if name in roles})
-    return found
-
-
-def _repeats(rows: Rows) -> Tensor:
-    return torch.ones_like(rows.weight[0]) if rows.repeats is None else rows.repeats[0].to(rows.weight.dtype)

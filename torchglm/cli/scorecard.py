@@ -26,6 +26,7 @@ def _facts(found: Evaluation) -> list[tuple[str, str]]:
              *([("Weight", words.number(s["weight"]))] if s["weight"] != s["rows"] else []),
              ("Deviance", words.number(s["deviance"])), ("Mean deviance", words.short(s["mean_deviance"], 5)),
              ("D² (explained)", _short(s["d_squared"])), ("Mean NLL", _short(s["nll"])),
+             *([] if math.isnan(s["crps"]) else [("Mean CRPS", _short(s["crps"]))]),
              ("Pearson dispersion", _short(s["pearson_dispersion"])), ("Observed", words.number(s["observed"])),
              ("Expected", words.number(s["expected"])), ("Observed / expected", _ratio(
                  s["observed_expected"], s["observed_expected_se"])),
