@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
+from math import prod
 
 import numpy as np
 import torch
 
 from torchglm.fitting.indexed import Index
+
+TILE = 2048  # rows that are written at a time: their part of a design stays in a core's cache
 
 
 @dataclass(frozen=True)
@@ -73,38 +76,44 @@ def _numbers(blocks: list[Block], strides: list[int], scale: float) -> Iterator[
     last = [reduce(np.multiply, single)] if single else []
     for chosen in product(*several):
         factors = [*(column for _, column in chosen), *last]
-        whole = scale * reduce(np.multiply, factors) if factors else None
-        yield sum(step for step, _ in chosen), whole
+        found = reduce(np.multiply, factors) if factors else None
+        yield sum(step for step, _ in chosen), found if found is None or scale == 1.0 else scale * found
 
 
-def write(x: np.ndarray, start: int, blocks: list[Block], scale: float = 1.0) -> None:
-    """Write the row-wise product of the blocks into `x` `(n, p)` (zeros before) from column `start` on.
+def write(x: np.ndarray, products: list[tuple[list[Block], float]]) -> None:
+    """Write the row-wise products of blocks, each times a number, into `x` `(n, p)` (zeros before), side by side.
 
-    The first block's columns vary fastest, as in R. Products are taken in formulaic's order: factors of
-    several columns first, then all single columns together.
+    The first block's columns vary fastest, as in R. Products are taken in formulaic's order: factors of several
+    columns first, then all single columns together.
     """
-    strides = [width(blocks[:i]) for i in range(len(blocks))]
-    rows, place = _places(blocks, strides, x.shape[0])
-    for offset, numbers in _numbers(blocks, strides, scale):
-        value = np.full(x.shape[0], scale) if numbers is None else numbers
-        if place is None:
-            x[:, start + offset] = value
-        else:
-            x[rows, start + offset + place[rows]] = value[rows]
+    start = 0
+    whole: list[tuple[int, np.ndarray | float]] = []
+    for blocks, scale in products:
+        strides = [width(blocks[:i]) for i in range(len(blocks))]
+        place = _places(blocks, strides)
+        rows = None if place is None else np.flatnonzero(place >= 0)
+        for offset, numbers in _numbers(blocks, strides, scale):
+            if place is None:
+                whole.append((start + offset, scale if numbers is None else numbers))
+            else:
+                x[rows, start + offset + place[rows]] = scale if numbers is None else numbers[rows]
+        start += width(blocks)
+    for first in range(0, len(x), TILE):
+        part = x[first:first + TILE]
+        for column, value in whole:
+            part[:, column] = value if isinstance(value, float) else value[first:first + TILE]
 
 
 def width(blocks: list[Block]) -> int:
     """The number of columns in the product of the blocks."""
-    return int(np.prod([block.width for block in blocks], dtype=np.int64))
+    return prod(block.width for block in blocks)
 
 
-def _places(blocks: list[Block], strides: list[int], n: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The rows where every indicator has a 1, and the column (before dense offsets) it falls in, if any."""
-    place: np.ndarray | None = None
-    live: np.ndarray | None = None
-    for block, stride in zip(blocks, strides, strict=True):
-        if isinstance(block, Indicator):
-            inside = block.codes >= 0
-            live = inside if live is None else live & inside
-            place = block.codes * stride if place is None else place + block.codes * stride
-    return (np.arange(n) if live is None else np.flatnonzero(live)), place
+def _places(blocks: list[Block], strides: list[int]) -> np.ndarray | None:
+    """The column (before dense offsets) in which all indicators have a 1, -1 for none; None without indicators."""
+    inside = [(block.codes, stride) for block, stride in zip(blocks, strides, strict=True)
+              if isinstance(block, Indicator)]
+    if not inside:
+        return None
+    total = reduce(np.add, (codes * stride for codes, stride in inside))
+    return np.where(np.logical_and.reduce([codes >= 0 for codes, _ in inside]), total, -1)

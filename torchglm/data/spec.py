@@ -35,7 +35,8 @@ class Design:
     `x` `(n, p)` with the intercept first where there is one, `names` of its columns, `y` `(n,)` or None. Where
     factors have many levels they are kept as index columns: `indexed` says which, `numbers` `(n, q)` holds the other
     columns, and `x` writes all of them out when it is first asked for. `table` holds the kept rows of every column read
-    (and of those asked for with `also=`), aligned with x. `kept` `(rows given,)` is the mask of the complete rows, or
+    (and of those asked for with `also=`), aligned with x.
+    `kept` `(rows given,)` is the mask of the complete rows, or
     None where all are; `dropped` counts the missing values per column and `unseen` the rows with a level never seen in
     training per factor.
     """
@@ -295,10 +296,7 @@ def _columns(pieces: list[tuple[list[Block], float]], n: int,
     held = [k for k, inside in enumerate(found) if inside is None]
     places = [j for k in held for j in range(starts[k], starts[k + 1])]
     numbers = torch.zeros((n, len(places)), dtype=dtype)
-    start = 0
-    for k in held:
-        write(numbers.numpy(), start, *pieces[k])
-        start += width(pieces[k][0])
+    write(numbers.numpy(), [pieces[k] for k in held])
     indices = tuple(index for inside in found if inside for index in inside)
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
 
