@@ -6,6 +6,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,32 +47,45 @@ def scan(path: Path) -> float:
     return time.perf_counter() - start
 
 
-def counted_scans() -> list[int]:
+@contextmanager
+def counted_scans() -> Iterator[list[int]]:
     """A list that grows by one each time a file is read from its beginning."""
     import torchglm.data
 
     scans: list[int] = []
-    plain = torchglm.data.Scan.__iter__
+    plain = torchglm.data.Scan.pieces
 
     def counting(self: torchglm.data.Scan) -> Iterator[Any]:
         scans.append(1)
         return plain(self)
 
-    torchglm.data.Scan.__iter__ = counting  # type: ignore[method-assign]
-    return scans
+    torchglm.data.Scan.pieces = counting  # type: ignore[method-assign]
+    try:
+        yield scans
+    finally:
+        torchglm.data.Scan.pieces = plain  # type: ignore[method-assign]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=__doc__)
-    parser.add_argument("--rows", type=int, default=20_000_000)
-    rows = parser.parse_args().rows
-    import torchglm
+@contextmanager
+def held(most: int) -> Iterator[None]:
+    """Within it fits keep no more than so many bytes of rows, and read others again at each step."""
     import torchglm.inputs.files
 
-    torchglm.inputs.files.HOLD = 0  # read again at each step, however few the rows
+    before, torchglm.inputs.files.HOLD = torchglm.inputs.files.HOLD, most
+    try:
+        yield
+    finally:
+        torchglm.inputs.files.HOLD = before
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=__doc__)
+    parser.add_argument("--rows", type=int, default=20_000_000)
+    rows = parser.parse_args(argv).rows
+    import torchglm
+
     torchglm.fit("y ~ a", {"y": [1.0, 2.0, 4.0], "a": [0.0, 1.0, 2.0]}, family="poisson")  # load what is lazy
-    scans = counted_scans()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, counted_scans() as scans, held(0):
         path = Path(folder) / "rows.parquet"
         write(path, rows)
         size, merely = path.stat().st_size / 1e6, scan(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import contenders, levels, measure, problem, render, scaling
+from benchmarks import contenders, levels, measure, problem, render, scaling, stream
 from benchmarks.workloads import workloads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +86,14 @@ def test_a_factor_of_many_levels_is_fitted_and_measured(capsys: pytest.CaptureFi
     levels.main(["--rows", "6000", "--levels", "300"])
     said = capsys.readouterr().out
     assert "303 coefficients: CONVERGED" in said and "303 standard errors" in said
+
+
+def test_a_fit_from_a_file_counts_its_scans(capsys: pytest.CaptureFixture[str]) -> None:
+    stream.main(["--rows", "20000"])
+    said = capsys.readouterr().out
+    assert "20,000 rows x 20 columns" in said and "CONVERGED" in said
+    scans = int(said.split("errors included: ")[1].split(" scans")[0])
+    assert 4 <= scans <= 10
 
 
 def test_results_go_between_the_markers(tmp_path: Path) -> None:
