@@ -163,3 +163,16 @@ def test_an_interrupted_training_goes_on_to_the_same_coefficients(path: str, mon
     torch.testing.assert_close(got.coef, want.coef, rtol=1e-12, atol=0.0)
     assert got.n_iter == want.n_iter == 4
     assert {file.name for file in Path("run").iterdir()} == set(runs.FILES)
+
+
+def test_a_factor_of_many_levels_is_trained(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    level = draw.integers(0, 30, N)
+    table = pa.table({"y": draw.poisson(np.exp(1 + 0.1 * np.sin(level))), "g": np.char.add("l", level.astype(str)),
+                      "a": draw.normal(size=N)})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    job = config.read(["--data.path", str(tmp_path / "rows.parquet"), "--data.formula", "y ~ a + g", "--family",
+                       "poisson", "--solver", "{name: sgd, trainer: {max_epochs: 2}, polish: 3}"])[0]
+    got, want = job.solver.solve(job), torchglm.fit("y ~ a + g", table, family="poisson")
+    assert got.names == want.names
+    assert float(((got.coef - want.coef) / want.std_err).abs().max()) < 1e-6

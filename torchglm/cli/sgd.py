@@ -17,7 +17,7 @@ from torchglm.cli import names
 from torchglm.cli.config import one_line
 from torchglm.cli.schema import Job, Solver
 from torchglm.cli.stream import result_at
-from torchglm.fitting.rows import is_all
+from torchglm.fitting.rows import is_all, whole
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead
 from torchglm.inputs import FileRows
@@ -82,7 +82,7 @@ class SGD(Solver):
         held = rows.source
         if isinstance(held, list):
             [part] = held
-            x = part.x[:, int(rows.spec.intercept):]
+            x = whole(part)[:, int(rows.spec.intercept):]
             weight = None if is_all(part.weight, 1.0) else part.weight[0].to(x.dtype)
             offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
             return GLMBatch(x, part.y[0].to(x.dtype), weight, offset)
