@@ -122,7 +122,8 @@ def test_a_fit_saved_in_one_process_predicts_the_same_in_another(tmp_path: Path)
     data = frame(90, 7, False)
     data["k"] = np.repeat([0, 1, 2, 3], [50, 30, 6, 4])
     write(data, tmp_path, [40], 9, "parquet")
-    formula = "y ~ bs(a, df=4) + cr(b, df=4, constraints='center') + poly(`my col`, 2) + scale(a * b):g + C(h, contr.sum) + C(k)"
+    formula = ("y ~ bs(a, df=4) + cr(b, df=4, constraints='center') + poly(`my col`, 2) + scale(a * b):g "
+               "+ C(h, contr.sum) + C(k)")
     result = torchglm.fit(formula, data, family="poisson", rare=10, unseen="other")
     assert "C(k)[T.other]" in result.names and bool(result.converged)
     result.save(tmp_path / "fit")

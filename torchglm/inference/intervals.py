@@ -41,8 +41,8 @@ def predict_interval(result: "Result", x: Any, offset: Any = None, kind: str = "
     `mean`: the limits on the link scale, `eta -/+ q se` with the t or z quantile of the fit, mapped back; where one
     leaves the range of the link it is the edge of the means. `response`: quantiles of the law of a new response, of
     prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit. Limits of counts are
-    counts, so that they cover at least `level`. `unseen` is as in `predict`. Raises `ValueError` for an unknown kind, a level outside (0, 1), or a
-    response of a quasi-likelihood.
+    counts, so that they cover at least `level`. `unseen` is as in `predict`. Raises `ValueError` for an unknown kind, a
+    level outside (0, 1), or a response of a quasi-likelihood.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
