@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting import arrow
-from torchglm.fitting.rows import Rows, is_all, pairs_of, whole
+from torchglm.fitting.rows import Rows, is_all, whole
 from torchglm.fitting.workers import scratch
 
 
@@ -94,7 +94,7 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Tensor:
     if rows.indexed is not None:
         return rows.indexed.gram(rows.x, weight)
     if rows.shared and weight.shape[0] > 1:
-        return _gram_of_pairs(pairs_of(rows) if rows.pairs is None else rows.pairs, rows.columns, weight)
+        return _gram_of_pairs(whole(rows), weight)
     root = _roots(rows, weight)
     if root is not None:
         half = _design(rows, root, torch.float32 if single else torch.float64)
@@ -126,9 +126,11 @@ def _design(rows: Rows, scale: "Tensor | None", dtype: torch.dtype = torch.float
     return out
 
 
-def _gram_of_pairs(products: Tensor, p: int, weight: Tensor) -> Tensor:
+def _gram_of_pairs(x: Tensor, weight: Tensor) -> Tensor:
+    p = x.shape[-1]
     place = torch.empty(p, p, dtype=torch.int64, device=weight.device)
     row, column = torch.triu_indices(p, p, device=weight.device)
+    products = x[:, row] * x[:, column]
     place[row, column] = place[column, row] = torch.arange(row.numel(), device=weight.device)
     pairs = in_groups(weight, lambda part: part @ products)
     return pairs.index_select(-1, place.view(-1)).view(-1, p, p)

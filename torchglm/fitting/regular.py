@@ -16,7 +16,7 @@ from torchglm.families import Family
 from torchglm.fitting import linalg
 from torchglm.fitting.kernel import block_moments, take_family
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.rows import Rows, pairs_of, to_float64
+from torchglm.fitting.rows import Rows, to_float64
 from torchglm.fitting.search import SLACK, STEADY, Solution, Solver
 from torchglm.fitting.status import Status
 from torchglm.fitting.workers import spread
@@ -24,7 +24,7 @@ from torchglm.fitting.workers import spread
 PASSES = 12  # after which a model is left to the search
 SMALL = 1 << 15  # numbers that a model has to itself
 GROUP = 1 << 21  # numbers that the models of a group have: with what a pass makes of them they fit a cache
-MEMBERS = 1024  # models of a group at most; smaller groups cost more of Python, a sixth of the time at 320
+MEMBERS = 1024  # models of a group at most; smaller groups cost more of Python, a seventh of the time at 320
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _small_models(solver: Solver) -> "Rows | None":
     narrow = 0 < rows.columns and _numbers(rows) <= SMALL and rows.indexed is None
     if not narrow or not solver.open_ended or rows.y.device.type != "cpu":
         return None
-    return rows._replace(pairs=pairs_of(rows)) if rows.shared else rows
+    return rows
 
 
 def _numbers(rows: Rows) -> int:

@@ -33,7 +33,6 @@ class Rows(NamedTuple):
     repeats: "Tensor | None" = None
     intercept: bool = False
     indexed: "Indexed | None" = None
-    pairs: "Tensor | None" = None  # (n, p (p + 1) / 2) products of the columns of a shared design, see `pairs_of`
 
     @property
     def columns(self) -> int:
@@ -61,7 +60,7 @@ class Rows(NamedTuple):
         x = self.x if self.shared else self.x[models]
         repeats = None if self.repeats is None else self.repeats[models]
         y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
-        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, self.pairs)
+        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed)
 
     def between(self, start: int, stop: int) -> "Rows":
         """The rows from `start` to `stop` of every model."""
@@ -72,7 +71,7 @@ class Rows(NamedTuple):
         repeats = None if self.repeats is None else self.repeats[:, rows]
         indexed = None if self.indexed is None else self.indexed.at(rows)
         return Rows(self.x[..., rows, :], self.y[:, rows], self.weight[:, rows], self.offset[:, rows], repeats,
-                    self.intercept, indexed, None if self.pairs is None else self.pairs[rows])
+                    self.intercept, indexed)
 
     def pieces(self, columns: int = 0) -> "Iterator[Rows]":
         """These rows in pieces whose design may be written out, with so many `columns` instead of its own if given."""
@@ -122,16 +121,6 @@ def is_all(value: Tensor, number: float) -> bool:
     return bool(value.as_strided((), ()).item() == number)
 
 
-def pairs_of(rows: Rows) -> Tensor:
-    """(n, p (p + 1) / 2) the products of the columns of a shared design, of which all Grams over it are sums.
-
-    Made once instead of at every pass, they save a sixth of the time of 2,000 responses on 500 x 10.
-    """
-    x = whole(rows).to(torch.float64)
-    row, column = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
-    return x[:, row] * x[:, column]
-
-
 class WithoutColumns:
     """A source whose design is the intercept alone, or nothing."""
 
@@ -155,7 +144,7 @@ class InPairs:
 
 def without_columns(rows: Rows) -> Rows:
     """The same rows with an empty design."""
-    return rows._replace(x=rows.x[..., :0], intercept=False, indexed=None, pairs=None)
+    return rows._replace(x=rows.x[..., :0], intercept=False, indexed=None)
 
 
 def to_float64(rows: Rows) -> Rows:
