@@ -159,6 +159,21 @@ def test_aliased_and_constant_columns_have_a_least_norm_answer() -> None:
     assert weight[3] == 0 and done.distance < 1e-4
 
 
+@pytest.mark.parametrize("given", [{"max_epochs": 3}, {"max_steps": 11}, {"max_epochs": 4, "max_steps": 9}, {}])
+@pytest.mark.parametrize("decay", [True, False])
+def test_the_plain_loop_makes_the_steps_of_a_trainer(given: dict[str, int], decay: bool, tmp_path: Path,
+                                                     randhie: tuple[GLMBatch, torchglm.Result]) -> None:
+    rows, found = GLMBatch(*(None if v is None else v[:2000] for v in randhie[0])), []
+    for more in ({}, {"enable_progress_bar": False}):
+        for data in (rows, TensorBatches(rows, 500, shuffle=True)):
+            head = GLMHead(rows.x.shape[1], "poisson", dtype=torch.float64)
+            done = fit_sgd(head, data, batch_size=500, trainer={**given, **more}, decay=decay,
+                           optimizer=lambda p: torch.optim.SGD(p, 0.1, momentum=0.5))
+            found.append((joined(head), done.steps, done.epochs))
+    for plain, trained in zip(found[:2], found[2:], strict=True):
+        assert torch.equal(plain[0], trained[0]) and plain[1:] == trained[1:]
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_training_that_was_killed_ends_as_if_it_had_not(streamed: bool, tmp_path: Path,
                                                           randhie: tuple[GLMBatch, torchglm.Result]) -> None:

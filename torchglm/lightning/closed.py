@@ -48,6 +48,7 @@ class HeadLine:
         self.head = head
         bias = head.bias
         self.trained = [head.weight] if bias is None or not bias.requires_grad else [head.weight, bias]
+        self.values = head.weight.detach(), None if bias is None else bias.detach(), None  # the same memory
 
     def parts(self) -> list[nn.Parameter]:
         """Weight and bias, or the weight where the bias is fixed."""
@@ -55,7 +56,7 @@ class HeadLine:
 
     def line(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Weight and bias."""
-        return self.head.weight.detach(), None if self.head.bias is None else self.head.bias.detach(), None
+        return self.values
 
     def pull(self, by_x: Tensor, by_one: Tensor) -> list[Tensor]:
         """The gradients themselves."""
@@ -82,6 +83,7 @@ class ClosedForm:
         self.model, self.scale = model, scale
         self.head, self.parts = model.head, model.parts()
         self.family, self.link = model.head.family, model.head.link
+        self.constant = not isinstance(model, HeadLine) or len(self.parts) == 2  # something is added to every row
         self.single, self.device = self.head.out_features == 1, self.head.weight.device
         self.ratio = _ratio(self.family, self.link, self.head.weight.device)
 
@@ -126,10 +128,11 @@ class ClosedForm:
             mu = self.link.inverse(eta)
             score = self.family.score_and_weight(y, eta, mu, self.link, False)[0] if self.ratio is None else y - mu
             mass = eta.numel() if w is None else w.sum()
-            slope = score if w is None else torch.where(w > 0, w * score, 0.0)
-            slope = slope * (-(self.ratio or 1.0) / self.scale / shared(mass, x.device))
+            factor = -(self.ratio or 1.0) / self.scale / shared(mass, x.device)
+            slope = score * factor if w is None else torch.where(w > 0, w * score, 0.0) * factor
             if self.single:
-                by_x, by_one = torch.mv(x.mT, slope).unsqueeze(0), slope.sum().unsqueeze(0)
+                by_x = torch.mv(x.mT, slope).unsqueeze(0)
+                by_one = slope.sum().unsqueeze(0) if self.constant else by_x
             else:
                 by_x, by_one = slope.mT @ x, slope.sum(0)
             total = None

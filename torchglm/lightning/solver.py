@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -22,9 +21,11 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.ranks import Ranks
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch, as_batch
-from torchglm.lightning.batches import TensorBatches, generator_of, take
+from torchglm.lightning.batches import TensorBatches, generator_of, rank_and_world, take
+from torchglm.lightning.closed import ClosedForm
 from torchglm.lightning.columns import Columns, WhitenedGLM
 from torchglm.lightning.kept import train
+from torchglm.lightning.loop import cosine, descend
 from torchglm.lightning.module import LitGLM
 from torchglm.lightning.newton import newton
 
@@ -68,7 +69,8 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
         optimizer: called with the parameters; the default is SGD at 0.3 (the Hessian being about 1).
             `torch.optim.LBFGS` takes all rows as one batch, and comes as near as its tolerances allow.
         trainer: a Lightning Trainer, or its arguments (`{"max_epochs": 50, "enable_progress_bar": True}`); by
-            default 20 epochs on the head's device, with no logger, checkpoint, progress bar or message.
+            default 20 epochs on the head's device, with no logger, checkpoint, progress bar or message. A number of
+            epochs or steps alone needs no Trainer: a plain loop makes the same steps.
         batch_size: rows of a batch, where `data` are tensors; None takes all.
         penalty: a penalty on the weight (`l1` leaves small coefficients where IRLS leaves zeros).
         decay: bring the learning rate to zero along half a cosine, step by step (not for LBFGS); without that
@@ -94,17 +96,34 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     lit = LitGLM(model, optimizer or _sgd, metrics={}, scale=columns.scale, scheduler_interval="step",
                  penalty=None if penalty is None else _penalty_of(penalty, inner, head))
     lit.watched = isinstance(trainer, Trainer) or not set(trainer or {}) <= {"max_epochs", "max_steps", "max_time"}
-    with _hush(not isinstance(trainer, Trainer)):
-        chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}), _ranks(held))
-        lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
-        train(chosen, lit, batches, kept)
+    made = None if kept or penalty or lbfgs else _plainly(lit, batches, trainer, decay)
+    if made is None:
+        with _hush(not isinstance(trainer, Trainer)):
+            chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}), _ranks(held))
+            lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
+            train(chosen, lit, batches, kept)
+        made = chosen.current_epoch, chosen.global_step
     inner.to(head.weight.device)
     if not bool(torch.isfinite(inner.trained).all()):
         raise ValueError("training ended in coefficients that are not finite. Lower the learning rate, or "
                          "for LBFGS pass line_search_fn='strong_wolfe'.")
     loss, distance = _polished(inner, head, passes, penalty, polish, _ranks(held))
     inner.write(head)
-    return Trained(loss, distance, chosen.current_epoch, chosen.global_step)
+    return Trained(loss, distance, *made)
+
+
+def _plainly(lit: LitGLM, batches: Any, trainer: Any, decay: bool) -> tuple[int, int] | None:
+    """Train without a Trainer, where none of what it offers is asked for; None where one is needed."""
+    given = {} if trainer is None else trainer
+    simple = isinstance(given, Mapping) and set(given) <= {"max_epochs", "max_steps"} and isinstance(batches, Sized)
+    if not simple or int(os.environ.get("WORLD_SIZE", 1)) > 1 or rank_and_world()[1] > 1:
+        return None
+    closed, most = ClosedForm.of(lit.model, lit.scale), given.get("max_steps", -1)
+    epochs = given.get("max_epochs", EPOCHS if most < 0 else -(-most // max(1, len(batches))))
+    optimizer = lit.configure_optimizers()
+    if closed is None or not isinstance(epochs, int) or epochs < 0:
+        return None
+    return descend(closed, optimizer, batches, epochs, most, decay)
 
 
 def _whitened(rows: GLMBatch, inner: WhitenedGLM, batch_size: int | None, seed: int) -> TensorBatches:
@@ -130,7 +149,7 @@ def _cosine(trainer: Trainer) -> Callable[[Optimizer], LambdaLR]:
 
     def schedule(optimizer: Optimizer) -> LambdaLR:
         steps = trainer.estimated_stepping_batches
-        return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(1.0, step / steps))) / 2)
+        return LambdaLR(optimizer, lambda step: cosine(step, steps))
 
     return schedule
 
