@@ -118,7 +118,7 @@ def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family
     if point.before is None:
         return family.rough_half_deviance(rows.y, eta, mu, link)
     size = family.rough_size(rows.y, mu)
-    if size is None:
+    if size is None or size.is_cuda:  # a look at the sums would have the device wait
         return family.half_deviance(rows.y, eta, mu, link)
     # where the sum is not small beside its terms the rough form loses no digit either, at a quarter of the time
     rough = family.rough_half_deviance(rows.y, eta, mu, link)
