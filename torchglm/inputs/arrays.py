@@ -65,7 +65,7 @@ def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str
     batch = shape[:-1]
     encode = {k: given[k] for k in ("trials", "event") if k in given}
     coded, factor = family.encode(response, **encode)
-    weight = torch.ones(shape, dtype=torch.float64, device=device)
+    weight = torch.ones((), dtype=torch.float64, device=device).expand(shape)  # until a row has one of its own
     for name in ("weights", "freq"):
         if name in given:
             checks.check_weights(given[name], name, strict)
@@ -106,7 +106,7 @@ def _starts_with_ones(rows: Rows) -> bool:
 
 
 def _offset(given: dict[str, Tensor], shape: torch.Size, device: torch.device) -> Tensor:
-    offset = given.get("offset", torch.zeros(shape, dtype=torch.float64, device=device))
+    offset = given.get("offset", torch.zeros((), dtype=torch.float64, device=device).expand(shape))
     if "exposure" not in given:
         return offset
     exposure = given["exposure"]

@@ -123,7 +123,10 @@ def check_weights(weight: Tensor, name: str, strict: bool = True) -> None:
 def check_support(y: Tensor, family: Family, used: Tensor) -> None:
     """Raise `ValueError` at the first response outside the family's support."""
     value = y.abs() if family.signed else y
-    bad = used & ~family.support.check(value) & torch.isfinite(value)
+    inside = family.support.check(value)
+    if bool(inside.all()):
+        return
+    bad = used & ~inside & torch.isfinite(value)
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
         raise ValueError(f"the {family.name} family needs {family.support_text}; {_where(place)} has "
