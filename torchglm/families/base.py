@@ -80,6 +80,10 @@ class Family(nn.Module):
         """The log-density at `mu = y`; `dispersion` is `phi / w`."""
         raise NotImplementedError
 
+    def shape_slopes(self, y: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        """The first and second derivative of the log-density by the logarithm of a family's one shape parameter."""
+        raise NotImplementedError
+
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         """A mean for each row from which the first step of IRLS is taken, inside the family's range."""
         raise NotImplementedError

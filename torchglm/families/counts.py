@@ -150,6 +150,9 @@ class NegativeBinomial(Family):
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         return special.negative_binomial_crps(y, mu, self._alpha(mu))
 
+    def shape_slopes(self, y: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+        return special.negative_binomial_slopes(y, mu, self._alpha(mu))
+
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y + 0.1
 

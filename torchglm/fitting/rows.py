@@ -144,7 +144,7 @@ class InPairs:
 
 def without_columns(rows: Rows) -> Rows:
     """The same rows with an empty design."""
-    return rows._replace(x=rows.x[..., :0], intercept=False, indexed=None)
+    return rows._replace(x=rows.x[..., :0].clone(), intercept=False, indexed=None)  # no view of the whole
 
 
 def to_float64(rows: Rows) -> Rows:

@@ -12,18 +12,23 @@ from torchglm.fitting.ranks import own_rows, ranks_of
 from torchglm.fitting.rows import Rows, to_float64, without_columns
 from torchglm.links import Link
 
+HELD = 1 << 28  # bytes of responses, weights and means that are kept of a stream
+LONGEST = 4.0  # step of Newton's method on a log scale
 STEP = 1e-4  # of the central differences, on a log or logit scale
 
 
 class Fitted:
-    """The rows of a source with their means at coefficients `(B, p)`; held where the source is a list in memory.
+    """The rows of a source with their means at coefficients `(B, p)`, without their design.
 
-    `sums` goes over the rows of all processes, iterating over those of this one.
+    They are held where the source is a list in memory, or after they were read once where they take no more than
+    `HELD` bytes: a search over a shape parameter goes over them many times. `sum` goes over the rows of all
+    processes, iterating over those of this one.
     """
 
     def __init__(self, source: Iterable[Rows], link: Link, coef: Tensor) -> None:
         self.source, self.ranks, self.link, self.coef = own_rows(source), ranks_of(source), link, coef
         self._held = list(self._made()) if isinstance(self.source, list) else None
+        self._large = False
 
     def _made(self) -> Iterator[tuple[Rows, Tensor]]:
         for chunk in self.source:
@@ -31,7 +36,16 @@ class Fitted:
             yield without_columns(rows), self.link(linear_predictor(rows, self.coef))
 
     def __iter__(self) -> Iterator[tuple[Rows, Tensor]]:
-        return self._made() if self._held is None else iter(self._held)
+        if self._held is not None:
+            yield from self._held
+            return
+        kept, size = list[tuple[Rows, Tensor]](), 0
+        for rows, mu in self._made():
+            size += rows.nbytes + mu.nbytes
+            self._large = self._large or size > HELD
+            kept = [] if self._large else [*kept, (rows, mu)]
+            yield rows, mu
+        self._held = None if self._large else kept
 
     def loglik(self, family: Family, dispersion: Tensor) -> Tensor:
         """(B,) the fully normalised log-likelihood at dispersions `(B,)`."""
@@ -108,13 +122,42 @@ def alpha_ml(fitted: Fitted, family: Family, start: Tensor) -> tuple[Tensor, Ten
     likelihood falls from the Poisson limit on.
     """
     slope = fitted.sum(lambda rows, mu: (rows.weight * ((rows.y - mu).square() - rows.y)).sum(-1))
-    limit, one = slope <= 0, torch.ones_like(start)
+    limit = slope <= 0
 
-    def at(log_alpha: Tensor) -> Tensor:
-        return fitted.loglik(family.with_parameters({"log_alpha": log_alpha}), one)
+    def slopes(log_alpha: Tensor) -> tuple[Tensor, Tensor]:
+        member = family.with_parameters({"log_alpha": log_alpha})
 
-    best = maximise(at, torch.where(start > 0, start, 1.0).log(), -40.0, 40.0).exp()
+        def term(rows: Rows, mu: Tensor) -> Tensor:
+            parts = torch.stack(member.shape_slopes(rows.y, mu), -2) * rows.weight.unsqueeze(-2)
+            return torch.where(rows.weight.unsqueeze(-2) > 0, parts, 0.0).sum(-1)
+
+        first, second = fitted.sum(term).unbind(-1)
+        return first, second
+
+    best = climb(slopes, torch.where(start > 0, start, 1.0).log(), -40.0, 40.0).exp()
     return torch.where(limit, 0.0, best), limit
+
+
+def climb(slopes: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, lower: float, upper: float) -> Tensor:
+    """(B,) where the first of two `slopes`, the derivatives of a function of one parameter, falls through zero.
+
+    Newton's method within the bracket that the signs of the slope leave; where it would leave it, or the function
+    is not concave, two units uphill or half of what is left. Stops when no parameter moves by 1e-11.
+    """
+    at = start.clamp(lower, upper)
+    low, high = torch.full_like(at, lower), torch.full_like(at, upper)
+    for _ in range(200):
+        slope, bend = slopes(at)
+        low, high = torch.where(slope > 0, at, low), torch.where(slope < 0, at, high)
+        newton = at - slope / torch.where(bend < 0, bend, -1.0)
+        sound = (bend < 0) & (newton > low) & (newton < high) & ((newton - at).abs() <= LONGEST)
+        uphill = torch.where(slope > 0, torch.minimum(at + 2, (at + high) / 2), torch.maximum(at - 2, (at + low) / 2))
+        trial = torch.where(sound, newton, torch.where(slope == 0, at, uphill))
+        trial = torch.where(torch.isfinite(slope), trial, at)
+        moved, at = (trial - at).abs(), trial
+        if bool((moved < 1e-11).all()):
+            break
+    return at
 
 
 @torch.no_grad()

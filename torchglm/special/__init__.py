@@ -4,6 +4,7 @@ from torchglm.special.counts import (
     binomial_log_prob,
     negative_binomial_half_deviance,
     negative_binomial_log_prob,
+    negative_binomial_slopes,
     poisson_log_prob,
 )
 from torchglm.special.crps import (
@@ -70,6 +71,7 @@ __all__ = [
     "negative_binomial_crps",
     "negative_binomial_half_deviance",
     "negative_binomial_log_prob",
+    "negative_binomial_slopes",
     "normal_crps",
     "normal_icdf",
     "normal_sf",

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from torchglm.special.elementary import (
     kl_div,
+    log1pmx,
     log_factorial_remainder,
     log_one_plus_minus_over,
     stirling_remainder_of_inverse,
 )
+
+LARGE = 16.0  # 1 / alpha from which on Stirling's series is good to the last digit
 
 
 def poisson_log_prob(y: Tensor, mu: Tensor) -> Tensor:
@@ -55,3 +58,51 @@ def negative_binomial_log_prob(y: Tensor, mu: Tensor, alpha: Tensor) -> Tensor:
     remainder = stirling_remainder_of_inverse(alpha / scaled) - stirling_remainder_of_inverse(alpha)
     remainder = remainder - 0.5 * torch.log(scaled) - log_factorial_remainder(y)
     return remainder - negative_binomial_half_deviance(y, mu, alpha)
+
+
+def negative_binomial_slopes(y: Tensor, mu: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and second derivative of `negative_binomial_log_prob` by `log alpha`; `alpha > 0`.
+
+    By digamma and trigamma functions of `y + r`, `r = 1 / alpha`; for large `r`, where their differences would round
+    away, by Stirling's series, arranged so that each term is as small as the result. Source: Lawless (1987), Canadian
+    J. Statist. 15, 209-225.
+    """
+    r = 1 / alpha
+    large = r >= LARGE
+    if bool(large.all()):
+        first, second = _far_slopes(y, mu, r)
+    else:
+        first, second = _near_slopes(y, mu, r)
+        if bool(large.any()):
+            far = _far_slopes(y, mu, r)
+            first, second = torch.where(large, far[0], first), torch.where(large, far[1], second)
+    return -r * first, r * first + r.square() * second
+
+
+def _near_slopes(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives by `r`."""
+    left = (mu - y) / (r + mu)
+    first = torch.digamma(y + r) - torch.digamma(r) - torch.log1p(mu / r) + left
+    return first, torch.polygamma(1, y + r) - torch.polygamma(1, r) + mu / (r * (r + mu)) - left / (r + mu)
+
+
+def _far_slopes(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """The derivatives by a large `r`: `digamma(x) = log x - 1 / (2 x) - (1 / (12 x^2) - ...)` put in."""
+    total, whole = r + y, r + mu
+    u = (y - mu) / whole
+    half = y / (2 * r * total)
+    first = log1pmx(u) + half - (_stirling(total) - _stirling(r))
+    bend = u.square() / ((1 + u) * whole) - half * (r + total) / (r * total)
+    return first, bend - (_stirling_slope(total) - _stirling_slope(r))
+
+
+def _stirling(x: Tensor) -> Tensor:
+    """`log x - 1 / (2 x) - digamma(x)` for large `x`."""
+    t = 1 / x.square()
+    return t * (1 / 12 - t * (1 / 120 - t * (1 / 252 - t * (1 / 240 - t / 132))))
+
+
+def _stirling_slope(x: Tensor) -> Tensor:
+    """The derivative of `_stirling`."""
+    t = 1 / x.square()
+    return -t / x * (1 / 6 - t * (1 / 30 - t * (1 / 42 - t * (1 / 30 - t * 5 / 66))))
