@@ -16,7 +16,7 @@ import torchglm
 from torchglm import FitWarning, Result
 from torchglm.fitting.irls import irls
 from torchglm.fitting.rows import Rows
-from torchglm.fitting.search import Solution
+from torchglm.fitting.state import Solution
 from torchglm.inference.limits.crossing import crossing
 
 EXPECTED = json.loads((Path(__file__).parent / "reference_inference" / "expected.json").read_text())

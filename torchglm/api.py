@@ -15,8 +15,8 @@ from torchglm.fitting.alternate import solve
 from torchglm.fitting.linalg import null_space_free
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
-from torchglm.fitting.search import Solution
 from torchglm.fitting.start import design_triangle
+from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
 from torchglm.inference.result import Result

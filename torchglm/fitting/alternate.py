@@ -11,8 +11,8 @@ from torchglm.families import Family
 from torchglm.fitting.irls import irls
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.rows import Rows
-from torchglm.fitting.search import Solution
 from torchglm.fitting.shape import Fitted, alpha_ml, power_ml
+from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 

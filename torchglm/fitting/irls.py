@@ -19,8 +19,9 @@ from torchglm.fitting.ranks import own_rows, seen
 from torchglm.fitting.regular import fit_regular
 from torchglm.fitting.rows import InPairs, Rows
 from torchglm.fitting.sample import LENDING, sample
-from torchglm.fitting.search import Search, Solution, Solver, Taken
+from torchglm.fitting.search import Solver
 from torchglm.fitting.start import at_coefficients, begin, resume, room
+from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.fitting.workers import small_operators
 from torchglm.links import Link

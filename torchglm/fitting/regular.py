@@ -17,7 +17,8 @@ from torchglm.fitting import linalg
 from torchglm.fitting.kernel import block_moments, take_family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.rows import Rows, to_float64
-from torchglm.fitting.search import SLACK, STEADY, Solution, Solver
+from torchglm.fitting.search import SLACK, STEADY, Solver
+from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.workers import spread
 

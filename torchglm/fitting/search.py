@@ -6,9 +6,8 @@ Every pass is a trial: it yields the objective at the trial point and the sums f
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.quadratic import soft_step
 from torchglm.fitting.ranks import in_memory, seen
 from torchglm.fitting.rows import Rows
+from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 
@@ -37,59 +37,6 @@ STALE = 10  # times what a step with the Gram of an earlier point leaves the nex
 ARRIVED = 1e-3  # share of the tolerance that a step with a Gram of its own may still show after such steps
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 EPS = torch.finfo(torch.float64).eps
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Where the solver stopped, for `B` models: dropped columns are zero in `coef` and False in `keep`.
-
-    `moments` are taken at `coef` with the expected information; `root root'` is the inverse of that information
-    plus the penalty's quadratic part.
-    """
-
-    coef: Tensor
-    keep: Tensor
-    moments: Moments
-    root: Tensor
-    status: Tensor
-    n_iter: Tensor
-    cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
-    minnorm: bool = False  # dropped columns have coefficients after all
-
-
-@dataclass
-class Search:
-    """The state of every model still being fitted."""
-
-    lane: Tensor  # (B,) which model of the call
-    coef: Tensor
-    keep: Tensor
-    moments: Moments
-    objective: Tensor
-    first: Tensor  # half the deviance at the first point
-    total: Tensor  # sum of the weights
-    volume: Tensor  # sum of the responses, each with its weight
-    factored: Tensor  # the condition asks for a QR factor
-    fisher: Tensor  # accepted steps for which the expected information is kept
-    delta: Tensor
-    decrement: Tensor
-    light: Tensor  # the next pass needs no Gram
-    single: Tensor  # its Gram, if it needs one, may be summed in float32
-    stale: Tensor  # the Gram at hand is that of an earlier point
-    step: Tensor
-    closing: Tensor  # the next pass is the last if the step is small
-    refresh: Tensor  # the next pass re-evaluates this point with other curvature
-    drift: Tensor
-    stagnant: Tensor
-    hit: Tensor  # along this direction a mean left its range
-    cut: Tensor  # along any direction
-    shortened: Tensor  # accepted steps in a row that such a mean had cut short
-    n_iter: Tensor
-
-    def take(self, models: Tensor) -> "Search":
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        taken: dict[str, Any] = {k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()}
-        return Search(**taken)
 
 
 class Solver:
@@ -341,7 +288,6 @@ class Solver:
         out.n_iter[s.lane] = s.n_iter
         out.cut[s.lane] = s.cut
 
-
     def polished(self, coef: Tensor, last: Moments, inverse: linalg.Inverted, sound: Tensor,
                  ridge: "Tensor | None" = None) -> tuple[Tensor, Moments]:
         """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
@@ -357,13 +303,3 @@ class Solver:
         sound = sound & inverse.positive & torch.isfinite(decrement)
         return (torch.where(sound.unsqueeze(-1), coef + delta, coef),
                 replace(last, objective=torch.where(sound, last.objective - decrement / 2, last.objective)))
-
-
-class Taken:
-    """A source seen through some of its models."""
-
-    def __init__(self, source: Iterable[Rows], models: Tensor) -> None:
-        self.source, self.models = source, models
-
-    def __iter__(self) -> Iterator[Rows]:
-        return (rows.take(self.models) for rows in self.source)

@@ -16,7 +16,8 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.products import triangle
 from torchglm.fitting.ranks import own_rows, ranks_of
 from torchglm.fitting.rows import Rows, wide
-from torchglm.fitting.search import Search, Solution, Solver, Taken
+from torchglm.fitting.search import Solver
+from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 

@@ -12,8 +12,8 @@ from torchglm.families import Family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.ranks import ranks_of
 from torchglm.fitting.rows import Rows
-from torchglm.fitting.search import Solution
 from torchglm.fitting.shape import dispersion_ml
+from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.result import DISPERSIONS, Result

@@ -1,0 +1,73 @@
+"""What a search knows of each model: those on their way, and where they stopped."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from torchglm.fitting.moments import Moments
+from torchglm.fitting.rows import Rows
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the solver stopped, for `B` models: dropped columns are zero in `coef` and False in `keep`.
+
+    `moments` are taken at `coef` with the expected information; `root root'` is the inverse of that information
+    plus the penalty's quadratic part.
+    """
+
+    coef: Tensor
+    keep: Tensor
+    moments: Moments
+    root: Tensor
+    status: Tensor
+    n_iter: Tensor
+    cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
+    minnorm: bool = False  # dropped columns have coefficients after all
+
+
+@dataclass
+class Search:
+    """The state of every model still being fitted."""
+
+    lane: Tensor  # (B,) which model of the call
+    coef: Tensor
+    keep: Tensor
+    moments: Moments
+    objective: Tensor
+    first: Tensor  # half the deviance at the first point
+    total: Tensor  # sum of the weights
+    volume: Tensor  # sum of the responses, each with its weight
+    factored: Tensor  # the condition asks for a QR factor
+    fisher: Tensor  # accepted steps for which the expected information is kept
+    delta: Tensor
+    decrement: Tensor
+    light: Tensor  # the next pass needs no Gram
+    single: Tensor  # its Gram, if it needs one, may be summed in float32
+    stale: Tensor  # the Gram at hand is that of an earlier point
+    step: Tensor
+    closing: Tensor  # the next pass is the last if the step is small
+    refresh: Tensor  # the next pass re-evaluates this point with other curvature
+    drift: Tensor
+    stagnant: Tensor
+    hit: Tensor  # along this direction a mean left its range
+    cut: Tensor  # along any direction
+    shortened: Tensor  # accepted steps in a row that such a mean had cut short
+    n_iter: Tensor
+
+    def take(self, models: Tensor) -> "Search":
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        taken: dict[str, Any] = {k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()}
+        return Search(**taken)
+
+
+class Taken:
+    """A source seen through some of its models."""
+
+    def __init__(self, source: Iterable[Rows], models: Tensor) -> None:
+        self.source, self.models = source, models
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (rows.take(self.models) for rows in self.source)
