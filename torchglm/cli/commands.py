@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchglm import runs
+from torchglm.cli.printing import plain, print_document, print_summary
 from torchglm.cli.waiting import waiting
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
-    from torchglm.report.document import Document
+    pass
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -92,9 +91,9 @@ def evaluate(arguments: Sequence[str]) -> None:
     if given.format == "json":
         import json
 
-        print(json.dumps(_plain(found.to_dict()), indent=1, ensure_ascii=False))
+        print(json.dumps(plain(found.to_dict()), indent=1, ensure_ascii=False))
         return
-    _print_document(found.document())
+    print_document(found.document())
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +128,7 @@ def check(arguments: Sequence[str]) -> None:
         return
     import json
 
-    print(json.dumps(_plain(found.to_dict()), indent=1, ensure_ascii=False))
+    print(json.dumps(plain(found.to_dict()), indent=1, ensure_ascii=False))
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -187,7 +186,7 @@ def compare(arguments: Sequence[str]) -> None:
         return
     import json
 
-    print(json.dumps(_plain(found), indent=1, ensure_ascii=False))
+    print(json.dumps(plain(found), indent=1, ensure_ascii=False))
 
 
 def check_level(level: float, flag: str = "--level") -> None:
@@ -199,41 +198,3 @@ def check_level(level: float, flag: str = "--level") -> None:
 def _stem(data: str) -> str:
     """The name of a file without its ending, for the name of another; of a glob what can stand in a name."""
     return re.sub(r"[^\w.-]+", "_", Path(data).stem).strip("_") or "rows"
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as JSON knows them: NaN and the infinities as null."""
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def print_summary(result: Result, level: float = 0.95, form: str = "text") -> None:
-    """The summary: tables on a terminal, plain text in a pipe."""
-    from torchglm.report import Summary
-
-    found = Summary(result, level)
-    if form == "markdown":
-        print(found.to_markdown())
-    elif form == "json":
-        import json
-
-        print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
-    elif sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(found)
-    else:
-        print(found.to_text())
-
-
-def _print_document(document: Document) -> None:
-    """A document: tables on a terminal, plain text in a pipe."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-
-        Console().print(document.rich())
-    else:
-        print(document.text())

@@ -4,52 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from torchglm.cli.law_scores import LawScores, as_given
 from torchglm.cli.ratios import Ratios
 from torchglm.cli.rows import Batch, Reader, RunRows, alike, check_formula
+from torchglm.cli.scorecard import Evaluation
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from torchglm.families import Family
     from torchglm.inference.result import Result
-    from torchglm.report.document import Document
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of a fit on rows: plain numbers, NaN where one has no value.
-
-    `own` says that they are the rows of the fit itself; `deciles` and `by` are tables as lists of dicts; `said` is
-    what the policies left out or took in.
-    """
-
-    run: str
-    data: str
-    model: str
-    own: bool
-    scores: dict[str, float]
-    deciles: list[dict[str, float]]
-    by: dict[str, Any] | None
-    coverage: dict[str, float] | None
-    said: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {"run": self.run, "data": self.data, "model": self.model, "rows_of_the_fit": self.own, **self.scores,
-                "coverage": self.coverage, "deciles": self.deciles, "by": self.by, "policies": self.said}
-
-    def document(self) -> Document:
-        """The scores as a page of facts and tables."""
-        from torchglm.cli.scorecard import document
-
-        return document(self)
 
 
 class Scorer:

@@ -15,6 +15,7 @@ import torch
 
 from torchglm import checkpoints, runs
 from torchglm.checkpoints import Checkpoint
+from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
 from torchglm.cli.rows import RunRows
 from torchglm.cli.waiting import Log, waiting
@@ -104,8 +105,6 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
 
 def _write(result: Result, job: Job, text: str, log: Log, given: Sequence[str]) -> None:
     """Write the run folder, and print the summary. Raises ValueError where the disk fails."""
-    from torchglm.cli.commands import print_summary
-
     try:
         with waiting("Writing the report"):
             folder = runs.write(result, job.output_dir, text, log.text)

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
 
-if TYPE_CHECKING:
-    from torchglm.cli.evaluate import Evaluation
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a fit on rows: plain numbers, NaN where one has no value.
+
+    `own` says that they are the rows of the fit itself; `deciles` and `by` are tables as lists of dicts; `said` is
+    what the policies left out or took in.
+    """
+
+    run: str
+    data: str
+    model: str
+    own: bool
+    scores: dict[str, float]
+    deciles: list[dict[str, float]]
+    by: dict[str, Any] | None
+    coverage: dict[str, float] | None
+    said: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"run": self.run, "data": self.data, "model": self.model, "rows_of_the_fit": self.own, **self.scores,
+                "coverage": self.coverage, "deciles": self.deciles, "by": self.by, "policies": self.said}
+
+    def document(self) -> Document:
+        """The scores as a page of facts and tables."""
+        return document(self)
 
 
 def document(found: Evaluation) -> Document:
