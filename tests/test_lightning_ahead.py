@@ -282,7 +282,7 @@ class Own(LitGLM):
 @pytest.mark.parametrize("options", [
     {"accumulate_grad_batches": 4}, {"gradient_clip_val": 0.1}, {"gradient_clip_val": 0.1, "precision": "bf16-mixed"},
     {"callbacks": EachBatch}, {"callbacks": lambda: LearningRateMonitor("step"), "logger": True},
-    {"detect_anomaly": True}, {"profiler": "simple"}, {"fast_dev_run": True}, {"module": Own}], ids=str)
+    {"detect_anomaly": True}, {"profiler": "simple"}, {"fast_dev_run": True}, {"module": Own}], ids="-".join)
 def test_the_plain_road_is_taken_where_it_must_be(options: dict[str, Any], tmp_path: Path, groups: list[int]) -> None:
     options = dict(options)
     kind = options.pop("module", LitGLM)
