@@ -99,7 +99,7 @@ def same(config: Path, family: str = "poisson") -> None:
 
 
 @pytest.mark.parametrize(("family", "pieces"), [("poisson", 2 * PASS + 2), ("poisson", 4 * PASS + 3),
-                                                ("poisson", 6 * PASS + 1), ("negative_binomial", 60 * PASS + 3)])
+                                                ("poisson", 6 * PASS + 1), ("negative_binomial", 10 * PASS + 3)])
 def test_an_interrupted_fit_goes_on(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
                                     family: str, pieces: int) -> None:
     given = ["fit", str(config), "--family", family]
