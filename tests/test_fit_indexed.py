@@ -13,6 +13,7 @@ import torch
 import torchglm as tg
 from torchglm.data import build, spec
 from torchglm.fitting import arrow, linalg
+from torchglm.fitting.feasible import feasible
 from torchglm.fitting.indexed import Index, Indexed
 from torchglm.fitting.products import gram, linear_predictor, project, quadratic
 from torchglm.fitting.rows import Rows, select, whole
@@ -166,6 +167,14 @@ def test_aliased_columns_are_found(formula: str, dropped: str, monkeypatch: pyte
     torch.testing.assert_close(fit.coef, out.coef, equal_nan=True, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(fit.std_err, out.std_err, equal_nan=True, rtol=1e-6, atol=1e-7)
     assert fit.rank == out.rank
+
+
+def test_a_start_inside_the_range_of_the_mean_is_found(kept: str) -> None:
+    [rows] = tg.fit("y ~ a + b + z", _table(), family="poisson").source
+    zero = torch.zeros(1, rows.columns, dtype=torch.float64)
+    found = feasible([rows], zero, torch.ones_like(zero, dtype=torch.bool), (1.0, torch.inf), torch.ones(1).double())
+    assert arrow.is_arrow(gram(rows, rows.weight)) == (kept == "border")
+    assert bool((linear_predictor(rows, found) > 1.0).all())
 
 
 def test_levels_without_rows_of_weight_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def feasible(source: Iterable[Rows], coef: Tensor, keep: Tensor, ends: tuple[flo
             curvature, score, inside = _lacking(source, coef, ends, margin)
             if bool(inside.all()):
                 return coef
-            step = linalg.invert_gram(curvature, keep).solve(torch.where(keep, score, 0.0))
+            step = linalg.inverse_of(curvature, keep).solve(torch.where(keep, score, 0.0))
             moving = ~inside & torch.isfinite(step).all(-1)
             if not bool((step.abs() > 1e-12 * coef.abs())[moving].any()):
                 break
@@ -37,7 +37,8 @@ def feasible(source: Iterable[Rows], coef: Tensor, keep: Tensor, ends: tuple[flo
 def _lacking(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float],
              margin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gram and score of the squared lacks, and (B,) True where no row lacks half of the margin."""
-    curvature, score = coef.new_zeros(*coef.shape, coef.shape[-1]), torch.zeros_like(coef)
+    curvature: Tensor | None = None  # as the rows keep their Grams
+    score = torch.zeros_like(coef)
     outside, ranks = torch.zeros_like(margin[:, 0]), ranks_of(source)
     with ranks.together():
         for chunk in own_rows(source):
@@ -45,9 +46,11 @@ def _lacking(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float],
             eta = linear_predictor(rows, coef)
             low, high = (ends[0] + margin - eta).clamp(min=0), (eta - ends[1] + margin).clamp(min=0)
             low, high = (torch.where(rows.weight > 0, lack, 0.0) for lack in (low, high))
-            curvature = curvature + gram(rows, ((low + high) > 0) + 1e-8)
+            own = gram(rows, ((low + high) > 0).to(eta.dtype) + 1e-8)
+            curvature = own if curvature is None else curvature + own
             score = score + project(rows, low - high)
             outside = outside + (~((low + high) <= margin / 2)).sum(-1)
+    assert curvature is not None  # every process has rows
     curvature, score, outside = ranks.sum(curvature, score, outside)
     return curvature, score, outside == 0
 
