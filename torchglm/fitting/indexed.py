@@ -90,11 +90,6 @@ class Indexed:
         """Bytes of the codes and values."""
         return sum(index.codes.nbytes + (0 if index.value is None else index.value.nbytes) for index in self.indices)
 
-    @property
-    def numbers(self) -> list[Tensor]:
-        """The values of those index columns that have some."""
-        return [index.value for index in self.indices if index.value is not None]
-
     def stacked(self, others: "list[Indexed]") -> "Indexed":
         """These rows with those of others of the same design below them."""
         parts = [self, *others]
