@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import csv, parquet
 
 import torchglm
@@ -123,6 +124,38 @@ def test_whole_numbers_decimals_and_nulls_fit_together(folder: Path) -> None:
     empty = table().slice(0, 3).set_column(1, "x", pa.nulls(3))
     parquet.write_table(empty, folder / "c.parquet")
     assert float(fit(folder, missing="drop").nobs) == 2 * N
+
+
+@pytest.mark.parametrize("name", ["y", "x", "g"])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_first_file_may_lack_every_value_of_a_column(tmp_path: Path, ending: str, name: str) -> None:
+    empty = table().slice(0, 3).set_column(table().column_names.index(name), name, pa.nulls(3))
+    for file, rows in {"a": empty, "b": table().slice(0, 150), "c": empty, "d": table().slice(150)}.items():
+        if ending == "csv":
+            csv.write_csv(rows, tmp_path / f"{file}.csv")
+        else:
+            parquet.write_table(rows, tmp_path / f"{file}.parquet")
+    result, whole = fit(tmp_path, missing="drop"), fit(table())
+    assert torch.allclose(result.coef, whole.coef, rtol=0, atol=1e-10)
+    assert result.names == whole.names and float(result.nobs) == N
+    with pytest.raises(ValueError, match=rf"a\.{ending}.*Column '{name}' has 3 missing values"):
+        fit(tmp_path)
+
+
+@pytest.mark.parametrize("read", [scan, read_table])
+def test_a_type_is_known_from_the_first_file_that_has_one(folder: Path, read: Callable[[Path], object]) -> None:
+    parquet.write_table(table().set_column(1, "x", pa.nulls(N)), folder / "a.parquet")
+    parquet.write_table(table(), folder / "b.parquet")
+    parquet.write_table(table().set_column(1, "x", table()["x"].cast(pa.string())), folder / "c.parquet")
+    with pytest.raises(ValueError, match=r"c\.parquet holds column 'x' as string, and .*b\.parquet double"):
+        read(folder)
+
+
+def test_files_without_a_complete_row_are_refused(folder: Path) -> None:
+    for name in ("a", "b"):
+        parquet.write_table(table().set_column(1, "x", pa.nulls(N)), folder / f"{name}.parquet")
+    with pytest.raises(ValueError, match="Every row has a missing value"):
+        fit(folder, missing="drop")
 
 
 @pytest.mark.parametrize("hold", [1 << 30, 0], ids=["held", "read again"])

@@ -57,7 +57,7 @@ def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[I
         if numbers is None and scale != 1.0:
             value = np.full(codes.shape[0], scale)
         found.append(Index(codes, slice(first, first + step * (count - 1) + 1, step), count,
-                           None if value is None else torch.from_numpy(value)))
+                           None if value is None else torch.from_numpy(np.require(value, requirements="W"))))
     return found
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .files import check_schema, typed
+from .files import SharedColumns
 from .pieces import Piece, Pieces
 from .tables import as_table, names_of
 
@@ -40,12 +40,11 @@ class Chunks(Pieces):
 
     def pieces(self) -> Iterator[Piece]:
         """The pieces, with the numbers of their chunks."""
-        first, known = 0, None
+        first, shared = 0, SharedColumns(self.types)
         for number, given in enumerate(self._given()):
             table = _named(number, as_table, given, self.columns)
-            check_schema(f"chunk {number}", table.schema, known, self.types)
-            known = known or ("chunk 0", table.schema)
-            table = typed(table, known[1], self.types)
+            shared.check(f"chunk {number}", table.schema)
+            table = shared.typed(table)
             if number % self.size == self.rank:
                 for start in range(0, table.num_rows, self.rows):
                     yield Piece(table.slice(start, self.rows), f"chunk {number}", first + start)

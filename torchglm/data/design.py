@@ -102,9 +102,12 @@ def learn(
         else:
             for piece in tables:
                 see(piece, rows)
-    found = [part for part in ranks.gather(learner if rows else None) if part is not None]
-    if not found:
+    shares = [share for share in ranks.gather(learner) if share is not None]
+    if not shares:
         raise ValueError("There are no rows to learn a design from.")
+    found = [share for share in shares if share.rows]
+    if not found:
+        raise ValueError("Every row has a missing value; none is left to learn a design from.")
     found[0].join(found[1:])
     return found[0].spec(missing, unseen)
 
@@ -140,15 +143,19 @@ class _Learner:
         self.ordered: dict[str, bool] = {}
         self.gathered = _Gathered()
         self.types: dict[str, str] = {}
+        self.rows = 0  # complete ones, seen so far
 
     def columns(self, also: Sequence[str] = ()) -> list[str]:
         """Every column to read."""
         return list(dict.fromkeys([*(c for e in self.expressions.values() for c in e.columns), *also]))
 
     def see(self, frame: Frame) -> None:
-        """Take in the rows of one frame."""
-        if not self.types:
+        """Take in the rows of one frame; one without rows tells nothing, not even types."""
+        if not len(frame):
+            return
+        if not self.rows:
             self._begin(frame.table.schema)
+        self.rows += len(frame)
         for text, levels in self.levels.items():
             found_levels(category_column(self.expressions[text], frame), levels)
         self.gathered.add(frame)

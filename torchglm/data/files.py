@@ -52,8 +52,9 @@ def read_table(path: PathLike | Sequence[PathLike], columns: Sequence[str] | Non
     found = files(path)
     read = _read_csv if kind_of(found[0]) == "csv" else _read_parquet
     pieces = [read(file, columns) for file in found]
-    for file, piece in zip(found[1:], pieces[1:], strict=True):
-        check_schema(file, piece.schema, (found[0], pieces[0].schema), {})
+    shared = SharedColumns({})
+    for file, piece in zip(found, pieces, strict=True):
+        shared.check(file, piece.schema)
     try:
         table = pieces[0] if len(pieces) == 1 else pa.concat_tables(pieces, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -125,37 +126,42 @@ def parquet_file(file: Path) -> Any:
         raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from None
 
 
-def check_schema(file: Path | str, schema: pa.Schema, known: tuple[Path | str, pa.Schema] | None,
-                 types: dict[str, str]) -> None:
-    """Raise ValueError where a file (or chunk) has other columns than a `known` one, text for numbers or the reverse.
+class SharedColumns:
+    """The columns that files (or chunks) read together must have in common, each with the first type found for it.
 
-    `types` are Arrow type names that columns must agree with in the same way.
+    `types` are Arrow type names that columns must agree with from the start. A column of nothing but nulls
+    has no type of its own, and takes what it is told or has elsewhere.
     """
-    import pyarrow as pa
 
-    told = arrow_types(types)
-    wanted = {name: (kind, "where the fit read") for name, kind in told.items() if name in schema.names}
-    if known is not None:
-        if set(schema.names) != set(known[1].names):
-            other = sorted(set(schema.names) ^ set(known[1].names))
-            raise ValueError(f"{file} and {known[0]} differ in the columns {other}. "
+    def __init__(self, types: dict[str, str]) -> None:
+        self.first: tuple[Path | str, list[str]] | None = None
+        self.kinds = {name: (kind, "where the fit read") for name, kind in arrow_types(types).items()}
+
+    def check(self, place: Path | str, schema: pa.Schema) -> None:
+        """Raise ValueError where a file has other columns than the first, text for numbers or the reverse."""
+        import pyarrow as pa
+
+        self.first = self.first or (place, schema.names)
+        if set(schema.names) != set(self.first[1]):
+            other = sorted(set(schema.names) ^ set(self.first[1]))
+            raise ValueError(f"{place} and {self.first[0]} differ in the columns {other}. "
                              "Files read together need the same columns.")
-        wanted |= {field.name: (field.type, f"and {known[0]}") for field in known[1]}
-    for name, (kind, where) in wanted.items():
-        mine = schema.field(name).type
-        if not pa.types.is_null(mine) and not pa.types.is_null(kind) and _numeric(mine) != _numeric(kind):
-            raise ValueError(f"{file} holds column {name!r} as {mine}, {where} {kind}. Give it one type in all files.")
+        for field in schema:
+            if pa.types.is_null(field.type):
+                continue
+            kind, where = self.kinds.setdefault(field.name, (field.type, f"and {place}"))
+            if _numeric(field.type) != _numeric(kind):
+                raise ValueError(f"{place} holds column {field.name!r} as {field.type}, {where} {kind}. "
+                                 "Give it one type in all files.")
 
+    def typed(self, table: pa.Table) -> pa.Table:
+        """A table whose columns of nothing but nulls have the types known so far."""
+        import pyarrow as pa
 
-def typed(table: pa.Table, known: pa.Schema, types: dict[str, str]) -> pa.Table:
-    """Columns that hold nothing but nulls, so that no type was found, with the type they are told or have elsewhere."""
-    import pyarrow as pa
-
-    told = {field.name: field.type for field in known} | arrow_types(types)
-    for i, field in enumerate(table.schema):
-        if pa.types.is_null(field.type) and field.name in told:
-            table = table.set_column(i, field.name, pa.nulls(len(table), told[field.name]))
-    return table
+        for i, field in enumerate(table.schema):
+            if pa.types.is_null(field.type) and field.name in self.kinds:
+                table = table.set_column(i, field.name, pa.nulls(len(table), self.kinds[field.name][0]))
+        return table
 
 
 def arrow_types(types: dict[str, str]) -> dict[str, pa.DataType]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 from .files import (
     CSV_BLOCK,
     PathLike,
-    check_schema,
+    SharedColumns,
     column_names,
     csv_error,
     csv_options,
     files,
     kind_of,
     parquet_file,
-    typed,
 )
 from .pieces import Piece, Pieces
 from .shares import row_groups
@@ -63,18 +62,18 @@ class Scan(Pieces):
     def pieces(self) -> Iterator[Piece]:
         """The pieces, with their places."""
         empty, number = self.size == 1, 0
-        known: tuple[Path, pa.Schema] | None = None
+        shared, checked = SharedColumns(self.types), None
         for file in self.files if self.groups is None else self.groups:
             for piece in self._csv(file) if kind_of(file) == "csv" else self._parquet(file):
                 number += 1
                 if self.groups is None and number % self.size != self.rank % self.size:
                     continue
-                if known is None or known[0] != file:
-                    check_schema(file, piece.table.schema, known, self.types)
-                    known = known or (file, piece.table.schema)
+                if checked != file:
+                    shared.check(file, piece.table.schema)
+                    checked = file
                 if piece.table.num_rows:
                     empty = False
-                    yield piece._replace(table=plain_strings(typed(piece.table, known[1], self.types)))
+                    yield piece._replace(table=plain_strings(shared.typed(piece.table)))
         if empty:
             raise ValueError(f"{self.files[0]} has a header but no rows.")
 
