@@ -18,6 +18,7 @@ from .files import (
     parquet_file,
 )
 from .pieces import Piece, Pieces
+from .readahead import read_ahead
 from .shares import row_groups
 from .tables import check_columns, plain_strings
 
@@ -60,7 +61,10 @@ class Scan(Pieces):
             self.groups = row_groups(self.files, *share)
 
     def pieces(self) -> Iterator[Piece]:
-        """The pieces, with their places."""
+        """The pieces, with their places; a thread reads one ahead."""
+        return read_ahead(self._pieces())
+
+    def _pieces(self) -> Iterator[Piece]:
         empty, number = self.size == 1, 0
         shared, checked = SharedColumns(self.types), None
         for file in self.files if self.groups is None else self.groups:

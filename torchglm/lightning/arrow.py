@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from torchglm.data import DesignSpec
 from torchglm.data.files import PathLike, files
+from torchglm.data.readahead import read_ahead
 from torchglm.data.tables import check_columns
 from torchglm.inputs import GLMBatch
 from torchglm.lightning.batches import generator_of, join, rank_and_world, take, weighted
@@ -106,7 +106,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             # torch gives each worker another seed in each epoch; its copy of this loader does not count them
             generator = generator_of(self.seed if info is None else info.seed, epoch, rank)
             groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
-        yield from self._batches(_ahead(self._pieces(groups)), rows, generator)
+        yield from self._batches(read_ahead(self._pieces(groups)), rows, generator)
 
     def _share(self, rank: int, worker: int, workers: int) -> tuple[list[Group], int]:
         """The row groups of a worker of a rank, and the rows it gives: as many as that worker of any rank."""
@@ -194,13 +194,3 @@ def _poured(pieces: Iterator[GLMBatch], size: int, buffer: int,
         if generator is not None:
             joined = take(joined, torch.randperm(held, generator=generator))
         yield from (take(joined, slice(start, start + size)) for start in range(0, held, size))
-
-
-def _ahead(pieces: Iterator[GLMBatch]) -> Iterator[GLMBatch]:
-    """The same pieces, each read by a thread while the one before is used."""
-    end: Any = None
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, pieces, end)
-        while (piece := coming.result()) is not None:
-            coming = pool.submit(next, pieces, end)
-            yield piece
