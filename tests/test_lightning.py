@@ -16,7 +16,7 @@ import torchglm
 from torchglm import metrics
 from torchglm.families import NegativeBinomial
 from torchglm.head import GLMHead
-from torchglm.lightning import GLMBatch, LitGLM, TensorBatches
+from torchglm.lightning import GLMBatch, LitGLM, LitIRLS, TensorBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
@@ -157,7 +157,8 @@ def test_a_head_is_made_again_from_its_checkpoint(family: Any, tmp_path: Path) -
     run = trainer(tmp_path)
     run.strategy.connect(LitGLM(head))
     run.save_checkpoint(tmp_path / "head.ckpt")
-    loaded = LitGLM.load_from_checkpoint(tmp_path / "head.ckpt").head
+    loaded = torchglm.load(tmp_path / "head.ckpt").head
+    assert torch.equal(LitGLM.load_from_checkpoint(tmp_path / "head.ckpt").head.weight, loaded.weight)
     assert torch.equal(loaded.weight, head.weight) and loaded.bias is None
     assert loaded.family.name == head.family.name and loaded.link.name == "log"
     assert loaded.family.estimates_shape == head.family.estimates_shape
@@ -170,11 +171,29 @@ def test_a_network_is_loaded_into_a_module_of_its_shape(tmp_path: Path) -> None:
     run = trainer(tmp_path, max_epochs=1)
     run.fit(lit, TensorBatches(data(), 200))
     run.save_checkpoint(tmp_path / "network.ckpt")
-    loaded = LitGLM.load_from_checkpoint(tmp_path / "network.ckpt", model=network())
-    for one, other in zip(loaded.parameters(), lit.parameters(), strict=True):
-        assert torch.equal(one, other)
-    with pytest.raises(ValueError, match=r"LitGLM.load_from_checkpoint"):
-        torchglm.load(tmp_path / "network.ckpt")
+    for load in (LitGLM.load_from_checkpoint, torchglm.load):
+        loaded = load(tmp_path / "network.ckpt", model=network())
+        for one, other in zip(loaded.parameters(), lit.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_what_is_no_whole_checkpoint_of_a_head_or_network_is_refused(tmp_path: Path) -> None:
+    modules = {"network": LitGLM(network()), "irls": LitIRLS(GLMHead(3, "poisson"))}
+    for name, module in modules.items():
+        run = trainer(tmp_path, max_epochs=1)
+        run.fit(module, TensorBatches(data(), 200))
+        run.save_checkpoint(tmp_path / f"{name}.ckpt")
+    whole = (tmp_path / "network.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"weight": 1}, tmp_path / "other.ckpt")
+    for name, said in {"network": r"load\(path, model=", "irls": "another module than LitGLM", "cut": "not a whole",
+                       "other": "not a whole", "none": "there is no checkpoint"}.items():
+        with pytest.raises(ValueError, match=said):
+            torchglm.load(tmp_path / f"{name}.ckpt")
+    with pytest.raises(ValueError, match="does not fit the module given"):
+        torchglm.load(tmp_path / "network.ckpt", model=GLMHead(3, "poisson"))
+    with pytest.raises(ValueError, match="model= goes with a checkpoint"):
+        torchglm.load(tmp_path, model=network())
 
 
 @pytest.mark.parametrize("kind", [CSVLogger, TensorBoardLogger])

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torchglm import families, links
-from torchglm.api import fit
+from torchglm.api import fit, load
 from torchglm.families import (
     Bernoulli,
     Binomial,
@@ -24,7 +24,6 @@ from torchglm.inference.compare import compare
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import lrt
 from torchglm.inference.result import Result
-from torchglm.inference.storage import load
 from torchglm.links import Link
 
 __version__ = "0.1.0"

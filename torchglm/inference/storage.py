@@ -42,9 +42,6 @@ def save(result: Result, path: Any) -> None:
 def load(path: Any) -> Result:
     """The Result saved in a folder, without rows. Raises `ValueError` where it does not hold one, whole."""
     folder = Path(path)
-    if folder.suffix == ".ckpt":
-        raise ValueError(f"{folder} is a checkpoint of Lightning: LitGLM.load_from_checkpoint(path).head gives its "
-                         "head. load takes the folder of a saved result.")
     if not (folder / "result.json").is_file():
         raise ValueError(f"no saved result in {folder}: result.json is missing. Give the folder passed to save().")
     try:

@@ -49,8 +49,8 @@ class LitGLM(LightningModule):
 
     Logged: `train_loss` by epoch, `train_loss_step` every `log_every_n_steps`, `val_loss`, `val_deviance`,
     `val_d2`, and `test_` the same.
-    `predict` gives means. Checkpoints of a head alone load by `LitGLM.load_from_checkpoint(path)`; those of a
-    network need `model=`, a module of the same shape.
+    `predict` gives means. Checkpoints load by `torchglm.load(path)` or `LitGLM.load_from_checkpoint(path)`; those of
+    a network need `model=`, a module of the same shape.
     Raises `ValueError` for a model without a head.
     """
 
