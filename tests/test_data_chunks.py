@@ -123,3 +123,17 @@ def test_parquet_bytes_are_read_by_a_function_too(tmp_path: Path) -> None:
 
     got, want = (torchglm.fit("y ~ a", rows, family="poisson") for rows in (batches, frame()))
     torch.testing.assert_close(got.coef, want.coef, rtol=1e-10, atol=1e-12)
+
+
+def test_learning_ends_with_the_first_rows_where_nothing_is_to_be_learned() -> None:
+    read: list[int] = []
+
+    def parts() -> Iterator[pd.DataFrame]:
+        for i, part in enumerate(cut(frame())):
+            read.append(i)
+            yield part
+
+    assert learn("y ~ a + log(w) + a:b", Chunks(parts)).names == ["(Intercept)", "a", "log(w)", "a:b"]
+    assert read == [0]
+    assert learn("y ~ a + center(b)", Chunks(parts)).names == ["(Intercept)", "a", "center(b)"]
+    assert read == [0, 0, 1, 2, 3]

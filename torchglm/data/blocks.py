@@ -13,7 +13,8 @@ import torch
 
 from torchglm.fitting.indexed import Index
 
-TILE = 2048  # rows that are written at a time: their part of a design stays in a core's cache
+TILE = 1 << 17  # numbers that are laid out at a time
+FEWEST = 64  # rows of a tile
 
 
 @dataclass(frozen=True)
@@ -80,28 +81,41 @@ def _numbers(blocks: list[Block], strides: list[int], scale: float) -> Iterator[
         yield sum(step for step, _ in chosen), found if found is None or scale == 1.0 else scale * found
 
 
-def write(x: np.ndarray, products: list[tuple[list[Block], float]]) -> None:
-    """Write the row-wise products of blocks, each times a number, into `x` `(n, p)` (zeros before), side by side.
+def written(n: int, products: list[tuple[list[Block], float]], dtype: np.dtype) -> np.ndarray:
+    """The row-wise products of blocks, each times a number, side by side: `(n, p)`.
 
     The first block's columns vary fastest, as in R. Products are taken in formulaic's order: factors of several
-    columns first, then all single columns together.
+    columns first, then all single columns together. Rows come in tiles: columns are laid one after the other in a
+    buffer that stays in a core's cache, and go to their places from there, each place once.
     """
-    start = 0
     whole: list[tuple[int, np.ndarray | float]] = []
+    coded: list[tuple[int, np.ndarray, np.ndarray | float]] = []  # with each row's column, from the first on, or -1
+    start = 0
     for blocks, scale in products:
         strides = [width(blocks[:i]) for i in range(len(blocks))]
         place = _places(blocks, strides)
-        rows = None if place is None else np.flatnonzero(place >= 0)
         for offset, numbers in _numbers(blocks, strides, scale):
+            value = scale if numbers is None else numbers
             if place is None:
-                whole.append((start + offset, scale if numbers is None else numbers))
+                whole.append((start + offset, value))
             else:
-                x[rows, start + offset + place[rows]] = scale if numbers is None else numbers[rows]
+                coded.append((start + offset, place, value))
         start += width(blocks)
-    for first in range(0, len(x), TILE):
-        part = x[first:first + TILE]
+    x = np.empty((n, start), dtype)
+    rows = max(FEWEST, TILE // max(1, start))
+    buffer = np.empty((start, min(n, rows)), dtype)
+    for first in range(0, n, rows):
+        tile, inside = x[first:first + rows], slice(first, first + rows)
+        part = buffer[:, :len(tile)]
+        if coded:
+            part[...] = 0.0
         for column, value in whole:
-            part[:, column] = value if isinstance(value, float) else value[first:first + TILE]
+            part[column] = value if isinstance(value, float) else value[inside]
+        for column, place, value in coded:
+            [own] = np.nonzero(place[inside] >= 0)
+            part[column + place[inside][own], own] = value if isinstance(value, float) else value[inside][own]
+        tile[...] = part.T
+    return x
 
 
 def width(blocks: list[Block]) -> int:

@@ -79,6 +79,7 @@ def learn(
 ) -> DesignSpec:
     """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
 
+    The pass ends early where no column is a category and no transform learns: the first rows tell the types.
     Of a `Scan` or `Chunks`, what is wrong in a piece is said with its place. Memory holds the levels of each
     category and, for `bs`, `poly`, `scale` and their like, the columns those transforms read (8 bytes a row):
     quantiles and moments are then exact, to the last bit. Where the processes `ranks` have a part of the tables each,
@@ -87,21 +88,19 @@ def learn(
     learner: _Learner | None = None
     rows, ranks = 0, ranks or Ranks()
 
-    def see(piece: pa.Table, first: int) -> None:
+    def see(piece: pa.Table, first: int) -> bool:
         nonlocal learner, rows
         if learner is None:
             learner = _Learner(parse(formula, [name for name in piece.column_names if name not in also]), rare)
         table = as_table(piece, learner.columns(also))
         learner.see(Frame(table, table.column_names, missing, first))
         rows += table.num_rows
+        return learner.settled
 
     with ranks.together():
-        if isinstance(tables, Pieces):
-            for _ in tables.each(see):
-                pass
-        else:
-            for piece in tables:
-                see(piece, rows)
+        for settled in tables.each(see) if isinstance(tables, Pieces) else (see(piece, rows) for piece in tables):
+            if settled:
+                break
     shares = [share for share in ranks.gather(learner) if share is not None]
     if not shares:
         raise ValueError("There are no rows to learn a design from.")
@@ -159,6 +158,11 @@ class _Learner:
         for text, levels in self.levels.items():
             found_levels(category_column(self.expressions[text], frame), levels)
         self.gathered.add(frame)
+
+    @property
+    def settled(self) -> bool:
+        """Whether further rows can tell nothing: there are neither categories nor transforms that learn."""
+        return self.rows > 0 and not self.levels and not self.gathered.pieces
 
     def join(self, others: Sequence[_Learner]) -> None:
         """Take in what other processes have seen, in their order."""

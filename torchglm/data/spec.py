@@ -13,7 +13,7 @@ import torch
 
 from torchglm.fitting.indexed import Indexed
 
-from .blocks import Block, index_columns, width, write
+from .blocks import Block, index_columns, width, written
 from .expressions import Expression
 from .factors import UNSEEN, Categorical, Factor, Numeric
 from .formulas import Scoped
@@ -295,8 +295,8 @@ def _columns(pieces: list[tuple[list[Block], float]], n: int,
         found = [None] * len(pieces)
     held = [k for k, inside in enumerate(found) if inside is None]
     places = [j for k in held for j in range(starts[k], starts[k + 1])]
-    numbers = torch.zeros((n, len(places)), dtype=dtype)
-    write(numbers.numpy(), [pieces[k] for k in held])
+    kind = np.dtype("float32" if dtype == torch.float32 else "float64")
+    numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
     indices = tuple(index for inside in found if inside for index in inside)
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
 
