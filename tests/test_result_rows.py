@@ -48,6 +48,9 @@ def test_rows_without_weight_have_no_leverage_and_residuals_of_their_size(model:
     result = data.change(weights=weights).fit()
     assert float(result.leverage()[7]) == 0.0 and float(result.residuals("deviance")[7]) == 0.0
     assert float(result.cooks_distance()[7]) == 0.0 and result.residuals("response").shape == (40,)
+    y = data.y / data.rows.get("trials", torch.ones_like(data.y))
+    mu = result.link(result.coef[0] + data.x @ result.coef[1:] + data.rows.get("offset", torch.zeros_like(y)))
+    close(result.residuals("response"), y - mu, 1e-9, 1e-3)
 
 
 def test_unknown_residuals_are_refused() -> None:

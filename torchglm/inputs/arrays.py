@@ -86,7 +86,7 @@ def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str
         if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
             warnings.warn("rows of weight zero hold NaN or infinite values; they are left out.", FitWarning,
                           stacklevel=4)
-        design, coded, offset = _neutral(design, coded, offset, used)
+        design, coded, offset = _neutral(design, coded, offset, used, family)
         weight = torch.where(used, weight, 0.0)
     n, models = shape[-1], batch.numel()
     freq = given["freq"].reshape(models, n) if "freq" in given else None
@@ -138,12 +138,14 @@ def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> "Tens
     return bad if bool(bad.any()) else None
 
 
-def _neutral(design: Tensor, y: Tensor, offset: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows without weight given harmless values, so that nothing they hold reaches a sum."""
-    shared = design.dim() == 2
-    rows_used = used.reshape(-1, used.shape[-1]).any(0) if shared else used
-    if not bool(rows_used.all()):
-        design = torch.where(rows_used.unsqueeze(-1), design, 0.0)
-    last = torch.where(used, y, torch.full_like(y, -torch.inf)).amax(-1, keepdim=True)
-    safe = torch.where(torch.isfinite(last), last, 1.0)
-    return design, torch.where(used, y, safe), torch.where(used, offset, 0.0)
+def _neutral(design: Tensor, y: Tensor, offset: Tensor, used: Tensor,
+             family: Family) -> tuple[Tensor, Tensor, Tensor]:
+    """Harmless values in place of what cannot be computed with in rows without weight, so that it reaches no sum."""
+    if not checks.all_finite(design):
+        shared = design.dim() == 2
+        rows_used = used.reshape(-1, used.shape[-1]).any(0) if shared else used
+        whole = torch.isfinite(design).all(-1)
+        design = torch.where((rows_used | whole).unsqueeze(-1), design, 0.0)
+    value = y.abs() if family.signed else y
+    fits = used | torch.isfinite(y) & family.support.check(value)
+    return design, torch.where(fits, y, family.inner_mean), torch.where(used | torch.isfinite(offset), offset, 0.0)
