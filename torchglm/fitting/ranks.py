@@ -150,9 +150,10 @@ def own_rows(source: Iterable[Rows]) -> Iterable[Rows]:
     return source.own if isinstance(source, Shard) else source
 
 
-def in_memory(source: Iterable[Rows]) -> bool:
-    """True where the rows are held as tensors, on every process."""
-    return isinstance(own_rows(source), list)
+def rows_in_memory(source: Iterable[Rows]) -> int:
+    """The number of rows that are held as tensors, of all processes; 0 where they are read again at each pass."""
+    own = own_rows(source)
+    return sum(ranks_of(source).gather(sum(rows.y.shape[-1] for rows in own))) if isinstance(own, list) else 0
 
 
 def weightless(rows: Rows) -> Rows:

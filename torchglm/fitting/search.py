@@ -19,7 +19,7 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.quadratic import soft_step
-from torchglm.fitting.ranks import in_memory, seen
+from torchglm.fitting.ranks import rows_in_memory, seen
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
@@ -34,8 +34,10 @@ ROUNDING = 1e-8  # a search that can go no further has converged if its decremen
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
 STALE = 10  # times what a step with the Gram of an earlier point leaves the next may leave
-ARRIVED = 1e-3  # share of the tolerance that a step with a Gram of its own may still show after such steps
+ARRIVED = (1e-3, 1e-6)  # share of the tolerance that a step with a Gram of its own may still show after such steps:
+# of a canonical link, where the last such step is taken as well and squares what is left, and of the others
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
+CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
 EPS = torch.finfo(torch.float64).eps
 
 
@@ -60,9 +62,10 @@ class Solver:
         # where a barrier can take over, a search that an edge stops need not creep up to it
         self.creep = (4, SHORTEST) if self.open_ended or fence else (2, BLOCKED)
         self.held: tuple[Tensor, linalg.Inverted] | None = None
-        # one model over rows in memory: the Gram is the dearest part of a pass
-        self.chord = (self.models == 1 and in_memory(source) and self.p >= CHORD_COLUMNS and self.smooth_penalty
-                      and self.open_ended)
+        # one model over many rows in memory: the Gram is the dearest part of a pass
+        self.chord = (self.models == 1 and self.p >= CHORD_COLUMNS and self.smooth_penalty and self.open_ended
+                      and rows_in_memory(source) * self.p**2 >= CHORD_PRODUCTS)
+        self.arrived = ARRIVED[0 if self.canonical else 1] * tol
 
     def fold(self, point: Point, models: int) -> Moments:
         """A pass over the rows of the models still fitted."""
@@ -141,7 +144,7 @@ class Solver:
     def _verified(self, s: Search) -> Tensor:
         """(B,) arrivals by steps with an earlier Gram, judged once more with their own."""
         _, decrement, inverse = self.direction(s.moments, s.coef, s.keep, s.factored, s.total)
-        return inverse.positive & self.small(replace(s, decrement=decrement), ARRIVED * self.tol)
+        return inverse.positive & self.small(replace(s, decrement=decrement), self.arrived)
 
     def _accept(self, s: Search, trial: Tensor, moments: Moments, objective: Tensor,
                 accepted: Tensor) -> Search:
@@ -195,7 +198,7 @@ class Solver:
         # the step with an earlier Gram will leave about the share of the decrement that the one before it left
         left = (STALE * decrement / s.decrement).clamp(max=1)
         ahead = torch.where(torch.isinf(s.decrement), decrement, decrement * left)
-        arrives = self.small(replace(aimed, decrement=ahead), ARRIVED * self.tol)
+        arrives = self.small(replace(aimed, decrement=ahead), self.arrived)
         aimed.closing = torch.where(s.stale, arrives, self.small(aimed, self.tol)) & ~refresh
         if self.chord:
             near = decrement <= NEAR**2 * s.total
