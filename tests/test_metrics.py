@@ -245,26 +245,6 @@ def test_pearson_dispersion_and_observed_over_expected() -> None:
                                (weight * y).sum() / (weight * mu).sum())
 
 
-def test_gini_lift_and_calibration() -> None:
-    mu, y, weight = rows("poisson", 4000)
-    exposure = 0.5 + torch.rand(4000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    order = (mu / exposure).argsort()
-    w, s = (weight * exposure)[order].cumsum(0), (weight * y)[order].cumsum(0)
-    shares = [torch.nn.functional.pad(c / c[-1], (1, 0)) for c in (w, s)]
-    exact = 1 - 2 * torch.trapezoid(shares[1], shares[0])
-    index = ours.gini(mu, y, "poisson", weight, exposure=exposure)
-    assert float(index) == pytest.approx(float(exact), abs=2e-3)
-    table = ours.lift_table(mu, y, "poisson", weight, exposure=exposure)
-    assert table["weight"].max() < 1.05 * table["weight"].min()
-    assert bool((table["predicted"].diff() > 0).all())
-    total = (table["weight"] * table["observed"]).sum()
-    torch.testing.assert_close(total, (weight * y).sum())
-    error = (table["weight"] * (table["observed"] - table["predicted"]).abs()).sum() / table["weight"].sum()
-    torch.testing.assert_close(ours.calibration_error(mu, y, "poisson", weight, exposure=exposure), error)
-    below_zero = torch.tensor([-2.0, -1.0, 1.0, 2.0])
-    assert float(ours.gini(below_zero, 3 + below_zero, "gaussian")) > 0
-
-
 def test_plots() -> None:
     import matplotlib
 

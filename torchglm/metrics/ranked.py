@@ -14,21 +14,24 @@ from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.rows import Scored, scored
 from torchglm.metrics.scores import FamilyMetric
+from torchglm.metrics.sums import observed_and_expected
 
 BITS = 18
 
 
-def ranked_sums(rows: Scored, link: Link) -> Tensor:
-    """`(3, 2^18)`: per bin the weight `sum w e`, the response `sum w y` and its prediction `sum w mu`.
+def ranked_sums(rows: Scored, family: Family, link: Link) -> Tensor:
+    """`(3, 2^18)`: per bin of the predicted rate the weight `sum w e`, what was observed and what was expected.
 
-    With the log link an offset is a log exposure `e`, and rows are ranked by the rate `mu / e`.
+    With the log link an offset is a log exposure `e`, and the rate is `mu / e`. Times to an event are ranked by
+    their predicted hazard `e / mu`: the weight is the time at risk `sum w t / e`, observed and expected are events.
     """
     offset = rows.offset if link.name == "log" else None
     exposure = torch.ones_like(rows.mu) if offset is None else torch.exp(offset)
-    bits = (rows.mu / exposure).float().view(torch.int32)
+    size, rate = (rows.y.abs() / exposure, exposure / rows.mu) if family.signed else (exposure, rows.mu / exposure)
+    bits = rate.float().view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats as integers of the same order
     place = (ordered >> (32 - BITS)).long() + (1 << BITS - 1)
-    values = torch.stack([rows.whole * exposure, rows.whole * rows.y, rows.whole * rows.mu])
+    values = rows.whole * torch.stack([size, *observed_and_expected(rows, family)])
     kept = torch.where(rows.whole > 0, values, 0.0)
     return torch.zeros(3, 1 << BITS, dtype=torch.float64, device=kept.device).index_add_(1, place, kept)
 
@@ -77,7 +80,7 @@ class Gini(FamilyMetric):
     size = (3, 1 << BITS)
 
     def _part(self, rows: Scored) -> Tensor:
-        return ranked_sums(rows, self.link)
+        return ranked_sums(rows, self.family, self.link)
 
     def compute(self) -> Tensor:
         """The Gini index, a float64 scalar."""
@@ -101,7 +104,8 @@ class Gini(FamilyMetric):
 class LiftTable(FamilyMetric):
     """Observed against predicted rates in bins of about equal weight, ordered by the predicted rate.
 
-    `compute` gives a dict of `(bins,)` tensors: weight, observed, predicted, lift (observed over the mean).
+    `compute` gives a dict of `(bins,)` tensors: weight, observed, predicted, lift (observed over the mean). For times
+    to an event, censored or not, the weight is the time at risk and the rates are events per unit of it, as in `Gini`.
     """
 
     higher_is_better = None
@@ -113,7 +117,7 @@ class LiftTable(FamilyMetric):
         self.bins = bins
 
     def _part(self, rows: Scored) -> Tensor:
-        return ranked_sums(rows, self.link)
+        return ranked_sums(rows, self.family, self.link)
 
     def compute(self) -> dict[str, Tensor]:
         """The table; empty bins hold NaN."""
@@ -126,13 +130,13 @@ class LiftTable(FamilyMetric):
         at = range(1, len(table["weight"]) + 1)
         ax.plot(at, table["observed"].cpu(), "o", label="observed")
         ax.plot(at, table["predicted"].cpu(), "-", label="predicted")
-        ax.set(xlabel="bin of the predicted rate", ylabel="mean response")
+        ax.set(xlabel="bin of the predicted rate", ylabel="rate")
         ax.legend()
         return figure, ax
 
 
 class CalibrationError(FamilyMetric):
-    """The weighted mean of `|observed - predicted|` rate over bins of about equal weight (deciles)."""
+    """The weighted mean of `|observed - predicted|` rate over bins of about equal weight: those of `LiftTable`."""
 
     higher_is_better = False
     plot_lower_bound = 0.0
@@ -144,7 +148,7 @@ class CalibrationError(FamilyMetric):
         self.bins = bins
 
     def _part(self, rows: Scored) -> Tensor:
-        return ranked_sums(rows, self.link)
+        return ranked_sums(rows, self.family, self.link)
 
     def compute(self) -> Tensor:
         """The error, a float64 scalar in units of the rate."""
@@ -173,8 +177,8 @@ def calibration_error(mu: Tensor, y: Tensor, family: "str | Family", weight: "Te
 
 def _sums(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None", exposure: "Tensor | None",
           trials: "Tensor | None") -> Tensor:
-    rows = scored(families.get(family), mu, y, weight, exposure=exposure, trials=trials)
-    return ranked_sums(rows, links.Log())
+    known = families.get(family)
+    return ranked_sums(scored(known, mu, y, weight, exposure=exposure, trials=trials), known, links.Log())
 
 
 def _axes(ax: Any) -> tuple[Any, Any]:

@@ -168,7 +168,7 @@ class PearsonDispersion(FamilyMetric):
 class ObservedExpected(FamilyMetric):
     """`sum w y / sum w mu`: 1 where the mean is right on the whole.
 
-    For censored times, events observed over events expected, `sum w event / sum w t / mu`.
+    For times to an event, events observed over events expected, `sum w event / sum w t / mu`.
     """
 
     higher_is_better = None

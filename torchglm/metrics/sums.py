@@ -40,12 +40,23 @@ def pearson_sums(rows: Scored, family: Family) -> Tensor:
     return torch.stack([total(rows.whole, square), (rows.whole > 0).sum().double()])
 
 
-def observed_expected_sums(rows: Scored, family: Family) -> Tensor:
-    """`(sum w y, sum w mu)`; with censoring, events against the expected number of events `sum w t / mu`."""
+def observed_and_expected(rows: Scored, family: Family) -> tuple[Tensor, Tensor]:
+    """What was observed and what was expected in each row: `y` and `mu`, or for times to an event, events.
+
+    A censored time is only known to be longer, so that times themselves cannot be averaged. Its event (1 seen,
+    0 not) can: given the time `t`, its expectation is the cumulated hazard `t / mu`.
+    Source: Berry (1983), The analysis of mortality by the subject-years method, Biometrics 39; Crowson, Atkinson &
+    Therneau (2016), Assessing calibration of prognostic risk scores, Stat. Methods Med. Res. 25.
+    """
     if family.signed:
-        events, expected = (rows.y > 0).double(), rows.y.abs() / rows.mu
-        return torch.stack([total(rows.whole, events), total(rows.whole, expected)])
-    return torch.stack([total(rows.whole, rows.y), total(rows.whole, rows.mu)])
+        return torch.where(rows.y.isnan(), rows.y, (rows.y > 0).double()), rows.y.abs() / rows.mu
+    return rows.y, rows.mu
+
+
+def observed_expected_sums(rows: Scored, family: Family) -> Tensor:
+    """The sums of `w` times `observed_and_expected`."""
+    observed, expected = observed_and_expected(rows, family)
+    return torch.stack([total(rows.whole, observed), total(rows.whole, expected)])
 
 
 def d2_sums(rows: Scored, family: Family, link: Link, null: "float | None") -> Tensor:
