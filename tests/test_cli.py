@@ -175,6 +175,7 @@ def test_a_failed_fit_leaves_an_earlier_run_alone(config: Path, capsys: pytest.C
         (["--data.path", "clams.parquet"], "clams.parquet does not exist. Did you mean claims.parquet?"),
         (["--data.path", "empty.csv"], "empty.csv is empty (0 bytes)"),
         (["--data.path", "header.csv"], "has a header but no rows"),
+        (["--data.path", "gaps.csv"], "leave such rows out with data.missing: drop."),
         (["--family", "gamma", "--link", "log"], "the gamma family needs y > 0; row"),
         (["--family", "poison"], "unknown name 'poison' (did you mean 'poisson'?)"),
         (["--link", "lgo"], "unknown name 'lgo' (did you mean 'log'?)"),
@@ -188,6 +189,7 @@ def test_bad_input_is_one_line_and_writes_nothing(config: Path, capsys: pytest.C
                                                   arguments: list[str], said: str) -> None:
     Path("empty.csv").touch()
     Path("header.csv").write_text("claims,age,region,years\n")
+    Path("gaps.csv").write_text("claims,age,region,years\n1,2.5,east,1\n2,,west,1\n")
     assert said in refused(capsys, "fit", config, *arguments)
     assert not Path("runs").exists()
 

@@ -104,6 +104,7 @@ def test_missing_rows_are_left_out_and_counted_where_asked(run: torchglm.Result,
     parquet.write_table(table.set_column(2, "age", pa.array(ages)), "data/part1.parquet", row_group_size=40)
     said = refused(capsys, "data", "--out", "scored")
     assert "part1.parquet, row group 0: Column 'age' has 1 missing value (the first in row 17)" in said
+    assert "leave such rows out with --missing drop." in said
     assert main(["predict", "run", "data", "--out", "scored", "--missing", "drop", "--keep", "id,note"]) == 0
     assert "298 predictions in scored; left out: 2 rows with missing values (age 2)" in capsys.readouterr().out
     got = parquet.read_table("scored/part1.parquet")
@@ -121,6 +122,7 @@ def test_unseen_levels_are_counted(run: torchglm.Result, capsys: pytest.CaptureF
     assert "part1.parquet, row group 1: 'region' has 1 rows with unknown levels: 'south'; the first is row 45" in said
     assert main(["predict", "run", "data", "--out", "scored", "--unseen", "reference"]) == 0
     assert "taken in: 1 row with unseen levels as the reference level (region 1)" in capsys.readouterr().out
+    assert "code them as the reference level with --unseen reference." in said
     assert "pooled no rare levels" in refused(capsys, "data", "--out", "scored", "--unseen", "other")
 
 
@@ -130,6 +132,21 @@ def test_the_policy_of_the_fit_is_the_default(run: torchglm.Result, capsys: pyte
     assert main(["predict", "run", "new.parquet", "--out", "new.csv"]) == 0
     assert "5 rows with unseen levels as the reference level" in capsys.readouterr().out
     assert "unknown levels" in refused(capsys, "new.parquet", "--out", "new.csv", "--unseen", "error")
+
+
+def test_rows_with_missing_values_fare_as_in_the_fit(run: torchglm.Result, capsys: pytest.CaptureFixture[str]) -> None:
+    torchglm.fit("claims ~ age + region", rows(), family="poisson", exposure="years", missing="drop").save("run")
+    table = rows(5)
+    new = table.set_column(2, "age", pa.array([0.1, None, 0.3, float("nan"), 0.5]))
+    parquet.write_table(new, "new.parquet")
+    assert main(["predict", "run", "new.parquet", "--out", "new.csv", "--keep", "id"]) == 0
+    assert "3 predictions in new.csv; left out: 2 rows with missing values (age 2)" in capsys.readouterr().out
+    assert csv.read_csv("new.csv")["id"].to_pylist() == [0, 2, 4]
+    assert main(["evaluate", "run", "new.parquet"]) == 0
+    assert "2 rows with missing values (age 2)" in " ".join(capsys.readouterr().out.split())
+    for command in (["predict", "--out", "new.csv"], ["evaluate"]):
+        assert main([command[0], "run", "new.parquet", "--missing", "error", *command[1:]]) == 2
+        assert "leave such rows out with --missing drop." in capsys.readouterr().err
 
 
 def test_a_failure_leaves_whole_files_alone(run: torchglm.Result, capsys: pytest.CaptureFixture[str],

@@ -100,8 +100,8 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
     """The arguments of a command that reads rows for a run."""
     parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
     parser.add_argument("data", metavar="DATA", nargs="+", help=".csv or .parquet files, globs or folders")
-    parser.add_argument("--missing", choices=("error", "drop"), default="error",
-                        help="what becomes of rows with missing values (default: error)")
+    parser.add_argument("--missing", choices=("error", "drop"),
+                        help="what becomes of rows with missing values (default: as data.missing of the fit)")
     parser.add_argument("--unseen", choices=("error", "reference", "other"),
                         help="what a category that the fit never saw counts as (default: as data.unseen of the fit)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -42,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if "TORCHGLM_TRACEBACK" in os.environ:
             raise
-        return _refused(str(error))
+        return _refused(_in_flags(str(error), given[:1]))
     except MemoryError:
         return _refused("out of memory. Fit fewer rows or columns, or use solver: sgd.")
     except RuntimeError as error:
         from torchglm.fitting.ranks import RankError
 
         if isinstance(error, RankError):
-            return _refused(f"{error} What was fitted so far is kept: go on with --resume.", 1)
+            reason = _in_flags(str(error), given[:1])
+            return _refused(f"{reason} What was fitted so far is kept: go on with --resume.", 1)
         if "out of memory" not in str(error).lower():
             raise
         return _refused("the GPU ran out of memory. Use device: cpu or solver: sgd.")
@@ -58,6 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:  # argparse has printed its help or its error
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def _in_flags(reason: str, command: list[str]) -> str:
+    """What is wrong, with the policies that it advises said as flags or as keys of a config, not as arguments."""
+    flags = command and command[0] in ("predict", "evaluate")
+    said = re.sub(r"\b(missing|unseen)='(\w+)'", r"--\1 \2" if flags else r"data.\1: \2", reason)
+    return re.sub(r"\brare=(\d+)", r"data.rare: \1", said).replace(" rare=,", " data.rare,")
 
 
 def _refused(reason: str, code: int = 2) -> int:

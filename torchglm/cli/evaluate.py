@@ -110,7 +110,7 @@ class Scorer:
 
 
 def evaluation(run: Path, data: Sequence[str], by: str | None = None, bins: int = 10, coverage: float | None = None,
-               missing: str = "error", unseen: str | None = None) -> Evaluation:
+               missing: str | None = None, unseen: str | None = None) -> Evaluation:
     """Score a run on the rows of files, in one pass; two more find the null model where sums do not tell it.
 
     Raises ValueError for a fit without a formula, files that lack a column, and rows that do not suit the fit.
@@ -150,7 +150,7 @@ def evaluation(run: Path, data: Sequence[str], by: str | None = None, bins: int 
                       scorer.deciles(), table, share, reader.said)
 
 
-def _null(result: Result, data: Sequence[str], missing: str, unseen: str | None) -> float | None:
+def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str | None) -> float | None:
     """The intercept of the null model of the rows, where the metric cannot tell it from sums; else None."""
     from torchglm import metrics
     from torchglm.fitting.irls import irls

@@ -50,7 +50,7 @@ class Prediction:
     wanted: Wanted
 
     @classmethod
-    def of(cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str = "error",
+    def of(cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str | None = None,
            unseen: str | None = None) -> Prediction:
         """The predictions of a run. Raises ValueError for a fit without a formula, or what it has no intervals for."""
         import torchglm
