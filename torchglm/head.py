@@ -103,6 +103,14 @@ class GLMHead(nn.Module):
         """
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        loss, w = self.weighted_loss(x, y, weight, offset, trials, event)
+        if reduction == "none":
+            return loss
+        return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
+
+    def weighted_loss(self, x: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
+                      trials: "Tensor | None" = None, event: "Tensor | None" = None) -> tuple[Tensor, Tensor]:
+        """`w nll` of each row, and `w` (trials among it), both `(*N, out_features)`: what `loss` adds up."""
         eta = self.linear_predictor(x, offset)
         with _no_autocast(x):
             parts = {"trials": trials, "event": event}
@@ -110,10 +118,7 @@ class GLMHead(nn.Module):
             response, factor = self.family.encode(self.per_response(y, eta, "y"), **given)
             w = torch.ones_like(eta) if weight is None else self.per_response(weight, eta, "weight")
             w = w if factor is None else w * factor
-            loss = self._row_loss(response, eta, w)
-            if reduction == "none":
-                return loss
-            return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
+            return self._row_loss(response, eta, w), w
 
     def _row_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
         y = torch.where(w > 0, y, 1.0)  # in the support of every family: what is dropped may hold anything
@@ -156,10 +161,11 @@ class GLMHead(nn.Module):
         return result
 
     @torch.no_grad()
-    def partial_fit(self, x: Any, y: Any, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
         """Learn from one more minibatch of a stream into `weight` and `bias`, for one response; see `Renewable`.
 
-        `per_row` are `weight`, `offset` and `trials`. What is returned has the standard errors; it stays in `online`,
+        `per_row` are `weight`, `freq`, `offset`, `exposure`, `trials` and `event`; or the one argument is a `GLMBatch`,
+        a dict of these names or a tuple in its order. What is returned has the standard errors; it stays in `online`,
         which is no part of the state_dict: save its own, and set `online = None` to begin anew.
         """
         from torchglm.inference.online import Renewable
@@ -169,7 +175,9 @@ class GLMHead(nn.Module):
         if self.online is None:
             self.online = Renewable(self.family, self.link, self.in_features, self.bias is not None)
         self.online.forgetting = forgetting
-        coef = self.online.update(x, y, **per_row).coef
+        if not self.online.update(x, y, **per_row).nobs:
+            return self.online
+        coef = self.online.coef
         self.weight.copy_(coef[int(self.bias is not None):])
         if self.bias is not None:
             self.bias.copy_(coef[:1])
@@ -224,9 +232,13 @@ class LazyGLMHead(LazyModuleMixin, GLMHead):
         self._infer_parameters(self, (x, offset))
         return self.linear_predictor(x, offset)  # of the GLMHead this has become
 
-    def partial_fit(self, x: Any, y: Any, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
         """As in `GLMHead`, taking the number of columns from the first minibatch."""
-        self._infer_parameters(self, (torch.as_tensor(x),))
+        from torchglm.inputs import minibatch, unpacked
+
+        first, response, given = unpacked(x, y, per_row)
+        rows = minibatch(first, response, self.family, self.link, self.bias is not None, **given)
+        self._infer_parameters(self, (rows.x,))
         return self.partial_fit(x, y, forgetting=forgetting, **per_row)
 
     def load(self, result: "Result") -> None:

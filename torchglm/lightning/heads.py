@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchglm import families, links
 from torchglm.head import GLMHead
+from torchglm.inputs import GLMBatch
 
 
 def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
@@ -39,3 +40,17 @@ def config_of(head: GLMHead) -> dict[str, Any] | None:
 def head_from(config: Mapping[str, Any]) -> GLMHead:
     """The head of a `config_of`."""
     return GLMHead(**{**config, "family": families.get(**config["family"])})
+
+
+def predicted(head: GLMHead, features: Any, rows: GLMBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The means, the responses and what stands beside them in a batch, as metrics take it: all in the shape of `y`.
+
+    Raises `ValueError` where there is no `y`, or where `y` or a value for each row has another shape than the means.
+    """
+    if rows.y is None:
+        raise ValueError("A batch without y cannot be trained or scored on. Give y, or call predict.")
+    mu, y = head(features, rows.offset), rows.y
+    head.per_response(y, mu, "y")
+    given = {name: value if value.shape == y.shape else head.per_response(value, mu, name).reshape(y.shape)
+             for name, value in rows._asdict().items() if name not in ("x", "y") and value is not None}
+    return mu.view(y.shape), y, given

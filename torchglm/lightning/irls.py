@@ -21,10 +21,10 @@ from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import Status
 from torchglm.head import GLMHead
-from torchglm.inference.online import minibatch
-from torchglm.inputs import as_batch
+from torchglm.inputs import as_batch, minibatch
 from torchglm.lightning.batches import rank_and_world
 from torchglm.lightning.descent import Descent
+from torchglm.lightning.heads import predicted
 from torchglm.lightning.refit import coefficients, write
 from torchglm.metrics import Deviance
 
@@ -115,10 +115,11 @@ class LitIRLS(LightningModule):
         if given.event is not None:
             raise ValueError("event= needs the observed information, which LitIRLS does not carry. Use torchglm.fit.")
         try:
-            rows = minibatch(given.x, given.y, self.head.family, self.head.bias is not None, weight=given.weight,
-                             offset=given.offset, trials=given.trials)
+            rows = minibatch(given.x, given.y, self.head.family, self.head.link, self.head.bias is not None,
+                             weight=given.weight, offset=given.offset, trials=given.trials)
         except (ValueError, TypeError) as error:
-            raise type(error)(f"batch {batch_idx}: {error}") from None
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"batch {batch_idx}: {error}") from None
         part = moments(rows, self.descent.point, self.head.family, self.head.link)
         self._sums = part if self._sums is None else self._sums + part
         if self.trainer.is_last_batch:
@@ -139,12 +140,9 @@ class LitIRLS(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Sums of one batch."""
         rows = as_batch(batch)
-        if rows.y is None:
-            raise ValueError("A batch without y cannot be scored. Give y, or call predict.")
-        mu = self.head(rows.x, rows.offset).view(rows.y.shape)
-        given = {name: value for name, value in rows._asdict().items() if name not in ("x", "y")}
-        self.val_deviance.update(mu, rows.y, **self.val_deviance._filter_kwargs(**given))
-        self.log("val_deviance", self.val_deviance, on_step=False, on_epoch=True, batch_size=rows.y.shape[0])
+        mu, y, given = predicted(self.head, rows.x, rows)
+        self.val_deviance.update(mu, y, **self.val_deviance._filter_kwargs(**given))
+        self.log("val_deviance", self.val_deviance, on_step=False, on_epoch=True, batch_size=y.shape[0])
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """The means of one batch `(n,)`."""

@@ -18,7 +18,7 @@ from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.ahead import Ahead, may_go_ahead
 from torchglm.lightning.batches import shared
 from torchglm.lightning.closed import ClosedForm, stepper
-from torchglm.lightning.heads import config_of, head_from, split
+from torchglm.lightning.heads import config_of, head_from, predicted, split
 from torchglm.metrics import D2, Deviance
 
 MakeMetric = Callable[..., Metric]
@@ -214,26 +214,20 @@ class LitGLM(LightningModule):
         """The weighted sum of the negative log-likelihood, and the weight."""
         if rows.y is None:
             raise ValueError("A batch without y cannot be trained or scored on. Give y, or call predict.")
-        total = self.head.loss(features, rows.y, rows.weight, rows.offset, rows.trials, rows.event, "sum")
-        weight = torch.ones_like(rows.y, dtype=total.dtype)
-        for factor in (rows.weight, rows.trials):
-            if factor is not None:
-                weight = weight * (factor if factor.dim() == weight.dim() else factor.unsqueeze(-1))
-        return total, weight.sum()
+        loss, weight = self.head.weighted_loss(features, rows.y, rows.weight, rows.offset, rows.trials, rows.event)
+        return loss.sum(), weight.sum()
 
     def _score(self, stage: str, rows: GLMBatch) -> None:
         features = self.features(rows.x)
         total, weight = self._loss(rows, features)
-        assert rows.y is not None
-        mu = self.head(features, rows.offset).view(rows.y.shape)
-        given = {name: value for name, value in rows._asdict().items() if name not in ("x", "y")}
+        mu, y, given = predicted(self.head, features, rows)
         for name, metric in self.metrics[stage].items():  # type: ignore[operator]
             if name == "loss":
                 metric.update(total, weight)
             elif isinstance(metric, D2) and not metric.takes(rows.offset):
                 continue
             else:
-                metric.update(mu, rows.y, **metric._filter_kwargs(**given))
+                metric.update(mu, y, **metric._filter_kwargs(**given))
             if self._trainer is not None:
                 self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss",
                          batch_size=_length(rows))
