@@ -94,13 +94,19 @@ def endless() -> Iterator[pd.DataFrame]:
     yield frame()
 
 
+ONCE = iter([frame(), frame()])
+
+
 @pytest.mark.parametrize(("source", "said"), [
-    (endless(), "An iterator of tables can be read once.*a function that returns"),
+    (lambda: ONCE, "the same iterator each time: an iterator, which can be read once"),
+    (lambda: None, "returns NoneType; it must return an iterator"),
+    (frame, "returns DataFrame; it must return an iterator"),
+    (endless(), "an iterator, which can be read once.*a function that returns"),
     ([], "no chunks"), ([frame()[:0]], "hold no rows|no rows"),
     ([frame(), frame().drop(columns="a")], "chunk 1: No column 'a'"),
     ([frame(), frame().astype({"a": str})], "chunk 1 holds column 'a' as .*string, and chunk 0 double"),
     ([frame(), frame().assign(b=lambda d: d.b.where(d.index != 7))], "chunk 1: Column 'b' has 1 missing .*row 407"),
-    ([frame(), frame().assign(y=-1)], "chunk 1: in the rows from 400 on: the poisson family needs y"),
+    ([frame(), frame().assign(y=-1)], "chunk 1: the poisson family needs y >= 0; row 400 has"),
     (lambda: iter([frame(), "text"]), "chunk 1: data must be a pandas"),
     ([frame().drop(columns="y")], "No column 'y' in the first chunk"),
 ])

@@ -160,3 +160,17 @@ def test_yaml_reaches_the_policies_and_the_run_keeps_them(tmp_path: Path, monkey
     assert loaded.predict(pd.DataFrame({"x": [0.0], "g": ["never"]})).isfinite().all()
     assert main(["fit", "fit.yaml", "--data.rare", "0"]) == 2
     assert "Give rare=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("by", [None, "g"])
+@pytest.mark.parametrize(("column", "value", "options", "said"), [
+    ("y", -1.0, {}, "y >= 0; row 20 has y = -1"), ("w", -2.0, {"weights": "w"}, "weights must be >= 0; row 20"),
+    ("w", 0.0, {"exposure": "w"}, "exposure must be finite and > 0; row 20"),
+    ("y", 9.0, {"family": "binomial", "trials": "t"}, "row 20 has more successes than trials")])
+def test_rows_are_counted_as_given_where_some_are_left_out(by: str | None, column: str, value: float,
+                                                           options: dict[str, str], said: str) -> None:
+    data = pd.DataFrame({"y": np.arange(40.0) % 5, "a": np.arange(40.0), "w": 1.0, "t": 6.0, "g": ["p", "q"] * 20})
+    data.loc[3, "a"] = np.nan
+    data.loc[20, column] = value
+    with pytest.raises(ValueError, match=said):
+        torchglm.fit("y ~ a", data, missing="drop", by=by, **{"family": "poisson"} | options)  # type: ignore[arg-type]

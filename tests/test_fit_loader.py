@@ -82,7 +82,32 @@ def test_rows_of_weight_zero_may_fill_a_batch(rows: dict[str, Tensor]) -> None:
     assert float(got.nobs) == 100
 
 
+def test_batches_without_rows_are_none(rows: dict[str, Tensor]) -> None:
+    x, y = rows["x"], rows["y"]
+    got = torchglm.fit([(x[:0], y[:0]), (x[:100], y[:100]), (x[:0], y[:0]), (x[100:], y[100:])], family="poisson")
+    torch.testing.assert_close(got.coef, torchglm.fit(x, y, family="poisson").coef, rtol=1e-9, atol=1e-11)
+
+
+def test_a_loader_must_give_the_same_rows_each_time(rows: dict[str, Tensor]) -> None:
+    x, y, lengths = rows["x"], rows["y"], iter(range(200, 0, -10))
+
+    def shrinking() -> Iterator[tuple[Tensor, Tensor]]:
+        n = next(lengths)
+        yield from ((x[i:i + 50], y[i:i + 50]) for i in range(0, n, 50))
+
+    with pytest.raises(ValueError, match="rows in its first pass and .* in a later one"):
+        torchglm.fit(shrinking, family="poisson")
+    loader = DataLoader(TensorDataset(x, y), 70, shuffle=True, drop_last=True)
+    with pytest.raises(ValueError, match="drops its last batch, other rows each time"):
+        torchglm.fit(loader, family="poisson")
+
+
+ONCE = iter([(torch.ones(3, 1), torch.ones(3))] * 9)
+
+
 @pytest.mark.parametrize("loader, words", [
+    (lambda: ONCE, "the same iterator each time"), (lambda: None, "returns NoneType; it must return an iterator"),
+    ([(torch.ones(3, 1), torch.ones(3)), (torch.ones(3, 2), torch.ones(3))], "batch 1: it has 2 columns in x"),
     (iter([(torch.ones(3, 1), torch.ones(3))]), "read once"), ([], "y is missing"), (lambda: iter(()), "no rows"),
     ([(torch.ones(3, 1), torch.tensor([1.0, -1.0, 2.0]))], "batch 0: the poisson family needs y >= 0"),
     ([(torch.ones(3, 1), torch.ones(3)), (torch.ones(3, 1), torch.ones(2))], "batch 1: x has n = 3 rows"),

@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torchglm.fitting.again import read_again
+
 from .files import SharedColumns
 from .pieces import Piece, Pieces
 from .tables import as_table, names_of
+
+NAME, INSTEAD = "the data", "a list of tables"
 
 
 class Chunks(Pieces):
@@ -16,15 +20,14 @@ class Chunks(Pieces):
     or of an Arrow dataset, in pieces of at most `rows`.
 
     Rows are counted from the first chunk on. `columns`, `types` and `share` are as in `Scan`; a share is each
-    `size`-th chunk. Raises ValueError for an iterator, which can be read once only, and while iterating for a chunk
-    that is no table, or has other columns than the first, or text where that has numbers.
+    `size`-th chunk. Raises ValueError for what can be read once only (see `read_again`), and while iterating for
+    a chunk that is no table, or has other columns than the first, or text where that has numbers.
     """
 
     def __init__(self, source: Any, columns: Sequence[str] | None = None, types: dict[str, str] | None = None,
                  rows: int = 1 << 18, share: tuple[int, int] = (0, 1)) -> None:
-        if not callable(source) and not _is_dataset(source) and iter(source) is source:
-            raise ValueError("An iterator of tables can be read once, and a fit reads its rows several times. Pass a "
-                             "list of them, or a function that returns a new iterator.")
+        if not callable(source) and not _is_dataset(source):
+            read_again(source, NAME, INSTEAD)
         self.source, self.types, self.rows = source, dict(types or {}), rows
         self.columns = None if columns is None else list(dict.fromkeys(columns))
         self.rank, self.size = share
@@ -34,6 +37,7 @@ class Chunks(Pieces):
         """The columns of the first chunk. Raises ValueError where there is none."""
         if _is_dataset(self.source):
             return list(self.source.schema.names)
+        read_again(self.source, NAME, INSTEAD)
         for given in self._given():
             return _named(0, names_of, given)
         raise ValueError("There are no chunks, so no rows.")
@@ -84,4 +88,5 @@ def _named(number: int, work: Any, *given: Any) -> Any:
     try:
         return work(*given)
     except (ValueError, TypeError) as error:
-        raise type(error)(f"chunk {number}: {error}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"chunk {number}: {error}") from None

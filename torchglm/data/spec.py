@@ -56,6 +56,10 @@ class Design:
         """The design `(n, p)`, every column written out."""
         return self.numbers if self.indexed is None else self.indexed.whole(self.numbers)
 
+    def row(self, i: int) -> int:
+        """The number, among the rows given, of the design's row `i`."""
+        return i if self.kept is None else int(self.kept.nonzero()[i])
+
     @property
     def intercept(self) -> bool:
         """Whether the first column is the intercept."""

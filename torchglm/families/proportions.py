@@ -7,6 +7,7 @@ from torch.distributions import constraints
 from torchglm import special
 from torchglm.families.arithmetic import any_observed, like, mask, product, values_are_known
 from torchglm.families.base import Family
+from torchglm.families.refusal import RowError
 from torchglm.links import Link
 
 
@@ -123,10 +124,10 @@ class Binomial(_Proportion):
     def _check(y: Tensor, trials: Tensor) -> None:
         if not bool(((trials >= 0) & torch.isfinite(trials)).all()):
             raise ValueError("trials must be finite and >= 0. Correct or drop those rows.")
-        if bool((y > trials * (1 + 1e-9)).any()):
-            row = int((y > trials * (1 + 1e-9)).flatten().nonzero()[0])
-            raise ValueError(f"Binomial needs y <= trials; row {row} has more successes than trials "
-                             "(y is a count where trials= is given). Correct that row.")
+        over = y > trials * (1 + 1e-9)
+        if bool(over.any()):
+            raise RowError("Binomial needs y <= trials; ", over.nonzero()[0].tolist(), " has more successes than "
+                           "trials (y is a count where trials= is given). Correct that row.")
 
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         trials = 1 / dispersion

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.refusal import RowError
 from torchglm.fitting.indexed import Indexed
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
@@ -112,9 +113,9 @@ def _offset(given: dict[str, Tensor], shape: torch.Size, device: torch.device) -
     exposure = given["exposure"]
     bad = ~(exposure > 0) | torch.isinf(exposure)
     if bool(bad.any()):
-        row = int(bad.reshape(-1).nonzero()[0]) % shape[-1]
-        raise ValueError(f"exposure must be finite and > 0; row {row} has {float(exposure.reshape(-1)[row]):g}. "
-                         "A row without exposure carries no information: drop it.")
+        place = bad.nonzero()[0].tolist()
+        raise RowError("exposure must be finite and > 0; ", place, f" has {float(exposure[tuple(place)]):g}. "
+                       "A row without exposure carries no information: drop it.")
     return offset + exposure.log()
 
 

@@ -5,6 +5,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from torchglm.families import Family
+from torchglm.fitting.rows import Rows
+from torchglm.inputs import checks
+from torchglm.inputs.arrays import assemble
+from torchglm.links import Link
+
 
 class GLMBatch(NamedTuple):
     """The rows of a batch: `x` is what the model takes, the others `(n,)` or `(n, responses)`, or absent."""
@@ -40,3 +46,48 @@ def as_batch(batch: Any) -> GLMBatch:
             raise ValueError("A batch holds offset or exposure (an offset of log(exposure)), not both.")
         named["offset"] = exposure.log()
     return GLMBatch(**named)
+
+
+def unpacked(x: Any, y: Any, per_row: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """`x`, `y` and the per-row values of a minibatch, which may come together as the one argument `x`.
+
+    That is a `GLMBatch`, a tuple in its order, or a dict of its names (`exposure` and `freq` too). Raises `ValueError`
+    for other names, and for what came both in the batch and beside it.
+    """
+    together = isinstance(x, (GLMBatch, Mapping)) or (y is None and isinstance(x, (tuple, list)))
+    if not together:
+        return x, y, per_row
+    more = {name: x[name] for name in ("exposure", "freq") if name in x} if isinstance(x, Mapping) else {}
+    batch = as_batch({name: value for name, value in x.items() if name not in more} if more else x)
+    held = {**batch._asdict(), **more}
+    beside = {"y": y, **per_row}
+    twice = [name for name, value in beside.items() if value is not None and held.get(name) is not None]
+    if twice:
+        raise ValueError(f"{', '.join(twice)} came in the batch and beside it. Give each once.")
+    given = {**held, **{name: value for name, value in beside.items() if value is not None}}
+    return given.pop("x"), given.pop("y"), given
+
+
+def minibatch(x: Any, y: Any, family: Family, link: Link, intercept: bool, **per_row: Any) -> Rows:
+    """The rows of a minibatch of one response, `x` (n, p) and the others `(n,)`, looked at as `torchglm.fit` does.
+
+    `per_row` are `weight`, `freq`, `offset`, `exposure`, `trials` and `event`. Raises `ValueError` or `TypeError` for
+    data that do not fit together, are not finite or lie outside the family's support.
+    """
+    if x is None or y is None:
+        raise ValueError(f"{'x' if x is None else 'y'} is missing. A minibatch to learn from has x and y: pass both, "
+                         "or one GLMBatch, dict or tuple (x, y, ...) that holds them.")
+    if per_row.get("exposure") is not None:
+        checks.exposure_link(link)
+    design = checks.tensor(x, "x")
+    response = checks.tensor(y, "y", design.device)
+    if response.dim() == 2 and response.shape[-1] == 1:
+        response = response.squeeze(-1)
+    if design.dim() != 2 or response.dim() != 1:
+        raise ValueError(f"x has shape {tuple(design.shape)} and y {tuple(response.shape)}; a minibatch needs x (n, p) "
+                         "and y (n,).")
+    checks.check_shapes(design, response)
+    given = {"weights" if name == "weight" else name: checks.tensor(value, name, design.device).reshape(-1)
+             for name, value in per_row.items() if value is not None}
+    [rows] = assemble(design, response, family, given, [], intercept, strict=False).source
+    return rows

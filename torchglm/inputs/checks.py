@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.refusal import RowError
 from torchglm.fitting.status import FitWarning
 from torchglm.links import Link
 
@@ -88,8 +89,10 @@ def finite(value: Tensor, name: str, used: "Tensor | None" = None, advice: str =
     if bool(bad.any()):
         place = tuple(int(i) for i in bad.nonzero()[0])
         what = "NaN" if bool(torch.isnan(value[place])) else "infinity"
-        where = f"row {place[0]}" if len(place) == 1 else f"position {place}"
-        raise ValueError(f"{name} holds {what} at {where} ({int(bad.sum())} in all). {advice}")
+        after = f" ({int(bad.sum())} in all). {advice}"
+        if len(place) == 1:
+            raise RowError(f"{name} holds {what} at ", place, after)
+        raise ValueError(f"{name} holds {what} at position {place}{after}")
 
 
 def check_shapes(x: Tensor, y: Tensor) -> None:
@@ -114,8 +117,7 @@ def check_weights(weight: Tensor, name: str, strict: bool = True) -> None:
     finite(weight, name)
     if bool((weight < 0).any()):
         place = (weight < 0).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be >= 0; {_where(place)} has {float(weight[tuple(place)]):g}. Use 0 to drop a "
-                         "row.")
+        raise RowError(f"{name} must be >= 0; ", place, f" has {float(weight[tuple(place)]):g}. Use 0 to drop a row.")
     if strict and bool((weight == 0).all()):
         raise ValueError(f"{name} are all zero: no row is left to fit. Give at least one row a positive weight.")
 
@@ -129,8 +131,8 @@ def check_support(y: Tensor, family: Family, used: Tensor) -> None:
     bad = used & ~inside & torch.isfinite(value)
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
-        raise ValueError(f"the {family.name} family needs {family.support_text}; {_where(place)} has "
-                         f"y = {float(y[tuple(place)]):g}. Correct or drop it, or choose a family that allows it.")
+        raise RowError(f"the {family.name} family needs {family.support_text}; ", place,
+                       f" has y = {float(y[tuple(place)]):g}. Correct or drop it, or choose a family that allows it.")
 
 
 def exposure_link(link: Link) -> None:
@@ -138,7 +140,3 @@ def exposure_link(link: Link) -> None:
     if not link.rates:
         raise ValueError(f"exposure needs a link on whose scale rates multiply (log, cloglog), got {link.name}. "
                          "Use link='log', or pass offset= on the scale of the linear predictor.")
-
-
-def _where(place: list[int]) -> str:
-    return f"row {place[-1]}" + (f" of model {tuple(place[:-1])}" if len(place) > 1 else "")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchglm.families import Family
+from torchglm.families.refusal import RowError
 from torchglm.fitting.ranks import Ranks, Shard, weightless
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.sample import Thinning
@@ -104,8 +105,8 @@ class FileRows:
         try:
             data = assemble(x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False,
                             indexed=indexed)
-        except ValueError as error:
-            raise ValueError(f"in the rows from {first} on: {error}" if first else str(error)) from None
+        except RowError as error:
+            raise error.moved(first + design.row(error.place[-1])) from None
         [rows] = data.source
         return rows
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.refusal import RowError
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 
@@ -49,8 +50,11 @@ def from_design(design: Any, family: Family, per_row: dict[str, Any], keys: list
     if not keys:
         numbers = design.numbers.to(device, dtype or design.numbers.dtype)
         indexed = None if design.indexed is None else design.indexed.to(numbers.device, numbers.dtype)
-        return assemble(numbers, response, family, values, list(design.names), False, design.intercept,
-                        indexed=indexed)
+        try:
+            return assemble(numbers, response, family, values, list(design.names), False, design.intercept,
+                            indexed=indexed)
+        except RowError as error:
+            raise error.moved(design.row(error.place[-1])) from None
     x = design.x.to(device, dtype or design.x.dtype)
     codes, labels = tables.groups(design.table, keys)
     data = _grouped(x, response, family, values, torch.as_tensor(codes).to(torch.int64), len(labels), design)
@@ -75,9 +79,11 @@ def _grouped(x: Tensor, y: Tensor, family: Family, values: dict[str, Tensor], co
     for name, value in values.items():
         if value.shape != codes.shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, the data have {len(codes)} rows.")
-        if name in ("weights", "freq"):
-            checks.check_weights(value, name)
     ones = torch.ones(len(codes), dtype=torch.float64, device=x.device)
     padded = {k: pad(v, 0.0 if k == "offset" else 1.0) for k, v in values.items()}
     padded["weights"] = pad(values.get("weights", ones), 0.0)
-    return assemble(pad(x, 0.0), pad(y, float(y[0])), family, padded, list(design.names), False, design.intercept)
+    try:
+        return assemble(pad(x, 0.0), pad(y, float(y[0])), family, padded, list(design.names), False, design.intercept)
+    except RowError as error:
+        group, number = error.place
+        raise error.moved(design.row(int(order[place == group * longest + number]))) from None

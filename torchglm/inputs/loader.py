@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler
 
 from torchglm.families import Family
+from torchglm.fitting.again import read_again
 from torchglm.fitting.rows import Rows
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
@@ -24,29 +26,47 @@ class LoaderRows:
 
     def __init__(self, loader: Any, family: Family, intercept: bool, device: "torch.device | None",
                  dtype: "torch.dtype | None") -> None:
-        if not callable(loader) and iter(loader) is loader:
-            raise ValueError("x is an iterator that can be read once, and a fit reads its rows several times. Pass a "
-                             "DataLoader, a list of batches, or a function that returns a new iterator.")
+        read_again(loader, "x", "a DataLoader, a list of batches")
+        if getattr(loader, "drop_last", False) and isinstance(getattr(loader, "sampler", None), RandomSampler):
+            raise ValueError("the loader shuffles and drops its last batch, other rows each time. A fit needs the same "
+                             "rows each time: pass drop_last=False.")
         self.loader: Iterable[Any] | Callable[[], Iterator[Any]] = loader
         self.family, self.intercept, self.device, self.dtype = family, intercept, device, dtype
         self.given: set[str] = set()
+        self.shape: tuple[int, int] | None = None  # columns and responses of the first batch
+        self.total: int | None = None  # rows of a pass
 
     def __iter__(self) -> Iterator[Rows]:
         batches = self.loader() if callable(self.loader) else self.loader
+        total = 0
         for number, given in enumerate(batches):
             try:
                 rows = self._rows(as_batch(given))
             except (ValueError, TypeError) as error:
-                raise type(error)(f"batch {number}: {error}") from None
-            if rows.y.shape[-1]:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"batch {number}: {error}") from None
+            if rows is not None:
+                total += rows.y.shape[-1]
                 yield rows
+        self.total = total if self.total is None else self.total
+        if total != self.total:
+            raise ValueError(f"the loader gave {self.total} rows in its first pass and {total} in a later one. A fit "
+                             "needs the same rows each time.")
 
-    def _rows(self, batch: GLMBatch) -> Rows:
+    def _rows(self, batch: GLMBatch) -> Rows | None:
+        """The rows of a batch; None where it has none."""
         if batch.y is None:
             raise ValueError("y is missing. Pass (x, y, ...) or a dict with x and y.")
+        if len(batch.y) == len(batch.x) == 0:
+            return None
         design = checks.tensor(batch.x, "x", self.device)
         response = self._across(batch.y, "y", design)
         checks.check_shapes(design, response)
+        shape = design.shape[-1], 1 if response.dim() == 1 else response.shape[0]
+        self.shape = self.shape or shape
+        if shape != self.shape:
+            raise ValueError(f"it has {shape[0]} columns in x and {shape[1]} responses, those before it "
+                             f"{self.shape[0]} and {self.shape[1]}. Pass batches of one shape.")
         per_row: dict[str, Tensor | None] = {
             "weights": batch.weight, "offset": batch.offset, "trials": batch.trials, "event": batch.event}
         present = {name: self._across(value, name, design) for name, value in per_row.items() if value is not None}
