@@ -12,7 +12,7 @@ import torchglm.metrics as ours
 from torchglm import families, links
 from torchglm.metrics import CRPS, D2, NLL, CalibrationError, Coverage, Deviance, Gini, LiftTable, ObservedExpected
 from torchglm.metrics import PearsonDispersion as Pearson
-from torchglm.metrics.scores import FamilyMetric
+from torchglm.metrics.base import FamilyMetric
 
 FAMILIES = ["gaussian", "bernoulli", "binomial", "poisson", "gamma", "exponential", "inverse_gaussian",
             "negative_binomial", "tweedie"]

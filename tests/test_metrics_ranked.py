@@ -6,7 +6,7 @@ from torch import Tensor
 
 import torchglm.metrics as ours
 from torchglm.metrics import CalibrationError, Gini, LiftTable
-from torchglm.metrics.scores import FamilyMetric
+from torchglm.metrics.base import FamilyMetric
 
 RANKED: list[type[FamilyMetric]] = [Gini, LiftTable, CalibrationError]
 

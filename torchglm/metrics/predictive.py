@@ -13,8 +13,9 @@ from torchmetrics import Metric
 
 from torchglm import families
 from torchglm.families import Family
+from torchglm.links import Link
+from torchglm.metrics.base import FamilyMetric
 from torchglm.metrics.rows import Scored, scored
-from torchglm.metrics.scores import FamilyMetric
 from torchglm.metrics.sums import ratio, total
 
 
@@ -36,8 +37,9 @@ class CRPS(FamilyMetric):
     higher_is_better = False
     plot_lower_bound = 0.0
 
-    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0, **kwargs: Any) -> None:
-        super().__init__(family, **kwargs)
+    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0,
+                 link: "str | Link | None" = None, **kwargs: Any) -> None:
+        super().__init__(family, link, given=("dispersion", dispersion), **kwargs)
         if type(self.family).crps is Family.crps:
             raise ValueError(f"CRPS has no closed form for {self.family.name}. Use NLL.")
         self.dispersion = dispersion

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.links import Link
+from torchglm.metrics.base import FamilyMetric
 from torchglm.metrics.rows import Scored, scored
-from torchglm.metrics.scores import FamilyMetric
 from torchglm.metrics.sums import observed_and_expected
 
 BITS = 18
@@ -67,20 +67,27 @@ def calibration_value(sums: Tensor, bins: int) -> Tensor:
     return (table["weight"] * gap).sum() / table["weight"].sum()
 
 
-class Gini(FamilyMetric):
+class Ranked(FamilyMetric):
+    """A metric of rows in bins of their predicted rate; in a MetricCollection all of one model share these sums."""
+
+    size = (3, 1 << BITS)
+
+    def _part(self, rows: Scored) -> Tensor:
+        return ranked_sums(rows, self.family, self.link)
+
+
+class Gini(Ranked):
     """How well predicted rates order the response: one minus twice the area under the Lorenz curve.
 
     Rows are sorted by `mu / exposure` and weighted by `weight * exposure` (exposure is `exp(offset)` with the
-    log link, else 1); rates within 0.2 % of each other count as equal.
+    log link, else 1); rates within 0.2 % of each other count as equal. For times to an event (`Exponential`) the rate
+    is the hazard `exposure / mu`, the weight the time at risk and the response the events, so that a censored time
+    counts for what is known of it: see `observed_and_expected`.
     Source: Frees, Meyers & Cummings (2011), Summarizing insurance scores using a Gini index.
     """
 
     higher_is_better = True
     plot_upper_bound = 1.0
-    size = (3, 1 << BITS)
-
-    def _part(self, rows: Scored) -> Tensor:
-        return ranked_sums(rows, self.family, self.link)
 
     def compute(self) -> Tensor:
         """The Gini index, a float64 scalar."""
@@ -101,7 +108,7 @@ class Gini(FamilyMetric):
         return figure, ax
 
 
-class LiftTable(FamilyMetric):
+class LiftTable(Ranked):
     """Observed against predicted rates in bins of about equal weight, ordered by the predicted rate.
 
     `compute` gives a dict of `(bins,)` tensors: weight, observed, predicted, lift (observed over the mean). For times
@@ -109,15 +116,11 @@ class LiftTable(FamilyMetric):
     """
 
     higher_is_better = None
-    size = (3, 1 << BITS)
 
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, bins: int = 10,
                  **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
         self.bins = bins
-
-    def _part(self, rows: Scored) -> Tensor:
-        return ranked_sums(rows, self.family, self.link)
 
     def compute(self) -> dict[str, Tensor]:
         """The table; empty bins hold NaN."""
@@ -135,20 +138,16 @@ class LiftTable(FamilyMetric):
         return figure, ax
 
 
-class CalibrationError(FamilyMetric):
+class CalibrationError(Ranked):
     """The weighted mean of `|observed - predicted|` rate over bins of about equal weight: those of `LiftTable`."""
 
     higher_is_better = False
     plot_lower_bound = 0.0
-    size = (3, 1 << BITS)
 
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, bins: int = 10,
                  **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
         self.bins = bins
-
-    def _part(self, rows: Scored) -> Tensor:
-        return ranked_sums(rows, self.family, self.link)
 
     def compute(self) -> Tensor:
         """The error, a float64 scalar in units of the rate."""

@@ -12,68 +12,13 @@ Every `update` takes `mu`, `y` of one shape `(*N,)`, an optional `weight`, and b
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from torchglm import families, links
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics import sums
-from torchglm.metrics.rows import Scored, scored
-
-
-class FamilyMetric(Metric):
-    """A metric of a family whose state is one tensor of sums, named after the class; the base of all ours.
-
-    The family is held, not owned: it is no submodule, so that a metric adds nothing to a state_dict.
-    """
-
-    is_differentiable = False
-    full_state_update = False
-    size: tuple[int, ...] = (2,)
-
-    def __init__(self, family: "str | Family", link: "str | Link | None" = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        known = families.get(family)
-        self._model = (known, known.default_link if link is None else links.get(link))
-        # torchmetrics lets metrics of equal states share them: the names must differ where the sums do
-        self._state = type(self).__name__.lower()
-        self.add_state(self._state, torch.zeros(self.size, dtype=torch.float64), dist_reduce_fx=self._merge())
-
-    @property
-    def family(self) -> Family:
-        """The family whose formulas are used."""
-        return self._model[0]
-
-    @property
-    def link(self) -> Link:
-        """The link, where a null model needs one."""
-        return self._model[1]
-
-    @property
-    def sums(self) -> Tensor:
-        """The sums so far."""
-        return getattr(self, self._state)
-
-    def update(self, mu: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
-               exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
-               event: "Tensor | None" = None) -> None:
-        """Take in rows; `ValueError` where shapes differ."""
-        part = self._part(scored(self.family, mu, y, weight, offset, exposure, trials, event))
-        merge = self._merge()
-        joined = self.sums + part if merge == "sum" else merge(torch.stack([self.sums, part]))
-        setattr(self, self._state, joined)
-
-    def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw one value, or a sequence of values over steps, with matplotlib."""
-        return self._plot(val, ax)
-
-    def _merge(self) -> Any:
-        return "sum"
-
-    def _part(self, rows: Scored) -> Tensor:
-        raise NotImplementedError
+from torchglm.metrics.base import FamilyMetric
+from torchglm.metrics.rows import Scored
 
 
 class Deviance(FamilyMetric):
@@ -105,7 +50,7 @@ class D2(FamilyMetric):
 
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, null: "float | None" = None,
                  **kwargs: Any) -> None:
-        super().__init__(family, link, **kwargs)
+        super().__init__(family, link, given=("null", null), **kwargs)
         self.null = null
 
     def takes(self, offset: "Tensor | None") -> bool:
@@ -131,8 +76,9 @@ class NLL(FamilyMetric):
 
     higher_is_better = False
 
-    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0, **kwargs: Any) -> None:
-        super().__init__(family, **kwargs)
+    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0,
+                 link: "str | Link | None" = None, **kwargs: Any) -> None:
+        super().__init__(family, link, given=("dispersion", dispersion), **kwargs)
         self.dispersion = dispersion
 
     def _part(self, rows: Scored) -> Tensor:
@@ -153,8 +99,9 @@ class PearsonDispersion(FamilyMetric):
     higher_is_better = None
     plot_lower_bound = 0.0
 
-    def __init__(self, family: "str | Family", n_coef: int = 0, **kwargs: Any) -> None:
-        super().__init__(family, **kwargs)
+    def __init__(self, family: "str | Family", n_coef: int = 0, link: "str | Link | None" = None,
+                 **kwargs: Any) -> None:
+        super().__init__(family, link, **kwargs)
         self.n_coef = n_coef
 
     def _part(self, rows: Scored) -> Tensor:

@@ -1,0 +1,103 @@
+"""What every metric of a family shares: its model, its sums as the state of a torchmetrics metric, its `update`."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.links import Link
+from torchglm.metrics.rows import Scored, scored
+
+
+class FamilyMetric(Metric):
+    """A metric of a family whose state is one tensor of sums: a subclass gives the sums of rows, and their value.
+
+    A `torchmetrics.MetricCollection` lets metrics share a state of one name if it holds the same numbers after the
+    first batch, which may hold no row that counts. So the name tells apart whatever makes other sums: the formula,
+    the family with its parameters, the link, and what a subclass names in `given`.
+    The family is held, not owned: it is no submodule, so that a metric adds nothing to a state_dict.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+    size: tuple[int, ...] = (2,)
+
+    def __init__(self, family: "str | Family", link: "str | Link | None" = None, given: Sequence[Any] = (),
+                 **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        known = families.get(family)
+        self._model = (known, known.default_link if link is None else links.get(link))
+        formula = type(self)._part
+        readable = f"{formula.__qualname__.split('.')[-2]}_{self.family.name}_{self.link.name}".lower()
+        parts = [formula.__module__, formula.__qualname__, *self._model, *given]
+        self._state = f"{re.sub(r'[^a-z0-9]+', '_', readable)}_{fingerprint(parts)}"
+        self.add_state(self._state, torch.zeros(self.size, dtype=torch.float64), dist_reduce_fx=self._merge())
+
+    @property
+    def family(self) -> Family:
+        """The family whose formulas are used."""
+        return self._model[0]
+
+    @property
+    def link(self) -> Link:
+        """The link, where a null model needs one."""
+        return self._model[1]
+
+    @property
+    def sums(self) -> Tensor:
+        """The sums so far."""
+        return getattr(self, self._state)
+
+    def update(self, mu: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
+               exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
+               event: "Tensor | None" = None) -> None:
+        """Take in rows; `ValueError` where shapes differ."""
+        part = self._part(scored(self.family, mu, y, weight, offset, exposure, trials, event))
+        merge = self._merge()
+        joined = self.sums + part if merge == "sum" else merge(torch.stack([self.sums, part]))
+        setattr(self, self._state, joined)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw one value, or a sequence of values over steps, with matplotlib."""
+        return self._plot(val, ax)
+
+    def _merge(self) -> Any:
+        return "sum"
+
+    def _part(self, rows: Scored) -> Tensor:
+        raise NotImplementedError
+
+
+def fingerprint(parts: Sequence[Any]) -> str:
+    """Sixteen letters that differ where the parts do, and are the same in every process.
+
+    A module is told by its classes, attributes, parameters and buffers; a tensor by its values.
+    """
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.update(repr(tuple(part.shape)).encode())
+            found.update(part.detach().cpu().double().numpy().tobytes())
+        elif isinstance(part, nn.Module):
+            found.update(fingerprint([inner for module in part.modules() for inner in _held(module)]).encode())
+        else:
+            found.update(repr(part).encode())
+        found.update(b";")
+    return found.hexdigest()[:16]
+
+
+def _held(module: nn.Module) -> list[Any]:
+    """The class of a module and what it holds itself, with names."""
+    own = [pair for name, value in vars(module).items() if name not in _OF_EVERY_MODULE for pair in (name, value)]
+    tensors = [pair for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+               for pair in (name, value)]
+    return [type(module).__module__, type(module).__qualname__, *own, *tensors]
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
