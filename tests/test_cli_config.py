@@ -162,6 +162,15 @@ def test_a_config_that_is_not_there(read) -> None:  # noqa: ANN001
         config.read(["nope.yaml"])
 
 
+def test_another_family_is_one_difference_and_another_argument_is_another(read) -> None:  # noqa: ANN001
+    plain, free, fixed = (read(BASE.replace("poisson", family))[1] for family in (
+        "poisson", "negative_binomial", "{name: negative_binomial, alpha: 2}"))
+    assert config.differences(plain, free) == ["family: poisson, was negative_binomial"]
+    assert config.differences(fixed, plain) == ["family: negative_binomial, was poisson"]
+    assert config.differences(free, fixed) == ["family.alpha: None, was 2.0"]
+    assert config.differences(plain, plain) == []
+
+
 def test_expanding_and_contracting_are_inverse() -> None:
     short = {"family": {"name": "tweedie", "power": 1.5}, "link": "log", "penalty": None, "seed": 1}
     assert names.contract(names.expand(short)) == short

@@ -156,6 +156,22 @@ def test_a_finished_run_says_so(config: Path, capsys: pytest.CaptureFixture[str]
     assert main(["fit", str(config), "--resume", "run"]) == 0
     assert "The fit in run is finished" in capsys.readouterr().out
     assert Path("run/result.json").stat().st_mtime_ns == written
+    for key, value, was in (("data.formula", "y ~ a", "y ~ a + C(g)"), ("family", "gamma", "poisson"),
+                            ("data.path", "others.parquet", "rows.parquet"), ("seed", "3", "0")):
+        said = refused(capsys, "fit", str(config), "--resume", "run", f"--{key}", value)
+        assert f"run holds another job ({key}: {value}, was {was})" in said
+    Path("run/config.yaml").unlink()
+    assert "without a config" in refused(capsys, "fit", str(config), "--resume", "run")
+    assert Path("run/result.json").stat().st_mtime_ns == written
+
+
+def test_a_finished_run_is_known_by_its_rows_wherever_one_stands(config: Path, monkeypatch: pytest.MonkeyPatch,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", str(config), "--data.path", str(config.parent / "rows.parquet")]) == 0
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["fit", str(config), "--resume", "../run"]) == 0
+    assert "The fit in ../run is finished" in capsys.readouterr().out
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -172,6 +188,8 @@ def test_another_job_is_not_resumed(config: Path, monkeypatch: pytest.MonkeyPatc
     fit = ("fit", str(config), "--resume", "run")
     assert "family.class_path: torchglm" not in (said := refused(capsys, *fit, "--family", "gamma")), said
     assert "holds another job (family: gamma, was poisson)" in said
+    said = refused(capsys, *fit, "--family", "{name: negative_binomial, alpha: 2}")
+    assert "holds another job (family: negative_binomial, was poisson)" in said
     assert "data.formula: y ~ a, was y ~ a + C(g)" in refused(capsys, *fit, "--data.formula", "y ~ a")
     assert "torchglm fit CONFIG.yaml --resume run" in refused(capsys, "summary", "run")
     for word in ("--resume", "--resume="):

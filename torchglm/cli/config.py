@@ -128,13 +128,17 @@ def differences(text: str, other: str) -> list[str]:
     """What two resolved configs set otherwise, each as `key: value, was value`, but for where and how fast they run."""
     ours, theirs = (_flat(_yaml_load(one)) for one in (text, other))
     keys = sorted({*ours, *theirs} - {"output_dir", "device", "timeout"})
-    return [f"{key}: {ours.get(key)}, was {theirs.get(key)}" for key in keys if ours.get(key) != theirs.get(key)]
+    found = [key for key in keys if ours.get(key) != theirs.get(key)]
+    # of another family the arguments differ, too
+    shown = [key for key in found if key.rpartition(".")[0] not in found]
+    return [f"{key}: {ours.get(key)}, was {theirs.get(key)}" for key in shown]
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Values by dotted keys; `family: poisson` and `family: {name: poisson}` are the same."""
     if isinstance(value, dict):
         return {name: one for inner, part in value.items() for name, one in
-                _flat(part, f"{key}.{inner}" if key else str(inner)).items()}
+                _flat(part, f"{key}.{inner}".removesuffix(".name") if key else str(inner)).items()}
     return {key: value}
 
 

@@ -17,7 +17,7 @@ from torchglm import checkpoints, runs
 from torchglm.checkpoints import Checkpoint
 from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
-from torchglm.cli.rows import RunRows
+from torchglm.cli.rows import RunRows, configured
 from torchglm.cli.waiting import Log, waiting
 
 if TYPE_CHECKING:
@@ -68,25 +68,41 @@ def _begun(job: Job, text: str, run: str | None) -> Checkpoint | None:
 
     Raises ValueError where the folder cannot be written, or holds another job.
     """
-    from torchglm.cli import config
-
     place = runs.check_target(job.output_dir)
-    given = job.data.path if isinstance(job.data.path, list) else [job.data.path]
-    begun = Checkpoint(place, text, [str(Path(one).expanduser().resolve()) for one in given])
+    begun = Checkpoint(place, text, _resolved(job.data.path))
     if run is None:
         if (place / runs.CHECKPOINT).is_file():
             warnings.warn(f"{job.output_dir} holds an unfinished fit, and this one begins anew. "
                           f"--resume {job.output_dir} would go on with it.", stacklevel=2)
         return begun
     if checkpoints.finished(place):
+        _check_same(begun, run, *_written(place))
         return None
     before = checkpoints.read(place)
-    others = [said for said in config.differences(text, before.config)
-              if not (said.startswith("data.path:") and begun.rows == before.rows)]
+    _check_same(begun, run, before.config, before.rows)
+    return replace(begun, state=before.state, resumed=True)
+
+
+def _check_same(begun: Checkpoint, run: str, text: str, rows: list[str]) -> None:
+    """Raise ValueError where a run of the config `text` on `rows` is not that of the job to resume."""
+    from torchglm.cli import config
+
+    others = [said for said in config.differences(begun.config, text)
+              if not (said.startswith("data.path:") and begun.rows == rows)]
     if others:
         raise ValueError(f"{run} holds another job ({'; '.join(others)}). Resume it with its own config, or begin anew "
                          "with another output_dir.")
-    return replace(begun, state=before.state, resumed=True)
+
+
+def _written(place: Path) -> tuple[str, list[str]]:
+    """The config of a finished run and its rows, as paths. Raises ValueError for a fit that was saved from Python."""
+    if not (place / "config.yaml").is_file():
+        raise ValueError(f"{place} holds a fit without a config, saved from Python. Name another output_dir.")
+    return (place / "config.yaml").read_text(encoding="utf-8"), _resolved(configured(place))
+
+
+def _resolved(path: str | list[str]) -> list[str]:
+    return [str(Path(one).expanduser().resolve()) for one in (path if isinstance(path, list) else [path])]
 
 
 def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
