@@ -99,6 +99,22 @@ def test_weight_zero_is_a_dropped_row(metric: type[FamilyMetric]) -> None:
     torch.testing.assert_close(value(dropped), value(empty), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["poisson", "exponential", "gaussian", "bernoulli"])
+@pytest.mark.parametrize("metric", [*METRICS, CRPS], ids=lambda m: m.__name__)
+def test_one_nan_or_a_weight_below_zero_makes_the_value_nan(metric: type[FamilyMetric], name: str) -> None:
+    mu, y, weight = rows(name)
+    for bad, number in [(0, torch.nan), (1, torch.nan), (2, torch.nan), (2, -1.0)]:
+        given = [mu.clone(), y.clone(), weight.clone()]
+        given[bad][7] = number
+        found, sound = metric(name), metric(name)
+        found.update(*given)
+        sound.update(mu, y, weight)
+        if isinstance(found, LiftTable):
+            assert bool(found.compute()["observed"].isnan().all())
+        else:
+            assert bool(found.compute().isnan()) and bool(sound.compute().isfinite()), (bad, number)
+
+
 @pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
 def test_float32_sums_are_float64_and_copies_work(metric: type[FamilyMetric]) -> None:
     mu, y, weight = rows("poisson")

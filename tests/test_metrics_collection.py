@@ -16,7 +16,7 @@ from torchglm import families, links
 from torchglm.metrics import CRPS, D2, NLL, CalibrationError, Deviance, Gini, LiftTable, PearsonDispersion
 from torchglm.metrics.base import FamilyMetric
 
-PAIRS: dict[str, Callable[[], tuple[FamilyMetric, FamilyMetric]]] = {
+PAIRS: dict[str, Callable[[], tuple[FamilyMetric, ...]]] = {
     "family": lambda: (Deviance("poisson"), Deviance("gaussian")),
     "alpha": lambda: tuple(Deviance(families.get("negative_binomial", alpha=a)) for a in (0.5, 2.0)),
     "power": lambda: tuple(Deviance(families.get("tweedie", power=p)) for p in (1.2, 1.5)),

@@ -153,6 +153,18 @@ def test_coverage() -> None:
         metric.update(low, high, y, weight[:3])
 
 
+def test_coverage_is_nan_where_an_end_a_response_or_a_weight_is() -> None:
+    y, weight = torch.arange(10.0), torch.ones(10)
+    ends = {"low": y - 1, "high": torch.full((10,), torch.inf), "y": y, "weight": weight}
+    assert float(metrics.coverage(**ends)) == 1
+    for name, number in [("low", torch.nan), ("high", torch.nan), ("y", torch.nan), ("weight", torch.nan),
+                         ("weight", -1.0)]:
+        bad = ends | {name: ends[name].clone().index_fill_(0, torch.tensor([4]), number)}
+        assert torch.isnan(metrics.coverage(**bad)), (name, number)
+        kept = torch.where(torch.arange(10) == 4, 0.0, weight)
+        assert name == "weight" or float(metrics.coverage(**bad | {"weight": kept})) == 1
+
+
 def test_coverage_of_right_intervals_is_their_level() -> None:
     rng = np.random.default_rng(0)
     mu = rng.uniform(1, 5, 20_000)

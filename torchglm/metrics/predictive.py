@@ -89,10 +89,11 @@ def coverage_sums(low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" 
         if shape != y.shape:
             raise ValueError(f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(shape)}. "
                              "Give one value per row.")
-    y = y.detach().double()
+    low, high, y = (value.detach().double() for value in (low, high, y))
     w = torch.ones_like(y) if weight is None else weight.detach().double()
-    inside = (low.detach().double() <= y) & (y <= high.detach().double())
-    return torch.stack([torch.where(inside & (w > 0), w, 0.0).sum(), w.sum()])
+    inside = ((low <= y) & (y <= high)).double()
+    known = torch.where(low.isnan() | high.isnan() | y.isnan() | (w < 0), torch.nan, inside)
+    return torch.stack([total(w, known), w.sum()])
 
 
 @torch.no_grad()

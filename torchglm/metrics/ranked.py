@@ -32,7 +32,8 @@ def ranked_sums(rows: Scored, family: Family, link: Link) -> Tensor:
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats as integers of the same order
     place = (ordered >> (32 - BITS)).long() + (1 << BITS - 1)
     values = rows.whole * torch.stack([size, *observed_and_expected(rows, family)])
-    kept = torch.where(rows.whole > 0, values, 0.0)
+    known = torch.where(rows.mu.isnan(), torch.nan, values)  # a rate that is NaN has no place, though a bin takes it
+    kept = torch.where(rows.whole == 0, 0.0, known)
     return torch.zeros(3, 1 << BITS, dtype=torch.float64, device=kept.device).index_add_(1, place, kept)
 
 

@@ -14,8 +14,8 @@ from torchglm.families import Family
 class Scored(NamedTuple):
     """Predictions and responses `(n,)` in float64; `y` is encoded by the family.
 
-    `weight` holds the row weights as given, `trials` the factor the family adds to them, `exposure` is
-    `exp(offset)` for the log link; `offset` is None where the rows have none.
+    `weight` holds the row weights as given (NaN for one below 0), `trials` the factor the family adds to them;
+    `offset` is None where the rows have none. Where `y` is NaN so is `mu`: no formula takes it for a number.
     """
 
     mu: Tensor
@@ -46,12 +46,13 @@ def scored(family: Family, mu: Tensor, y: Tensor, weight: "Tensor | None" = None
         raise ValueError("offset and exposure were both given. exposure means an offset of log(exposure).")
     extras = {"weight": weight, "offset": offset, "exposure": exposure, "trials": trials, "event": event}
     wide = {name: None if value is None else _like(name, value, y) for name, value in extras.items()}
-    means, response = mu.detach().double().flatten(), y.detach().double().flatten()
+    response = y.detach().double().flatten()
+    means = torch.where(response.isnan(), torch.nan, mu.detach().double().flatten())
     response, factor = family.encode(response, trials=wide["trials"], event=wide["event"])
     ones = torch.ones_like(response)
     shift = wide["offset"] if wide["exposure"] is None else wide["exposure"].log()
-    return Scored(means, response, ones if wide["weight"] is None else wide["weight"],
-                  ones if factor is None else factor, shift)
+    weight = ones if wide["weight"] is None else torch.where(wide["weight"] < 0, torch.nan, wide["weight"])
+    return Scored(means, response, weight, ones if factor is None else factor, shift)
 
 
 def _like(name: str, value: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Each metric in two halves, which class and function share: sums that add over parts, and the value of sums.
 
-A weighted sum leaves out rows of weight 0 whatever they hold, so padding never counts.
+A weighted sum leaves out rows of weight 0 whatever they hold, so padding never counts. A NaN in any other row, or a
+weight that is NaN or below 0, makes the value NaN: looking for it would have to wait for the device.
 """
 
 import torch
@@ -13,8 +14,8 @@ from torchglm.metrics.rows import Scored, scored
 
 
 def total(weight: Tensor, value: Tensor) -> Tensor:
-    """`sum w v` over rows of positive weight, a float64 scalar."""
-    return torch.where(weight > 0, weight * value, 0.0).sum()
+    """`sum w v` over rows whose weight is not 0, a float64 scalar."""
+    return torch.where(weight == 0, 0.0, weight * value).sum()
 
 
 def ratio(sums: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def observed_and_expected(rows: Scored, family: Family) -> tuple[Tensor, Tensor]
     Therneau (2016), Assessing calibration of prognostic risk scores, Stat. Methods Med. Res. 25.
     """
     if family.signed:
-        return torch.where(rows.y.isnan(), rows.y, (rows.y > 0).double()), rows.y.abs() / rows.mu
+        return (rows.y > 0).double(), rows.y.abs() / rows.mu
     return rows.y, rows.mu
 
 
