@@ -50,8 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from torchglm.fitting.ranks import RankError
 
         if isinstance(error, RankError):
-            reason = _in_flags(str(error), given[:1])
-            return _refused(f"{reason} What was fitted so far is kept: go on with --resume.", 1)
+            return _refused(str(error), 1)
         if "out of memory" not in str(error).lower():
             raise
         return _refused("the GPU ran out of memory. Use device: cpu or solver: sgd.")

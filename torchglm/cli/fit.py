@@ -17,12 +17,12 @@ from torchglm import checkpoints, runs
 from torchglm.checkpoints import Checkpoint
 from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
-from torchglm.cli.rows import RunRows, configured
+from torchglm.cli.rows import configured, rows_of
 from torchglm.cli.waiting import Log, waiting
+from torchglm.fitting.ranks import RankError, Ranks
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
-    from torchglm.fitting.ranks import Ranks
     from torchglm.inference.result import Result
 
 
@@ -32,26 +32,52 @@ def fit(arguments: Sequence[str]) -> None:
 
     given, run = config.resumed(arguments)
     job, text = config.read(given)
-    with joined(job) as ranks, _said_by(ranks, Log()) as log:
+    begun = Checkpoint(Path(job.output_dir).expanduser().resolve(), text, _resolved(job.data.path))
+    with _ended(begun, _again(given, job)), joined(job) as ranks, _said_by(ranks, Log()) as log:
         log.add(f"torchglm fit {' '.join(arguments)}")
         with ranks.together():
-            begun = _begun(job, text, run) if ranks.rank == 0 else None
-        begun = ranks.gather(begun)[0]
-        if begun is None:
+            found = _begun(job, begun, run) if ranks.rank == 0 else None
+        found = ranks.gather(found)[0]
+        if found is None:
             if ranks.rank == 0:
                 print(f"The fit in {run} is finished: {Path(job.output_dir) / 'report.html'}")
             return
-        begun.writes = ranks.rank == 0
+        found.writes = ranks.rank == 0
         try:
-            result = _fitted(job, begun, ranks, log)
+            result = _fitted(job, found, ranks, log)
             if ranks.rank == 0:
                 _write(result, job, text, log, given)
         except KeyboardInterrupt:
             if ranks.rank:
                 raise SystemExit(130) from None
-            kept = (begun.folder / runs.CHECKPOINT).is_file()
-            raise KeyboardInterrupt(f"interrupted; the steps made are kept. Go on with: {_again(given, job)}" if kept
-                                    else "interrupted before the first step; nothing was written.") from None
+            raise
+
+
+@contextmanager
+def _ended(begun: Checkpoint, again: str) -> Iterator[None]:
+    """Within it an end by an interrupt or by another process is said with what is kept, and how to go on from there.
+
+    Input that another process refused is refused here in its words, as a ValueError.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; the steps made are kept. Go on with: {again}" if _kept(begun)
+                                else "interrupted before the first step; nothing was written.") from None
+    except RankError as error:
+        if error.refused is not None:
+            raise ValueError(error.refused) from error
+        kept = f" What was fitted so far is kept: go on with: {again}" if _kept(begun) else ""
+        raise RankError(f"{error}{kept}") from error
+
+
+def _kept(begun: Checkpoint) -> bool:
+    """Whether steps of this very job are in its folder."""
+    try:
+        found = checkpoints.read(begun.folder)
+        return not _differences(begun, found.config, found.rows)
+    except ValueError:
+        return False
 
 
 @contextmanager
@@ -63,13 +89,12 @@ def _said_by(ranks: Ranks, log: Log) -> Iterator[Log]:
         yield log
 
 
-def _begun(job: Job, text: str, run: str | None) -> Checkpoint | None:
-    """Where the fit is kept, and how far it came; None where the run to resume is finished.
+def _begun(job: Job, begun: Checkpoint, run: str | None) -> Checkpoint | None:
+    """The checkpoint to begin with, of how far the fit came; None where the run to resume is finished.
 
     Raises ValueError where the folder cannot be written, or holds another job.
     """
     place = runs.check_target(job.output_dir)
-    begun = Checkpoint(place, text, _resolved(job.data.path))
     if run is None:
         if (place / runs.CHECKPOINT).is_file():
             warnings.warn(f"{job.output_dir} holds an unfinished fit, and this one begins anew. "
@@ -85,13 +110,18 @@ def _begun(job: Job, text: str, run: str | None) -> Checkpoint | None:
 
 def _check_same(begun: Checkpoint, run: str, text: str, rows: list[str]) -> None:
     """Raise ValueError where a run of the config `text` on `rows` is not that of the job to resume."""
-    from torchglm.cli import config
-
-    others = [said for said in config.differences(begun.config, text)
-              if not (said.startswith("data.path:") and begun.rows == rows)]
+    others = _differences(begun, text, rows)
     if others:
         raise ValueError(f"{run} holds another job ({'; '.join(others)}). Resume it with its own config, or begin anew "
                          "with another output_dir.")
+
+
+def _differences(begun: Checkpoint, text: str, rows: list[str]) -> list[str]:
+    """What sets the job apart from a run of the config `text` on `rows`; the same rows may be named otherwise."""
+    from torchglm.cli import config
+
+    return [said for said in config.differences(begun.config, text)
+            if not (said.startswith("data.path:") and begun.rows == rows)]
 
 
 def _written(place: Path) -> tuple[str, list[str]]:
@@ -116,7 +146,7 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
     with waiting(f"Fitting {job.data.formula}") if ranks.rank == 0 else nullcontext():
         result = job.solver.solve(job, begun)
     log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
-    return result if ranks.size == 1 else result.on(RunRows(result, job.data.path))
+    return result if ranks.size == 1 else result.on(rows_of(result, job.data.path))
 
 
 def _write(result: Result, job: Job, text: str, log: Log, given: Sequence[str]) -> None:

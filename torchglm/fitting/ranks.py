@@ -19,7 +19,14 @@ from torchglm.fitting.rows import Rows
 
 
 class RankError(RuntimeError):
-    """Another process of the fit failed, died, or does not answer."""
+    """Another process of the fit failed, died, or does not answer.
+
+    `refused` is what that process said of its input, where it is that which ended it; else None.
+    """
+
+    def __init__(self, said: str, refused: "str | None" = None) -> None:
+        super().__init__(said)
+        self.refused = refused
 
 
 class Ranks:
@@ -84,11 +91,12 @@ class Ranks:
         [count] = self.sum(torch.tensor([float(failed is not None)], dtype=torch.float64))
         if not bool(count):
             return
-        reasons = self.gather(None if failed is None else f"{type(failed).__name__}: {failed}")
+        refused = isinstance(failed, (ValueError, TypeError, OSError))
+        reasons = self.gather(None if failed is None else (type(failed).__name__, str(failed), refused))
         if failed is not None:
             raise failed
-        rank, reason = next((i, said) for i, said in enumerate(reasons) if said is not None)
-        raise RankError(f"process {rank} of {self.size} failed. {reason}")
+        rank, (kind, said, refused) = next((i, reason) for i, reason in enumerate(reasons) if reason is not None)
+        raise RankError(f"process {rank} of {self.size} failed. {kind}: {said}", said if refused else None)
 
     def _reduced(self, values: tuple[Tensor, ...], operation: Any) -> tuple[Tensor, ...]:
         if self.size == 1:
