@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -86,6 +87,7 @@ for name, (formula, path, options) in json.loads(sys.argv[1]).items():
 said = found["said"] = {}
 for name, call in {"rows": lambda: torchglm.fit("t ~ a", "bad.parquet", family="gamma", link="log"),
                    "text": lambda: torchglm.fit("y ~ a", "mixed", family="poisson"),
+                   "csv text": lambda: torchglm.fit("y ~ a", "mixed_csv", family="poisson"),
                    "residuals": lambda: fit.residuals()}.items():
     try:
         call()
@@ -123,9 +125,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame.iloc[:400].to_parquet(folder / "one_group.parquet")
     frame.to_csv(folder / "rows.csv", index=False)
     frame.assign(t=frame["t"].where(np.arange(n) != 650, -1.0)).to_parquet(folder / "bad.parquet", row_group_size=150)
-    (folder / "mixed").mkdir()
-    frame.iloc[:350].to_parquet(folder / "mixed" / "0.parquet")
-    frame.iloc[350:].assign(a=frame["g"]).to_parquet(folder / "mixed" / "1.parquet")
+    for kind, write in (("", "to_parquet"), ("_csv", "to_csv")):
+        (folder / f"mixed{kind}").mkdir()
+        for i, part in enumerate((frame.iloc[:350], frame.iloc[350:].assign(a=frame["g"]))):
+            getattr(part, write)(folder / f"mixed{kind}" / f"{i}.{write.removeprefix('to_')}", index=False)
     (folder / "config.yaml").write_text(
         "data: {path: rows.parquet, formula: y ~ a + C(g), exposure: years}\nfamily: poisson\noutput_dir: run\n")
     return folder
@@ -202,7 +205,9 @@ def test_what_is_wrong_on_one_process_is_said_on_both(found: list[dict[str, Any]
     assert second["rows"][0] == "ValueError" and where in second["rows"][1] and "gamma" in second["rows"][1]
     assert first["rows"][0] == "RankError" and "process 1 of 2 failed" in first["rows"][1] and where in first["rows"][1]
     for said in (first, second):
-        assert "'a' holds numbers in some files and text in others" in said["text"][1]
+        for words in (said["text"][1], said["csv text"][1]):
+            assert re.search(r"mixed\w*/1\.\w+ holds column 'a' as (large_)?string, and mixed\w*/0\.\w+ double\. "
+                             "Give it one type in all files.", words), words
 
 
 def test_what_needs_all_rows_in_one_process_says_so(found: list[dict[str, Any]]) -> None:
@@ -239,8 +244,28 @@ def test_a_process_that_is_gone_ends_the_other(place: Path, failure: str) -> Non
                       FAIL=f"{failure} 1 17")
     assert first.returncode == 1, first.stderr
     said = first.stderr.strip().splitlines()[-1]
-    assert "process 0 of 2 stopped: another died or did not answer in time" in said and "--resume" in said
+    assert "process 0 of 2 stopped: another died or did not answer in time" in said
+    assert said.endswith(f"go on with: torchglm fit config.yaml --timeout 5 --resume {failure}")
     assert checkpoints.read(place / failure).state is not None
+
+
+def test_an_end_before_the_first_step_promises_no_checkpoint(place: Path) -> None:
+    (place / "driver.py").write_text(DRIVER)
+    first, _ = launch(place, ["driver.py", "fit", "config.yaml", "--output_dir", "early"], (0,), FAIL="dies 1 2")
+    assert first.returncode == 1, first.stderr
+    assert "another died or did not answer" in first.stderr and "--resume" not in first.stderr
+    assert not (place / "early").exists()
+
+
+def test_rows_that_one_process_refuses_are_refused_by_both_in_the_same_words(place: Path) -> None:
+    ended = launch(place, ["-m", "torchglm", "fit", "config.yaml", "--data.path", "bad.parquet", "--data.formula",
+                           "t ~ a", "--family", "gamma", "--link", "log", "--output_dir", "refused"])
+    for end in ended:
+        assert end.returncode == 2 and end.stdout == "", end.stderr
+        assert end.stderr.startswith("torchglm: error: bad.parquet, row group 4: "), end.stderr
+        assert "--resume" not in end.stderr and "process" not in end.stderr
+    assert ended[0].stderr == ended[1].stderr
+    assert not (place / "refused").exists()
 
 
 def test_a_killed_fit_of_two_processes_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch,

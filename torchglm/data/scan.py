@@ -59,6 +59,18 @@ class Scan(Pieces):
         self.groups = None  # of each file; None means all
         if self.size > 1 and kind_of(self.files[0]) == "parquet":
             self.groups = row_groups(self.files, *share)
+            self._check_types()
+
+    def _check_types(self) -> None:
+        """Find in the heads of all files what pieces of one's own share alone would not show."""
+        import pyarrow as pa
+
+        shared = SharedColumns(self.types)
+        for file in self.files:
+            with parquet_file(file) as source:
+                own = [field for field in source.schema_arrow if self.columns is None or field.name in self.columns]
+                if source.num_row_groups:
+                    shared.check(file, pa.schema(own))
 
     def pieces(self) -> Iterator[Piece]:
         """The pieces, with their places; a thread reads one ahead."""
@@ -70,11 +82,11 @@ class Scan(Pieces):
         for file in self.files if self.groups is None else self.groups:
             for piece in self._csv(file) if kind_of(file) == "csv" else self._parquet(file):
                 number += 1
-                if self.groups is None and number % self.size != self.rank % self.size:
-                    continue
                 if checked != file:
                     shared.check(file, piece.table.schema)
                     checked = file
+                if self.groups is None and number % self.size != self.rank % self.size:
+                    continue
                 if piece.table.num_rows:
                     empty = False
                     yield piece._replace(table=plain_strings(shared.typed(piece.table)))
