@@ -72,6 +72,25 @@ def both(name: str, frame: pd.DataFrame, folder: Path) -> tuple[torchglm.Result,
     return torchglm.fit(formula, frame, **options), streamed
 
 
+def test_rows_of_files_are_attached_to_a_loaded_fit(frame: pd.DataFrame, tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    whole, _ = both("poisson", frame, tmp_path / "rows")
+    whole.save(tmp_path / "fit")
+    loaded = torchglm.load(tmp_path / "fit")
+    for source in (tmp_path / "rows", lambda: (frame[i:i + 70] for i in range(0, N, 70))):
+        one = loaded.with_rows(source)
+        assert one.rows is None
+        torch.testing.assert_close(one.covariance("HC3"), whole.covariance("HC3"), rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(one.residuals("deviance"), whole.residuals("deviance"), rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="No column 'a' in"):
+        loaded.with_rows([frame.drop(columns="a")])
+    with pytest.raises(ValueError, match="weights must name a column"):
+        loaded.with_rows(tmp_path / "rows", weights=np.ones(N))
+    by = torchglm.fit("count ~ a", frame, family="poisson", by="g")
+    with pytest.raises(ValueError, match="sorted in memory. Pass a table"):
+        by.with_rows(tmp_path / "rows")
+
+
 def numbers(value: Any) -> list[Tensor]:
     """Every number in an answer, in order."""
     if isinstance(value, Tensor):

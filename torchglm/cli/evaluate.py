@@ -11,7 +11,7 @@ import torch
 
 from torchglm.cli.law_scores import LawScores, as_given
 from torchglm.cli.ratios import Ratios
-from torchglm.cli.rows import Batch, Reader, RunRows, alike, check_formula
+from torchglm.cli.rows import Batch, Reader, alike, check_formula, rows_of
 from torchglm.cli.scorecard import Evaluation
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str 
     family = result.family
     if not result.context.get("offset") or _varies(family) or metrics.D2(family, result.link).takes(torch.zeros(1)):
         return None
-    source = RunRows(result, list(data), missing, unseen)
+    source = rows_of(result, list(data), missing, unseen)
     return float(irls(WithoutColumns(source, True), family, result.link).coef[0, 0])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
         spec, columns = result.spec, result.context.get("columns") or {}
         wanted = [*spec.response_columns, *spec.columns, *columns.values(), *result.group_names]
         return result.with_rows(read_table(path, list(dict.fromkeys(wanted))))
-    return result.on(RunRows(result, path))
+    return result.on(rows_of(result, path))
 
 
 def check_formula(result: Result, run: Path, instead: str) -> None:
@@ -74,17 +74,11 @@ def configured(run: Path) -> str | list[str]:
     return located(path, [file])
 
 
-class RunRows:
-    """Rows of files as a fit takes them, read again at each iteration, piece by piece."""
-
-    def __init__(self, result: Result, path: str | Sequence[str | Path], missing: str | None = None,
-                 unseen: str | None = None) -> None:
-        self.reader = Reader(result, response=True, missing=missing, unseen=unseen)
-        self.path = path
-
-    def __iter__(self) -> Iterator[Rows]:
-        pieces = self.reader.scan(self.path).each(lambda table, first: self.reader.read(table, first).rows)
-        return (rows for rows in pieces if rows.y.shape[-1])
+def rows_of(result: Result, path: str | Sequence[str | Path], missing: str | None = None,
+            unseen: str | None = None) -> inputs.SpecRows:
+    """The rows of files as the fit of one model takes them; `missing` and `unseen` override its policies."""
+    spec = replace(result.spec, missing=missing or result.spec.missing, unseen=unseen or result.spec.unseen)
+    return inputs.SpecRows(path, spec, result.family, result.context.get("columns") or {}, result.coef.device)
 
 
 @dataclass(frozen=True)

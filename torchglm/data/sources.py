@@ -32,14 +32,23 @@ def columns_read(formula: str, source: Any, also: Sequence[str], said: str = "th
     Raises ValueError for a formula without a response (`said` names it) and for columns that the first file or chunk
     lacks.
     """
-    if is_chunks(source):
-        names, where = Chunks(source).names, "the first chunk"
-    else:
-        file = files(source)[0]
-        names, where = column_names(file), str(file)
+    names, where = _columns(source)
     parsed = parse(formula, [name for name in names if name not in also])
     if parsed.response is None:
         raise ValueError(f"{said} {formula!r} has no response. Write it as 'y ~ ...'.")
     wanted = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *also]))
     check_columns(wanted, names, where)
     return wanted
+
+
+def check_source(source: Any, columns: Sequence[str]) -> None:
+    """Raise ValueError for columns that the first file or chunk of a source lacks, and where nothing is there."""
+    check_columns(columns, *_columns(source))
+
+
+def _columns(source: Any) -> tuple[list[str], str]:
+    """The columns of the first file or chunk, and what to call it."""
+    if is_chunks(source):
+        return Chunks(source).names, "the first chunk"
+    file = files(source)[0]
+    return column_names(file), str(file)

@@ -279,7 +279,8 @@ class Result(Fit):
     def with_rows(self, x: Any, y: Any = None, **per_row: Any) -> "Result":
         """The same fit with rows attached, for residuals and robust covariances; arguments as for `fit`.
 
-        A formula fit takes its table alone. Raises `ValueError` for rows of another shape.
+        A formula fit takes its table alone, or the path of files, or chunks, which are read again at each pass.
+        Raises `ValueError` for rows of another shape.
         """
         from torchglm.api import attach
 

@@ -22,7 +22,58 @@ if TYPE_CHECKING:
 HOLD = 1 << 30  # bytes of rows that a process keeps in memory
 
 
-class FileRows:
+class SpecRows:
+    """The rows of files (or chunks) by a design that is known, read again at each iteration, as `Rows` piece by piece.
+
+    `roles` names the columns of weights, freq, offset, exposure, trials and event. Raises `ValueError` where columns
+    are missing, and while iterating for rows that do not suit the family, naming the place.
+    """
+
+    def __init__(self, path: Any, spec: DesignSpec, family: Family, roles: Mapping[str, str],
+                 device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        from torchglm.data.sources import check_source
+
+        self.path, self.spec, self.family, self.roles = path, spec, family, dict(roles)
+        self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
+        self.also = list(self.roles.values())
+        self.columns = list(dict.fromkeys([*spec.response_columns, *spec.columns, *self.also]))
+        check_source(path, self.columns)
+
+    def __iter__(self) -> Iterator[Rows]:
+        return self._read(Ranks(), None)
+
+    def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan | Chunks:
+        from torchglm.data.sources import scan
+
+        return scan(self.path, self.columns, types, (ranks.rank, ranks.size))
+
+    def _read(self, ranks: Ranks, tally: Tally | None) -> Iterator[Rows]:
+        """The rows of a share, piece by piece; `tally` counts what the policies leave out or recode."""
+        types = {name: kind for name, kind in self.spec.types.items() if name in self.columns}
+        pieces = self._scan(types, ranks).each(lambda table, first: self._rows(table, first, tally))
+        return (rows for rows in pieces if rows.y.shape[-1])
+
+    def _rows(self, table: pa.Table, first: int, tally: Tally | None) -> Rows:
+        """Raises `ValueError` where the rows of a piece, counted from `first` in its file, do not suit."""
+        from torchglm.data import numbers
+
+        design = self.spec.design(table, response=True, also=self.also, first=first)
+        if tally is not None:
+            tally.add(design)
+        roles = {role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()}
+        assert design.y is not None  # the formula has a response
+        x, y = design.numbers.to(self.device, self.dtype), design.y.to(self.device)
+        indexed = None if design.indexed is None else design.indexed.to(self.device, self.dtype)
+        try:
+            data = assemble(x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False,
+                            indexed=indexed)
+        except RowError as error:
+            raise error.moved(first + design.row(error.place[-1])) from None
+        [rows] = data.source
+        return rows
+
+
+class FileRows(SpecRows):
     """The rows of CSV or Parquet files (a file, a glob, a folder or a list) by a formula, as a re-iterable of `Rows`.
 
     `path` may also be tables that come one after the other, see `data.Chunks`.
@@ -80,36 +131,6 @@ class FileRows:
     def __iter__(self) -> Iterator[Rows]:
         return self._read(self.ranks, None) if self.stand_in is None else iter([self.stand_in])
 
-    def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan | Chunks:
-        from torchglm.data.sources import scan
-
-        return scan(self.path, self.columns, types, (ranks.rank, ranks.size))
-
-    def _read(self, ranks: Ranks, tally: Tally | None) -> Iterator[Rows]:
-        """The rows of a share, piece by piece; `tally` counts what the policies leave out or recode."""
-        types = {name: kind for name, kind in self.spec.types.items() if name in self.columns}
-        pieces = self._scan(types, ranks).each(lambda table, first: self._rows(table, first, tally))
-        return (rows for rows in pieces if rows.y.shape[-1])
-
-    def _rows(self, table: pa.Table, first: int, tally: Tally | None) -> Rows:
-        """Raises `ValueError` where the rows of a piece, counted from `first` in its file, do not suit."""
-        from torchglm.data import numbers
-
-        design = self.spec.design(table, response=True, also=self.also, first=first)
-        if tally is not None:
-            tally.add(design)
-        roles = {role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()}
-        assert design.y is not None  # the formula has a response
-        x, y = design.numbers.to(self.device, self.dtype), design.y.to(self.device)
-        indexed = None if design.indexed is None else design.indexed.to(self.device, self.dtype)
-        try:
-            data = assemble(x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False,
-                            indexed=indexed)
-        except RowError as error:
-            raise error.moved(first + design.row(error.place[-1])) from None
-        [rows] = data.source
-        return rows
-
     @property
     def context(self) -> dict[str, Any]:
         """What a result remembers of where its rows came from."""
@@ -122,13 +143,23 @@ class FileRows:
 def from_files(formula: str, path: Any, family: Family, per_row: dict[str, Any], policies: Mapping[str, Any],
                device: torch.device | None, dtype: torch.dtype | None) -> Data:
     """The rows of files. Raises `ValueError` for per-row arguments that are not names of columns."""
+    rows = FileRows(formula, path, family, _named(per_row), policies, device, dtype)
+    return Data(rows.source, torch.Size(), list(rows.spec.names), len(rows.spec.names), rows.device,
+                rows.dtype == torch.float32, rows.spec.intercept, context=rows.context)
+
+
+def rows_by_spec(path: Any, spec: DesignSpec, family: Family, per_row: dict[str, Any],
+                 device: torch.device | None) -> SpecRows:
+    """The rows of files by a known design. Raises `ValueError` for per-row arguments that are not names of columns."""
+    return SpecRows(path, spec, family, _named(per_row), device)
+
+
+def _named(per_row: dict[str, Any]) -> dict[str, str]:
     given = {name: value for name, value in per_row.items() if value is not None}
     for name, value in given.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} must name a column where the rows come from files, got {type(value).__name__}.")
-    rows = FileRows(formula, path, family, given, policies, device, dtype)
-    return Data(rows.source, torch.Size(), list(rows.spec.names), len(rows.spec.names), rows.device,
-                rows.dtype == torch.float32, rows.spec.intercept, context=rows.context)
+    return given
 
 
 def _joined(pieces: list[Rows]) -> Rows:
