@@ -125,6 +125,21 @@ def test_nothing_given_is_changed() -> None:
     assert penalty.l1.tolist() == pytest.approx([0.01, 0.01]) and float(penalty.l2) == 0.1
 
 
+@pytest.mark.parametrize("option", [{"names": ["a"]}, {"intercept": False}])
+def test_what_a_formula_says_is_not_said_twice(option: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a formula names its columns and decides on its intercept"):
+        torchglm.fit("y ~ a", {"y": [1.0, 2.0, 4.0], "a": [0.0, 1.0, 2.0]}, family="poisson", **option)
+
+
+def test_the_least_solution_is_not_said_to_be_nan() -> None:
+    x = torch.tensor([[0.0, 0.0], [1.0, 2.0], [2.0, 4.0], [3.0, 6.0]], dtype=torch.float64)
+    y = torch.tensor([1.0, 2.0, 4.0, 5.0], dtype=torch.float64)
+    with pytest.warns(torchglm.FitWarning, match="x1. The solution of least length stands for all others"):
+        assert torchglm.fit(x, y, family="poisson", singular="minnorm").coef.isfinite().all()
+    with pytest.warns(torchglm.FitWarning, match="x1. Their coefficients are NaN"):
+        torchglm.fit(x, y, family="poisson")
+
+
 def test_a_learned_family_given_by_hand_stays_as_it_was() -> None:
     family = torchglm.NegativeBinomial()
     before = float(family.alpha)
