@@ -50,6 +50,10 @@ class Data:
     unseen: Literal["error", "reference", "other"] = "error"
     rare: int = 0
 
+    def __post_init__(self) -> None:
+        if self.rare < 0:
+            raise ValueError(f"data.rare must be at least 0, got {self.rare}. 0 pools no levels.")
+
     @property
     def roles(self) -> dict[str, str]:
         """Role -> column, for the roles that are filled."""
@@ -146,6 +150,11 @@ class Job:
     dtype: Literal["float64", "float32"] = "float64"
     output_dir: str = "runs/fit"
     timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 1e-3 <= self.timeout <= 1e9:
+            raise ValueError(f"timeout must lie between 0.001 and 1e9 seconds, got {self.timeout:g}. "
+                             "The default is 600.")
 
     @property
     def precision(self) -> torch.dtype:
