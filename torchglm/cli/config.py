@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import register_type
 
 from torchglm.cli import names
+from torchglm.cli.messages import one_line
 from torchglm.cli.schema import Data, Job
 
 MODE = "torchglm"
@@ -27,14 +27,32 @@ Share the rows out to four processes: torchrun --nproc_per_node 4 -m torchglm fi
 SHORT = {**names.KEYS, **{f"solver.{key}": known for key, known in names.INNER.items()}}
 
 _yaml_load = jsonargparse.get_loader("yaml")
-_WORDS = {r'^Parser key "config": ': "", r'Parser key "([\w.]+)":': r"\1:", r"<class '(\w+)'>": r"\1",
-          "typing[.]": "", "the following arguments are required:": "missing:"}
-_UNKNOWN_KEY = re.compile(r"(?:Group '(?P<group>\w+)' does not accept option|Option) '(?P<key>[\w.]+)'")
+
+
+def _strict_load(text: str) -> Any:
+    """YAML in which no key stands twice. Raises ValueError, with both lines, where one does."""
+    found = _yaml_load(text)
+    waiting = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[Any, int] = {}
+        for key, value in node.value:
+            line, waiting = key.start_mark.line + 1, [*waiting, value]
+            if key.value in lines and isinstance(key, yaml.ScalarNode):
+                also = "" if lines[key.value] == line else f" and in line {lines[key.value]}"
+                raise ValueError(f"the key {key.value!r} stands twice, in line {line}{also}. Keep one.")
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+    return found
 
 
 def load_yaml(text: str) -> Any:
     """YAML with short names expanded, see `names`."""
-    return names.expand(_yaml_load(text))
+    return names.expand(_strict_load(text))
 
 
 def dump_yaml(config: dict[str, Any]) -> str:
@@ -171,7 +189,7 @@ def _expanded(arguments: Sequence[str]) -> list[str]:
             if not given:
                 raise ValueError(f"{flag} needs a value, such as {flag} {next(iter(known()))}.")
             value = given.pop(0)
-        made.append(f"--{key}={json.dumps(names.expand_value(key, _yaml_load(value), known()))}")
+        made.append(f"--{key}={json.dumps(names.expand_value(key, _strict_load(value), known()))}")
     return made
 
 
@@ -183,37 +201,3 @@ def _check_flag(flag: str) -> None:
     if flag.startswith("--") and key not in known and key.split(".")[0] not in names.KEYS:
         near = names.nearest(flag, [f"--{name}" for name in known])
         raise ValueError(f"unknown flag {flag}{near}. See torchglm fit --help.")
-
-
-def one_line(message: str) -> str:
-    """A parser's message in one line and in plain words, with the nearest key where one was misspelt."""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", message).splitlines()
-    text = " ".join(line.strip() for line in _chosen(lines) if line.strip())
-    if found := _UNKNOWN_KEY.search(text):
-        return _unknown(found["key"], found["group"], re.findall(r"class_path[= ]'([\w.]+)'", text))
-    if text.startswith("Unexpected config:"):
-        return f"the config must hold lines of 'key: value', got {text[18:60].strip()!r}."
-    for ugly, plain in _WORDS.items():
-        text = re.sub(ugly, plain, text)
-    return text
-
-
-def _chosen(lines: list[str]) -> list[str]:
-    """The lines of a message; where a value fits none of several types, what each but null said of it."""
-    errors = next((i for i, line in enumerate(lines) if line.strip() == "Errors:"), None)
-    if errors is None:
-        return lines
-    key = [line for line in lines[:1] if line.startswith("Parser key")]
-    inside = "\n".join(line for line in lines[errors + 1 :] if not line.strip().startswith("Given value"))
-    said = [part for part in re.split(r"(?:^|\n)\s*- ", inside) if part and "NoneType" not in part]
-    return [*key, *"; or ".join(dict.fromkeys(said)).splitlines()]
-
-
-def _unknown(key: str, group: str | None, paths: list[str]) -> str:
-    """What is said of a key that is unknown at the top, in a group or to the class at the last path."""
-    where, known = "config", list(Job.__dataclass_fields__)
-    if group:
-        where, known = group, list(Data.__dataclass_fields__)
-    elif paths:
-        where, known = paths[-1], names.parameters(paths[-1])
-    return names.unknown_key(where, key, known)

@@ -62,9 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _in_flags(reason: str, command: list[str]) -> str:
-    """What is wrong, with the policies that it advises said as flags or as keys of a config, not as arguments."""
+    """What is wrong, with what it advises said as flags or as keys of a config, not as arguments of Python."""
     flags = command and command[0] in ("predict", "evaluate")
     said = re.sub(r"\b(missing|unseen)='(\w+)'", r"--\1 \2" if flags else r"data.\1: \2", reason)
+    said = re.sub(r"\b(link|dispersion)='(\w+)'", r"\1: \2", said)
     return re.sub(r"\brare=(\d+)", r"data.rare: \1", said).replace(" rare=,", " data.rare,")
 
 
