@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from torchglm import families, links
 from torchglm.families import Family
+from torchglm.inputs import exposure_link
 from torchglm.links import Link
 from torchglm.metrics.rows import Scored, scored
 
@@ -27,6 +28,7 @@ class FamilyMetric(Metric):
     is_differentiable = False
     full_state_update = False
     size: tuple[int, ...] = (2,)
+    offset_counts = False  # True where the value depends on offsets, so that exposure= needs a link for rates
 
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, given: Sequence[Any] = (),
                  **kwargs: Any) -> None:
@@ -57,7 +59,9 @@ class FamilyMetric(Metric):
     def update(self, mu: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
                exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
                event: "Tensor | None" = None) -> None:
-        """Take in rows; `ValueError` where shapes differ."""
+        """Take in rows; `ValueError` where shapes differ, or where `exposure` has no meaning for the link."""
+        if exposure is not None and self.offset_counts:
+            exposure_link(self.link)
         part = self._part(scored(self.family, mu, y, weight, offset, exposure, trials, event))
         merge = self._merge()
         joined = self.sums + part if merge == "sum" else merge(torch.stack([self.sums, part]))

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from torchglm import families
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.base import FamilyMetric
-from torchglm.metrics.rows import Scored, scored
+from torchglm.metrics.rows import Scored
 from torchglm.metrics.sums import ratio, total
 
 
@@ -94,17 +93,3 @@ def coverage_sums(low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" 
     inside = ((low <= y) & (y <= high)).double()
     known = torch.where(low.isnan() | high.isnan() | y.isnan() | (w < 0), torch.nan, inside)
     return torch.stack([total(w, known), w.sum()])
-
-
-@torch.no_grad()
-def crps(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-         dispersion: "Tensor | float" = 1.0, trials: "Tensor | None" = None) -> Tensor:
-    """The mean continuous ranked probability score of one set of rows, as in `CRPS`."""
-    known = families.get(family)
-    return ratio(crps_sums(scored(known, mu, y, weight, trials=trials), known, dispersion))
-
-
-@torch.no_grad()
-def coverage(low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" = None) -> Tensor:
-    """The share of responses inside their intervals, as in `Coverage`."""
-    return ratio(coverage_sums(low, high, y, weight))

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchglm import families, links
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.base import FamilyMetric
-from torchglm.metrics.rows import Scored, scored
+from torchglm.metrics.rows import Scored
 from torchglm.metrics.sums import observed_and_expected
 
 BITS = 18
@@ -72,6 +71,7 @@ class Ranked(FamilyMetric):
     """A metric of rows in bins of their predicted rate; in a MetricCollection all of one model share these sums."""
 
     size = (3, 1 << BITS)
+    offset_counts = True
 
     def _part(self, rows: Scored) -> Tensor:
         return ranked_sums(rows, self.family, self.link)
@@ -153,32 +153,6 @@ class CalibrationError(Ranked):
     def compute(self) -> Tensor:
         """The error, a float64 scalar in units of the rate."""
         return calibration_value(self.sums, self.bins)
-
-
-def gini(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-         exposure: "Tensor | None" = None, trials: "Tensor | None" = None) -> Tensor:
-    """The Gini index of one set of rows, as in `Gini`."""
-    return gini_value(_sums(mu, y, family, weight, exposure, trials))
-
-
-def lift_table(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-               bins: int = 10, exposure: "Tensor | None" = None,
-               trials: "Tensor | None" = None) -> dict[str, Tensor]:
-    """The lift table of one set of rows, as in `LiftTable`."""
-    return lift_value(_sums(mu, y, family, weight, exposure, trials), bins)
-
-
-def calibration_error(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-                      bins: int = 10, exposure: "Tensor | None" = None,
-                      trials: "Tensor | None" = None) -> Tensor:
-    """The calibration error of one set of rows, as in `CalibrationError`."""
-    return calibration_value(_sums(mu, y, family, weight, exposure, trials), bins)
-
-
-def _sums(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None", exposure: "Tensor | None",
-          trials: "Tensor | None") -> Tensor:
-    known = families.get(family)
-    return ranked_sums(scored(known, mu, y, weight, exposure=exposure, trials=trials), known, links.Log())
 
 
 def _axes(ax: Any) -> tuple[Any, Any]:

@@ -47,6 +47,7 @@ class D2(FamilyMetric):
     higher_is_better = True
     plot_upper_bound = 1.0
     size = (4,)
+    offset_counts = True
 
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, null: "float | None" = None,
                  **kwargs: Any) -> None:

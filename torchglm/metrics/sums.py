@@ -1,4 +1,4 @@
-"""Each metric in two halves, which class and function share: sums that add over parts, and the value of sums.
+"""The formulas of metrics in two halves: sums that add over parts, and the value of sums.
 
 A weighted sum leaves out rows of weight 0 whatever they hold, so padding never counts. A NaN in any other row, or a
 weight that is NaN or below 0, makes the value NaN: looking for it would have to wait for the device.
@@ -7,10 +7,9 @@ weight that is NaN or below 0, makes the value NaN: looking for it would have to
 import torch
 from torch import Tensor
 
-from torchglm import families, links
 from torchglm.families import Family
 from torchglm.links import Link
-from torchglm.metrics.rows import Scored, scored
+from torchglm.metrics.rows import Scored
 
 
 def total(weight: Tensor, value: Tensor) -> Tensor:
@@ -100,54 +99,9 @@ def d2_value(sums: Tensor) -> Tensor:
     return 1 - sums[0] / sums[3]
 
 
-@torch.no_grad()
-def deviance(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-             trials: "Tensor | None" = None, event: "Tensor | None" = None) -> Tensor:
-    """The weighted mean unit deviance `sum w d(y, mu) / sum w`; shapes and errors as in `Deviance`."""
-    known = families.get(family)
-    return ratio(deviance_sums(scored(known, mu, y, weight, trials=trials, event=event), known))
-
-
-@torch.no_grad()
-def d2(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-       link: "str | Link | None" = None, null: "float | None" = None, offset: "Tensor | None" = None,
-       exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
-       event: "Tensor | None" = None) -> Tensor:
-    """The share of the null deviance that is explained, `1 - D / D0`; arguments and errors as in `D2`."""
-    known = families.get(family)
-    used = known.default_link if link is None else links.get(link)
-    rows = scored(known, mu, y, weight, offset, exposure, trials, event)
-    return d2_value(d2_sums(rows, known, used, null))
-
-
-@torch.no_grad()
-def nll(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-        dispersion: "Tensor | float" = 1.0, trials: "Tensor | None" = None,
-        event: "Tensor | None" = None) -> Tensor:
-    """The weighted mean negative log-density `-sum w log f(y; mu, phi) / sum w`, as in `NLL`."""
-    known = families.get(family)
-    return ratio(nll_sums(scored(known, mu, y, weight, trials=trials, event=event), known, dispersion))
-
-
-@torch.no_grad()
-def pearson_dispersion(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-                       n_coef: int = 0, trials: "Tensor | None" = None) -> Tensor:
-    """`sum w (y - mu)^2 / V(mu)` over the residual degrees of freedom, as in `PearsonDispersion`."""
-    known = families.get(family)
-    return pearson_value(pearson_sums(scored(known, mu, y, weight, trials=trials), known), n_coef)
-
-
 def pearson_value(sums: Tensor, n_coef: int) -> Tensor:
     """Pearson's chi-square over `n - n_coef`."""
     return sums[0] / (sums[1] - n_coef)
-
-
-@torch.no_grad()
-def observed_expected(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
-                      trials: "Tensor | None" = None, event: "Tensor | None" = None) -> Tensor:
-    """`sum w y / sum w mu`, as in `ObservedExpected`."""
-    known = families.get(family)
-    return ratio(observed_expected_sums(scored(known, mu, y, weight, trials=trials, event=event), known))
 
 
 def has_power_variance(family: Family) -> bool:
