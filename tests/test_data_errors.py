@@ -99,7 +99,7 @@ def test_text_that_comes_late_in_a_csv_column_is_named(tmp_path: Path, monkeypat
     lines = (tmp_path / "a.csv").read_text().splitlines()
     lines[300] = "1,none,a"
     (tmp_path / "a.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"a\.csv cannot be read: .*line 301.*invalid value 'none'.*types="):
+    with pytest.raises(ValueError, match=r"a\.csv cannot be read: .*line 301.*invalid value 'none'.*one type in all"):
         fit(tmp_path / "a.csv")
 
 

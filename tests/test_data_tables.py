@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from pyarrow import csv, parquet
 
 from torchglm.data import Scan, as_table, groups, numbers, read_table
+from torchglm.data.files import column_names
 
 COLUMNS = {"x": [1.5, 2.5, -1.0], "k": [3, 1, 2], "g": ["b", "a", "b"], "f": [True, False, True]}
 
@@ -143,6 +145,32 @@ def test_bad_paths_say_what_is_wrong(folder: Path) -> None:
         read_table([folder / "a.parquet", folder / "header.csv"])
     with pytest.raises(ValueError, match="No column 'z' in .*a.parquet"):
         read_table(folder / "a.parquet", columns=["z"])
+
+
+def test_files_of_subfolders_are_found_by_the_glob_that_the_error_names(tmp_path: Path, table: pa.Table) -> None:
+    for i, place in enumerate(("region=north", "region=south")):
+        (tmp_path / place).mkdir()
+        parquet.write_table(table.slice(i, 1), tmp_path / place / "part.parquet")
+    with pytest.raises(ValueError, match="file itself; for those in its folders write ") as said:
+        read_table(tmp_path)
+    glob = str(said.value).split("write ")[1].rstrip(".")
+    assert glob == str(tmp_path / "**" / "*.parquet")
+    assert read_table(glob)["x"].to_pylist() == table["x"].to_pylist()[:2]
+
+
+@pytest.mark.parametrize("other", ["a.parquet", "*.parquet", "../{name}/a.parquet"])
+@pytest.mark.parametrize("read", [read_table, Scan])
+def test_a_file_named_twice_is_refused(folder: Path, other: str, read: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match=r"a\.parquet is named more than once by .*a\.parquet, .*count twice"):
+        read([folder / "a.parquet", folder / other.format(name=folder.name)])
+
+
+@pytest.mark.parametrize("read", [read_table, lambda path: read_table(path, ["x"]), lambda path: Scan(path, ["x"]),
+                                  column_names, lambda path: list(Scan(path))])
+def test_a_column_named_twice_in_a_header_is_refused(tmp_path: Path, read: Callable[..., object]) -> None:
+    (tmp_path / "t.csv").write_text("g,x,x\na,1,2\n")
+    with pytest.raises(ValueError, match="t.csv names the column 'x' twice in its header"):
+        read(tmp_path / "t.csv")
 
 
 def test_files_read_together_need_the_same_columns(folder: Path, table: pa.Table) -> None:

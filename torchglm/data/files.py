@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -24,13 +25,17 @@ def files(path: PathLike | Sequence[PathLike]) -> list[Path]:
     """The data files that a path, a glob, a folder or a list of them stands for, in sorted order.
 
     A folder means the `.csv`, `.csv.gz`, `.parquet` and `.pq` files in it; hidden files and those that begin
-    with an underscore are left out. Raises ValueError where nothing is there, a file is empty, its ending is
-    unknown, or CSV and Parquet are mixed.
+    with an underscore are left out. Raises ValueError where nothing is there, a file is named twice (its rows would
+    count twice) or empty, its ending is unknown, or CSV and Parquet are mixed.
     """
     given = [path] if isinstance(path, (str, os.PathLike)) else list(path)
     found = [file for one in given for file in _expand(one)]
     if not found:
         raise ValueError("No path was given. Name a file, a folder or a glob.")
+    if len({file.resolve() for file in found}) < len(found):
+        [(twice, _)] = Counter(file.resolve() for file in found).most_common(1)
+        raise ValueError(f"{twice} is named more than once by {_listed(given)}. Name each file once, or its rows would "
+                         "count twice.")
     kinds = {kind_of(file) for file in found}
     if len(kinds) > 1:
         raise ValueError(f"{_said(path)} mixes CSV and Parquet. Read the two kinds apart.")
@@ -65,19 +70,30 @@ def read_table(path: PathLike | Sequence[PathLike], columns: Sequence[str] | Non
 
 
 def column_names(file: PathLike) -> list[str]:
-    """The names of the columns of one CSV or Parquet file, from its header alone."""
+    """The names of the columns of one CSV or Parquet file, from its header alone.
+
+    Raises ValueError where one stands twice, or the header cannot be read.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
     [path] = files(file)
     if kind_of(path) == "parquet":
         with parquet_file(path) as source:
-            return list(source.schema_arrow.names)
+            return _each_once(path, source.schema_arrow.names)
     options = csv_options(None, {})
     try:
-        return list(csv.open_csv(path, convert_options=options).schema.names)
+        return _each_once(path, csv.open_csv(path, convert_options=options).schema.names)
     except (pa.ArrowException, OSError) as error:
         raise csv_error(path, error, options) from None
+
+
+def _each_once(file: Path, names: Sequence[str]) -> list[str]:
+    """The names of columns. Raises ValueError where one stands twice."""
+    twice = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise ValueError(f"{file} names the column {twice[0]!r} twice in its header. Give each a name of its own.")
+    return list(names)
 
 
 def _expand(path: PathLike) -> list[Path]:
@@ -87,7 +103,7 @@ def _expand(path: PathLike) -> list[Path]:
         inside = sorted(file for file in place.iterdir() if file.is_file() and file.name[0] not in "._")
         inside = [file for file in inside if kind_of(file, strict=False)]
         if not inside:
-            raise ValueError(f"The folder {text} holds no .csv or .parquet file.")
+            raise ValueError(f"The folder {text} holds no .csv or .parquet file{_below(place)}.")
         return inside
     if place.exists():
         kind_of(place)
@@ -103,6 +119,14 @@ def _expand(path: PathLike) -> list[Path]:
     raise ValueError(f"{text} does not exist.{hint}")
 
 
+def _below(place: Path) -> str:
+    """What is said of data files in the subfolders of a folder; "" where there are none."""
+    for ending in (".parquet", ".pq", ".csv", ".csv.gz"):
+        if any(file.name[0] not in "._" for file in place.rglob(f"*{ending}")):
+            return f" itself; for those in its folders write {place / '**' / f'*{ending}'}"
+    return ""
+
+
 def kind_of(file: Path, strict: bool = True) -> str:
     """`"csv"` or `"parquet"`; of another ending a ValueError, or "" where not `strict`."""
     kind = KINDS.get(Path(file.name.removesuffix(".gz")).suffix.lower(), "")
@@ -113,6 +137,10 @@ def kind_of(file: Path, strict: bool = True) -> str:
 
 def _said(path: Any) -> str:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else f"{len(path)} paths"
+
+
+def _listed(given: Sequence[PathLike]) -> str:
+    return ", ".join(map(os.fspath, given[:4])) + (", …" if len(given) > 4 else "")
 
 
 def parquet_file(file: Path) -> Any:
@@ -198,8 +226,8 @@ def csv_error(file: Path, error: Exception, options: Any) -> ValueError:
             pass
     except (pa.ArrowException, OSError) as again:
         said = re.sub(r"Row #(\d+)", r"line \1", str(again))
-    hint = (" If the column changes its type on the way, name it: Scan(..., types={'column': 'float64'})."
-            if "conversion" in said else "")
+    hint = (" Where a column changes its type on the way, give it one type in all rows and files, or write them as "
+            "Parquet, which says its types." if "conversion" in said else "")
     return ValueError(f"{file} cannot be read: {said}{'' if said.endswith('.') else '.'}{hint}")
 
 
@@ -227,8 +255,7 @@ def _read_csv(file: Path, columns: Sequence[str] | None) -> pa.Table:
         table = csv.read_csv(file, convert_options=options)
     except (pa.ArrowException, OSError) as error:
         raise csv_error(file, error, options) from None
-    if len(set(table.column_names)) != len(table.column_names):
-        raise ValueError(f"{file} names a column twice in its header.")
+    _each_once(file, table.column_names)
     return table
 
 

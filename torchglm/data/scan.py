@@ -53,8 +53,8 @@ class Scan(Pieces):
         self.types = dict(types or {})
         self.rows = rows
         for file in self.files:
-            if self.columns is not None:
-                check_columns(self.columns, column_names(file), str(file))
+            names = column_names(file)
+            check_columns(names if self.columns is None else self.columns, names, str(file))
         self.rank, self.size = share
         self.groups = None  # of each file; None means all
         if self.size > 1 and kind_of(self.files[0]) == "parquet":
