@@ -140,7 +140,7 @@ def _said(path: Any) -> str:
 
 
 def _listed(given: Sequence[PathLike]) -> str:
-    return ", ".join(map(os.fspath, given[:4])) + (", …" if len(given) > 4 else "")
+    return ", ".join(str(Path(one)) for one in given[:4]) + (", …" if len(given) > 4 else "")
 
 
 def parquet_file(file: Path) -> Any:
