@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ TERMINAL = "-"
 def plan(files: Sequence[Path], out: str) -> list[tuple[list[Path], str]]:
     """Which files go where: all into the file `out` (or the terminal), or each into one of its name in a folder.
 
-    `out` is a folder where it is one, ends in a slash, or has no ending; it is made where it is missing. Raises
+    `out` is a folder where it is one, ends in a slash, or has no ending; `sink` makes it where it is missing. Raises
     ValueError for an unknown ending, a folder that is missing or cannot be written, two files of one name, and
     for an output that is one of the inputs.
     """
@@ -32,12 +32,10 @@ def plan(files: Sequence[Path], out: str) -> list[tuple[list[Path], str]]:
                          f"and {TERMINAL} is the terminal.")
     if not folder and not target.parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {target.parent}. Make it first.")
-    if folder:
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"--out {out}: the folder cannot be made ({error.strerror}).") from None
-    place = target if folder else target.parent
+    place = next(one for one in (target, *target.parents) if one.exists())
+    if folder and not place.is_dir():
+        raise ValueError(f"--out {out}: the folder cannot be made, for {place} is a file.")
+    place = place if folder else target.parent
     if not os.access(place, os.W_OK):
         raise ValueError(f"--out {out} cannot be written: no permission in {place}.")
     made = [([file], target / file.name.removesuffix(".gz")) for file in files] if folder else [(list(files), target)]
@@ -60,11 +58,13 @@ def _check_apart(files: Sequence[Path], targets: Sequence[Path]) -> None:
 def sink(out: str) -> Iterator[Callable[[pa.Table], None]]:
     """A function that appends a table to the file `out`, made at the first one and moved into place at the end.
 
-    Raises ValueError where the file cannot be written (a full disk), and leaves nothing behind then.
+    A folder that is missing is made, too. Raises ValueError where the file cannot be written (a full disk), and leaves
+    nothing behind where anything fails.
     """
     target = Path(out)
     draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
     place: Any = sys.stdout.buffer if out == TERMINAL else draft
+    new = [folder for folder in target.parents if not folder.exists()]
     writer: Any = None
     schema: Any = None
 
@@ -72,6 +72,7 @@ def sink(out: str) -> Iterator[Callable[[pa.Table], None]]:
         nonlocal writer, schema
         if writer is None:
             schema = table.schema
+            target.parent.mkdir(parents=True, exist_ok=True)
             writer = _writer(target.suffix.lower())(place, schema)
         writer.write_table(table if table.schema.equals(schema) else table.cast(schema))
 
@@ -87,6 +88,9 @@ def sink(out: str) -> Iterator[Callable[[pa.Table], None]]:
         raise ValueError(f"{out} cannot be written: {error}.") from error
     finally:
         draft.unlink(missing_ok=True)
+        for folder in new:
+            with suppress(OSError):  # it was never made, or holds the file
+                folder.rmdir()
 
 
 def _writer(ending: str) -> Any:
