@@ -168,7 +168,9 @@ def test_a_failure_leaves_whole_files_alone(run: torchglm.Result, capsys: pytest
     (["data", "--out", "data"], "would replace data/part0.parquet, which is read"),
     (["data/part0.parquet", "--out", "data/part0.parquet"], "would replace"),
     (["data", "copy/part0.parquet", "--out", "scored"], "Two of the files are called part0.parquet"),
-    (["data", "--out", "run/result.json/x"], "cannot be made"),
+    (["data", "--out", "run/result.json/x"], "cannot be made, for run/result.json is a file"),
+    (["data", "gaps.parquet", "--out", "gaps.parquet/x"], "cannot be made, for gaps.parquet is a file"),
+    (["gaps.parquet", "--out", "new/scored/"], "has 1 missing value"),
     (["data", "--keep", "idd"], "No column 'idd' (did you mean 'id'?)"), (["nowhere"], "does not exist"),
     (["data", "--interval", "95"], "--interval must lie between 0 and 1"),
     (["data", "--keep", "mean"], "have a column of that name"),
@@ -177,9 +179,30 @@ def test_what_cannot_be_is_said_before_anything_is_written(
         run: torchglm.Result, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
     Path("copy").mkdir()
     parquet.write_table(rows(10), "copy/part0.parquet")
+    ages = pa.array([*range(79), None], pa.float64())  # the first piece can be predicted, the second not
+    parquet.write_table(rows(80).set_column(2, "age", ages), "gaps.parquet", row_group_size=40)
     before = sorted(Path().rglob("*"))
     assert said in refused(capsys, *arguments)
-    assert set(sorted(Path().rglob("*"))) - set(before) <= {Path("scored")}
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_whole_files_before_a_refusal_are_kept(run: torchglm.Result, capsys: pytest.CaptureFixture[str]) -> None:
+    parquet.write_table(rows(5).set_column(2, "age", pa.nulls(5, pa.float64())), "data/part1.parquet")
+    assert "part1.parquet" in refused(capsys, "data", "--out", "new/scored")
+    assert [file.name for file in Path("new/scored").iterdir()] == ["part0.parquet"]
+
+
+@pytest.mark.parametrize(("keep", "want"), [
+    (["id, region"], ["id", "region"]), (["id", "--keep", "region,years"], ["id", "region", "years"]),
+    (["last, first", "--keep", "id,region,id"], ["last, first", "id", "region"]), ([" id ,"], ["id"]),
+])
+def test_columns_to_keep_come_in_one_list_or_several(run: torchglm.Result, keep: list[str], want: list[str]) -> None:
+    table = rows(5).append_column("last, first", pa.array(list("abcde")))
+    parquet.write_table(table, "new.parquet")
+    assert main(["predict", "run", "new.parquet", "--out", "out.parquet", "--keep", *keep]) == 0
+    got = parquet.read_table("out.parquet")
+    assert got.column_names == [*want, "mean"]
+    assert got.select(want).to_pydict() == table.select(want).to_pydict()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

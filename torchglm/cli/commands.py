@@ -40,7 +40,7 @@ def summary(arguments: Sequence[str]) -> None:
 
 def predict(arguments: Sequence[str]) -> None:
     """`torchglm predict RUN DATA ...`: means for new rows, streamed from files to files."""
-    from torchglm.cli.predict import KINDS, Prediction, Wanted, outcome, write
+    from torchglm.cli.predict import KINDS, Prediction, Wanted, carried, outcome, write
 
     parser = argparse.ArgumentParser(
         prog="torchglm predict", description="Predict the mean of new rows with a fitted run. Rows are read, "
@@ -49,7 +49,8 @@ def predict(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="PLACE", help="file to write, .csv or .parquet, or a folder, which gets a "
                         "file for each file read, or - for the terminal (default: predictions.parquet in the run "
                         "folder)")
-    parser.add_argument("--keep", metavar="COLUMNS", default="", help="columns to carry along, such as policy,year")
+    parser.add_argument("--keep", metavar="COLUMNS", action="append", default=[], help="columns to carry along, "
+                        "such as policy,year; may be given again, as for a column whose name holds a comma")
     parser.add_argument("--link", action="store_true", help="add the linear predictor")
     parser.add_argument("--se", action="store_true", help="add standard errors (of the mean, and of --link)")
     parser.add_argument("--interval", metavar="LEVEL", type=float, help="add the confidence interval of the mean, such "
@@ -61,8 +62,7 @@ def predict(arguments: Sequence[str]) -> None:
         check_level(0.5 if level is None else level, flag)
     folder = runs.open_run(given.run)
     wanted = Wanted(KINDS if given.link else KINDS[:1], given.se, given.interval, given.response)
-    keep = [name for name in given.keep.split(",") if name]
-    prediction = Prediction.of(folder, wanted, keep, given.missing, given.unseen)
+    prediction = Prediction.of(folder, wanted, carried(given.keep, given.data), given.missing, given.unseen)
     out = given.out or str(folder / "predictions.parquet")
     rows = write(prediction, given.data, out)
     print(outcome(prediction, rows, out), file=sys.stderr if out == "-" else sys.stdout)

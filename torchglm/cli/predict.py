@@ -100,6 +100,15 @@ class Prediction:
         return found
 
 
+def carried(given: Sequence[str], data: Sequence[str]) -> list[str]:
+    """The columns that `--keep` names, each value being a column of the files or several with commas between."""
+    from torchglm.data.files import column_names, files
+
+    known = column_names(files(data)[0]) if given else []
+    named = [name.strip() for one in given for name in ([one] if one in known else one.split(","))]
+    return list(dict.fromkeys(name for name in named if name))
+
+
 def _plain_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column to carry along, its dictionary (which may differ from piece to piece) written out."""
     import pyarrow as pa
