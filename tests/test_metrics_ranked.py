@@ -1,11 +1,18 @@
 """Metrics of order and calibration: Gini, lift table and calibration error, for means and for censored times."""
 
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib
 import pytest
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 import torchglm.metrics as ours
-from torchglm.metrics import CalibrationError, Gini, LiftTable
+from torchglm.metrics import CalibrationError, Deviance, Gini, LiftTable
 from torchglm.metrics.base import FamilyMetric
 
 RANKED: list[type[FamilyMetric]] = [Gini, LiftTable, CalibrationError]
@@ -91,3 +98,53 @@ def test_gini_lift_and_calibration() -> None:
     torch.testing.assert_close(ours.calibration_error(mu, y, "poisson", weight, exposure=exposure), error)
     below_zero = torch.tensor([-2.0, -1.0, 1.0, 2.0])
     assert float(ours.gini(below_zero, 3 + below_zero, "gaussian")) > 0
+
+
+@pytest.fixture
+def pyplot() -> Iterator[Any]:
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    yield pyplot
+    pyplot.close("all")
+
+
+def scores() -> MetricCollection:
+    mu, t, _, _ = times(500)
+    made = MetricCollection([LiftTable("poisson"), Gini("poisson"), CalibrationError("poisson"), Deviance("poisson")])
+    made.update(mu, t.floor())
+    return made
+
+
+def test_a_collection_keeps_a_lift_table_whole_and_draws_it(pyplot: Any) -> None:
+    made = scores()
+    found = made.compute()
+    assert set(found) == {"LiftTable", "Gini", "CalibrationError", "Deviance"}
+    alone = made["LiftTable"].compute()
+    assert all(torch.equal(found["LiftTable"][name], alone[name]) for name in alone)
+    for drawn in (made.plot(), made.plot(found), made.plot([found, found])):
+        assert [axes.get_ylabel() for _, axes in drawn][list(found).index("LiftTable")] == "rate"
+
+
+def test_lift_tables_over_steps_are_drawn_beside_each_other(pyplot: Any) -> None:
+    mu, t, _, _ = times(500)
+    metric = LiftTable("exponential")
+    steps = [metric(mu[part], t[part]) for part in (slice(0, 200), slice(200, 500))]
+    _, axes = metric.plot(steps)
+    assert [line.get_label() for line in axes.get_lines()] == [
+        "observed, step 0", "predicted, step 0", "observed, step 1", "predicted, step 1"]
+    drawn = torch.as_tensor(axes.get_lines()[2].get_ydata())
+    torch.testing.assert_close(drawn, steps[1]["observed"], equal_nan=True)
+    _, axes = metric.plot(steps[0])
+    assert [line.get_label() for line in axes.get_lines()] == ["observed", "predicted"]
+
+
+def test_a_table_of_one_bin_has_one_row(pyplot: Any) -> None:
+    mu, t, _, _ = times(500)
+    metric = LiftTable("poisson", bins=1)
+    metric.update(mu, t.floor())
+    table = pickle.loads(pickle.dumps(copy.deepcopy(metric.compute())))
+    assert {name: tuple(column.shape) for name, column in table.items()} == dict.fromkeys(
+        ("weight", "observed", "predicted", "lift"), (1,))
+    assert float(table["lift"]) == 1
+    metric.plot()

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.predictive import CRPS, Coverage
-from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable
+from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable, Table
 from torchglm.metrics.scores import D2, NLL, Deviance, ObservedExpected, PearsonDispersion
 
 
@@ -75,7 +75,7 @@ def gini(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" 
 def lift_table(mu: Tensor, y: Tensor, family: "str | Family", weight: "Tensor | None" = None, *,
                bins: int = 10, link: "str | Link | None" = None, offset: "Tensor | None" = None,
                exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
-               event: "Tensor | None" = None) -> dict[str, Tensor]:
+               event: "Tensor | None" = None) -> Table:
     """Observed against predicted rates in bins of about equal weight: see `LiftTable`."""
     return _value(LiftTable, (family, link, bins), mu, y, weight, offset, exposure, trials, event)
 

@@ -4,6 +4,8 @@ The bins are the 18 leading bits of the rate as a float32, put in numeric order:
 They depend on no data, so the sums of two parts add exactly, and nothing waits for the device.
 """
 
+from collections import UserDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -109,11 +111,19 @@ class Gini(Ranked):
         return figure, ax
 
 
+class Table(UserDict[str, Tensor]):
+    """Columns `(bins,)` by name. No dict: a MetricCollection would spread the columns among its other values."""
+
+    def __init__(self, columns: Mapping[str, Tensor]) -> None:
+        super().__init__({name: torch.atleast_1d(column) for name, column in columns.items()})  # torchmetrics squeezes
+
+
 class LiftTable(Ranked):
     """Observed against predicted rates in bins of about equal weight, ordered by the predicted rate.
 
-    `compute` gives a dict of `(bins,)` tensors: weight, observed, predicted, lift (observed over the mean). For times
-    to an event, censored or not, the weight is the time at risk and the rates are events per unit of it, as in `Gini`.
+    `compute` gives a `Table` of `(bins,)` tensors: weight, observed, predicted, lift (observed over the mean). For
+    times to an event, censored or not, the weight is the time at risk and the rates are events per unit of it, as in
+    `Gini`. A table is no number to be logged, or drawn in one plot with numbers; `CalibrationError` is one.
     """
 
     higher_is_better = None
@@ -123,17 +133,18 @@ class LiftTable(Ranked):
         super().__init__(family, link, **kwargs)
         self.bins = bins
 
-    def compute(self) -> dict[str, Tensor]:
+    def compute(self) -> Table:
         """The table; empty bins hold NaN."""
-        return lift_value(self.sums, self.bins)
+        return Table(lift_value(self.sums, self.bins))
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Draw observed and predicted rates by bin, of the rows so far or of a table `compute` gave."""
-        table = self.compute() if val is None else val
+        """Draw observed and predicted rates by bin: of the rows so far, of a table, or of tables over steps."""
+        tables = [self.compute()] if val is None else [val] if isinstance(val, Mapping) else val
         figure, ax = _axes(ax)
-        at = range(1, len(table["weight"]) + 1)
-        ax.plot(at, table["observed"].cpu(), "o", label="observed")
-        ax.plot(at, table["predicted"].cpu(), "-", label="predicted")
+        for step, table in enumerate(tables):
+            at, ending = range(1, len(table["weight"]) + 1), f", step {step}" if len(tables) > 1 else ""
+            points, = ax.plot(at, table["observed"].cpu(), "o", label=f"observed{ending}")
+            ax.plot(at, table["predicted"].cpu(), "-", color=points.get_color(), label=f"predicted{ending}")
         ax.set(xlabel="bin of the predicted rate", ylabel="rate")
         ax.legend()
         return figure, ax
