@@ -75,6 +75,9 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
                "event": event}
     where = _device(device)
     policies = {"missing": missing, "unseen": unseen, "rare": rare}
+    if isinstance(x, str) and (names is not None or not intercept):
+        raise ValueError("a formula names its columns and decides on its intercept ('y ~ a - 1' has none). Leave out "
+                         "names= and intercept=.")
     if isinstance(x, str) and _piecewise(y):
         if by is not None:
             raise ValueError("by= sorts rows in memory: pass a table, torchglm.data.read_table(path).")
@@ -84,7 +87,7 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     elif by is not None:
         raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")
     elif y is None and inputs.is_loader(x):
-        data = inputs.from_loader(x, family, per_row, intercept, names, where, dtype)
+        data = inputs.from_loader(x, family, chosen, per_row, intercept, names, where, dtype)
     else:
         data = inputs.from_arrays(x, y, family, per_row, intercept, names, where, dtype)
     penalty = None if penalty is None else penalty.expand(data.constant, data.columns)
@@ -127,9 +130,14 @@ def _piecewise(data: Any) -> bool:
 def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
     """The fit with rows to look at; see `Result.with_rows`."""
     device = result.coef.device
+    columns = result.context.get("columns") or {}
+    keys = result.group_names or []
+    if result.spec is not None and y is None and _piecewise(x):
+        if keys:
+            raise ValueError(f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
+                             "table, torchglm.data.read_table(path).")
+        return result.on(inputs.rows_by_spec(x, result.spec, result.family, {**columns, **per_row}, device))
     if result.spec is not None and y is None:
-        columns = result.context.get("columns") or {}
-        keys = result.group_names or []
         design = result.spec.design(x, response=True, also=[*columns.values(), *keys])
         data = inputs.from_design(design, result.family, {**columns, **per_row}, keys, device, None)
         if _plain(data.context.get("groups")) != _plain(result.groups):
@@ -224,8 +232,10 @@ def _warn(solution: Solution, names: list[str], batch: torch.Size, link: Link) -
     lost = (~solution.keep & fitted.unsqueeze(-1)).any(0)
     if bool(lost.any()):
         dropped = ", ".join(names[j] for j in lost.nonzero()[:, 0].tolist())
-        warnings.warn(f"aliased columns (they depend on those before them): {dropped}. Their coefficients are "
-                      "NaN unless singular= says otherwise; df use the rank.", FitWarning, stacklevel=3)
+        instead = "The solution of least length stands for all others" if solution.minnorm else (
+            "Their coefficients are NaN")
+        warnings.warn(f"aliased columns (they depend on those before them): {dropped}. {instead}; df use the rank.",
+                      FitWarning, stacklevel=3)
     failed = solution.status != int(Status.CONVERGED)
     if math.isfinite(link.lower) and bool((solution.cut & ~failed).any()):
         warnings.warn(f"steps were shortened to keep eta > {link.lower:g}, where the link {link.name} is one to one; "

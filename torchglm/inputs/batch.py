@@ -13,7 +13,11 @@ from torchglm.links import Link
 
 
 class GLMBatch(NamedTuple):
-    """The rows of a batch: `x` is what the model takes, the others `(n,)` or `(n, responses)`, or absent."""
+    """The rows of a batch: `x` is what the model takes, the others `(n,)` or `(n, responses)`, or absent.
+
+    `exposure` stays apart until a head is at hand: it is an offset of `log(exposure)` where the link is logarithmic,
+    and has no meaning elsewhere.
+    """
 
     x: Any
     y: "Tensor | None" = None
@@ -21,44 +25,54 @@ class GLMBatch(NamedTuple):
     offset: "Tensor | None" = None
     trials: "Tensor | None" = None
     event: "Tensor | None" = None
+    exposure: "Tensor | None" = None
 
 
-def as_batch(batch: Any) -> GLMBatch:
-    """A `GLMBatch` from one, from a dict with its names, or from a tuple in its order.
+def as_batch(batch: Any, link: "Link | None" = None) -> GLMBatch:
+    """A `GLMBatch` from one, from a dict with its names, or from a tuple in its order, as a head takes it.
 
-    `exposure` in a dict is an offset of `log(exposure)`. Raises `ValueError` for other names or types.
+    `exposure` becomes an offset of `log(exposure)`. Raises `ValueError` for other names or types, and for an exposure
+    beside an offset, or where `link`, that of the head, is not one on whose scale rates multiply.
+    """
+    rows = named(batch)
+    if rows.exposure is None:
+        return rows
+    if rows.offset is not None:
+        raise ValueError("A batch holds offset or exposure (an offset of log(exposure)), not both.")
+    if link is not None:
+        checks.exposure_link(link)
+    return rows._replace(offset=rows.exposure.log(), exposure=None)
+
+
+def named(batch: Any) -> GLMBatch:
+    """A `GLMBatch` from one, from a dict with its names, or from a tuple in its order, each value under its own name.
+
+    Raises `ValueError` for other names or types.
     """
     if isinstance(batch, GLMBatch):
         return batch
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= len(GLMBatch._fields):
         return GLMBatch(*batch)
+    names = ", ".join(GLMBatch._fields)
     if not isinstance(batch, Mapping):
-        raise ValueError(f"A batch is a GLMBatch, a dict with its names ({', '.join(GLMBatch._fields)}) or a "
-                         f"tuple in that order; got {type(batch).__name__}.")
-    named = dict(batch)
-    exposure = named.pop("exposure", None)
-    unknown = set(named) - set(GLMBatch._fields)
-    if unknown or "x" not in named:
-        raise ValueError(f"A batch has the names {', '.join(GLMBatch._fields)} or exposure, and always x; "
-                         f"got {', '.join(map(repr, batch))}.")
-    if exposure is not None:
-        if named.get("offset") is not None:
-            raise ValueError("A batch holds offset or exposure (an offset of log(exposure)), not both.")
-        named["offset"] = exposure.log()
-    return GLMBatch(**named)
+        raise ValueError(f"A batch is a GLMBatch, a dict with its names ({names}) or a tuple in that order; got "
+                         f"{type(batch).__name__}.")
+    if set(batch) - set(GLMBatch._fields) or "x" not in batch:
+        raise ValueError(f"A batch has the names {names}, and always x; got {', '.join(map(repr, batch))}.")
+    return GLMBatch(**batch)
 
 
 def unpacked(x: Any, y: Any, per_row: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """`x`, `y` and the per-row values of a minibatch, which may come together as the one argument `x`.
 
-    That is a `GLMBatch`, a tuple in its order, or a dict of its names (`exposure` and `freq` too). Raises `ValueError`
+    That is a `GLMBatch`, a tuple in its order, or a dict of its names (`freq` too). Raises `ValueError`
     for other names, and for what came both in the batch and beside it.
     """
     together = isinstance(x, (GLMBatch, Mapping)) or (y is None and isinstance(x, (tuple, list)))
     if not together:
         return x, y, per_row
-    more = {name: x[name] for name in ("exposure", "freq") if name in x} if isinstance(x, Mapping) else {}
-    batch = as_batch({name: value for name, value in x.items() if name not in more} if more else x)
+    more = {"freq": x["freq"]} if isinstance(x, Mapping) and "freq" in x else {}
+    batch = named({name: value for name, value in x.items() if name not in more} if more else x)
     held = {**batch._asdict(), **more}
     beside = {"y": y, **per_row}
     twice = [name for name, value in beside.items() if value is not None and held.get(name) is not None]

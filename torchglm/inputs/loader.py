@@ -14,6 +14,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.batch import GLMBatch, as_batch
 from torchglm.inputs.checks import column_names
+from torchglm.links import Link
 
 
 class LoaderRows:
@@ -24,14 +25,14 @@ class LoaderRows:
     not fit, and names it.
     """
 
-    def __init__(self, loader: Any, family: Family, intercept: bool, device: "torch.device | None",
+    def __init__(self, loader: Any, family: Family, link: Link, intercept: bool, device: "torch.device | None",
                  dtype: "torch.dtype | None") -> None:
         read_again(loader, "x", "a DataLoader, a list of batches")
         if getattr(loader, "drop_last", False) and isinstance(getattr(loader, "sampler", None), RandomSampler):
             raise ValueError("the loader shuffles and drops its last batch, other rows each time. A fit needs the same "
                              "rows each time: pass drop_last=False.")
         self.loader: Iterable[Any] | Callable[[], Iterator[Any]] = loader
-        self.family, self.intercept, self.device, self.dtype = family, intercept, device, dtype
+        self.family, self.link, self.intercept, self.device, self.dtype = family, link, intercept, device, dtype
         self.given: set[str] = set()
         self.shape: tuple[int, int] | None = None  # columns and responses of the first batch
         self.total: int | None = None  # rows of a pass
@@ -41,7 +42,7 @@ class LoaderRows:
         total = 0
         for number, given in enumerate(batches):
             try:
-                rows = self._rows(as_batch(given))
+                rows = self._rows(as_batch(given, self.link))
             except (ValueError, TypeError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"batch {number}: {error}") from None
@@ -84,14 +85,14 @@ class LoaderRows:
         return given.mT.contiguous() if given.dim() == 2 else given
 
 
-def from_loader(loader: Any, family: Family, per_row: dict[str, Any], intercept: bool, names: "Sequence[str] | None",
-                device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
+def from_loader(loader: Any, family: Family, link: Link, per_row: dict[str, Any], intercept: bool,
+                names: "Sequence[str] | None", device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
     """The rows of a loader. Raises `ValueError` for an empty one, and for per-row arguments beside it."""
     beside = [name for name, value in per_row.items() if value is not None]
     if beside:
         raise ValueError(f"{', '.join(beside)} came beside a loader. Put them into the batches: (x, y, weight, offset, "
                          "trials, event), or a dict of those names.")
-    source = LoaderRows(loader, family, intercept, device, dtype)
+    source = LoaderRows(loader, family, link, intercept, device, dtype)
     first = next(iter(source), None)
     if first is None:
         raise ValueError("the loader yields no rows. Pass one with at least one batch.")

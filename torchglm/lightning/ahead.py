@@ -119,7 +119,7 @@ class Ahead:
             return self.module.transfer_batch_to_device(batch, self.module.device, 0)
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return as_batch(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+        return as_batch(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0), self.module.head.link)
 
     def _schedule(self, made: int) -> None:
         if not self.schedules:

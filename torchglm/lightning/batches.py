@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from torchglm.inputs import GLMBatch, as_batch
+from torchglm.inputs import GLMBatch, named
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -51,7 +51,7 @@ class TensorBatches:
 
     def __init__(self, data: GLMBatch | Mapping[str, Tensor], batch_size: int = 8192, *,
                  shuffle: bool | Literal["blocks"] = False, seed: int = 0, drop_last: bool = False) -> None:
-        self.data = as_batch(data)
+        self.data = named(data)
         lengths = {name: value.shape[0] for name, value in self.data._asdict().items() if value is not None}
         if len(set(lengths.values())) != 1 or lengths["x"] == 0:
             raise ValueError(f"The tensors of a data set need one length of at least 1, got {lengths}.")

@@ -111,7 +111,7 @@ class LitIRLS(LightningModule):
     def training_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Add the sums of one batch, and after the last one step."""
         assert self.descent is not None
-        given = as_batch(batch)
+        given = as_batch(batch, self.head.link)
         if given.event is not None:
             raise ValueError("event= needs the observed information, which LitIRLS does not carry. Use torchglm.fit.")
         try:
@@ -139,14 +139,14 @@ class LitIRLS(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Sums of one batch."""
-        rows = as_batch(batch)
+        rows = as_batch(batch, self.head.link)
         mu, y, given = predicted(self.head, rows.x, rows)
         self.val_deviance.update(mu, y, **self.val_deviance._filter_kwargs(**given))
         self.log("val_deviance", self.val_deviance, on_step=False, on_epoch=True, batch_size=y.shape[0])
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """The means of one batch `(n,)`."""
-        rows = as_batch(batch)
+        rows = as_batch(batch, self.head.link)
         return self.head(rows.x, rows.offset).squeeze(-1)
 
     def configure_optimizers(self) -> Optimizer:

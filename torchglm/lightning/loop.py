@@ -38,7 +38,7 @@ def descend(closed: ClosedForm, optimizer: Optimizer, batches: Iterable[Any], ep
         for batch in batches:
             if done == steps:
                 return epoch + 1, done
-            rows = as_batch(batch)
+            rows = as_batch(batch, closed.link)
             if rows.x.device != device:
                 rows = GLMBatch(*(None if value is None else value.to(device) for value in rows))
             closed.write(closed(rows, loss=False))

@@ -113,7 +113,7 @@ class LitGLM(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """The loss of one batch, after whole steps on those before it where they may be made at once."""
-        rows, trainer = as_batch(batch), cast(Any, self._trainer)
+        rows, trainer = as_batch(batch, self.head.link), cast(Any, self._trainer)
         if trainer is not None and self._epoch != trainer.current_epoch:
             self._prepare()
         if trainer is not None and self._ahead is not None:
@@ -165,7 +165,7 @@ class LitGLM(LightningModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> GLMBatch:
         """The batch on the device, without Lightning's walk through nested collections where it has none."""
-        rows = as_batch(batch)
+        rows = as_batch(batch, self.head.link)
         if not any(isinstance(value, Tensor) and value.device != device for value in rows) and isinstance(
                 rows.x, Tensor):
             return rows
@@ -175,15 +175,15 @@ class LitGLM(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Sums of one batch."""
-        self._score("val", as_batch(batch))
+        self._score("val", as_batch(batch, self.head.link))
 
     def test_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Sums of one batch."""
-        self._score("test", as_batch(batch))
+        self._score("test", as_batch(batch, self.head.link))
 
     def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
         """The means of one batch, `(n,)` for one response, else `(n, responses)`."""
-        rows = as_batch(batch)
+        rows = as_batch(batch, self.head.link)
         mu = self(rows.x, rows.offset)
         return mu.squeeze(-1) if self.head.out_features == 1 else mu
 

@@ -22,7 +22,7 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead
-from torchglm.inputs import GLMBatch, LoaderRows, as_batch
+from torchglm.inputs import GLMBatch, LoaderRows
 from torchglm.lightning.batches import rank_and_world
 from torchglm.lightning.module import LitGLM
 
@@ -99,8 +99,9 @@ class IRLSHead(Callback):
         modes = [(module, module.training) for module in pl_module.modules()]
         pl_module.eval()
         try:
-            self.last = self._fit(LoaderRows(Features(loader, trainer, pl_module), pl_module.head.family,
-                                             pl_module.head.bias is not None, None, None), pl_module.head)
+            head = pl_module.head
+            self.last = self._fit(LoaderRows(Features(loader, trainer, pl_module), head.family, head.link,
+                                             head.bias is not None, None, None), head)
         finally:
             for module, training in modes:
                 module.training = training
@@ -144,7 +145,7 @@ class Features:
 
     def __iter__(self) -> Iterator[GLMBatch]:
         for batch in self.loader:
-            rows = self.module.transfer_batch_to_device(as_batch(batch), self.module.device, 0)
+            rows = self.module.transfer_batch_to_device(batch, self.module.device, 0)
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 x = self.module.features(rows.x)
             yield rows._replace(x=x.to(torch.promote_types(x.dtype, torch.float32)))

@@ -85,11 +85,11 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
-    held = as_batch(data) if isinstance(data, (GLMBatch, Mapping)) else None
+    held = as_batch(data, head.link) if isinstance(data, (GLMBatch, Mapping)) else None
     if held is None and lbfgs and (not isinstance(data, Sized) or len(data) != 1):
         raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
     passes: Iterable[Any] = data if held is None else [held]
-    columns = Columns.learn(head, map(as_batch, passes), _ranks(held))
+    columns = Columns.learn(head, _each(passes, head), _ranks(held))
     inner = columns.whitened(head)
     model, batches = (inner, data) if held is None else (
         inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
@@ -124,6 +124,11 @@ def _plainly(lit: LitGLM, batches: Any, trainer: Any, decay: bool) -> tuple[int,
     if closed is None or not isinstance(epochs, int) or epochs < 0:
         return None
     return descend(closed, optimizer, batches, epochs, most, decay)
+
+
+def _each(batches: Iterable[Any], head: GLMHead) -> Iterator[GLMBatch]:
+    """Batches as the head takes them."""
+    return (as_batch(batch, head.link) for batch in batches)
 
 
 def _whitened(rows: GLMBatch, inner: WhitenedGLM, batch_size: int | None, seed: int) -> TensorBatches:
@@ -185,12 +190,12 @@ def _ranks(held: GLMBatch | None) -> Ranks:
 def _polished(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, steps: int,
               ranks: Ranks) -> tuple[float, float]:
     """Loss and distance, after Newton steps for as long as each comes nearer."""
-    found = newton(inner, head, map(as_batch, batches), penalty, ranks)
+    found = newton(inner, head, _each(batches, head), penalty, ranks)
     for _ in range(steps):
         weight = inner.head.weight.data
         before = weight.clone()
         weight += found.step.to(before)
-        new = newton(inner, head, map(as_batch, batches), penalty, ranks)
+        new = newton(inner, head, _each(batches, head), penalty, ranks)
         if not new.distance < found.distance:
             weight.copy_(before)
             break

@@ -20,16 +20,14 @@ class TableRows:
     """Turns Arrow tables into `GLMBatch`: a function of a table, with the columns it needs.
 
     `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept is left
-    to the model's bias; the others are columns. Raises `ValueError` for an offset beside an exposure, and of a table
-    with a value that is missing or not finite.
+    to the model's bias; the others are columns. As in `torchglm.fit`, `freq` multiplies the weight, and an offset adds
+    to the logarithm of the exposure. Raises `ValueError` of a table with a value that is missing or not finite.
     """
 
     def __init__(self, design: Sequence[str] | DesignSpec, y: str | None = None, *, weight: str | None = None,
-                 offset: str | None = None, exposure: str | None = None, trials: str | None = None,
-                 event: str | None = None, dtype: torch.dtype = torch.float32) -> None:
-        if offset is not None and exposure is not None:
-            raise ValueError("offset and exposure were both given. exposure is an offset of log(exposure).")
-        named = {"y": y, "weight": weight, "offset": offset, "exposure": exposure, "trials": trials,
+                 freq: str | None = None, offset: str | None = None, exposure: str | None = None,
+                 trials: str | None = None, event: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+        named = {"y": y, "weight": weight, "freq": freq, "offset": offset, "exposure": exposure, "trials": trials,
                  "event": event}
         self.extras = {name: column for name, column in named.items() if column is not None}
         self.spec = design if isinstance(design, DesignSpec) else None
@@ -53,21 +51,23 @@ class TableRows:
             if design.y is not None:
                 given["y"] = design.y
         given.update({name: numbers(table, column) for name, column in self.extras.items()})
-        if "exposure" in given:
-            given["offset"] = given.pop("exposure").log()
         for name, values in {"x": x, **given}.items():
             self._check(name, values)
+        if "freq" in given:
+            given["weight"] = given.get("weight", 1.0) * given.pop("freq")
+        if "offset" in given and "exposure" in given:  # one number that still needs a link on which rates multiply
+            given["exposure"] = given["exposure"] * given.pop("offset").exp()
         return GLMBatch(x, **{name: values.to(self.dtype) for name, values in given.items()})
 
     def _check(self, name: str, values: Tensor) -> None:
-        if bool(torch.isfinite(values.sum(dtype=torch.float64))):
+        rates = name == "exposure"
+        if bool(torch.isfinite(values.sum(dtype=torch.float64))) and not (rates and bool((values <= 0).any())):
             return
-        finite = torch.isfinite(values)
-        if not finite.all():
-            row, *column = (~finite).nonzero()[0].tolist()
-            log = name == "offset" and "exposure" in self.extras
-            what = self.names[column[0]] if column else self.extras.get("exposure" if log else name, name)
-            raise ValueError(f"column {what!r} has a value that is {'not positive' if log else 'not finite'} "
+        good = torch.isfinite(values) & ((values > 0) | (not rates))
+        if not good.all():
+            row, *column = (~good).nonzero()[0].tolist()
+            what = self.names[column[0]] if column else self.extras.get(name, name)
+            raise ValueError(f"column {what!r} has a value that is {'not positive' if rates else 'not finite'} "
                              f"in row {row} of a piece. Fill it in or leave the row out.")
 
 
