@@ -2,8 +2,11 @@
 
 import inspect
 import re
+from functools import partial
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -102,3 +105,48 @@ def test_an_exposure_needs_a_link_for_rates(metric: type[FamilyMetric]) -> None:
             score(**given)
     assert stacked(twin(metric)(family="gamma", link="log", **given)).isfinite().all()
     Deviance("gamma").update(**given)
+
+
+@pytest.mark.parametrize("convert", [Tensor.numpy, Tensor.tolist, lambda v: pd.Series(v.numpy(), index=v.numpy())],
+                         ids=["array", "list", "series"])
+@pytest.mark.parametrize(("metric", "argument"), [pair for pair in TRIED if pair[1] in PER_ROW],
+                         ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_rows_may_be_arrays_lists_and_series(metric: type[FamilyMetric], argument: str, convert: Any) -> None:
+    family, given = FAMILY.get(argument, "poisson"), rows(argument, 40)
+    other = {name: convert(value) for name, value in given.items()}
+    mixed = other | {"mu": given["mu"]}
+    expected = stacked(twin(metric)(family=family, **given))
+    for columns in (other, mixed):
+        found = metric(family)
+        found.update(**columns)
+        torch.testing.assert_close(stacked(found.compute()), expected, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(stacked(twin(metric)(family=family, **columns)), expected, rtol=0, atol=0,
+                                   equal_nan=True)
+
+
+def test_intervals_may_be_arrays() -> None:
+    y = np.arange(10.0)
+    assert float(ours.coverage(y - 1, np.full(10, 5), y.tolist(), np.ones(10, dtype=int))) == 0.6
+
+
+@pytest.mark.parametrize("name", ["mu", "y", "weight"])
+def test_text_and_arrays_of_another_shape_are_refused_by_name(name: str) -> None:
+    given: dict[str, Any] = {key: value.numpy() for key, value in rows("weight", 3).items()}
+    with pytest.raises(TypeError, match=f"{name} holds .* values, not numbers"):
+        Deviance("poisson").update(**given | {name: np.array(["a", "b", "c"])})
+    with pytest.raises(ValueError, match="shape"):
+        ours.gini(family="poisson", **given | {name: given[name][:2]})
+
+
+WHOLE = [(LiftTable, "bins", 1), (CalibrationError, "bins", 1), (PearsonDispersion, "n_coef", 0)]
+
+
+@pytest.mark.parametrize("bad", [-1, "10", 2.5, True, None])
+@pytest.mark.parametrize(("metric", "name", "least"), WHOLE)
+def test_counts_are_whole_numbers(metric: type[FamilyMetric], name: str, least: int, bad: Any) -> None:
+    for make in (partial(metric, "poisson"), partial(twin(metric), [1.0], [1.0], "poisson")):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least {least}, got {bad!r}"):
+            make(**{name: bad})
+        make(**{name: np.int64(least)})
+    with pytest.raises(ValueError, match=f"at least {least}"):
+        metric("poisson", **{name: least - 1})

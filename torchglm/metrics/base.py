@@ -13,7 +13,7 @@ from torchglm import families, links
 from torchglm.families import Family
 from torchglm.inputs import exposure_link
 from torchglm.links import Link
-from torchglm.metrics.rows import Scored, scored
+from torchglm.metrics.rows import Column, Scored, scored
 
 
 class FamilyMetric(Metric):
@@ -56,9 +56,9 @@ class FamilyMetric(Metric):
         """The sums so far."""
         return getattr(self, self._state)
 
-    def update(self, mu: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
-               exposure: "Tensor | None" = None, trials: "Tensor | None" = None,
-               event: "Tensor | None" = None) -> None:
+    def update(self, mu: Column, y: Column, weight: "Column | None" = None, offset: "Column | None" = None,
+               exposure: "Column | None" = None, trials: "Column | None" = None,
+               event: "Column | None" = None) -> None:
         """Take in rows; `ValueError` where shapes differ, or where `exposure` has no meaning for the link."""
         if exposure is not None and self.offset_counts:
             exposure_link(self.link)

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.base import FamilyMetric
-from torchglm.metrics.rows import Scored
+from torchglm.metrics.rows import Column, Scored, wide
 from torchglm.metrics.sums import ratio, total
 
 
@@ -68,7 +68,7 @@ class Coverage(Metric):
         super().__init__(**kwargs)
         self.add_state("covered", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" = None) -> None:
+    def update(self, low: Column, high: Column, y: Column, weight: "Column | None" = None) -> None:
         """Take in rows `(*N,)` of one shape; `ValueError` where shapes differ."""
         self.covered = self.covered + coverage_sums(low, high, y, weight)
 
@@ -81,15 +81,15 @@ class Coverage(Metric):
         return self._plot(val, ax)
 
 
-def coverage_sums(low: Tensor, high: Tensor, y: Tensor, weight: "Tensor | None" = None) -> Tensor:
+def coverage_sums(low: Column, high: Column, y: Column, weight: "Column | None" = None) -> Tensor:
     """`(sum w 1{low <= y <= high}, sum w)`."""
-    shapes = {"low": low.shape, "high": high.shape, "weight": y.shape if weight is None else weight.shape}
-    for name, shape in shapes.items():
-        if shape != y.shape:
-            raise ValueError(f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(shape)}. "
+    low = wide("low", low)
+    high, y = wide("high", high, low.device), wide("y", y, low.device)
+    w = torch.ones_like(y) if weight is None else wide("weight", weight, low.device)
+    for name, value in {"low": low, "high": high, "weight": w}.items():
+        if value.shape != y.shape:
+            raise ValueError(f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(value.shape)}. "
                              "Give one value per row.")
-    low, high, y = (value.detach().double() for value in (low, high, y))
-    w = torch.ones_like(y) if weight is None else weight.detach().double()
     inside = ((low <= y) & (y <= high)).double()
     known = torch.where(low.isnan() | high.isnan() | y.isnan() | (w < 0), torch.nan, inside)
     return torch.stack([total(w, known), w.sum()])

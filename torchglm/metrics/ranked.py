@@ -14,7 +14,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.base import FamilyMetric
-from torchglm.metrics.rows import Scored
+from torchglm.metrics.rows import Scored, count
 from torchglm.metrics.sums import observed_and_expected
 
 BITS = 18
@@ -131,7 +131,7 @@ class LiftTable(Ranked):
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, bins: int = 10,
                  **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
-        self.bins = bins
+        self.bins = count("bins", bins, 1)
 
     def compute(self) -> Table:
         """The table; empty bins hold NaN."""
@@ -159,7 +159,7 @@ class CalibrationError(Ranked):
     def __init__(self, family: "str | Family", link: "str | Link | None" = None, bins: int = 10,
                  **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
-        self.bins = bins
+        self.bins = count("bins", bins, 1)
 
     def compute(self) -> Tensor:
         """The error, a float64 scalar in units of the rate."""

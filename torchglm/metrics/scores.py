@@ -18,7 +18,7 @@ from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics import sums
 from torchglm.metrics.base import FamilyMetric
-from torchglm.metrics.rows import Scored
+from torchglm.metrics.rows import Scored, count
 
 
 class Deviance(FamilyMetric):
@@ -103,7 +103,7 @@ class PearsonDispersion(FamilyMetric):
     def __init__(self, family: "str | Family", n_coef: int = 0, link: "str | Link | None" = None,
                  **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
-        self.n_coef = n_coef
+        self.n_coef = count("n_coef", n_coef, 0)
 
     def _part(self, rows: Scored) -> Tensor:
         return sums.pearson_sums(rows, self.family)
