@@ -23,6 +23,7 @@ from torchglm.head import GLMHead, LazyGLMHead
 from torchglm.inference.compare import compare
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import lrt
+from torchglm.inference.online import Renewable
 from torchglm.inference.result import Result
 from torchglm.links import Link
 
@@ -31,7 +32,7 @@ _LAZY = ("data", "lightning", "metrics", "report", "runs")  # each costs seconds
 
 __all__ = [
     "Bernoulli", "Binomial", "ElasticNet", "Exponential", "Family", "FitWarning", "GLMHead", "Gamma", "Gaussian",
-    "InverseGaussian", "LazyGLMHead", "Link", "NegativeBinomial", "Penalty", "Poisson", "Result", "Ridge",
+    "InverseGaussian", "LazyGLMHead", "Link", "NegativeBinomial", "Penalty", "Poisson", "Renewable", "Result", "Ridge",
     "Status", "Tweedie", "adjust", "compare", "families", "fit", "irls", "links", "load", "lrt",
 ]
 

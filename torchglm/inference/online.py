@@ -6,7 +6,8 @@
     model.coef, model.std_err
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from torchglm.families import Family
 from torchglm.fitting.feasible import feasible
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import edges, fold
-from torchglm.fitting.linalg import Inverse, invert_gram
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.rows import Rows
 from torchglm.fitting.start import room
 from torchglm.fitting.status import Status
+from torchglm.inference.online_summary import Summary, information_bend, inverted, pearson_slopes
 from torchglm.links import Link
 
 MAX_STEPS = 50
@@ -30,29 +31,6 @@ ROUNDING = 1e-8  # a search that can go no further has ended well if its decreme
 SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
 SHORTEST = 2.0**-40
 PIVOT = 1e-12  # of the scaled information of the first minibatch: below it columns depend on each other
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All that is kept of the rows seen, in float64; `k` updates ago a minibatch counted `forgetting^k` of itself.
-
-    `coef` (p,); `curvature` and `information` (p, p) the sums of observed and of expected information, each at
-    the coefficients of its own time; `spread` (p, p) as `information`, with squared shares; `pearson` () the sum
-    of `w (y - mu)^2 / V`; `count` () the shares of the rows of positive weight, `nobs` () those rows themselves.
-    """
-
-    coef: Tensor
-    curvature: Tensor
-    information: Tensor
-    spread: Tensor
-    pearson: Tensor
-    count: Tensor
-    nobs: Tensor
-
-    def faded(self, forgetting: float) -> "Summary":
-        """The same rows an update later."""
-        return Summary(self.coef, self.curvature * forgetting, self.information * forgetting,
-                       self.spread * forgetting**2, self.pearson * forgetting, self.count * forgetting, self.nobs)
 
 
 class Renewable:
@@ -65,12 +43,15 @@ class Renewable:
 
     `columns` counts those of `x`; `intercept` adds one of ones in front. `forgetting` in (0, 1] is what an update
     leaves of all before it (1: nothing is forgotten), so that about the last `1 / (1 - forgetting)` minibatches
-    speak. The covariance is `phi A^-1 S A^-1`, `A` the expected information and `S` its sum with squared shares:
-    with no forgetting `phi A^-1`. `phi` is Pearson's, an old minibatch's sum moved to the coefficients of today by
-    their quadratic model, over `count - tr(A^-1 S)`; it is 1 for families without dispersion.
+    speak. The covariance is `phi A^-1 S A^-1`, `A` the expected information (the observed one of a minibatch with
+    `event`) and `S` its sum with squared shares: with no forgetting `phi A^-1`. `phi` is Pearson's, over
+    `count - tr(A^-1 S)`; it is 1 for families without dispersion. What old minibatches left of these is moved to the
+    coefficients of today: Pearson's sum by its quadratic model, `A` and `S` by their linear models where there are at
+    most 64 coefficients (beyond that they stay as they were, which costs a share of order `1 / sqrt(rows)`).
     Shape parameters (an `alpha`, a power) stay as they are.
 
-    Raises `ValueError` for an unknown family or link, one whose shape is to be estimated, or numbers out of range.
+    Raises `ValueError` for an unknown family or link, one whose shape is to be estimated, or numbers out of range,
+    `TypeError` for what is no number.
     Source: Luo & Song (2020), J. R. Statist. Soc. B 82, 69-97.
     """
 
@@ -78,6 +59,8 @@ class Renewable:
                  forgetting: float = 1.0) -> None:
         self.family = families.get(family)
         self.link = self.family.default_link if link is None else links.get(link)
+        if isinstance(columns, bool) or not isinstance(columns, int):
+            raise TypeError(f"columns must be a whole number, got {columns!r}. It is the number of columns of x.")
         if columns < 0 or columns + intercept < 1:
             raise ValueError(f"columns must be at least {1 - intercept}, got {columns}.")
         if self.family.estimates_shape:
@@ -94,6 +77,8 @@ class Renewable:
 
     @forgetting.setter
     def forgetting(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"forgetting must be a number in (0, 1], got {value!r}. 1 forgets nothing.")
         if not 0 < value <= 1:
             raise ValueError(f"forgetting must lie in (0, 1], got {value}. 1 forgets nothing.")
         self._forgetting = float(value)
@@ -112,27 +97,25 @@ class Renewable:
 
     @property
     def nobs(self) -> int:
-        """The rows of positive weight seen so far."""
-        return int(self.summary.nobs)
+        """The rows of positive weight seen so far (their repeats), 0 before the first minibatch."""
+        return 0 if self._summary is None else int(self._summary.nobs)
 
     @property
     def df_resid(self) -> Tensor:
         """The degrees of freedom of the dispersion: rows less coefficients where nothing is forgotten."""
-        inverse = self._inverse()
-        return self.summary.count - (inverse * self.summary.spread).sum()
+        return self.summary.df_resid()
 
     @property
     def dispersion(self) -> Tensor:
         """Pearson's estimate of `phi`, 1 for a family without one; NaN while no degree of freedom is left."""
         if not self.family.has_dispersion:
             return torch.ones_like(self.summary.pearson)
-        freedom = self.df_resid
-        return torch.where(freedom > 0, self.summary.pearson / freedom, torch.nan)
+        return self.summary.dispersion()
 
     @property
     def covariance(self) -> Tensor:
         """The covariance `(p, p)` of the coefficients."""
-        inverse = self._inverse()
+        inverse = self.summary.inverse()
         return self.dispersion * inverse @ self.summary.spread @ inverse
 
     @property
@@ -141,25 +124,32 @@ class Renewable:
         return self.covariance.diagonal().sqrt()
 
     @torch.no_grad()
-    def update(self, x: Any, y: Any, weight: Any = None, offset: Any = None, trials: Any = None) -> "Renewable":
-        """Learn from one more minibatch: `x` (n, columns), the others `(n,)`; `weight` are prior weights.
+    def update(self, x: Any, y: Any = None, weight: Any = None, offset: Any = None, trials: Any = None,
+               event: Any = None, exposure: Any = None, freq: Any = None) -> "Renewable":
+        """Learn from one more minibatch: `x` (n, columns), the others `(n,)`, as in `torchglm.fit`.
 
-        Returns itself. Rows of weight zero are no rows, and a minibatch of them alone is none.
-        Raises `ValueError` or `TypeError` for data that do not fit, are not finite or lie outside the support,
+        `weight` are prior weights, `freq` repeats; `event` is 1 for a time seen and 0 for a censored one, `exposure` an
+        offset of its logarithm. A `GLMBatch`, a dict of these names or a tuple `(x, y, weight, offset, trials, event)`
+        may come as the one argument. Returns itself. Rows of weight zero are no rows, and a minibatch of them alone is
+        none. Raises `ValueError` or `TypeError` for data that do not fit, are not finite or lie outside the support,
         and for a first minibatch with no regular maximum (too few rows, dependent columns, separation); nothing
         has changed then, and the rows can be offered again together with later ones.
         """
-        rows = minibatch(x, y, self.family, self.intercept, weight=weight, offset=offset, trials=trials)
+        from torchglm.inputs import minibatch, unpacked
+
+        x, y, per_row = unpacked(x, y, {"weight": weight, "offset": offset, "trials": trials, "event": event,
+                                        "exposure": exposure, "freq": freq})
+        rows = minibatch(x, y, self.family, self.link, self.intercept, **per_row)
         if rows.x.shape[-1] != self.columns:
             raise ValueError(f"x has {rows.x.shape[-1]} columns, this stream {self.columns}. Pass the same columns in "
                              "every minibatch.")
-        if not bool((rows.weight > 0).any()):
+        used = rows.weight[0] > 0
+        if not bool(used.any()):
             return self
-        if self._summary is None:
-            self._summary = self._gained(rows, None, self._first(rows))
-        else:
-            old = self._summary.faded(self.forgetting)
-            self._summary = self._gained(rows, old, self._renewed(rows, old))
+        rows = rows if bool(used.all()) else rows.at(used)
+        old = None if self._summary is None else self._summary.faded(self.forgetting)
+        coef = self._first(rows) if old is None else self._renewed(rows, old)
+        self._summary = self._gained(rows, old, coef, per_row.get("event") is not None)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -168,11 +158,16 @@ class Renewable:
             return {}
         return {f.name: getattr(self._summary, f.name).clone() for f in fields(Summary)}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a saved summary. Raises `ValueError` where it is not one of these columns."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved summary. Raises `ValueError` where it is not one of these columns, `TypeError` for another
+        kind of thing."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"the state must be a dict as state_dict() returns it, got {type(state).__name__}.")
+        strange = [f"{k!r}: {type(value).__name__}" for k, value in state.items() if not isinstance(value, Tensor)]
+        if strange:
+            raise TypeError(f"the state must hold tensors, got {', '.join(strange)}. Pass what state_dict() returned.")
         p = self.columns + self.intercept
-        square = {"curvature", "information", "spread"}
-        shapes = {f.name: (p, p) if f.name in square else (p,) if f.name == "coef" else () for f in fields(Summary)}
+        shapes = Summary.shapes(p)
         given = {name: tuple(value.shape) for name, value in state.items()}
         if given and given != shapes:
             raise ValueError(f"the state holds {given}, a stream of {p} coefficients {shapes}. Load it into a "
@@ -181,14 +176,9 @@ class Renewable:
                                 ) if given else None
 
     def __repr__(self) -> str:
-        seen = 0 if self._summary is None else self.nobs
-        return f"Renewable({self.family.name}, {self.link.name}, columns={self.columns}, nobs={seen})"
+        return f"Renewable({self.family.name}, {self.link.name}, columns={self.columns}, nobs={self.nobs})"
 
     # one minibatch ---------------------------------------------------------------------------------------
-
-    def _inverse(self) -> Tensor:
-        root = _invert(self.summary.information).root[0]
-        return root @ root.mT
 
     def _moments(self, rows: Rows, coef: Tensor, observed: bool, report: bool = False) -> Moments:
         at = coef.unsqueeze(0)
@@ -249,62 +239,37 @@ class Renewable:
     def _direction(self, rows: Rows, here: Moments, coef: Tensor, old: Summary) -> tuple[Tensor, Tensor]:
         """Newton's step, with the expected information where the observed one is not positive definite."""
         score = here.score - (old.curvature @ (coef - old.coef)).unsqueeze(0)
-        inverse = _invert(here.gram[0] + old.curvature)
+        inverse = inverted(here.gram[0] + old.curvature)
         if not bool(inverse.positive.all()):
-            inverse = _invert(self._moments(rows, coef, False).gram[0] + old.curvature)
+            inverse = inverted(self._moments(rows, coef, False).gram[0] + old.curvature)
         delta = inverse.solve(score)
         return delta[0], (score * delta).sum()
 
-    def _gained(self, rows: Rows, old: "Summary | None", coef: Tensor) -> Summary:
-        """The summary with a minibatch added at its coefficients."""
+    def _gained(self, rows: Rows, old: "Summary | None", coef: Tensor, censored: bool) -> Summary:
+        """The summary with a minibatch added at its coefficients, the observed information throughout if `censored`."""
         last = self._moments(rows, coef, False, report=True)
-        expected = last.gram[0]
+        expected, count = last.gram[0], last.count[0]
         observed = expected if self.family.is_canonical(self.link) else self._moments(rows, coef, True).gram[0]
-        count = last.count[0]
         if old is None:
             self._check_rank(expected)
-            none, zero = torch.zeros_like(expected), torch.zeros_like(count)
-            old = Summary(coef, none, none, none, zero, zero, zero)
-        if not bool(_invert(old.curvature + observed).positive.all()):
+        old = Summary.of_nothing(coef) if old is None else old.moved(coef)
+        if not bool(inverted(old.curvature + observed).positive.all()):
             observed = expected
-        moved = coef - old.coef
-        return Summary(coef, old.curvature + observed, old.information + expected, old.spread + expected,
-                       old.pearson + moved @ old.curvature @ moved + last.pearson[0], old.count + count,
-                       old.nobs + count)
+        censored = censored and bool(inverted(old.information + observed).positive.all())
+        gain = observed if censored else expected
+        new = replace(old, curvature=old.curvature + observed, information=old.information + gain,
+                      spread=old.spread + gain, count=old.count + count, nobs=old.nobs + count)
+        if self.family.has_dispersion:
+            new = replace(new, pearson=old.pearson + last.pearson[0])
+            slope, bow = pearson_slopes(rows, new, self.family, self.link)
+            new = replace(new, pearson_slope=old.pearson_slope + slope, pearson_curvature=old.pearson_curvature + bow)
+        bend = information_bend(rows, new, self.family, self.link, censored)
+        return replace(new, bend=old.bend + bend, spread_bend=old.spread_bend + bend)
 
     @staticmethod
     def _check_rank(information: Tensor) -> None:
-        if not bool(_invert(information).pivot > PIVOT):
+        if not bool(inverted(information).pivot > PIVOT):
             raise ValueError("columns of the first minibatch depend on each other nearly. Join it with later ones.")
-
-
-def minibatch(x: Any, y: Any, family: Family, intercept: bool, **per_row: Any) -> Rows:
-    """The rows of a minibatch of one response, `x` (n, p) and the others `(n,)`, looked at as `torchglm.fit` does.
-
-    `per_row` are `weight`, `offset`, `trials` and `event`. Raises `ValueError` or `TypeError` for data that do not
-    fit together, are not finite or lie outside the family's support.
-    """
-    from torchglm.inputs import assemble, check_shapes, tensor
-
-    if y is None:
-        raise ValueError("y is missing. A minibatch to learn from has x and y.")
-    design = tensor(x, "x")
-    response = tensor(y, "y", design.device)
-    if response.dim() == 2 and response.shape[-1] == 1:
-        response = response.squeeze(-1)
-    if design.dim() != 2 or response.dim() != 1:
-        raise ValueError(f"x has shape {tuple(design.shape)} and y {tuple(response.shape)}; a minibatch needs x (n, p) "
-                         "and y (n,).")
-    check_shapes(design, response)
-    given = {"weights" if name == "weight" else name: tensor(value, name, design.device).reshape(-1)
-             for name, value in per_row.items() if value is not None}
-    [rows] = assemble(design, response, family, given, [], intercept, strict=False).source
-    return rows
-
-
-def _invert(information: Tensor) -> Inverse:
-    keep = torch.ones(1, information.shape[-1], dtype=torch.bool, device=information.device)
-    return invert_gram(information.unsqueeze(0), keep)
 
 
 def _objective(here: Moments, coef: Tensor, old: Summary) -> Tensor:
