@@ -124,6 +124,16 @@ def test_rows_may_be_arrays_lists_and_series(metric: type[FamilyMetric], argumen
                                    equal_nan=True)
 
 
+@pytest.mark.parametrize("score", [ours.nll, ours.crps])
+def test_each_row_may_have_a_dispersion(score: Any) -> None:
+    mu, y = rows("dispersion", 2000).values()
+    phi = torch.linspace(0.2, 2, 2000, dtype=torch.float64)
+    found = score(mu, y, "gamma", dispersion=phi)
+    each = torch.stack([score(mu[i:i + 1], y[i:i + 1], "gamma", dispersion=float(phi[i])) for i in range(0, 2000, 250)])
+    torch.testing.assert_close(score(mu[::250], y[::250], "gamma", dispersion=phi[::250]), each.mean())
+    assert torch.equal(score(mu, y, "gamma", dispersion=phi.numpy()), found)
+
+
 def test_intervals_may_be_arrays() -> None:
     y = np.arange(10.0)
     assert float(ours.coverage(y - 1, np.full(10, 5), y.tolist(), np.ones(10, dtype=int))) == 0.6

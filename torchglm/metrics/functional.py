@@ -11,10 +11,10 @@ from torchmetrics import Metric
 
 from torchglm.families import Family
 from torchglm.links import Link
-from torchglm.metrics.predictive import CRPS, Coverage
+from torchglm.metrics.predictive import CRPS, NLL, Coverage
 from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable, Table
 from torchglm.metrics.rows import Column
-from torchglm.metrics.scores import D2, NLL, Deviance, ObservedExpected, PearsonDispersion
+from torchglm.metrics.scores import D2, Deviance, ObservedExpected, PearsonDispersion
 
 
 def deviance(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
@@ -34,7 +34,7 @@ def d2(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = 
 
 
 def nll(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-        dispersion: "Tensor | float" = 1.0, link: "str | Link | None" = None, offset: "Column | None" = None,
+        dispersion: "float | Column" = 1.0, link: "str | Link | None" = None, offset: "Column | None" = None,
         exposure: "Column | None" = None, trials: "Column | None" = None,
         event: "Column | None" = None) -> Tensor:
     """The weighted mean negative log-density: see `NLL`."""
@@ -58,7 +58,7 @@ def observed_expected(mu: Column, y: Column, family: "str | Family", weight: "Co
 
 
 def crps(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-         dispersion: "Tensor | float" = 1.0, link: "str | Link | None" = None, offset: "Column | None" = None,
+         dispersion: "float | Column" = 1.0, link: "str | Link | None" = None, offset: "Column | None" = None,
          exposure: "Column | None" = None, trials: "Column | None" = None,
          event: "Column | None" = None) -> Tensor:
     """The mean continuous ranked probability score of the predicted laws: see `CRPS`."""

@@ -1,4 +1,4 @@
-"""Scores of whole predictive laws and of intervals: CRPS, and how often intervals hold the response.
+"""Scores of whole predicted laws, likelihood and CRPS, and how often intervals hold the response.
 
     metric = CRPS("gamma", dispersion=0.4)
     metric.update(mu, y, weight)
@@ -15,16 +15,36 @@ from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.base import FamilyMetric
 from torchglm.metrics.rows import Column, Scored, wide
-from torchglm.metrics.sums import ratio, total
+from torchglm.metrics.sums import crps_sums, nll_sums, ratio, total
 
 
-def crps_sums(rows: Scored, family: Family, dispersion: "Tensor | float") -> Tensor:
-    """`(sum w CRPS, sum w)`; trials are part of the law, not of `w`."""
-    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / rows.trials)
-    return torch.stack([total(rows.weight, score), rows.weight.sum()])
+class LawMetric(FamilyMetric):
+    """A metric of whole predicted laws, which have a `dispersion` (phi): a number, or one for each row of an update."""
+
+    higher_is_better = False
+
+    def __init__(self, family: "str | Family", dispersion: "float | Column" = 1.0, link: "str | Link | None" = None,
+                 **kwargs: Any) -> None:
+        phi = dispersion if isinstance(dispersion, (float, int)) else wide("dispersion", dispersion)
+        super().__init__(family, link, given=("dispersion", phi), **kwargs)
+        self.dispersion = phi
 
 
-class CRPS(FamilyMetric):
+class NLL(LawMetric):
+    """The weighted mean negative log-density `-sum w log f(y; mu, phi) / sum w`, fully normalised.
+
+    `w` repeats a row, it does not divide `dispersion` (phi); `trials` enter the binomial density.
+    """
+
+    def _part(self, rows: Scored) -> Tensor:
+        return nll_sums(rows, self.family, self.dispersion)
+
+    def compute(self) -> Tensor:
+        """The mean negative log-density, a float64 scalar."""
+        return ratio(self.sums)
+
+
+class CRPS(LawMetric):
     """The weighted mean continuous ranked probability score of the predicted laws, in units of the response.
 
     `integral (F(x) - 1{y <= x})^2 dx`: the absolute error of a law, as it is `|y - mu|` where the law is one point.
@@ -33,15 +53,13 @@ class CRPS(FamilyMetric):
     Source: Gneiting & Raftery (2007); Jordan, Krueger & Lerch (2019), J. Stat. Softw. 90(12).
     """
 
-    higher_is_better = False
     plot_lower_bound = 0.0
 
-    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0,
-                 link: "str | Link | None" = None, **kwargs: Any) -> None:
-        super().__init__(family, link, given=("dispersion", dispersion), **kwargs)
+    def __init__(self, family: "str | Family", dispersion: "float | Column" = 1.0, link: "str | Link | None" = None,
+                 **kwargs: Any) -> None:
+        super().__init__(family, dispersion, link, **kwargs)
         if type(self.family).crps is Family.crps:
             raise ValueError(f"CRPS has no closed form for {self.family.name}. Use NLL.")
-        self.dispersion = dispersion
 
     def _part(self, rows: Scored) -> Tensor:
         return crps_sums(rows, self.family, self.dispersion)

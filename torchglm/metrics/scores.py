@@ -6,7 +6,7 @@
     metric.compute()
 
 Every `update` takes `mu`, `y` of one shape `(*N,)`, an optional `weight`, and by name what a batch may hold:
-`offset` or `exposure` (used where a null model needs them), `trials`, `event`. Nothing waits for the device.
+`offset` or `exposure` (which count for a null model and for rates), `trials`, `event`. Nothing waits for the device.
 """
 
 from functools import partial
@@ -69,32 +69,11 @@ class D2(FamilyMetric):
         return sums.d2_value(self.sums)
 
 
-class NLL(FamilyMetric):
-    """The weighted mean negative log-density `-sum w log f(y; mu, phi) / sum w`, fully normalised.
-
-    `w` repeats a row, it does not divide `dispersion` (phi); `trials` enter the binomial density.
-    """
-
-    higher_is_better = False
-
-    def __init__(self, family: "str | Family", dispersion: "float | Tensor" = 1.0,
-                 link: "str | Link | None" = None, **kwargs: Any) -> None:
-        super().__init__(family, link, given=("dispersion", dispersion), **kwargs)
-        self.dispersion = dispersion
-
-    def _part(self, rows: Scored) -> Tensor:
-        return sums.nll_sums(rows, self.family, self.dispersion)
-
-    def compute(self) -> Tensor:
-        """The mean negative log-density, a float64 scalar."""
-        return sums.ratio(self.sums)
-
-
 class PearsonDispersion(FamilyMetric):
     """`sum w (y - mu)^2 / V(mu)` over `n - n_coef`: about 1 for counts that are not over-dispersed.
 
     `n` counts rows of positive weight; `n_coef` is the number of coefficients these rows were used to
-    estimate (0 on held-out rows).
+    estimate (0 on held-out rows). A censored time counts as it stands, as in `Result.pearson_chi2`.
     """
 
     higher_is_better = None

@@ -33,6 +33,12 @@ def nll_sums(rows: Scored, family: Family, dispersion: "Tensor | float") -> Tens
     return torch.stack([total(rows.weight, nll), rows.weight.sum()])
 
 
+def crps_sums(rows: Scored, family: Family, dispersion: "Tensor | float") -> Tensor:
+    """`(sum w CRPS, sum w)`; trials are part of the law, not of `w`."""
+    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / rows.trials)
+    return torch.stack([total(rows.weight, score), rows.weight.sum()])
+
+
 def pearson_sums(rows: Scored, family: Family) -> Tensor:
     """`(sum w (y - mu)^2 / V(mu), rows of positive weight)`."""
     residual = (rows.y.abs() if family.signed else rows.y) - rows.mu
