@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,8 @@ from pyarrow import csv, parquet
 import torchglm
 from torchglm import runs
 from torchglm.cli import config, main
+from torchglm.cli.sgd import SGD
+from torchglm.inputs import FileRows
 from torchglm.lightning import LitGLM
 
 N = 3000
@@ -30,7 +34,8 @@ def rows() -> pa.Table:
     return pa.table({
         "a": a, "b": b, "years": years, "weight": weight, "times": times, "trials": trials,
         "count": random.poisson(mean), "cost": random.gamma(2, mean), "hits": random.binomial(trials, 0.3),
-        "time": np.minimum(time, end), "seen": (time <= end).astype(int), "logyears": np.log(years)})
+        "time": np.minimum(time, end), "seen": (time <= end).astype(int), "logyears": np.log(years),
+        "moved": random.normal(0, 0.5, N)})
 
 
 CASES = {
@@ -39,6 +44,9 @@ CASES = {
     "gamma": ("cost", ["--link", "log", "--data.weights", "weight", "--data.offset", "logyears"]),
     "exponential": ("time", ["--data.event", "seen"]),
     "gaussian": ("cost", ["--data.freq", "times"]),
+    "{name: negative_binomial, alpha: 0.5}": (
+        "count", ["--data.exposure", "years", "--data.offset", "moved", "--data.weights", "weight", "--data.freq",
+                  "times"]),
 }
 
 
@@ -96,8 +104,9 @@ def test_penalised_training_is_penalised_irls(path: str) -> None:
     ("flags", "said"),
     [
         (["--data.by", "b"], "solver sgd fits one model"),
-        (["--family", "gamma"], "the gamma family needs y > 0; row"),
+        (["--family", "gamma", "--link", "log"], "the gamma family needs y > 0; row"),
         (["--data.exposure", "shift"], "exposure must be finite and > 0; row"),
+        (["--family", "gaussian", "--data.exposure", "years"], "exposure needs a link on whose scale rates multiply"),
     ],
 )
 def test_rows_are_looked_at_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str],
@@ -121,7 +130,24 @@ def test_a_streamed_run_has_its_report_and_a_streamed_csv_says_what_to_do(
     assert main(["fit", "--data.path", "rows.parquet", *flags]) == 0
     assert "diagnostics on 3,000 rows" in Path("run/report.html").read_text()
     assert main(["fit", "--data.path", "rows.csv", *flags]) == 2
-    assert "is not Parquet" in capsys.readouterr().err
+    assert "rows.csv is CSV, and solver sgd streams and shares out Parquet alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("rows.csv", "rows.csv is CSV, and solver sgd streams and shares out Parquet alone. Write the rows as Parquet, or"),
+    ("rows.parquet", "solver sgd cannot share out 5 row groups to 6 processes. Write the files with smaller row "
+                     "groups, start fewer processes, or use solver: irls.")])
+def test_what_cannot_be_shared_out_is_said_in_words_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                  name: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    parquet.write_table(rows(), "rows.parquet", row_group_size=700)
+    csv.write_csv(rows(), "rows.csv")
+    job = job_of(name, "poisson", "--solver", "sgd")
+    assert isinstance(job.solver, SGD)
+    shared = FileRows(job.data.formula, name, job.family, job.data.roles)
+    monkeypatch.setattr(shared, "ranks", SimpleNamespace(size=6))
+    with pytest.raises(ValueError, match=re.escape(said)):
+        job.solver._batches(job, shared)
 
 
 def test_lbfgs_takes_all_rows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -14,13 +14,14 @@ from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
 from torchglm.cli import names
-from torchglm.cli.config import one_line
+from torchglm.cli.messages import one_line
 from torchglm.cli.schema import Job, Solver
 from torchglm.cli.stream import result_at
+from torchglm.data.files import files, kind_of
 from torchglm.fitting.rows import is_all, whole
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead
-from torchglm.inputs import FileRows
+from torchglm.inputs import FileRows, exposure_link
 from torchglm.inputs.files import HOLD
 from torchglm.lightning import ArrowBatches, GLMBatch, fit_sgd
 from torchglm.runs import TRAINING
@@ -57,9 +58,10 @@ class SGD(Solver):
         """The trained fit, with what it says at its coefficients. Raises ValueError for groups."""
         if job.data.groups:
             raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")
-        data = job.data
+        data, family, link = job.data, copy.deepcopy(job.family), job.link or job.family.default_link
+        if data.exposure is not None:
+            exposure_link(link)
         rows = FileRows(data.formula, data.path, job.family, data.roles, data.policies, job.where, job.precision)
-        family, link = copy.deepcopy(job.family), job.link or job.family.default_link
         intercept = rows.spec.intercept
         head = GLMHead(len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where,
                        dtype=job.precision)
@@ -87,15 +89,20 @@ class SGD(Solver):
             offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
             return GLMBatch(x, part.y[0].to(x.dtype), weight, offset)
         if self._whole:
-            raise ValueError("solver.optimizer lbfgs needs all rows in memory as one batch, and these files hold more "
-                             f"than {HOLD >> 20:,} MiB of them. Use the default optimizer with polish: 2, or irls.")
+            raise ValueError("solver.optimizer lbfgs needs all rows in memory as one batch, in one process and at most "
+                             f"{HOLD >> 20:,} MiB of them. Use the default optimizer with polish: 2, or irls.")
+        first = files(job.data.path)[0]
+        if kind_of(first) == "csv":
+            raise ValueError(f"{first} is CSV, and solver sgd streams and shares out Parquet alone. Write the rows as "
+                             "Parquet, or use solver: irls.")
         roles: dict[str, Any] = dict(job.data.roles)
-        if "weights" in roles and "freq" in roles or "offset" in roles and "exposure" in roles:
-            raise ValueError("solver sgd streams weights or freq, and offset or exposure, not both. "
-                             "Join the two columns first.")
-        weight = roles.pop("weights", None) or roles.pop("freq", None)
-        return ArrowBatches(job.data.path, rows.spec, weight=weight, batch_size=self.batch_size, shuffle=True,
-                            seed=job.seed, dtype=job.precision, **roles)
+        made = ArrowBatches(job.data.path, rows.spec, weight=roles.pop("weights", None), batch_size=self.batch_size,
+                            shuffle=True, seed=job.seed, dtype=job.precision, **roles)
+        if len(made.groups) < rows.ranks.size:
+            few = f"{len(made.groups)} row group{'s' * (len(made.groups) > 1)}"
+            raise ValueError(f"solver sgd cannot share out {few} to {rows.ranks.size} processes. Write the files with "
+                             "smaller row groups, start fewer processes, or use solver: irls.")
+        return made
 
     @property
     def _whole(self) -> bool:
