@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,6 +128,45 @@ def test_a_shape_parameter_is_learned_with_the_rest() -> None:
     torch.testing.assert_close(joined(head), result.coef, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("family", "polish"), [("negative_binomial", 3), ("negative_binomial", "irls"),
+                                                ("tweedie", 4), ("tweedie", "irls"), ("poisson", "irls")])
+def test_polish_ends_at_the_optimum_and_fits_the_shape_too(family: str, polish: Any) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(400, 2, dtype=torch.float64)
+    y = torch.poisson(torch.exp(1 + 0.3 * x[:, 0]) * torch.distributions.Gamma(1.5, 1.5).sample((400,)).double())
+    head = GLMHead(2, family, dtype=torch.float64)
+    done = fit_sgd(head, GLMBatch(x, y), batch_size=64, trainer={"max_epochs": 3}, polish=polish)
+    result = torchglm.fit(x, y, family=family)
+    assert done.status.name == "CONVERGED" and done.distance < 1e-3
+    assert float(((joined(head) - result.coef) / result.std_err).abs().max()) < (1e-6 if polish == "irls" else 1e-3)
+    for one, other in zip(head.family.parameters(), result.family.parameters(), strict=True):
+        torch.testing.assert_close(one, other.to(one), rtol=1e-5, atol=0)
+
+
+def test_a_shape_far_from_the_best_one_is_not_converged() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2000, 2, dtype=torch.float64)
+    y = torch.poisson(torch.exp(1 + 0.3 * x[:, 0]))
+    head = GLMHead(2, "negative_binomial", dtype=torch.float64)
+    done = fit_sgd(head, GLMBatch(x, y), batch_size=256, trainer={"max_epochs": 3})
+    assert done.status.name == "ITERATION_LIMIT" and done.distance > 1
+    polished = fit_sgd(head, GLMBatch(x, y), batch_size=256, trainer={"max_epochs": 3}, polish=3)
+    result = torchglm.fit(x, y, family="negative_binomial")  # nearly Poisson: alpha may end on its limit
+    assert polished.status.name == result.status.name
+    assert float(head.family.alpha.detach()) == pytest.approx(float(result.family.alpha.detach()), abs=1e-6)
+
+
+def test_polish_is_quadratic_where_times_are_censored() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(800, 2, dtype=torch.float64)
+    time, end = torch.distributions.Exponential(torch.exp(-x[:, 0])).sample(), torch.rand(800).double() * 2 + 0.1
+    rows = GLMBatch(x, torch.minimum(time, end), event=(time <= end).double())
+    head = GLMHead(2, "exponential", dtype=torch.float64)
+    fit_sgd(head, rows, batch_size=64, trainer={"max_epochs": 5}, polish=3)
+    result = torchglm.fit(x, rows.y, family="exponential", event=rows.event)
+    assert float(((joined(head) - result.coef) / result.std_err).abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize("intercept", [True, False])
 def test_penalty_and_no_intercept(intercept: bool) -> None:
     torch.manual_seed(0)
@@ -235,6 +275,9 @@ def test_what_cannot_be_trained() -> None:
         fit_sgd(GLMHead(3, "poisson"), GLMBatch(x, y))
     with pytest.raises(ValueError, match=r"y \(n,\)"):
         fit_sgd(head, GLMBatch(x, torch.ones(50, 2)))
+    for polish in (-1, 1.5, "newton"):
+        with pytest.raises(ValueError, match="polish must be"):
+            fit_sgd(head, GLMBatch(x, y), polish=polish)
     before, y = head.weight.clone(), torch.poisson(torch.exp(2 * x[:, 0]))
     with pytest.raises(ValueError, match="not finite"):
         fit_sgd(head, GLMBatch(x, y), optimizer=lambda p: torch.optim.SGD(p, 1e4))

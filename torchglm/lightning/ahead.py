@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.optim import LBFGS, Optimizer
 
 from torchglm.inputs import GLMBatch, as_batch
+from torchglm.links import Link
 
 Step = Callable[[GLMBatch], None]
 
@@ -74,8 +75,8 @@ class Ahead:
     returns the batch for the Trainer, the last of a group that ends where the Trainer or a callback looks again.
     """
 
-    def __init__(self, trainer: Any, module: LightningModule, stepper: Callable[[], Step]) -> None:
-        self.trainer, self.module, self.stepper = trainer, module, stepper
+    def __init__(self, trainer: Any, module: LightningModule, stepper: Callable[[], Step], link: Link) -> None:
+        self.trainer, self.module, self.stepper, self.link = trainer, module, stepper, link
         self.direct = _places_batches_itself(trainer, module)
         self.saves = [callback._every_n_train_steps for callback in trainer.callbacks
                       if isinstance(callback, ModelCheckpoint) and callback._every_n_train_steps > 0]
@@ -119,7 +120,7 @@ class Ahead:
             return self.module.transfer_batch_to_device(batch, self.module.device, 0)
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return as_batch(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0), self.module.head.link)
+        return as_batch(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0), self.link)
 
     def _schedule(self, made: int) -> None:
         if not self.schedules:

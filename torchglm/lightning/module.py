@@ -105,7 +105,7 @@ class LitGLM(LightningModule):
         self._closed = None if searched else self._closed_form()
         allowed = type(self).training_step is LitGLM.training_step and may_go_ahead(
             trainer, self, mixed=self._closed is not None)
-        self._ahead = Ahead(trainer, self, self._stepper) if allowed else None
+        self._ahead = Ahead(trainer, self, self._stepper, self.head.link) if allowed else None
 
     def _closed_form(self) -> ClosedForm | None:
         own = all(getattr(type(self), name) is getattr(LitGLM, name) for name in ("features", "head"))

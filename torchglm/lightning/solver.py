@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.ranks import Ranks
+from torchglm.fitting.status import Status
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.batches import TensorBatches, generator_of, rank_and_world, take
@@ -27,7 +28,7 @@ from torchglm.lightning.columns import Columns, WhitenedGLM
 from torchglm.lightning.kept import train
 from torchglm.lightning.loop import cosine, descend
 from torchglm.lightning.module import LitGLM
-from torchglm.lightning.newton import newton
+from torchglm.lightning.polish import polished, solved
 
 EPOCHS = 20
 PIECE = 1 << 14  # rows whitened at once
@@ -40,20 +41,22 @@ class Trained:
     """How the training of a head went.
 
     `loss` is the (penalised) mean loss over all rows; `distance` says how far the optimum is: the longest
-    scoring step of a coefficient in units of its standard error (NaN with an l1 penalty). `epochs` and
-    `steps` were made.
+    scoring step of a coefficient in units of its standard error (NaN with an l1 penalty), or how far a shape that
+    the family estimates is from the best one, in its own. `epochs` and `steps` were made. `status` is `CONVERGED`
+    within a tenth of a standard error, and what IRLS says after `polish="irls"`.
     """
 
     loss: float
     distance: float
     epochs: int
     steps: int
+    status: Status
 
 
 def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor], *,
             optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
             trainer: Trainer | Mapping[str, Any] | None = None, batch_size: int | None = 8192,
-            penalty: Penalty | None = None, decay: bool = True, polish: int = 0, seed: int = 0,
+            penalty: Penalty | None = None, decay: bool = True, polish: int | Literal["irls"] = 0, seed: int = 0,
             kept: Path | None = None) -> Trained:
     """Train a head by minibatch gradients, in place, and say how near the optimum it came.
 
@@ -75,13 +78,16 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
         penalty: a penalty on the weight (`l1` leaves small coefficients where IRLS leaves zeros).
         decay: bring the learning rate to zero along half a cosine, step by step (not for LBFGS); without that
             the coefficients go on wandering about the optimum.
-        polish: Newton steps after training, one pass each, kept while they bring the optimum nearer.
+        polish: Newton steps after training, one pass each, kept while they bring the optimum nearer; a shape that the
+            family estimates is fitted beside each. `"irls"` makes as many as it takes to the optimum.
         seed: of the order of the rows.
         kept: a file that holds the state of the training after each epoch, and from which it goes on where it is there.
 
     Raises `ValueError` for LBFGS on several batches, several responses, no rows, and coefficients that are
     not finite in the end (the head is then left as it was).
     """
+    if polish != "irls" and (not isinstance(polish, int) or polish < 0):
+        raise ValueError(f"polish must be a number of Newton steps, or 'irls', got {polish!r}.")
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
@@ -107,9 +113,12 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     if not bool(torch.isfinite(inner.trained).all()):
         raise ValueError("training ended in coefficients that are not finite. Lower the learning rate, or "
                          "for LBFGS pass line_search_fn='strong_wolfe'.")
-    loss, distance = _polished(inner, head, passes, penalty, polish, _ranks(held))
-    inner.write(head)
-    return Trained(loss, distance, *made)
+    if polish == "irls":
+        end = solved(inner, head, passes, penalty, _ranks(held))
+    else:
+        end = polished(inner, head, passes, penalty, polish, _ranks(held))
+        inner.write(head)
+    return Trained(end.loss, end.distance, *made, end.status)
 
 
 def _plainly(lit: LitGLM, batches: Any, trainer: Any, decay: bool) -> tuple[int, int] | None:
@@ -185,22 +194,6 @@ def _trainer(head: GLMHead, given: dict[str, Any], ranks: Ranks) -> Trainer:
 def _ranks(held: GLMBatch | None) -> Ranks:
     """The processes of torch.distributed, which have some of the batches of a loader each; tensors are whole."""
     return Ranks.here() if held is None else Ranks()
-
-
-def _polished(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, steps: int,
-              ranks: Ranks) -> tuple[float, float]:
-    """Loss and distance, after Newton steps for as long as each comes nearer."""
-    found = newton(inner, head, _each(batches, head), penalty, ranks)
-    for _ in range(steps):
-        weight = inner.head.weight.data
-        before = weight.clone()
-        weight += found.step.to(before)
-        new = newton(inner, head, _each(batches, head), penalty, ranks)
-        if not new.distance < found.distance:
-            weight.copy_(before)
-            break
-        found = new
-    return found.loss, found.distance
 
 
 @contextmanager
