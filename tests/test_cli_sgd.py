@@ -202,3 +202,30 @@ def test_a_factor_of_many_levels_is_trained(tmp_path: Path) -> None:
     got, want = job.solver.solve(job), torchglm.fit("y ~ a + g", table, family="poisson")
     assert got.names == want.names
     assert float(((got.coef - want.coef) / want.std_err).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["poisson", "exponential", "gaussian"])
+def test_polish_irls_is_irls(path: str, family: str) -> None:
+    exact = job_of(path, family).solver.solve(job_of(path, family))
+    job = job_of(path, family, "--solver", "{name: sgd, trainer: {max_steps: 3}, polish: irls}")
+    found = job.solver.solve(job)
+    assert bool(found.converged)
+    assert float(((found.coef - exact.coef) / exact.std_err).abs().max()) < 1e-7
+    torch.testing.assert_close(found.std_err, exact.std_err, rtol=1e-7, atol=0)
+
+
+def test_a_shape_that_is_estimated_is_polished_with_the_coefficients(path: str) -> None:
+    flags = ["--data.path", path, "--data.formula", "count ~ a + C(b)", "--family", "negative_binomial"]
+
+    def fit(*more: str) -> torchglm.Result:
+        job = config.read([*flags, *more])[0]
+        return job.solver.solve(job)
+
+    exact = fit()
+    for polish, near in (("3", 1e-4), ("irls", 1e-8)):
+        found = fit("--solver", f"{{name: sgd, trainer: {{max_epochs: 2}}, polish: {polish}}}")
+        assert bool(found.converged)
+        assert float(((found.coef - exact.coef) / exact.std_err).abs().max()) < near
+        assert float(found.family.alpha.detach()) == pytest.approx(float(exact.family.alpha.detach()), rel=near)
+    with pytest.warns(torchglm.fitting.status.FitWarning, match=r"standard errors from the optimum.*polish to irls"):
+        assert not bool(fit("--solver", "{name: sgd, trainer: {max_epochs: 1}}").converged)

@@ -6,7 +6,7 @@ import copy
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jsonargparse
 import torch
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchglm.cli import names
 from torchglm.cli.messages import one_line
 from torchglm.cli.schema import Job, Solver
-from torchglm.cli.stream import result_at
+from torchglm.cli.stream import optimum_from, result_at
 from torchglm.data.files import files, kind_of
 from torchglm.fitting.rows import is_all, whole
 from torchglm.fitting.status import FitWarning, Status
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from torchglm.checkpoints import Checkpoint
     from torchglm.inference.result import Result
 
-NEAR = 0.1  # standard errors from the optimum that still count as converged
-
 
 class SGD(Solver):
     """Minibatch gradients on whitened columns, streamed from Parquet; an exact pass then says how near.
@@ -42,15 +40,19 @@ class SGD(Solver):
             takes all rows as one batch
         trainer: arguments of lightning.Trainer, such as {max_epochs: 20}
         decay: bring the learning rate to zero over the run, along half a cosine (not for lbfgs)
-        polish: Newton steps after the training, one pass each
+        polish: Newton steps after the training, one pass each; irls makes as many as it takes to the optimum, as solver
+            irls does
     """
 
     shares = True
 
     def __init__(self, batch_size: int = 8192, optimizer: Callable[[Iterable], Optimizer] | None = None,
-                 trainer: dict[str, Any] | None = None, decay: bool = True, polish: int = 0) -> None:
+                 trainer: dict[str, Any] | None = None, decay: bool = True,
+                 polish: int | Literal["irls"] = 0) -> None:
         if batch_size < 1:
             raise ValueError(f"solver.batch_size must be at least 1, got {batch_size}. The default is 8192.")
+        if polish != "irls" and polish < 0:
+            raise ValueError(f"solver.polish must be at least 0, or irls, got {polish}. The default is 0.")
         self.batch_size, self.optimizer, self.decay, self.polish = batch_size, optimizer, decay, polish
         self.trainer = _checked(trainer or {})
 
@@ -66,18 +68,21 @@ class SGD(Solver):
         head = GLMHead(len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where,
                        dtype=job.precision)
         trained = fit_sgd(head, self._batches(job, rows), optimizer=self.optimizer, trainer=self.trainer,
-                          batch_size=self.batch_size, penalty=job.penalty, decay=self.decay, polish=self.polish,
+                          batch_size=self.batch_size, penalty=job.penalty, decay=self.decay,
+                          polish=0 if self.polish == "irls" else self.polish,
                           seed=job.seed, kept=None if checkpoint is None else checkpoint.begin(TRAINING))
         weight = head.weight.detach()[0]
         coef = weight if head.bias is None else torch.cat([head.bias.detach(), weight])
-        near = not trained.distance > NEAR  # NaN: an l1 penalty, whose optimum no slope tells
-        if not near:
+        if self.polish == "irls":
+            return optimum_from(coef, job, rows, head.family, link, trained.epochs)
+        if trained.status == Status.ITERATION_LIMIT:
             warnings.warn(f"training ended {trained.distance:.2g} standard errors from the optimum. Raise "
-                          "solver.trainer.max_epochs, or set solver.polish to 1.", FitWarning, stacklevel=2)
-        status = Status.CONVERGED if near else Status.ITERATION_LIMIT
+                          "solver.trainer.max_epochs, or set solver.polish to irls.", FitWarning, stacklevel=2)
+        elif trained.status == Status.BOUNDARY:
+            warnings.warn(f"{trained.status}: {trained.status.explanation}", FitWarning, stacklevel=2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)
-            return result_at(coef, job, rows, head.family, link, status, trained.epochs, job.penalty)
+            return result_at(coef, job, rows, head.family, link, trained.status, trained.epochs, job.penalty)
 
     def _batches(self, job: Job, rows: FileRows) -> GLMBatch | ArrowBatches:
         """The rows where all are in memory, else shuffled minibatches from the Parquet files."""

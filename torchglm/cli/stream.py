@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchglm.fitting.alternate import solve
 from torchglm.fitting.irls import evaluate
-from torchglm.fitting.status import Status
+from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
 from torchglm.inputs import FileRows
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torchglm.cli.schema import Job
     from torchglm.families import Family
     from torchglm.fitting.penalties import Penalty
+    from torchglm.fitting.state import Solution
     from torchglm.inference.result import Result
     from torchglm.links import Link
 
@@ -23,8 +26,31 @@ if TYPE_CHECKING:
 def result_at(coef: Tensor, job: Job, rows: FileRows, family: Family, link: Link, status: Status, steps: int,
               penalty: Penalty | None) -> Result:
     """The Result of coefficients (p,) that were found by training."""
-    whole = None if penalty is None else penalty.expand(rows.spec.intercept, coef.numel())
+    whole = _whole(penalty, rows)
     solution = evaluate(rows.source, family, link, coef.to(torch.float64).unsqueeze(0), status, steps, penalty=whole)
+    return _result(solution, job, rows, family, link, whole)
+
+
+def optimum_from(coef: Tensor, job: Job, rows: FileRows, family: Family, link: Link, steps: int) -> Result:
+    """The Result of IRLS from coefficients (p,) that were found by training; warns where it ends at no optimum."""
+    whole = _whole(job.penalty, rows)
+    options = {"penalty": whole, "tol": 1e-8, "max_iter": 50, "skip": None,
+               "rank_tol": 1e-6 if job.precision == torch.float32 else 1e-12}
+    family, solution = solve(rows.source, family, link, coef.to(torch.float64).unsqueeze(0), options)
+    status = Status(int(solution.status[0]))
+    if status != Status.CONVERGED:
+        warnings.warn(f"{status}: {status.explanation}", FitWarning, stacklevel=3)
+    solution.n_iter.add_(steps)
+    return _result(solution, job, rows, family, link, whole)
+
+
+def _whole(penalty: Penalty | None, rows: FileRows) -> Penalty | None:
+    """A penalty with a strength for each coefficient."""
+    return None if penalty is None else penalty.expand(rows.spec.intercept, len(rows.spec.names))
+
+
+def _result(solution: Solution, job: Job, rows: FileRows, family: Family, link: Link,
+            penalty: Penalty | None) -> Result:
     return build(solution, rows.source, family, link, torch.Size(), list(rows.spec.names),
-                 constant=rows.spec.intercept, penalty=whole, dispersion=job.dispersion, tol=1e-8,
+                 constant=rows.spec.intercept, penalty=penalty, dispersion=job.dispersion, tol=1e-8,
                  context=rows.context)
