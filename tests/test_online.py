@@ -3,16 +3,22 @@
 import math
 import pickle
 import sys
+from collections.abc import Callable
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 import torchglm
 from torchglm import families, links
+from torchglm.fitting.rows import Rows
 from torchglm.head import GLMHead, LazyGLMHead
 from torchglm.inference.online import Renewable
+from torchglm.inference.online_summary import Summary
+from torchglm.inputs import GLMBatch, minibatch
 
+TWEEDIE = families.Tweedie(1.5)
 PAIRS = [("poisson", "log"), ("bernoulli", "logit"), ("gamma", "log"), ("bernoulli", "probit"),
          ("inverse_gaussian", "log"), ("gaussian", "identity"), ("poisson", "sqrt"), ("gamma", "inverse")]
 
@@ -50,8 +56,93 @@ def test_many_minibatches_come_within_a_third_of_a_standard_error(family: str, l
     x, y = problem(family, link, 8000)
     full, model = torchglm.fit(x, y, family=family, link=link), streamed(x, y, family, link, 100)
     assert float(((model.coef - full.coef) / full.std_err).abs().max()) < 1 / 3
-    torch.testing.assert_close(model.std_err, full.std_err, rtol=0.03, atol=0.0)
+    torch.testing.assert_close(model.std_err, full.std_err, rtol=0.01, atol=0.0)
     assert model.nobs == 8000
+
+
+def dispersed(family: "str | families.Family", link: str, seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`x` (n, 2), `y` (n,) and the coefficients (3,) they are drawn by; the dispersion is 1/2 where there is one."""
+    rng = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 2, generator=rng, dtype=torch.float64)
+    x = x if link == "inverse" else 3.5 * (x - 0.5)
+    truth = x.new_tensor([1.0, 2.0, 0.0] if link == "inverse" else [0.2, 0.3, -0.2])
+    member = families.get(family)
+    torch.manual_seed(seed)
+    mu = links.get(link)(truth[0] + x @ truth[1:])
+    return x, member.distribution(mu, 0.5 if member.has_dispersion else 1.0).sample(), truth
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(("family", "link"), [("gamma", "inverse"), ("gamma", "log"), ("inverse_gaussian", "log"),
+                                              (TWEEDIE, "log")])
+def test_standard_errors_of_dispersed_streams_are_those_of_all_rows(family: str, link: str, seed: int) -> None:
+    x, y, _ = dispersed(family, link, seed, 4000)
+    full, model = torchglm.fit(x, y, family=family, link=link), streamed(x, y, family, link, 50)
+    torch.testing.assert_close(model.std_err, full.std_err, rtol=0.01, atol=0.0)
+    torch.testing.assert_close(model.dispersion, full.dispersion, rtol=0.02, atol=0.0)
+
+
+def test_small_minibatches_whose_first_coefficients_are_far_off_lose_little_of_the_errors() -> None:
+    rng = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    x = torch.rand(3000, 2, generator=rng, dtype=torch.float64)
+    y = families.get("gamma").distribution(1 / (0.3 + 2 * x[:, 0] + 0.2 * x[:, 1]), 1.0).sample()
+    model, full = streamed(x, y, "gamma", "inverse", 10), torchglm.fit(x, y, family="gamma")
+    torch.testing.assert_close(model.std_err, full.std_err, rtol=0.015, atol=0.0)  # unmoved: 5 % off
+
+
+SMOOTH = [(family, link) for family in ("gaussian", "gamma", "inverse_gaussian", TWEEDIE)
+          for link in ("identity", "log", "inverse", "inverse_squared", "sqrt", "softplus")]
+
+
+def at_one_point(family: "str | families.Family", link: str, observed: bool = False, **per_row: Tensor
+                 ) -> tuple[Renewable, Rows, Summary]:
+    """A stream of one minibatch of 2000 rows that has been learned, and those rows."""
+    rng = torch.Generator().manual_seed(1)
+    x, member = torch.rand(2000, 2, generator=rng, dtype=torch.float64), families.get(family)
+    torch.manual_seed(1)
+    y = member.distribution(links.get(link)(x @ x.new_tensor([0.7, 0.4]) + 1), 0.2).sample()
+    model = Renewable(family, link, 2).update(x, y, **per_row)
+    return model, minibatch(x, y, model.family, model.link, True, **per_row), model.summary
+
+
+@pytest.mark.parametrize(("family", "link"), SMOOTH)
+def test_the_kept_slopes_are_those_of_pearsons_sum_and_of_the_information(family: str, link: str) -> None:
+    weight = torch.rand(2000, generator=torch.Generator().manual_seed(2)).double() + 0.5
+    model, rows, known = at_one_point(family, link, weight=weight)
+    here = known.coef
+    for j, unit in enumerate(torch.eye(3, dtype=torch.float64)):
+        low, middle, high = (model._moments(rows, here + h * unit, False, report=True) for h in (-1e-4, 0, 1e-4))
+        slope, bow = (high.pearson - low.pearson) / 2e-4, (high.pearson - 2 * middle.pearson + low.pearson) / 1e-8
+        torch.testing.assert_close(known.pearson_slope[j], slope[0], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(known.pearson_curvature[j, j], bow[0], rtol=1e-4, atol=1e-3)
+        change = (high.gram[0] - low.gram[0]) / 2e-4
+        torch.testing.assert_close(known.bend[j], change, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(known.bend, known.bend.permute(2, 0, 1), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("forgetting", [1.0, 0.97])
+@pytest.mark.parametrize(("family", "link"), [("gamma", "inverse"), ("poisson", "log"), ("inverse_gaussian", "log")])
+def test_the_sums_are_those_of_the_faded_rows_at_the_coefficients_of_today(family: str, link: str,
+                                                                            forgetting: float) -> None:
+    x, y, _ = dispersed(family, link, 1, 6000)
+    model, size = streamed(x, y, family, link, 100, forgetting=forgetting), 100
+    share = forgetting ** torch.arange(59, -1, -1, dtype=torch.float64).repeat_interleave(size)
+    now = [model._moments(minibatch(x, y, model.family, model.link, True, weight=share**power), model.coef, False,
+                          report=True) for power in (1, 2)]
+    torch.testing.assert_close(model.summary.information, now[0].gram[0], rtol=0.006, atol=0.0)
+    torch.testing.assert_close(model.summary.spread, now[1].gram[0], rtol=0.006, atol=0.0)
+    assert not families.get(family).has_dispersion or (
+        float(model.summary.pearson) == pytest.approx(float(now[0].pearson), rel=0.006))
+
+
+def test_beyond_so_many_columns_the_information_stays_as_it_was_and_takes_no_room() -> None:
+    rng = torch.Generator().manual_seed(6)
+    x = torch.randn(4000, 70, generator=rng, dtype=torch.float64) / 10
+    y = torch.poisson((0.5 + x[:, 0]).exp(), generator=rng)
+    model, full = streamed(x, y, "poisson", "log", 1000), torchglm.fit(x, y, family="poisson")
+    assert model.state_dict()["bend"].numel() == 0
+    torch.testing.assert_close(model.std_err, full.std_err, rtol=0.05, atol=0.0)
 
 
 def test_least_squares_is_exact_however_the_stream_is_cut() -> None:
@@ -97,6 +188,95 @@ def test_weights_offsets_and_trials_are_those_of_a_fit() -> None:
     torch.testing.assert_close(share.std_err, full.std_err, rtol=1e-8, atol=0.0)
 
 
+@pytest.mark.parametrize("link", ["log", "inverse"])
+def test_censored_times_are_those_of_a_fit_in_coefficients_and_errors(link: str) -> None:
+    rng = torch.Generator().manual_seed(7)
+    x = torch.rand(600, 2, generator=rng, dtype=torch.float64)
+    t = -links.get(link)(1 + x[:, 0]) * torch.rand(600, generator=rng, dtype=torch.float64).log()
+    limit = -2 * t.mean() * torch.rand(600, generator=rng, dtype=torch.float64).log()
+    time, event = torch.minimum(t, limit), (t <= limit).double()
+    full = torchglm.fit(x, time, family="exponential", link=link, event=event)
+    one = Renewable("exponential", link, 2).update(x, time, event=event)
+    torch.testing.assert_close(one.coef, full.coef, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(one.std_err, full.std_err, rtol=1e-7, atol=0.0)
+    many = Renewable("exponential", link, 2)
+    for rows in torch.arange(600).split(100):
+        many.update(x[rows], time[rows], event=event[rows])
+    assert float(((many.coef - full.coef) / full.std_err).abs().max()) < 0.3
+    torch.testing.assert_close(many.std_err, full.std_err, rtol=0.05, atol=0.0)
+    plain = torchglm.fit(x, t, family="exponential", link=link)  # without event: the expected information
+    torch.testing.assert_close(Renewable("exponential", link, 2).update(x, t).std_err, plain.std_err, rtol=1e-7, atol=0)
+
+
+def test_exposures_and_repeats_are_those_of_a_fit() -> None:
+    x, y = problem("poisson", "log", 400)
+    rng = torch.Generator().manual_seed(3)
+    exposure, freq = torch.rand(400, generator=rng).double() + 0.5, torch.randint(0, 4, (400,), generator=rng)
+    model = Renewable("poisson", "log", 3).update(x, y, exposure=exposure, freq=freq)
+    full = torchglm.fit(x, y, family="poisson", exposure=exposure, freq=freq)
+    torch.testing.assert_close(model.coef, full.coef, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(model.std_err, full.std_err, rtol=1e-8, atol=0.0)
+    assert model.nobs == int(freq.sum())
+    amounts = y + 0.5
+    repeated = Renewable("gamma", "log", 3).update(x, amounts, freq=freq)
+    full = torchglm.fit(x, amounts, family="gamma", link="log", freq=freq)
+    torch.testing.assert_close(repeated.std_err, full.std_err, rtol=1e-8, atol=0.0)
+    with pytest.raises(ValueError, match="rates multiply"):
+        Renewable("gaussian", None, 3).update(x, y, exposure=exposure)
+    with pytest.raises(ValueError, match="row 0 has 0"):
+        Renewable("poisson", None, 3).update(x, y, exposure=torch.zeros(400))
+
+
+def test_a_minibatch_may_come_as_one_argument() -> None:
+    x, y = problem("poisson", "log", 400)
+    rng = torch.Generator().manual_seed(3)
+    weight, exposure = torch.rand(400, generator=rng) + 0.5, torch.rand(400, generator=rng) + 0.5
+    apart = Renewable("poisson", "log", 3).update(x, y, weight, exposure=exposure)
+    for together in (GLMBatch(x, y, weight, exposure.log()), (x, y, weight, exposure.log()),
+                     [x, y, weight, exposure.log()], {"x": x, "y": y, "weight": weight, "exposure": exposure},
+                     {"x": x.numpy(), "y": y.numpy(), "weight": weight.numpy(), "exposure": exposure.numpy()}):
+        for learner in (Renewable("poisson", "log", 3).update, GLMHead(3, "poisson").partial_fit,
+                        LazyGLMHead("poisson").partial_fit):
+            torch.testing.assert_close(learner(together).covariance, apart.covariance, rtol=1e-6, atol=1e-12)
+    repeated = {"x": x, "y": y, "freq": torch.full((400,), 2)}
+    assert Renewable("poisson", "log", 3).update(repeated).nobs == 800
+    assert Renewable("poisson", "log", 3).update((x, y), freq=torch.full((400,), 2)).nobs == 800
+
+
+@pytest.mark.parametrize(("given", "match"), [
+    (lambda x, y: ({"x": x, "y": y, "sample_weight": y},), "sample_weight"), (lambda x, y: ({"y": y},), "always x"),
+    (lambda x, y: ((x,),), "y is missing"), (lambda x, y: (x,), "y is missing"), (lambda x, y: (None,), "x is missing"),
+    (lambda x, y: ({"x": x, "y": y}, y), "y came in the batch and beside it"),
+    (lambda x, y: ((x,) * 9,), "A batch is")])
+def test_what_is_no_minibatch_is_refused_with_what_one_is(given: Callable[..., tuple[object, ...]], match: str) -> None:
+    x, y = problem("poisson", "log", 50)
+    for learner in (Renewable("poisson", "log", 3).update, GLMHead(3, "poisson").partial_fit,
+                    LazyGLMHead("poisson").partial_fit):
+        with pytest.raises(ValueError, match=match):
+            learner(*given(x, y))
+
+
+def test_a_lazy_head_takes_frames_and_keeps_its_shape_open_until_a_minibatch_fits() -> None:
+    x, y = problem("poisson", "log", 400)
+    frame, series = pd.DataFrame(x.numpy(), columns=["a", "b", "c"]), pd.Series(y.numpy())
+    lazy, head = LazyGLMHead("poisson"), GLMHead(3, "poisson")
+    with pytest.raises(ValueError, match="a minibatch needs"):
+        lazy.partial_fit(x[:, 0], y)
+    assert lazy.partial_fit(frame, series).nobs == head.partial_fit(frame, series).nobs == 400
+    torch.testing.assert_close(lazy.weight, head.weight, rtol=0.0, atol=0.0)
+    assert lazy.in_features == 3
+
+
+@pytest.mark.parametrize("make", [lambda: GLMHead(3, "gamma", "log"), lambda: LazyGLMHead("gamma", "log")])
+def test_a_first_minibatch_without_weight_is_none(make: Callable[[], GLMHead]) -> None:
+    x, y = problem("gamma", "log", 300)
+    head, plain = make(), GLMHead(3, "gamma", "log")
+    for name in ("weight", "freq"):
+        known = head.partial_fit(x, y, **{name: torch.zeros(300)})
+        assert known.nobs == 0 and known.state_dict() == {} and not head.weight.any()
+    torch.testing.assert_close(head.partial_fit(x, y).coef, plain.partial_fit(x, y).coef, rtol=0.0, atol=0.0)
+
+
 def test_rows_of_weight_zero_are_no_rows() -> None:
     x, y = problem("gamma", "log", 600)
     plain, padded = streamed(x, y, "gamma", "log", 200), Renewable("gamma", "log", 3)
@@ -124,18 +304,18 @@ def test_forgetting_follows_a_drift_that_a_long_memory_averages() -> None:
 
 def test_standard_errors_with_forgetting_are_the_spread_over_streams() -> None:
     ends, errors, phis = [], [], []
-    for seed in range(120):
+    for seed in range(60):
         rng = torch.Generator().manual_seed(seed)
         model = Renewable("gaussian", "identity", 1, forgetting=0.7)
-        for _ in range(12):
+        for _ in range(9):
             x = torch.randn(40, 1, generator=rng, dtype=torch.float64)
             model.update(x, 1 + x[:, 0] + 2 * torch.randn(40, generator=rng, dtype=torch.float64))
         ends.append(model.coef)
         errors.append(model.std_err)
         phis.append(model.dispersion)
     ratio = torch.stack(errors).mean(0) / torch.stack(ends).std(0)
-    assert bool(((ratio - 1).abs() < 0.2).all())  # three Monte-Carlo errors; without the spread it is 1.3
-    assert float(torch.stack(phis).mean()) == pytest.approx(4.0, rel=0.03)
+    assert bool(((ratio - 1).abs() < 0.25).all())  # three Monte-Carlo errors; without the spread it is 1.3
+    assert float(torch.stack(phis).mean()) == pytest.approx(4.0, rel=0.05)
 
 
 def test_a_saved_state_goes_on_as_if_nothing_had_happened() -> None:
@@ -150,6 +330,9 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened() -> None:
     assert second.nobs == whole.nobs
     with pytest.raises(ValueError, match="same columns"):
         Renewable("gamma", "log", 2).load_state_dict(first.state_dict())
+    for state, match in (({"coef": 1}, "'coef': int"), (None, "got NoneType"), (3, "got int")):
+        with pytest.raises(TypeError, match=match):
+            second.load_state_dict(state)  # type: ignore[arg-type]
     second.load_state_dict(Renewable("gamma", "log", 3).state_dict())
     with pytest.raises(ValueError, match="No minibatch"):
         _ = second.coef
@@ -196,6 +379,15 @@ def test_options_out_of_range_are_errors(options: dict[str, object], match: str)
         Renewable(**{"family": "poisson", "link": None, "columns": 3, **options})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("options", "match"), [
+    ({"columns": 2.5}, "columns must be a whole number, got 2.5"), ({"columns": "a"}, "columns.*'a'"),
+    ({"columns": True}, "columns"), ({"forgetting": "a"}, "forgetting must be a number.*'a'"),
+    ({"forgetting": None}, "forgetting.*None"), ({"forgetting": True}, "forgetting")])
+def test_options_that_are_no_numbers_are_errors_in_words(options: dict[str, object], match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        torchglm.Renewable(**{"family": "poisson", "link": None, "columns": 3, **options})  # type: ignore[arg-type]
+
+
 def test_a_shape_to_be_estimated_is_refused() -> None:
     family = families.get("negative_binomial").requires_grad_(True)
     with pytest.raises(ValueError, match="Give its value"):
@@ -221,24 +413,23 @@ def test_a_head_learns_a_stream_into_its_own_parameters(make: type[GLMHead]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "link"), [("bernoulli", "logit"), ("poisson", "log"), ("gamma", "log")])
+@pytest.mark.parametrize(("family", "link"), [
+    ("bernoulli", "logit"), ("poisson", "log"), ("gamma", "log"), ("gamma", "inverse"), ("inverse_gaussian", "log"),
+    (TWEEDIE, "log")])
 def test_a_stream_of_a_thousand_minibatches_covers_as_the_whole_fit_does(family: str, link: str) -> None:
     """Luo & Song (2020), section 6: against the fit of all rows a small share of a standard error is lost, no more."""
-    truth, inside, gaps, errors = torch.tensor([0.2, 0.3, -0.2], dtype=torch.float64), [], [], []
+    inside, gaps, errors, phis = [], [], [], []
     for seed in range(6):
-        rng = torch.Generator().manual_seed(seed)
-        x = torch.randn(50_000, 2, generator=rng, dtype=torch.float64)
-        member = families.get(family)
-        torch.manual_seed(seed)
-        mu = links.get(link)(truth[0] + x @ truth[1:])
-        y = member.distribution(mu, 0.5 if member.has_dispersion else 1.0).sample()
+        x, y, truth = dispersed(family, link, seed, 50_000)
         model, full = streamed(x, y, family, link, 50), torchglm.fit(x, y, family=family, link=link)
         inside.append(((model.coef - truth).abs() < 1.96 * model.std_err).double())
         gaps.append(((model.coef - full.coef) / full.std_err).abs().max())
         errors.append((model.std_err / full.std_err - 1).abs().max())
+        phis.append((model.dispersion / full.dispersion - 1).abs())
     assert float(torch.stack(inside).mean()) > 0.95 - 3 * (0.95 * 0.05 / 18) ** 0.5
-    assert float(torch.stack(gaps).max()) < 0.15  # seen: 0.05
-    assert float(torch.stack(errors).max()) < 0.01  # seen: 0.006
+    assert float(torch.stack(gaps).max()) < 0.25
+    assert float(torch.stack(errors).max()) < 0.002
+    assert float(torch.stack(phis).max()) < 0.006
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class Summary:
         pearson = self.pearson + self.pearson_slope @ step + step @ turn / 2
         new = replace(self, coef=coef, pearson=pearson.maximum(TRUSTED * self.pearson),
                       pearson_slope=self.pearson_slope + turn)
-        if not self.bend.numel():
+        if not bool((self.bend != 0).any()):
             return new
         return replace(new, information=_changed(self.information, self.bend @ step),
                        spread=_changed(self.spread, self.spread_bend @ step))
