@@ -104,6 +104,9 @@ def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path,
     assert config.located("b*.csv", given) == "../set/b*.csv"
     assert config.located(["a.parquet", str(tmp_path)], given) == ["../set/a.parquet", str(tmp_path)]
     assert config.located("nowhere.csv", given) == "nowhere.csv"
+    for pattern in (f"{tmp_path}/set/*.parquet", f"{tmp_path}/**/*.parquet", f"{tmp_path}/nowhere/*.csv", "~/**.csv"):
+        assert config.located(pattern, given) == pattern
+    assert config.located("**/*.parquet", given) == "../set/**/*.parquet"
     Path("a.parquet").touch()
     assert config.located("a.parquet", given) == "a.parquet"
 

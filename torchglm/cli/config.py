@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
+from glob import iglob
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def located(path: str | list[str], configs: Sequence[Path]) -> str | list[str]:
         return [str(located(one, configs)) for one in path]
     for place in [Path(), *(config.parent for config in configs)]:
         candidate = place / Path(path).expanduser()
-        if candidate.exists() or (any(sign in path for sign in "*?[") and any(place.glob(path))):
+        if candidate.exists() or (any(sign in path for sign in "*?[") and any(iglob(str(candidate), recursive=True))):
             return str(candidate)
     return path
 
