@@ -419,14 +419,14 @@ def test_a_head_learns_a_stream_into_its_own_parameters(make: type[GLMHead]) -> 
 def test_a_stream_of_a_thousand_minibatches_covers_as_the_whole_fit_does(family: str, link: str) -> None:
     """Luo & Song (2020), section 6: against the fit of all rows a small share of a standard error is lost, no more."""
     inside, gaps, errors, phis = [], [], [], []
-    for seed in range(6):
+    for seed in range(4):
         x, y, truth = dispersed(family, link, seed, 50_000)
         model, full = streamed(x, y, family, link, 50), torchglm.fit(x, y, family=family, link=link)
         inside.append(((model.coef - truth).abs() < 1.96 * model.std_err).double())
         gaps.append(((model.coef - full.coef) / full.std_err).abs().max())
         errors.append((model.std_err / full.std_err - 1).abs().max())
         phis.append((model.dispersion / full.dispersion - 1).abs())
-    assert float(torch.stack(inside).mean()) > 0.95 - 3 * (0.95 * 0.05 / 18) ** 0.5
+    assert float(torch.stack(inside).mean()) > 0.95 - 3 * (0.95 * 0.05 / 12) ** 0.5
     assert float(torch.stack(gaps).max()) < 0.25
     assert float(torch.stack(errors).max()) < 0.002
     assert float(torch.stack(phis).max()) < 0.006
