@@ -248,6 +248,19 @@ def test_groups_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_allclose(np.asarray(got["mean_low"])[mine], want[:, 0], rtol=1e-10)
 
 
+def test_rows_of_groups_with_missing_values_fare_as_in_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    torchglm.fit("claims ~ age", rows(300), family="poisson", by="region", missing="drop").save("run")
+    ages = [None if i % 10 == 3 else 0.1 * i for i in range(40)]
+    parquet.write_table(rows(40).set_column(2, "age", pa.array(ages)), "new.parquet", row_group_size=15)
+    assert main(["predict", "run", "new.parquet", "--out", "out.parquet", "--keep", "id"]) == 0
+    assert "36 predictions in out.parquet; left out: 4 rows with missing values (age 4)" in capsys.readouterr().out
+    got = parquet.read_table("out.parquet")
+    assert got["id"].to_pylist() == [i for i in range(40) if i % 10 != 3]
+    assert got["region"].to_pylist() == [rows(40)["region"][i].as_py() for i in got["id"].to_pylist()]
+
+
 def test_factors_of_many_levels_stay_codes_and_pieces_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(7)

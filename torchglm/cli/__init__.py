@@ -1,4 +1,4 @@
-"""The command line: `torchglm fit`, `predict`, `summary`, `check`, `report` and `compare`."""
+"""The command line: `torchglm fit`, `predict`, `evaluate`, `summary`, `check`, `report` and `compare`."""
 
 from torchglm.cli.entry import main
 

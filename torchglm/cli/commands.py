@@ -7,14 +7,10 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torchglm import runs
 from torchglm.cli.printing import plain, print_document, print_summary
 from torchglm.cli.waiting import waiting
-
-if TYPE_CHECKING:
-    pass
 
 
 def fit(arguments: Sequence[str]) -> None:
