@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError
 
 import torchglm
-from torchglm import metrics
+from torchglm import links, metrics
 from torchglm.families import NegativeBinomial
 from torchglm.head import GLMHead
 from torchglm.lightning import GLMBatch, LitGLM, LitIRLS, TensorBatches
@@ -164,6 +164,18 @@ def test_a_head_is_made_again_from_its_checkpoint(family: Any, tmp_path: Path) -
     assert loaded.family.estimates_shape == head.family.estimates_shape
     for one, other in zip(loaded.family.parameters(), head.family.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("link", ["log", links.Power(0.5), links.Power(-2)])
+def test_dtype_and_link_come_back_from_a_checkpoint(link: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    head, x = GLMHead(3, "gamma", link, dtype=dtype), torch.randn(5, 3, dtype=dtype) / 10
+    nn.init.normal_(head.weight, std=0.1)
+    run = trainer(tmp_path)
+    run.strategy.connect(LitGLM(head))
+    run.save_checkpoint(tmp_path / "head.ckpt")
+    for loaded in (torchglm.load(tmp_path / "head.ckpt"), LitGLM.load_from_checkpoint(tmp_path / "head.ckpt")):
+        assert loaded.head.weight.dtype == dtype and torch.equal(loaded(x), head(x))
 
 
 def test_a_network_is_loaded_into_a_module_of_its_shape(tmp_path: Path) -> None:

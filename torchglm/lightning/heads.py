@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from torchglm import families, links
 from torchglm.head import GLMHead
@@ -26,20 +28,47 @@ def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
                      f"and .head; got {type(model).__name__}. For example: nn.Sequential(net, GLMHead(...)).")
 
 
+def check_arguments(optimizer: Any, scheduler: Any, metrics: Any, interval: str) -> None:
+    """Raise `TypeError` or `ValueError` for arguments of a `LitGLM` that cannot be meant."""
+    for name, given, takes in (("optimizer", optimizer, "parameters"), ("scheduler", scheduler, "optimizer")):
+        if given is not None and (isinstance(given, Optimizer) or not callable(given)):
+            raise TypeError(f"{name} must be a class or a function of the {takes}, got {type(given).__name__} that is "
+                            f"made already. Pass, for example, lambda {takes}: {type(given).__name__}({takes}, ...).")
+    if interval not in ("epoch", "step"):
+        raise ValueError(f"scheduler_interval must be 'epoch' or 'step', got {interval!r}.")
+    if metrics is None:
+        return
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics must be a dict of names and metrics, such as {{'gini': metrics.Gini}}, got "
+                        f"{type(metrics).__name__}.")
+    for name, metric in metrics.items():
+        if name == "loss" or not isinstance(name, str) or "." in name or not name:
+            raise ValueError(f"a metric cannot be named {name!r}: 'loss' is what is trained on, and a dot parts names "
+                             "of modules. Choose another name.")
+        if not callable(metric):
+            raise TypeError(f"the metric {name!r} must be a class, a function of family and link, or a torchmetrics "
+                            f"object, got {type(metric).__name__}.")
+
+
 def config_of(head: GLMHead) -> dict[str, Any] | None:
     """What makes a head like this one, as plain data; None where family or link has no name of ours."""
     family, link = head.family, head.link
-    if family.name not in families.names() or link.name not in links.names():
+    if family.name not in families.names() or getattr(links, type(link).__name__, None) is not type(link):
         return None
+    of_link = {name: getattr(link, name) for name in inspect.signature(type(link)).parameters if hasattr(link, name)}
     shape = [name for name in inspect.signature(type(family)).parameters if hasattr(family, name)]
     known = {} if family.estimates_shape else {name: getattr(family, name).tolist() for name in shape}
     return {"in_features": head.in_features, "out_features": head.out_features, "bias": head.bias is not None,
-            "family": {"family": family.name, **known}, "link": link.name}
+            "family": {"family": family.name, **known}, "link": {"link": type(link).__name__, **of_link},
+            "dtype": str(head.weight.dtype).removeprefix("torch.")}
 
 
 def head_from(config: Mapping[str, Any]) -> GLMHead:
     """The head of a `config_of`."""
-    return GLMHead(**{**config, "family": families.get(**config["family"])})
+    of_link = dict(config["link"])
+    link = getattr(links, of_link.pop("link"))(**of_link)
+    dtype = getattr(torch, config["dtype"])
+    return GLMHead(**{**config, "family": families.get(**config["family"]), "link": link, "dtype": dtype})
 
 
 def predicted(head: GLMHead, features: Any, rows: GLMBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
