@@ -17,9 +17,11 @@ from torchglm.data import DesignSpec
 from torchglm.data.files import PathLike, files
 from torchglm.data.readahead import read_ahead
 from torchglm.data.tables import check_columns
+from torchglm.families import Family
 from torchglm.inputs import GLMBatch
 from torchglm.lightning.batches import generator_of, join, rank_and_world, take, weighted
 from torchglm.lightning.split import HashPart
+from torchglm.lightning.suitable import check_masses, check_rows
 from torchglm.lightning.tables import TableRows
 
 PIECE = 1 << 16  # rows read at once
@@ -47,7 +49,8 @@ class ArrowBatches(IterableDataset[GLMBatch]):
     is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
     of `missing="drop"` leaves rows out, some are repeated with weight 0. `len` is that without workers.
     Raises `ValueError` for unknown columns, fewer row groups than ranks times workers, and while iterating
-    for a missing value or an unreadable row group, naming file and row group.
+    for a missing value, an unreadable row group, a weight below zero and (once a `LitGLM` or `fit_sgd` trains
+    on them) a response outside the support, naming file and row group.
     """
 
     def __init__(self, path: PathLike | Sequence[PathLike], design: Sequence[str] | DesignSpec,
@@ -68,6 +71,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         if not self.groups:
             raise ValueError("The Parquet files hold no rows." if part is None else f"No row is in the {part}.")
         self.epoch = 0
+        self.family: Family | None = None  # of the head that they train
 
     @property
     def names(self) -> list[str]:
@@ -85,6 +89,10 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         return self
 
     batch_sampler: None = None  # Lightning asks for it wherever there is a sampler
+
+    def suit(self, family: Family) -> None:
+        """Look at the rows for a head of this family as they are read."""
+        self.family = family
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
@@ -131,9 +139,13 @@ class ArrowBatches(IterableDataset[GLMBatch]):
                 with parquet.ParquetFile(group.file, memory_map=False) as source:
                     for batch in source.iter_batches(PIECE, [group.number], self.columns):
                         table = pa.Table.from_batches([batch])
-                        yield self.rows(table if self.part is None else self.part.of(table))
+                        yield self._suitable(self.rows(table if self.part is None else self.part.of(table)))
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise ValueError(f"{group.file}, row group {group.number}: {error}") from None
+
+    def _suitable(self, rows: GLMBatch) -> GLMBatch:
+        check_masses(rows) if self.family is None else check_rows(rows, self.family)
+        return rows
 
     def _batches(self, pieces: Iterator[GLMBatch], rows: int,
                  generator: torch.Generator | None) -> Iterator[GLMBatch]:

@@ -16,7 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from torchglm.families import Family
 from torchglm.inputs import GLMBatch, named
+from torchglm.lightning.suitable import check_masses, check_rows
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -33,7 +35,7 @@ def shared(weight: Tensor | float, device: torch.device | str = "cpu") -> Tensor
         weight = torch.as_tensor(weight, device=device).detach().clone()
         torch.distributed.all_reduce(weight)
         weight = weight / world
-    return weight.clamp(min=torch.finfo(weight.dtype).tiny) if isinstance(weight, Tensor) else weight
+    return weight.clamp(min=torch.finfo(weight.dtype).tiny) if isinstance(weight, Tensor) else max(weight, 1.0)
 
 
 class TensorBatches:
@@ -46,7 +48,8 @@ class TensorBatches:
 
     Each rank of a distributed run takes every world-th row of the same order; where rows run short it repeats some
     with weight 0, so that all ranks have equal batches and sums stay exact. `drop_last` leaves out a last batch
-    that is not full. Raises `ValueError` for no rows, other lengths, `batch_size < 1` or another `shuffle`.
+    that is not full. Raises `ValueError` for no rows, other lengths, `batch_size < 1`, another `shuffle`, weights below
+    zero and exposures that are not positive; under a `LitGLM`, when it begins, for responses outside the support.
     """
 
     def __init__(self, data: GLMBatch | Mapping[str, Tensor], batch_size: int = 8192, *,
@@ -59,9 +62,11 @@ class TensorBatches:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         if shuffle not in (True, False, "blocks"):
             raise ValueError(f"shuffle must be True, False or 'blocks', got {shuffle!r}.")
+        check_masses(self.data)
         self.rows = lengths["x"]
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
         self.epoch = 0
+        self._suits: Family | None = None  # which the rows were looked at for
 
     @property
     def sampler(self) -> TensorBatches:
@@ -69,6 +74,12 @@ class TensorBatches:
         return self
 
     batch_sampler: None = None  # Lightning asks for it wherever there is a sampler
+
+    def suit(self, family: Family) -> None:
+        """Raise `ValueError` for rows that a head of this family cannot be trained on; they are looked at once."""
+        if self._suits is not family:
+            check_rows(self.data, family)
+            self._suits = family
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""

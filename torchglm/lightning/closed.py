@@ -121,7 +121,7 @@ class ClosedForm:
                                  f"Pass x of shape (..., {weight.shape[1]}).")
             x = x if centre is None else x - centre
             eta = F.linear(x, weight, bias) if not self.single else (
-                torch.mv(x, weight[0]) if bias is None else torch.addmv(bias, x, weight[0]))
+                torch.mv(x, weight[0]) if bias is None or not len(x) else torch.addmv(bias, x, weight[0]))
             if rows.offset is not None:
                 eta = eta + self._like(eta, rows.offset, "offset")
             y, w = self._response(rows, eta)

@@ -21,7 +21,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.ranks import Ranks
 from torchglm.fitting.status import Status
 from torchglm.head import GLMHead
-from torchglm.inputs import GLMBatch, as_batch
+from torchglm.inputs import GLMBatch, as_batch, named
 from torchglm.lightning.batches import TensorBatches, generator_of, rank_and_world, take
 from torchglm.lightning.closed import ClosedForm
 from torchglm.lightning.columns import Columns, WhitenedGLM
@@ -29,6 +29,7 @@ from torchglm.lightning.kept import train
 from torchglm.lightning.loop import cosine, descend
 from torchglm.lightning.module import LitGLM
 from torchglm.lightning.polish import polished, solved
+from torchglm.lightning.suitable import check_rows, checked, suit
 
 EPOCHS = 20
 PIECE = 1 << 14  # rows whitened at once
@@ -91,11 +92,15 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
-    held = as_batch(data, head.link) if isinstance(data, (GLMBatch, Mapping)) else None
+    held = named(data) if isinstance(data, (GLMBatch, Mapping)) else None
+    if held is not None:
+        check_rows(held, head.family)
+        held = as_batch(held, head.link)
     if held is None and lbfgs and (not isinstance(data, Sized) or len(data) != 1):
         raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
     passes: Iterable[Any] = data if held is None else [held]
-    columns = Columns.learn(head, _each(passes, head), _ranks(held))
+    suit(data, head.family)
+    columns = Columns.learn(head, _each(checked(passes, head.family), head), _ranks(held))
     inner = columns.whitened(head)
     model, batches = (inner, data) if held is None else (
         inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
