@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from torchglm.families import Family
@@ -26,6 +27,24 @@ class GLMBatch(NamedTuple):
     trials: "Tensor | None" = None
     event: "Tensor | None" = None
     exposure: "Tensor | None" = None
+
+    def to(self, device: "torch.device | str") -> "GLMBatch":
+        """The rows on a device, and `x` where it is a tensor, or a dict, list or tuple of them; itself if there."""
+        where = torch.device(device)
+        moved = [_moved(value, where) for value in self]
+        same = all(one is other for one, other in zip(self, moved, strict=True))
+        return self if same else GLMBatch(*moved)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if value is None or isinstance(value, Tensor):
+        return value if value is None or value.device == device else value.to(
+            device, non_blocking=device.type == "cuda")
+    if isinstance(value, Mapping):
+        return {name: _moved(part, device) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_moved(part, device) for part in value]
+    return value.to(device) if hasattr(value, "to") else value
 
 
 def as_batch(batch: Any, link: "Link | None" = None) -> GLMBatch:

@@ -47,11 +47,11 @@ def may_go_ahead(trainer: Any, module: LightningModule, mixed: bool) -> bool:
 
 
 def _places_batches_itself(trainer: Any, module: LightningModule) -> bool:
-    """Whether `transfer_batch_to_device` of the module is all that happens to a batch on its way."""
+    """Whether a batch is moved to the device on its way, and nothing else happens to it."""
     chooser = trainer._data_connector._datahook_selector
-    hooks = ("on_before_batch_transfer", "on_after_batch_transfer")
+    hooks = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
     return (chooser is not None and type(trainer.precision_plugin).convert_input is Precision.convert_input
-            and all(chooser.get_instance(name) is module for name in (*hooks, "transfer_batch_to_device"))
+            and all(chooser.get_instance(name) is module for name in hooks)
             and all(getattr(type(module), name) is getattr(LightningModule, name) for name in hooks))
 
 
@@ -117,7 +117,7 @@ class Ahead:
     def _placed(self, batch: Any) -> GLMBatch:
         """A batch as the Trainer places it."""
         if self.direct:
-            return self.module.transfer_batch_to_device(batch, self.module.device, 0)
+            return as_batch(batch, self.link).to(self.module.device)
         batch = self.trainer.precision_plugin.convert_input(batch)
         batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
         return as_batch(self.trainer.strategy.batch_to_device(batch, dataloader_idx=0), self.link)

@@ -26,6 +26,7 @@ from torchglm.lightning.batches import rank_and_world
 from torchglm.lightning.descent import Descent
 from torchglm.lightning.heads import predicted
 from torchglm.lightning.refit import coefficients, write
+from torchglm.lightning.scores import Scores
 from torchglm.metrics import Deviance
 
 
@@ -44,13 +45,17 @@ class LitIRLS(LightningModule):
         tol: of the Newton decrement, as in `torchglm.fit`.
         warm: begin at the head's own coefficients.
 
-    Logged by epoch: `train_deviance`, the mean deviance at the last coefficients tried, and `val_deviance`.
+    Logged by epoch: `train_deviance`, the mean deviance at the last coefficients tried, `val_deviance` and
+    `test_deviance`, those of several loaders apart.
     Raises `ValueError` for several responses, a family whose shape is to be estimated, and rows that do not fit.
     """
 
     def __init__(self, head: GLMHead, penalty: Penalty | None = None, tol: float = 1e-8, *,
                  warm: bool = False) -> None:
         super().__init__()
+        if not isinstance(head, GLMHead):
+            raise TypeError(f"LitIRLS fits a GLMHead alone, got {type(head).__name__}. For a network use LitGLM, with "
+                            "the callback IRLSHead where its head is to be exact.")
         if head.out_features != 1:
             raise ValueError(f"LitIRLS fits one response, this head has {head.out_features}. Use torchglm.fit.")
         if head.family.estimates_shape:
@@ -58,7 +63,7 @@ class LitIRLS(LightningModule):
                              "torchglm.fit.")
         self.automatic_optimization = False
         self.head, self.penalty, self.tol, self.warm = head, penalty, tol, warm
-        self.val_deviance = Deviance(head.family)
+        self.metrics = Scores(lambda: {"deviance": Deviance(head.family)})
         self.descent: Descent | None = None
         self._sums: Moments | None = None
         self._resumed: Tensor | None = None
@@ -76,6 +81,8 @@ class LitIRLS(LightningModule):
     @property
     def coef(self) -> Tensor:
         """The coefficients `(p,)` in float64, the intercept first."""
+        if self.descent is None and self._resumed is not None:
+            return self._resumed[0]
         return self._found()[1][0]
 
     @property
@@ -137,14 +144,22 @@ class LitIRLS(LightningModule):
             write(self.head, self.descent.coef)
         self.trainer.should_stop = self.descent.status is not None
 
-    def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
         """Sums of one batch."""
+        self._score("val", batch, dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
+        """Sums of one batch."""
+        self._score("test", batch, dataloader_idx)
+
+    def _score(self, stage: str, batch: Any, loader: int) -> None:
         rows = as_batch(batch, self.head.link)
         mu, y, given = predicted(self.head, rows.x, rows)
-        self.val_deviance.update(mu, y, **self.val_deviance._filter_kwargs(**given))
-        self.log("val_deviance", self.val_deviance, on_step=False, on_epoch=True, batch_size=y.shape[0])
+        for name, metric in self.metrics.of(self, stage, loader).items():
+            metric.update(mu, y, **metric._filter_kwargs(**given))
+            self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, batch_size=y.shape[0])
 
-    def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
         """The means of one batch `(n,)`."""
         rows = as_batch(batch, self.head.link)
         return self.head(rows.x, rows.offset).squeeze(-1)

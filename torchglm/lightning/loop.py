@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from torchglm.inputs import GLMBatch, as_batch
+from torchglm.inputs import as_batch
 from torchglm.lightning.closed import ClosedForm, stepper
 
 
@@ -39,9 +39,7 @@ def descend(closed: ClosedForm, optimizer: Optimizer, batches: Iterable[Any], ep
             if done == steps:
                 return epoch + 1, done
             rows = as_batch(batch, closed.link)
-            if rows.x.device != device:
-                rows = GLMBatch(*(None if value is None else value.to(device) for value in rows))
-            closed.write(closed(rows, loss=False))
+            closed.write(closed(rows.to(device), loss=False))
             if decay:
                 for group, rate in rates:
                     group["lr"] = rate * cosine(done, steps)

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adam, Optimizer
@@ -18,7 +17,9 @@ from torchglm.inputs import GLMBatch, as_batch
 from torchglm.lightning.ahead import Ahead, may_go_ahead
 from torchglm.lightning.batches import shared
 from torchglm.lightning.closed import ClosedForm, stepper
-from torchglm.lightning.heads import config_of, head_from, predicted, split
+from torchglm.lightning.heads import check_arguments, config_of, head_from, predicted, split
+from torchglm.lightning.scores import Scores, Seen, WeightedMean
+from torchglm.lightning.suitable import suit
 from torchglm.metrics import D2, Deviance
 
 MakeMetric = Callable[..., Metric]
@@ -48,10 +49,10 @@ class LitGLM(LightningModule):
         scale: the training loss is divided by it; what is logged is not.
 
     Logged: `train_loss` by epoch, `train_loss_step` every `log_every_n_steps`, `val_loss`, `val_deviance`,
-    `val_d2`, and `test_` the same.
+    `val_d2`, and `test_` the same; several loaders have theirs apart, as `val_loss/dataloader_idx_1`.
     `predict` gives means. Checkpoints load by `torchglm.load(path)` or `LitGLM.load_from_checkpoint(path)`; those of
     a network need `model=`, a module of the same shape.
-    Raises `ValueError` for a model without a head.
+    Raises `ValueError` for a model without a head and a metric named `loss`, `TypeError` for what is no such argument.
     """
 
     def __init__(self, model: nn.Module | Mapping[str, Any],
@@ -61,6 +62,7 @@ class LitGLM(LightningModule):
                  scheduler_interval: str = "epoch", penalty: Callable[[nn.Module], Tensor] | None = None,
                  scale: float = 1.0) -> None:
         super().__init__()
+        check_arguments(optimizer, scheduler, metrics, scheduler_interval)
         self.model = model if isinstance(model, nn.Module) else head_from(model)
         self._split = split(self.model)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
@@ -70,11 +72,11 @@ class LitGLM(LightningModule):
         self._ahead: Ahead | None = None
         self._epoch = -1  # for which the two above hold
         self._seen = Seen()
-        wanted = {"deviance": Deviance, "d2": D2} if metrics is None else metrics
+        self._wanted: dict[str, Metric | MakeMetric] = (
+            {"deviance": Deviance, "d2": D2} if metrics is None else dict(metrics))
         self.train_loss = WeightedMean()
-        self.metrics = nn.ModuleDict({stage: nn.ModuleDict({
-            "loss": WeightedMean(), **{name: self._made(metric) for name, metric in wanted.items()}})
-            for stage in ("val", "test")})
+        self.metrics = Scores(self._make_metrics)
+        self._make_metrics()  # what cannot be made is said before training
 
     @property
     def head(self) -> GLMHead:
@@ -93,6 +95,18 @@ class LitGLM(LightningModule):
     def on_fit_start(self) -> None:
         """Nothing is known of this Trainer yet."""
         self._epoch = -1
+
+    def on_train_start(self) -> None:
+        """Have the rows looked at before hours of training, where their loader can."""
+        suit(self.trainer.train_dataloader, self.head.family)
+
+    def on_validation_start(self) -> None:
+        """Have the rows looked at."""
+        suit(self.trainer.val_dataloaders, self.head.family)
+
+    def on_test_start(self) -> None:
+        """Have the rows looked at."""
+        suit(self.trainer.test_dataloaders, self.head.family)
 
     def _prepare(self) -> None:
         """See what may be quick in this epoch: a gradient in closed form, several steps as one of the Trainer's.
@@ -160,28 +174,18 @@ class LitGLM(LightningModule):
         """Log the mean loss of the epoch, every row weighted as it is."""
         self._ahead, self._closed, self._epoch = None, None, -1
         if self.watched:
-            self.log("train_loss", self.train_loss.compute())
+            self.log("train_loss", self.train_loss.compute(), sync_dist=True)  # the same on all ranks
             self.train_loss.reset()
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> GLMBatch:
-        """The batch on the device, without Lightning's walk through nested collections where it has none."""
-        rows = as_batch(batch, self.head.link)
-        if not any(isinstance(value, Tensor) and value.device != device for value in rows) and isinstance(
-                rows.x, Tensor):
-            return rows
-        x = rows.x if isinstance(rows.x, Tensor) else super().transfer_batch_to_device(rows.x, device, 0)
-        placed = (value if value is None else value.to(device, non_blocking=True) for value in rows[1:])
-        return GLMBatch(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, *placed)
-
-    def validation_step(self, batch: Any, batch_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
         """Sums of one batch."""
-        self._score("val", as_batch(batch, self.head.link))
+        self._score("val", as_batch(batch, self.head.link), dataloader_idx)
 
-    def test_step(self, batch: Any, batch_idx: int = 0) -> None:
+    def test_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
         """Sums of one batch."""
-        self._score("test", as_batch(batch, self.head.link))
+        self._score("test", as_batch(batch, self.head.link), dataloader_idx)
 
-    def predict_step(self, batch: Any, batch_idx: int = 0) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
         """The means of one batch, `(n,)` for one response, else `(n, responses)`."""
         rows = as_batch(batch, self.head.link)
         mu = self(rows.x, rows.offset)
@@ -205,10 +209,12 @@ class LitGLM(LightningModule):
         if self.model is self.head and (config := config_of(self.head)) is not None:
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {"model": config}
 
-    def _made(self, metric: Metric | MakeMetric) -> Metric:
-        if isinstance(metric, Metric):
-            return copy.deepcopy(metric)
-        return metric(self.head.family, link=self.head.link)
+    def _make_metrics(self) -> dict[str, Metric]:
+        """New metrics of one loader."""
+        family, link = self.head.family, self.head.link
+        return {"loss": WeightedMean(), **{
+            name: copy.deepcopy(metric) if isinstance(metric, Metric) else metric(family, link=link)
+            for name, metric in self._wanted.items()}}
 
     def _loss(self, rows: GLMBatch, features: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sum of the negative log-likelihood, and the weight."""
@@ -217,11 +223,11 @@ class LitGLM(LightningModule):
         loss, weight = self.head.weighted_loss(features, rows.y, rows.weight, rows.offset, rows.trials, rows.event)
         return loss.sum(), weight.sum()
 
-    def _score(self, stage: str, rows: GLMBatch) -> None:
+    def _score(self, stage: str, rows: GLMBatch, loader: int) -> None:
         features = self.features(rows.x)
         total, weight = self._loss(rows, features)
         mu, y, given = predicted(self.head, features, rows)
-        for name, metric in self.metrics[stage].items():  # type: ignore[operator]
+        for name, metric in self.metrics.of(self, stage, loader).items():
             if name == "loss":
                 metric.update(total, weight)
             elif isinstance(metric, D2) and not metric.takes(rows.offset):
@@ -231,45 +237,6 @@ class LitGLM(LightningModule):
             if self._trainer is not None:
                 self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss",
                          batch_size=_length(rows))
-
-
-class WeightedMean(Metric):
-    """The sum of totals over the sum of weights, in float64; it never waits for the device."""
-
-    full_state_update = False
-    sums: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("sums", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, weight: Tensor) -> None:
-        """Add a total and its weight, scalars."""
-        self.sums = self.sums + torch.stack([total.detach().double(), weight.double()])
-
-    def compute(self) -> Tensor:
-        """The mean."""
-        return self.sums[0] / self.sums[1]
-
-
-class Seen:
-    """Sums of steps that a metric has not taken yet; a metric takes as long as a step."""
-
-    def __init__(self) -> None:
-        self.total: Tensor | float = 0.0
-        self.weight: Tensor | float = 0.0
-
-    def add(self, total: Tensor | None, weight: Tensor | float) -> None:
-        """Add a total and its weight, scalars; None is no total."""
-        if total is not None:
-            self.total = self.total + total.double()
-            self.weight = self.weight + (weight.double() if isinstance(weight, Tensor) else weight)
-
-    def move(self, metric: WeightedMean) -> None:
-        """Give the sums to a metric, and begin anew."""
-        if isinstance(self.total, Tensor):
-            metric.update(self.total, torch.as_tensor(self.weight, device=self.total.device))
-        self.total, self.weight = 0.0, 0.0
 
 
 def _length(rows: GLMBatch) -> int:

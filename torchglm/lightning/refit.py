@@ -22,7 +22,7 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.head import GLMHead
-from torchglm.inputs import GLMBatch, LoaderRows
+from torchglm.inputs import GLMBatch, LoaderRows, as_batch
 from torchglm.lightning.batches import rank_and_world
 from torchglm.lightning.module import LitGLM
 
@@ -62,8 +62,8 @@ class IRLSHead(Callback):
 
     def __init__(self, every: int | None = None, penalty: Penalty | None = None, loader: Iterable[Any] | None = None,
                  max_iter: int = 50) -> None:
-        if every is not None and every < 1:
-            raise ValueError(f"every must be at least 1, got {every}.")
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise ValueError(f"every must be a whole number of epochs, at least 1, got {every!r}.")
         self.every, self.penalty, self.loader, self.max_iter = every, penalty, loader, max_iter
         self.last: Refit | None = None
         self._fresh = False  # the parameters have not changed since
@@ -74,6 +74,15 @@ class IRLSHead(Callback):
             raise ValueError(f"IRLSHead refits the head of a LitGLM, got {type(pl_module).__name__}.")
         if rank_and_world()[1] > 1:
             raise ValueError("IRLSHead works in one process. Train on several ranks without it, then refit on one.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a loader that leaves rows out, which is known by now."""
+        if getattr(self._rows_of(trainer), "drop_last", False):
+            raise ValueError("the loader has drop_last, so each pass over it may hold other rows. Pass IRLSHead(loader="
+                             "one that gives all rows).")
+
+    def _rows_of(self, trainer: Trainer) -> Any:
+        return trainer.train_dataloader if self.loader is None else self.loader
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The parameters are about to change."""
@@ -92,10 +101,7 @@ class IRLSHead(Callback):
     @torch.no_grad()
     def _refit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitGLM)
-        loader = trainer.train_dataloader if self.loader is None else self.loader
-        if getattr(loader, "drop_last", False):
-            raise ValueError("the loader has drop_last, so each pass over it may hold other rows. Pass IRLSHead(loader="
-                             "one that gives all rows).")
+        loader = self._rows_of(trainer)
         modes = [(module, module.training) for module in pl_module.modules()]
         pl_module.eval()
         try:
@@ -145,7 +151,7 @@ class Features:
 
     def __iter__(self) -> Iterator[GLMBatch]:
         for batch in self.loader:
-            rows = self.module.transfer_batch_to_device(batch, self.module.device, 0)
+            rows = as_batch(batch, self.module.head.link).to(self.module.device)
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 x = self.module.features(rows.x)
             yield rows._replace(x=x.to(torch.promote_types(x.dtype, torch.float32)))
