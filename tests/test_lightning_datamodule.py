@@ -154,3 +154,36 @@ def test_what_cannot_be_split_is_refused(tmp_path: Path) -> None:
         module(tmp_path / "x.parquet", key=[])
     with pytest.raises(ValueError, match="does not exist"):
         module(tmp_path / "y.parquet")
+
+
+def kinds(n: int = 400) -> pa.Table:
+    """Keys of every type that a file may hold."""
+    rng = np.random.default_rng(3)
+    ids, day = rng.integers(0, 90, n), np.datetime64("2020-01-01") + rng.integers(0, 300, n).astype("timedelta64[D]")
+    clock = np.datetime64("2020-01-01T00:00:00") + rng.integers(0, 10**9, n).astype("timedelta64[s]")
+    return pa.table({
+        "a": rng.normal(size=n), "y": rng.poisson(1.0, n), "whole": ids, "zeros": [f"{i:04d}" for i in ids],
+        "single": pa.array(rng.normal(size=n), pa.float32()), "double": rng.normal(size=n),
+        "truth": rng.random(n) > 0.5,
+        "day": pa.array(day, pa.date32()), "midnight": pa.array(day.astype("datetime64[ns]")),
+        "clock": pa.array(clock), "zoned": pa.array(clock.astype("datetime64[us]"), pa.timestamp("us", "UTC")),
+        "word": [f"p{i}" for i in ids], "some": [None if i % 7 == 0 else f"q{i}" for i in ids]})
+
+
+@pytest.mark.parametrize("writer", ["arrow", "pandas"])
+@pytest.mark.parametrize("key", [name for name in kinds(1).column_names if name not in ("a", "y", "truth")]
+                         + [["zeros", "day"], ["truth", "whole"]])
+def test_a_key_of_any_type_splits_parquet_and_csv_alike(key: Any, writer: str, tmp_path: Path) -> None:
+    rows = kinds()
+    parquet.write_table(rows, tmp_path / "x.parquet", row_group_size=70)
+    if writer == "arrow":
+        csv.write_csv(rows, tmp_path / "x.csv")
+    else:
+        rows.to_pandas().to_csv(tmp_path / "x.csv", index=False)
+    found = []
+    for ending in ("parquet", "csv"):
+        data = GLMDataModule(tmp_path / f"x.{ending}", ["a"], "y", key=key, validation=0.3, dtype=torch.float64)
+        data.setup("fit")
+        found.append(rows_of(data.val_dataloader()))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=0)
+    assert 0 < len(found[0]) < len(rows)

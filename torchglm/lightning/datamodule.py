@@ -30,9 +30,10 @@ class GLMDataModule(LightningDataModule):
 
     Which part a row is in depends on `key` and `seed` alone, not on its place: a hash of the key is below
     `validation` for the validation part, below `validation + test` for the test part, and above for training. So the
-    split stays as it is when rows are sorted, added, or written to other files, to Parquet or to CSV. Rows with the
-    same key stay together: give the column that says whose they are (a policy, a patient). Without a key the columns
-    in use are hashed, so rows alike in all of them stay together, and another choice of columns is another split.
+    split stays as it is when rows are sorted, added, or written to other files, to Parquet or to CSV; `HashPart` says
+    what counts as the same value. Rows with the same key stay together: give the column that says whose they are (a
+    policy, a patient). Without a key the columns in use are hashed, so rows alike in all of them stay together, and
+    another choice of columns is another split.
 
     Parquet streams in flat memory (`ArrowBatches`, whose other arguments these are) after one pass over the key;
     CSV is read into memory (`TensorBatches`). The training part is shuffled. `predict` gives all rows in

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +16,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MISSING = np.uint64(0x9E3779B97F4A7C15)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True)
 class HashPart:
     """The rows whose hash lies in `[low, high)`, of 1 for all hashes; rows alike in the columns `key` stay together.
 
-    A number counts by its value, whatever its type, and text by its letters. `seed` makes another split, `name` is
+    A value counts by what it says, not by the type of its column, since CSV has no types: text that spells a number
+    ("0012"), a date or a truth value counts as that, a date as its midnight, and a number that is not whole to single
+    precision. What still differs between files: missing values that one of them spells out ("NA", "nan"), and whole
+    numbers above 16,777,216 in single precision, which CSV rounds. `seed` makes another split, `name` is
     for messages. Raises `ValueError` for an empty interval, or one that leaves [0, 1], and for no key.
     """
 
@@ -67,17 +74,48 @@ def _bits(column: pa.ChunkedArray) -> np.ndarray:
     missing = column.is_null().to_numpy()
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
+        moment = column.cast(pa.timestamp("us", getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
+        return np.where(missing, MISSING, _of_moments(pc.fill_null(moment, 0).to_numpy()))
     values = column_values(column)
     if values.dtype != object:
-        number = values.astype(np.float64) + 0.0  # one zero
-        bits = number.view(np.uint64).copy()
-        bits[missing | np.isnan(number)] = MISSING
-        return bits
+        number = values.astype(np.float64)
+        return np.where(missing | np.isnan(number), MISSING, _of_numbers(number))
     coded = pc.dictionary_encode(column.combine_chunks())
-    words = [hashlib.blake2b(str(word).encode(), digest_size=8).digest() for word in coded.dictionary.to_pylist()]
-    each = np.frombuffer(b"".join(words), dtype="<u8").astype(np.uint64)
+    each = np.array([_of_word(str(word)) for word in coded.dictionary.to_pylist()], dtype=np.uint64)
     places = pc.fill_null(coded.indices, 0).to_numpy(zero_copy_only=False)
     return np.where(missing, MISSING, each[places] if len(each) else MISSING)
+
+
+def _of_numbers(values: np.ndarray) -> np.ndarray:
+    """The bits of numbers: of whole ones as they are, of others to single precision, in which some files keep them."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        near = np.where(values == np.floor(values), values, values.astype(np.float32).astype(np.float64))
+    return (near + 0.0).view(np.uint64)  # one zero
+
+
+def _of_moments(microseconds: np.ndarray) -> np.ndarray:
+    """The bits of moments, in microseconds since 1970 (UTC, or on a clock without a zone)."""
+    return _mixed(microseconds.astype(np.int64).view(np.uint64))
+
+
+def _of_word(word: str) -> np.uint64:
+    """The bits of a text: those of the number, moment or truth value it spells, as CSV files hold them, or its own."""
+    if not word:
+        return MISSING
+    if word.lower() in ("true", "false"):
+        return np.uint64(_of_numbers(np.array([float(word.lower() == "true")]))[0])
+    if NUMBER.fullmatch(word):
+        return np.uint64(_of_numbers(np.array([float(word)]))[0])
+    if DATE.match(word):
+        try:
+            moment = datetime.fromisoformat(word.replace("Z", "+00:00"))
+        except ValueError:
+            moment = None
+        if moment is not None:
+            since = moment - datetime(1970, 1, 1, tzinfo=None if moment.tzinfo is None else timezone.utc)
+            return np.uint64(_of_moments(np.array([since // timedelta(microseconds=1)]))[0])
+    return np.uint64(int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little"))
 
 
 def _mixed(bits: np.ndarray) -> np.ndarray:
