@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from pyarrow import parquet
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchglm.data import build
-from torchglm.lightning import ArrowBatches, GLMBatch, TensorBatches, arrow, as_batch, batches
+from torchglm.head import GLMHead
+from torchglm.lightning import ArrowBatches, GLMBatch, LitGLM, TensorBatches, arrow, as_batch, batches
 
 
 def data(n: int = 103) -> GLMBatch:
@@ -211,3 +214,27 @@ def test_parquet_errors(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(arrow, "rank_and_world", lambda: (19, 20))
     with pytest.raises(ValueError, match="11 row groups do not suffice for 20 ranks"):
         list(ArrowBatches(folder, ["a"], "y"))
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+@pytest.mark.parametrize("kind", ["tensors", "blocks", "files"])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_training_that_ended_within_an_epoch_goes_on_with_the_next_batch(
+        kind: str, ahead: bool, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    place = tmp_path_factory.mktemp("kept")
+
+    def train(name: str, before: Path | None = None) -> Tensor:
+        loader = ArrowBatches(folder, ["a", "b"], "y", batch_size=8, shuffle=True)
+        if kind != "files":
+            loader = TensorBatches(data(), 8, shuffle="blocks" if kind == "blocks" else True)
+        lit = LitGLM(GLMHead(2, "poisson"), lambda p: torch.optim.SGD(p, lr=1e-6), metrics={})
+        keep = ModelCheckpoint(place / name, every_n_train_steps=7, save_top_k=-1)
+        run = Trainer(max_steps=40, logger=False, enable_progress_bar=False, enable_model_summary=False,
+                      accelerator="cpu", callbacks=[keep], gradient_clip_val=None if ahead else 1e9)
+        run.fit(lit, loader, ckpt_path=before)
+        return lit.head.weight.detach().clone()
+
+    whole = train("whole")
+    for step in (7, 21):  # of 16 batches an epoch
+        [kept] = (place / "whole").glob(f"*step={step}.ckpt")
+        assert torch.equal(train(f"from {step}", kept), whole)

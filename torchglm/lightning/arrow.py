@@ -20,6 +20,7 @@ from torchglm.data.tables import check_columns
 from torchglm.families import Family
 from torchglm.inputs import GLMBatch
 from torchglm.lightning.batches import generator_of, join, rank_and_world, take, weighted
+from torchglm.lightning.place import Place
 from torchglm.lightning.split import HashPart
 from torchglm.lightning.suitable import check_masses, check_rows
 from torchglm.lightning.tables import TableRows
@@ -70,7 +71,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         self.groups = [group for file in files(path) for group in _groups(file, self.columns, part)]
         if not self.groups:
             raise ValueError("The Parquet files hold no rows." if part is None else f"No row is in the {part}.")
-        self.epoch = 0
+        self.epoch, self.place = 0, Place()
         self.family: Family | None = None  # of the head that they train
 
     @property
@@ -98,12 +99,23 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         """Choose the order of the next iteration."""
         self.epoch = epoch
 
+    def state_dict(self) -> dict[str, int]:
+        """How far the iteration has come, which Lightning keeps in checkpoints."""
+        return self.place.state()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with the next batch after those of a `state_dict`, in the same epoch."""
+        self.place.load(state)
+
     def __len__(self) -> int:
         rows = self._share(rank_and_world()[0], 0, 1)[1]
         return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     def __iter__(self) -> Iterator[GLMBatch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
+        yield from self.place.follow(epoch, self._of_epoch(epoch))
+
+    def _of_epoch(self, epoch: int) -> Iterator[GLMBatch]:
         rank, world = rank_and_world()
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)

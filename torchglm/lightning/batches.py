@@ -18,6 +18,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inputs import GLMBatch, named
+from torchglm.lightning.place import Place
 from torchglm.lightning.suitable import check_masses, check_rows
 
 
@@ -65,7 +66,7 @@ class TensorBatches:
         check_masses(self.data)
         self.rows = lengths["x"]
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
-        self.epoch = 0
+        self.epoch, self.place = 0, Place()
         self._suits: Family | None = None  # which the rows were looked at for
 
     @property
@@ -85,12 +86,23 @@ class TensorBatches:
         """Choose the order of the next iteration."""
         self.epoch = epoch
 
+    def state_dict(self) -> dict[str, int]:
+        """How far the iteration has come, which Lightning keeps in checkpoints."""
+        return self.place.state()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with the next batch after those of a `state_dict`, in the same epoch."""
+        self.place.load(state)
+
     def __len__(self) -> int:
         share = -(-self.rows // rank_and_world()[1])
         return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
 
     def __iter__(self) -> Iterator[GLMBatch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
+        yield from self.place.follow(epoch, self._batches(epoch))
+
+    def _batches(self, epoch: int) -> Iterator[GLMBatch]:
         rank, world = rank_and_world()
         if self.shuffle is not True and world == 1:
             yield from self._views(epoch)
