@@ -189,6 +189,12 @@ def test_a_network_is_loaded_into_a_module_of_its_shape(tmp_path: Path) -> None:
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("metric", [metrics.LiftTable, metrics.LiftTable(), metrics.Coverage, metrics.Coverage()])
+def test_metrics_that_are_no_number_are_refused(metric: Any) -> None:
+    with pytest.raises(ValueError, match="is not one number made of means and responses.*score trainer.predict"):
+        LitGLM(GLMHead(3, "poisson"), metrics={"one": metric})
+
+
 def test_what_is_no_whole_checkpoint_of_a_head_or_network_is_refused(tmp_path: Path) -> None:
     modules = {"network": LitGLM(network()), "irls": LitIRLS(GLMHead(3, "poisson"))}
     for name, module in modules.items():

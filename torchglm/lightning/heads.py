@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchglm import families, links
 from torchglm.head import GLMHead
 from torchglm.inputs import GLMBatch
+from torchglm.metrics import Coverage, LiftTable
 
 
 def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
@@ -48,6 +49,10 @@ def check_arguments(optimizer: Any, scheduler: Any, metrics: Any, interval: str)
         if not callable(metric):
             raise TypeError(f"the metric {name!r} must be a class, a function of family and link, or a torchmetrics "
                             f"object, got {type(metric).__name__}.")
+        kind = metric if isinstance(metric, type) else type(metric)
+        if issubclass(kind, (Coverage, LiftTable)):
+            raise ValueError(f"{kind.__name__} is not one number made of means and responses, which is what LitGLM "
+                             "logs. Log CalibrationError or Gini, and score trainer.predict with it.")
 
 
 def config_of(head: GLMHead) -> dict[str, Any] | None:
