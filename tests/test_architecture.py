@@ -23,7 +23,7 @@ FLOORS = [
     {"api", "inputs"},
     {"data", "metrics"},
     {"lightning", "report"},
-    {"runs"},
+    {"runs", "saved"},
     {"checkpoints"},
     {"cli", "__main__"},
     {"__init__"},

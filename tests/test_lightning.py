@@ -189,7 +189,8 @@ def test_a_network_is_loaded_into_a_module_of_its_shape(tmp_path: Path) -> None:
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("metric", [metrics.LiftTable, metrics.LiftTable("poisson"), metrics.Coverage, metrics.Coverage()])
+@pytest.mark.parametrize("metric", [metrics.LiftTable, metrics.LiftTable("poisson"), metrics.Coverage,
+                                    metrics.Coverage()])
 def test_metrics_that_are_no_number_are_refused(metric: Any) -> None:
     with pytest.raises(ValueError, match="is not one number made of means and responses.*score trainer.predict"):
         LitGLM(GLMHead(3, "poisson"), metrics={"one": metric})

@@ -3,7 +3,7 @@
 from typing import Any
 
 from torchglm import families, links
-from torchglm.api import fit, load
+from torchglm.api import fit
 from torchglm.families import (
     Bernoulli,
     Binomial,
@@ -26,6 +26,7 @@ from torchglm.inference.hypotheses.nested import lrt
 from torchglm.inference.online import Renewable
 from torchglm.inference.result import Result
 from torchglm.links import Link
+from torchglm.saved import load
 
 __version__ = "0.1.0"
 _LAZY = ("data", "lightning", "metrics", "report", "runs")  # each costs seconds: they come in when first used

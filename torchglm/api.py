@@ -4,11 +4,10 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchglm import families, inputs, links
 from torchglm.families import Family
@@ -19,7 +18,6 @@ from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.start import design_triangle
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.inference import storage
 from torchglm.inference.build import build
 from torchglm.inference.result import Result
 from torchglm.inputs import Data
@@ -101,23 +99,6 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     _warn(solution, data.names, data.batch, chosen)
     return build(solution, data.source, family, chosen, data.batch, data.names, constant=data.constant,
                  penalty=penalty, dispersion=dispersion, tol=tol, context=data.context)
-
-
-def load(path: Any, model: "nn.Module | None" = None) -> Any:
-    """What was saved at `path`: a `Result` in its folder (`Result.save`), a `LitGLM` in a checkpoint of Lightning.
-
-    Loading runs no code of the file and needs no row of data. The checkpoint of a head alone says what the head is;
-    that of a network needs `model`, a module of the same shape, which gets its weights. Tensors come to the CPU.
-    Raises `ValueError` where nothing whole of either kind is there.
-    """
-    place = Path(path)
-    if place.suffix != ".ckpt":
-        if model is not None:
-            raise ValueError(f"model= goes with a checkpoint of Lightning (.ckpt); {place} has none.")
-        return storage.load(place)
-    from torchglm.lightning.kept import load_checkpoint
-
-    return load_checkpoint(place, model)
 
 
 def _piecewise(data: Any) -> bool:
