@@ -159,7 +159,7 @@ def test_yaml_reaches_the_policies_and_the_run_keeps_them(tmp_path: Path, monkey
     assert loaded.spec.unseen == "other" and loaded.context["tally"]["missing"] == {"x": 1}
     assert loaded.predict(pd.DataFrame({"x": [0.0], "g": ["never"]})).isfinite().all()
     assert main(["fit", "fit.yaml", "--data.rare", "0"]) == 2
-    assert "Give rare=" in capsys.readouterr().err
+    assert "Give data.rare, such as data.rare: 10" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("by", [None, "g"])
