@@ -451,3 +451,12 @@ def test_large_powers_do_not_hang() -> None:
 def test_a_dot_leaves_out_the_response_and_the_columns_beside(seed: int) -> None:
     design = build("y ~ .", frame(30, seed)[["y", "a", "b", "k"]], also=["k"])
     assert design.names == ["(Intercept)", "a", "b"]
+
+
+@pytest.mark.parametrize("formula", ["y ~ h + g + g:h", "y ~ g:h", "y ~ C(g, contr.sum):C(k)", "y ~ g * C(k)"])
+def test_a_factor_of_one_level_adds_no_column_of_its_own(formula: str) -> None:
+    data = {"y": np.arange(60.0), "g": ["only"] * 60, "h": ["u", "v", "w"] * 20, "k": np.arange(60) % 30}
+    design = build(formula, data)
+    other = build(f"y ~ {'C(k)' if 'k' in formula else 'h'}", data)
+    assert design.x.shape == other.x.shape
+    assert torch.linalg.matrix_rank(torch.cat([design.x, other.x], 1)) == other.x.shape[1]

@@ -42,11 +42,11 @@ Block = Indicator | Dense
 def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[Index] | None:
     """The row-wise product of the blocks, from column `start` of a design on, as index columns.
 
-    There is one `Index` for each product of the columns of numbers. None where the product has no indicator, or
-    columns of numbers between indicators, whose places in the design then are not evenly spaced.
+    There is one `Index` for each product of the columns of numbers. None where the product has no indicator or no
+    column, or columns of numbers between indicators, whose places in the design then are not evenly spaced.
     """
     inner = [i for i, block in enumerate(blocks) if isinstance(block, Indicator)]
-    if not inner or any(blocks[i].width > 1 for i in range(inner[0], inner[-1]) if i not in inner):
+    if not inner or not width(blocks) or any(blocks[i].width > 1 for i in range(inner[0], inner[-1]) if i not in inner):
         return None
     strides = [width(blocks[:i]) for i in range(len(blocks))]
     step, count = strides[inner[0]], width([blocks[i] for i in inner])
