@@ -52,9 +52,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     versions = contenders.installed()
-    chosen = {
-        name: contenders.load(name) for name in versions if not args.contenders or name in args.contenders
-    }
+    chosen = {name: contenders.load(name) for name in versions if not args.contenders or name in args.contenders}
     warm_up = workloads("quick")  # loads every library and compiles what is compiled on first use
     for workload in warm_up:
         measure.compare(workload, chosen, rounds=1, budget=60.0)

@@ -43,9 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     result = torchglm.fit("y ~ f + x0 + x1 + x2", data, family="poisson")
     errors = result.std_err
     seconds = time.perf_counter() - start
-    print(f"{given.rows:,} rows, {len(result.names):,} coefficients: {result.status}, {int(result.n_iter)} steps, "
-          f"{seconds:.1f} s with {int(errors.isfinite().sum()):,} standard errors; "
-          f"{memory_mb('VmHWM') - before:,.0f} MB above the data of {data.nbytes / 1e6:,.0f} MB")
+    print(
+        f"{given.rows:,} rows, {len(result.names):,} coefficients: {result.status}, {int(result.n_iter)} steps, "
+        f"{seconds:.1f} s with {int(errors.isfinite().sum()):,} standard errors; "
+        f"{memory_mb('VmHWM') - before:,.0f} MB above the data of {data.nbytes / 1e6:,.0f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -31,8 +31,13 @@ def of(problem: Problem, contender: Contender) -> dict[str, float]:
     grams = sum(rows for rows, curved in passes if curved) / n
     reads = sum(rows for rows, curved in passes if not curved) / n
     gram, read = seconds(problem.x, lambda x: x.T @ x), seconds(problem.x, lambda x: x.sum())
-    return {"grams": grams, "reads": reads, "gram_seconds": gram, "read_seconds": read,
-            "seconds": grams * max(gram, read) + reads * read}
+    return {
+        "grams": grams,
+        "reads": reads,
+        "gram_seconds": gram,
+        "read_seconds": read,
+        "seconds": grams * max(gram, read) + reads * read,
+    }
 
 
 @contextmanager
@@ -59,7 +64,7 @@ def seconds(x: Array, work: Callable[[Array], Any]) -> float:
 
     def own(part: range) -> None:
         for start in part:
-            work(x[start:min(start + step, part.stop)])
+            work(x[start : min(start + step, part.stop)])
 
     times = []
     with threadpool_limits(1), ThreadPoolExecutor(cores) as pool:

@@ -98,9 +98,7 @@ def run_once(fit: Callable[[Problem], Fit], problem: Problem) -> tuple[Fit, floa
     return answer, seconds, max(memory_mb("VmHWM") - before, 0.0)
 
 
-def compare(
-    workload: Workload, contenders: dict[str, Contender], rounds: int, budget: float
-) -> dict[str, Any]:
+def compare(workload: Workload, contenders: dict[str, Contender], rounds: int, budget: float) -> dict[str, Any]:
     """Run every contender `rounds` times in turn; one that would pass `budget` seconds runs fewer times.
 
     Where the problem asks for inference, only contenders that offer it take part.

@@ -25,8 +25,13 @@ from torch.optim import SGD
 COLUMNS, RATE, EPOCHS = 50, 0.1, 4
 NEAR = 5e-3  # share of the optimal loss by which a loss may be above it
 BATCHES = (1024, 8192)
-QUIET: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                         "enable_model_summary": False, "accelerator": "cpu"}
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+}
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,9 @@ def stream(data: Data, batch: int) -> float:
     """LitGLM under a Trainer, from a Parquet file that is read in every epoch."""
     from torchglm.lightning import ArrowBatches
 
-    return _trained(data, ArrowBatches(data.file, [f"x{j}" for j in range(COLUMNS)], "y", batch_size=batch,
-                                       shuffle=True))
+    return _trained(
+        data, ArrowBatches(data.file, [f"x{j}" for j in range(COLUMNS)], "y", batch_size=batch, shuffle=True)
+    )
 
 
 def _trained(data: Data, batches: Any) -> float:
@@ -164,8 +170,10 @@ def measured(data: Data, batch: int, rounds: int, clock: Callable[[], float]) ->
                 seconds[name].append(timed(run, data, clock))
     done = len(data.x) * EPOCHS / 1e6
     found = {name: done / median(values) for name, values in seconds.items()}
-    training = [(many - few) / 4 for few, many in zip(seconds["fit_sgd, whole"], seconds.pop("fit_sgd, many epochs"),
-                                                     strict=True)]
+    training = [
+        (many - few) / 4
+        for few, many in zip(seconds["fit_sgd, whole"], seconds.pop("fit_sgd, many epochs"), strict=True)
+    ]
     del found["fit_sgd, many epochs"]
     return {**found, "fit_sgd, its training": done / max(median(training), 1e-9)}
 
@@ -190,8 +198,10 @@ def main(argv: list[str] | None = None) -> None:
         for batch in (256,) if given.quick else BATCHES:
             torch.manual_seed(0)
             found = measured(data, batch, rounds, time.process_time if given.cpu else time.perf_counter)
-            print(f"\nlogistic, {rows:,} x {COLUMNS} float32, batches of {batch:,}, {given.threads} thread(s), "
-                  f"{'processor' if given.cpu else 'wall'} time\n")
+            print(
+                f"\nlogistic, {rows:,} x {COLUMNS} float32, batches of {batch:,}, {given.threads} thread(s), "
+                f"{'processor' if given.cpu else 'wall'} time\n"
+            )
             print("| contender | million rows per second | x the bare loop | x DataLoader |\n|---|---:|---:|---:|")
             loop, plain = found["bare loop of torch"], found["DataLoader(TensorDataset)"]
             for name, rate in found.items():

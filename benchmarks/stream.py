@@ -98,9 +98,11 @@ def main(argv: list[str] | None = None) -> None:
         std_err = result.std_err
         seconds = time.perf_counter() - start
     print(f"{rows:,} rows x {COLUMNS} columns, {size:,.0f} MB of Parquet; a mere scan takes {merely:.1f} s")
-    print(f"exact fit, standard errors included: {len(scans)} scans, {sum(scans)} of them whole, {seconds:.1f} s, "
-          f"{memory_mb('VmHWM') - before:.0f} MB above what was resident; {result.status}, "
-          f"largest standard error {float(std_err.max()):.1e}")
+    print(
+        f"exact fit, standard errors included: {len(scans)} scans, {sum(scans)} of them whole, {seconds:.1f} s, "
+        f"{memory_mb('VmHWM') - before:.0f} MB above what was resident; {result.status}, "
+        f"largest standard error {float(std_err.max()):.1e}"
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 python examples/deep_head.py [--quick]
 """
 
+from __future__ import annotations
+
 import argparse
 
 import torch
@@ -16,9 +18,7 @@ class DeepPoisson(nn.Module):
 
     def __init__(self, in_features: int, width: int = 32) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(
-            nn.Linear(in_features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
-        )
+        self.backbone = nn.Sequential(nn.Linear(in_features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.head = torchglm.GLMHead(width, "poisson")
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:

@@ -3,6 +3,8 @@
 python examples/glm_is_a_layer.py [--quick] [--output FOLDER]
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable
 from pathlib import Path

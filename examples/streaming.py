@@ -3,6 +3,8 @@
 python examples/streaming.py [--quick]
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import tempfile

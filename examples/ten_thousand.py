@@ -3,6 +3,8 @@
 python examples/ten_thousand.py [--quick]
 """
 
+from __future__ import annotations
+
 import argparse
 import time
 from collections import Counter

@@ -1,5 +1,7 @@
 """Shared by all tests: those marked `cuda` are skipped where no CUDA device is at hand."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

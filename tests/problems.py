@@ -1,5 +1,7 @@
 """Simulated problems away from easy points: y is not mu, weights are not 1, offsets are not 0."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,21 +41,25 @@ class Problem:
     y: Tensor
     rows: dict[str, Tensor] = field(default_factory=dict)
 
-    def one(self, model: int) -> "Problem":
+    def one(self, model: int) -> Problem:
         """A model of the batch by itself."""
         return replace(self, x=self.x[model], y=self.y[model], rows={k: v[model] for k, v in self.rows.items()})
 
-    def take(self, rows: Any) -> "Problem":
+    def take(self, rows: Any) -> Problem:
         """Some of the rows."""
-        return replace(self, x=self.x[..., rows, :], y=self.y[..., rows],
-                       rows={k: v[..., rows] for k, v in self.rows.items()})
+        return replace(
+            self, x=self.x[..., rows, :], y=self.y[..., rows], rows={k: v[..., rows] for k, v in self.rows.items()}
+        )
 
-    def change(self, x: "Tensor | None" = None, y: "Tensor | None" = None, **rows: Tensor) -> "Problem":
+    def change(self, x: Tensor | None = None, y: Tensor | None = None, **rows: Tensor) -> Problem:
         return replace(self, x=self.x if x is None else x, y=self.y if y is None else y, rows=self.rows | rows)
 
     def fit(self, **options: Any) -> Result:
-        return torchglm.fit(self.x, self.y, **{"family": self.family, "link": self.link, "tol": 1e-12,
-                                               "max_iter": 100} | self.rows | options)
+        return torchglm.fit(
+            self.x,
+            self.y,
+            **{"family": self.family, "link": self.link, "tol": 1e-12, "max_iter": 100} | self.rows | options,
+        )
 
 
 def problem(model: str, models: int = 4, n: int = 40, p: int = 3, seed: int = 0) -> Problem:
@@ -80,7 +86,7 @@ def problem(model: str, models: int = 4, n: int = 40, p: int = 3, seed: int = 0)
     return Problem(family, link, x, y.to(torch.float64), rows)
 
 
-def close(got: Tensor, want: Tensor, rtol: float = 1e-10, scale: "Tensor | float" = 0.0) -> None:
+def close(got: Tensor, want: Tensor, rtol: float = 1e-10, scale: Tensor | float = 0.0) -> None:
     """Equal to `rtol` of the larger of the size and `scale`; NaN in the same places."""
     assert got.shape == want.shape
     assert torch.equal(torch.isnan(got), torch.isnan(want))

@@ -1,5 +1,7 @@
 """Imports point downward, the mathematics knows torch, numpy and threadpoolctl only, `import torchglm` is light."""
 
+from __future__ import annotations
+
 import ast
 import subprocess
 import sys

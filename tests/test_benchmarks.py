@@ -1,5 +1,7 @@
 """Every benchmark runs at a tiny size and every contender gives the right answer; no test asserts a time."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
@@ -66,9 +68,7 @@ def test_wrong_inference_gets_no_time() -> None:
 
 def test_command_writes_json(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "many", "--contenders", "torchglm"]
-    done = subprocess.run(
-        [*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*command, "--output", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "20 Poisson models" in done.stdout
     saved = json.loads((tmp_path / "results.json").read_text())
@@ -107,8 +107,9 @@ def test_results_go_between_the_markers(tmp_path: Path) -> None:
 
 
 def test_training_by_minibatch_reaches_the_optimum_on_every_road() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.sgd", "--quick"], cwd=ROOT, capture_output=True, text=True,
-                          timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.sgd", "--quick"], cwd=ROOT, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(lines) == 8 and "| bare loop of torch |" in done.stdout and "| fit_sgd, its training |" in done.stdout

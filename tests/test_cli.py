@@ -111,8 +111,7 @@ def test_predict_streams_to_a_file(config: Path, capsys: pytest.CaptureFixture[s
     np.testing.assert_allclose(only["mean"], got["mean"], rtol=1e-10)
 
 
-def test_predict_reads_csv_and_needs_no_response(config: Path,
-                                                 capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_predict_reads_csv_and_needs_no_response(config: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     main(["fit", str(config)])
     csv.write_csv(rows(20, seed=1).drop_columns(["claims", "site"]), "new.csv")
     capsysbinary.readouterr()
@@ -135,8 +134,7 @@ def test_groups_are_fitted_and_predicted_apart(config: Path, capsys: pytest.Capt
     assert "site = 9" in refused(capsys, "predict", "runs/claims", "new.parquet")
 
 
-def test_an_earlier_run_is_replaced_and_other_files_stay(config: Path,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_earlier_run_is_replaced_and_other_files_stay(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["fit", str(config)])
     note = Path("runs/claims/notes.md")
     note.write_text("mine")
@@ -148,8 +146,9 @@ def test_an_earlier_run_is_replaced_and_other_files_stay(config: Path,
     assert [file.name for file in Path("photos").iterdir()] == ["cat.jpg"]
 
 
-def test_a_failed_fit_leaves_an_earlier_run_alone(config: Path, capsys: pytest.CaptureFixture[str],
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_fit_leaves_an_earlier_run_alone(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     main(["fit", str(config)])
     before = {file.name: file.read_bytes() for file in Path("runs/claims").iterdir()}
 
@@ -185,8 +184,9 @@ def test_a_failed_fit_leaves_an_earlier_run_alone(config: Path, capsys: pytest.C
         (["--output_dir", "config.yaml"], "config.yaml is a file"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(config: Path, capsys: pytest.CaptureFixture[str],
-                                                  arguments: list[str], said: str) -> None:
+def test_bad_input_is_one_line_and_writes_nothing(
+    config: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
     Path("empty.csv").touch()
     Path("header.csv").write_text("claims,age,region,years\n")
     Path("gaps.csv").write_text("claims,age,region,years\n1,2.5,east,1\n2,,west,1\n")
@@ -255,14 +255,17 @@ def test_the_module_runs_as_a_program(config: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120,
-                              env=environment)
+        return subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=environment
+        )
 
     done = run("-m", "torchglm", "fit", str(config))
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("Report: runs/claims/report.html\n") and done.stderr == ""
-    code = ("import sys; from torchglm.cli import main; main(['fit', '--help']); "
-            "print([m for m in ('lightning', 'torchmetrics', 'pandas', 'matplotlib') if m in sys.modules])")
+    code = (
+        "import sys; from torchglm.cli import main; main(['fit', '--help']); "
+        "print([m for m in ('lightning', 'torchmetrics', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
     assert run("-c", code).stdout.endswith("[]\n")
 
 
@@ -286,9 +289,9 @@ def test_an_intercept_alone_and_several_groups(config: Path, capsys: pytest.Capt
     ("error", "said"),
     [(MemoryError(), "out of memory. Fit fewer rows"), (RuntimeError("CUDA out of memory."), "the GPU ran")],
 )
-def test_running_out_of_memory_is_said_in_a_line(config: Path, capsys: pytest.CaptureFixture[str],
-                                                 monkeypatch: pytest.MonkeyPatch, error: Exception,
-                                                 said: str) -> None:
+def test_running_out_of_memory_is_said_in_a_line(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
     def fit(*_: object, **__: object) -> None:
         raise error
 
@@ -297,8 +300,9 @@ def test_running_out_of_memory_is_said_in_a_line(config: Path, capsys: pytest.Ca
     assert not Path("runs").exists()
 
 
-def test_an_interrupt_leaves_a_checkpoint_alone(config: Path, capsys: pytest.CaptureFixture[str],
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_a_checkpoint_alone(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def page(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 

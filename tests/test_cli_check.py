@@ -1,5 +1,7 @@
 """`torchglm check`: what it says of a run, from the files of its config or others, and how mistakes are said."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
@@ -24,11 +26,15 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     mean = years * np.exp(0.8 + 0.4 * age - 0.5 * (region == "west"))
     spread = request.param == "spread"
     claims = g.poisson(mean * (g.gamma(1.0, 1.0, N) if spread else 1.0))
-    parquet.write_table(pa.table({"claims": claims, "age": age, "region": region, "years": years, "site": site}),
-                        "claims.parquet", row_group_size=150)
+    parquet.write_table(
+        pa.table({"claims": claims, "age": age, "region": region, "years": years, "site": site}),
+        "claims.parquet",
+        row_group_size=150,
+    )
     Path("config.yaml").write_text(
         "data: {path: claims.parquet, formula: claims ~ age + region, exposure: years}\n"
-        "family: poisson\noutput_dir: runs/claims\n")
+        "family: poisson\noutput_dir: runs/claims\n"
+    )
     assert main(["fit", "config.yaml"]) == 0
     return Path("runs/claims"), spread
 

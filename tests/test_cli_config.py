@@ -64,9 +64,21 @@ def test_short_forms_with_arguments(read) -> None:  # noqa: ANN001
 
 
 def test_flags_override_in_order(read) -> None:  # noqa: ANN001
-    job, _ = read(BASE, "--family=negative_binomial", "--family.alpha", "2", "--solver.max_iter=7", "--link",
-                  "{name: power, power: 2}", "--data.by", "g", "--seed", "3",
-                  "--penalty", "{name: ridge, l2: 1}")
+    job, _ = read(
+        BASE,
+        "--family=negative_binomial",
+        "--family.alpha",
+        "2",
+        "--solver.max_iter=7",
+        "--link",
+        "{name: power, power: 2}",
+        "--data.by",
+        "g",
+        "--seed",
+        "3",
+        "--penalty",
+        "{name: ridge, l2: 1}",
+    )
     assert float(job.family.alpha) == pytest.approx(2) and job.solver.max_iter == 7
     assert job.link.power == 2 and job.data.groups == ["g"] and job.seed == 3 and float(job.penalty.l2) == 1
     assert read(BASE + "penalty: {name: ridge, l2: 1}\n", "--penalty", "null")[0].penalty is None
@@ -92,8 +104,7 @@ def test_printed_config_is_a_config(read, capsys: pytest.CaptureFixture[str]) ->
     assert text.strip() == printed.strip() and job.family.estimates_shape and float(job.penalty.l2) == 2
 
 
-def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "set").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -126,13 +137,17 @@ def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path,
         ("solver: newton\n", "solver: unknown name 'newton'; known: irls, sgd."),
         (BASE + "solver: {name: irls, max_iter: many}\n", "solver.max_iter: must be a whole number, got many."),
         (BASE + "solver: {name: irls, tol: 0}\n", "solver.tol must be > 0, got 0"),
-        (BASE + "solver: {name: irls, singular: drpo}\n",
-         "solver.singular: must be drop, minnorm or error, got drpo (did you mean 'drop'?)."),
+        (
+            BASE + "solver: {name: irls, singular: drpo}\n",
+            "solver.singular: must be drop, minnorm or error, got drpo (did you mean 'drop'?).",
+        ),
         (BASE + "dtype: int8\n", "dtype: must be float64 or float32, got int8."),
         (BASE + "penalty: {name: ridge, l2: x}\n", "penalty.l2: must be a number or a list of numbers, got x."),
-        (BASE.replace("y ~ x", "y ~ x, offset: off"),
-         "data.offset: must be text, got False. YAML reads on, off, yes and no as true and false: put the name in "
-         "quotes, such as 'off'."),
+        (
+            BASE.replace("y ~ x", "y ~ x, offset: off"),
+            "data.offset: must be text, got False. YAML reads on, off, yes and no as true and false: put the name in "
+            "quotes, such as 'off'.",
+        ),
         (BASE.replace("y ~ x", "y ~ x, by: [a, 3]"), "data.by: must be text, got 3. Put it in quotes: '3'."),
         (BASE.replace("y ~ x", "y ~ x, rare: -3"), "data.rare must be at least 0, got -3. 0 pools no levels."),
         (BASE + "family: gamma\n", "the key 'family' stands twice, in line 3 and in line 2. Keep one."),
@@ -144,8 +159,10 @@ def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path,
         ("data: [\n", "line 2"),
         ("- 1\n", "the config must hold lines of 'key: value', got '- 1'."),
         ("", "the config must hold lines of 'key: value', got ''."),
-        (BASE + "dispersion: pierson\n", "dispersion: must be a number, pearson, deviance or ml, got pierson "
-         "(did you mean 'pearson'?)."),
+        (
+            BASE + "dispersion: pierson\n",
+            "dispersion: must be a number, pearson, deviance or ml, got pierson (did you mean 'pearson'?).",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(read, text: str, said: str) -> None:  # noqa: ANN001
@@ -163,8 +180,10 @@ def test_what_is_wrong_is_said_in_a_line(read, text: str, said: str) -> None:  #
         (["--family.alpha", "1"], "family: unknown key 'alpha'; known: none."),
         (["--family", "{name: tweedie, power: 1.5, power: 1.6}"], "the key 'power' stands twice"),
         (["--data.missing", "dorp"], "data.missing: must be error or drop, got dorp (did you mean 'drop'?)."),
-        *((["--timeout", given], f"timeout must lie between 0.001 and 1e9 seconds, got {said}.")
-          for given, said in (("-1", "-1"), ("0", "0"), (".nan", "nan"))),
+        *(
+            (["--timeout", given], f"timeout must lie between 0.001 and 1e9 seconds, got {said}.")
+            for given, said in (("-1", "-1"), ("0", "0"), (".nan", "nan"))
+        ),
         (["--timeout", "nan"], "timeout: must be a number, got nan."),
         (["--family"], "--family needs a value, such as --family gaussian"),
         (["--seed", "x"], "seed: must be a whole number, got x."),
@@ -183,8 +202,10 @@ def test_a_config_that_is_not_there(read) -> None:  # noqa: ANN001
 
 
 def test_another_family_is_one_difference_and_another_argument_is_another(read) -> None:  # noqa: ANN001
-    plain, free, fixed = (read(BASE.replace("poisson", family))[1] for family in (
-        "poisson", "negative_binomial", "{name: negative_binomial, alpha: 2}"))
+    plain, free, fixed = (
+        read(BASE.replace("poisson", family))[1]
+        for family in ("poisson", "negative_binomial", "{name: negative_binomial, alpha: 2}")
+    )
     assert config.differences(plain, free) == ["family: poisson, was negative_binomial"]
     assert config.differences(fixed, plain) == ["family: negative_binomial, was poisson"]
     assert config.differences(free, fixed) == ["family.alpha: None, was 2.0"]
@@ -205,15 +226,24 @@ def test_help_names_what_may_stand_there(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_sgd_takes_optimizers_and_trainer_arguments(read) -> None:  # noqa: ANN001
-    job, text = read(BASE + "solver: {name: sgd, batch_size: 64, optimizer: {name: adamw, lr: 0.5}, "
-                     "trainer: {max_epochs: 3}}\n", "--solver.optimizer.weight_decay", "0.1")
+    job, text = read(
+        BASE + "solver: {name: sgd, batch_size: 64, optimizer: {name: adamw, lr: 0.5}, trainer: {max_epochs: 3}}\n",
+        "--solver.optimizer.weight_decay",
+        "0.1",
+    )
     made = job.solver.optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert type(made) is torch.optim.AdamW
     assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.5, 0.1)
     assert (job.solver.batch_size, job.solver.trainer) == (64, {"max_epochs": 3})
     assert read(text)[1] == text
-    assert type(read(BASE, "--solver", "sgd", "--solver.optimizer", "lbfgs")[0].solver.optimizer(
-        [torch.nn.Parameter(torch.zeros(1))])) is torch.optim.LBFGS
+    assert (
+        type(
+            read(BASE, "--solver", "sgd", "--solver.optimizer", "lbfgs")[0].solver.optimizer(
+                [torch.nn.Parameter(torch.zeros(1))]
+            )
+        )
+        is torch.optim.LBFGS
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,19 +27,36 @@ def rows(n: int = N, seed: int = 0) -> pa.Table:
     trials = draw.integers(1, 20, n)
     p = 1 / (1 + np.exp(-eta))
     times = draw.exponential(np.exp(eta))
-    return pa.table({
-        "claims": draw.poisson(years * np.exp(eta)),
-        "visits": draw.poisson(years * np.exp(eta) * draw.gamma(2, 0.5, n)), "x": x,
-        "region": region, "years": years, "trials": trials,
-        "hits": draw.binomial(trials, p), "yes": draw.random(n) < p, "cost": draw.gamma(2, np.exp(eta) / 2),
-        "w": draw.uniform(0.5, 2, n), "times": np.minimum(times, 2), "event": (times < 2).astype(int),
-        "level": eta + draw.normal(size=n), "repeats": draw.integers(0, 4, n), "shift": draw.normal(size=n) / 3})
+    return pa.table(
+        {
+            "claims": draw.poisson(years * np.exp(eta)),
+            "visits": draw.poisson(years * np.exp(eta) * draw.gamma(2, 0.5, n)),
+            "x": x,
+            "region": region,
+            "years": years,
+            "trials": trials,
+            "hits": draw.binomial(trials, p),
+            "yes": draw.random(n) < p,
+            "cost": draw.gamma(2, np.exp(eta) / 2),
+            "w": draw.uniform(0.5, 2, n),
+            "times": np.minimum(times, 2),
+            "event": (times < 2).astype(int),
+            "level": eta + draw.normal(size=n),
+            "repeats": draw.integers(0, 4, n),
+            "shift": draw.normal(size=n) / 3,
+        }
+    )
 
 
 FITS: dict[str, dict[str, Any]] = {
     "poisson": {"formula": "claims ~ x + region", "family": "poisson", "exposure": "years"},
-    "poisson offset weights": {"formula": "claims ~ x", "family": "poisson", "exposure": "years", "offset": "shift",
-                               "weights": "w"},
+    "poisson offset weights": {
+        "formula": "claims ~ x",
+        "family": "poisson",
+        "exposure": "years",
+        "offset": "shift",
+        "weights": "w",
+    },
     "poisson freq": {"formula": "claims ~ x + region", "family": "poisson", "freq": "repeats"},
     "quasi": {"formula": "claims ~ x", "family": "poisson", "dispersion": "pearson"},
     "binomial": {"formula": "hits ~ x", "family": "binomial", "trials": "trials"},
@@ -120,8 +137,9 @@ def test_crps_is_of_the_law_with_the_weights_and_trials_of_the_rows(tmp_path: Pa
     want = torchglm.metrics.crps(result.predict(new), y, "gamma", dispersion=result.dispersion / w)
     assert found.scores["crps"] == pytest.approx(float(want), rel=1e-9)
     result = fitted("binomial", rows(), tmp_path)
-    want = torchglm.metrics.crps(result.predict(new), torch.tensor(new["hits"].to_pylist()).double(), "binomial",
-                                 trials=n)
+    want = torchglm.metrics.crps(
+        result.predict(new), torch.tensor(new["hits"].to_pylist()).double(), "binomial", trials=n
+    )
     assert evaluation(tmp_path / "run", cut(new, tmp_path)).scores["crps"] == pytest.approx(float(want), rel=1e-9)
     for name in ("quasi", "exponential"):
         fitted(name, rows(), tmp_path)
@@ -178,8 +196,9 @@ def test_groups_are_scored_each_by_its_model(family: str, tmp_path: Path) -> Non
     assert math.isnan(found.scores["d_squared"]) == (family == "negative_binomial")
 
 
-def test_the_command_prints_text_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str],
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_text_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     fitted("poisson", rows(), tmp_path)
     new = rows(120, 1)
@@ -189,9 +208,18 @@ def test_the_command_prints_text_and_json(tmp_path: Path, capsys: pytest.Capture
     arguments = ["evaluate", "run", "new.parquet", "--by", "region", "--coverage", "0.95", "--missing", "drop"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    for said in ("New rows: new.parquet", "Mean deviance", "D² (explained)", "Observed / expected", "Gini",
-                 "By decile of prediction", "By region", "north", "Coverage of 95 %",
-                 "Left out: 1 row with missing values (x 1)."):
+    for said in (
+        "New rows: new.parquet",
+        "Mean deviance",
+        "D² (explained)",
+        "Observed / expected",
+        "Gini",
+        "By decile of prediction",
+        "By region",
+        "north",
+        "Coverage of 95 %",
+        "Left out: 1 row with missing values (x 1).",
+    ):
         assert said in text
     assert main([*arguments, "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -199,14 +227,21 @@ def test_the_command_prints_text_and_json(tmp_path: Path, capsys: pytest.Capture
     assert [row["value"] for row in found["by"]["rows"]] == ["east", "north", "west"]
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["rows.parquet", "--by", "x"], "more than 1,000 different values"), (["rows.parquet", "--bins", "0"], "--bins"),
-    (["rows.parquet", "--by", "regionn"], "did you mean 'region'"), (["rows.parquet", "--coverage", "2"], "--coverage"),
-    (["bad.parquet"], "bad.parquet, row group 1: "), (["no.parquet"], "No column 'claims'"),
-    (["zero.parquet"], "Every row has weight 0"),
-])
-def test_what_cannot_be_scored_is_said(arguments: list[str], said: str, tmp_path: Path,
-                                       monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rows.parquet", "--by", "x"], "more than 1,000 different values"),
+        (["rows.parquet", "--bins", "0"], "--bins"),
+        (["rows.parquet", "--by", "regionn"], "did you mean 'region'"),
+        (["rows.parquet", "--coverage", "2"], "--coverage"),
+        (["bad.parquet"], "bad.parquet, row group 1: "),
+        (["no.parquet"], "No column 'claims'"),
+        (["zero.parquet"], "Every row has weight 0"),
+    ],
+)
+def test_what_cannot_be_scored_is_said(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     fitted("poisson offset weights", rows(), tmp_path)
     table = rows(1500)

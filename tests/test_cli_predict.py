@@ -22,8 +22,16 @@ def rows(n: int = N, seed: int = 0) -> pa.Table:
     draw = np.random.default_rng(seed)
     age, years, region = draw.normal(size=n), draw.uniform(0.2, 2, n), draw.choice(["east", "north", "west"], n)
     claims = draw.poisson(years * np.exp(0.3 + 0.4 * age - 0.5 * (region == "west")))
-    return pa.table({"id": np.arange(n) + 1000 * seed, "claims": claims, "age": age, "region": region, "years": years,
-                     "note": pa.array([None if i % 5 == 0 else f"n{i}" for i in range(n)])})
+    return pa.table(
+        {
+            "id": np.arange(n) + 1000 * seed,
+            "claims": claims,
+            "age": age,
+            "region": region,
+            "years": years,
+            "note": pa.array([None if i % 5 == 0 else f"n{i}" for i in range(n)]),
+        }
+    )
 
 
 @pytest.fixture
@@ -46,8 +54,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_many_files_become_a_folder_of_as_many(run: torchglm.Result, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "run", "data/*.parquet", "--out", "scored/", "--interval", "0.9", "--keep",
-                 "id,note"]) == 0
+    assert main(["predict", "run", "data/*.parquet", "--out", "scored/", "--interval", "0.9", "--keep", "id,note"]) == 0
     assert capsys.readouterr().out == "300 predictions in scored/\n"
     assert sorted(file.name for file in Path("scored").iterdir()) == [f"part{i}.parquet" for i in range(3)]
     for i in range(3):
@@ -78,8 +85,9 @@ def test_a_response_interval_is_that_of_the_result(run: torchglm.Result) -> None
     np.testing.assert_allclose(got["response_high"], want[:, 1])
 
 
-def test_a_response_interval_takes_the_trials_and_weights_of_the_rows(tmp_path: Path,
-                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_interval_takes_the_trials_and_weights_of_the_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     draw = np.random.default_rng(4)
     n = draw.integers(1, 30, 200)
@@ -87,8 +95,9 @@ def test_a_response_interval_takes_the_trials_and_weights_of_the_rows(tmp_path: 
     table = pa.table({"y": draw.binomial(n, 1 / (1 + np.exp(-x))), "n": n, "x": x, "w": draw.uniform(0.5, 2, 200)})
     parquet.write_table(table, "rows.parquet")
     for name, fitted, roles in [
-            ("binomial", torchglm.fit("y ~ x", table, family="binomial", trials="n"), {"trials": "n"}),
-            ("gaussian", torchglm.fit("y ~ x", table, family="gaussian", weights="w"), {"weights": "w"})]:
+        ("binomial", torchglm.fit("y ~ x", table, family="binomial", trials="n"), {"trials": "n"}),
+        ("gaussian", torchglm.fit("y ~ x", table, family="gaussian", weights="w"), {"weights": "w"}),
+    ]:
         fitted.save(name)
         assert main(["predict", name, "rows.parquet", "--out", f"{name}.csv", "--response", "0.9"]) == 0
         given = {role: torch.tensor(table[column].to_numpy().astype(float)) for role, column in roles.items()}
@@ -96,8 +105,9 @@ def test_a_response_interval_takes_the_trials_and_weights_of_the_rows(tmp_path: 
         np.testing.assert_allclose(csv.read_csv(f"{name}.csv")["response_high"], want[:, 1], rtol=1e-6)
 
 
-def test_missing_rows_are_left_out_and_counted_where_asked(run: torchglm.Result,
-                                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_rows_are_left_out_and_counted_where_asked(
+    run: torchglm.Result, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = rows(100, 1)
     ages = table["age"].to_pylist()
     ages[17] = ages[60] = None
@@ -149,8 +159,9 @@ def test_rows_with_missing_values_fare_as_in_the_fit(run: torchglm.Result, capsy
         assert "leave such rows out with --missing drop." in capsys.readouterr().err
 
 
-def test_a_failure_leaves_whole_files_alone(run: torchglm.Result, capsys: pytest.CaptureFixture[str],
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_whole_files_alone(
+    run: torchglm.Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(["predict", "run", "data", "--out", "scored"]) == 0
     before = {file.name: file.read_bytes() for file in Path("scored").iterdir()}
 
@@ -159,24 +170,31 @@ def test_a_failure_leaves_whole_files_alone(run: torchglm.Result, capsys: pytest
 
     monkeypatch.setattr(parquet.ParquetWriter, "write_table", full)
     assert "scored/part0.parquet cannot be written: [Errno 28] No space left" in refused(
-        capsys, "data", "--out", "scored")
+        capsys, "data", "--out", "scored"
+    )
     assert {file.name: file.read_bytes() for file in Path("scored").iterdir()} == before
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["data", "--out", "a.xlsx"], "unknown ending"), (["data", "--out", "no/a.csv"], "no folder"),
-    (["data", "--out", "data"], "would replace data/part0.parquet, which is read"),
-    (["data/part0.parquet", "--out", "data/part0.parquet"], "would replace"),
-    (["data", "copy/part0.parquet", "--out", "scored"], "Two of the files are called part0.parquet"),
-    (["data", "--out", "run/result.json/x"], "cannot be made, for run/result.json is a file"),
-    (["data", "gaps.parquet", "--out", "gaps.parquet/x"], "cannot be made, for gaps.parquet is a file"),
-    (["gaps.parquet", "--out", "new/scored/"], "has 1 missing value"),
-    (["data", "--keep", "idd"], "No column 'idd' (did you mean 'id'?)"), (["nowhere"], "does not exist"),
-    (["data", "--interval", "95"], "--interval must lie between 0 and 1"),
-    (["data", "--keep", "mean"], "have a column of that name"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["data", "--out", "a.xlsx"], "unknown ending"),
+        (["data", "--out", "no/a.csv"], "no folder"),
+        (["data", "--out", "data"], "would replace data/part0.parquet, which is read"),
+        (["data/part0.parquet", "--out", "data/part0.parquet"], "would replace"),
+        (["data", "copy/part0.parquet", "--out", "scored"], "Two of the files are called part0.parquet"),
+        (["data", "--out", "run/result.json/x"], "cannot be made, for run/result.json is a file"),
+        (["data", "gaps.parquet", "--out", "gaps.parquet/x"], "cannot be made, for gaps.parquet is a file"),
+        (["gaps.parquet", "--out", "new/scored/"], "has 1 missing value"),
+        (["data", "--keep", "idd"], "No column 'idd' (did you mean 'id'?)"),
+        (["nowhere"], "does not exist"),
+        (["data", "--interval", "95"], "--interval must lie between 0 and 1"),
+        (["data", "--keep", "mean"], "have a column of that name"),
+    ],
+)
 def test_what_cannot_be_is_said_before_anything_is_written(
-        run: torchglm.Result, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    run: torchglm.Result, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
     Path("copy").mkdir()
     parquet.write_table(rows(10), "copy/part0.parquet")
     ages = pa.array([*range(79), None], pa.float64())  # the first piece can be predicted, the second not
@@ -192,10 +210,15 @@ def test_whole_files_before_a_refusal_are_kept(run: torchglm.Result, capsys: pyt
     assert [file.name for file in Path("new/scored").iterdir()] == ["part0.parquet"]
 
 
-@pytest.mark.parametrize(("keep", "want"), [
-    (["id, region"], ["id", "region"]), (["id", "--keep", "region,years"], ["id", "region", "years"]),
-    (["last, first", "--keep", "id,region,id"], ["last, first", "id", "region"]), ([" id ,"], ["id"]),
-])
+@pytest.mark.parametrize(
+    ("keep", "want"),
+    [
+        (["id, region"], ["id", "region"]),
+        (["id", "--keep", "region,years"], ["id", "region", "years"]),
+        (["last, first", "--keep", "id,region,id"], ["last, first", "id", "region"]),
+        ([" id ,"], ["id"]),
+    ],
+)
 def test_columns_to_keep_come_in_one_list_or_several(run: torchglm.Result, keep: list[str], want: list[str]) -> None:
     table = rows(5).append_column("last, first", pa.array(list("abcde")))
     parquet.write_table(table, "new.parquet")
@@ -206,8 +229,9 @@ def test_columns_to_keep_come_in_one_list_or_several(run: torchglm.Result, keep:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_said_at_once(run: torchglm.Result,
-                                                        capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_is_said_at_once(
+    run: torchglm.Result, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("closed").mkdir(mode=0o500)
     assert "no permission" in refused(capsys, "data", "--out", "closed")
 
@@ -248,8 +272,9 @@ def test_groups_keep_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_allclose(np.asarray(got["mean_low"])[mine], want[:, 0], rtol=1e-10)
 
 
-def test_rows_of_groups_with_missing_values_fare_as_in_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_groups_with_missing_values_fare_as_in_the_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     torchglm.fit("claims ~ age", rows(300), family="poisson", by="region", missing="drop").save("run")
     ages = [None if i % 10 == 3 else 0.1 * i for i in range(40)]

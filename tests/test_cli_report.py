@@ -1,5 +1,7 @@
 """`torchglm report` and `torchglm compare`: pages and tables of runs, from their files, others, or none."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path
@@ -24,8 +26,13 @@ def rows(n: int = N, seed: int = 2) -> pa.Table:
     return pa.table({"claims": claims, "age": age, "region": region, "years": years, "site": site})
 
 
-RUNS = {"both": [], "age": ["--data.formula", "claims ~ age"], "negative": ["--family", "negative_binomial"],
-        "sites": ["--data.by", "site"], "sites_age": ["--data.by", "site", "--data.formula", "claims ~ age"]}
+RUNS = {
+    "both": [],
+    "age": ["--data.formula", "claims ~ age"],
+    "negative": ["--family", "negative_binomial"],
+    "sites": ["--data.by", "site"],
+    "sites_age": ["--data.by", "site", "--data.formula", "claims ~ age"],
+}
 
 
 def fitted(name: str, *flags: str) -> None:
@@ -40,7 +47,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(path)
         parquet.write_table(rows(), "claims.parquet", row_group_size=150)
         Path("config.yaml").write_text(
-            "data: {path: claims.parquet, formula: claims ~ age + region, exposure: years}\nfamily: poisson\n")
+            "data: {path: claims.parquet, formula: claims ~ age + region, exposure: years}\nfamily: poisson\n"
+        )
         for name, flags in RUNS.items():
             fitted(name, *flags)
     return path
@@ -97,15 +105,19 @@ def test_report_of_groups_shows_how_they_differ(folder: Path) -> None:
     assert "Distribution of each coefficient" in Path("runs/sites/report.html").read_text()
 
 
-@pytest.mark.parametrize(("flags", "said"), [
-    (["--level", "2"], "--level must lie between 0 and 1, got 2"),
-    (["--out", "page.pdf"], "name a file that ends in .html"),
-    (["--data", "nowhere.parquet"], "nowhere.parquet does not exist"),
-    (["--data", "poor.parquet"], "age"),
-    (["--data", "north.parquet"], "north"),
-])
-def test_what_a_report_cannot_do_is_said_in_a_line(folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str],
-                                                   said: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--level", "2"], "--level must lie between 0 and 1, got 2"),
+        (["--out", "page.pdf"], "name a file that ends in .html"),
+        (["--data", "nowhere.parquet"], "nowhere.parquet does not exist"),
+        (["--data", "poor.parquet"], "age"),
+        (["--data", "north.parquet"], "north"),
+    ],
+)
+def test_what_a_report_cannot_do_is_said_in_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], flags: list[str], said: str
+) -> None:
     table = rows(50)
     parquet.write_table(table.drop_columns("age"), "poor.parquet")
     parquet.write_table(table.set_column(2, "region", pa.array(["north"] * 50)), "north.parquet")
@@ -125,9 +137,14 @@ def test_compare_is_the_table_of_the_library(folder: Path, capsys: pytest.Captur
     assert main(["compare", *names, "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     table = rows()
-    fits = [torchglm.fit(formula, table, family=family, exposure="years") for formula, family in (
-        ("claims ~ age", "poisson"), ("claims ~ age + region", "poisson"),
-        ("claims ~ age + region", "negative_binomial"))]
+    fits = [
+        torchglm.fit(formula, table, family=family, exposure="years")
+        for formula, family in (
+            ("claims ~ age", "poisson"),
+            ("claims ~ age + region", "poisson"),
+            ("claims ~ age + region", "negative_binomial"),
+        )
+    ]
     want = torchglm.compare(*fits, names=names).columns
     assert found["rows_read"] and set(found["table"]) == set(want)
     for name, column in want.items():

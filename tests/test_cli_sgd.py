@@ -31,11 +31,23 @@ def rows() -> pa.Table:
     mean = years * np.exp(0.1 * (a - 10) + 0.4 * (b == "w"))
     time, end = random.exponential(mean), random.uniform(0.5, 4, N)
     trials = random.integers(1, 6, N)
-    return pa.table({
-        "a": a, "b": b, "years": years, "weight": weight, "times": times, "trials": trials,
-        "count": random.poisson(mean), "cost": random.gamma(2, mean), "hits": random.binomial(trials, 0.3),
-        "time": np.minimum(time, end), "seen": (time <= end).astype(int), "logyears": np.log(years),
-        "moved": random.normal(0, 0.5, N)})
+    return pa.table(
+        {
+            "a": a,
+            "b": b,
+            "years": years,
+            "weight": weight,
+            "times": times,
+            "trials": trials,
+            "count": random.poisson(mean),
+            "cost": random.gamma(2, mean),
+            "hits": random.binomial(trials, 0.3),
+            "time": np.minimum(time, end),
+            "seen": (time <= end).astype(int),
+            "logyears": np.log(years),
+            "moved": random.normal(0, 0.5, N),
+        }
+    )
 
 
 CASES = {
@@ -45,8 +57,9 @@ CASES = {
     "exponential": ("time", ["--data.event", "seen"]),
     "gaussian": ("cost", ["--data.freq", "times"]),
     "{name: negative_binomial, alpha: 0.5}": (
-        "count", ["--data.exposure", "years", "--data.offset", "moved", "--data.weights", "weight", "--data.freq",
-                  "times"]),
+        "count",
+        ["--data.exposure", "years", "--data.offset", "moved", "--data.weights", "weight", "--data.freq", "times"],
+    ),
 }
 
 
@@ -72,8 +85,7 @@ def job_of(path: str, family: str, *flags: str) -> config.Job:
 @pytest.mark.parametrize("family", CASES)
 def test_sgd_says_what_irls_says(path: str, family: str, tmp_path: Path) -> None:
     exact = job_of(path, family).solver.solve(job_of(path, family))
-    job = job_of(path, family, "--solver",
-                 "{name: sgd, batch_size: 256, trainer: {max_epochs: 2}, polish: 15}")
+    job = job_of(path, family, "--solver", "{name: sgd, batch_size: 256, trainer: {max_epochs: 2}, polish: 15}")
     found = job.solver.solve(job)
     assert bool(found.converged) and found.names == exact.names
     assert float(((found.coef - exact.coef) / exact.std_err).abs().max()) < 1e-4
@@ -109,36 +121,58 @@ def test_penalised_training_is_penalised_irls(path: str) -> None:
         (["--family", "gaussian", "--data.exposure", "years"], "exposure needs a link on whose scale rates multiply"),
     ],
 )
-def test_rows_are_looked_at_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str],
-                                            said: str) -> None:
+def test_rows_are_looked_at_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    parquet.write_table(rows().append_column("shift", pa.array([1.0] * 2999 + [0.0])), "r.parquet",
-                        row_group_size=700)
+    parquet.write_table(rows().append_column("shift", pa.array([1.0] * 2999 + [0.0])), "r.parquet", row_group_size=700)
     job = job_of("r.parquet", "poisson", "--solver", "{name: sgd, trainer: {max_steps: 1}}", *flags)
     with pytest.raises(ValueError, match=said):
         job.solver.solve(job)
 
 
 def test_a_streamed_run_has_its_report_and_a_streamed_csv_says_what_to_do(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
     parquet.write_table(rows(), "rows.parquet", row_group_size=700)
     csv.write_csv(rows(), "rows.csv")
-    flags = ["--data.formula", "count ~ a", "--data.exposure", "years", "--family", "poisson", "--solver",
-             "{name: sgd, polish: 3, trainer: {max_epochs: 1}}", "--output_dir", "run"]
+    flags = [
+        "--data.formula",
+        "count ~ a",
+        "--data.exposure",
+        "years",
+        "--family",
+        "poisson",
+        "--solver",
+        "{name: sgd, polish: 3, trainer: {max_epochs: 1}}",
+        "--output_dir",
+        "run",
+    ]
     assert main(["fit", "--data.path", "rows.parquet", *flags]) == 0
     assert "diagnostics on 3,000 rows" in Path("run/report.html").read_text()
     assert main(["fit", "--data.path", "rows.csv", *flags]) == 2
     assert "rows.csv is CSV, and solver sgd streams and shares out Parquet alone" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "said"), [
-    ("rows.csv", "rows.csv is CSV, and solver sgd streams and shares out Parquet alone. Write the rows as Parquet, or"),
-    ("rows.parquet", "solver sgd cannot share out 5 row groups to 6 processes. Write the files with smaller row "
-                     "groups, start fewer processes, or use solver: irls.")])
-def test_what_cannot_be_shared_out_is_said_in_words_of_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                  name: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "rows.csv",
+            "rows.csv is CSV, and solver sgd streams and shares out Parquet alone. Write the rows as Parquet, or",
+        ),
+        (
+            "rows.parquet",
+            "solver sgd cannot share out 5 row groups to 6 processes. Write the files with smaller row "
+            "groups, start fewer processes, or use solver: irls.",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_out_is_said_in_words_of_the_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     parquet.write_table(rows(), "rows.parquet", row_group_size=700)
     csv.write_csv(rows(), "rows.csv")
@@ -150,8 +184,9 @@ def test_what_cannot_be_shared_out_is_said_in_words_of_the_config(tmp_path: Path
         job.solver._batches(job, shared)
 
 
-def test_lbfgs_takes_all_rows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_lbfgs_takes_all_rows_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     parquet.write_table(rows(), "rows.parquet", row_group_size=700)
     solver = "{name: sgd, batch_size: 64, optimizer: {class_path: torch.optim.LBFGS, init_args: {max_iter: 100}}}"
@@ -164,12 +199,14 @@ def test_lbfgs_takes_all_rows_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         job.solver.solve(job)
 
 
-def test_an_interrupted_training_goes_on_to_the_same_coefficients(path: str, monkeypatch: pytest.MonkeyPatch,
-                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_training_goes_on_to_the_same_coefficients(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("torchglm.report.page.write_page", lambda _, path, **__: path.write_text("a page"))
     Path("config.yaml").write_text(
         f"data: {{path: {path}, formula: count ~ a + C(b)}}\nfamily: poisson\noutput_dir: run\n"
-        "solver: {name: sgd, batch_size: 500, trainer: {max_epochs: 4}}\n")
+        "solver: {name: sgd, batch_size: 500, trainer: {max_epochs: 4}}\n"
+    )
     assert main(["fit", "config.yaml", "--output_dir", "whole"]) == 0
     epochs: list[int] = []
 
@@ -194,11 +231,26 @@ def test_an_interrupted_training_goes_on_to_the_same_coefficients(path: str, mon
 def test_a_factor_of_many_levels_is_trained(tmp_path: Path) -> None:
     draw = np.random.default_rng(1)
     level = draw.integers(0, 30, N)
-    table = pa.table({"y": draw.poisson(np.exp(1 + 0.1 * np.sin(level))), "g": np.char.add("l", level.astype(str)),
-                      "a": draw.normal(size=N)})
+    table = pa.table(
+        {
+            "y": draw.poisson(np.exp(1 + 0.1 * np.sin(level))),
+            "g": np.char.add("l", level.astype(str)),
+            "a": draw.normal(size=N),
+        }
+    )
     parquet.write_table(table, tmp_path / "rows.parquet")
-    job = config.read(["--data.path", str(tmp_path / "rows.parquet"), "--data.formula", "y ~ a + g", "--family",
-                       "poisson", "--solver", "{name: sgd, trainer: {max_epochs: 2}, polish: 3}"])[0]
+    job = config.read(
+        [
+            "--data.path",
+            str(tmp_path / "rows.parquet"),
+            "--data.formula",
+            "y ~ a + g",
+            "--family",
+            "poisson",
+            "--solver",
+            "{name: sgd, trainer: {max_epochs: 2}, polish: 3}",
+        ]
+    )[0]
     got, want = job.solver.solve(job), torchglm.fit("y ~ a + g", table, family="poisson")
     assert got.names == want.names
     assert float(((got.coef - want.coef) / want.std_err).abs().max()) < 1e-6

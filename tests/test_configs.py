@@ -47,7 +47,16 @@ def test_the_issue_schema_is_the_one_we_read(tmp_path: Path) -> None:
     job, _ = config.read([str(ROOT / "configs" / "poisson.yaml")])
     assert job.output_dir == "runs/randhie" and job.data.exposure == "eligible"
     assert set(yaml.safe_load((ROOT / "configs" / "poisson.yaml").read_text())) == {
-        "seed", "device", "dtype", "data", "family", "link", "penalty", "solver", "output_dir"}
+        "seed",
+        "device",
+        "dtype",
+        "data",
+        "family",
+        "link",
+        "penalty",
+        "solver",
+        "output_dir",
+    }
 
 
 @pytest.mark.cuda
@@ -60,8 +69,12 @@ def test_a_gpu_gives_the_same_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_sgd_ends_where_irls_does(seed: int) -> None:
-    trained, exact = (job.solver.solve(job) for job, _ in (
-        config.read([str(ROOT / "configs" / f"{name}.yaml"), "--seed", str(seed)]) for name in ("sgd", "poisson")))
+    trained, exact = (
+        job.solver.solve(job)
+        for job, _ in (
+            config.read([str(ROOT / "configs" / f"{name}.yaml"), "--seed", str(seed)]) for name in ("sgd", "poisson")
+        )
+    )
     assert trained.names == exact.names
     assert float(((trained.coef - exact.coef) / exact.std_err).abs().max()) < 1e-4
     torch.testing.assert_close(trained.std_err, exact.std_err, rtol=1e-5, atol=0)

@@ -1,5 +1,7 @@
 """On a CUDA device a fit says what it says on the CPU, leaves its results there and the settings of torch alone."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,8 +91,10 @@ def test_a_formula_fit_by_groups_runs_on_the_device() -> None:
 
     data = problem("poisson log").one(0)
     frame = pd.DataFrame({"y": data.y, "a": data.x[:, 0], "g": ["p", "q"] * 20, "t": data.rows["weights"]})
-    want, got = (torchglm.fit("y ~ a", frame, family="poisson", by="g", exposure="t", tol=1e-12, device=device)
-                 for device in ("cpu", DEVICE))
+    want, got = (
+        torchglm.fit("y ~ a", frame, family="poisson", by="g", exposure="t", tol=1e-12, device=device)
+        for device in ("cpu", DEVICE)
+    )
     agree(got, want)
     one = torchglm.fit("y ~ a", frame, family="poisson", device=DEVICE)
     close(one.predict(frame).cpu(), torchglm.fit("y ~ a", frame, family="poisson").predict(frame), 1e-9)
@@ -121,8 +125,12 @@ def test_everything_about_rows_stays_on_the_device() -> None:
     for kind in ("model", "observed", "HC0", "HC3"):
         close(got.covariance(kind).cpu(), want.covariance(kind), 1e-8, float(want.std_err.max()) ** 2)
     label = torch.arange(40) % 6
-    close(got.covariance("cluster", clusters=label).cpu(), want.covariance("cluster", clusters=label), 1e-8,
-          float(want.std_err.max()) ** 2)
+    close(
+        got.covariance("cluster", clusters=label).cpu(),
+        want.covariance("cluster", clusters=label),
+        1e-8,
+        float(want.std_err.max()) ** 2,
+    )
     for name in ("leverage", "cooks_distance"):
         close(getattr(got, name)().cpu(), getattr(want, name)(), 1e-8, 1e-9)
     mean, error = got.predict(data.x, offset=data.rows["offset"], se=True)

@@ -29,7 +29,7 @@ def frame(seed: int = 0) -> pd.DataFrame:
 
 
 def cut(data: Any, size: int = 130) -> list[Any]:
-    return [data[i:i + size] for i in range(0, N, size)]
+    return [data[i : i + size] for i in range(0, N, size)]
 
 
 SOURCES: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
@@ -47,8 +47,9 @@ SOURCES: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
 
 @pytest.mark.parametrize("hold", [1 << 30, 0], ids=["held", "read again"])
 @pytest.mark.parametrize("source", SOURCES)
-def test_chunks_are_fitted_as_the_table(source: str, hold: int, tmp_path: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_are_fitted_as_the_table(
+    source: str, hold: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torchglm.inputs.files.HOLD", hold)
     data = frame()
     for i, part in enumerate(cut(data)):
@@ -69,7 +70,8 @@ def test_a_design_learned_from_chunks_is_that_of_the_whole(size: int) -> None:
     spec = learn(FORMULA, Chunks(cut(data, size), rows=60))
     assert spec.to_dict() == whole.to_dict()
     parts = Chunks(lambda: iter(cut(data, size)), spec.columns, spec.types).each(
-        lambda table, first: spec.design(table, first=first).x)
+        lambda table, first: spec.design(table, first=first).x
+    )
     assert torch.equal(torch.cat(list(parts)), whole.transform(data))
 
 
@@ -97,19 +99,23 @@ def endless() -> Iterator[pd.DataFrame]:
 ONCE = iter([frame(), frame()])
 
 
-@pytest.mark.parametrize(("source", "said"), [
-    (lambda: ONCE, "the same iterator each time: an iterator, which can be read once"),
-    (lambda: None, "returns NoneType; it must return an iterator"),
-    (frame, "returns DataFrame; it must return an iterator"),
-    (endless(), "an iterator, which can be read once.*a function that returns"),
-    ([], "no chunks"), ([frame()[:0]], "hold no rows|no rows"),
-    ([frame(), frame().drop(columns="a")], "chunk 1: No column 'a'"),
-    ([frame(), frame().astype({"a": str})], "chunk 1 holds column 'a' as .*string, and chunk 0 double"),
-    ([frame(), frame().assign(b=lambda d: d.b.where(d.index != 7))], "chunk 1: Column 'b' has 1 missing .*row 407"),
-    ([frame(), frame().assign(y=-1)], "chunk 1: the poisson family needs y >= 0; row 400 has"),
-    (lambda: iter([frame(), "text"]), "chunk 1: data must be a pandas"),
-    ([frame().drop(columns="y")], "No column 'y' in the first chunk"),
-])
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (lambda: ONCE, "the same iterator each time: an iterator, which can be read once"),
+        (lambda: None, "returns NoneType; it must return an iterator"),
+        (frame, "returns DataFrame; it must return an iterator"),
+        (endless(), "an iterator, which can be read once.*a function that returns"),
+        ([], "no chunks"),
+        ([frame()[:0]], "hold no rows|no rows"),
+        ([frame(), frame().drop(columns="a")], "chunk 1: No column 'a'"),
+        ([frame(), frame().astype({"a": str})], "chunk 1 holds column 'a' as .*string, and chunk 0 double"),
+        ([frame(), frame().assign(b=lambda d: d.b.where(d.index != 7))], "chunk 1: Column 'b' has 1 missing .*row 407"),
+        ([frame(), frame().assign(y=-1)], "chunk 1: the poisson family needs y >= 0; row 400 has"),
+        (lambda: iter([frame(), "text"]), "chunk 1: data must be a pandas"),
+        ([frame().drop(columns="y")], "No column 'y' in the first chunk"),
+    ],
+)
 def test_what_is_wrong_in_a_chunk_is_said_with_its_number(source: Any, said: str) -> None:
     with pytest.raises((ValueError, TypeError), match=said):
         torchglm.fit(FORMULA, source, family="poisson")

@@ -125,9 +125,7 @@ TERMS = st.lists(st.sampled_from(FACTORS), min_size=1, max_size=3, unique=True)
     seed=st.integers(0, 2**16),
     cuts=st.lists(st.integers(1, 59), max_size=4),
 )
-def test_random_formulas_frames_and_splits(
-    terms: list[list[str]], intercept: bool, seed: int, cuts: list[int]
-) -> None:
+def test_random_formulas_frames_and_splits(terms: list[list[str]], intercept: bool, seed: int, cuts: list[int]) -> None:
     formula = f"y ~ {int(intercept)} + " + " + ".join(":".join(term) for term in terms)
     data = frame(60, seed)
     names, expected = reference(formula, data)
@@ -407,9 +405,7 @@ CODE = [
 
 
 @pytest.mark.parametrize("text", CODE)
-def test_a_spec_from_elsewhere_runs_no_code(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_spec_from_elsewhere_runs_no_code(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = build("y ~ log(a + 9)", frame()).spec.to_dict()
     data["factors"][0]["text"] = text
@@ -439,7 +435,7 @@ def test_text_compares_whether_it_is_coded_or_not() -> None:
     assert design.x[:, 1].tolist() == (data.h == "mid").astype(float).tolist()
     assert design.x[:, 2].tolist() == (data.g != "p").astype(float).tolist()
     assert design.y is not None and design.y.tolist() == data.f.astype(float).tolist()
-    assert repr(design.spec) == 'DesignSpec("f ~ I(h == \'mid\') + I(g != \'p\')", 3 columns)'
+    assert repr(design.spec) == "DesignSpec(\"f ~ I(h == 'mid') + I(g != 'p')\", 3 columns)"
 
 
 def test_large_powers_do_not_hang() -> None:

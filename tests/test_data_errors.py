@@ -159,15 +159,19 @@ def test_files_without_a_complete_row_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("hold", [1 << 30, 0], ids=["held", "read again"])
-@pytest.mark.parametrize(("name", "value", "said"), [
-    ("x", float("nan"), "Column 'x' has 1 missing value \\(the first in row 230\\)"),
-    ("y", None, "Column 'y' has 1 missing value \\(the first in row 230\\)"),
-    ("g", None, "Column 'g' has 1 missing value \\(the first in row 230\\)"),
-    ("x", float("inf"), "'x' is not finite in 1 rows; the first is row 230"),
-    ("y", -1.0, "the poisson family needs y >= 0; row 230"),
-])
-def test_a_bad_value_is_named_with_file_row_group_and_row(folder: Path, monkeypatch: pytest.MonkeyPatch, hold: int,
-                                                          name: str, value: float | None, said: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("x", float("nan"), "Column 'x' has 1 missing value \\(the first in row 230\\)"),
+        ("y", None, "Column 'y' has 1 missing value \\(the first in row 230\\)"),
+        ("g", None, "Column 'g' has 1 missing value \\(the first in row 230\\)"),
+        ("x", float("inf"), "'x' is not finite in 1 rows; the first is row 230"),
+        ("y", -1.0, "the poisson family needs y >= 0; row 230"),
+    ],
+)
+def test_a_bad_value_is_named_with_file_row_group_and_row(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hold: int, name: str, value: float | None, said: str
+) -> None:
     monkeypatch.setattr("torchglm.inputs.files.HOLD", hold)
     parquet.write_table(changed(name, 230, value), folder / "b.parquet", row_group_size=100)
     with pytest.raises(ValueError, match=rf"b\.parquet, row group 2: {said}"):

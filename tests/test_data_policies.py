@@ -42,7 +42,7 @@ def test_rare_levels_are_one_level_the_last() -> None:
 
 def test_pieces_pool_what_the_whole_pools() -> None:
     data = frame()
-    pieces = [pa.Table.from_pandas(data.iloc[i:i + 11]) for i in range(0, len(data), 11)]
+    pieces = [pa.Table.from_pandas(data.iloc[i : i + 11]) for i in range(0, len(data), 11)]
     spec = learn("y ~ x + g + C(k)", pieces, rare=10, unseen="other")
     whole = build("y ~ x + g + C(k)", data, rare=10, unseen="other")
     assert spec.to_dict() == whole.spec.to_dict()
@@ -142,14 +142,17 @@ def test_a_listed_level_set_counts_the_rows_beyond_it() -> None:
     assert "Taken in: 16 rows with unseen levels as the reference level" in str(fitted.summary())
 
 
-def test_yaml_reaches_the_policies_and_the_run_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
+def test_yaml_reaches_the_policies_and_the_run_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     data = frame()
     data.loc[data.index[data.g == "b"][:1], "x"] = np.nan
     parquet.write_table(pa.Table.from_pandas(data), "rows.parquet")
-    Path("fit.yaml").write_text("data: {path: rows.parquet, formula: y ~ x + g, missing: drop, unseen: other, "
-                                "rare: 10}\nfamily: poisson\noutput_dir: run\n")
+    Path("fit.yaml").write_text(
+        "data: {path: rows.parquet, formula: y ~ x + g, missing: drop, unseen: other, "
+        "rare: 10}\nfamily: poisson\noutput_dir: run\n"
+    )
     assert main(["fit", "fit.yaml"]) == 0
     assert "1 row with missing values (x 1)" in capsys.readouterr().out
     assert "Left out</dt><dd>1 row</dd>" in Path("run/report.html").read_text()
@@ -163,12 +166,18 @@ def test_yaml_reaches_the_policies_and_the_run_keeps_them(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("by", [None, "g"])
-@pytest.mark.parametrize(("column", "value", "options", "said"), [
-    ("y", -1.0, {}, "y >= 0; row 20 has y = -1"), ("w", -2.0, {"weights": "w"}, "weights must be >= 0; row 20"),
-    ("w", 0.0, {"exposure": "w"}, "exposure must be finite and > 0; row 20"),
-    ("y", 9.0, {"family": "binomial", "trials": "t"}, "row 20 has more successes than trials")])
-def test_rows_are_counted_as_given_where_some_are_left_out(by: str | None, column: str, value: float,
-                                                           options: dict[str, str], said: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "value", "options", "said"),
+    [
+        ("y", -1.0, {}, "y >= 0; row 20 has y = -1"),
+        ("w", -2.0, {"weights": "w"}, "weights must be >= 0; row 20"),
+        ("w", 0.0, {"exposure": "w"}, "exposure must be finite and > 0; row 20"),
+        ("y", 9.0, {"family": "binomial", "trials": "t"}, "row 20 has more successes than trials"),
+    ],
+)
+def test_rows_are_counted_as_given_where_some_are_left_out(
+    by: str | None, column: str, value: float, options: dict[str, str], said: str
+) -> None:
     data = pd.DataFrame({"y": np.arange(40.0) % 5, "a": np.arange(40.0), "w": 1.0, "t": 6.0, "g": ["p", "q"] * 20})
     data.loc[3, "a"] = np.nan
     data.loc[20, column] = value

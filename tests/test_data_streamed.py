@@ -29,13 +29,24 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 ASKED: dict[str, Callable[[torchglm.Result], Any]] = {
     **{kind: lambda r, kind=kind: r.covariance(kind) for kind in ("model", "observed", "HC0", "HC1", "HC2", "HC3")},
     "cluster": lambda r: r.covariance("cluster", np.arange(N) % 60),
-    **{kind: lambda r, kind=kind: r.residuals(kind)
-       for kind in ("response", "pearson", "deviance", "anscombe", "studentized", "quantile")},
-    "leverage": lambda r: r.leverage(), "Cook": lambda r: r.cooks_distance(), "dfbetas": lambda r: r.dfbetas(),
-    "cv": lambda r: r.cv_deviance(), "null deviance": lambda r: r.null_deviance, "loglik": lambda r: r.loglik,
-    "profile": lambda r: r.conf_int(method="profile"), "score test": lambda r: r.score_test(np.cos(np.arange(N))),
-    "anova": lambda r: r.anova(2), "drop1": lambda r: r.drop1(), "shape": lambda r: r.shape_parameters(),
-    "link test": lambda r: r.link_test(), "vif": lambda r: r.vif(), "summary": lambda r: r.summary(),
+    **{
+        kind: lambda r, kind=kind: r.residuals(kind)
+        for kind in ("response", "pearson", "deviance", "anscombe", "studentized", "quantile")
+    },
+    "leverage": lambda r: r.leverage(),
+    "Cook": lambda r: r.cooks_distance(),
+    "dfbetas": lambda r: r.dfbetas(),
+    "cv": lambda r: r.cv_deviance(),
+    "null deviance": lambda r: r.null_deviance,
+    "loglik": lambda r: r.loglik,
+    "profile": lambda r: r.conf_int(method="profile"),
+    "score test": lambda r: r.score_test(np.cos(np.arange(N))),
+    "anova": lambda r: r.anova(2),
+    "drop1": lambda r: r.drop1(),
+    "shape": lambda r: r.shape_parameters(),
+    "link test": lambda r: r.link_test(),
+    "vif": lambda r: r.vif(),
+    "summary": lambda r: r.summary(),
     "check": lambda r: r.check(),
 }
 
@@ -46,16 +57,29 @@ def frame() -> pd.DataFrame:
     a, b, g, years = draw.normal(size=N), draw.normal(size=N), draw.choice(list("uvw"), N), draw.uniform(0.3, 2, N)
     eta = 0.3 + 0.2 * a + 0.4 * (g == "v") - 0.2 * a * b
     trials, time = draw.integers(1, 9, N), draw.exponential(np.exp(eta))
-    return pd.DataFrame({
-        "a": a, "b": b, "g": g, "years": years, "w": draw.uniform(0.5, 2, N), "repeats": draw.integers(1, 4, N),
-        "count": draw.poisson(years * np.exp(eta)), "spread": draw.poisson(np.exp(eta) * draw.gamma(2, 0.5, N)),
-        "trials": trials, "hits": draw.binomial(trials, 1 / (1 + np.exp(-eta))), "cost": draw.gamma(2, np.exp(eta) / 2),
-        "time": np.minimum(time, 3), "event": (time < 3).astype(int)})
+    return pd.DataFrame(
+        {
+            "a": a,
+            "b": b,
+            "g": g,
+            "years": years,
+            "w": draw.uniform(0.5, 2, N),
+            "repeats": draw.integers(1, 4, N),
+            "count": draw.poisson(years * np.exp(eta)),
+            "spread": draw.poisson(np.exp(eta) * draw.gamma(2, 0.5, N)),
+            "trials": trials,
+            "hits": draw.binomial(trials, 1 / (1 + np.exp(-eta))),
+            "cost": draw.gamma(2, np.exp(eta) / 2),
+            "time": np.minimum(time, 3),
+            "event": (time < 3).astype(int),
+        }
+    )
 
 
 @pytest.fixture(scope="module", params=FITS)
-def pair(request: pytest.FixtureRequest, frame: pd.DataFrame,
-         tmp_path_factory: pytest.TempPathFactory) -> tuple[torchglm.Result, torchglm.Result]:
+def pair(
+    request: pytest.FixtureRequest, frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[torchglm.Result, torchglm.Result]:
     return both(request.param, frame, tmp_path_factory.mktemp("rows"))
 
 
@@ -64,7 +88,7 @@ def both(name: str, frame: pd.DataFrame, folder: Path) -> tuple[torchglm.Result,
     options = dict(FITS[name])
     formula = f"{options.pop('y')} {FORMULA}"
     for i in range(3):
-        frame.iloc[300 * i:300 * (i + 1)].to_parquet(folder / f"{i}.parquet", row_group_size=140)
+        frame.iloc[300 * i : 300 * (i + 1)].to_parquet(folder / f"{i}.parquet", row_group_size=140)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torchglm.inputs.files.HOLD", 0)
         streamed = torchglm.fit(formula, folder, **options)
@@ -77,7 +101,7 @@ def test_rows_of_files_are_attached_to_a_loaded_fit(frame: pd.DataFrame, tmp_pat
     whole, _ = both("poisson", frame, tmp_path / "rows")
     whole.save(tmp_path / "fit")
     loaded = torchglm.load(tmp_path / "fit")
-    for source in (tmp_path / "rows", lambda: (frame[i:i + 70] for i in range(0, N, 70))):
+    for source in (tmp_path / "rows", lambda: (frame[i : i + 70] for i in range(0, N, 70))):
         one = loaded.with_rows(source)
         assert one.rows is None
         torch.testing.assert_close(one.covariance("HC3"), whole.covariance("HC3"), rtol=1e-9, atol=1e-13)
@@ -105,8 +129,9 @@ def numbers(value: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_streamed_passes_say_what_the_rows_in_memory_say(pair: tuple[torchglm.Result, torchglm.Result],
-                                                         asked: str) -> None:
+def test_streamed_passes_say_what_the_rows_in_memory_say(
+    pair: tuple[torchglm.Result, torchglm.Result], asked: str
+) -> None:
     answers = []
     for result in pair:
         try:

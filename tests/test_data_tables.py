@@ -165,8 +165,16 @@ def test_a_file_named_twice_is_refused(folder: Path, other: str, read: Callable[
         read([folder / "a.parquet", folder / other.format(name=folder.name)])
 
 
-@pytest.mark.parametrize("read", [read_table, lambda path: read_table(path, ["x"]), lambda path: Scan(path, ["x"]),
-                                  column_names, lambda path: list(Scan(path))])
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_table,
+        lambda path: read_table(path, ["x"]),
+        lambda path: Scan(path, ["x"]),
+        column_names,
+        lambda path: list(Scan(path)),
+    ],
+)
 def test_a_column_named_twice_in_a_header_is_refused(tmp_path: Path, read: Callable[..., object]) -> None:
     (tmp_path / "t.csv").write_text("g,x,x\na,1,2\n")
     with pytest.raises(ValueError, match="t.csv names the column 'x' twice in its header"):

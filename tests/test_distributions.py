@@ -1,5 +1,7 @@
 """The laws: samples that have their moments, both tails against scipy and mpmath, quantiles back."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator
 
@@ -212,9 +214,7 @@ def test_shapes_expand_and_dtypes_stay(law: Distribution) -> None:
     single = type(law)(*parameters)
     assert single.sample().dtype == single.log_prob(value.float()).dtype == torch.float32
     assert single.cdf(value.float()).dtype == torch.float32
-    torch.testing.assert_close(
-        single.log_prob(value.float()).double(), law.log_prob(value), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(single.log_prob(value.float()).double(), law.log_prob(value), rtol=1e-5, atol=1e-5)
 
 
 def test_arguments_and_values_are_checked() -> None:
@@ -264,9 +264,7 @@ def test_tails_and_quantiles_on_cuda() -> None:
         torch.testing.assert_close(there.icdf(p.cuda()).cpu(), value, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(there.cdf(value.cuda()).cpu(), law.cdf(value), rtol=1e-11, atol=0)
         safe = value.clamp(min=0.1).ceil()
-        torch.testing.assert_close(
-            there.log_prob(safe.cuda()).cpu(), law.log_prob(safe), rtol=1e-11, atol=1e-12
-        )
+        torch.testing.assert_close(there.log_prob(safe.cuda()).cpu(), law.log_prob(safe), rtol=1e-11, atol=1e-12)
         assert there.sample((5,)).is_cuda
 
 

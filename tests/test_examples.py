@@ -1,5 +1,7 @@
 """Every script in examples/ runs to its end in its quick mode and says what it promises (flights: test_nycflights)."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """The laws every family obeys, on paper: cumulants, deviances, scores. A family without a case fails at import."""
 
+from __future__ import annotations
+
 import copy
 
 import mpmath
@@ -153,8 +155,20 @@ def test_the_deviance_is_exact_near_and_far(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in ALL if c.family.mean_lower == 0 and c.family.mean_upper > 1], ids=repr)
-@pytest.mark.parametrize(("y", "mu"), [(1e-308, 1.0), (1e-308, 0.5), (1e-100, 1e10), (1e60, 1.0), (1.0, 1e-300),
-                                       (1.0, 1e300), (1e300, 1e299), (1e-300, 1e-299), (1e15, 1e-15)])
+@pytest.mark.parametrize(
+    ("y", "mu"),
+    [
+        (1e-308, 1.0),
+        (1e-308, 0.5),
+        (1e-100, 1e10),
+        (1e60, 1.0),
+        (1.0, 1e-300),
+        (1.0, 1e300),
+        (1e300, 1e299),
+        (1e-300, 1e-299),
+        (1e15, 1e-15),
+    ],
+)
 def test_the_deviance_is_exact_at_the_ends_of_the_range(case: Case, y: float, mu: float) -> None:
     want = exact_deviance(case, y, mu)
     got = float(case.family.unit_deviance(wide(y), wide(mu)))
@@ -167,8 +181,7 @@ def test_the_deviance_is_exact_at_the_ends_of_the_range(case: Case, y: float, mu
 @each_case
 def test_copies_with_other_parameters_leave_the_family_as_it_was(case: Case) -> None:
     before = copy.deepcopy(case.family.state_dict())
-    values = {name: torch.stack([value.detach(), value.detach() + 1]) for name, value in
-              case.family.named_parameters()}
+    values = {name: torch.stack([value.detach(), value.detach() + 1]) for name, value in case.family.named_parameters()}
     other = case.family.with_parameters(values)
     assert type(other) is type(case.family)
     for name, value in case.family.named_parameters():
@@ -196,4 +209,5 @@ def test_state_and_repr_hold_the_shape(family: Family) -> None:
             parameter.fill_(0.25)
     twin.load_state_dict(family.state_dict())
     assert repr(twin) == repr(family) and all(
-        torch.equal(a, b) for a, b in zip(twin.parameters(), family.parameters(), strict=True))
+        torch.equal(a, b) for a, b in zip(twin.parameters(), family.parameters(), strict=True)
+    )

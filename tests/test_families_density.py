@@ -1,5 +1,7 @@
 """Densities: they are the deviance and a base, have mass one, and are those of scipy and of series summed by hand."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -78,7 +80,7 @@ def test_successes_between_whole_numbers_interpolate_the_binomial() -> None:
     assert float(families.Binomial().log_prob(wide(y), wide(p), weight=trials)) == pytest.approx(want, rel=1e-13)
 
 
-def support_points(family: Family, mu: float, phi: float) -> "tuple[Tensor, Tensor]":
+def support_points(family: Family, mu: float, phi: float) -> tuple[Tensor, Tensor]:
     """Points of the support and the measure of each: counts, or a fine net on the logarithm (or the line)."""
     power = float(family.power) if hasattr(family, "power") else None
     if family.name in ("poisson", "negative_binomial") or power == 1:
@@ -102,7 +104,9 @@ def test_the_density_has_mass_one_the_mean_and_the_variance(case: Case, mu: floa
     atom = 0.0
     if family.name == "tweedie" and 1 < float(family.power) < 2:
         atom = float(family.log_prob(wide(0.0), wide(mu), case.phi).exp())
-        assert atom == pytest.approx(math.exp(-mu ** (2 - float(family.power)) / (2 - float(family.power)) / case.phi))
+        assert atom == pytest.approx(
+            math.exp(-(mu ** (2 - float(family.power))) / (2 - float(family.power)) / case.phi)
+        )
     if float(getattr(family, "power", wide(0.0))) == 1.0001:
         return  # all but a lattice: no net is fine enough; the series by hand below holds it
     variance = case.phi * float(family.variance(wide(mu)))
@@ -139,14 +143,24 @@ def test_tweedie_meets_its_limits(dtype: torch.dtype) -> None:
     limits = {0.0: families.Gaussian(), 2.0: families.Gamma(), 3.0: families.InverseGaussian()}
     for power, limit in limits.items():
         for name, arguments in (("unit_deviance", (y, mu)), ("log_prob", (y, mu, phi)), ("variance", (mu,))):
-            torch.testing.assert_close(getattr(families.Tweedie(power), name)(*arguments),
-                                       getattr(limit, name)(*arguments), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                getattr(families.Tweedie(power), name)(*arguments),
+                getattr(limit, name)(*arguments),
+                rtol=1e-6,
+                atol=1e-6,
+            )
     near = families.Tweedie(2 - 1e-6).log_prob(y, mu, phi)
     torch.testing.assert_close(near, families.Gamma().log_prob(y, mu, phi), rtol=2e-5, atol=2e-5)
-    for power, limit in ((1 + 1e-9, families.Poisson()), (1.0, families.Poisson()), (2.0 + 1e-9, families.Gamma()),
-                         (3 + 1e-9, families.InverseGaussian()), (3 - 1e-9, families.InverseGaussian())):
-        torch.testing.assert_close(families.Tweedie(power).unit_deviance(y, mu), limit.unit_deviance(y, mu),
-                                   rtol=1e-5, atol=1e-6)
+    for power, limit in (
+        (1 + 1e-9, families.Poisson()),
+        (1.0, families.Poisson()),
+        (2.0 + 1e-9, families.Gamma()),
+        (3 + 1e-9, families.InverseGaussian()),
+        (3 - 1e-9, families.InverseGaussian()),
+    ):
+        torch.testing.assert_close(
+            families.Tweedie(power).unit_deviance(y, mu), limit.unit_deviance(y, mu), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-9), (torch.float32, 3e-6)], ids=str)
@@ -159,10 +173,15 @@ def test_the_negative_binomial_meets_poisson_as_alpha_vanishes(alpha: float, dty
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-5 * rtol)
     torch.testing.assert_close(near.variance(mu), poisson.variance(mu), rtol=1e-6, atol=0)
     link, eta = near.default_link, mu.log()
-    torch.testing.assert_close(near.nll(y, eta, link) - near.nll_saturated(y),
-                               poisson.nll(y, eta, link) - poisson.nll_saturated(y), rtol=1e-4, atol=1e-3)
-    for ours, theirs in zip(near.score_and_weight(y, eta, mu, link, True),
-                            poisson.score_and_weight(y, eta, mu, link, True), strict=True):
+    torch.testing.assert_close(
+        near.nll(y, eta, link) - near.nll_saturated(y),
+        poisson.nll(y, eta, link) - poisson.nll_saturated(y),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+    for ours, theirs in zip(
+        near.score_and_weight(y, eta, mu, link, True), poisson.score_and_weight(y, eta, mu, link, True), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 

@@ -1,5 +1,7 @@
 """Families at the edges: tails of eta, bad input, starting means, laws to sample from, moves between dtypes."""
 
+from __future__ import annotations
+
 import copy
 import math
 import pickle
@@ -49,7 +51,8 @@ def test_the_loss_and_its_gradient_are_finite_in_the_tails(case: Case, link: Lin
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
-    ("case", "link"), [p for p in PAIRS if p[0].family.mean_upper == 1 and p[1].name in REACHING], ids=repr)
+    ("case", "link"), [p for p in PAIRS if p[0].family.mean_upper == 1 and p[1].name in REACHING], ids=repr
+)
 def test_scores_of_proportions_are_right_in_the_tails(case: Case, link: Link, dtype: torch.dtype) -> None:
     eta = torch.tensor([-40.0, -20, -6, -3, 3, 6, 20, 40], dtype=dtype)
     if link.name in ("log", "identity"):
@@ -115,15 +118,18 @@ def test_the_law_has_the_mean_and_the_variance_and_samples(case: Case) -> None:
     assert bool(((sample.mean(0) - mu).abs() < 5 * error).all())
     assert bool(family.support.check(sample).all())
     if family.name != "binomial":  # the family takes shares, the law counts
-        torch.testing.assert_close(law.log_prob(sample[:5]), family.log_prob(sample[:5], mu.expand(5, -1), case.phi),
-                                   rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            law.log_prob(sample[:5]), family.log_prob(sample[:5], mu.expand(5, -1), case.phi), rtol=1e-9, atol=1e-9
+        )
 
 
 def test_the_law_of_a_binomial_is_in_counts() -> None:
     law = families.Binomial().distribution(wide(0.2, 0.5), 1 / wide(7, 1000))
     torch.testing.assert_close(law.mean, wide(1.4, 500))
-    torch.testing.assert_close(law.log_prob(wide(3, 480)),
-                               families.Binomial().log_prob(wide(3 / 7, 0.48), wide(0.2, 0.5), weight=wide(7, 1000)))
+    torch.testing.assert_close(
+        law.log_prob(wide(3, 480)),
+        families.Binomial().log_prob(wide(3 / 7, 0.48), wide(0.2, 0.5), weight=wide(7, 1000)),
+    )
 
 
 @each_case
@@ -162,8 +168,8 @@ def test_censored_scores_and_information_are_derivatives_of_the_likelihood() -> 
     for link in (links.Log(), links.Inverse(), links.Identity(), links.Softplus(), links.Sqrt()):
         y, mu = (v.flatten() for v in torch.meshgrid(wide(-4, -0.3, 0.3, 4), wide(0.5, 3), indexing="ij"))
         eta = link.link(mu).requires_grad_()
-        slope, = torch.autograd.grad(family.nll(y, eta, link).sum(), eta, create_graph=True)
-        curvature, = torch.autograd.grad(slope.sum(), eta)
+        (slope,) = torch.autograd.grad(family.nll(y, eta, link).sum(), eta, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), eta)
         score, observed = family.score_and_weight(y, eta.detach(), mu, link, True)
         torch.testing.assert_close(score, -slope.detach(), rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(observed, curvature, rtol=1e-10, atol=1e-12)
@@ -185,8 +191,11 @@ def test_no_tweedie_family_has_a_power_between_zero_and_one(power: float) -> Non
         families.Tweedie(power)
 
 
-@pytest.mark.parametrize(("family", "name", "start"), [(families.NegativeBinomial(), "alpha", 1.0),
-                                                       (families.Tweedie(), "power", 1.5)], ids=str)
+@pytest.mark.parametrize(
+    ("family", "name", "start"),
+    [(families.NegativeBinomial(), "alpha", 1.0), (families.Tweedie(), "power", 1.5)],
+    ids=str,
+)
 def test_a_shape_to_be_estimated_is_a_parameter_of_the_module(family: Family, name: str, start: float) -> None:
     assert family.estimates_shape and "estimated" in repr(family)
     assert float(getattr(family, name).detach()) == start

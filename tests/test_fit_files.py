@@ -1,5 +1,7 @@
 """Fits from files: in memory or read again at each step, the answer is that of the table."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ def frame() -> pd.DataFrame:
 @pytest.fixture
 def folder(frame: pd.DataFrame, tmp_path: Path) -> Path:
     for i in range(3):
-        frame.iloc[300 * i:300 * (i + 1)].to_parquet(tmp_path / f"part{i}.parquet", row_group_size=120)
+        frame.iloc[300 * i : 300 * (i + 1)].to_parquet(tmp_path / f"part{i}.parquet", row_group_size=120)
     return tmp_path
 
 
@@ -37,8 +39,9 @@ def same(one: torchglm.Result, other: torchglm.Result) -> None:
 
 
 @pytest.mark.parametrize("hold", [1 << 30, 0], ids=["held", "read again"])
-def test_files_are_fitted_as_the_table(frame: pd.DataFrame, folder: Path, hold: int,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_fitted_as_the_table(
+    frame: pd.DataFrame, folder: Path, hold: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torchglm.inputs.files.HOLD", hold)
     got = torchglm.fit(FORMULA, folder / "*.parquet", family="poisson", exposure="years", weights="w")
     want = torchglm.fit(FORMULA, frame, family="poisson", exposure="years", weights="w")
@@ -51,8 +54,10 @@ def test_files_are_fitted_as_the_table(frame: pd.DataFrame, folder: Path, hold: 
 
 def test_csv_and_lists_of_files_are_read_alike(frame: pd.DataFrame, tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "all.csv", index=False)
-    same(torchglm.fit(FORMULA, str(tmp_path / "all.csv"), family="poisson"),
-         torchglm.fit(FORMULA, frame, family="poisson"))
+    same(
+        torchglm.fit(FORMULA, str(tmp_path / "all.csv"), family="poisson"),
+        torchglm.fit(FORMULA, frame, family="poisson"),
+    )
 
 
 def test_what_is_wrong_in_a_file_says_where(frame: pd.DataFrame, folder: Path) -> None:
@@ -61,7 +66,7 @@ def test_what_is_wrong_in_a_file_says_where(frame: pd.DataFrame, folder: Path) -
         late["y"] += 1
         late.loc[700, "y"] = 0
         for i in range(3):
-            late.iloc[300 * i:300 * (i + 1)].to_parquet(folder / f"part{i}.parquet")
+            late.iloc[300 * i : 300 * (i + 1)].to_parquet(folder / f"part{i}.parquet")
         torchglm.fit(FORMULA, folder, family="gamma", link="log")
     with pytest.raises(ValueError, match="no response"):
         torchglm.fit("~ a", folder, family="poisson")

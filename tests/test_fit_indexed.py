@@ -1,5 +1,7 @@
 """Laws of index columns: a factor kept as codes is the factor written out, in every product and in every answer."""
 
+from __future__ import annotations
+
 import itertools
 import re
 import warnings
@@ -19,8 +21,15 @@ from torchglm.fitting.products import gram, linear_predictor, project, quadratic
 from torchglm.fitting.rows import Rows, select, whole
 from torchglm.inputs import files
 
-FORMULAS = ["y ~ a + b + z", "y ~ a * z + b", "y ~ a:b + z", "y ~ bs(u, df=4):b + a + z", "y ~ 0 + a + b:z + 2.0:b",
-            "y ~ a:b:z + C(b, contr.sum)", "y ~ a:bs(u, df=3)"]
+FORMULAS = [
+    "y ~ a + b + z",
+    "y ~ a * z + b",
+    "y ~ a:b + z",
+    "y ~ bs(u, df=4):b + a + z",
+    "y ~ 0 + a + b:z + 2.0:b",
+    "y ~ a:b:z + C(b, contr.sum)",
+    "y ~ a:bs(u, df=3)",
+]
 
 
 @pytest.fixture(params=["all pairs", "border"], autouse=True)
@@ -48,9 +57,18 @@ def _table(n: int = 1500, seed: int = 1) -> pa.Table:
     a = np.minimum(draw.integers(0, 28, n), 25)
     z, u = draw.normal(size=(2, n))
     mean = np.exp(0.5 + 0.3 * np.sin(a) + 0.4 * z)
-    return pa.table({"a": [f"a{i:02d}" for i in a], "b": draw.choice(list("pqr"), n), "z": z, "u": u,
-                     "y": draw.poisson(mean * draw.gamma(2.0, 0.5, n)), "w": draw.random(n) + 0.5,
-                     "e": draw.random(n) + 0.5, "g": draw.integers(0, 200, n)})
+    return pa.table(
+        {
+            "a": [f"a{i:02d}" for i in a],
+            "b": draw.choice(list("pqr"), n),
+            "z": z,
+            "u": u,
+            "y": draw.poisson(mean * draw.gamma(2.0, 0.5, n)),
+            "w": draw.random(n) + 0.5,
+            "e": draw.random(n) + 0.5,
+            "g": draw.integers(0, 200, n),
+        }
+    )
 
 
 def _written_out(monkeypatch: pytest.MonkeyPatch, **options: object) -> tg.Result:
@@ -85,8 +103,9 @@ def test_pieces_and_places_of_rows_are_those_of_the_columns_written_out() -> Non
     assert torch.equal(joined.whole(rows.x), x)
 
 
-@pytest.mark.parametrize("columns", [list(range(19)), [0, *range(1, 8)], [18, 0, 3, 2], list(range(8, 18)), [0, 18],
-                                     [*range(8, 18, 2), 0]])
+@pytest.mark.parametrize(
+    "columns", [list(range(19)), [0, *range(1, 8)], [18, 0, 3, 2], list(range(8, 18)), [0, 18], [*range(8, 18, 2), 0]]
+)
 def test_some_of_the_columns_are_those_columns(columns: list[int]) -> None:
     rows = _rows()
     chosen = select(rows, torch.tensor(columns))
@@ -110,13 +129,22 @@ def test_factors_of_few_levels_and_products_with_uneven_places_are_written_out()
     assert build("y ~ a:bs(u, df=3):b", _table()).indexed is None
 
 
-@pytest.mark.parametrize(("family", "options"), [
-    ("poisson", {"exposure": "e", "weights": "w"}), ("normal", {"weights": "w", "offset": "u"}),
-    ("negative_binomial", {}), ("poisson", {"penalty": tg.Ridge(0.01)}), ("poisson", {"penalty": tg.ElasticNet(0.01)}),
-    ("poisson", {"dtype": torch.float32})], ids=str)
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("poisson", {"exposure": "e", "weights": "w"}),
+        ("normal", {"weights": "w", "offset": "u"}),
+        ("negative_binomial", {}),
+        ("poisson", {"penalty": tg.Ridge(0.01)}),
+        ("poisson", {"penalty": tg.ElasticNet(0.01)}),
+        ("poisson", {"dtype": torch.float32}),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("formula", ["y ~ a * z + b", "y ~ a + a:b + u", "y ~ b * z + a + u"])
-def test_fits_are_those_of_the_columns_written_out(formula: str, family: str, options: dict[str, object],
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_are_those_of_the_columns_written_out(
+    formula: str, family: str, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = {"x": formula, "y": _table(), "family": family, **options}
     fit, out = tg.fit(**given), _written_out(monkeypatch, **given)
     assert fit.names == out.names and fit.status == out.status
@@ -148,10 +176,15 @@ def test_inference_is_that_of_the_columns_written_out(formula: str, monkeypatch:
     assert str(fit.check()) == str(out.check())
 
 
-@pytest.mark.parametrize(("formula", "dropped"), [
-    ("y ~ a + half + b + z", "half"), ("y ~ half + a + b + z", r"a\[T.a25\]"),
-    ("y ~ a + b + half + z + z2", "half, z2"),
-    ("y ~ a + b + z + near", "")])
+@pytest.mark.parametrize(
+    ("formula", "dropped"),
+    [
+        ("y ~ a + half + b + z", "half"),
+        ("y ~ half + a + b + z", r"a\[T.a25\]"),
+        ("y ~ a + b + half + z + z2", "half, z2"),
+        ("y ~ a + b + z + near", ""),
+    ],
+)
 def test_aliased_columns_are_found(formula: str, dropped: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table, draw = _table(), np.random.default_rng(8)
     z = table["z"].to_numpy()
@@ -179,8 +212,13 @@ def test_a_start_inside_the_range_of_the_mean_is_found(kept: str) -> None:
 
 def test_levels_without_rows_of_weight_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     table = _table()
-    table = table.set_column(table.column_names.index("w"), "w", pa.array(
-        [0.0 if a == "a07" else w for a, w in zip(table["a"].to_pylist(), table["w"].to_pylist(), strict=True)]))
+    table = table.set_column(
+        table.column_names.index("w"),
+        "w",
+        pa.array(
+            [0.0 if a == "a07" else w for a, w in zip(table["a"].to_pylist(), table["w"].to_pylist(), strict=True)]
+        ),
+    )
     given = {"x": "y ~ a + b + z", "y": table, "family": "poisson", "weights": "w"}
     with pytest.warns(tg.FitWarning, match=r"a\[T.a07\]"):
         fit = tg.fit(**given)  # type: ignore[arg-type]
@@ -253,9 +291,15 @@ def test_a_thousand_levels_fit_beside_others(monkeypatch: pytest.MonkeyPatch) ->
     effects = [draw.normal(0, 0.3, k) for k in levels]
     z = draw.normal(size=n)
     eta = 0.5 + 0.2 * z + sum(effect[code] for effect, code in zip(effects, codes, strict=True))
-    table = pa.table({"y": draw.poisson(np.exp(eta)), "z": z} | {
-        f"f{i}": pa.DictionaryArray.from_arrays(pa.array(code, pa.int32()), pa.array([f"{j:04d}" for j in range(k)]))
-        for i, (code, k) in enumerate(zip(codes, levels, strict=True))})
+    table = pa.table(
+        {"y": draw.poisson(np.exp(eta)), "z": z}
+        | {
+            f"f{i}": pa.DictionaryArray.from_arrays(
+                pa.array(code, pa.int32()), pa.array([f"{j:04d}" for j in range(k)])
+            )
+            for i, (code, k) in enumerate(zip(codes, levels, strict=True))
+        }
+    )
     fit = tg.fit("y ~ f0 + f1 + f2 + z", table, family="poisson")
     assert bool(fit.converged) and len(fit.names) == 1 + 999 + 49 + 6 + 1
     mean = fit.predict(table)

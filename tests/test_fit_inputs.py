@@ -1,5 +1,7 @@
 """What fit takes, what it refuses and in which words; it never changes what it was given."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any
 
@@ -17,8 +19,19 @@ from torchglm import ElasticNet, FitWarning, Result
 N = 24
 X = torch.rand(N, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 Y = torch.arange(N, dtype=torch.float64) % 5 + 1
-FRAME = pd.DataFrame({"y": Y, "a": X[:, 0], "b": X[:, 1], "g": list("pqrs") * 6, "w": np.arange(N) % 3 + 0.5,
-                      "time": np.arange(N) + 1.0, "n": 8, "seen": np.arange(N) % 2, "s": np.arange(N) % 5})
+FRAME = pd.DataFrame(
+    {
+        "y": Y,
+        "a": X[:, 0],
+        "b": X[:, 1],
+        "g": list("pqrs") * 6,
+        "w": np.arange(N) % 3 + 0.5,
+        "time": np.arange(N) + 1.0,
+        "n": 8,
+        "seen": np.arange(N) % 2,
+        "s": np.arange(N) % 5,
+    }
+)
 ONES = torch.ones(N, dtype=torch.float64)
 
 
@@ -32,18 +45,34 @@ WANT = fit()
 
 NUMPY = X.numpy()
 DESIGNS = {
-    "tensor": X, "tensor that wants a gradient": X.clone().requires_grad_(), "transposed": X.T.contiguous().T,
-    "numpy": NUMPY, "fortran": np.asfortranarray(NUMPY), "read-only": NUMPY.copy(), "every second row":
-    np.repeat(NUMPY, 2, axis=0)[::2], "backwards": NUMPY[::-1].copy()[::-1], "list": NUMPY.tolist(),
-    "tuple": tuple(map(tuple, NUMPY.tolist())), "pandas": FRAME[["a", "b"]], "polars": pl.DataFrame(FRAME[["a", "b"]]),
+    "tensor": X,
+    "tensor that wants a gradient": X.clone().requires_grad_(),
+    "transposed": X.T.contiguous().T,
+    "numpy": NUMPY,
+    "fortran": np.asfortranarray(NUMPY),
+    "read-only": NUMPY.copy(),
+    "every second row": np.repeat(NUMPY, 2, axis=0)[::2],
+    "backwards": NUMPY[::-1].copy()[::-1],
+    "list": NUMPY.tolist(),
+    "tuple": tuple(map(tuple, NUMPY.tolist())),
+    "pandas": FRAME[["a", "b"]],
+    "polars": pl.DataFrame(FRAME[["a", "b"]]),
     "arrow": pa.table({"a": NUMPY[:, 0], "b": NUMPY[:, 1]}),
 }
 DESIGNS["read-only"].flags.writeable = False
 RESPONSES = {
-    "tensor": Y, "int8 tensor": Y.to(torch.int8), "int64 tensor": Y.long(), "numpy": Y.numpy(),
-    "uint8": Y.numpy().astype(np.uint8), "list of int": Y.long().tolist(), "pandas": FRAME["y"],
-    "pandas Int64": FRAME["y"].astype("Int64"), "polars": pl.Series(Y.numpy()), "arrow": pa.array(Y.numpy()),
-    "arrow in chunks": pa.chunked_array([Y.numpy()[:5], Y.numpy()[5:]]), "categorical index": FRAME.set_index("g")["y"],
+    "tensor": Y,
+    "int8 tensor": Y.to(torch.int8),
+    "int64 tensor": Y.long(),
+    "numpy": Y.numpy(),
+    "uint8": Y.numpy().astype(np.uint8),
+    "list of int": Y.long().tolist(),
+    "pandas": FRAME["y"],
+    "pandas Int64": FRAME["y"].astype("Int64"),
+    "polars": pl.Series(Y.numpy()),
+    "arrow": pa.array(Y.numpy()),
+    "arrow in chunks": pa.chunked_array([Y.numpy()[:5], Y.numpy()[5:]]),
+    "categorical index": FRAME.set_index("g")["y"],
 }
 
 
@@ -51,8 +80,9 @@ RESPONSES = {
 def test_a_design_may_come_in_any_container(kind: str) -> None:
     result = fit(DESIGNS[kind])
     close(result.coef, WANT.coef, 1e-14, 1.0)
-    assert result.names == (["(Intercept)", "a", "b"] if kind in ("pandas", "polars", "arrow")
-                            else ["(Intercept)", "x0", "x1"])
+    assert result.names == (
+        ["(Intercept)", "a", "b"] if kind in ("pandas", "polars", "arrow") else ["(Intercept)", "x0", "x1"]
+    )
 
 
 @pytest.mark.parametrize("kind", RESPONSES)
@@ -61,9 +91,17 @@ def test_a_response_may_come_in_any_container(kind: str) -> None:
 
 
 @pytest.mark.parametrize("argument", ["weights", "offset", "exposure"])
-@pytest.mark.parametrize("make", [torch.Tensor.numpy, torch.Tensor.tolist, lambda t: pd.Series(t.numpy()),
-                                  lambda t: pl.Series(t.numpy()), lambda t: pa.array(t.numpy())],
-                         ids=["numpy", "list", "pandas", "polars", "arrow"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        torch.Tensor.numpy,
+        torch.Tensor.tolist,
+        lambda t: pd.Series(t.numpy()),
+        lambda t: pl.Series(t.numpy()),
+        lambda t: pa.array(t.numpy()),
+    ],
+    ids=["numpy", "list", "pandas", "polars", "arrow"],
+)
 def test_a_value_for_each_row_may_come_in_any_container(argument: str, make: Any) -> None:
     value = torch.arange(N, dtype=torch.float64) / N + 0.5
     assert torch.equal(fit(**{argument: make(value)}).coef, fit(**{argument: value}).coef)
@@ -94,8 +132,10 @@ def test_float32_data_give_float64_coefficients_of_those_data() -> None:
 def test_objects_and_names_mean_the_same_family_and_link() -> None:
     for family in ("gaussian", "poisson", "gamma", "inverse_gaussian", "exponential"):
         for link in ("log", "sqrt"):
-            byname, byobject = fit(family=family, link=link), fit(family=torchglm.families.get(family),
-                                                                 link=torchglm.links.get(link))
+            byname, byobject = (
+                fit(family=family, link=link),
+                fit(family=torchglm.families.get(family), link=torchglm.links.get(link)),
+            )
             assert torch.equal(byname.coef, byobject.coef)
     assert fit(family="gamma").link.name == "inverse" and fit(family="tweedie").link.name == "log"
 
@@ -107,8 +147,14 @@ def test_names_are_taken_or_made() -> None:
 
 
 def test_nothing_given_is_changed() -> None:
-    given = {"x": X.clone(), "y": (Y % 2).clone(), "weights": ONES.clone(), "offset": 0.1 * ONES, "freq": 2 * ONES,
-             "start": torch.zeros(3, dtype=torch.float64)}
+    given = {
+        "x": X.clone(),
+        "y": (Y % 2).clone(),
+        "weights": ONES.clone(),
+        "offset": 0.1 * ONES,
+        "freq": 2 * ONES,
+        "start": torch.zeros(3, dtype=torch.float64),
+    }
     given["weights"][3] = 0.0
     given["x"][3], given["y"][3] = torch.nan, torch.nan
     before = {k: v.clone() for k, v in given.items()}
@@ -152,8 +198,11 @@ def test_a_learned_family_given_by_hand_stays_as_it_was() -> None:
 # formulas -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [lambda f: f, pl.DataFrame, pa.Table.from_pandas, lambda f: f.to_dict("list")],
-                         ids=["pandas", "polars", "arrow", "dict"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda f: f, pl.DataFrame, pa.Table.from_pandas, lambda f: f.to_dict("list")],
+    ids=["pandas", "polars", "arrow", "dict"],
+)
 def test_a_formula_reads_any_table(make: Any) -> None:
     result = torchglm.fit("y ~ a + b", make(FRAME), family="poisson", weights="w")
     close(result.coef, fit(weights=FRAME["w"]).coef, 1e-12, 1.0)
@@ -162,8 +211,9 @@ def test_a_formula_reads_any_table(make: Any) -> None:
 
 def test_a_formula_takes_column_names_for_every_row_argument() -> None:
     by_name = torchglm.fit("y ~ a", FRAME, family="poisson", weights="w", exposure="time", freq="n", offset="b")
-    by_value = torchglm.fit("y ~ a", FRAME, family="poisson", weights=FRAME["w"], exposure=FRAME["time"],
-                            freq=FRAME["n"], offset=FRAME["b"])
+    by_value = torchglm.fit(
+        "y ~ a", FRAME, family="poisson", weights=FRAME["w"], exposure=FRAME["time"], freq=FRAME["n"], offset=FRAME["b"]
+    )
     plain = fit(X[:, :1], weights=FRAME["w"], exposure=FRAME["time"], freq=FRAME["n"], offset=X[:, 1])
     for result in (by_name, by_value):
         close(result.coef, plain.coef, 1e-12, 1.0)
@@ -200,7 +250,7 @@ def test_rows_with_missing_values_are_dropped_together_with_their_weights() -> N
 # refusals -------------------------------------------------------------------------------------------------
 
 
-def spoiled(value: Any, place: int = 3, base: "torch.Tensor | None" = None) -> torch.Tensor:
+def spoiled(value: Any, place: int = 3, base: torch.Tensor | None = None) -> torch.Tensor:
     out = (ONES if base is None else base).clone()
     out[place] = value
     return out
@@ -309,7 +359,6 @@ UNHEARD: dict[str, tuple[dict[str, Any], str]] = {
     "one string of names": ({"names": "ab"}, "names"),
     "a sparse tensor": ({"x": X.to_sparse()}, "sparse"),
 }
-
 
 
 @pytest.mark.parametrize("what", UNHEARD)

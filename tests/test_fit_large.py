@@ -1,5 +1,7 @@
 """Large fits start from a part of the rows and reuse a Gram: the answer is that of the plain search."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,8 +11,15 @@ from torchglm.fitting import irls, linalg, sample, search
 from torchglm.fitting.moments import Moments
 
 N, P = 6000, 30
-CASES = [("poisson", "log"), ("gamma", "log"), ("bernoulli", "logit"), ("bernoulli", "probit"), ("gaussian", "log"),
-         ("negative_binomial", "log"), ("poisson", "identity")]
+CASES = [
+    ("poisson", "log"),
+    ("gamma", "log"),
+    ("bernoulli", "logit"),
+    ("bernoulli", "probit"),
+    ("gaussian", "log"),
+    ("negative_binomial", "log"),
+    ("poisson", "identity"),
+]
 
 
 def data(family: str, link: str, seed: int = 0) -> dict[str, Tensor]:
@@ -28,16 +37,21 @@ def data(family: str, link: str, seed: int = 0) -> dict[str, Tensor]:
     x[:, 7] = x[:, 6] * 0.1 + 0.05 * x[:, 7]
     offset = 0.2 * normal(N)
     eta = x[:, :4] @ torch.tensor([0.3, -0.2, 0.1, 0.25], dtype=torch.float64) + 0.8 * x[:, 5] + offset
-    eta = (eta.abs() + 2 if link == "identity" else eta)
+    eta = eta.abs() + 2 if link == "identity" else eta
     mu = torchglm.links.get(link)(eta)
-    y = {"poisson": lambda: torch.poisson(mu, generator=draw), "gamma": lambda: mu * (normal(N).square() + 0.1),
-         "bernoulli": lambda: torch.bernoulli(mu, generator=draw), "gaussian": lambda: mu + normal(N),
-         "negative_binomial": lambda: torch.poisson(mu * (normal(N).square() + 0.1), generator=draw)}[family]()
+    y = {
+        "poisson": lambda: torch.poisson(mu, generator=draw),
+        "gamma": lambda: mu * (normal(N).square() + 0.1),
+        "bernoulli": lambda: torch.bernoulli(mu, generator=draw),
+        "gaussian": lambda: mu + normal(N),
+        "negative_binomial": lambda: torch.poisson(mu * (normal(N).square() + 0.1), generator=draw),
+    }[family]()
     return {"x": x, "y": y, "offset": offset, "weights": torch.rand(N, generator=draw, dtype=torch.float64) + 0.5}
 
 
-def pair(monkeypatch: pytest.MonkeyPatch, family: str, link: str, tol: float = 1e-13,
-         **options: object) -> tuple[torchglm.Result, ...]:
+def pair(
+    monkeypatch: pytest.MonkeyPatch, family: str, link: str, tol: float = 1e-13, **options: object
+) -> tuple[torchglm.Result, ...]:
     """The fit as small ones go, and as large ones go."""
     chosen = torchglm.NegativeBinomial(0.7) if family == "negative_binomial" else family
     rows = data(family, link) | options

@@ -1,5 +1,7 @@
 """Laws of a fit: what must not matter does not, and what the data are multiplied by comes out multiplied."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,9 @@ from torchglm import FitWarning, Status
 from torchglm.fitting.rows import Rows
 
 ALL = pytest.mark.parametrize("model", list(MODELS))
-SOME = pytest.mark.parametrize("model", ["gaussian identity", "binomial probit", "poisson log", "gamma inverse",
-                                         "negative binomial log"])
+SOME = pytest.mark.parametrize(
+    "model", ["gaussian identity", "binomial probit", "poisson log", "gamma inverse", "negative binomial log"]
+)
 
 
 def random(*shape: int, seed: int = 7) -> Tensor:
@@ -47,8 +50,11 @@ def test_a_shared_design_gives_the_fits_of_a_repeated_one(model: str) -> None:
 @SOME
 def test_two_batch_dimensions_are_one_longer_batch(model: str) -> None:
     data = problem(model, models=6)
-    grid = data.change(data.x.reshape(2, 3, *data.x.shape[1:]), data.y.reshape(2, 3, -1),
-                       **{k: v.reshape(2, 3, -1) for k, v in data.rows.items()})
+    grid = data.change(
+        data.x.reshape(2, 3, *data.x.shape[1:]),
+        data.y.reshape(2, 3, -1),
+        **{k: v.reshape(2, 3, -1) for k, v in data.rows.items()},
+    )
     deep, flat = grid.fit(), data.fit()
     assert deep.coef.shape == (2, 3, 4) and deep.deviance.shape == (2, 3)
     assert torch.equal(deep.coef.reshape(6, 4), flat.coef)
@@ -59,9 +65,12 @@ def test_short_models_padded_with_weight_zero_are_the_short_fits(model: str) -> 
     data = problem(model)
     lengths = torch.tensor([40, 31, 22, 25])
     used = torch.arange(40) < lengths[:, None]
-    garbage = data.change(torch.where(used[..., None], data.x, 1e3), torch.where(used, data.y, data.y[:, :1]),
-                          weights=torch.where(used, data.rows["weights"], 0.0),
-                          offset=torch.where(used, data.rows["offset"], 50.0))
+    garbage = data.change(
+        torch.where(used[..., None], data.x, 1e3),
+        torch.where(used, data.y, data.y[:, :1]),
+        weights=torch.where(used, data.rows["weights"], 0.0),
+        offset=torch.where(used, data.rows["offset"], 50.0),
+    )
     ragged = garbage.fit()
     for i, length in enumerate(lengths.tolist()):
         same(ragged[i], data.one(i).take(slice(length)).fit(), 1e-10)
@@ -125,8 +134,10 @@ def test_chunks_of_any_size_are_the_whole(model: str, cuts: list[int]) -> None:
     data = problem(model)
     whole, link = rows_of(data), torchglm.links.get(data.link)
     edges = torch.tensor([0, *cuts]).cumsum(0).tolist()
-    chunks = [Rows(whole.x[:, a:b], whole.y[:, a:b], whole.weight[:, a:b], whole.offset[:, a:b], None, True)
-              for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    chunks = [
+        Rows(whole.x[:, a:b], whole.y[:, a:b], whole.weight[:, a:b], whole.offset[:, a:b], None, True)
+        for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
     one, many = (torchglm.irls(source, data.family, link, tol=1e-12) for source in (whole, chunks))
     close(many.coef, one.coef, 1e-11, one.root.square().sum(-1).sqrt())
     close(2 * many.moments.objective, 2 * one.moments.objective, 1e-12)
@@ -158,8 +169,9 @@ def test_a_row_of_weight_zero_is_a_dropped_row(model: str) -> None:
     weights = torch.where(keep, data.rows["weights"], 0.0)
     dropped = data.take(keep).fit()
     same(data.change(weights=weights).fit(), dropped, 1e-12)
-    spoiled = data.change(torch.where(keep[:, None], data.x, torch.nan), torch.where(keep, data.y, torch.nan),
-                          weights=weights)
+    spoiled = data.change(
+        torch.where(keep[:, None], data.x, torch.nan), torch.where(keep, data.y, torch.nan), weights=weights
+    )
     with pytest.warns(FitWarning, match="weight zero"):
         result = spoiled.fit()
     same(result, dropped, 1e-12)

@@ -1,5 +1,7 @@
 """Fits from loaders of batches: the answer of the rows in memory, however they come."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import pytest
@@ -32,7 +34,7 @@ def same(one: torchglm.Result, other: torchglm.Result) -> None:
 
 def dicts(rows: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
     names = {"weights": "weight"}
-    return [{names.get(k, k): v[i:i + size] for k, v in rows.items()} for i in range(0, N, size)]
+    return [{names.get(k, k): v[i : i + size] for k, v in rows.items()} for i in range(0, N, size)]
 
 
 @pytest.mark.parametrize("family, link", [("poisson", "log"), ("gamma", "log"), ("gaussian", "log")])
@@ -50,7 +52,7 @@ def test_a_data_loader_a_list_and_a_function_are_read_alike(rows: dict[str, Tens
 
     def stream() -> Iterator[tuple[Tensor, ...]]:
         for i in range(0, N, 100):
-            yield x[i:i + 100], y[i:i + 100], w[i:i + 100]
+            yield x[i : i + 100], y[i : i + 100], w[i : i + 100]
 
     same(torchglm.fit(stream, family="poisson"), want)
 
@@ -93,7 +95,7 @@ def test_a_loader_must_give_the_same_rows_each_time(rows: dict[str, Tensor]) -> 
 
     def shrinking() -> Iterator[tuple[Tensor, Tensor]]:
         n = next(lengths)
-        yield from ((x[i:i + 50], y[i:i + 50]) for i in range(0, n, 50))
+        yield from ((x[i : i + 50], y[i : i + 50]) for i in range(0, n, 50))
 
     with pytest.raises(ValueError, match="rows in its first pass and .* in a later one"):
         torchglm.fit(shrinking, family="poisson")
@@ -105,14 +107,21 @@ def test_a_loader_must_give_the_same_rows_each_time(rows: dict[str, Tensor]) -> 
 ONCE = iter([(torch.ones(3, 1), torch.ones(3))] * 9)
 
 
-@pytest.mark.parametrize("loader, words", [
-    (lambda: ONCE, "the same iterator each time"), (lambda: None, "returns NoneType; it must return an iterator"),
-    ([(torch.ones(3, 1), torch.ones(3)), (torch.ones(3, 2), torch.ones(3))], "batch 1: it has 2 columns in x"),
-    (iter([(torch.ones(3, 1), torch.ones(3))]), "read once"), ([], "y is missing"), (lambda: iter(()), "no rows"),
-    ([(torch.ones(3, 1), torch.tensor([1.0, -1.0, 2.0]))], "batch 0: the poisson family needs y >= 0"),
-    ([(torch.ones(3, 1), torch.ones(3)), (torch.ones(3, 1), torch.ones(2))], "batch 1: x has n = 3 rows"),
-    ([(torch.ones(3, 1),)], "batch 0: y is missing"), ([{"x": torch.ones(3, 1), "z": torch.ones(3)}], "the names"),
-])
+@pytest.mark.parametrize(
+    "loader, words",
+    [
+        (lambda: ONCE, "the same iterator each time"),
+        (lambda: None, "returns NoneType; it must return an iterator"),
+        ([(torch.ones(3, 1), torch.ones(3)), (torch.ones(3, 2), torch.ones(3))], "batch 1: it has 2 columns in x"),
+        (iter([(torch.ones(3, 1), torch.ones(3))]), "read once"),
+        ([], "y is missing"),
+        (lambda: iter(()), "no rows"),
+        ([(torch.ones(3, 1), torch.tensor([1.0, -1.0, 2.0]))], "batch 0: the poisson family needs y >= 0"),
+        ([(torch.ones(3, 1), torch.ones(3)), (torch.ones(3, 1), torch.ones(2))], "batch 1: x has n = 3 rows"),
+        ([(torch.ones(3, 1),)], "batch 0: y is missing"),
+        ([{"x": torch.ones(3, 1), "z": torch.ones(3)}], "the names"),
+    ],
+)
 def test_what_is_wrong_names_the_batch(loader: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         torchglm.fit(loader, family="poisson")

@@ -1,5 +1,7 @@
 """Where a fit ends: at the zero of a score written independently, at known answers, or at a Status that says why."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Callable
@@ -18,16 +20,23 @@ ALL = pytest.mark.parametrize("model", list(MODELS))
 
 # written from the textbook, not with the library: means by link, log-densities by family up to terms in y alone
 MEANS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda eta: eta, "log": lambda eta: eta.exp(), "logit": lambda eta: 1 / (1 + (-eta).exp()),
-    "probit": lambda eta: 0.5 * (1 + torch.erf(eta / math.sqrt(2))), "sqrt": lambda eta: eta**2,
-    "cloglog": lambda eta: 1 - (-eta.exp()).exp(), "cauchit": lambda eta: 0.5 + torch.atan(eta) / math.pi,
-    "inverse": lambda eta: 1 / eta, "inverse_squared": lambda eta: eta**-0.5,
+    "identity": lambda eta: eta,
+    "log": lambda eta: eta.exp(),
+    "logit": lambda eta: 1 / (1 + (-eta).exp()),
+    "probit": lambda eta: 0.5 * (1 + torch.erf(eta / math.sqrt(2))),
+    "sqrt": lambda eta: eta**2,
+    "cloglog": lambda eta: 1 - (-eta.exp()).exp(),
+    "cauchit": lambda eta: 0.5 + torch.atan(eta) / math.pi,
+    "inverse": lambda eta: 1 / eta,
+    "inverse_squared": lambda eta: eta**-0.5,
 }
 LOGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "gaussian": lambda y, mu: -((y - mu) ** 2) / 2, "poisson": lambda y, mu: y * mu.log() - mu,
+    "gaussian": lambda y, mu: -((y - mu) ** 2) / 2,
+    "poisson": lambda y, mu: y * mu.log() - mu,
     "bernoulli": lambda y, mu: y * mu.log() + (1 - y) * (1 - mu).log(),
     "binomial": lambda y, mu: y * mu.log() + (TRIALS - y) * (1 - mu).log(),
-    "gamma": lambda y, mu: -y / mu - mu.log(), "exponential": lambda y, mu: -y / mu - mu.log(),
+    "gamma": lambda y, mu: -y / mu - mu.log(),
+    "exponential": lambda y, mu: -y / mu - mu.log(),
     "inverse_gaussian": lambda y, mu: -((y - mu) ** 2) / (2 * mu**2 * y),
     "negative_binomial": lambda y, mu: y * (mu / (1 + 0.7 * mu)).log() - (1 + 0.7 * mu).log() / 0.7,
     "tweedie": lambda y, mu: y * mu**-0.5 / -0.5 - mu**0.5 / 0.5,
@@ -211,8 +220,6 @@ def test_a_mean_on_the_edge_of_its_range_is_a_boundary() -> None:
     assert float(result.fitted.min()) < 1e-2
 
 
-
-
 def small(model: str, link: str, seed: int) -> Problem:
     """A few rows under a link that may send means out of range."""
     data = problem(model, models=1, n=6 + seed % 12, p=1 + seed % 3, seed=seed).one(0)
@@ -220,11 +227,16 @@ def small(model: str, link: str, seed: int) -> Problem:
 
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
-@pytest.mark.parametrize(("model", "link", "seed"), [
-    ("poisson log", "identity", 0), ("negative binomial log", "identity", 0),
-    ("negative binomial log", "identity", 2),
-    ("negative binomial log", "identity", 5),
-    ("bernoulli logit", "log", 1)])
+@pytest.mark.parametrize(
+    ("model", "link", "seed"),
+    [
+        ("poisson log", "identity", 0),
+        ("negative binomial log", "identity", 0),
+        ("negative binomial log", "identity", 2),
+        ("negative binomial log", "identity", 5),
+        ("bernoulli logit", "log", 1),
+    ],
+)
 def test_an_edge_where_the_score_is_not_zero_is_not_called_converged(model: str, link: str, seed: int) -> None:
     data = small(model, link, seed)
     result = data.fit(tol=1e-8)
@@ -234,11 +246,18 @@ def test_an_edge_where_the_score_is_not_zero_is_not_called_converged(model: str,
 
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
-@pytest.mark.parametrize(("model", "link", "seed", "level"), [
-    ("inverse gaussian log", "inverse_squared", 6, 0.3), ("inverse gaussian log", "inverse_squared", 13, 0.3),
-    ("inverse gaussian log", "inverse", 15, 0.5), ("bernoulli logit", "identity", 0, 0.5)])
-def test_a_level_high_enough_for_every_offset_is_found_to_start_from(model: str, link: str, seed: int,
-                                                                    level: float) -> None:
+@pytest.mark.parametrize(
+    ("model", "link", "seed", "level"),
+    [
+        ("inverse gaussian log", "inverse_squared", 6, 0.3),
+        ("inverse gaussian log", "inverse_squared", 13, 0.3),
+        ("inverse gaussian log", "inverse", 15, 0.5),
+        ("bernoulli logit", "identity", 0, 0.5),
+    ],
+)
+def test_a_level_high_enough_for_every_offset_is_found_to_start_from(
+    model: str, link: str, seed: int, level: float
+) -> None:
     data = small(model, link, seed)
     start = torch.zeros(data.x.shape[-1] + 1)
     start[0] = level

@@ -1,5 +1,7 @@
 """Small models take a short road where they can: it ends where the search does, and hands over what needs care."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ FAMILIES = ["poisson", "gamma", "bernoulli", "gaussian", "negative_binomial", "t
 LINKS = {"bernoulli": "logit", "gaussian": "identity"}
 
 
-def family_of(name: str) -> "str | torchglm.families.Family":
+def family_of(name: str) -> str | torchglm.families.Family:
     return {"negative_binomial": torchglm.NegativeBinomial(0.5), "tweedie": torchglm.Tweedie(1.5)}.get(name, name)
 
 
@@ -33,15 +35,20 @@ def problems(name: str, own: bool, seed: int = 0, models: int = 40, n: int = 60,
     eta = 0.3 * x[..., 0] + offset + 0.5
     mu = eta if name == "gaussian" else torch.sigmoid(eta) if name == "bernoulli" else eta.exp()
     noise = normal(models, n).square() + 0.1
-    y = {"poisson": lambda: torch.poisson(mu.clone(), generator=draw), "gaussian": lambda: mu + normal(models, n),
-         "bernoulli": lambda: torch.bernoulli(mu, generator=draw), "gamma": lambda: mu * noise,
-         "inverse_gaussian": lambda: mu * noise, "tweedie": lambda: torch.poisson(mu * noise, generator=draw),
-         "negative_binomial": lambda: torch.poisson(mu * noise, generator=draw)}[name]()
+    y = {
+        "poisson": lambda: torch.poisson(mu.clone(), generator=draw),
+        "gaussian": lambda: mu + normal(models, n),
+        "bernoulli": lambda: torch.bernoulli(mu, generator=draw),
+        "gamma": lambda: mu * noise,
+        "inverse_gaussian": lambda: mu * noise,
+        "tweedie": lambda: torch.poisson(mu * noise, generator=draw),
+        "negative_binomial": lambda: torch.poisson(mu * noise, generator=draw),
+    }[name]()
     weights = 10.0 ** (6 * torch.rand(models, n, generator=draw, dtype=torch.float64) - 3)
     return {"x": x, "y": y, "offset": offset, "weights": weights}
 
 
-def both(monkeypatch: pytest.MonkeyPatch, name: str, **rows: Tensor) -> "tuple[torchglm.Result, torchglm.Result]":
+def both(monkeypatch: pytest.MonkeyPatch, name: str, **rows: Tensor) -> tuple[torchglm.Result, torchglm.Result]:
     """The fits by the search alone, and as they go."""
     options = {"family": family_of(name), "link": LINKS.get(name, "log")}
     with monkeypatch.context() as plain:
@@ -55,8 +62,9 @@ def same(got: torchglm.Result, want: torchglm.Result, sound: Tensor) -> None:
     gap = ((got.coef - want.coef) / want.std_err)[sound]
     assert float(gap.nan_to_num().abs().max()) < 1e-4
     for name in ("std_err", "deviance", "pearson_chi2", "nobs", "dispersion"):
-        torch.testing.assert_close(getattr(got, name)[sound], getattr(want, name)[sound], rtol=1e-4, atol=1e-9,
-                                   equal_nan=True)
+        torch.testing.assert_close(
+            getattr(got, name)[sound], getattr(want, name)[sound], rtol=1e-4, atol=1e-9, equal_nan=True
+        )
 
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
@@ -88,7 +96,8 @@ def test_models_in_good_order_never_reach_the_search(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
 def test_a_model_that_needs_care_goes_to_the_search_and_leaves_the_others_as_they_are(
-        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = problems("poisson", False)
     x, y = rows["x"].expand(40, 60, 4).contiguous(), rows["y"]
     alone = torchglm.fit(x, y, family="poisson")

@@ -1,5 +1,7 @@
 """What is estimated or given beside the coefficients: penalties, alpha, power, dispersion."""
 
+from __future__ import annotations
+
 import math
 import warnings
 
@@ -13,7 +15,7 @@ import torchglm
 from torchglm import ElasticNet, FitWarning, Result, Ridge, Status
 
 
-def f64(values: "float | list[float]") -> Tensor:
+def f64(values: float | list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -30,14 +32,24 @@ def mean_score(data: Problem, result: Result) -> Tensor:
     return -(x * (w * (y - mu) * slope / data.family.variance(mu))[:, None]).sum(0) / w.sum()
 
 
-PENALISED = pytest.mark.parametrize("model", ["gaussian identity", "gaussian log", "bernoulli logit",
-                                              "binomial cloglog", "poisson log", "gamma log", "tweedie log",
-                                              "negative binomial log"])
+PENALISED = pytest.mark.parametrize(
+    "model",
+    [
+        "gaussian identity",
+        "gaussian log",
+        "bernoulli logit",
+        "binomial cloglog",
+        "poisson log",
+        "gamma log",
+        "tweedie log",
+        "negative binomial log",
+    ],
+)
 
 
 @PENALISED
 @pytest.mark.parametrize("l2", [0.01, 1.0, f64([0.0, 0.5, 20.0])], ids=str)
-def test_a_ridge_fit_meets_its_first_order_condition(model: str, l2: "float | Tensor") -> None:
+def test_a_ridge_fit_meets_its_first_order_condition(model: str, l2: float | Tensor) -> None:
     data = problem(model).one(0)
     result = data.fit(penalty=Ridge(l2))
     strength = torch.cat([f64([0.0]), torch.as_tensor(l2, dtype=torch.float64).expand(3)])
@@ -47,7 +59,7 @@ def test_a_ridge_fit_meets_its_first_order_condition(model: str, l2: "float | Te
 
 @PENALISED
 @pytest.mark.parametrize(("l1", "l2"), [(0.003, 0.0), (0.03, 0.02), (f64([0.0, 0.1, 0.02]), 0.1)], ids=str)
-def test_an_elastic_net_meets_its_optimality_conditions(model: str, l1: "float | Tensor", l2: float) -> None:
+def test_an_elastic_net_meets_its_optimality_conditions(model: str, l1: float | Tensor, l2: float) -> None:
     data = problem(model).one(1)
     result = data.fit(penalty=ElasticNet(l1, l2))
     assert result.status == Status.CONVERGED
@@ -140,8 +152,10 @@ def test_at_the_estimated_alpha_the_likelihood_is_flat(size: float) -> None:
 
     assert result.status == Status.CONVERGED
     step = 1e-4 * alpha
-    slope, bend = (at(alpha + step) - at(alpha - step)) / (2 * step), (
-        at(alpha + step) - 2 * at(alpha) + at(alpha - step)) / step**2
+    slope, bend = (
+        (at(alpha + step) - at(alpha - step)) / (2 * step),
+        (at(alpha + step) - 2 * at(alpha) + at(alpha - step)) / step**2,
+    )
     assert bend < 0 and abs(slope / bend) < 1e-6 * alpha
     close(result.loglik, f64(at(alpha)), 1e-10)
     close(result.aic, -2 * result.loglik + 2 * 5, 1e-12)
@@ -194,8 +208,10 @@ def test_at_the_estimated_power_the_profile_likelihood_is_flat() -> None:
         return float(data.fit(family=torchglm.Tweedie(p)).loglik)
 
     step = 1e-4
-    slope, bend = (at(power + step) - at(power - step)) / (2 * step), (
-        at(power + step) - 2 * at(power) + at(power - step)) / step**2
+    slope, bend = (
+        (at(power + step) - at(power - step)) / (2 * step),
+        (at(power + step) - 2 * at(power) + at(power - step)) / step**2,
+    )
     assert bend < 0 and abs(slope / bend) < 1e-5
     close(free.loglik, f64(at(power)), 1e-8)
     close(free.aic, -2 * free.loglik + 2 * 6, 1e-12)
@@ -208,8 +224,9 @@ def test_a_power_at_the_limit_of_its_range_is_a_boundary() -> None:
     assert result.status == Status.BOUNDARY
 
 
-@pytest.mark.parametrize(("power", "peer"), [(0.0, "gaussian"), (1.0, "poisson"), (2.0, "gamma"),
-                                             (3.0, "inverse_gaussian")])
+@pytest.mark.parametrize(
+    ("power", "peer"), [(0.0, "gaussian"), (1.0, "poisson"), (2.0, "gamma"), (3.0, "inverse_gaussian")]
+)
 def test_tweedie_at_its_limits_is_the_family_there(power: float, peer: str) -> None:
     data = problem("gamma log").one(0)
     got = data.fit(family=torchglm.Tweedie(power), dispersion="pearson")

@@ -1,5 +1,7 @@
 """The head as a layer and as a loss: shaped like `nn.Linear`, and as right as the density it stands for."""
 
+from __future__ import annotations
+
 import copy
 import math
 import pickle
@@ -19,7 +21,7 @@ each_pair = pytest.mark.parametrize(("case", "link"), PAIRS, ids=repr)
 DENSE = [case for case in ALL if "power=2.5" not in repr(case) and "power=4.5" not in repr(case)]
 
 
-def made(case: Case, link: "Link | None" = None, dtype: torch.dtype = torch.float64, **options) -> GLMHead:
+def made(case: Case, link: Link | None = None, dtype: torch.dtype = torch.float64, **options) -> GLMHead:
     """A head a little off its start, so that every mean is in range and no gradient vanishes."""
     torch.manual_seed(1)
     head = GLMHead(3, copy.deepcopy(case.family), link, dtype=dtype, **options)
@@ -39,7 +41,8 @@ def rows(case: Case, n: int = 12, dtype: torch.dtype = torch.float64) -> tuple[T
 def test_a_head_has_the_shapes_and_the_arithmetic_of_a_linear_layer(shape: tuple, out: int, bias: bool) -> None:
     head, linear = GLMHead(3, "poisson", out_features=out, bias=bias), nn.Linear(3, out, bias=bias)
     assert {k: v.shape for k, v in head.state_dict().items() if k in ("weight", "bias")} == {
-        k: v.shape for k, v in linear.state_dict().items()}
+        k: v.shape for k, v in linear.state_dict().items()
+    }
     head.load_state_dict(linear.state_dict(), strict=False)
     x = torch.randn(shape)
     assert torch.equal(head.linear_predictor(x), linear(x)) and torch.equal(head(x), linear(x).exp())
@@ -103,10 +106,12 @@ def test_reductions_weights_and_trials() -> None:
     binomial = GLMHead(3, "binomial", dtype=torch.float64)
     successes, trials = wide(0, 3, 2, 5, 1), wide(4, 3, 6, 9, 2)
     long_x = x.repeat_interleave(trials.long(), 0)
-    long_y = torch.cat([torch.cat([torch.ones(int(s)), torch.zeros(int(t - s))]) for s, t in
-                        zip(successes, trials, strict=True)]).double()
-    torch.testing.assert_close(binomial.loss(x, successes, trials=trials),
-                               GLMHead(3, "bernoulli", dtype=torch.float64).loss(long_x, long_y))
+    long_y = torch.cat(
+        [torch.cat([torch.ones(int(s)), torch.zeros(int(t - s))]) for s, t in zip(successes, trials, strict=True)]
+    ).double()
+    torch.testing.assert_close(
+        binomial.loss(x, successes, trials=trials), GLMHead(3, "bernoulli", dtype=torch.float64).loss(long_x, long_y)
+    )
     twice = binomial.loss(x, successes, trials=trials, weight=torch.full_like(trials, 2.0), reduction="sum")
     torch.testing.assert_close(twice, 2 * binomial.loss(x, successes, trials=trials, reduction="sum"))
 
@@ -141,8 +146,8 @@ def test_several_responses_are_as_many_heads() -> None:
     for k in range(3):
         one = GLMHead(3, "poisson", dtype=torch.float64)
         with torch.no_grad():
-            one.weight.copy_(head.weight[k:k + 1])
-            one.bias.copy_(head.bias[k:k + 1])
+            one.weight.copy_(head.weight[k : k + 1])
+            one.bias.copy_(head.bias[k : k + 1])
         torch.testing.assert_close(one.loss(x, ys[:, k], reduction="none")[:, 0], whole[:, k])
 
 
@@ -182,8 +187,13 @@ def test_fit_takes_a_shape_for_each_response() -> None:
 
 
 def learn(head: GLMHead, x: Tensor, y: Tensor) -> None:
-    optimizer = torch.optim.LBFGS([p for p in head.parameters() if p.requires_grad], max_iter=200,
-                                  tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [p for p in head.parameters() if p.requires_grad],
+        max_iter=200,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()

@@ -1,5 +1,7 @@
 """The head inside torch: compile, autocast, low precision, functional transforms, meta device, laziness."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest
@@ -115,7 +117,7 @@ def test_gradients_per_row_by_vmap_are_those_of_a_loop(case: Case) -> None:
     got = vmap(grad(of_row), in_dims=(None, 0, 0, 0))(state, x, y, rest)
     for i in range(len(y)):
         loss.zero_grad()
-        loss(x[i:i + 1], y[i:i + 1], **{k: v[i:i + 1] for k, v in rest.items()}).backward()
+        loss(x[i : i + 1], y[i : i + 1], **{k: v[i : i + 1] for k, v in rest.items()}).backward()
         torch.testing.assert_close(got["head.weight"][i], loss.head.weight.grad, rtol=1e-9, atol=1e-12)
 
 

@@ -1,5 +1,7 @@
 """Does the model hold: the tests against judges and refits, the laws they obey, and what `check` says."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any
 
@@ -37,16 +39,21 @@ def judge(y: Any = COUNTS) -> Any:
 # tests of the link -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "link", "y"), [
-    ("poisson", "log", COUNTS), ("gaussian", "identity", COUNTS), ("gamma", "log", COUNTS + 1),
-    ("bernoulli", "logit", (COUNTS > 1) * 1.0)])
+@pytest.mark.parametrize(
+    ("family", "link", "y"),
+    [
+        ("poisson", "log", COUNTS),
+        ("gaussian", "identity", COUNTS),
+        ("gamma", "log", COUNTS + 1),
+        ("bernoulli", "logit", (COUNTS > 1) * 1.0),
+    ],
+)
 def test_the_link_test_is_the_score_test_of_the_squared_predictor(family: str, link: str, y: Any) -> None:
     r = torchglm.fit(X, y, family=family, link=link)
     eta = r.link.link(r.fitted)
     score = r.score_test(eta.square()).statistic
     got = r.link_test()
-    square = got.statistic if r.statistic_name == "z" else got.statistic * r.df_resid / (
-        r.df_resid - 1 + got.statistic)
+    square = got.statistic if r.statistic_name == "z" else got.statistic * r.df_resid / (r.df_resid - 1 + got.statistic)
     torch.testing.assert_close(square, score, rtol=1e-5, atol=1e-7)
 
 
@@ -71,8 +78,10 @@ def test_under_a_log_link_the_power_test_is_the_link_test() -> None:
     torch.testing.assert_close(poisson().power_link_test().statistic, poisson().link_test().statistic)
 
 
-@pytest.mark.parametrize(("link", "power"), [("identity", 1.0), ("sqrt", 0.5), ("inverse", -1.0),
-                                             ("inverse_squared", -2.0), (torchglm.links.Power(0.7), 0.7)])
+@pytest.mark.parametrize(
+    ("link", "power"),
+    [("identity", 1.0), ("sqrt", 0.5), ("inverse", -1.0), ("inverse_squared", -2.0), (torchglm.links.Power(0.7), 0.7)],
+)
 def test_the_power_test_is_the_slope_of_the_likelihood_in_the_power(link: Any, power: float) -> None:
     y = (5 + X @ [0.5, -0.3]) * G.gamma(30, 1 / 30, N)
     r = torchglm.fit(X, y, family="gamma", link=link, dispersion=1 / 30)
@@ -147,8 +156,13 @@ def test_the_variance_trend_tells_which_way(family: str, steeper: bool) -> None:
 def test_tests_of_repeated_rows_are_those_of_the_rows_written_out() -> None:
     times = np.arange(N) % 3
     short, long = poisson(freq=times), torchglm.fit(X.repeat(times, 0), COUNTS.repeat(times), family="poisson")
-    for ask in (lambda r: r.link_test(), lambda r: r.dispersion_test(), lambda r: r.dispersion_test("nb2"),
-                lambda r: r.zero_test(), lambda r: r.variance_test()):
+    for ask in (
+        lambda r: r.link_test(),
+        lambda r: r.dispersion_test(),
+        lambda r: r.dispersion_test("nb2"),
+        lambda r: r.zero_test(),
+        lambda r: r.variance_test(),
+    ):
         torch.testing.assert_close(ask(short).statistic, ask(long).statistic, rtol=1e-6, atol=1e-9)
 
 
@@ -303,15 +317,24 @@ def test_a_right_model_is_met_with_one_line() -> None:
     assert str(poisson().check()).count("\n") == 0 and "nothing found" in str(poisson().check())
 
 
-@pytest.mark.parametrize(("topic", "make", "words"), [
-    ("dispersion", lambda: poisson(SPREAD), ["vary more", "NegativeBinomial()"]),
-    ("zeros", lambda: poisson(np.where(G.random(N) < 0.3, 0, COUNTS)), ["more zeros", "expected"]),
-    ("link", lambda: poisson(G.poisson((4 + 1.2 * X[:, 0]) ** 2)), ["does not bend", "link='sqrt'"]),
-    ("collinearity", lambda: torchglm.fit(np.column_stack([X, X[:, 0] + 0.05 * X[:, 1] ** 2]), COUNTS,
-                                          family="poisson"), ["variance inflation", "Ridge"]),
-    ("influence", lambda: torchglm.fit(np.append(X[:, :1], 40.0)[:, None], np.append(COUNTS, 3.0),
-                                       family="gaussian"), ["Row 300 moves", "Cook's distance"]),
-])
+@pytest.mark.parametrize(
+    ("topic", "make", "words"),
+    [
+        ("dispersion", lambda: poisson(SPREAD), ["vary more", "NegativeBinomial()"]),
+        ("zeros", lambda: poisson(np.where(G.random(N) < 0.3, 0, COUNTS)), ["more zeros", "expected"]),
+        ("link", lambda: poisson(G.poisson((4 + 1.2 * X[:, 0]) ** 2)), ["does not bend", "link='sqrt'"]),
+        (
+            "collinearity",
+            lambda: torchglm.fit(np.column_stack([X, X[:, 0] + 0.05 * X[:, 1] ** 2]), COUNTS, family="poisson"),
+            ["variance inflation", "Ridge"],
+        ),
+        (
+            "influence",
+            lambda: torchglm.fit(np.append(X[:, :1], 40.0)[:, None], np.append(COUNTS, 3.0), family="gaussian"),
+            ["Row 300 moves", "Cook's distance"],
+        ),
+    ],
+)
 def test_what_is_wrong_is_said_with_its_number_and_what_to_try(topic: str, make: Any, words: list[str]) -> None:
     found = make().check()
     assert bool(found.found(topic))

@@ -1,5 +1,7 @@
 """Robust covariances: textbook sums, labels of every kind, and results that carry them along."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +49,8 @@ def test_one_way_clusters_are_those_of_statsmodels() -> None:
     result = poisson(x, y).robust("cluster", clusters=firm)
     design = np.c_[np.ones(60), x.numpy()]
     other = sm.GLM(y.numpy(), design, sm.families.Poisson()).fit(
-        cov_type="cluster", cov_kwds={"groups": firm.numpy()}, tol=1e-14)
+        cov_type="cluster", cov_kwds={"groups": firm.numpy()}, tol=1e-14
+    )
     np.testing.assert_allclose(result.std_err, other.bse, rtol=1e-7)
     np.testing.assert_allclose(result.p_value, other.pvalues, rtol=1e-6)
 
@@ -56,7 +59,7 @@ def test_two_way_clusters_add_the_ways_and_take_off_their_crossing() -> None:
     x, y, firm, year = sample()
     result = poisson(x, y)
     both = (firm * 5 + year).numpy()
-    want = (one_way(result, x, y, firm.numpy()) + one_way(result, x, y, year.numpy()) - one_way(result, x, y, both))
+    want = one_way(result, x, y, firm.numpy()) + one_way(result, x, y, year.numpy()) - one_way(result, x, y, both)
     np.testing.assert_allclose(result.covariance("cluster", clusters=(firm, year)), want, rtol=1e-9, atol=1e-14)
 
 
@@ -76,9 +79,13 @@ def test_three_ways_follow_inclusion_and_exclusion() -> None:
 def test_labels_may_come_in_any_form(form: str) -> None:
     x, y, firm, year = sample()
     text = [f"firm {k}" for k in firm.tolist()]
-    forms = {"frame": pd.DataFrame({"firm": text, "year": year.numpy()}), "dict": {"firm": text, "year": year},
-             "tuple": (pd.Categorical(text), year.numpy()), "array": torch.stack([firm, year], -1),
-             "text": [text, year.tolist()]}
+    forms = {
+        "frame": pd.DataFrame({"firm": text, "year": year.numpy()}),
+        "dict": {"firm": text, "year": year},
+        "tuple": (pd.Categorical(text), year.numpy()),
+        "array": torch.stack([firm, year], -1),
+        "text": [text, year.tolist()],
+    }
     result = poisson(x, y)
     torch.testing.assert_close(result.covariance("cluster", forms[form]), result.covariance("cluster", (firm, year)))
 
@@ -131,8 +138,7 @@ def test_streamed_rows_give_the_robust_errors_of_rows_in_memory(kind: str) -> No
 
     labels = (firm, year) if kind == "cluster" else None
     streamed = torchglm.fit(batches, family="poisson").robust(kind, clusters=labels)
-    torch.testing.assert_close(streamed.std_err, poisson(x, y).robust(kind, clusters=labels).std_err,
-                               rtol=1e-9, atol=0)
+    torch.testing.assert_close(streamed.std_err, poisson(x, y).robust(kind, clusters=labels).std_err, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,8 +174,9 @@ def test_a_row_of_weight_zero_is_no_member_of_its_cluster() -> None:
     weights = (firm != 3).double()
     kept = firm != 3
     dropped = poisson(x[kept], y[kept]).robust("cluster", clusters=firm[kept])
-    torch.testing.assert_close(poisson(x, y, weights=weights).robust("cluster", clusters=firm).std_err,
-                               dropped.std_err, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        poisson(x, y, weights=weights).robust("cluster", clusters=firm).std_err, dropped.std_err, rtol=1e-9, atol=0
+    )
 
 
 def test_a_model_of_a_batch_with_one_cluster_has_no_errors() -> None:
@@ -187,15 +194,18 @@ def test_fewer_clusters_than_coefficients_are_spoken_of() -> None:
         poisson(x, y).robust("cluster", clusters=torch.arange(60) % 2)
 
 
-@pytest.mark.parametrize(("clusters", "message"), [
-    (torch.zeros(60), "one cluster"),
-    (torch.arange(59), "59 labels"),
-    (torch.arange(61), "61 labels for 60"),
-    ([*range(59), None], "1 missing"),
-    (torch.full((60,), torch.nan), "60 missing"),
-    (None, "needs clusters"),
-    (3, "shape"),
-])
+@pytest.mark.parametrize(
+    ("clusters", "message"),
+    [
+        (torch.zeros(60), "one cluster"),
+        (torch.arange(59), "59 labels"),
+        (torch.arange(61), "61 labels for 60"),
+        ([*range(59), None], "1 missing"),
+        (torch.full((60,), torch.nan), "60 missing"),
+        (None, "needs clusters"),
+        (3, "shape"),
+    ],
+)
 def test_labels_that_do_not_fit_are_refused(clusters: object, message: str) -> None:
     x, y, _, _ = sample()
     with pytest.raises(ValueError, match=message):

@@ -1,5 +1,7 @@
 """Effects: against statsmodels, against differences of predictions, and the laws they obey."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,14 @@ import torchglm
 
 G = np.random.default_rng(11)
 N = 200
-DATA = pd.DataFrame({"age": G.normal(40, 10, N), "region": G.choice(list("abc"), N), "size": G.gamma(2, 1, N),
-                     "years": G.uniform(0.5, 2, N)})
+DATA = pd.DataFrame(
+    {
+        "age": G.normal(40, 10, N),
+        "region": G.choice(list("abc"), N),
+        "size": G.gamma(2, 1, N),
+        "years": G.uniform(0.5, 2, N),
+    }
+)
 RATE = np.exp(-1 + 0.03 * DATA.age + 0.4 * (DATA.region == "b") - 0.1 * DATA["size"])
 DATA["claims"] = G.poisson(RATE * DATA.years)
 DATA["ill"] = (G.random(N) < RATE / (1 + RATE)).astype(float)
@@ -140,9 +148,16 @@ def batch() -> torchglm.Result:
     return torchglm.fit(x, torch.poisson((0.5 + 0.3 * x[..., 0]).exp(), generator=g), family="poisson")
 
 
-@pytest.mark.parametrize("ask", [
-    lambda r: r.ratios(), lambda r: r.marginal_effects(), lambda r: r.predictions({"x0": [0.0, 1.0]}),
-    lambda r: r.standardized()], ids=["ratios", "marginal_effects", "predictions", "standardized"])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda r: r.ratios(),
+        lambda r: r.marginal_effects(),
+        lambda r: r.predictions({"x0": [0.0, 1.0]}),
+        lambda r: r.standardized(),
+    ],
+    ids=["ratios", "marginal_effects", "predictions", "standardized"],
+)
 def test_a_batch_and_a_stream_say_what_their_parts_say(ask: Any) -> None:
     r = batch()
     whole = ask(r)
@@ -166,7 +181,7 @@ def test_repeats_count_in_an_average_as_often_as_they_were_seen() -> None:
 
 def test_any_function_of_the_coefficients_has_its_delta_method_error() -> None:
     r = torchglm.fit(X, DATA.claims, family="poisson")
-    found = r.delta(lambda coef: (coef[:, 1:2] / coef[:, 2:3]), ["ratio of slopes"])
+    found = r.delta(lambda coef: coef[:, 1:2] / coef[:, 2:3], ["ratio of slopes"])
     a, b = r.coef[1], r.coef[2]
     slope = torch.stack([torch.zeros_like(a), 1 / b, -a / b**2])
     torch.testing.assert_close(found.value[0], a / b)

@@ -1,5 +1,7 @@
 """What each row does: residuals, deletion in closed form against refits, and the laws they obey."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -16,15 +18,22 @@ from torchglm.inference.rowwise import anscombe
 
 N, P = 60, 2
 CASES: dict[str, tuple[Any, str]] = {
-    "gaussian": (families.Gaussian(), "identity"), "poisson": (families.Poisson(), "log"),
-    "bernoulli": (families.Bernoulli(), "probit"), "gamma": (families.Gamma(), "log"),
-    "inverse_gaussian": (families.InverseGaussian(), "log"), "exponential": (families.Exponential(), "log"),
-    "negative_binomial": (families.NegativeBinomial(0.5), "log"), "tweedie": (families.Tweedie(1.5), "log"),
+    "gaussian": (families.Gaussian(), "identity"),
+    "poisson": (families.Poisson(), "log"),
+    "bernoulli": (families.Bernoulli(), "probit"),
+    "gamma": (families.Gamma(), "log"),
+    "inverse_gaussian": (families.InverseGaussian(), "log"),
+    "exponential": (families.Exponential(), "log"),
+    "negative_binomial": (families.NegativeBinomial(0.5), "log"),
+    "tweedie": (families.Tweedie(1.5), "log"),
 }
 QUANTITIES: dict[str, Callable[[torchglm.Result], Tensor]] = {
     **{kind: lambda r, kind=kind: r.residuals(kind) for kind in ("anscombe", "studentized", "quantile")},
-    "dffits": lambda r: r.dffits(), "loo_mean": lambda r: r.loo_predict(), "loo_link": lambda r: r.loo_predict("link"),
-    "dfbetas": lambda r: r.dfbetas(), "cv_deviance": lambda r: r.cv_deviance(),
+    "dffits": lambda r: r.dffits(),
+    "loo_mean": lambda r: r.loo_predict(),
+    "loo_link": lambda r: r.loo_predict("link"),
+    "dfbetas": lambda r: r.dfbetas(),
+    "cv_deviance": lambda r: r.cv_deviance(),
 }
 
 
@@ -54,8 +63,9 @@ def test_a_batch_says_what_its_members_say(name: str) -> None:
     batch = fitted(name, 3)
     members = [batch[k] for k in range(3)]
     for quantity in QUANTITIES.values():
-        torch.testing.assert_close(quantity(batch), torch.stack([quantity(one) for one in members]), rtol=1e-9,
-                                   atol=1e-12)
+        torch.testing.assert_close(
+            quantity(batch), torch.stack([quantity(one) for one in members]), rtol=1e-9, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -107,8 +117,12 @@ def test_the_deletion_dispersion_is_that_of_the_refit_for_least_squares_and_clos
     refits = torchglm.fit(x[0], y.expand(N, N), family=family, link=link, weights=1 - torch.eye(N))
     ratio = r.dfbetas(scaled=False) / r.dfbetas()
     unscaled = (r.covariance().diagonal() / r.dispersion).sqrt()
-    torch.testing.assert_close(ratio / unscaled, refits.dispersion.sqrt().unsqueeze(-1).expand(N, P + 1),
-                               rtol=1e-9 if name == "gaussian" else 0.05, atol=0)
+    torch.testing.assert_close(
+        ratio / unscaled,
+        refits.dispersion.sqrt().unsqueeze(-1).expand(N, P + 1),
+        rtol=1e-9 if name == "gaussian" else 0.05,
+        atol=0,
+    )
 
 
 def test_least_squares_agrees_with_statsmodels() -> None:
@@ -121,9 +135,14 @@ def test_least_squares_agrees_with_statsmodels() -> None:
     np.testing.assert_allclose(r.cv_deviance(), judge.ess_press, rtol=1e-9)
 
 
-@pytest.mark.parametrize(("name", "judge"), [
-    ("poisson", sm.families.Poisson()), ("gamma", sm.families.Gamma(sm.families.links.Log())),
-    ("bernoulli", sm.families.Binomial(sm.families.links.Probit()))])
+@pytest.mark.parametrize(
+    ("name", "judge"),
+    [
+        ("poisson", sm.families.Poisson()),
+        ("gamma", sm.families.Gamma(sm.families.links.Log())),
+        ("bernoulli", sm.families.Binomial(sm.families.links.Probit())),
+    ],
+)
 def test_generalised_fits_agree_with_statsmodels(name: str, judge: Any) -> None:
     r = fitted(name)
     x, eta = design()
@@ -134,11 +153,17 @@ def test_generalised_fits_agree_with_statsmodels(name: str, judge: Any) -> None:
     np.testing.assert_allclose(r.leverage(), influence.hat_matrix_diag, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("family", "primitive"), [
-    (families.Gaussian(), lambda t: t), (families.Poisson(), lambda t: 1.5 * t ** (2 / 3)),
-    (families.Gamma(), lambda t: 3 * np.cbrt(t)), (families.InverseGaussian(), np.log),
-    (families.Tweedie(1.7), lambda t: t ** (1 - 1.7 / 3) / (1 - 1.7 / 3)),
-    (families.Binomial(), lambda t: special.betainc(2 / 3, 2 / 3, t) * special.beta(2 / 3, 2 / 3))])
+@pytest.mark.parametrize(
+    ("family", "primitive"),
+    [
+        (families.Gaussian(), lambda t: t),
+        (families.Poisson(), lambda t: 1.5 * t ** (2 / 3)),
+        (families.Gamma(), lambda t: 3 * np.cbrt(t)),
+        (families.InverseGaussian(), np.log),
+        (families.Tweedie(1.7), lambda t: t ** (1 - 1.7 / 3) / (1 - 1.7 / 3)),
+        (families.Binomial(), lambda t: special.betainc(2 / 3, 2 / 3, t) * special.beta(2 / 3, 2 / 3)),
+    ],
+)
 def test_anscombe_residuals_are_differences_of_the_transform(family: Any, primitive: Callable[[Any], Any]) -> None:
     mu = torch.tensor([1e-5, 0.02, 0.5, 0.999], dtype=torch.float64)[:, None]
     y = torch.tensor([0.0, 1e-5, 0.3, 0.5, 1.0], dtype=torch.float64)
@@ -189,10 +214,14 @@ def test_a_row_fitted_exactly_has_no_deletion() -> None:
 # quantile residuals ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "law"), [
-    ("gaussian", lambda mu, phi: stats.norm(mu, np.sqrt(phi))),
-    ("gamma", lambda mu, phi: stats.gamma(1 / phi, scale=mu * phi)),
-    ("inverse_gaussian", lambda mu, phi: stats.invgauss(mu * phi, scale=1 / phi))])
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("gaussian", lambda mu, phi: stats.norm(mu, np.sqrt(phi))),
+        ("gamma", lambda mu, phi: stats.gamma(1 / phi, scale=mu * phi)),
+        ("inverse_gaussian", lambda mu, phi: stats.invgauss(mu * phi, scale=1 / phi)),
+    ],
+)
 def test_quantile_residuals_of_continuous_laws_are_normal_quantiles_of_the_cdf(name: str, law: Any) -> None:
     r = fitted(name)
     assert r.rows is not None

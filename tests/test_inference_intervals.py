@@ -1,5 +1,7 @@
 """Intervals for new rows: against least squares, against simulation, and the laws they obey."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -23,8 +25,12 @@ def test_least_squares_has_the_classical_intervals(rows: int, level: float) -> N
     judge = sm.OLS(y, sm.add_constant(x)).fit().get_prediction(sm.add_constant(new))
     r = torchglm.fit(x, y, family="gaussian")
     np.testing.assert_allclose(r.predict_interval(new, level=level), judge.conf_int(alpha=1 - level), rtol=1e-9)
-    np.testing.assert_allclose(r.predict_interval(new, kind="response", level=level),
-                               judge.conf_int(obs=True, alpha=1 - level), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        r.predict_interval(new, kind="response", level=level),
+        judge.conf_int(obs=True, alpha=1 - level),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_weights_of_new_rows_divide_the_variance_of_the_response() -> None:
@@ -45,11 +51,17 @@ def test_limits_of_means_are_limits_of_predictors_mapped_back_in_order(link: str
     torch.testing.assert_close(ends[:, 1] - eta, r.quantile(0.95) * error)
 
 
-@pytest.mark.parametrize(("family", "link", "y", "limits"), [
-    ("gamma", "inverse", [1.0, 30.0, 2.0, 50.0], (None, float("inf"))),
-    ("poisson", "sqrt", [0, 0, 1.0, 0], (0.0, None)), ("poisson", "identity", [0, 1.0, 0, 1], (0.0, None))])
-def test_a_limit_that_leaves_the_link_is_the_edge_of_the_means(family: str, link: str, y: list[float],
-                                                               limits: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    ("family", "link", "y", "limits"),
+    [
+        ("gamma", "inverse", [1.0, 30.0, 2.0, 50.0], (None, float("inf"))),
+        ("poisson", "sqrt", [0, 0, 1.0, 0], (0.0, None)),
+        ("poisson", "identity", [0, 1.0, 0, 1], (0.0, None)),
+    ],
+)
+def test_a_limit_that_leaves_the_link_is_the_edge_of_the_means(
+    family: str, link: str, y: list[float], limits: tuple[float, float]
+) -> None:
     r = torchglm.fit(np.zeros((4, 0)), np.array(y), family=family, link=link)
     low, high = r.predict_interval(np.zeros((1, 0)), level=0.999)[0].tolist()
     mean = float(r.predict(np.zeros((1, 0))))
@@ -59,9 +71,15 @@ def test_a_limit_that_leaves_the_link_is_the_edge_of_the_means(family: str, link
 
 
 CASES: list[tuple[Any, str, dict[str, Any]]] = [
-    (families.Poisson(), "log", {}), (families.NegativeBinomial(0.5), "log", {}), (families.Gamma(), "log", {}),
-    (families.InverseGaussian(), "log", {}), (families.Exponential(), "log", {}), (families.Bernoulli(), "logit", {}),
-    (families.Tweedie(1.5), "log", {}), (families.Binomial(), "logit", {"trials": 9.0})]
+    (families.Poisson(), "log", {}),
+    (families.NegativeBinomial(0.5), "log", {}),
+    (families.Gamma(), "log", {}),
+    (families.InverseGaussian(), "log", {}),
+    (families.Exponential(), "log", {}),
+    (families.Bernoulli(), "logit", {}),
+    (families.Tweedie(1.5), "log", {}),
+    (families.Binomial(), "logit", {"trials": 9.0}),
+]
 
 
 def fitted(family: families.Family, link: str, models: int = 0, rows: int = 40) -> torchglm.Result:

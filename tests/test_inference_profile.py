@@ -1,5 +1,7 @@
 """Profile likelihood limits: those of R, their defining equation, and what they are where nothing is regular."""
 
+from __future__ import annotations
+
 import functools
 import json
 import math
@@ -42,13 +44,18 @@ def quiet(*args: object, **options: object) -> Result:
 
 
 ROOTS = {  # signed roots and where they reach 2
-    "line": (lambda u: u, 2.0), "convex": (lambda u: u + u**3, 1.0), "concave": (lambda u: u.sqrt(), 4.0),
-    "steep": (lambda u: 2e6 * u, 1e-6), "far": (lambda u: u / 500, 1000.0),
+    "line": (lambda u: u, 2.0),
+    "convex": (lambda u: u + u**3, 1.0),
+    "concave": (lambda u: u.sqrt(), 4.0),
+    "steep": (lambda u: 2e6 * u, 1e-6),
+    "far": (lambda u: u / 500, 1000.0),
     "jump": (lambda u: (u > 3) * 9.0 + u / 9, 3.0),
-    "asymptote": (lambda u: 1.9 * u / (1 + u), math.inf), "flat": (lambda u: 0 * u, math.inf),
+    "asymptote": (lambda u: 1.9 * u / (1 + u), math.inf),
+    "flat": (lambda u: 0 * u, math.inf),
     "wall": (lambda u: torch.where(u < 1.5, u, math.nan), math.inf),
     "wall beyond": (lambda u: torch.where(u < 2.5, u**2 / 2, math.inf), 2.0),
-    "on the edge": (lambda u: math.nan * u, math.inf)}
+    "on the edge": (lambda u: math.nan * u, math.inf),
+}
 
 
 @pytest.mark.parametrize("slope", [1.0, math.nan, 1e9])
@@ -163,8 +170,9 @@ def test_a_separated_coefficient_has_an_infinite_limit_on_one_side() -> None:
     assert limits[1, 1] == math.inf and limits[0, 0] == -math.inf
     value = limits[1, 0]
     rest = quiet(x[:, :0], (x[:, 0] > 5).double(), family="binomial", offset=x[:, 0] * value)
-    torch.testing.assert_close((rest.deviance - result.deviance).sqrt(), torch.tensor(Z, dtype=torch.float64),
-                               rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        (rest.deviance - result.deviance).sqrt(), torch.tensor(Z, dtype=torch.float64), rtol=1e-4, atol=0
+    )
 
 
 def test_a_level_without_events_has_no_lower_limit() -> None:

@@ -1,5 +1,7 @@
 """Dispersion and shape by maximum likelihood: textbook errors, limits by their equation, and the Poisson boundary."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Iterator
@@ -55,7 +57,8 @@ def test_the_error_of_theta_is_that_of_glm_nb() -> None:
 def test_the_error_of_alpha_is_that_of_the_joint_information() -> None:
     x, y = sample("negative_binomial")
     other = sm.NegativeBinomial(y.numpy(), sm.add_constant(x.numpy())).fit(
-        disp=0, method="newton", maxiter=200, tol=1e-13)
+        disp=0, method="newton", maxiter=200, tol=1e-13
+    )
     estimate, error, _, _ = numbers(fit("negative_binomial").shape_parameters(), "alpha")
     assert estimate == pytest.approx(other.params[-1], rel=1e-6)
     assert error == pytest.approx(other.bse[-1], rel=1e-6)

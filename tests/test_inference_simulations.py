@@ -1,5 +1,7 @@
 """Simulations with fixed seeds: what is promised of intervals, tests and residuals holds over thousands of fits."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Iterator
@@ -92,19 +94,22 @@ def test_link_tests_hold_their_size(name: str) -> None:
     assert 0.035 <= share(p[~p.isnan()] < 0.05) <= 0.065
 
 
-@pytest.mark.parametrize(("name", "ask", "low", "high"), [
-    ("poisson-log", lambda r: r.dispersion_test(), 0.035, 0.065),
-    ("poisson-sqrt", lambda r: r.dispersion_test(), 0.035, 0.065),
-    ("poisson-log", lambda r: r.dispersion_test("nb2"), 0.03, 0.095),  # slow to its limit, as its docstring says
-    ("binomial-logit", lambda r: r.dispersion_test(), 0.035, 0.065),
-    ("poisson-log", lambda r: r.zero_test(), 0.04, 0.06),
-    ("negative_binomial-log", lambda r: r.zero_test(), 0.04, 0.06),
-    ("gaussian-identity", lambda r: r.variance_test(), 0.04, 0.06),
-    ("gamma-log", lambda r: r.variance_test(), 0.005, 0.06),  # on the safe side where residuals have long tails
-    ("bernoulli-logit", lambda r: r.hosmer_lemeshow(), 0.035, 0.065),
-    ("gamma-log", lambda r: r.power_link_test(), 0.035, 0.065),
-    ("gamma-inverse", lambda r: r.power_link_test(), 0.035, 0.065),
-])
+@pytest.mark.parametrize(
+    ("name", "ask", "low", "high"),
+    [
+        ("poisson-log", lambda r: r.dispersion_test(), 0.035, 0.065),
+        ("poisson-sqrt", lambda r: r.dispersion_test(), 0.035, 0.065),
+        ("poisson-log", lambda r: r.dispersion_test("nb2"), 0.03, 0.095),  # slow to its limit, as its docstring says
+        ("binomial-logit", lambda r: r.dispersion_test(), 0.035, 0.065),
+        ("poisson-log", lambda r: r.zero_test(), 0.04, 0.06),
+        ("negative_binomial-log", lambda r: r.zero_test(), 0.04, 0.06),
+        ("gaussian-identity", lambda r: r.variance_test(), 0.04, 0.06),
+        ("gamma-log", lambda r: r.variance_test(), 0.005, 0.06),  # on the safe side where residuals have long tails
+        ("bernoulli-logit", lambda r: r.hosmer_lemeshow(), 0.035, 0.065),
+        ("gamma-log", lambda r: r.power_link_test(), 0.035, 0.065),
+        ("gamma-inverse", lambda r: r.power_link_test(), 0.035, 0.065),
+    ],
+)
 def test_tests_of_the_model_hold_their_size(name: str, ask: Any, low: float, high: float) -> None:
     x = design()
     p = ask(fit(name, x, draw(name, x, seed=SEED + 2))).p_value
@@ -161,8 +166,13 @@ def wrong() -> Iterator[Any]:
     yield "link", 0.9, x, (1 + eta).exp() + 0.5 * normal(fits, 500), {"family": "gaussian"}
     yield "link", 0.8, x, (1 / (2 - eta)) * gamma(20, fits), {"family": "gamma", "link": "identity"}
     yield "dispersion", 0.95, x, torch.poisson((1 + eta).exp() * gamma(5, fits), generator=g), {"family": "poisson"}
-    yield "zeros", 0.95, x, torch.poisson((1 + eta).exp().expand(fits, -1), generator=g) * (
-        torch.rand(fits, 500, generator=g) > 0.1), {"family": "poisson"}
+    yield (
+        "zeros",
+        0.95,
+        x,
+        torch.poisson((1 + eta).exp().expand(fits, -1), generator=g) * (torch.rand(fits, 500, generator=g) > 0.1),
+        {"family": "poisson"},
+    )
     yield "variance", 0.9, x, (1 + eta).exp() * gamma(4, fits), {"family": "gaussian", "link": "log"}
 
 

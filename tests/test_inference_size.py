@@ -1,5 +1,7 @@
 """Simulations: tests reject a true hypothesis as often as they say, intervals hold the truth as often as they say."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,8 +44,12 @@ def fit(family: str, x: Tensor, y: Tensor) -> Result:
 def test_tests_reject_a_true_hypothesis_one_time_in_twenty(family: str) -> None:
     x, y = sample(family)
     big, small = fit(family, x, y), fit(family, x[:, :1], y)
-    tests = {"wald": big.wald("x1 = 0, x2 = 0"), "lrt": torchglm.lrt(small, big), "score": small.score_test(x[:, 1:]),
-             "HC3": big.robust("HC3").wald("x1 = x2")}
+    tests = {
+        "wald": big.wald("x1 = 0, x2 = 0"),
+        "lrt": torchglm.lrt(small, big),
+        "score": small.score_test(x[:, 1:]),
+        "HC3": big.robust("HC3").wald("x1 = x2"),
+    }
     for name, test in tests.items():
         assert float((test.p_value < 0.05).double().mean()) == pytest.approx(0.05, abs=NEAR), name
 

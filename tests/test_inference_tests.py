@@ -1,5 +1,7 @@
 """Tests of hypotheses: those of R, their formulas, the agreement of their forms, and what they refuse."""
 
+from __future__ import annotations
+
 import itertools
 import json
 import math
@@ -28,8 +30,14 @@ NAMES = ["(Intercept)", "age", "x2", "region[T.B]", "region[T.C]", "age:x2", "bs
 
 def table(n: int = 90, seed: int = 0) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
-    frame = pd.DataFrame({"age": generator.normal(size=n), "dose": generator.uniform(size=n),
-                          "region": generator.choice(list("ABC"), n), "sex": generator.choice(["f", "m"], n)})
+    frame = pd.DataFrame(
+        {
+            "age": generator.normal(size=n),
+            "dose": generator.uniform(size=n),
+            "region": generator.choice(list("ABC"), n),
+            "sex": generator.choice(["f", "m"], n),
+        }
+    )
     mean = np.exp(0.4 + 0.3 * frame["age"] + 0.4 * (frame["region"] == "B"))
     frame["count"] = generator.poisson(mean)
     frame["cost"] = generator.gamma(2.0, mean / 2) + 0.01
@@ -46,7 +54,7 @@ def poisson(x: Tensor, y: Tensor, **options: object) -> Result:
     return torchglm.fit(x, y, family="poisson", **options)  # type: ignore[arg-type]
 
 
-def batches(x: Tensor, y: Tensor, size: int = 17) -> "list[tuple[Tensor, Tensor]]":
+def batches(x: Tensor, y: Tensor, size: int = 17) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(size), y.split(size), strict=True))
 
 
@@ -107,8 +115,9 @@ def test_the_likelihood_of_r_is_reproduced(name: str) -> None:
     assert got.to_dict()["loglik"] == pytest.approx(want["loglik"], rel=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPECTED if EXPECTED[name]["R"]["loglik"] is None
-                                  and name != "airquality_quasi_log_mu2"])  # to torchglm that is a Gamma fit
+@pytest.mark.parametrize(
+    "name", [name for name in EXPECTED if EXPECTED[name]["R"]["loglik"] is None and name != "airquality_quasi_log_mu2"]
+)  # to torchglm that is a Gamma fit
 def test_where_r_has_no_likelihood_there_is_none(name: str) -> None:
     assert torch.isnan(fitted(name).like("R").loglik)
 
@@ -121,19 +130,22 @@ def test_the_likelihood_of_another_system_is_refused() -> None:
 # linear hypotheses -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "rows", "right"), [
-    ("age = 0", [{"age": 1}], [0]),
-    ("age", [{"age": 1}], [0]),
-    ("age = 0, x2 = 1", [{"age": 1}, {"x2": 1}], [0, 1]),
-    ("region[T.B] = region[T.C]", [{"region[T.B]": 1, "region[T.C]": -1}], [0]),
-    ("2*age - x2/4 = 3", [{"age": 2, "x2": -0.25}], [3]),
-    ("age*2 = 1e-1 + x2", [{"age": 2, "x2": -1}], [0.1]),
-    ("-age:x2 + age = -.5", [{"age:x2": -1, "age": 1}], [-0.5]),
-    ("bs(age, df=4)[1] = age", [{"bs(age, df=4)[1]": 1, "age": -1}], [0]),
-    ("`net worth` = net worth + age", [{"age": -1}], [0]),
-    ("(Intercept) + age = 2 - 1", [{"(Intercept)": 1, "age": 1}], [1]),
-    ("3 = age + age", [{"age": -2}], [-3]),
-])
+@pytest.mark.parametrize(
+    ("text", "rows", "right"),
+    [
+        ("age = 0", [{"age": 1}], [0]),
+        ("age", [{"age": 1}], [0]),
+        ("age = 0, x2 = 1", [{"age": 1}, {"x2": 1}], [0, 1]),
+        ("region[T.B] = region[T.C]", [{"region[T.B]": 1, "region[T.C]": -1}], [0]),
+        ("2*age - x2/4 = 3", [{"age": 2, "x2": -0.25}], [3]),
+        ("age*2 = 1e-1 + x2", [{"age": 2, "x2": -1}], [0.1]),
+        ("-age:x2 + age = -.5", [{"age:x2": -1, "age": 1}], [-0.5]),
+        ("bs(age, df=4)[1] = age", [{"bs(age, df=4)[1]": 1, "age": -1}], [0]),
+        ("`net worth` = net worth + age", [{"age": -1}], [0]),
+        ("(Intercept) + age = 2 - 1", [{"(Intercept)": 1, "age": 1}], [1]),
+        ("3 = age + age", [{"age": -2}], [-3]),
+    ],
+)
 def test_hypotheses_in_words_become_a_matrix(text: str, rows: list[dict[str, float]], right: list[float]) -> None:
     matrix, values = parse(text, NAMES)
     want = torch.tensor([[float(row.get(name, 0)) for name in NAMES] for row in rows], dtype=torch.float64)
@@ -141,9 +153,25 @@ def test_hypotheses_in_words_become_a_matrix(text: str, rows: list[dict[str, flo
     torch.testing.assert_close(values, torch.tensor(right, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("text", [
-    "", "ages = 0", "age x2", "age = = 0", "age = 0,", "age*x2 = 0", "age / 0", "age / x2", "3 = 3", "age = 0; x2 = 0",
-    "age^2 = 1", "`age = 0", "age = x2 = 0", "12age = 0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ages = 0",
+        "age x2",
+        "age = = 0",
+        "age = 0,",
+        "age*x2 = 0",
+        "age / 0",
+        "age / x2",
+        "3 = 3",
+        "age = 0; x2 = 0",
+        "age^2 = 1",
+        "`age = 0",
+        "age = x2 = 0",
+        "12age = 0",
+    ],
+)
 def test_hypotheses_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="hypothesis|restriction"):
         parse(text, NAMES)
@@ -233,8 +261,9 @@ def test_the_likelihood_ratio_is_the_scaled_fall_of_the_deviance(family: str, y:
 def test_estimated_shapes_are_compared_by_their_likelihoods() -> None:
     frame = table()
     frame["count"] = frame["count"] ** 2
-    small, big = (torchglm.fit(f"count ~ {right}", frame, family=torchglm.NegativeBinomial()) for right in (
-        "age", "age + region"))
+    small, big = (
+        torchglm.fit(f"count ~ {right}", frame, family=torchglm.NegativeBinomial()) for right in ("age", "age + region")
+    )
     assert float(torchglm.lrt(small, big).statistic) == pytest.approx(2 * float(big.loglik - small.loglik))
 
 
@@ -309,8 +338,12 @@ def test_added_columns_count_by_what_they_bring() -> None:
 def test_added_columns_that_do_not_fit_are_refused() -> None:
     x, y = design()
     small = poisson(x[:, :2], y)
-    for added, message in ((x[:80, 2:], "80 rows"), (torch.cat([x, x])[:, 2:], "180 rows"),
-                           (x.reshape(3, 30, 4), "shape"), (x * math.nan, "NaN")):
+    for added, message in (
+        (x[:80, 2:], "80 rows"),
+        (torch.cat([x, x])[:, 2:], "180 rows"),
+        (x.reshape(3, 30, 4), "shape"),
+        (x * math.nan, "NaN"),
+    ):
         with pytest.raises(ValueError, match=message):
             small.score_test(added)
     with pytest.raises(ValueError, match="penalty"):
@@ -386,9 +419,16 @@ def test_a_term_without_columns_of_its_own_has_no_test() -> None:
     assert float(row["deviance"]) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(("term", "parts"), [
-    ("a:b", ["a", "b"]), ("C(a, levels=['x:y']):log(b)", ["C(a, levels=['x:y'])", "log(b)"]), ("a", ["a"]),
-    ("`a:b`:c", ["`a:b`", "c"]), ("f(a[1:2])", ["f(a[1:2])"])])
+@pytest.mark.parametrize(
+    ("term", "parts"),
+    [
+        ("a:b", ["a", "b"]),
+        ("C(a, levels=['x:y']):log(b)", ["C(a, levels=['x:y'])", "log(b)"]),
+        ("a", ["a"]),
+        ("`a:b`:c", ["`a:b`", "c"]),
+        ("f(a[1:2])", ["f(a[1:2])"]),
+    ],
+)
 def test_factors_are_parted_by_colons_outside_of_brackets(term: str, parts: list[str]) -> None:
     assert factors(term) == parts
 
@@ -398,10 +438,19 @@ def test_factors_are_parted_by_colons_outside_of_brackets(term: str, parts: list
 
 def everything(result: Result, small: Result, x: Tensor) -> dict[str, Tensor]:
     """What every test of a fit says."""
-    said = {"wald": result.wald("x0 = 0, x1 = x2").p_value, "lrt": torchglm.lrt(small, result).p_value,
-            "score": small.score_test(x[..., 1:]).p_value, "R": result.like("R").bic}
-    for name, made in (("anova", result.anova()), ("II", result.anova(type=2)), ("III", result.anova(type=3)),
-                       ("drop1", result.drop1()), ("compare", torchglm.compare(small, result))):
+    said = {
+        "wald": result.wald("x0 = 0, x1 = x2").p_value,
+        "lrt": torchglm.lrt(small, result).p_value,
+        "score": small.score_test(x[..., 1:]).p_value,
+        "R": result.like("R").bic,
+    }
+    for name, made in (
+        ("anova", result.anova()),
+        ("II", result.anova(type=2)),
+        ("III", result.anova(type=3)),
+        ("drop1", result.drop1()),
+        ("compare", torchglm.compare(small, result)),
+    ):
         said |= {f"{name} {key}": value for key, value in made.columns.items()}
     return said
 
@@ -413,12 +462,18 @@ def test_a_batch_says_what_its_members_say(family: str, shared: bool) -> None:
     x = pairs[0][0] if shared else torch.stack([a for a, _ in pairs])
     y = torch.stack([b for _, b in pairs]) + (0.5 if family == "gamma" else 0)
     options = {"family": family, "link": "log", "tol": 1e-12}
-    many = everything(torchglm.fit(x, y, **options),  # type: ignore[arg-type]
-                      torchglm.fit(x[..., :1], y, **options), x)  # type: ignore[arg-type]
+    many = everything(
+        torchglm.fit(x, y, **options),  # type: ignore[arg-type]
+        torchglm.fit(x[..., :1], y, **options),
+        x,
+    )  # type: ignore[arg-type]
     for i in range(3):
         own = x if shared else x[i]
-        one = everything(torchglm.fit(own, y[i], **options),  # type: ignore[arg-type]
-                         torchglm.fit(own[:, :1], y[i], **options), own)  # type: ignore[arg-type]
+        one = everything(
+            torchglm.fit(own, y[i], **options),  # type: ignore[arg-type]
+            torchglm.fit(own[:, :1], y[i], **options),
+            own,
+        )  # type: ignore[arg-type]
         for name, value in one.items():
             torch.testing.assert_close(many[name][i], value, rtol=1e-6, atol=1e-9, equal_nan=True, msg=name)
 
@@ -449,12 +504,16 @@ def test_a_fit_on_a_gpu_says_what_it_says_on_the_cpu() -> None:
 
     def said(device: str) -> dict[str, Tensor]:
         here, there = x.to(device), torch.stack([y, y.flip(0)]).square().to(device)
-        result, small = (torchglm.fit(z, there, family=torchglm.NegativeBinomial(), tol=1e-12) for z in (
-            here, here[:, :1]))
+        result, small = (
+            torchglm.fit(z, there, family=torchglm.NegativeBinomial(), tol=1e-12) for z in (here, here[:, :1])
+        )
         clustered = result.robust("cluster", clusters=(torch.arange(90) % 9, torch.arange(90) % 7))
         return everything(result, small, here) | {
-            "profile": result.conf_int(method="profile"), "cluster": clustered.p_value,
-            "shape": result.shape_parameters()["upper"], "HC3": result.robust().wald("x0 = x1").p_value}
+            "profile": result.conf_int(method="profile"),
+            "cluster": clustered.p_value,
+            "shape": result.shape_parameters()["upper"],
+            "HC3": result.robust().wald("x0 = x1").p_value,
+        }
 
     on_cpu = said("cpu")
     for name, value in said("cuda").items():
@@ -464,8 +523,11 @@ def test_a_fit_on_a_gpu_says_what_it_says_on_the_cpu() -> None:
 def test_streamed_rows_give_the_tests_of_rows_in_memory() -> None:
     x, y = design()
     held = everything(poisson(x, y), poisson(x[:, :1], y), x)
-    streamed = everything(torchglm.fit(lambda: iter(batches(x, y)), family="poisson"),
-                          torchglm.fit(lambda: iter(batches(x[:, :1], y)), family="poisson"), x)
+    streamed = everything(
+        torchglm.fit(lambda: iter(batches(x, y)), family="poisson"),
+        torchglm.fit(lambda: iter(batches(x[:, :1], y)), family="poisson"),
+        x,
+    )
     for name, value in held.items():
         torch.testing.assert_close(streamed[name], value, rtol=1e-8, atol=1e-9, equal_nan=True, msg=name)
 
@@ -533,8 +595,9 @@ def test_a_comparison_holds_what_the_fits_say() -> None:
 
 def test_families_are_compared_by_aic_without_a_ratio() -> None:
     frame = table()
-    made = torchglm.compare(*(torchglm.fit("count ~ age", frame, family=family) for family in (
-        "poisson", torchglm.NegativeBinomial(0.2))))
+    made = torchglm.compare(
+        *(torchglm.fit("count ~ age", frame, family=family) for family in ("poisson", torchglm.NegativeBinomial(0.2)))
+    )
     assert torch.isfinite(made["aic"]).all() and torch.isnan(made["LR"]).all()
 
 

@@ -1,5 +1,7 @@
 """LitGLM: the loss is the head's, padding is nothing, metrics and callbacks work, checkpoints load."""
 
+from __future__ import annotations
+
 import warnings
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,14 @@ def data(n: int = 600, dtype: torch.dtype = torch.float32) -> GLMBatch:
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                             "enable_model_summary": False, "accelerator": "cpu", "default_root_dir": folder}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "default_root_dir": folder,
+    }
     return Trainer(**{**quiet, **options})
 
 
@@ -114,8 +122,9 @@ def test_validation_is_exact_over_batches(make: Any, tmp_path: Path) -> None:
 
 def test_metrics_of_ones_own_and_of_torchmetrics(tmp_path: Path) -> None:
     rows = data()
-    lit = LitGLM(GLMHead(3, "poisson"), metrics={"mae": MeanAbsoluteError(), "nll": metrics.NLL,
-                                                 "gini": metrics.Gini("poisson")})
+    lit = LitGLM(
+        GLMHead(3, "poisson"), metrics={"mae": MeanAbsoluteError(), "nll": metrics.NLL, "gini": metrics.Gini("poisson")}
+    )
     run = trainer(tmp_path)
     found = run.validate(lit, TensorBatches(rows, 250), verbose=False)[0]
     assert set(found) == {"val_loss", "val_mae", "val_nll", "val_gini"}
@@ -128,8 +137,9 @@ def test_d2_is_left_out_where_an_offset_rules_it_out(tmp_path: Path) -> None:
     rows = rows._replace(y=(rows.y > 1).float())
     run = trainer(tmp_path)
     with_offset = run.validate(LitGLM(GLMHead(3, "bernoulli")), TensorBatches(rows, 250), verbose=False)[0]
-    without = run.validate(LitGLM(GLMHead(3, "bernoulli")), TensorBatches(rows._replace(offset=None), 250),
-                           verbose=False)[0]
+    without = run.validate(
+        LitGLM(GLMHead(3, "bernoulli")), TensorBatches(rows._replace(offset=None), 250), verbose=False
+    )[0]
     assert "val_d2" not in with_offset and "val_d2" in without
 
 
@@ -189,8 +199,9 @@ def test_a_network_is_loaded_into_a_module_of_its_shape(tmp_path: Path) -> None:
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("metric", [metrics.LiftTable, metrics.LiftTable("poisson"), metrics.Coverage,
-                                    metrics.Coverage()])
+@pytest.mark.parametrize(
+    "metric", [metrics.LiftTable, metrics.LiftTable("poisson"), metrics.Coverage, metrics.Coverage()]
+)
 def test_metrics_that_are_no_number_are_refused(metric: Any) -> None:
     with pytest.raises(ValueError, match="is not one number made of means and responses.*score trainer.predict"):
         LitGLM(GLMHead(3, "poisson"), metrics={"one": metric})
@@ -205,8 +216,13 @@ def test_what_is_no_whole_checkpoint_of_a_head_or_network_is_refused(tmp_path: P
     whole = (tmp_path / "network.ckpt").read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"weight": 1}, tmp_path / "other.ckpt")
-    for name, said in {"network": r"load\(path, model=", "irls": "another module than LitGLM", "cut": "not a whole",
-                       "other": "not a whole", "none": "there is no checkpoint"}.items():
+    for name, said in {
+        "network": r"load\(path, model=",
+        "irls": "another module than LitGLM",
+        "cut": "not a whole",
+        "other": "not a whole",
+        "none": "there is no checkpoint",
+    }.items():
         with pytest.raises(ValueError, match=said):
             torchglm.load(tmp_path / f"{name}.ckpt")
     with pytest.raises(ValueError, match="does not fit the module given"):
@@ -268,8 +284,12 @@ def test_schedulers(tmp_path: Path) -> None:
     rows = data()
     plateau = LitGLM(GLMHead(3, "poisson"), scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
     trainer(tmp_path, max_epochs=1).fit(plateau, TensorBatches(rows), TensorBatches(rows))
-    lit = LitGLM(GLMHead(3, "poisson"), lambda p: torch.optim.SGD(p, lr=1.0),
-                 lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5), scheduler_interval="step")
+    lit = LitGLM(
+        GLMHead(3, "poisson"),
+        lambda p: torch.optim.SGD(p, lr=1.0),
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+        scheduler_interval="step",
+    )
     run = trainer(tmp_path, max_epochs=1)
     run.fit(lit, TensorBatches(rows, 200))
     assert run.optimizers[0].param_groups[0]["lr"] == 0.125

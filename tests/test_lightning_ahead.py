@@ -1,5 +1,7 @@
 """Quick training is plain training: the closed form is autograd's gradient, a group of steps is those steps."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,17 @@ from torchglm.lightning.columns import Columns
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
-LINKS = {"gaussian": ["identity", "log"], "poisson": ["log", "sqrt", "identity"], "gamma": ["inverse", "log"],
-         "inverse_gaussian": ["inverse_squared", "log"], "bernoulli": ["logit", "probit", "cloglog", "cauchit"],
-         "binomial": ["logit", "probit"], "exponential": ["log"], "negative_binomial": ["log"], "tweedie": ["log"]}
+LINKS = {
+    "gaussian": ["identity", "log"],
+    "poisson": ["log", "sqrt", "identity"],
+    "gamma": ["inverse", "log"],
+    "inverse_gaussian": ["inverse_squared", "log"],
+    "bernoulli": ["logit", "probit", "cloglog", "cauchit"],
+    "binomial": ["logit", "probit"],
+    "exponential": ["log"],
+    "negative_binomial": ["log"],
+    "tweedie": ["log"],
+}
 SHAPES = {"negative_binomial": {"alpha": 0.5}, "tweedie": {"power": 1.5}}
 
 
@@ -152,8 +162,14 @@ def network() -> nn.Sequential:
 
 
 def quiet(folder: Path, **options: Any) -> Trainer:
-    given: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                             "enable_model_summary": False, "accelerator": "cpu", "default_root_dir": folder}
+    given: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "default_root_dir": folder,
+    }
     return Trainer(**{**given, **options})
 
 
@@ -185,11 +201,13 @@ WAYS: dict[str, Make] = {
     "sgd": lambda: LitGLM(GLMHead(4, "poisson"), lambda p: SGD(p, 0.1)),
     "momentum": lambda: LitGLM(GLMHead(4, "poisson"), lambda p: SGD(p, 0.05, momentum=0.9, weight_decay=1e-3)),
     "adam": lambda: LitGLM(GLMHead(4, "poisson"), lambda p: Adam(p, 0.05)),
-    "schedule by step": lambda: LitGLM(GLMHead(4, "poisson"), lambda p: SGD(p, 0.1),
-                                       lambda o: CosineAnnealingLR(o, 120), scheduler_interval="step"),
+    "schedule by step": lambda: LitGLM(
+        GLMHead(4, "poisson"), lambda p: SGD(p, 0.1), lambda o: CosineAnnealingLR(o, 120), scheduler_interval="step"
+    ),
     "schedule by epoch": lambda: LitGLM(GLMHead(4, "poisson"), lambda p: Adam(p, 0.05), lambda o: StepLR(o, 1, 0.3)),
-    "penalty": lambda: LitGLM(GLMHead(4, "poisson"), lambda p: SGD(p, 0.1),
-                              penalty=lambda m: 0.1 * m.weight.square().sum(), scale=2.0),
+    "penalty": lambda: LitGLM(
+        GLMHead(4, "poisson"), lambda p: SGD(p, 0.1), penalty=lambda m: 0.1 * m.weight.square().sum(), scale=2.0
+    ),
     "shape": lambda: LitGLM(GLMHead(4, NegativeBinomial()), lambda p: Adam(p, 0.05)),
     "network": lambda: LitGLM(network(), lambda p: Adam(p, 0.01)),
 }
@@ -203,16 +221,24 @@ def trained(make: Make, folder: Path, batches: Any, **options: Any) -> tuple[Lit
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_groups_of_steps_are_the_steps_one_by_one(way: str, tmp_path: Path, groups: list[int],
-                                                  one_by_one: Callable[[bool], None]) -> None:
+def test_groups_of_steps_are_the_steps_one_by_one(
+    way: str, tmp_path: Path, groups: list[int], one_by_one: Callable[[bool], None]
+) -> None:
     found = []
     for off in (True, False):
         one_by_one(off)
         batches = TensorBatches(rows(dtype=torch.float32), 25, shuffle=True)
         lit, run = trained(WAYS[way], tmp_path, batches)
         loop = run.fit_loop.epoch_loop
-        found.append((lit, run, {name: float(value) for name, value in run.callback_metrics.items()},
-                      loop.state_dict(), run.optimizers[0].state_dict()))
+        found.append(
+            (
+                lit,
+                run,
+                {name: float(value) for name, value in run.callback_metrics.items()},
+                loop.state_dict(),
+                run.optimizers[0].state_dict(),
+            )
+        )
         assert run.global_step == 120 and bool(groups) is not off
     (plain, _, logged, counts, state), (quick, _, relogged, recounts, restate) = found
     assert max(groups) == 38  # of 40 batches the last stands alone
@@ -234,8 +260,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_what_looks_at_some_steps_sees_them(setting: str, tmp_path: Path, groups: list[int],
-                                            one_by_one: Callable[[bool], None]) -> None:
+def test_what_looks_at_some_steps_sees_them(
+    setting: str, tmp_path: Path, groups: list[int], one_by_one: Callable[[bool], None]
+) -> None:
     class Seen(Callback):
         """The steps and losses at each validation."""
 
@@ -256,8 +283,16 @@ def test_what_looks_at_some_steps_sees_them(setting: str, tmp_path: Path, groups
         lit, run = trained(WAYS["sgd"], folder, batches, callbacks=[seen, saves], enable_checkpointing=True, **options)
         files = sorted(file.name for file in folder.glob("*.ckpt"))
         log = (folder / "metrics.csv").read_text() if options["logger"] else ""
-        found.append((lit.head.weight.tolist(), seen.at, files, run.global_step, log.count("\n"),
-                      [line.split(",")[:2] for line in log.splitlines()]))
+        found.append(
+            (
+                lit.head.weight.tolist(),
+                seen.at,
+                files,
+                run.global_step,
+                log.count("\n"),
+                [line.split(",")[:2] for line in log.splitlines()],
+            )
+        )
     assert found[0] == found[1]
     assert groups and max(groups) < STEPS
 
@@ -279,10 +314,21 @@ class Own(LitGLM):
         super().optimizer_step(*given, **named)
 
 
-@pytest.mark.parametrize("options", [
-    {"accumulate_grad_batches": 4}, {"gradient_clip_val": 0.1}, {"gradient_clip_val": 0.1, "precision": "bf16-mixed"},
-    {"callbacks": EachBatch}, {"callbacks": lambda: LearningRateMonitor("step"), "logger": True},
-    {"detect_anomaly": True}, {"profiler": "simple"}, {"fast_dev_run": True}, {"module": Own}], ids="-".join)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate_grad_batches": 4},
+        {"gradient_clip_val": 0.1},
+        {"gradient_clip_val": 0.1, "precision": "bf16-mixed"},
+        {"callbacks": EachBatch},
+        {"callbacks": lambda: LearningRateMonitor("step"), "logger": True},
+        {"detect_anomaly": True},
+        {"profiler": "simple"},
+        {"fast_dev_run": True},
+        {"module": Own},
+    ],
+    ids="-".join,
+)
 def test_the_plain_road_is_taken_where_it_must_be(options: dict[str, Any], tmp_path: Path, groups: list[int]) -> None:
     options = dict(options)
     kind = options.pop("module", LitGLM)
@@ -290,8 +336,12 @@ def test_the_plain_road_is_taken_where_it_must_be(options: dict[str, Any], tmp_p
         options["callbacks"] = [options["callbacks"]()]
     if options.get("logger"):
         options["logger"] = CSVLogger(tmp_path)
-    lit, run = trained(lambda: kind(GLMHead(4, "poisson"), lambda p: SGD(p, 0.1)), tmp_path,
-                       TensorBatches(rows(dtype=torch.float32), 100), **options)
+    lit, run = trained(
+        lambda: kind(GLMHead(4, "poisson"), lambda p: SGD(p, 0.1)),
+        tmp_path,
+        TensorBatches(rows(dtype=torch.float32), 100),
+        **options,
+    )
     assert not groups and torch.isfinite(lit.head.weight).all()
     for callback in options.get("callbacks", []):
         assert not isinstance(callback, EachBatch) or callback.seen == 30
@@ -350,8 +400,10 @@ def test_a_loader_that_ends_early_or_has_no_length(tmp_path: Path, groups: list[
 
 def test_dicts_are_batches_too(tmp_path: Path, groups: list[int]) -> None:
     data = rows(dtype=torch.float32)
-    named = [{name: value for name, value in batch._asdict().items() if value is not None}
-             for batch in TensorBatches(data, 25)]
+    named = [
+        {name: value for name, value in batch._asdict().items() if value is not None}
+        for batch in TensorBatches(data, 25)
+    ]
     found, _ = trained(WAYS["sgd"], tmp_path, DataLoader(named, batch_size=None))
     expected, _ = trained(WAYS["sgd"], tmp_path, TensorBatches(data, 25))
     assert groups and torch.equal(found.head.weight, expected.head.weight)

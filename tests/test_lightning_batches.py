@@ -1,5 +1,7 @@
 """Loaders: every row once per epoch, in an order of the seed's, in equal batches on every rank and worker."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,8 +57,7 @@ def test_tensors_drop_last() -> None:
 
 @pytest.mark.parametrize("n", [103, 104, 2, 1])
 @pytest.mark.parametrize("drop_last", [False, True])
-def test_ranks_get_equal_batches_and_every_row_once(monkeypatch: pytest.MonkeyPatch, n: int,
-                                                    drop_last: bool) -> None:
+def test_ranks_get_equal_batches_and_every_row_once(monkeypatch: pytest.MonkeyPatch, n: int, drop_last: bool) -> None:
     rows, sizes = [], []
     for rank in range(3):
         monkeypatch.setattr(batches, "rank_and_world", lambda rank=rank: (rank, 3))
@@ -77,8 +78,12 @@ def test_batches_by_name_and_what_is_wrong_with_them() -> None:
     named = as_batch({"x": x, "y": y, "exposure": 2 * y})
     assert torch.equal(named.offset, torch.full((4,), 2.0).log())
     assert as_batch((x, y)).y is y
-    for wrong, message in (({"y": y}, "always x"), ({"x": x, "target": y}, "'target'"), (x, "Tensor"),
-                           ({"x": x, "offset": y, "exposure": y}, "not both")):
+    for wrong, message in (
+        ({"y": y}, "always x"),
+        ({"x": x, "target": y}, "'target'"),
+        (x, "Tensor"),
+        ({"x": x, "offset": y, "exposure": y}, "not both"),
+    ):
         with pytest.raises(ValueError, match=message):
             as_batch(wrong)
     with pytest.raises(ValueError, match="one length"):
@@ -91,8 +96,16 @@ def test_batches_by_name_and_what_is_wrong_with_them() -> None:
 def folder(tmp_path: Path) -> Path:
     """103 rows in two files, of row groups of 10."""
     y = torch.arange(103, dtype=torch.float64)
-    table = pa.table({"a": y.numpy(), "b": (y * 10).int().numpy(), "y": y.numpy(), "w": (1 + y).numpy(),
-                      "e": (1 + y).numpy(), "g": ["u" if i % 3 else "v" for i in range(103)]})
+    table = pa.table(
+        {
+            "a": y.numpy(),
+            "b": (y * 10).int().numpy(),
+            "y": y.numpy(),
+            "w": (1 + y).numpy(),
+            "e": (1 + y).numpy(),
+            "g": ["u" if i % 3 else "v" for i in range(103)],
+        }
+    )
     parquet.write_table(table.slice(0, 50), tmp_path / "one.parquet", row_group_size=10)
     parquet.write_table(table.slice(50), tmp_path / "two.parquet", row_group_size=10)
     return tmp_path
@@ -163,15 +176,19 @@ def test_parquet_workers(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("world", "workers"), [(2, 2), (3, 2), (2, 5)])
-def test_each_worker_of_all_ranks_gives_as_many_batches(folder: Path, monkeypatch: pytest.MonkeyPatch, world: int,
-                                                        workers: int) -> None:
+def test_each_worker_of_all_ranks_gives_as_many_batches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, world: int, workers: int
+) -> None:
     rows = []
     for worker in range(workers):
         sizes = []
         for rank in range(world):
             monkeypatch.setattr(arrow, "rank_and_world", lambda rank=rank: (rank, world))
-            monkeypatch.setattr(arrow, "get_worker_info",
-                                lambda worker=worker: SimpleNamespace(id=worker, num_workers=workers, seed=worker))
+            monkeypatch.setattr(
+                arrow,
+                "get_worker_info",
+                lambda worker=worker: SimpleNamespace(id=worker, num_workers=workers, seed=worker),
+            )
             found = list(ArrowBatches(folder, ["a"], "y", batch_size=7, shuffle=True))
             sizes.append([len(b.y) for b in found])
             rows.append(seen(found))
@@ -220,7 +237,8 @@ def test_parquet_errors(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("kind", ["tensors", "blocks", "files"])
 @pytest.mark.parametrize("ahead", [True, False])
 def test_a_training_that_ended_within_an_epoch_goes_on_with_the_next_batch(
-        kind: str, ahead: bool, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    kind: str, ahead: bool, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     place = tmp_path_factory.mktemp("kept")
 
     def train(name: str, before: Path | None = None) -> Tensor:
@@ -229,8 +247,15 @@ def test_a_training_that_ended_within_an_epoch_goes_on_with_the_next_batch(
             loader = TensorBatches(data(), 8, shuffle="blocks" if kind == "blocks" else True)
         lit = LitGLM(GLMHead(2, "poisson"), lambda p: torch.optim.SGD(p, lr=1e-6), metrics={})
         keep = ModelCheckpoint(place / name, every_n_train_steps=7, save_top_k=-1)
-        run = Trainer(max_steps=40, logger=False, enable_progress_bar=False, enable_model_summary=False,
-                      accelerator="cpu", callbacks=[keep], gradient_clip_val=None if ahead else 1e9)
+        run = Trainer(
+            max_steps=40,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+            callbacks=[keep],
+            gradient_clip_val=None if ahead else 1e9,
+        )
         run.fit(lit, loader, ckpt_path=before)
         return lit.head.weight.detach().clone()
 

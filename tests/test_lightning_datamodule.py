@@ -1,5 +1,7 @@
 """GLMDataModule: the split depends on what the rows hold alone, the parts make up the whole, and a Trainer takes it."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ def table(n: int = 1000) -> pa.Table:
     rng = np.random.default_rng(0)
     a, b, e = rng.normal(size=n), rng.integers(0, 5, n), rng.uniform(0.5, 2, n)
     who = [f"p{i}" for i in rng.integers(0, 60, n)]
-    return pa.table({"a": a, "b": b, "e": e, "who": who, "y": rng.poisson(e * np.exp(0.3 * a - 0.1 * b)),
-                     "row": np.arange(n)})
+    return pa.table(
+        {"a": a, "b": b, "e": e, "who": who, "y": rng.poisson(e * np.exp(0.3 * a - 0.1 * b)), "row": np.arange(n)}
+    )
 
 
 def rows_of(batches: Any) -> Tensor:
@@ -58,8 +61,9 @@ def test_the_split_is_the_same_in_any_order_file_and_format(tmp_path: Path) -> N
         first = module(tmp_path / "one.parquet", key=key)
         for other in (module(tmp_path / "many", key=key), module(tmp_path / "one.csv", key=key)):
             for name in ("train_dataloader", "val_dataloader"):
-                torch.testing.assert_close(rows_of(getattr(other, name)()), rows_of(getattr(first, name)()),
-                                           rtol=1e-14, atol=0.0)
+                torch.testing.assert_close(
+                    rows_of(getattr(other, name)()), rows_of(getattr(first, name)()), rtol=1e-14, atol=0.0
+                )
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv"])
@@ -99,13 +103,16 @@ def test_rows_of_one_key_stay_together_and_a_seed_makes_another_split(tmp_path: 
 def test_a_hash_sees_values_not_types_and_tells_them_apart() -> None:
     numbers = [3.0, -0.0, 1e300, 7.0, None]
     part = HashPart(["k"], 0.0, 0.5)
-    same = [pa.array([3, 0, 7], pa.int8()), pa.array([3.0, -0.0, 7.0]), pa.array([3, 0, 7], pa.uint64()),
-            pa.array([3, 0, 7], pa.float32())]
+    same = [
+        pa.array([3, 0, 7], pa.int8()),
+        pa.array([3.0, -0.0, 7.0]),
+        pa.array([3, 0, 7], pa.uint64()),
+        pa.array([3, 0, 7], pa.float32()),
+    ]
     masks = [part.mask(pa.table({"k": column})).tolist() for column in same]
     assert all(mask == masks[0] for mask in masks)
     words = pa.array(["x", "y", None, "x"])
-    assert part.mask(pa.table({"k": words})).tolist() == part.mask(
-        pa.table({"k": words.dictionary_encode()})).tolist()
+    assert part.mask(pa.table({"k": words})).tolist() == part.mask(pa.table({"k": words.dictionary_encode()})).tolist()
     assert len(part.mask(pa.table({"k": pa.array(numbers)}))) == 5 and len(part.mask(pa.table({"k": words[:0]}))) == 0
     many = pa.table({"k": np.arange(40_000), "j": [f"w{i}" for i in range(40_000)]})
     for key in (["k"], ["j"], ["k", "j"]):
@@ -117,10 +124,17 @@ def test_a_hash_sees_values_not_types_and_tells_them_apart() -> None:
 def test_a_trainer_fits_and_scores_the_parts(tmp_path: Path) -> None:
     rows = table()
     parquet.write_table(rows, tmp_path / "x.parquet", row_group_size=130)
-    data = GLMDataModule(tmp_path / "x.parquet", ["a", "b"], "y", exposure="e", key="who", dtype=torch.float64,
-                         batch_size=100, test=0.2)
-    plain: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                             "enable_model_summary": False, "accelerator": "cpu", "default_root_dir": tmp_path}
+    data = GLMDataModule(
+        tmp_path / "x.parquet", ["a", "b"], "y", exposure="e", key="who", dtype=torch.float64, batch_size=100, test=0.2
+    )
+    plain: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "default_root_dir": tmp_path,
+    }
     lit = LitIRLS(GLMHead(data.in_features, "poisson", dtype=torch.float64))
     run = Trainer(max_epochs=30, **plain)
     run.fit(lit, data)
@@ -161,18 +175,31 @@ def kinds(n: int = 400) -> pa.Table:
     rng = np.random.default_rng(3)
     ids, day = rng.integers(0, 90, n), np.datetime64("2020-01-01") + rng.integers(0, 300, n).astype("timedelta64[D]")
     clock = np.datetime64("2020-01-01T00:00:00") + rng.integers(0, 10**9, n).astype("timedelta64[s]")
-    return pa.table({
-        "a": rng.normal(size=n), "y": rng.poisson(1.0, n), "whole": ids, "zeros": [f"{i:04d}" for i in ids],
-        "single": pa.array(rng.normal(size=n), pa.float32()), "double": rng.normal(size=n),
-        "truth": rng.random(n) > 0.5,
-        "day": pa.array(day, pa.date32()), "midnight": pa.array(day.astype("datetime64[ns]")),
-        "clock": pa.array(clock), "zoned": pa.array(clock.astype("datetime64[us]"), pa.timestamp("us", "UTC")),
-        "word": [f"p{i}" for i in ids], "some": [None if i % 7 == 0 else f"q{i}" for i in ids]})
+    return pa.table(
+        {
+            "a": rng.normal(size=n),
+            "y": rng.poisson(1.0, n),
+            "whole": ids,
+            "zeros": [f"{i:04d}" for i in ids],
+            "single": pa.array(rng.normal(size=n), pa.float32()),
+            "double": rng.normal(size=n),
+            "truth": rng.random(n) > 0.5,
+            "day": pa.array(day, pa.date32()),
+            "midnight": pa.array(day.astype("datetime64[ns]")),
+            "clock": pa.array(clock),
+            "zoned": pa.array(clock.astype("datetime64[us]"), pa.timestamp("us", "UTC")),
+            "word": [f"p{i}" for i in ids],
+            "some": [None if i % 7 == 0 else f"q{i}" for i in ids],
+        }
+    )
 
 
 @pytest.mark.parametrize("writer", ["arrow", "pandas"])
-@pytest.mark.parametrize("key", [name for name in kinds(1).column_names if name not in ("a", "y", "truth")]
-                         + [["zeros", "day"], ["truth", "whole"]])
+@pytest.mark.parametrize(
+    "key",
+    [name for name in kinds(1).column_names if name not in ("a", "y", "truth")]
+    + [["zeros", "day"], ["truth", "whole"]],
+)
 def test_a_key_of_any_type_splits_parquet_and_csv_alike(key: Any, writer: str, tmp_path: Path) -> None:
     rows = kinds()
     parquet.write_table(rows, tmp_path / "x.parquet", row_group_size=70)

@@ -1,5 +1,7 @@
 """Two gloo ranks under Lightning's DDP: the weights and metrics of one process, with odd rows and weights."""
 
+from __future__ import annotations
+
 import json
 import os
 import socket
@@ -41,8 +43,13 @@ if trainer.global_rank == 0:
 
 def train(ranks: int, folder: Path) -> tuple[list[float], dict[str, float]]:
     (folder / "train.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, folder / "train.py", str(ranks), folder], capture_output=True,
-                          text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, folder / "train.py", str(ranks), folder],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     weight, found = json.loads(line.removeprefix("RESULT"))
@@ -62,17 +69,31 @@ def test_processes_of_torchrun_train_one_head(tmp_path: Path) -> None:
     a, b, years = draw.normal(3, 2, 900), draw.choice(["u", "v"], 900), draw.uniform(0.3, 2, 900)
     mean = years * np.exp(0.1 * a + 0.4 * (b == "v"))
     pd.DataFrame({"y": draw.poisson(mean), "a": a, "b": b, "years": years}).to_parquet(
-        tmp_path / "rows.parquet", row_group_size=170)
+        tmp_path / "rows.parquet", row_group_size=170
+    )
     (tmp_path / "config.yaml").write_text(
         "data: {path: rows.parquet, formula: y ~ a + C(b), exposure: years}\nfamily: poisson\noutput_dir: run\n"
-        "solver: {name: sgd, batch_size: 64, trainer: {max_epochs: 4}, polish: 3}\n")
+        "solver: {name: sgd, batch_size: 64, trainer: {max_epochs: 4}, polish: 3}\n"
+    )
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
-        told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(made.getsockname()[1])}
-    started = [subprocess.Popen([sys.executable, "-m", "torchglm", "fit", "config.yaml"], cwd=tmp_path, text=True,
-                                env=os.environ | told | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+        told = {
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(made.getsockname()[1]),
+        }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torchglm", "fit", "config.yaml"],
+            cwd=tmp_path,
+            text=True,
+            env=os.environ | told | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
     try:
         (first, error), (second, other) = [process.communicate(timeout=150) for process in started]
     finally:

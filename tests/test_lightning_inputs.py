@@ -1,5 +1,7 @@
 """What modules of Lightning do with what they are given: shapes, exposures, rows that do not suit, wrong arguments."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +22,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                             "enable_model_summary": False, "accelerator": "cpu", "default_root_dir": folder}
+    quiet: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "default_root_dir": folder,
+    }
     return Trainer(**{**quiet, **options})
 
 
@@ -29,8 +37,9 @@ def counts(n: int = 120) -> GLMBatch:
     """Poisson counts with weights and an offset, `x` (n, 3)."""
     rng = torch.Generator().manual_seed(7)
     x, offset = torch.randn(n, 3, generator=rng), torch.rand(n, generator=rng)
-    return GLMBatch(x, torch.poisson(torch.exp(0.3 * x[:, 0] + offset), generator=rng),
-                    0.5 + torch.rand(n, generator=rng), offset)
+    return GLMBatch(
+        x, torch.poisson(torch.exp(0.3 * x[:, 0] + offset), generator=rng), 0.5 + torch.rand(n, generator=rng), offset
+    )
 
 
 def hits(n: int = 120) -> GLMBatch:
@@ -45,11 +54,18 @@ def column(value: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-@pytest.mark.parametrize(("family", "rows", "named"), [
-    ("poisson", counts(), "weight"), ("poisson", counts(), "offset"), ("poisson", counts(), "y"),
-    ("binomial", hits(), "trials")])
-def test_a_column_of_values_counts_as_the_values(deep: bool, family: str, rows: GLMBatch, named: str,
-                                                 tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "rows", "named"),
+    [
+        ("poisson", counts(), "weight"),
+        ("poisson", counts(), "offset"),
+        ("poisson", counts(), "y"),
+        ("binomial", hits(), "trials"),
+    ],
+)
+def test_a_column_of_values_counts_as_the_values(
+    deep: bool, family: str, rows: GLMBatch, named: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     head = GLMHead(3, family)
     nn.init.normal_(head.weight)
@@ -61,8 +77,9 @@ def test_a_column_of_values_counts_as_the_values(deep: bool, family: str, rows: 
         loss = LitGLM(model).training_step(given)
         loss.backward()
         gradient = head.weight.grad.clone()
-        scores = trainer(tmp_path).validate(LitGLM(model, metrics={"deviance": metrics.Deviance}),
-                                            TensorBatches(given, 50), verbose=False)[0]
+        scores = trainer(tmp_path).validate(
+            LitGLM(model, metrics={"deviance": metrics.Deviance}), TensorBatches(given, 50), verbose=False
+        )[0]
         found.append((loss.detach(), gradient, scores))
     torch.testing.assert_close(found[1][:2], found[0][:2])
     assert found[1][2] == pytest.approx(found[0][2], rel=1e-6)
@@ -131,8 +148,10 @@ def test_files_with_an_exposure_need_such_a_link_too(tmp_path: Path) -> None:
     rows = exposed()
     table = pa.table({"a": rows["x"][:, 0].numpy(), "y": rows["y"].numpy(), "years": rows["exposure"].numpy()})
     parquet.write_table(table, tmp_path / "rows.parquet")
-    for batches in (ArrowBatches(tmp_path / "rows.parquet", ["a"], "y", exposure="years"),
-                    GLMDataModule(tmp_path / "rows.parquet", ["a"], "y", exposure="years")):
+    for batches in (
+        ArrowBatches(tmp_path / "rows.parquet", ["a"], "y", exposure="years"),
+        GLMDataModule(tmp_path / "rows.parquet", ["a"], "y", exposure="years"),
+    ):
         with pytest.raises(ValueError, match="exposure needs a link"):
             training(LitGLM(GLMHead(1, "gaussian")), batches, tmp_path)
         training(LitGLM(GLMHead(1, "poisson")), batches, tmp_path)
@@ -141,14 +160,18 @@ def test_files_with_an_exposure_need_such_a_link_too(tmp_path: Path) -> None:
         list(ArrowBatches(tmp_path / "none.parquet", ["a"], "y", exposure="years"))
 
 
-@pytest.mark.parametrize(("wrong", "kind", "said"), [
-    ({"metrics": {"loss": metrics.Deviance}}, ValueError, "cannot be named 'loss'"),
-    ({"metrics": {"a.b": metrics.Deviance}}, ValueError, "cannot be named 'a.b'"),
-    ({"metrics": [metrics.Deviance]}, TypeError, "metrics must be a dict"),
-    ({"metrics": {"gini": 3}}, TypeError, "'gini' must be a class"),
-    ({"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, TypeError, "optimizer must be a class .* got SGD"),
-    ({"scheduler": "step"}, TypeError, "scheduler must be a class"),
-    ({"scheduler_interval": "batch"}, ValueError, "scheduler_interval must be")])
+@pytest.mark.parametrize(
+    ("wrong", "kind", "said"),
+    [
+        ({"metrics": {"loss": metrics.Deviance}}, ValueError, "cannot be named 'loss'"),
+        ({"metrics": {"a.b": metrics.Deviance}}, ValueError, "cannot be named 'a.b'"),
+        ({"metrics": [metrics.Deviance]}, TypeError, "metrics must be a dict"),
+        ({"metrics": {"gini": 3}}, TypeError, "'gini' must be a class"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)], 0.1)}, TypeError, "optimizer must be a class .* got SGD"),
+        ({"scheduler": "step"}, TypeError, "scheduler must be a class"),
+        ({"scheduler_interval": "batch"}, ValueError, "scheduler_interval must be"),
+    ],
+)
 def test_arguments_that_cannot_be_meant_are_refused_in_words(wrong: dict[str, Any], kind: type, said: str) -> None:
     with pytest.raises(kind, match=said):
         LitGLM(GLMHead(3, "poisson"), **wrong)
@@ -226,8 +249,9 @@ def test_rows_of_weight_zero_may_hold_anything(tmp_path: Path) -> None:
 def test_a_file_and_row_group_that_does_not_suit_is_named(tmp_path: Path) -> None:
     y = torch.ones(60)
     y[45] = -1.0
-    parquet.write_table(pa.table({"a": torch.randn(60).numpy(), "y": y.numpy()}), tmp_path / "r.parquet",
-                        row_group_size=20)
+    parquet.write_table(
+        pa.table({"a": torch.randn(60).numpy(), "y": y.numpy()}), tmp_path / "r.parquet", row_group_size=20
+    )
     rows = ArrowBatches(tmp_path / "r.parquet", ["a"], "y", batch_size=10)
     assert len(list(rows)) == 6  # without a family nothing speaks against -1
     with pytest.raises(ValueError, match=r"r\.parquet, row group 2: the poisson family needs y >= 0; row 5"):

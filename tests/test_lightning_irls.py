@@ -1,5 +1,7 @@
 """IRLS under a Trainer ends where `torchglm.fit` does; a head refitted on its features is at its optimum there."""
 
+from __future__ import annotations
+
 import logging
 import subprocess
 import sys
@@ -20,8 +22,16 @@ from torchglm.head import GLMHead
 from torchglm.lightning import GLMBatch, IRLSHead, LitGLM, LitIRLS, TensorBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
-PAIRS = [("poisson", "log"), ("bernoulli", "logit"), ("gamma", "log"), ("bernoulli", "probit"), ("gamma", "inverse"),
-         ("inverse_gaussian", "log"), ("gaussian", "identity"), ("poisson", "identity")]
+PAIRS = [
+    ("poisson", "log"),
+    ("bernoulli", "logit"),
+    ("gamma", "log"),
+    ("bernoulli", "probit"),
+    ("gamma", "inverse"),
+    ("inverse_gaussian", "log"),
+    ("gaussian", "identity"),
+    ("poisson", "identity"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -47,14 +57,21 @@ def problem(family: str, link: str, n: int = 700) -> GLMBatch:
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
-    plain: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                             "enable_model_summary": False, "accelerator": "cpu", "default_root_dir": folder}
+    plain: dict[str, Any] = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "default_root_dir": folder,
+    }
     return Trainer(**{**plain, **options})
 
 
-def exact(rows: GLMBatch, family: str, link: "str | None" = None, **options: Any) -> Any:
-    return torchglm.fit(rows.x, rows.y, family=family, link=link, weights=rows.weight, offset=rows.offset, tol=1e-13,
-                        **options)
+def exact(rows: GLMBatch, family: str, link: str | None = None, **options: Any) -> Any:
+    return torchglm.fit(
+        rows.x, rows.y, family=family, link=link, weights=rows.weight, offset=rows.offset, tol=1e-13, **options
+    )
 
 
 @pytest.mark.parametrize(("family", "link"), PAIRS)
@@ -104,7 +121,8 @@ def test_from_a_far_or_an_invalid_start_steps_are_halved_until_the_deviance_fall
     lit, seen = LitIRLS(head, warm=True), []
     run = trainer(tmp_path, max_epochs=60)
     lit.on_train_epoch_end = lambda: seen.append(  # type: ignore[method-assign]
-        torch.inf if lit.descent.coef is None else float(lit.descent.value))
+        torch.inf if lit.descent.coef is None else float(lit.descent.value)
+    )
     run.fit(lit, TensorBatches(rows, 150))
     assert lit.status == Status.CONVERGED
     assert all(later <= earlier * (1 + 1e-9) for earlier, later in zip(seen, seen[1:], strict=False))
@@ -142,9 +160,12 @@ def test_what_it_cannot_fit_is_refused(tmp_path: Path) -> None:
         LitIRLS(GLMHead(3, families.get("negative_binomial").requires_grad_(True)))
     with pytest.raises(ValueError, match="No coefficients yet"):
         _ = LitIRLS(GLMHead(3, "poisson")).coef
-    for bad, match in [(rows._replace(y=rows.y - 9), "batch 0: .*poisson"), (rows._replace(y=None), "y is missing"),
-                       (rows._replace(weight=0 * rows.weight), "positive weight"),
-                       (rows._replace(event=rows.y), "event")]:
+    for bad, match in [
+        (rows._replace(y=rows.y - 9), "batch 0: .*poisson"),
+        (rows._replace(y=None), "y is missing"),
+        (rows._replace(weight=0 * rows.weight), "positive weight"),
+        (rows._replace(event=rows.y), "event"),
+    ]:
         with pytest.raises(ValueError, match=match):
             trainer(tmp_path, max_epochs=2).fit(LitIRLS(GLMHead(3, "poisson")), TensorBatches(bad, 700))
 
@@ -216,7 +237,8 @@ def test_many_responses_and_dead_features_are_refitted_at_once(tmp_path: Path) -
     with torch.no_grad():
         model[1].weight[3] = 0.0  # one feature is constant
     trainer(tmp_path, max_epochs=1, callbacks=[callback]).fit(
-        LitGLM(model, lambda some: torch.optim.SGD(some, lr=0.0)), TensorBatches(both, 150))
+        LitGLM(model, lambda some: torch.optim.SGD(some, lr=0.0)), TensorBatches(both, 150)
+    )
     model.eval()
     with torch.no_grad():
         features = model[:-1](rows.x)
@@ -229,8 +251,9 @@ def test_many_responses_and_dead_features_are_refitted_at_once(tmp_path: Path) -
 
 def test_a_ridge_is_part_of_the_refit(tmp_path: Path) -> None:
     rows, model = problem("poisson", "log"), network()
-    trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead(penalty=Ridge(0.5))]).fit(LitGLM(model),
-                                                                                 TensorBatches(rows, 150))
+    trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead(penalty=Ridge(0.5))]).fit(
+        LitGLM(model), TensorBatches(rows, 150)
+    )
     model.eval()
     with torch.no_grad():
         full = exact(rows._replace(x=model[:-1](rows.x)), "poisson", penalty=Ridge(0.5))
@@ -253,11 +276,11 @@ def test_what_cannot_be_refitted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every"):
         IRLSHead(every=0)
     with pytest.raises(ValueError, match="LitGLM"):
-        trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead()]).fit(LitIRLS(GLMHead(3, "poisson")),
-                                                                    TensorBatches(rows))
+        trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead()]).fit(LitIRLS(GLMHead(3, "poisson")), TensorBatches(rows))
     with pytest.raises(ValueError, match="drop_last"):
-        trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead()]).fit(LitGLM(network()),
-                                                                    TensorBatches(rows, 150, drop_last=True))
+        trainer(tmp_path, max_epochs=1, callbacks=[IRLSHead()]).fit(
+            LitGLM(network()), TensorBatches(rows, 150, drop_last=True)
+        )
 
 
 RANKS = """
@@ -282,8 +305,14 @@ def test_two_ranks_end_where_one_does(tmp_path: Path) -> None:
     (tmp_path / "ranks.py").write_text(RANKS)
     found = []
     for ranks in ("1", "2"):
-        done = subprocess.run([sys.executable, tmp_path / "ranks.py", ranks], capture_output=True, text=True,
-                              timeout=120, check=False, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, tmp_path / "ranks.py", ranks],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=tmp_path,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         [line] = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
         assert line.split()[1] == "CONVERGED"

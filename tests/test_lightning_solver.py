@@ -1,5 +1,7 @@
 """The SGD solver: the coefficients of IRLS on real data and for every family, on columns of any scale."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ FORMULA = "visits ~ log_coinsurance + C(health) + income + age + chronic + year"
 
 
 def lbfgs(parameters: object) -> torch.optim.LBFGS:
-    return torch.optim.LBFGS(parameters, max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-14,
-                             line_search_fn="strong_wolfe")
+    return torch.optim.LBFGS(
+        parameters, max_iter=100, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+    )
 
 
 def joined(head: GLMHead) -> Tensor:
@@ -102,8 +105,7 @@ def test_every_family(name: str) -> None:
     x = x * x.new_tensor([1.0, 1000.0]) + x.new_tensor([0.0, 1e3])  # and on raw scales
     family = families.get(name, **SHAPES.get(name, {}))
     eta = 0.5 + x[:, 0] - (x[:, 1] - 1e3) / 2000
-    mu = 500 + 100 * eta if name in ("gaussian", "normal") else (
-        eta.sigmoid() if family.mean_upper == 1 else eta.exp())
+    mu = 500 + 100 * eta if name in ("gaussian", "normal") else (eta.sigmoid() if family.mean_upper == 1 else eta.exp())
     torch.manual_seed(3)
     y = family.distribution(mu).sample().to(x.dtype)
     y = y.clamp(min=1e-3) if name in ("gamma", "exponential", "inverse_gaussian") else y
@@ -128,8 +130,10 @@ def test_a_shape_parameter_is_learned_with_the_rest() -> None:
     torch.testing.assert_close(joined(head), result.coef, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "polish"), [("negative_binomial", 3), ("negative_binomial", "irls"),
-                                                ("tweedie", 4), ("tweedie", "irls"), ("poisson", "irls")])
+@pytest.mark.parametrize(
+    ("family", "polish"),
+    [("negative_binomial", 3), ("negative_binomial", "irls"), ("tweedie", 4), ("tweedie", "irls"), ("poisson", "irls")],
+)
 def test_polish_ends_at_the_optimum_and_fits_the_shape_too(family: str, polish: Any) -> None:
     torch.manual_seed(0)
     x = torch.randn(400, 2, dtype=torch.float64)
@@ -201,22 +205,30 @@ def test_aliased_and_constant_columns_have_a_least_norm_answer() -> None:
 
 @pytest.mark.parametrize("given", [{"max_epochs": 3}, {"max_steps": 11}, {"max_epochs": 4, "max_steps": 9}, {}])
 @pytest.mark.parametrize("decay", [True, False])
-def test_the_plain_loop_makes_the_steps_of_a_trainer(given: dict[str, int], decay: bool, tmp_path: Path,
-                                                     randhie: tuple[GLMBatch, torchglm.Result]) -> None:
+def test_the_plain_loop_makes_the_steps_of_a_trainer(
+    given: dict[str, int], decay: bool, tmp_path: Path, randhie: tuple[GLMBatch, torchglm.Result]
+) -> None:
     rows, found = GLMBatch(*(None if v is None else v[:2000] for v in randhie[0])), []
     for more in ({}, {"enable_progress_bar": False}):
         for data in (rows, TensorBatches(rows, 500, shuffle=True)):
             head = GLMHead(rows.x.shape[1], "poisson", dtype=torch.float64)
-            done = fit_sgd(head, data, batch_size=500, trainer={**given, **more}, decay=decay,
-                           optimizer=lambda p: torch.optim.SGD(p, 0.1, momentum=0.5))
+            done = fit_sgd(
+                head,
+                data,
+                batch_size=500,
+                trainer={**given, **more},
+                decay=decay,
+                optimizer=lambda p: torch.optim.SGD(p, 0.1, momentum=0.5),
+            )
             found.append((joined(head), done.steps, done.epochs))
     for plain, trained in zip(found[:2], found[2:], strict=True):
         assert torch.equal(plain[0], trained[0]) and plain[1:] == trained[1:]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_training_that_was_killed_ends_as_if_it_had_not(streamed: bool, tmp_path: Path,
-                                                          randhie: tuple[GLMBatch, torchglm.Result]) -> None:
+def test_a_training_that_was_killed_ends_as_if_it_had_not(
+    streamed: bool, tmp_path: Path, randhie: tuple[GLMBatch, torchglm.Result]
+) -> None:
     rows = GLMBatch(*(None if v is None else v[:4000] for v in randhie[0]))
 
     class Killed(Exception):
@@ -241,8 +253,9 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not(streamed: bool, tmp_pa
     assert torch.equal(fit(None, tmp_path / "last.ckpt"), fit(None, None))
 
 
-def test_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
-               recwarn: pytest.WarningsRecorder) -> None:
+def test_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     monkeypatch.chdir(tmp_path)
     level = logging.getLogger("lightning.pytorch").level
     x, y = torch.randn(50, 2), torch.ones(50)
@@ -256,8 +269,14 @@ def test_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
 
 
 def test_a_trainer_of_ones_own() -> None:
-    own = Trainer(max_steps=7, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                  enable_model_summary=False, accelerator="cpu")
+    own = Trainer(
+        max_steps=7,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
     x, y = torch.randn(50, 2), torch.ones(50)
     assert fit_sgd(GLMHead(2, "poisson"), GLMBatch(x, y), trainer=own, batch_size=10).steps == 7
 

@@ -1,5 +1,7 @@
 """The laws every link obeys; links are found by themselves, and one without a reference formula here fails."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from functools import cache
@@ -30,12 +32,16 @@ REFERENCE: dict[str, Formula] = {
     "sqrt": (lambda x, _: x * x, lambda x, _: 1 - x * x),
     "power": (lambda x, g: mp.power(x, 1 / mp.mpf(g.power)), lambda x, g: 1 - mp.power(x, 1 / mp.mpf(g.power))),
     "softplus": (lambda x, _: mp.log1p(mp.exp(x)), lambda x, _: 1 - mp.log1p(mp.exp(x))),
-    "negative_binomial_canonical": (lambda x, g: 1 / (mp.exp(-x) - mp.mpf(float(g.alpha))),
-                                    lambda x, g: 1 - 1 / (mp.exp(-x) - mp.mpf(float(g.alpha)))),
+    "negative_binomial_canonical": (
+        lambda x, g: 1 / (mp.exp(-x) - mp.mpf(float(g.alpha))),
+        lambda x, g: 1 - 1 / (mp.exp(-x) - mp.mpf(float(g.alpha))),
+    ),
 }
 # links that are made with an argument
-MADE = {"power": [Power(p) for p in (0.5, -1.5, 2.0, 1 / 3)],
-        "negative_binomial_canonical": [families.NegativeBinomial(0.4).canonical_link]}
+MADE = {
+    "power": [Power(p) for p in (0.5, -1.5, 2.0, 1 / 3)],
+    "negative_binomial_canonical": [families.NegativeBinomial(0.4).canonical_link],
+}
 # every link of the library; other tests may have made their own before this module is read
 CLASSES = sorted((c for c in Link.__subclasses__() if c.__module__.startswith("torchglm.")), key=lambda c: c.__name__)
 LINKS = [link for c in CLASSES for link in MADE.get(c.name) or [c()]]
@@ -62,13 +68,19 @@ def exact(link: Link, eta: float) -> dict[str, mpmath.mpf]:
         mu, rest = value(x), other(x)
         sign, small = (1, value) if abs(mu) < abs(rest) else (-1, other)
         slope, bend = sign * mp.diff(small, x), sign * mp.diff(small, x, 2)
-        return {"inverse": mu, "inverse_deriv": slope, "inverse_curvature": bend / slope,
-                "log_inverse": _log(mu, rest), "log_complement": _log(rest, mu),
-                "log_inverse_deriv": mp.log(abs(slope)), "relative_slope": slope / mu if mu else None,
-                "complement_slope": slope / rest if 0 < mu < 1 else None}
+        return {
+            "inverse": mu,
+            "inverse_deriv": slope,
+            "inverse_curvature": bend / slope,
+            "log_inverse": _log(mu, rest),
+            "log_complement": _log(rest, mu),
+            "log_inverse_deriv": mp.log(abs(slope)),
+            "relative_slope": slope / mu if mu else None,
+            "complement_slope": slope / rest if 0 < mu < 1 else None,
+        }
 
 
-def _log(part: mpmath.mpf, rest: mpmath.mpf) -> "mpmath.mpf | None":
+def _log(part: mpmath.mpf, rest: mpmath.mpf) -> mpmath.mpf | None:
     """`log(part)` where `part + rest = 1`; None where there is none."""
     return None if part <= 0 else mp.log1p(-rest) if abs(rest) < 0.5 else mp.log(part)
 
@@ -116,8 +128,9 @@ def test_the_defaults_of_the_contract_agree_with_the_closed_forms(link: Link) ->
     torch.testing.assert_close(link.log_inverse(positive), Link.log_inverse(link, positive), rtol=1e-9, atol=1e-12)
     proper = eta[(link(eta) > 0) & (link(eta) < 0.999)]  # beyond, 1 - mu has lost its digits
     for name in ("log_complement", "complement_slope"):
-        torch.testing.assert_close(getattr(link, name)(proper), getattr(Link, name)(link, proper),
-                                   rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            getattr(link, name)(proper), getattr(Link, name)(link, proper), rtol=1e-9, atol=1e-12
+        )
 
 
 @each_dtype

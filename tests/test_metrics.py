@@ -1,5 +1,7 @@
 """Metrics against scikit-learn and closed forms; merges, weights, offsets and shapes for every one."""
 
+from __future__ import annotations
+
 import copy
 import pickle
 
@@ -14,8 +16,17 @@ from torchglm.metrics import CRPS, D2, NLL, CalibrationError, Coverage, Deviance
 from torchglm.metrics import PearsonDispersion as Pearson
 from torchglm.metrics.base import FamilyMetric
 
-FAMILIES = ["gaussian", "bernoulli", "binomial", "poisson", "gamma", "exponential", "inverse_gaussian",
-            "negative_binomial", "tweedie"]
+FAMILIES = [
+    "gaussian",
+    "bernoulli",
+    "binomial",
+    "poisson",
+    "gamma",
+    "exponential",
+    "inverse_gaussian",
+    "negative_binomial",
+    "tweedie",
+]
 METRICS = [Deviance, D2, NLL, Pearson, ObservedExpected, Gini, LiftTable, CalibrationError]
 
 
@@ -41,7 +52,11 @@ def value(metric: FamilyMetric) -> Tensor:
 
 def test_every_metric_is_tested() -> None:
     assert {getattr(ours, name) for name in ours.__all__ if name[0].isupper()} == {
-        FamilyMetric, *METRICS, CRPS, Coverage}  # these two in test_metrics_predictive
+        FamilyMetric,
+        *METRICS,
+        CRPS,
+        Coverage,
+    }  # these two in test_metrics_predictive
 
 
 POWERS = {"gaussian": 0, "poisson": 1, "gamma": 2, "inverse_gaussian": 3}
@@ -156,7 +171,7 @@ def null_deviance(name: str, link: str, y: Tensor, weight: Tensor, offset: Tenso
     def at(b: float) -> Tensor:
         return (weight * family.unit_deviance(y, known(b + offset))).sum()
 
-    low, high, ratio = -3.0, 8.0, (5 ** 0.5 - 1) / 2
+    low, high, ratio = -3.0, 8.0, (5**0.5 - 1) / 2
     for _ in range(100):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, right) if at(left) < at(right) else (left, high)
@@ -213,7 +228,7 @@ def test_batches_of_one_outcome_only() -> None:
         response, mu = torch.tensor(y, dtype=torch.float64), torch.full((3,), 0.4, dtype=torch.float64)
         metric = D2(name)
         for i in range(3):
-            metric.update(mu[i:i + 1], response[i:i + 1])
+            metric.update(mu[i : i + 1], response[i : i + 1])
         null = ours.deviance(response.mean().expand(3), response, name)
         expected = 1 - ours.deviance(mu, response, name) / null
         assert float(metric.compute()) == pytest.approx(float(expected), abs=1e-9), name
@@ -238,11 +253,14 @@ def test_trials() -> None:
     mu, _, weight = rows("binomial")
     trials = 1 + torch.arange(400, dtype=torch.float64) % 7
     y = (trials * mu).round()
-    assert torch.equal(ours.deviance(mu, y, "binomial", weight, trials=trials),
-                       ours.deviance(mu, y / trials, "binomial", weight * trials))
+    assert torch.equal(
+        ours.deviance(mu, y, "binomial", weight, trials=trials),
+        ours.deviance(mu, y / trials, "binomial", weight * trials),
+    )
     exact = torch.distributions.Binomial(trials, mu).log_prob(y)
-    torch.testing.assert_close(ours.nll(mu, y, "binomial", weight, trials=trials),
-                               -(weight * exact).sum() / weight.sum())
+    torch.testing.assert_close(
+        ours.nll(mu, y, "binomial", weight, trials=trials), -(weight * exact).sum() / weight.sum()
+    )
 
 
 def test_nll_is_the_density() -> None:
@@ -257,8 +275,9 @@ def test_pearson_dispersion_and_observed_over_expected() -> None:
     mu, y, weight = rows("poisson")
     chi2 = (weight * (y - mu) ** 2 / mu).sum()
     torch.testing.assert_close(ours.pearson_dispersion(mu, y, "poisson", weight, n_coef=5), chi2 / 395)
-    torch.testing.assert_close(ours.observed_expected(mu, y, "poisson", weight),
-                               (weight * y).sum() / (weight * mu).sum())
+    torch.testing.assert_close(
+        ours.observed_expected(mu, y, "poisson", weight), (weight * y).sum() / (weight * mu).sum()
+    )
 
 
 def test_plots() -> None:

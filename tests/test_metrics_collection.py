@@ -1,5 +1,7 @@
 """In a MetricCollection each metric says what it says alone, whatever the first batch holds."""
 
+from __future__ import annotations
+
 import copy
 import os
 import pickle
@@ -39,8 +41,11 @@ def rows(n: int = 200) -> dict[str, Tensor]:
 def first_batches() -> dict[str, dict[str, Tensor]]:
     """Batches after which sums of different formulas may hold the same numbers."""
     some = rows(8)
-    return {"weight 0": some | {"weight": torch.zeros(8)}, "empty": {name: value[:0] for name, value in some.items()},
-            "exact": some | {"y": some["mu"]}}
+    return {
+        "weight 0": some | {"weight": torch.zeros(8)},
+        "empty": {name: value[:0] for name, value in some.items()},
+        "exact": some | {"y": some["mu"]},
+    }
 
 
 @pytest.mark.parametrize("first", first_batches())
@@ -59,9 +64,16 @@ def test_metrics_of_another_model_never_share_their_sums(pair: str, first: str) 
 
 
 def test_metrics_of_the_same_sums_are_updated_once() -> None:
-    together = MetricCollection({"gini": Gini("poisson"), "lift": LiftTable("poisson", bins=5),
-                                 "error": CalibrationError("poisson"), "deviance": Deviance("poisson"),
-                                 "phi": PearsonDispersion("poisson"), "phi_3": PearsonDispersion("poisson", n_coef=3)})
+    together = MetricCollection(
+        {
+            "gini": Gini("poisson"),
+            "lift": LiftTable("poisson", bins=5),
+            "error": CalibrationError("poisson"),
+            "deviance": Deviance("poisson"),
+            "phi": PearsonDispersion("poisson"),
+            "phi_3": PearsonDispersion("poisson", n_coef=3),
+        }
+    )
     for batch in (rows(50), rows()):
         together.update(**batch)
     groups = sorted(sorted(names) for names in together.compute_groups.values())
@@ -86,10 +98,18 @@ def test_saved_sums_go_to_a_metric_of_the_same_model() -> None:
 
 
 def test_names_of_sums_are_the_same_in_every_process() -> None:
-    make = ("import torch; from torchglm import families, metrics; "
-            "m = metrics.NLL(families.get('tweedie', power=1.5), torch.tensor(2.0)); ")
+    make = (
+        "import torch; from torchglm import families, metrics; "
+        "m = metrics.NLL(families.get('tweedie', power=1.5), torch.tensor(2.0)); "
+    )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", make + "print(*m.metric_state)"], env=environment, text=True,
-                           capture_output=True, timeout=120, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", make + "print(*m.metric_state)"],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
     own = NLL(families.get("tweedie", power=1.5), torch.tensor(2.0))
     assert found.stdout.split() == list(own.metric_state)

@@ -1,5 +1,7 @@
 """A function of metrics takes what its class takes, and says the same."""
 
+from __future__ import annotations
+
 import inspect
 import re
 from functools import partial
@@ -15,8 +17,9 @@ import torchglm.metrics as ours
 from torchglm.metrics import D2, NLL, CalibrationError, Coverage, Deviance, Gini, LiftTable, PearsonDispersion
 from torchglm.metrics.base import FamilyMetric
 
-CLASSES: list[type[Any]] = [getattr(ours, name) for name in ours.__all__
-                            if name[0].isupper() and name != "FamilyMetric"]
+CLASSES: list[type[Any]] = [
+    getattr(ours, name) for name in ours.__all__ if name[0].isupper() and name != "FamilyMetric"
+]
 SETTINGS: dict[str, Any] = {"link": "log", "dispersion": 0.4, "null": 0.3, "n_coef": 7, "bins": 4}
 PER_ROW = ["weight", "offset", "exposure", "trials", "event"]
 FAMILY = {"trials": "binomial", "event": "exponential", "dispersion": "gamma", "link": "gamma"}
@@ -56,8 +59,13 @@ def test_every_argument_is_tried() -> None:
     assert {name for metric in CLASSES for name in arguments(twin(metric))} == tried
 
 
-TRIED = [(metric, argument) for metric in CLASSES if metric is not Coverage for argument in [*PER_ROW, *SETTINGS]
-         if argument in arguments(twin(metric))]
+TRIED = [
+    (metric, argument)
+    for metric in CLASSES
+    if metric is not Coverage
+    for argument in [*PER_ROW, *SETTINGS]
+    if argument in arguments(twin(metric))
+]
 
 
 @pytest.mark.parametrize(("metric", "argument"), TRIED, ids=lambda v: v if isinstance(v, str) else v.__name__)
@@ -74,10 +82,17 @@ def test_a_function_says_what_its_class_says(metric: type[FamilyMetric], argumen
 
 
 MATTER: list[tuple[type[FamilyMetric], str]] = [
-    *((metric, argument) for metric in (Deviance, Gini, LiftTable, CalibrationError, D2)
-      for argument in ("weight", "trials", "event")),
-    *((metric, "exposure") for metric in (Gini, LiftTable, CalibrationError, D2)), (NLL, "dispersion"), (D2, "null"),
-    (PearsonDispersion, "n_coef"), (CalibrationError, "bins")]
+    *(
+        (metric, argument)
+        for metric in (Deviance, Gini, LiftTable, CalibrationError, D2)
+        for argument in ("weight", "trials", "event")
+    ),
+    *((metric, "exposure") for metric in (Gini, LiftTable, CalibrationError, D2)),
+    (NLL, "dispersion"),
+    (D2, "null"),
+    (PearsonDispersion, "n_coef"),
+    (CalibrationError, "bins"),
+]
 
 
 @pytest.mark.parametrize(("metric", "argument"), MATTER, ids=lambda v: v if isinstance(v, str) else v.__name__)
@@ -107,10 +122,16 @@ def test_an_exposure_needs_a_link_for_rates(metric: type[FamilyMetric]) -> None:
     Deviance("gamma").update(**given)
 
 
-@pytest.mark.parametrize("convert", [Tensor.numpy, Tensor.tolist, lambda v: pd.Series(v.numpy(), index=v.numpy())],
-                         ids=["array", "list", "series"])
-@pytest.mark.parametrize(("metric", "argument"), [pair for pair in TRIED if pair[1] in PER_ROW],
-                         ids=lambda v: v if isinstance(v, str) else v.__name__)
+@pytest.mark.parametrize(
+    "convert",
+    [Tensor.numpy, Tensor.tolist, lambda v: pd.Series(v.numpy(), index=v.numpy())],
+    ids=["array", "list", "series"],
+)
+@pytest.mark.parametrize(
+    ("metric", "argument"),
+    [pair for pair in TRIED if pair[1] in PER_ROW],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
 def test_rows_may_be_arrays_lists_and_series(metric: type[FamilyMetric], argument: str, convert: Any) -> None:
     family, given = FAMILY.get(argument, "poisson"), rows(argument, 40)
     other = {name: convert(value) for name, value in given.items()}
@@ -120,8 +141,9 @@ def test_rows_may_be_arrays_lists_and_series(metric: type[FamilyMetric], argumen
         found = metric(family)
         found.update(**columns)
         torch.testing.assert_close(stacked(found.compute()), expected, rtol=0, atol=0, equal_nan=True)
-        torch.testing.assert_close(stacked(twin(metric)(family=family, **columns)), expected, rtol=0, atol=0,
-                                   equal_nan=True)
+        torch.testing.assert_close(
+            stacked(twin(metric)(family=family, **columns)), expected, rtol=0, atol=0, equal_nan=True
+        )
 
 
 @pytest.mark.parametrize("score", [ours.nll, ours.crps])
@@ -129,7 +151,9 @@ def test_each_row_may_have_a_dispersion(score: Any) -> None:
     mu, y = rows("dispersion", 2000).values()
     phi = torch.linspace(0.2, 2, 2000, dtype=torch.float64)
     found = score(mu, y, "gamma", dispersion=phi)
-    each = torch.stack([score(mu[i:i + 1], y[i:i + 1], "gamma", dispersion=float(phi[i])) for i in range(0, 2000, 250)])
+    each = torch.stack(
+        [score(mu[i : i + 1], y[i : i + 1], "gamma", dispersion=float(phi[i])) for i in range(0, 2000, 250)]
+    )
     torch.testing.assert_close(score(mu[::250], y[::250], "gamma", dispersion=phi[::250]), each.mean())
     assert torch.equal(score(mu, y, "gamma", dispersion=phi.numpy()), found)
 

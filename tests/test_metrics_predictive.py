@@ -1,5 +1,7 @@
 """CRPS in closed form is the integral that defines it; coverage is the share of rows inside."""
 
+from __future__ import annotations
+
 import copy
 import pickle
 from typing import Any
@@ -29,8 +31,10 @@ def integral(law: Any, y: float) -> float:
         return float(((law.cdf(x) - (y <= x)) ** 2).sum())
     ends = law.ppf([1e-16, 1e-4, 0.5, 1 - 1e-4, 1 - 1e-15])
     cuts = sorted({float(np.nan_to_num(ends[0], neginf=-50)), *map(float, ends[1:]), y})
-    return sum(quad(lambda x: (law.cdf(x) - (y <= x)) ** 2, a, b, epsabs=1e-13, limit=200)[0]
-               for a, b in zip(cuts, cuts[1:], strict=False))
+    return sum(
+        quad(lambda x: (law.cdf(x) - (y <= x)) ** 2, a, b, epsabs=1e-13, limit=200)[0]
+        for a, b in zip(cuts, cuts[1:], strict=False)
+    )
 
 
 @pytest.mark.parametrize(("mu", "phi"), [(0.0, 1.0), (-3.0, 0.04), (100.0, 25.0)])
@@ -52,8 +56,9 @@ def test_gamma_and_exponential(mu: float, phi: float) -> None:
         torch.testing.assert_close(found, as_gamma, rtol=1e-11, atol=0)
 
 
-COUNTS = [(mu, alpha) for mu in (1e-3, 0.4, 3.0, 250.0, 1e4) for alpha in (0.0, 1e-8, 0.02, 0.7, 6.0)
-          if mu * alpha < 2000]  # else the sum that judges takes minutes
+COUNTS = [
+    (mu, alpha) for mu in (1e-3, 0.4, 3.0, 250.0, 1e4) for alpha in (0.0, 1e-8, 0.02, 0.7, 6.0) if mu * alpha < 2000
+]  # else the sum that judges takes minutes
 
 
 @pytest.mark.parametrize(("mu", "alpha"), COUNTS)
@@ -157,8 +162,13 @@ def test_coverage_is_nan_where_an_end_a_response_or_a_weight_is() -> None:
     y, weight = torch.arange(10.0), torch.ones(10)
     ends = {"low": y - 1, "high": torch.full((10,), torch.inf), "y": y, "weight": weight}
     assert float(metrics.coverage(**ends)) == 1
-    for name, number in [("low", torch.nan), ("high", torch.nan), ("y", torch.nan), ("weight", torch.nan),
-                         ("weight", -1.0)]:
+    for name, number in [
+        ("low", torch.nan),
+        ("high", torch.nan),
+        ("y", torch.nan),
+        ("weight", torch.nan),
+        ("weight", -1.0),
+    ]:
         bad = ends | {name: ends[name].clone().index_fill_(0, torch.tensor([4]), number)}
         assert torch.isnan(metrics.coverage(**bad)), (name, number)
         kept = torch.where(torch.arange(10) == 4, 0.0, weight)

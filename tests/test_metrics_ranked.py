@@ -1,5 +1,7 @@
 """Metrics of order and calibration: Gini, lift table and calibration error, for means and for censored times."""
 
+from __future__ import annotations
+
 import copy
 import pickle
 from collections.abc import Iterator
@@ -64,8 +66,11 @@ def test_no_event_column_means_every_event_was_seen(metric: type[FamilyMetric]) 
 
 def test_hazards_that_are_right_are_calibrated_and_ordered_under_censoring() -> None:
     mu, t, weight, event = times(20_000)
-    table, error, index, reverse = LiftTable("exponential"), CalibrationError("exponential"), *(
-        Gini("exponential") for _ in range(2))
+    table, error, index, reverse = (
+        LiftTable("exponential"),
+        CalibrationError("exponential"),
+        *(Gini("exponential") for _ in range(2)),
+    )
     for metric in (table, error, index):
         metric.update(mu, t, event=event)
     reverse.update(1 / mu, t, event=event)
@@ -132,7 +137,11 @@ def test_lift_tables_over_steps_are_drawn_beside_each_other(pyplot: Any) -> None
     steps = [metric(mu[part], t[part]) for part in (slice(0, 200), slice(200, 500))]
     _, axes = metric.plot(steps)
     assert [line.get_label() for line in axes.get_lines()] == [
-        "observed, step 0", "predicted, step 0", "observed, step 1", "predicted, step 1"]
+        "observed, step 0",
+        "predicted, step 0",
+        "observed, step 1",
+        "predicted, step 1",
+    ]
     drawn = torch.as_tensor(axes.get_lines()[2].get_ydata())
     torch.testing.assert_close(drawn, steps[1]["observed"], equal_nan=True)
     _, axes = metric.plot(steps[0])
@@ -145,6 +154,7 @@ def test_a_table_of_one_bin_has_one_row(pyplot: Any) -> None:
     metric.update(mu, t.floor())
     table = pickle.loads(pickle.dumps(copy.deepcopy(metric.compute())))
     assert {name: tuple(column.shape) for name, column in table.items()} == dict.fromkeys(
-        ("weight", "observed", "predicted", "lift"), (1,))
+        ("weight", "observed", "predicted", "lift"), (1,)
+    )
     assert float(table["lift"]) == 1
     metric.plot()

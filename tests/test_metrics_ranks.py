@@ -1,5 +1,7 @@
 """Two processes score as one: sums of every metric are added over ranks, and functions wait for nobody."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -37,7 +39,9 @@ def plain(found):
             for name, value in found.items()}
 """
 
-RANK = COMMON + """
+RANK = (
+    COMMON
+    + """
 import json, sys
 import torch.distributed as dist
 rank, store = int(sys.argv[1]), sys.argv[2]
@@ -52,12 +56,20 @@ dist.barrier()
 dist.destroy_process_group()
 print("FOUND" + json.dumps(found))
 """
+)
 
 
 def test_two_ranks_score_as_one(tmp_path: Path) -> None:
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")], text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
-             for rank in (0, 1)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for rank in (0, 1)
+    ]
     try:
         ends = [rank.communicate(timeout=LIMIT) for rank in ranks]
     finally:

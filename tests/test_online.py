@@ -1,5 +1,7 @@
 """Renewable estimation: one minibatch is IRLS, many come near the fit of all rows, and nothing but a summary stays."""
 
+from __future__ import annotations
+
 import math
 import pickle
 import sys
@@ -19,8 +21,16 @@ from torchglm.inference.online_summary import Summary
 from torchglm.inputs import GLMBatch, minibatch
 
 TWEEDIE = families.Tweedie(1.5)
-PAIRS = [("poisson", "log"), ("bernoulli", "logit"), ("gamma", "log"), ("bernoulli", "probit"),
-         ("inverse_gaussian", "log"), ("gaussian", "identity"), ("poisson", "sqrt"), ("gamma", "inverse")]
+PAIRS = [
+    ("poisson", "log"),
+    ("bernoulli", "logit"),
+    ("gamma", "log"),
+    ("bernoulli", "probit"),
+    ("inverse_gaussian", "log"),
+    ("gaussian", "identity"),
+    ("poisson", "sqrt"),
+    ("gamma", "inverse"),
+]
 
 
 def problem(family: str, link: str, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -60,7 +70,7 @@ def test_many_minibatches_come_within_a_third_of_a_standard_error(family: str, l
     assert model.nobs == 8000
 
 
-def dispersed(family: "str | families.Family", link: str, seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def dispersed(family: str | families.Family, link: str, seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """`x` (n, 2), `y` (n,) and the coefficients (3,) they are drawn by; the dispersion is 1/2 where there is one."""
     rng = torch.Generator().manual_seed(seed)
     x = torch.rand(n, 2, generator=rng, dtype=torch.float64)
@@ -73,8 +83,9 @@ def dispersed(family: "str | families.Family", link: str, seed: int, n: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("family", "link"), [("gamma", "inverse"), ("gamma", "log"), ("inverse_gaussian", "log"),
-                                              (TWEEDIE, "log")])
+@pytest.mark.parametrize(
+    ("family", "link"), [("gamma", "inverse"), ("gamma", "log"), ("inverse_gaussian", "log"), (TWEEDIE, "log")]
+)
 def test_standard_errors_of_dispersed_streams_are_those_of_all_rows(family: str, link: str, seed: int) -> None:
     x, y, _ = dispersed(family, link, seed, 4000)
     full, model = torchglm.fit(x, y, family=family, link=link), streamed(x, y, family, link, 50)
@@ -91,12 +102,16 @@ def test_small_minibatches_whose_first_coefficients_are_far_off_lose_little_of_t
     torch.testing.assert_close(model.std_err, full.std_err, rtol=0.015, atol=0.0)  # unmoved: 5 % off
 
 
-SMOOTH = [(family, link) for family in ("gaussian", "gamma", "inverse_gaussian", TWEEDIE)
-          for link in ("identity", "log", "inverse", "inverse_squared", "sqrt", "softplus")]
+SMOOTH = [
+    (family, link)
+    for family in ("gaussian", "gamma", "inverse_gaussian", TWEEDIE)
+    for link in ("identity", "log", "inverse", "inverse_squared", "sqrt", "softplus")
+]
 
 
-def at_one_point(family: "str | families.Family", link: str, observed: bool = False, **per_row: Tensor
-                 ) -> tuple[Renewable, Rows, Summary]:
+def at_one_point(
+    family: str | families.Family, link: str, observed: bool = False, **per_row: Tensor
+) -> tuple[Renewable, Rows, Summary]:
     """A stream of one minibatch of 2000 rows that has been learned, and those rows."""
     rng = torch.Generator().manual_seed(1)
     x, member = torch.rand(2000, 2, generator=rng, dtype=torch.float64), families.get(family)
@@ -123,17 +138,23 @@ def test_the_kept_slopes_are_those_of_pearsons_sum_and_of_the_information(family
 
 @pytest.mark.parametrize("forgetting", [1.0, 0.97])
 @pytest.mark.parametrize(("family", "link"), [("gamma", "inverse"), ("poisson", "log"), ("inverse_gaussian", "log")])
-def test_the_sums_are_those_of_the_faded_rows_at_the_coefficients_of_today(family: str, link: str,
-                                                                            forgetting: float) -> None:
+def test_the_sums_are_those_of_the_faded_rows_at_the_coefficients_of_today(
+    family: str, link: str, forgetting: float
+) -> None:
     x, y, _ = dispersed(family, link, 1, 6000)
     model, size = streamed(x, y, family, link, 100, forgetting=forgetting), 100
     share = forgetting ** torch.arange(59, -1, -1, dtype=torch.float64).repeat_interleave(size)
-    now = [model._moments(minibatch(x, y, model.family, model.link, True, weight=share**power), model.coef, False,
-                          report=True) for power in (1, 2)]
+    now = [
+        model._moments(
+            minibatch(x, y, model.family, model.link, True, weight=share**power), model.coef, False, report=True
+        )
+        for power in (1, 2)
+    ]
     torch.testing.assert_close(model.summary.information, now[0].gram[0], rtol=0.006, atol=0.0)
     torch.testing.assert_close(model.summary.spread, now[1].gram[0], rtol=0.006, atol=0.0)
     assert not families.get(family).has_dispersion or (
-        float(model.summary.pearson) == pytest.approx(float(now[0].pearson), rel=0.006))
+        float(model.summary.pearson) == pytest.approx(float(now[0].pearson), rel=0.006)
+    )
 
 
 def test_beyond_so_many_columns_the_information_stays_as_it_was_and_takes_no_room() -> None:
@@ -158,8 +179,10 @@ def test_least_squares_is_exact_however_the_stream_is_cut() -> None:
 def test_the_difference_vanishes_against_the_standard_error_as_minibatches_grow() -> None:
     x, y = problem("bernoulli", "logit", 16000)
     full = torchglm.fit(x, y, family="bernoulli")
-    gaps = [float(((streamed(x, y, "bernoulli", "logit", size).coef - full.coef) / full.std_err).abs().max())
-            for size in (50, 500, 4000)]
+    gaps = [
+        float(((streamed(x, y, "bernoulli", "logit", size).coef - full.coef) / full.std_err).abs().max())
+        for size in (50, 500, 4000)
+    ]
     assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 0.02
 
 
@@ -232,26 +255,43 @@ def test_a_minibatch_may_come_as_one_argument() -> None:
     rng = torch.Generator().manual_seed(3)
     weight, exposure = torch.rand(400, generator=rng) + 0.5, torch.rand(400, generator=rng) + 0.5
     apart = Renewable("poisson", "log", 3).update(x, y, weight, exposure=exposure)
-    for together in (GLMBatch(x, y, weight, exposure.log()), (x, y, weight, exposure.log()),
-                     [x, y, weight, exposure.log()], {"x": x, "y": y, "weight": weight, "exposure": exposure},
-                     {"x": x.numpy(), "y": y.numpy(), "weight": weight.numpy(), "exposure": exposure.numpy()}):
-        for learner in (Renewable("poisson", "log", 3).update, GLMHead(3, "poisson").partial_fit,
-                        LazyGLMHead("poisson").partial_fit):
+    for together in (
+        GLMBatch(x, y, weight, exposure.log()),
+        (x, y, weight, exposure.log()),
+        [x, y, weight, exposure.log()],
+        {"x": x, "y": y, "weight": weight, "exposure": exposure},
+        {"x": x.numpy(), "y": y.numpy(), "weight": weight.numpy(), "exposure": exposure.numpy()},
+    ):
+        for learner in (
+            Renewable("poisson", "log", 3).update,
+            GLMHead(3, "poisson").partial_fit,
+            LazyGLMHead("poisson").partial_fit,
+        ):
             torch.testing.assert_close(learner(together).covariance, apart.covariance, rtol=1e-6, atol=1e-12)
     repeated = {"x": x, "y": y, "freq": torch.full((400,), 2)}
     assert Renewable("poisson", "log", 3).update(repeated).nobs == 800
     assert Renewable("poisson", "log", 3).update((x, y), freq=torch.full((400,), 2)).nobs == 800
 
 
-@pytest.mark.parametrize(("given", "match"), [
-    (lambda x, y: ({"x": x, "y": y, "sample_weight": y},), "sample_weight"), (lambda x, y: ({"y": y},), "always x"),
-    (lambda x, y: ((x,),), "y is missing"), (lambda x, y: (x,), "y is missing"), (lambda x, y: (None,), "x is missing"),
-    (lambda x, y: ({"x": x, "y": y}, y), "y came in the batch and beside it"),
-    (lambda x, y: ((x,) * 9,), "A batch is")])
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (lambda x, y: ({"x": x, "y": y, "sample_weight": y},), "sample_weight"),
+        (lambda x, y: ({"y": y},), "always x"),
+        (lambda x, y: ((x,),), "y is missing"),
+        (lambda x, y: (x,), "y is missing"),
+        (lambda x, y: (None,), "x is missing"),
+        (lambda x, y: ({"x": x, "y": y}, y), "y came in the batch and beside it"),
+        (lambda x, y: ((x,) * 9,), "A batch is"),
+    ],
+)
 def test_what_is_no_minibatch_is_refused_with_what_one_is(given: Callable[..., tuple[object, ...]], match: str) -> None:
     x, y = problem("poisson", "log", 50)
-    for learner in (Renewable("poisson", "log", 3).update, GLMHead(3, "poisson").partial_fit,
-                    LazyGLMHead("poisson").partial_fit):
+    for learner in (
+        Renewable("poisson", "log", 3).update,
+        GLMHead(3, "poisson").partial_fit,
+        LazyGLMHead("poisson").partial_fit,
+    ):
         with pytest.raises(ValueError, match=match):
             learner(*given(x, y))
 
@@ -354,9 +394,14 @@ def test_a_minibatch_that_cannot_be_learned_changes_nothing() -> None:
         model.update(x, (x[:, 0] > 0).to(y))
     model.update(x, y)
     before = model.state_dict()
-    for bad, match in [((x, y + 1), "needs"), ((x[:, :2], y), "columns"), ((x, y[:7]), "rows"),
-                       ((x * torch.nan, y), "NaN"), ((x, y.expand(2, 400)), "a minibatch needs"),
-                       ((x, y, -torch.ones(400)), ">= 0")]:
+    for bad, match in [
+        ((x, y + 1), "needs"),
+        ((x[:, :2], y), "columns"),
+        ((x, y[:7]), "rows"),
+        ((x * torch.nan, y), "NaN"),
+        ((x, y.expand(2, 400)), "a minibatch needs"),
+        ((x, y, -torch.ones(400)), ">= 0"),
+    ]:
         with pytest.raises(ValueError, match=match):
             model.update(*bad)
     for name, value in model.state_dict().items():
@@ -371,18 +416,31 @@ def test_a_minibatch_out_of_reach_of_the_old_means_is_learned_all_the_same() -> 
     assert bool((model.coef[0] + far @ model.coef[1:] > 0).all())
 
 
-@pytest.mark.parametrize(("options", "match"), [
-    ({"forgetting": 0.0}, "forgetting"), ({"forgetting": 1.5}, "forgetting"), ({"columns": 0, "intercept": False},
-                                                                            "columns"), ({"family": "nope"}, "nope")])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"forgetting": 0.0}, "forgetting"),
+        ({"forgetting": 1.5}, "forgetting"),
+        ({"columns": 0, "intercept": False}, "columns"),
+        ({"family": "nope"}, "nope"),
+    ],
+)
 def test_options_out_of_range_are_errors(options: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         Renewable(**{"family": "poisson", "link": None, "columns": 3, **options})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("options", "match"), [
-    ({"columns": 2.5}, "columns must be a whole number, got 2.5"), ({"columns": "a"}, "columns.*'a'"),
-    ({"columns": True}, "columns"), ({"forgetting": "a"}, "forgetting must be a number.*'a'"),
-    ({"forgetting": None}, "forgetting.*None"), ({"forgetting": True}, "forgetting")])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"columns": 2.5}, "columns must be a whole number, got 2.5"),
+        ({"columns": "a"}, "columns.*'a'"),
+        ({"columns": True}, "columns"),
+        ({"forgetting": "a"}, "forgetting must be a number.*'a'"),
+        ({"forgetting": None}, "forgetting.*None"),
+        ({"forgetting": True}, "forgetting"),
+    ],
+)
 def test_options_that_are_no_numbers_are_errors_in_words(options: dict[str, object], match: str) -> None:
     with pytest.raises(TypeError, match=match):
         torchglm.Renewable(**{"family": "poisson", "link": None, "columns": 3, **options})  # type: ignore[arg-type]
@@ -394,9 +452,14 @@ def test_a_shape_to_be_estimated_is_refused() -> None:
         Renewable(family, None, 3)
 
 
-@pytest.mark.parametrize("make", [lambda: GLMHead(3, "gamma", "log", dtype=torch.float64),
-                                  lambda: LazyGLMHead("gamma", "log", dtype=torch.float64),
-                                  lambda: GLMHead(3, "gamma", "log", bias=False, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GLMHead(3, "gamma", "log", dtype=torch.float64),
+        lambda: LazyGLMHead("gamma", "log", dtype=torch.float64),
+        lambda: GLMHead(3, "gamma", "log", bias=False, dtype=torch.float64),
+    ],
+)
 def test_a_head_learns_a_stream_into_its_own_parameters(make: type[GLMHead]) -> None:
     x, y = problem("gamma", "log", 900)
     head = make()
@@ -413,9 +476,17 @@ def test_a_head_learns_a_stream_into_its_own_parameters(make: type[GLMHead]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "link"), [
-    ("bernoulli", "logit"), ("poisson", "log"), ("gamma", "log"), ("gamma", "inverse"), ("inverse_gaussian", "log"),
-    (TWEEDIE, "log")])
+@pytest.mark.parametrize(
+    ("family", "link"),
+    [
+        ("bernoulli", "logit"),
+        ("poisson", "log"),
+        ("gamma", "log"),
+        ("gamma", "inverse"),
+        ("inverse_gaussian", "log"),
+        (TWEEDIE, "log"),
+    ],
+)
 def test_a_stream_of_a_thousand_minibatches_covers_as_the_whole_fit_does(family: str, link: str) -> None:
     """Luo & Song (2020), section 6: against the fit of all rows a small share of a standard error is lost, no more."""
     inside, gaps, errors, phis = [], [], [], []

@@ -1,5 +1,7 @@
 """Hard, bad and degenerate problems end as tests/pathology/README.md asks: in the right numbers, or in plain words."""
 
+from __future__ import annotations
+
 import json
 import warnings
 from pathlib import Path
@@ -23,7 +25,7 @@ def of(outcome: str) -> list[str]:
     return [name for name, expected in EXPECTED.items() if expected["outcome"] == outcome]
 
 
-def penalty(problem: dict[str, Any]) -> "ElasticNet | None":
+def penalty(problem: dict[str, Any]) -> ElasticNet | None:
     """glmnet's `lambda` and `alpha` as strengths for each column; the first is an intercept."""
     given = problem.get("family_args") or {}
     if "lam" not in given:
@@ -55,8 +57,20 @@ def run(name: str, **options: Any) -> tuple[Result, list[str]]:
     link = torchglm.links.Power(power) if power else problem["link"]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        result = torchglm.fit(x, y, **{"family": family(problem), "link": link, "intercept": False, "tol": 1e-12,
-                                       "max_iter": 500, "penalty": penalty(problem)} | keys | options)
+        result = torchglm.fit(
+            x,
+            y,
+            **{
+                "family": family(problem),
+                "link": link,
+                "intercept": False,
+                "tol": 1e-12,
+                "max_iter": 500,
+                "penalty": penalty(problem),
+            }
+            | keys
+            | options,
+        )
     return result, [str(w.message) for w in caught]
 
 
@@ -152,14 +166,23 @@ def test_a_response_with_nothing_to_explain_is_fitted_exactly(name: str) -> None
 
 
 ERRORS = {
-    "empty_input": "no rows", "inf_in_X": "x holds infinity at position \\(3, 1\\)", "nan_in_y": "y holds NaN at row 3",
-    "inf_in_y": "y holds infinity at row 3", "nan_in_weights": "weights holds NaN at row 3",
-    "exposure_zero_y_zero": "offset holds infinity at row 3.*exposure", "negative_weights": "weights.*>= 0.*row 3",
-    "all_zero_weights": "weights are all zero", "negative_counts": "poisson.*y >= 0.*row 3 has y = -1",
-    "gamma_zero_y": "gamma.*y > 0.*row 3", "invgauss_zero_y": "inverse_gaussian.*y > 0.*row 3",
-    "binomial_y_above_1": "binomial.*row 3 has y = 1.2", "binomial_labels_minus1_plus1": "binomial.*y = -1",
-    "successes_exceed_trials": "row 3 has more successes than trials", "length_mismatch": "60 rows and y has 59",
-    "X_one_dimensional": r"x has shape \(60,\)", "object_strings": "y holds .* not numbers",
+    "empty_input": "no rows",
+    "inf_in_X": "x holds infinity at position \\(3, 1\\)",
+    "nan_in_y": "y holds NaN at row 3",
+    "inf_in_y": "y holds infinity at row 3",
+    "nan_in_weights": "weights holds NaN at row 3",
+    "exposure_zero_y_zero": "offset holds infinity at row 3.*exposure",
+    "negative_weights": "weights.*>= 0.*row 3",
+    "all_zero_weights": "weights are all zero",
+    "negative_counts": "poisson.*y >= 0.*row 3 has y = -1",
+    "gamma_zero_y": "gamma.*y > 0.*row 3",
+    "invgauss_zero_y": "inverse_gaussian.*y > 0.*row 3",
+    "binomial_y_above_1": "binomial.*row 3 has y = 1.2",
+    "binomial_labels_minus1_plus1": "binomial.*y = -1",
+    "successes_exceed_trials": "row 3 has more successes than trials",
+    "length_mismatch": "60 rows and y has 59",
+    "X_one_dimensional": r"x has shape \(60,\)",
+    "object_strings": "y holds .* not numbers",
 }
 
 
@@ -179,8 +202,9 @@ def test_one_bad_model_of_a_batch_leaves_the_others_as_they_are_alone(name: str)
     assert len([text for text in said if text.startswith("1 of 5 models")]) == 1
     problem = CASES[name]()
     others = [j for j in range(5) if j != bad]
-    clean = torchglm.fit(problem["X"], problem["y"].T[others], family=problem["family"], intercept=False, tol=1e-12,
-                         max_iter=500)
+    clean = torchglm.fit(
+        problem["X"], problem["y"].T[others], family=problem["family"], intercept=False, tol=1e-12, max_iter=500
+    )
     # a design shared by all goes through one product of matrices, whose last bit depends on the number of models
     close(together.coef[others], clean.coef.numpy(), 1e-15, 1.0)
     close(together.std_err[others], clean.std_err.numpy(), 1e-14)

@@ -26,8 +26,11 @@ from torchglm.fitting.sample import STRIDE, sample
 
 LIMIT = 120  # seconds for any process, on a busy machine
 FITS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "offset and weights": ("y ~ a + C(g) + a:b", "rows.parquet",
-                           {"family": "poisson", "exposure": "years", "weights": "w"}),
+    "offset and weights": (
+        "y ~ a + C(g) + a:b",
+        "rows.parquet",
+        {"family": "poisson", "exposure": "years", "weights": "w"},
+    ),
     "an empty share": ("y ~ a + C(g)", "one_group.parquet", {"family": "poisson"}),
     "csv": ("y ~ scale(a) + C(g)", "rows.csv", {"family": "poisson"}),
     "alpha": ("nb ~ a + bs(b, df=4)", "rows.parquet", {"family": "negative_binomial", "exposure": "years"}),
@@ -117,10 +120,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     g = draw.choice(["u", "v", "w"], n)
     g[-1] = "last"  # a level of which one process alone has rows
     mean = years * np.exp(0.3 + 0.2 * a + 0.4 * (g == "v") - 0.2 * a * b)
-    frame = pd.DataFrame({
-        "y": draw.poisson(mean), "nb": draw.negative_binomial(2, 1 / (1 + mean / 2)), "a": a, "b": b, "g": g,
-        "years": years, "w": draw.uniform(0.5, 2, n), "times": draw.integers(1, 4, n), "twice": 2 * a,
-        "t": draw.gamma(2, 1 + 0.5 * np.maximum(a + 2.2, 0)), "gaps": np.where(np.arange(n) % 50 == 7, np.nan, b)})
+    frame = pd.DataFrame(
+        {
+            "y": draw.poisson(mean),
+            "nb": draw.negative_binomial(2, 1 / (1 + mean / 2)),
+            "a": a,
+            "b": b,
+            "g": g,
+            "years": years,
+            "w": draw.uniform(0.5, 2, n),
+            "times": draw.integers(1, 4, n),
+            "twice": 2 * a,
+            "t": draw.gamma(2, 1 + 0.5 * np.maximum(a + 2.2, 0)),
+            "gaps": np.where(np.arange(n) % 50 == 7, np.nan, b),
+        }
+    )
     frame.to_parquet(folder / "rows.parquet", row_group_size=150)
     frame.iloc[:400].to_parquet(folder / "one_group.parquet")
     frame.to_csv(folder / "rows.csv", index=False)
@@ -130,13 +144,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i, part in enumerate((frame.iloc[:350], frame.iloc[350:].assign(a=frame["g"]))):
             getattr(part, write)(folder / f"mixed{kind}" / f"{i}.{write.removeprefix('to_')}", index=False)
     (folder / "config.yaml").write_text(
-        "data: {path: rows.parquet, formula: y ~ a + C(g), exposure: years}\nfamily: poisson\noutput_dir: run\n")
+        "data: {path: rows.parquet, formula: y ~ a + C(g), exposure: years}\nfamily: poisson\noutput_dir: run\n"
+    )
     return folder
 
 
 def environment(rank: int, port: int, **more: str) -> dict[str, str]:
-    return os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2",
-                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", **more}
+    return os.environ | {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
 
 
 def free_port() -> int:
@@ -148,8 +171,17 @@ def free_port() -> int:
 def launch(place: Path, arguments: list[str], wait: tuple[int, ...] = (0, 1), **more: str) -> list[Any]:
     """Two processes as torchrun starts them; the ends of those of `wait`, the others being killed then."""
     port = free_port()
-    started = [subprocess.Popen([sys.executable, *arguments], cwd=place, env=environment(rank, port, **more), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=place,
+            env=environment(rank, port, **more),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
     ended: list[Any] = [None, None]
     try:
         for rank in wait:
@@ -183,8 +215,9 @@ def found(place: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.filterwarnings("ignore::torchglm.fitting.status.FitWarning")
-def test_two_processes_find_what_one_finds(place: Path, found: list[dict[str, Any]], name: str,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_find_what_one_finds(
+    place: Path, found: list[dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     formula, path, options = FITS[name]
     alone = torchglm.fit(formula, path, **options)
@@ -206,8 +239,11 @@ def test_what_is_wrong_on_one_process_is_said_on_both(found: list[dict[str, Any]
     assert first["rows"][0] == "RankError" and "process 1 of 2 failed" in first["rows"][1] and where in first["rows"][1]
     for said in (first, second):
         for words in (said["text"][1], said["csv text"][1]):
-            assert re.search(r"mixed\w*/1\.\w+ holds column 'a' as (large_)?string, and mixed\w*/0\.\w+ double\. "
-                             "Give it one type in all files.", words), words
+            assert re.search(
+                r"mixed\w*/1\.\w+ holds column 'a' as (large_)?string, and mixed\w*/0\.\w+ double\. "
+                "Give it one type in all files.",
+                words,
+            ), words
 
 
 def test_what_needs_all_rows_in_one_process_says_so(found: list[dict[str, Any]]) -> None:
@@ -225,7 +261,8 @@ def test_a_metric_of_two_processes_is_that_of_all_rows(place: Path, found: list[
 
 
 def test_a_fit_begins_on_the_same_rows_however_many_processes_hold_them(
-        place: Path, found: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    place: Path, found: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     alone = torchglm.fit("y ~ a", "rows.parquet", family="poisson").source
     for name in ("LARGE", "FEWEST"):
@@ -240,8 +277,12 @@ def test_a_fit_begins_on_the_same_rows_however_many_processes_hold_them(
 def test_a_process_that_is_gone_ends_the_other(place: Path, failure: str) -> None:
     (place / "driver.py").write_text(DRIVER)
     # of its three row groups in each pass: levels, a look at all rows, two passes to begin, and one step; then
-    first, _ = launch(place, ["driver.py", "fit", "config.yaml", "--timeout", "5", "--output_dir", failure], (0,),
-                      FAIL=f"{failure} 1 17")
+    first, _ = launch(
+        place,
+        ["driver.py", "fit", "config.yaml", "--timeout", "5", "--output_dir", failure],
+        (0,),
+        FAIL=f"{failure} 1 17",
+    )
     assert first.returncode == 1, first.stderr
     said = first.stderr.strip().splitlines()[-1]
     assert "process 0 of 2 stopped: another died or did not answer in time" in said
@@ -258,8 +299,25 @@ def test_an_end_before_the_first_step_promises_no_checkpoint(place: Path) -> Non
 
 
 def test_rows_that_one_process_refuses_are_refused_by_both_in_the_same_words(place: Path) -> None:
-    ended = launch(place, ["-m", "torchglm", "fit", "config.yaml", "--data.path", "bad.parquet", "--data.formula",
-                           "t ~ a", "--family", "gamma", "--link", "log", "--output_dir", "refused"])
+    ended = launch(
+        place,
+        [
+            "-m",
+            "torchglm",
+            "fit",
+            "config.yaml",
+            "--data.path",
+            "bad.parquet",
+            "--data.formula",
+            "t ~ a",
+            "--family",
+            "gamma",
+            "--link",
+            "log",
+            "--output_dir",
+            "refused",
+        ],
+    )
     for end in ended:
         assert end.returncode == 2 and end.stdout == "", end.stderr
         assert end.stderr.startswith("torchglm: error: bad.parquet, row group 4: "), end.stderr
@@ -268,13 +326,25 @@ def test_rows_that_one_process_refuses_are_refused_by_both_in_the_same_words(pla
     assert not (place / "refused").exists()
 
 
-def test_a_killed_fit_of_two_processes_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_fit_of_two_processes_goes_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (place / "driver.py").write_text(DRIVER)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-                str(free_port()), "driver.py", "fit", "config.yaml"]
-    died = subprocess.run(torchrun, cwd=place, env=os.environ | {"FAIL": "dies 0 12"}, capture_output=True, text=True,
-                          timeout=LIMIT)
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        str(free_port()),
+        "driver.py",
+        "fit",
+        "config.yaml",
+    ]
+    died = subprocess.run(
+        torchrun, cwd=place, env=os.environ | {"FAIL": "dies 0 12"}, capture_output=True, text=True, timeout=LIMIT
+    )
     assert died.returncode != 0 and f"exitcode  : -{int(signal.SIGKILL)}" in died.stderr, died.stderr
     assert [file.name for file in (place / "run").iterdir()] == [runs.CHECKPOINT]
     first, second = launch(place, ["driver.py", "fit", "config.yaml", "--resume", "run"])
@@ -289,8 +359,9 @@ def test_a_killed_fit_of_two_processes_goes_on(place: Path, monkeypatch: pytest.
     assert {file.name for file in Path("run").iterdir()} == set(runs.FILES)
 
 
-def test_groups_are_not_shared_out(place: Path, monkeypatch: pytest.MonkeyPatch,
-                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_are_not_shared_out(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(place)
     for name, held in environment(0, 1).items():
         monkeypatch.setenv(name, held)
@@ -305,6 +376,9 @@ def test_shares_of_row_groups_are_the_whole_in_order(place: Path, size: int) -> 
     groups = [(file, group) for share in shares for file in share for group in sorted(share[file])]
     assert groups == [(files[0], i) for i in range(5)] + [(files[1], 0)]
     whole = [piece.table.column("y").to_pylist() for piece in Scan(files, ["y"]).pieces()]
-    parts = [piece.table.column("y").to_pylist() for rank in range(size)
-             for piece in Scan(files, ["y"], share=(rank, size)).pieces()]
+    parts = [
+        piece.table.column("y").to_pylist()
+        for rank in range(size)
+        for piece in Scan(files, ["y"], share=(rank, size)).pieces()
+    ]
     assert parts == whole

@@ -1,5 +1,7 @@
 """The README does what it says: every Python block runs, every command and every linked file exists."""
 
+from __future__ import annotations
+
 import re
 import shlex
 import subprocess
@@ -75,9 +77,7 @@ def test_command_exists(command: str) -> None:
 def test_the_first_command_prints_what_the_page_shows(tmp_path: Path) -> None:
     shown = next(block.text for block in blocks(PAGE) if "Report: runs/" in block.text)
     command = ["-m", "torchglm", "fit", "configs/poisson.yaml", "--output_dir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     summary, report = done.stdout.rsplit("Report:", 1)
     assert summary == shown.rsplit("Report:", 1)[0]

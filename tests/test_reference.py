@@ -1,5 +1,7 @@
 """Parity with R on real data: every case of tests/reference, one test for each group of quantities."""
 
+from __future__ import annotations
+
 import functools
 import json
 import warnings
@@ -25,7 +27,7 @@ def named(kind: str, field: str = "kind") -> list[str]:
     return [name for name, case in CASES.items() if case["kind"] == kind and case.get(field) is not None]
 
 
-def model(case: dict[str, Any]) -> tuple[Family, "str | torchglm.Link", "str | None"]:
+def model(case: dict[str, Any]) -> tuple[Family, str | torchglm.Link, str | None]:
     """The family, link and dispersion that say in torchglm what the case says in R."""
     facts = case["family"]
     name, quasi = facts["name"], facts["name"].startswith("quasi")
@@ -72,8 +74,18 @@ def fitted(name: str) -> Result:
     table = data(case)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torchglm.FitWarning)
-        return torchglm.fit(table.x, table.y, family=family, link=link, dispersion=dispersion, tol=1e-12, max_iter=200,
-                            intercept="(Intercept)" in case["columns"], names=table_names(case), **table.extra)
+        return torchglm.fit(
+            table.x,
+            table.y,
+            family=family,
+            link=link,
+            dispersion=dispersion,
+            tol=1e-12,
+            max_iter=200,
+            intercept="(Intercept)" in case["columns"],
+            names=table_names(case),
+            **table.extra,
+        )
 
 
 def table_names(case: dict[str, Any]) -> list[str]:
@@ -108,7 +120,8 @@ def test_every_family_and_link_of_the_library_has_a_case() -> None:
     known = {torchglm.families.get(name).name for name in torchglm.families.names()}
     assert {family.name for family, _ in models} == known - {"bernoulli"}  # the binomial without trials
     assert {torchglm.links.get(link).name for _, link in models} - {"power"} == (
-        set(torchglm.links.names()) - {"loglog", "softplus"})  # R has neither
+        set(torchglm.links.names()) - {"loglog", "softplus"}
+    )  # R has neither
 
 
 @pytest.mark.parametrize("name", named("glm"))
@@ -147,8 +160,10 @@ def test_an_estimated_alpha_is_that_of_glm_nb(name: str) -> None:
     close(fitted(name).family.alpha.detach(), CASES[name]["alpha"], 1e-6)
 
 
-@pytest.mark.parametrize(("name", "kind"), [
-    (name, kind) for name in named("glm") for kind, lower in CASES[name]["covariance"].items() if lower])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in named("glm") for kind, lower in CASES[name]["covariance"].items() if lower],
+)
 def test_covariances_are_those_of_r_and_sandwich(name: str, kind: str) -> None:
     case, result = CASES[name], fitted(name)
     kept = [j for j, column in enumerate(case["columns"]) if column not in case["aliased"]]
@@ -214,15 +229,17 @@ def test_a_batch_of_groups_gives_the_fit_of_r_in_each_group(name: str) -> None:
         close(one.dispersion, want["dispersion"], 1e-6)
 
 
-@pytest.mark.parametrize(("name", "step"), [
-    (name, step) for name in named("elastic_net") for step in range(len(CASES[name]["path"]))])
+@pytest.mark.parametrize(
+    ("name", "step"), [(name, step) for name in named("elastic_net") for step in range(len(CASES[name]["path"]))]
+)
 def test_the_elastic_net_path_is_that_of_glmnet(name: str, step: int) -> None:
     case = CASES[name]
     family, link, _ = model(case)
     table, want = data(case), CASES[name]["path"][step]
     penalty = ElasticNet(torch.tensor(want["l1"]), torch.tensor(want["l2"]))
-    result = torchglm.fit(table.x, table.y, family=family, link=link, penalty=penalty, tol=1e-12, max_iter=500,
-                          **table.extra)
+    result = torchglm.fit(
+        table.x, table.y, family=family, link=link, penalty=penalty, tol=1e-12, max_iter=500, **table.extra
+    )
     largest = max(1e-3, max(map(abs, want["coef"])))
     assert bool(result.converged)
     close(result.coef[1:], want["coef"], 1e-5, largest)

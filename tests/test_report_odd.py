@@ -30,8 +30,9 @@ def odd(name: str) -> torchglm.Result:
         "quasi": lambda: torchglm.fit(x, y, family="poisson", dispersion="pearson"),
         "penalised": lambda: torchglm.fit(x, y, family="poisson", penalty=torchglm.ElasticNet(0.3, 0.1)),
         "every time censored": lambda: torchglm.fit(x, eta.exp(), family="exponential", event=0 * y),
-        "a model without rows": lambda: torchglm.fit(x, y.expand(2, -1), family="poisson",
-                                                     weights=torch.stack([y * 0 + 1, y * 0])),
+        "a model without rows": lambda: torchglm.fit(
+            x, y.expand(2, -1), family="poisson", weights=torch.stack([y * 0 + 1, y * 0])
+        ),
         "a batch of one": lambda: torchglm.fit(x[None], y[None], family="poisson"),
         "two batch dimensions": lambda: torchglm.fit(x, y.expand(2, 3, -1), family="poisson"),
     }
@@ -40,10 +41,25 @@ def odd(name: str) -> torchglm.Result:
         return made[name]()
 
 
-@pytest.mark.parametrize("name", [
-    "saturated", "more columns than rows", "exact", "constant response", "all zero", "intercept alone",
-    "weights with zeros", "repeats", "quasi", "penalised", "every time censored", "a model without rows",
-    "a batch of one", "two batch dimensions"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "saturated",
+        "more columns than rows",
+        "exact",
+        "constant response",
+        "all zero",
+        "intercept alone",
+        "weights with zeros",
+        "repeats",
+        "quasi",
+        "penalised",
+        "every time censored",
+        "a model without rows",
+        "a batch of one",
+        "two batch dimensions",
+    ],
+)
 def test_odd_fits_have_a_page_without_a_warning(name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     text = write_page(odd(name), tmp_path / "odd.html").read_text()
     assert "Does the model hold?" in text and ">nan" not in text.lower()

@@ -42,11 +42,17 @@ def fitted(family: str, n: int = 300) -> torchglm.Result:
     positive = eta.exp() * -uniform.log()
     counts = torch.poisson(positive if family == "negative_binomial" else eta.exp(), generator=generator)
     trials = torch.full_like(eta, 5)
-    chosen = {"gaussian": eta + torch.special.ndtri(uniform), "poisson": counts,
-              "bernoulli": (uniform < eta.sigmoid()).double(),
-              "binomial": torch.binomial(trials, eta.sigmoid(), generator=generator), "gamma": positive,
-              "exponential": positive, "inverse_gaussian": positive + 0.5, "negative_binomial": counts,
-              "tweedie": counts * positive}
+    chosen = {
+        "gaussian": eta + torch.special.ndtri(uniform),
+        "poisson": counts,
+        "bernoulli": (uniform < eta.sigmoid()).double(),
+        "binomial": torch.binomial(trials, eta.sigmoid(), generator=generator),
+        "gamma": positive,
+        "exponential": positive,
+        "inverse_gaussian": positive + 0.5,
+        "negative_binomial": counts,
+        "tweedie": counts * positive,
+    }
     link = "log" if family in ("gamma", "exponential", "inverse_gaussian", "tweedie") else None
     extra = {"trials": trials} if family == "binomial" else {}
     kind = torchglm.families.get(family, power=1.5) if family == "tweedie" else family
@@ -91,8 +97,9 @@ def test_every_family_has_a_page(family: str, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["report.html"]
 
 
-@pytest.mark.parametrize("family", ["gaussian", "poisson", "bernoulli", "binomial", "gamma",
-                                    "exponential", "negative_binomial"])
+@pytest.mark.parametrize(
+    "family", ["gaussian", "poisson", "bernoulli", "binomial", "gamma", "exponential", "negative_binomial"]
+)
 def test_quantile_residuals_of_a_true_model_are_normal(family: str) -> None:
     result = fitted(family, 4000)
     rows = Observations.of(result)
@@ -181,7 +188,10 @@ def test_the_page_says_what_the_check_says(tmp_path: Path) -> None:
     assert check.findings[0] and all(escape(f.sentence) in text and escape(f.advice) in text for f in check.findings[0])
     assert text.count("so the standard errors are too small") == 0  # the summary's warning would say it twice
     assert [row[0] for row in row_tables(text, "Tests of the model")] == [
-        "link (curvature)", "dispersion of counts", "number of zeros"]
+        "link (curvature)",
+        "dispersion of counts",
+        "number of zeros",
+    ]
     quiet, _ = read(write_page(fitted("gaussian"), tmp_path / "q.html"))
     assert "no finding by the checks" in quiet
     assert f">{len(check.findings[0])} finding" in text
@@ -238,8 +248,9 @@ def test_other_rows_get_predictions_and_no_check(tmp_path: Path) -> None:
 def test_deciles_hold_all_rows_and_their_exposure() -> None:
     x, eta, generator = design()
     exposure = torch.rand(300, generator=generator, dtype=torch.float64) + 0.5
-    result = torchglm.fit(x, torch.poisson(exposure * eta.exp(), generator=generator), family="poisson",
-                          exposure=exposure)
+    result = torchglm.fit(
+        x, torch.poisson(exposure * eta.exp(), generator=generator), family="poisson", exposure=exposure
+    )
     rows = Observations.of(result)
     assert rows is not None and rows.exposure is not None
     sums = Calibration.of(rows.y, rows.mu, rows.weight, rows.exposure, result.family)

@@ -44,8 +44,9 @@ def test_sums_of_chunks_are_the_sums_of_the_whole() -> None:
     fitted, residual = mu.log(), y - mu
     map_ = Residuals.of(fitted, residual)
     edges = (map_.fitted_edges, map_.residual_edges)
-    halves = (Residuals.of(fitted[:1000], residual[:1000], edges=edges)
-              + Residuals.of(fitted[1000:], residual[1000:], edges=edges))
+    halves = Residuals.of(fitted[:1000], residual[:1000], edges=edges) + Residuals.of(
+        fitted[1000:], residual[1000:], edges=edges
+    )
     assert torch.equal(halves.counts, map_.counts) and torch.allclose(halves.square, map_.square)
 
 
@@ -96,11 +97,15 @@ def test_weighted_quantiles() -> None:
     assert weighted_quantiles(values, weight, torch.tensor([0.1, 0.5, 0.9])).tolist() == [1.0, 2.0, 3.0]
 
 
-@pytest.mark.parametrize(("y", "mu", "exposure", "message"), [
-    ([1.0, 2.0], [1.0], None, "one length"), ([], [], None, "at least one row"),
-    ([1.0], [1.0], [0.0], "exposure > 0")])
-def test_bad_columns_are_refused(y: list[float], mu: list[float], exposure: list[float] | None,
-                                 message: str) -> None:
+@pytest.mark.parametrize(
+    ("y", "mu", "exposure", "message"),
+    [
+        ([1.0, 2.0], [1.0], None, "one length"),
+        ([], [], None, "at least one row"),
+        ([1.0], [1.0], [0.0], "exposure > 0"),
+    ],
+)
+def test_bad_columns_are_refused(y: list[float], mu: list[float], exposure: list[float] | None, message: str) -> None:
     e = None if exposure is None else torch.tensor(exposure)
     with pytest.raises(ValueError, match=message):
         Calibration.of(torch.tensor(y), torch.tensor(mu), exposure=e)
@@ -111,8 +116,14 @@ def test_bad_columns_are_refused(y: list[float], mu: list[float], exposure: list
 @pytest.mark.parametrize("n", [1, 2, 50, 5000])
 def test_every_plot_of_rows_draws(n: int) -> None:
     y, mu, weight = sample(n)
-    drawn = [plots.calibration(y, mu, weight), plots.lift(y, mu, weight), plots.lorenz(y + 1, mu, weight),
-             plots.residuals(mu.log(), y - mu), plots.spread(mu.log(), y - mu), plots.quantiles(y - mu)]
+    drawn = [
+        plots.calibration(y, mu, weight),
+        plots.lift(y, mu, weight),
+        plots.lorenz(y + 1, mu, weight),
+        plots.residuals(mu.log(), y - mu),
+        plots.spread(mu.log(), y - mu),
+        plots.quantiles(y - mu),
+    ]
     for figure in drawn:
         assert isinstance(figure, Figure)
         assert svg_uri(figure).startswith("data:image/svg+xml;base64,")
@@ -127,15 +138,21 @@ def test_plots_of_sums_equal_plots_of_rows() -> None:
 
 def test_degenerate_rows_draw_without_warning(recwarn: pytest.WarningsRecorder) -> None:
     same = torch.full((3000,), 2.0)
-    for figure in (plots.calibration(same, same), plots.lift(same, same), plots.residuals(same, 0 * same),
-                   plots.quantiles(0 * same)):
+    for figure in (
+        plots.calibration(same, same),
+        plots.lift(same, same),
+        plots.residuals(same, 0 * same),
+        plots.quantiles(0 * same),
+    ):
         svg_uri(figure)
     assert [str(w.message) for w in recwarn] == []
 
 
 def test_summaries_need_no_matplotlib_and_plots_no_pyplot() -> None:
-    code = ("import sys, torchglm.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules);"
-            "torchglm.report.plots, torchglm.report.write_page;"
-            "assert 'matplotlib.pyplot' not in sys.modules")
+    code = (
+        "import sys, torchglm.report; assert not {'matplotlib', 'jinja2'} & set(sys.modules);"
+        "torchglm.report.plots, torchglm.report.write_page;"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -35,23 +35,44 @@ def truth(name: str) -> tuple[Tensor, Tensor, Family, float, Tensor]:
         "gaussian": (mu + 2 * torch.special.ndtri(u), mu, families.Gaussian(), 4.0, one),
         "weighted": (mu + 2 * torch.special.ndtri(u) / trials.sqrt(), mu, families.Gaussian(), 4.0, trials),
         "bernoulli": ((u < p).double(), p, families.Bernoulli(), 1.0, one),
-        "binomial": (torch.binomial(trials, p, generator=generator) / trials, p, families.Binomial(), 1.0,
-                     trials),
+        "binomial": (torch.binomial(trials, p, generator=generator) / trials, p, families.Binomial(), 1.0, trials),
         "poisson": (torch.poisson(5 * mu, generator=generator), 5 * mu, families.Poisson(), 1.0, one),
-        "gamma": (torch.from_numpy(stats.gamma.ppf(u, 0.7, scale=mu / 0.7)), mu, families.Gamma(), 1 / 0.7,
-                  one),
+        "gamma": (torch.from_numpy(stats.gamma.ppf(u, 0.7, scale=mu / 0.7)), mu, families.Gamma(), 1 / 0.7, one),
         "exponential": (-mu * u.log(), mu, families.Exponential(), 1.0, one),
-        "negative_binomial": (torch.from_numpy(stats.nbinom.ppf(u, 2, 1 / (1 + 4 * mu / 2))).double(), 4 * mu,
-                              families.NegativeBinomial(alpha=0.5), 1.0, one),
-        "inverse_gaussian": (torch.from_numpy(stats.invgauss.ppf(u, 0.5 * mu, scale=2.0)), mu,
-                             families.InverseGaussian(), 0.5, one),
+        "negative_binomial": (
+            torch.from_numpy(stats.nbinom.ppf(u, 2, 1 / (1 + 4 * mu / 2))).double(),
+            4 * mu,
+            families.NegativeBinomial(alpha=0.5),
+            1.0,
+            one,
+        ),
+        "inverse_gaussian": (
+            torch.from_numpy(stats.invgauss.ppf(u, 0.5 * mu, scale=2.0)),
+            mu,
+            families.InverseGaussian(),
+            0.5,
+            one,
+        ),
         "tweedie": (compound(mu, generator), mu, families.Tweedie(power=1.5), 2.0, one),
     }[name]
     return y, m, family, phi, weight
 
 
-@pytest.mark.parametrize("name", ["gaussian", "weighted", "bernoulli", "binomial", "poisson", "gamma",
-                                  "exponential", "negative_binomial", "inverse_gaussian", "tweedie"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gaussian",
+        "weighted",
+        "bernoulli",
+        "binomial",
+        "poisson",
+        "gamma",
+        "exponential",
+        "negative_binomial",
+        "inverse_gaussian",
+        "tweedie",
+    ],
+)
 def test_scores_of_the_true_model_are_standard_normal(name: str) -> None:
     scores, kind = normal_scores(*truth(name))
     assert kind == "quantile residual" and scores.shape == (N,)

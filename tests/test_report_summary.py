@@ -94,8 +94,17 @@ def test_frame_is_indexed_by_name(poisson: torchglm.Result) -> None:
     frame = Summary(poisson).to_frame()
     assert list(frame.index) == poisson.names
     assert frame.loc["age", "std_err"] == pytest.approx(float(poisson.std_err[1]))
-    assert list(frame.columns) == ["estimate", "std_err", "statistic", "p_value", "low", "high",
-                                   "ratio", "ratio_low", "ratio_high"]
+    assert list(frame.columns) == [
+        "estimate",
+        "std_err",
+        "statistic",
+        "p_value",
+        "low",
+        "high",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+    ]
 
 
 def test_an_aliased_column_is_na_and_named(aliased: torchglm.Result) -> None:
@@ -126,9 +135,10 @@ def test_overdispersion_is_said() -> None:
     assert not Summary(quasi).warnings() and "Pearson χ²/df)" in str(Summary(quasi))
 
 
-@pytest.mark.parametrize(("dispersion", "words"), [
-    (None, "(Pearson χ²/df)"), ("deviance", "(deviance/df)"), ("ml", "(maximum likelihood)"),
-    (2.0, "(given)")])
+@pytest.mark.parametrize(
+    ("dispersion", "words"),
+    [(None, "(Pearson χ²/df)"), ("deviance", "(deviance/df)"), ("ml", "(maximum likelihood)"), (2.0, "(given)")],
+)
 def test_how_the_dispersion_was_found(dispersion: str | float | None, words: str) -> None:
     x, y = draw()
     result = torchglm.fit(x, y + 1, family="gamma", link="log", dispersion=dispersion)
@@ -181,8 +191,13 @@ def test_a_grid_of_models_is_labelled_by_its_indices() -> None:
 
 def test_a_formula_is_read_in_words() -> None:
     x, y = draw()
-    frame = pd.DataFrame({"won": ["yes" if v else "no" for v in y > 1], "age": x[:, 0].numpy(),
-                          "team": ["red" if v > 0 else "blue" for v in x[:, 1]]})
+    frame = pd.DataFrame(
+        {
+            "won": ["yes" if v else "no" for v in y > 1],
+            "age": x[:, 0].numpy(),
+            "team": ["red" if v > 0 else "blue" for v in x[:, 1]],
+        }
+    )
     result = torchglm.fit("won ~ age + C(team)", frame, family="bernoulli")
     text = str(Summary(result))
     assert "Formula: won ~ age + C(team)" in text and "won = yes (1), no (0)" in text

@@ -1,5 +1,7 @@
 """What a Result says: shapes, and each quantity against the formula that defines it, written out here."""
 
+from __future__ import annotations
+
 import json
 import math
 from typing import Any
@@ -30,8 +32,21 @@ def design(data: Problem) -> Tensor:
 
 # shapes ---------------------------------------------------------------------------------------------------
 
-BY_MODEL = ("dispersion", "deviance", "null_deviance", "pearson_chi2", "loglik", "aic", "bic", "df_resid", "df_null",
-            "nobs", "rank", "converged", "n_iter")
+BY_MODEL = (
+    "dispersion",
+    "deviance",
+    "null_deviance",
+    "pearson_chi2",
+    "loglik",
+    "aic",
+    "bic",
+    "df_resid",
+    "df_null",
+    "nobs",
+    "rank",
+    "converged",
+    "n_iter",
+)
 
 
 @pytest.mark.parametrize("batch", [(), (6,), (2, 3), (1, 1)], ids=str)
@@ -158,8 +173,12 @@ def test_covariances_are_their_textbook_formulas(model: str) -> None:
     close(result.covariance(), result.dispersion * bread, 1e-9, size)
     h = weight * (x @ bread * x).sum(-1)
     close(result.leverage(), h, 1e-9)
-    for kind, factor in (("HC0", torch.ones_like(h)), ("HC1", torch.full_like(h, 40 / 36)), ("HC2", 1 / (1 - h)),
-                         ("HC3", 1 / (1 - h) ** 2)):
+    for kind, factor in (
+        ("HC0", torch.ones_like(h)),
+        ("HC1", torch.full_like(h, 40 / 36)),
+        ("HC2", 1 / (1 - h)),
+        ("HC3", 1 / (1 - h) ** 2),
+    ):
         meat = x.T @ (x * (score**2 * factor)[:, None])
         close(result.covariance(kind), bread @ meat @ bread, 1e-8, size)
     label = torch.arange(40) % 7
@@ -184,10 +203,17 @@ def test_clusters_may_be_text_and_a_series() -> None:
         close(result.covariance("cluster", clusters=clusters), want, 1e-14)
 
 
-@pytest.mark.parametrize(("kind", "clusters", "words"), [
-    ("HC9", None, "unknown covariance 'HC9'. Known: model, observed, HC0"), ("cluster", None, "clusters"),
-    ("cluster", torch.zeros(40), "at least two"), ("cluster", torch.arange(39), "39 labels"),
-    ("cluster", torch.arange(41), "41 labels")], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "clusters", "words"),
+    [
+        ("HC9", None, "unknown covariance 'HC9'. Known: model, observed, HC0"),
+        ("cluster", None, "clusters"),
+        ("cluster", torch.zeros(40), "at least two"),
+        ("cluster", torch.arange(39), "39 labels"),
+        ("cluster", torch.arange(41), "41 labels"),
+    ],
+    ids=str,
+)
 def test_a_covariance_that_cannot_be_is_refused(kind: str, clusters: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         problem("poisson log").one(0).fit().covariance(kind, clusters=clusters)

@@ -1,5 +1,7 @@
 """What a Result says row by row: residuals and influence, and predictions for new rows."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import pandas as pd
@@ -23,7 +25,8 @@ def test_residuals_keep_their_identities(model: str) -> None:
     trials, w = given.rows.get("trials", torch.ones_like(given.y)), given.rows["weights"]
     y, mu = given.y / trials, result.fitted
     response, pearson, deviance, working = (
-        result.residuals(kind) for kind in ("response", "pearson", "deviance", "working"))
+        result.residuals(kind) for kind in ("response", "pearson", "deviance", "working")
+    )
     close(response, y - mu, 1e-12, 1e-3)
     close(pearson, response * (w * trials / result.family.variance(mu)).sqrt(), 1e-10, 1e-3)
     close(pearson.square().sum(-1), result.pearson_chi2, 1e-11)
@@ -101,13 +104,21 @@ def test_a_formula_fit_takes_its_offset_from_the_new_rows() -> None:
         result.predict(frame.drop(columns="t"))
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"x": torch.zeros(3, 2)}, r"x has shape \(3, 2\); new rows need the fit's 3 columns \(without the intercept\)"),
-    ({"x": torch.zeros(3)}, r"x has shape \(3,\)"), ({"x": torch.full((3, 3), torch.nan)}, "x holds NaN"),
-    ({"x": torch.zeros(3, 3), "offset": torch.zeros(4)}, r"offset has shape \(4,\)"),
-    ({"x": torch.zeros(3, 3), "kind": "response"}, "unknown kind 'response'. Known: mean, link"),
-    ({"x": torch.zeros(3, 3), "offset": torch.full((3,), torch.nan)}, "offset holds NaN"),
-], ids=["columns", "one dimension", "NaN", "offset length", "kind", "offset NaN"])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"x": torch.zeros(3, 2)},
+            r"x has shape \(3, 2\); new rows need the fit's 3 columns \(without the intercept\)",
+        ),
+        ({"x": torch.zeros(3)}, r"x has shape \(3,\)"),
+        ({"x": torch.full((3, 3), torch.nan)}, "x holds NaN"),
+        ({"x": torch.zeros(3, 3), "offset": torch.zeros(4)}, r"offset has shape \(4,\)"),
+        ({"x": torch.zeros(3, 3), "kind": "response"}, "unknown kind 'response'. Known: mean, link"),
+        ({"x": torch.zeros(3, 3), "offset": torch.full((3,), torch.nan)}, "offset holds NaN"),
+    ],
+    ids=["columns", "one dimension", "NaN", "offset length", "kind", "offset NaN"],
+)
 def test_new_rows_that_do_not_fit_are_refused(options: dict[str, Any], words: str) -> None:
     result = problem("poisson log").one(0).fit()
     with pytest.raises(ValueError, match=words):

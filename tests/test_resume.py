@@ -62,11 +62,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     n = GROUPS * ROWS
     a, years = draw.normal(size=n), draw.uniform(0.3, 2.0, n)
     mean = years * np.exp(0.4 + 0.5 * a)
-    frame = pd.DataFrame({"y": draw.negative_binomial(2, 1 / (1 + mean / 2)), "a": a, "years": years,
-                          "g": draw.choice(["u", "v"], n)})
+    frame = pd.DataFrame(
+        {"y": draw.negative_binomial(2, 1 / (1 + mean / 2)), "a": a, "years": years, "g": draw.choice(["u", "v"], n)}
+    )
     frame.to_parquet(tmp_path / "rows.parquet", row_group_size=ROWS)
     (tmp_path / "config.yaml").write_text(
-        "data: {path: rows.parquet, formula: y ~ a + C(g), exposure: years}\nfamily: poisson\noutput_dir: run\n")
+        "data: {path: rows.parquet, formula: y ~ a + C(g), exposure: years}\nfamily: poisson\noutput_dir: run\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
     monkeypatch.setattr("torchglm.report.page.write_page", lambda _, path, **__: path.write_text("a page"))  # seconds
@@ -98,10 +100,18 @@ def same(config: Path, family: str = "poisson") -> None:
     assert {file.name for file in (config.parent / "run").iterdir()} == set(runs.FILES)
 
 
-@pytest.mark.parametrize(("family", "pieces"), [("poisson", 2 * PASS + 2), ("poisson", 4 * PASS + 3),
-                                                ("poisson", 6 * PASS + 1), ("negative_binomial", 10 * PASS + 3)])
-def test_an_interrupted_fit_goes_on(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-                                    family: str, pieces: int) -> None:
+@pytest.mark.parametrize(
+    ("family", "pieces"),
+    [
+        ("poisson", 2 * PASS + 2),
+        ("poisson", 4 * PASS + 3),
+        ("poisson", 6 * PASS + 1),
+        ("negative_binomial", 10 * PASS + 3),
+    ],
+)
+def test_an_interrupted_fit_goes_on(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], family: str, pieces: int
+) -> None:
     given = ["fit", str(config), "--family", family]
     with monkeypatch.context() as patch:
         stop_at(patch, LEARNED + pieces)
@@ -128,21 +138,30 @@ def test_what_is_done_is_not_done_again(config: Path, monkeypatch: pytest.Monkey
     assert torchglm.load("run").n_iter == torchglm.load("other").n_iter
 
 
-def test_interrupted_before_the_first_step_leaves_nothing(config: Path, monkeypatch: pytest.MonkeyPatch,
-                                                          capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_before_the_first_step_leaves_nothing(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     stop_at(monkeypatch, LEARNED - 1)
     assert main(["fit", str(config)]) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("death", [f"piece {LEARNED + 4 * PASS + 2}", "replace 3"],
-                         ids=["in the middle of a pass", "in the middle of a write"])
+@pytest.mark.parametrize(
+    "death",
+    [f"piece {LEARNED + 4 * PASS + 2}", "replace 3"],
+    ids=["in the middle of a pass", "in the middle of a write"],
+)
 def test_a_killed_fit_goes_on(config: Path, death: str) -> None:
     driver = config.parent / "driver.py"
     driver.write_text(DRIVER)
-    done = subprocess.run([sys.executable, str(driver), "fit", str(config)], timeout=100, capture_output=True,
-                          text=True, env=os.environ | {"DIE": death})
+    done = subprocess.run(
+        [sys.executable, str(driver), "fit", str(config)],
+        timeout=100,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"DIE": death},
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert checkpoints.read(Path("run")).state is not None
     assert main(["fit", str(config), "--resume", "run"]) == 0
@@ -156,8 +175,12 @@ def test_a_finished_run_says_so(config: Path, capsys: pytest.CaptureFixture[str]
     assert main(["fit", str(config), "--resume", "run"]) == 0
     assert "The fit in run is finished" in capsys.readouterr().out
     assert Path("run/result.json").stat().st_mtime_ns == written
-    for key, value, was in (("data.formula", "y ~ a", "y ~ a + C(g)"), ("family", "gamma", "poisson"),
-                            ("data.path", "others.parquet", "rows.parquet"), ("seed", "3", "0")):
+    for key, value, was in (
+        ("data.formula", "y ~ a", "y ~ a + C(g)"),
+        ("family", "gamma", "poisson"),
+        ("data.path", "others.parquet", "rows.parquet"),
+        ("seed", "3", "0"),
+    ):
         said = refused(capsys, "fit", str(config), "--resume", "run", f"--{key}", value)
         assert f"run holds another job ({key}: {value}, was {was})" in said
     Path("run/config.yaml").unlink()
@@ -165,8 +188,9 @@ def test_a_finished_run_says_so(config: Path, capsys: pytest.CaptureFixture[str]
     assert Path("run/result.json").stat().st_mtime_ns == written
 
 
-def test_a_finished_run_is_known_by_its_rows_wherever_one_stands(config: Path, monkeypatch: pytest.MonkeyPatch,
-                                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_is_known_by_its_rows_wherever_one_stands(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["fit", str(config), "--data.path", str(config.parent / "rows.parquet")]) == 0
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
@@ -180,8 +204,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_another_job_is_not_resumed(config: Path, monkeypatch: pytest.MonkeyPatch,
-                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_job_is_not_resumed(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, LEARNED + 3 * PASS)
         assert main(["fit", str(config)]) == 130
@@ -200,8 +225,9 @@ def test_another_job_is_not_resumed(config: Path, monkeypatch: pytest.MonkeyPatc
     assert "is damaged" in refused(capsys, *fit)
 
 
-def test_rows_that_changed_are_not_resumed(config: Path, monkeypatch: pytest.MonkeyPatch,
-                                           capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_changed_are_not_resumed(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, LEARNED + 3 * PASS)
         assert main(["fit", str(config)]) == 130
@@ -209,11 +235,13 @@ def test_rows_that_changed_are_not_resumed(config: Path, monkeypatch: pytest.Mon
     frame.loc[0, "g"] = "w"
     frame.to_parquet("rows.parquet")
     assert "resume holds (models, coefficients) = (1, 3), these data give (1, 4)" in refused(
-        capsys, "fit", str(config), "--resume", "run")
+        capsys, "fit", str(config), "--resume", "run"
+    )
 
 
-def test_a_fit_that_begins_anew_says_what_it_leaves(config: Path, monkeypatch: pytest.MonkeyPatch,
-                                                    capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fit_that_begins_anew_says_what_it_leaves(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, LEARNED + 3 * PASS)
         assert main(["fit", str(config)]) == 130
@@ -223,8 +251,9 @@ def test_a_fit_that_begins_anew_says_what_it_leaves(config: Path, monkeypatch: p
     same(config)
 
 
-def test_a_full_disk_is_said_before_the_fit(config: Path, monkeypatch: pytest.MonkeyPatch,
-                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_said_before_the_fit(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     seen = stop_at(monkeypatch, -1)
     monkeypatch.setattr("torchglm.runs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 << 20}))
     assert "has no room: 5 MiB are free" in refused(capsys, "fit", str(config))

@@ -1,5 +1,7 @@
 """The special functions: laws first (limits, derivatives, sums), then numbers from mpmath and scipy."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 
@@ -266,9 +268,7 @@ PROBABILITIES = tensor(1e-100, 1e-20, 1e-8, 0.001, 0.025, 0.3, 0.49, 0.6, 0.975,
 
 
 def test_quantiles_invert_their_tails() -> None:
-    p, df = (
-        v.flatten() for v in torch.meshgrid(PROBABILITIES, tensor(1, 2, 3, 9.5, 100, 1e5), indexing="ij")
-    )
+    p, df = (v.flatten() for v in torch.meshgrid(PROBABILITIES, tensor(1, 2, 3, 9.5, 100, 1e5), indexing="ij"))
     assert_near(special.student_t_sf(-special.student_t_icdf(p, df), df), p, 1e-12)
     for shape in (0.05, 1.0, 400.0):
         x = special.gamma_quantile(tensor(shape), torch.log(p), torch.log1p(-p))

@@ -1,5 +1,7 @@
 """Laws of the derivatives that the search for a negative binomial alpha takes."""
 
+from __future__ import annotations
+
 import math
 
 import pytest
@@ -15,8 +17,11 @@ def _log_prob(y: torch.Tensor, mu: torch.Tensor, log_alpha: torch.Tensor) -> tor
 
 @pytest.mark.parametrize("log_alpha", [-30.0, -16.0, -12.0, -6.0, -1.0, 0.0, 2.0, 6.0])
 def test_slopes_are_derivatives_of_the_log_probability(log_alpha: float) -> None:
-    y, mu = torch.meshgrid(torch.tensor([0.0, 1.0, 2.0, 3.5, 17.0, 400.0], dtype=torch.float64),
-                           torch.tensor([1e-3, 0.7, 5.0, 90.0], dtype=torch.float64), indexing="ij")
+    y, mu = torch.meshgrid(
+        torch.tensor([0.0, 1.0, 2.0, 3.5, 17.0, 400.0], dtype=torch.float64),
+        torch.tensor([1e-3, 0.7, 5.0, 90.0], dtype=torch.float64),
+        indexing="ij",
+    )
     at = torch.full_like(y, log_alpha)
     first, second = special.negative_binomial_slopes(y, mu, at.exp())
 

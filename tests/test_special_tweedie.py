@@ -1,5 +1,7 @@
 """The Tweedie density: laws, limits and derivatives, then the exact series summed with forty digits."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterator
@@ -78,9 +80,7 @@ def test_a_coarser_lattice_gives_the_same_sum() -> None:
     every = torch.logsumexp(terms - special.stirling_remainder(n * alpha[:, None]), -1)
     assert (tweedie._lattice(m, alpha)[1] > 1).sum() > 60
     assert tweedie._lattice(m, alpha)[2].max() <= tweedie._MOST_TERMS
-    torch.testing.assert_close(
-        tweedie._series(m, alpha, tweedie._MOST_TERMS, 0)[0], every, rtol=0, atol=1e-13
-    )
+    torch.testing.assert_close(tweedie._series(m, alpha, tweedie._MOST_TERMS, 0)[0], every, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(("mu", "phi", "power"), [(1.0, 1.0, 1.5), (3.0, 0.3, 1.2), (0.4, 5.0, 1.8)])
@@ -114,22 +114,15 @@ def test_tweedie_derivatives_in_mean_dispersion_and_power(phi: float, power: flo
         return special.tweedie_log_prob(y, mu * theta[0].exp(), theta[1].exp(), theta[2]).sum()
 
     def closed(a: mpmath.mpf, b: mpmath.mpf, c: mpmath.mpf) -> mpmath.mpf:
-        return sum(
-            exact(u, m * mpmath.exp(a), mpmath.exp(b), c)
-            for u, m in zip(y.tolist(), mu.tolist(), strict=True)
-        )
+        return sum(exact(u, m * mpmath.exp(a), mpmath.exp(b), c) for u, m in zip(y.tolist(), mu.tolist(), strict=True))
 
     at = tensor(0.0, math.log(phi), power)
     gradient, hessian = torch.func.grad(log_prob)(at), torch.func.hessian(log_prob)(at)
     for i in range(3):
         orders = [int(i == k) for k in range(3)]
-        assert gradient[i].item() == pytest.approx(
-            float(mpmath.diff(closed, at.tolist(), tuple(orders))), rel=1e-10
-        )
+        assert gradient[i].item() == pytest.approx(float(mpmath.diff(closed, at.tolist(), tuple(orders))), rel=1e-10)
         orders[2] += 1
-        assert hessian[i, 2].item() == pytest.approx(
-            float(mpmath.diff(closed, at.tolist(), tuple(orders))), rel=1e-8
-        )
+        assert hessian[i, 2].item() == pytest.approx(float(mpmath.diff(closed, at.tolist(), tuple(orders))), rel=1e-8)
     torch.testing.assert_close(torch.autograd.functional.hessian(log_prob, at), hessian)
     tangent = torch.func.jvp(log_prob, (at,), (torch.ones_like(at),))[1]
     torch.testing.assert_close(tangent, gradient.sum())
@@ -147,9 +140,7 @@ def test_tweedie_under_vmap_and_compile() -> None:
 def test_tweedie_meets_gamma_and_poisson() -> None:
     y, mu, phi = tensor(0.01, 0.5, 2, 9), tensor(2.0), 0.6
     gamma = torch.from_numpy(stats.gamma.logpdf(y.numpy(), 1 / phi, scale=2.0 * phi))
-    torch.testing.assert_close(
-        special.tweedie_log_prob(y, mu, tensor(phi), 2 - 1e-9), gamma, rtol=0, atol=1e-7
-    )
+    torch.testing.assert_close(special.tweedie_log_prob(y, mu, tensor(phi), 2 - 1e-9), gamma, rtol=0, atol=1e-7)
     n, power = tensor(1, 2, 5, 12), 1 + 1e-7  # near power 1 each count n becomes a narrow peak at phi n
     width = torch.sqrt(2 * math.pi * n * (power - 1))
     probability = special.tweedie_log_prob(phi * n, mu, tensor(phi), power) + torch.log(width * phi)
@@ -159,9 +150,7 @@ def test_tweedie_meets_gamma_and_poisson() -> None:
 def test_tweedie_rows_do_not_depend_on_their_neighbours() -> None:
     y = torch.rand(5000, dtype=F64) * 10 * (torch.rand(5000) > 0.5)
     whole = special.tweedie_log_prob(y, tensor(3.0), tensor(0.5), 1.7)
-    torch.testing.assert_close(
-        whole[::500], special.tweedie_log_prob(y[::500], tensor(3.0), tensor(0.5), 1.7)
-    )
+    torch.testing.assert_close(whole[::500], special.tweedie_log_prob(y[::500], tensor(3.0), tensor(0.5), 1.7))
     assert special.tweedie_log_prob(torch.zeros(3), tensor(3.0), tensor(0.5), 1.7).shape == (3,)
     assert special.tweedie_log_prob(torch.zeros(2, 0), tensor(3.0), tensor(0.5), 1.7).shape == (2, 0)
 

@@ -1,5 +1,7 @@
 """A saved fit comes back as it was, holds no row of data and runs no code; a broken folder is refused."""
 
+from __future__ import annotations
+
 import json
 import pickle
 import pickletools
@@ -18,10 +20,37 @@ from problems import MODELS, Problem, problem
 import torchglm
 from torchglm import ElasticNet, NegativeBinomial, Result, Ridge, Tweedie
 
-QUANTITIES = ("coef", "std_err", "statistic", "p_value", "dispersion", "deviance", "null_deviance", "pearson_chi2",
-              "loglik", "aic", "bic", "df_resid", "df_null", "nobs", "rank", "converged", "n_iter")
-FACTS = ("names", "status", "statistic_name", "dispersion_kind", "formula", "groups", "group_names", "batch_shape",
-         "intercept", "covariance_kind")
+QUANTITIES = (
+    "coef",
+    "std_err",
+    "statistic",
+    "p_value",
+    "dispersion",
+    "deviance",
+    "null_deviance",
+    "pearson_chi2",
+    "loglik",
+    "aic",
+    "bic",
+    "df_resid",
+    "df_null",
+    "nobs",
+    "rank",
+    "converged",
+    "n_iter",
+)
+FACTS = (
+    "names",
+    "status",
+    "statistic_name",
+    "dispersion_kind",
+    "formula",
+    "groups",
+    "group_names",
+    "batch_shape",
+    "intercept",
+    "covariance_kind",
+)
 
 
 def back(result: Result, folder: Path) -> Result:
@@ -51,8 +80,11 @@ def test_a_fit_comes_back_as_it_was(model: str, batched: bool, tmp_path: Path) -
     new = torch.linspace(-0.5, 0.5, 6).double().reshape(2, 3)
     offset = torch.tensor([0.1, -0.1]).double()
     for kind in ("mean", "link"):
-        for mine, theirs in zip(again.predict(new, offset=offset, kind=kind, se=True),
-                                result.predict(new, offset=offset, kind=kind, se=True), strict=True):
+        for mine, theirs in zip(
+            again.predict(new, offset=offset, kind=kind, se=True),
+            result.predict(new, offset=offset, kind=kind, se=True),
+            strict=True,
+        ):
             assert torch.equal(mine, theirs)
     assert torch.equal(again.head(new), result.head(new))
     assert str(again.summary()) == str(result.summary())
@@ -77,9 +109,15 @@ VARIANTS: dict[str, Callable[[], Result]] = {
     "dispersion by hand": lambda: problem("gamma log").one(0).fit(dispersion=0.2),
     "no intercept": lambda: problem("poisson log").one(0).fit(intercept=False),
     "own names": lambda: problem("poisson log").one(0).fit(names=["größe", 'a "b"', "c\n"]),
-    "two batch dimensions": lambda: problem("poisson log", models=6).change(
-        problem("poisson log", models=6).x.reshape(2, 3, 40, 3), problem("poisson log", models=6).y.reshape(2, 3, 40),
-        **{k: v.reshape(2, 3, 40) for k, v in problem("poisson log", models=6).rows.items()}).fit(),
+    "two batch dimensions": lambda: (
+        problem("poisson log", models=6)
+        .change(
+            problem("poisson log", models=6).x.reshape(2, 3, 40, 3),
+            problem("poisson log", models=6).y.reshape(2, 3, 40),
+            **{k: v.reshape(2, 3, 40) for k, v in problem("poisson log", models=6).rows.items()},
+        )
+        .fit()
+    ),
     "robust errors": lambda: problem("poisson log").one(0).fit().robust("HC3"),
 }
 
@@ -115,13 +153,27 @@ def test_a_censored_fit_keeps_its_observed_information(tmp_path: Path) -> None:
     equal(back(result, tmp_path), result)
 
 
-FRAME = pd.DataFrame({"claims": np.arange(60) % 7 * 1.0, "age": 20.123456789 + np.arange(60) * 1.37,
-                      "region": ["north", "south", "east"] * 20, "years": 0.777 + np.arange(60) % 5,
-                      "month": np.arange(60) // 30})
+FRAME = pd.DataFrame(
+    {
+        "claims": np.arange(60) % 7 * 1.0,
+        "age": 20.123456789 + np.arange(60) * 1.37,
+        "region": ["north", "south", "east"] * 20,
+        "years": 0.777 + np.arange(60) % 5,
+        "month": np.arange(60) // 30,
+    }
+)
 
 
-@pytest.mark.parametrize("formula", ["claims ~ age + C(region)", "claims ~ bs(age, df=4)", "claims ~ poly(age, 2)",
-                                     "claims ~ center(age) * region", "claims ~ 0 + np.log(age)"])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "claims ~ age + C(region)",
+        "claims ~ bs(age, df=4)",
+        "claims ~ poly(age, 2)",
+        "claims ~ center(age) * region",
+        "claims ~ 0 + np.log(age)",
+    ],
+)
 def test_a_formula_fit_predicts_for_new_tables_after_loading(formula: str, tmp_path: Path) -> None:
     result = torchglm.fit(formula, FRAME, family="poisson", exposure="years")
     again = back(result, tmp_path)
@@ -262,16 +314,20 @@ def other_shape(path: Path) -> None:
 
 
 BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
-    "no result.json": ("result.json", Path.unlink), "no tensors": ("tensors.pt", Path.unlink),
-    "half a result.json": ("result.json", half), "half the tensors": ("tensors.pt", half),
+    "no result.json": ("result.json", Path.unlink),
+    "no tensors": ("tensors.pt", Path.unlink),
+    "half a result.json": ("result.json", half),
+    "half the tensors": ("tensors.pt", half),
     "an empty result.json": ("result.json", lambda p: p.write_bytes(b"") and None),
     "empty tensors": ("tensors.pt", lambda p: p.write_bytes(b"") and None),
     "binary in result.json": ("result.json", lambda p: p.write_bytes(b"\xff\xfe\x00") and None),
     "a list in result.json": ("result.json", lambda p: p.write_text("[]") and None),
-    "another format": ("result.json", swap("format", 99)), "no names": ("result.json", without("names")),
+    "another format": ("result.json", swap("format", 99)),
+    "no names": ("result.json", without("names")),
     "an unknown family": ("result.json", swap("family", "weibull")),
     "an unknown link": ("result.json", swap("link", "loog")),
-    "a tensor too few": ("tensors.pt", less_tensors), "a tensor of another shape": ("tensors.pt", other_shape),
+    "a tensor too few": ("tensors.pt", less_tensors),
+    "a tensor of another shape": ("tensors.pt", other_shape),
 }
 
 
@@ -300,8 +356,14 @@ def test_what_needs_rows_says_so_after_loading_and_takes_them(tmp_path: Path) ->
     data = problem("poisson log").one(0)
     result = data.fit()
     again = back(result, tmp_path)
-    for ask in (again.residuals, again.leverage, again.cooks_distance, lambda: again.covariance("HC3"),
-                lambda: again.covariance("observed"), lambda: again.fitted):
+    for ask in (
+        again.residuals,
+        again.leverage,
+        again.cooks_distance,
+        lambda: again.covariance("HC3"),
+        lambda: again.covariance("observed"),
+        lambda: again.fitted,
+    ):
         with pytest.raises(ValueError, match="holds no rows.*with_rows"):
             ask()
     full = again.with_rows(data.x, data.y, **data.rows)

@@ -1,5 +1,7 @@
 """Threads over blocks: the same sums with one or several, and torch's own settings as they were."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,7 @@
 """torchglm: generalised linear models as PyTorch layers, fitted in closed form or by gradient."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from torchglm import families, links
@@ -32,9 +34,34 @@ __version__ = "0.1.0"
 _LAZY = ("data", "lightning", "metrics", "report", "runs")  # each costs seconds: they come in when first used
 
 __all__ = [
-    "Bernoulli", "Binomial", "ElasticNet", "Exponential", "Family", "FitWarning", "GLMHead", "Gamma", "Gaussian",
-    "InverseGaussian", "LazyGLMHead", "Link", "NegativeBinomial", "Penalty", "Poisson", "Renewable", "Result", "Ridge",
-    "Status", "Tweedie", "adjust", "compare", "families", "fit", "irls", "links", "load", "lrt",
+    "Bernoulli",
+    "Binomial",
+    "ElasticNet",
+    "Exponential",
+    "Family",
+    "FitWarning",
+    "GLMHead",
+    "Gamma",
+    "Gaussian",
+    "InverseGaussian",
+    "LazyGLMHead",
+    "Link",
+    "NegativeBinomial",
+    "Penalty",
+    "Poisson",
+    "Renewable",
+    "Result",
+    "Ridge",
+    "Status",
+    "Tweedie",
+    "adjust",
+    "compare",
+    "families",
+    "fit",
+    "irls",
+    "links",
+    "load",
+    "lrt",
 ]
 
 

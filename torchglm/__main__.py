@@ -1,5 +1,7 @@
 """`python -m torchglm` is the command `torchglm`."""
 
+from __future__ import annotations
+
 import sys
 
 from torchglm.cli import main

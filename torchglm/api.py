@@ -1,5 +1,7 @@
 """The front door: from what a user has at hand to a Result."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Sequence
@@ -26,13 +28,35 @@ from torchglm.links import Link
 SINGULAR = ("drop", "minnorm", "error")
 
 
-def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | None" = None, weights: Any = None,
-        freq: Any = None, offset: Any = None, exposure: Any = None, trials: Any = None, event: Any = None,
-        intercept: bool = True, penalty: "Penalty | None" = None, dispersion: "str | float | None" = None,
-        names: "Sequence[str] | None" = None, start: Any = None, tol: float = 1e-8, max_iter: int = 50,
-        singular: str = "drop", device: "str | torch.device | None" = None, dtype: "torch.dtype | None" = None,
-        by: "str | Sequence[str] | None" = None, missing: str = "error", unseen: str = "error",
-        rare: int = 0, observe: "Observer | None" = None, resume: "Progress | None" = None) -> Result:
+def fit(
+    x: Any,
+    y: Any = None,
+    *,
+    family: str | Family,
+    link: str | Link | None = None,
+    weights: Any = None,
+    freq: Any = None,
+    offset: Any = None,
+    exposure: Any = None,
+    trials: Any = None,
+    event: Any = None,
+    intercept: bool = True,
+    penalty: Penalty | None = None,
+    dispersion: str | float | None = None,
+    names: Sequence[str] | None = None,
+    start: Any = None,
+    tol: float = 1e-8,
+    max_iter: int = 50,
+    singular: str = "drop",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    by: str | Sequence[str] | None = None,
+    missing: str = "error",
+    unseen: str = "error",
+    rare: int = 0,
+    observe: Observer | None = None,
+    resume: Progress | None = None,
+) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
 
     Args:
@@ -69,13 +93,21 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     _check_options(tol, max_iter, singular, penalty, names, dtype)
     if exposure is not None:
         inputs.exposure_link(chosen)
-    per_row = {"weights": weights, "freq": freq, "offset": offset, "exposure": exposure, "trials": trials,
-               "event": event}
+    per_row = {
+        "weights": weights,
+        "freq": freq,
+        "offset": offset,
+        "exposure": exposure,
+        "trials": trials,
+        "event": event,
+    }
     where = _device(device)
     policies = {"missing": missing, "unseen": unseen, "rare": rare}
     if isinstance(x, str) and (names is not None or not intercept):
-        raise ValueError("a formula names its columns and decides on its intercept ('y ~ a - 1' has none). Leave out "
-                         "names= and intercept=.")
+        raise ValueError(
+            "a formula names its columns and decides on its intercept ('y ~ a - 1' has none). Leave out "
+            "names= and intercept=."
+        )
     if isinstance(x, str) and _piecewise(y):
         if by is not None:
             raise ValueError("by= sorts rows in memory: pass a table, torchglm.data.read_table(path).")
@@ -91,14 +123,30 @@ def fit(x: Any, y: Any = None, *, family: "str | Family", link: "str | Link | No
     penalty = None if penalty is None else penalty.expand(data.constant, data.columns)
     first = None if start is None else _start(start, data)
     _check_resume(resume, start, data)
-    options = {"penalty": penalty, "tol": tol, "max_iter": max_iter, "rank_tol": 1e-6 if data.single else 1e-12,
-               "skip": data.skip}
+    options = {
+        "penalty": penalty,
+        "tol": tol,
+        "max_iter": max_iter,
+        "rank_tol": 1e-6 if data.single else 1e-12,
+        "skip": data.skip,
+    }
     family, solution = solve(data.source, family, chosen, first, options, observe, resume)
     if singular != "drop":
         solution = _resolve_aliases(solution, data, singular)
     _warn(solution, data.names, data.batch, chosen)
-    return build(solution, data.source, family, chosen, data.batch, data.names, constant=data.constant,
-                 penalty=penalty, dispersion=dispersion, tol=tol, context=data.context)
+    return build(
+        solution,
+        data.source,
+        family,
+        chosen,
+        data.batch,
+        data.names,
+        constant=data.constant,
+        penalty=penalty,
+        dispersion=dispersion,
+        tol=tol,
+        context=data.context,
+    )
 
 
 def _piecewise(data: Any) -> bool:
@@ -115,8 +163,10 @@ def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
     keys = result.group_names or []
     if result.spec is not None and y is None and _piecewise(x):
         if keys:
-            raise ValueError(f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
-                             "table, torchglm.data.read_table(path).")
+            raise ValueError(
+                f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
+                "table, torchglm.data.read_table(path)."
+            )
         return result.on(inputs.rows_by_spec(x, result.spec, result.family, {**columns, **per_row}, device))
     if result.spec is not None and y is None:
         design = result.spec.design(x, response=True, also=[*columns.values(), *keys])
@@ -125,20 +175,23 @@ def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
     else:
         first = result.names[:1] == ["(Intercept)"]
-        data = inputs.from_arrays(x, y, result.family, per_row, first, result.names[int(first):], device, None)
+        data = inputs.from_arrays(x, y, result.family, per_row, first, result.names[int(first) :], device, None)
     if data.batch != result.batch_shape or data.columns != len(result.names):
-        raise ValueError(f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
-                         f"{tuple(result.batch_shape)} and {len(result.names)}. Pass the rows it was fitted on.")
+        raise ValueError(
+            f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
+            f"{tuple(result.batch_shape)} and {len(result.names)}. Pass the rows it was fitted on."
+        )
     return result.on(data.source)
 
 
-def _plain(groups: "Sequence[Any] | None") -> "list[Any] | None":
+def _plain(groups: Sequence[Any] | None) -> list[Any] | None:
     """Labels as JSON gives them back."""
     return None if groups is None else [list(label) if isinstance(label, tuple) else label for label in groups]
 
 
-def _check_options(tol: float, max_iter: int, singular: str, penalty: Any, names: Any,
-                   dtype: "torch.dtype | None") -> None:
+def _check_options(
+    tol: float, max_iter: int, singular: str, penalty: Any, names: Any, dtype: torch.dtype | None
+) -> None:
     """Raise `ValueError` or `TypeError` for options that cannot be meant."""
     if not 0 < tol < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {tol}. The default is 1e-8.")
@@ -154,7 +207,7 @@ def _check_options(tol: float, max_iter: int, singular: str, penalty: Any, names
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}. Sums are float64 with both.")
 
 
-def _device(device: "str | torch.device | None") -> "torch.device | None":
+def _device(device: str | torch.device | None) -> torch.device | None:
     if device is None:
         return None
     if str(device) == "auto":
@@ -172,13 +225,15 @@ def _start(start: Any, data: Data) -> Tensor:
     first = inputs.tensor(start, "start", data.device).to(torch.float64)
     want = (*data.batch, data.columns)
     if first.shape != want and first.shape != want[-1:]:
-        raise ValueError(f"start has shape {tuple(first.shape)}; pass one value for each coefficient, {want}, "
-                         "with the intercept first where there is one.")
+        raise ValueError(
+            f"start has shape {tuple(first.shape)}; pass one value for each coefficient, {want}, "
+            "with the intercept first where there is one."
+        )
     inputs.finite(first, "start")
     return first.expand(want).reshape(-1, data.columns).clone()
 
 
-def _check_resume(resume: "Progress | None", start: Any, data: Data) -> None:
+def _check_resume(resume: Progress | None, start: Any, data: Data) -> None:
     """Raise `ValueError` for a state that is not of these models, or beside other first coefficients."""
     if resume is None:
         return
@@ -186,8 +241,10 @@ def _check_resume(resume: "Progress | None", start: Any, data: Data) -> None:
         raise ValueError("start= and resume= both say where to begin. Pass one of them.")
     want = (data.batch.numel(), data.columns)
     if tuple(resume.coef.shape) != want:
-        raise ValueError(f"resume holds (models, coefficients) = {tuple(resume.coef.shape)}, these data give {want}: "
-                         "they are not those the fit began with. Begin anew, without resume.")
+        raise ValueError(
+            f"resume holds (models, coefficients) = {tuple(resume.coef.shape)}, these data give {want}: "
+            "they are not those the fit began with. Begin anew, without resume."
+        )
 
 
 def _resolve_aliases(solution: Solution, data: Data, singular: str) -> Solution:
@@ -199,8 +256,10 @@ def _resolve_aliases(solution: Solution, data: Data, singular: str) -> Solution:
     index = aliased.nonzero()[:, 0]
     if singular == "error":
         dropped = [data.names[j] for j in (~solution.keep[index]).any(0).nonzero()[:, 0].tolist()]
-        raise ValueError(f"the columns {', '.join(dropped)} depend on those before them. Drop them, or pass "
-                         "singular='drop' or 'minnorm', or a penalty.")
+        raise ValueError(
+            f"the columns {', '.join(dropped)} depend on those before them. Drop them, or pass "
+            "singular='drop' or 'minnorm', or a penalty."
+        )
     triangle = design_triangle(data.source, index, data.columns)
     coef = solution.coef.clone()
     coef[index] = null_space_free(coef[index], triangle, 1e-10)
@@ -213,14 +272,22 @@ def _warn(solution: Solution, names: list[str], batch: torch.Size, link: Link) -
     lost = (~solution.keep & fitted.unsqueeze(-1)).any(0)
     if bool(lost.any()):
         dropped = ", ".join(names[j] for j in lost.nonzero()[:, 0].tolist())
-        instead = "The solution of least length stands for all others" if solution.minnorm else (
-            "Their coefficients are NaN")
-        warnings.warn(f"aliased columns (they depend on those before them): {dropped}. {instead}; df use the rank.",
-                      FitWarning, stacklevel=3)
+        instead = (
+            "The solution of least length stands for all others" if solution.minnorm else ("Their coefficients are NaN")
+        )
+        warnings.warn(
+            f"aliased columns (they depend on those before them): {dropped}. {instead}; df use the rank.",
+            FitWarning,
+            stacklevel=3,
+        )
     failed = solution.status != int(Status.CONVERGED)
     if math.isfinite(link.lower) and bool((solution.cut & ~failed).any()):
-        warnings.warn(f"steps were shortened to keep eta > {link.lower:g}, where the link {link.name} is one to one; "
-                      "the maximum found is the one inside. A log link has no such edge.", FitWarning, stacklevel=3)
+        warnings.warn(
+            f"steps were shortened to keep eta > {link.lower:g}, where the link {link.name} is one to one; "
+            "the maximum found is the one inside. A log link has no such edge.",
+            FitWarning,
+            stacklevel=3,
+        )
     if not bool(failed.any()):
         return
     kinds = [Status(int(code)) for code in solution.status[failed].unique()]

@@ -97,8 +97,9 @@ def read(folder: Path) -> Checkpoint:
     try:
         found = torch.load(file, weights_only=True, map_location="cpu")
         if found["format"] != FORMAT:
-            raise ValueError(f"{file} has format {found['format']}, this version reads {FORMAT}. Begin anew, without "
-                             "--resume.")
+            raise ValueError(
+                f"{file} has format {found['format']}, this version reads {FORMAT}. Begin anew, without --resume."
+            )
         known = {f.name for f in fields(Progress)}
         state = {name: value for name, value in found.items() if name in known}
         return Checkpoint(folder, found["config"], found["rows"], Progress(**state) if state else None, resumed=True)

@@ -1,5 +1,7 @@
 """GLMHead: `nn.Linear` whose link is the activation and whose family is the loss."""
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +31,19 @@ class GLMHead(nn.Module):
     """
 
     weight: nn.Parameter
-    bias: "nn.Parameter | None"
-    online: "Renewable | None" = None  # what `partial_fit` has learned so far
+    bias: nn.Parameter | None
+    online: Renewable | None = None  # what `partial_fit` has learned so far
 
-    def __init__(self, in_features: int, family: "str | Family", link: "str | Link | None" = None,
-                 out_features: int = 1, bias: bool = True, device: "torch.device | str | None" = None,
-                 dtype: "torch.dtype | None" = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        family: str | Family,
+        link: str | Link | None = None,
+        out_features: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.family = families.get(family)
@@ -54,8 +63,11 @@ class GLMHead(nn.Module):
         Without a bias each weight holds that start, which is the null model of a one-hot `x` and a valid one
         where the entries of `x` are positive.
         """
-        start = 0.0 if self.link.name == "identity" and self.family.mean_lower < 0 else (
-            float(self.link.link(torch.tensor(self.family.inner_mean, dtype=torch.float64))))
+        start = (
+            0.0
+            if self.link.name == "identity" and self.family.mean_lower < 0
+            else (float(self.link.link(torch.tensor(self.family.inner_mean, dtype=torch.float64))))
+        )
         with torch.no_grad():
             self.weight.fill_(start if self.bias is None else 0.0)
             if self.bias is not None:
@@ -66,33 +78,43 @@ class GLMHead(nn.Module):
         """The dispersion `phi`, 1 unless set or learned through `log_dispersion`: one for each response."""
         return self.log_dispersion.exp()
 
-    def linear_predictor(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
+    def linear_predictor(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """`eta = x weight' + bias + offset`, shape `(*N, out_features)`, in float32 or wider.
 
         Raises `ValueError` where `x` or `offset` has another shape.
         """
         if x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise ValueError(f"x has shape {tuple(x.shape)}, this head in_features={self.in_features}. "
-                             f"Pass x of shape (..., {self.in_features}).")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, this head in_features={self.in_features}. "
+                f"Pass x of shape (..., {self.in_features})."
+            )
         dtype = _wide(self.weight.dtype)
         with _no_autocast(x):
             bias = None if self.bias is None else self.bias.to(dtype)
             eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
             return eta if offset is None else eta + self.per_response(offset, eta, "offset")
 
-    def forward(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         eta = self.linear_predictor(x, offset)
         with _no_autocast(x):
             return self.link(eta)
 
-    def distribution(self, x: Tensor, offset: "Tensor | None" = None) -> distributions.Distribution:
+    def distribution(self, x: Tensor, offset: Tensor | None = None) -> distributions.Distribution:
         """The distribution of the response given `x`, batch shape `(*N, out_features)`."""
         mu, family = self(x, offset), self.family
         each = {name: value.expand(mu.shape) for name, value in family.named_parameters() if value.dim()}
         return (family.with_parameters(each) if each else family).distribution(mu, self.dispersion.to(mu.dtype))
 
-    def loss(self, x: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
-             trials: "Tensor | None" = None, event: "Tensor | None" = None, reduction: str = "mean") -> Tensor:
+    def loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None = None,
+        offset: Tensor | None = None,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Tensor:
         """The negative log-likelihood, from `eta` so that it stays finite in the tails.
 
         `y` and the others are `(*N, out_features)`, or `(*N,)` where there is one response. `mean` divides the
@@ -108,8 +130,15 @@ class GLMHead(nn.Module):
             return loss
         return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
 
-    def weighted_loss(self, x: Tensor, y: Tensor, weight: "Tensor | None" = None, offset: "Tensor | None" = None,
-                      trials: "Tensor | None" = None, event: "Tensor | None" = None) -> tuple[Tensor, Tensor]:
+    def weighted_loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None = None,
+        offset: Tensor | None = None,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """`w nll` of each row, and `w` (trials among it), both `(*N, out_features)`: what `loss` adds up."""
         eta = self.linear_predictor(x, offset)
         with _no_autocast(x):
@@ -144,11 +173,13 @@ class GLMHead(nn.Module):
             return value.to(eta.dtype).unsqueeze(-1)
         if name != "y" and value.shape == eta.shape[:-1]:
             return value.to(eta.dtype).unsqueeze(-1).expand_as(eta)
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, the linear predictor {tuple(eta.shape)}. "
-                         f"Pass {name} of shape {tuple(eta.shape)}"
-                         + (f" or {tuple(eta.shape[:-1])}." if self.out_features == 1 else "."))
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, the linear predictor {tuple(eta.shape)}. "
+            f"Pass {name} of shape {tuple(eta.shape)}"
+            + (f" or {tuple(eta.shape[:-1])}." if self.out_features == 1 else ".")
+        )
 
-    def fit(self, x: Any, y: Any = None, **options: Any) -> "Result":
+    def fit(self, x: Any, y: Any = None, **options: Any) -> Result:
         """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
 
         `x` is the data, or a re-iterable loader of batches (`y` is then None); several responses are rows there,
@@ -161,7 +192,7 @@ class GLMHead(nn.Module):
         return result
 
     @torch.no_grad()
-    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> Renewable:
         """Learn from one more minibatch of a stream into `weight` and `bias`, for one response; see `Renewable`.
 
         `per_row` are `weight`, `freq`, `offset`, `exposure`, `trials` and `event`; or the one argument is a `GLMBatch`,
@@ -178,7 +209,7 @@ class GLMHead(nn.Module):
         if not self.online.update(x, y, **per_row).nobs:
             return self.online
         coef = self.online.coef
-        self.weight.copy_(coef[int(self.bias is not None):])
+        self.weight.copy_(coef[int(self.bias is not None) :])
         if self.bias is not None:
             self.bias.copy_(coef[:1])
         if self.family.has_dispersion and bool(self.online.dispersion > 0):
@@ -186,12 +217,14 @@ class GLMHead(nn.Module):
         return self.online
 
     @torch.no_grad()
-    def load(self, result: "Result") -> None:
+    def load(self, result: Result) -> None:
         """Take weight, bias, dispersion and shape of a fit; aliased coefficients are zero."""
         fitted = result.head
         if fitted.weight.shape != self.weight.shape:
-            raise ValueError(f"the fit has weight {tuple(fitted.weight.shape)} (responses, columns), this head "
-                             f"{tuple(self.weight.shape)}. Make the head with those sizes.")
+            raise ValueError(
+                f"the fit has weight {tuple(fitted.weight.shape)} (responses, columns), this head "
+                f"{tuple(self.weight.shape)}. Make the head with those sizes."
+            )
         self.weight.copy_(fitted.weight)
         if self.bias is not None and fitted.bias is not None:
             self.bias.copy_(fitted.bias)
@@ -213,13 +246,19 @@ class LazyGLMHead(LazyModuleMixin, GLMHead):
     cls_to_become = GLMHead
     weight: UninitializedParameter  # type: ignore[assignment]
 
-    def __init__(self, family: "str | Family", link: "str | Link | None" = None, out_features: int = 1,
-                 bias: bool = True, device: "torch.device | str | None" = None,
-                 dtype: "torch.dtype | None" = None) -> None:
+    def __init__(
+        self,
+        family: str | Family,
+        link: str | Link | None = None,
+        out_features: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__(0, family, link, out_features, bias, device, dtype)
         self.weight = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[call-arg]
 
-    def initialize_parameters(self, x: Tensor, offset: "Tensor | None" = None) -> None:
+    def initialize_parameters(self, x: Tensor, offset: Tensor | None = None) -> None:
         """Make the parameters for inputs `(*N, in_features)`; a loaded state has made them already."""
         if self.has_uninitialized_params():
             self.weight.materialize((self.out_features, x.shape[-1]))
@@ -227,12 +266,12 @@ class LazyGLMHead(LazyModuleMixin, GLMHead):
             self.reset_parameters()
         self.in_features = self.weight.shape[-1]
 
-    def linear_predictor(self, x: Tensor, offset: "Tensor | None" = None) -> Tensor:
+    def linear_predictor(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """As in `GLMHead`; the first call, by `loss` or `distribution` as by `forward`, makes the parameters."""
         self._infer_parameters(self, (x, offset))
         return self.linear_predictor(x, offset)  # of the GLMHead this has become
 
-    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> "Renewable":
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> Renewable:
         """As in `GLMHead`, taking the number of columns from the first minibatch."""
         from torchglm.inputs import minibatch, unpacked
 
@@ -241,7 +280,7 @@ class LazyGLMHead(LazyModuleMixin, GLMHead):
         self._infer_parameters(self, (rows.x,))
         return self.partial_fit(x, y, forgetting=forgetting, **per_row)
 
-    def load(self, result: "Result") -> None:
+    def load(self, result: Result) -> None:
         """As in `GLMHead`, taking the number of columns from the fit."""
         self._infer_parameters(self, (result.head.weight,))
         self.load(result)

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
 MARK = "result.json"
-FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html",
-         "log.txt")
+FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html", "log.txt")
 CHECKPOINT = "checkpoint.pt"
 TRAINING = "last.ckpt"
 OWN = {*FILES, CHECKPOINT, TRAINING, f".{CHECKPOINT}.part", f".{TRAINING}.part"}
@@ -48,16 +47,20 @@ def check_target(path: str | Path) -> Path:
     inside = [file.name for file in target.iterdir()] if target.is_dir() else []
     foreign = sorted(set(inside) - OWN)
     if foreign and not (target / MARK).is_file():
-        raise ValueError(f"output_dir {path} holds {foreign[0]!r} and no run, so it is left alone. "
-                         "Name a new folder, or that of an earlier run.")
+        raise ValueError(
+            f"output_dir {path} holds {foreign[0]!r} and no run, so it is left alone. "
+            "Name a new folder, or that of an earlier run."
+        )
     parent = next(folder for folder in target.parents if folder.exists())
     for place in (parent, target) if target.is_dir() else (parent,):
         if not place.is_dir() or not os.access(place, os.W_OK):
             raise ValueError(f"output_dir {path} cannot be written: no permission in {place}.")
     free = shutil.disk_usage(parent).free
     if free < ROOM:
-        raise ValueError(f"output_dir {path} has no room: {free >> 20} MiB are free in {parent}, and a run may take "
-                         f"{ROOM >> 20} MiB. Free some, or name a folder on another disk.")
+        raise ValueError(
+            f"output_dir {path} has no room: {free >> 20} MiB are free in {parent}, and a run may take "
+            f"{ROOM >> 20} MiB. Free some, or name a folder on another disk."
+        )
     try:
         with tempfile.TemporaryFile(dir=parent) as probe:  # a quota, or a disk that only looks writable
             probe.write(bytes(1 << 16))

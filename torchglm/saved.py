@@ -1,5 +1,7 @@
 """What was saved, by its path, whatever it is."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ from torch import nn
 from torchglm.inference import storage
 
 
-def load(path: Any, model: "nn.Module | None" = None) -> Any:
+def load(path: Any, model: nn.Module | None = None) -> Any:
     """What was saved at `path`: a `Result` in its folder (`Result.save`), a `LitGLM` in a checkpoint of Lightning.
 
     Loading runs no code of the file and needs no row of data. The checkpoint of a head alone says what the head is;

@@ -1,5 +1,7 @@
 """glum without a penalty, coefficients only: its standard errors are a second call, which is not timed."""
 
+from __future__ import annotations
+
 import numpy as np
 import pandas as pd
 from glum import GeneralizedLinearRegressor

@@ -3,6 +3,8 @@
 What a user without a GLM library would write; coefficients only, and no care for models that need some.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import cache
 from typing import Any

@@ -3,6 +3,8 @@
 It takes no part where there are factors: on sparse columns it offers L-BFGS alone, which stops short of the accuracy.
 """
 
+from __future__ import annotations
+
 import numpy as np
 from sklearn.linear_model import GammaRegressor, LogisticRegression, PoissonRegressor
 
@@ -17,9 +19,7 @@ MODELS = {
 
 def fit(problem: Problem) -> Fit:
     def one(x: Array, y: Array) -> Fit:
-        model = MODELS[problem.family](
-            fit_intercept=False, solver="newton-cholesky", tol=problem.gradient_tol
-        )
+        model = MODELS[problem.family](fit_intercept=False, solver="newton-cholesky", tol=problem.gradient_tol)
         return Fit(np.asarray(model.fit(x, y).coef_, dtype=float).reshape(-1))
 
     return one_by_one(one, problem)

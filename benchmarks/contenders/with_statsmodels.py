@@ -4,6 +4,8 @@ Its `cov_type="HC3"` is HC0 for GLMs (0.15), so that HC3 errors are put together
 covariance, as a user has to.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """torchglm through its public door: coefficients and standard errors, batches in one call."""
 
+from __future__ import annotations
+
 import pyarrow as pa
 
 import torchglm
@@ -18,9 +20,7 @@ def infer(problem: Problem) -> Fit:
 
 
 def fitted(problem: Problem) -> torchglm.Result:
-    return torchglm.fit(
-        problem.x, problem.y, family=problem.family, link=problem.link, intercept=False, device="cpu"
-    )
+    return torchglm.fit(problem.x, problem.y, family=problem.family, link=problem.link, intercept=False, device="cpu")
 
 
 def fit_factors(problem: Problem) -> Fit:

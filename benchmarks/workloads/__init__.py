@@ -1,5 +1,7 @@
 """One file per workload; each offers `workloads(size)` with size quick, bench or full."""
 
+from __future__ import annotations
+
 from benchmarks.problem import Workload
 from benchmarks.workloads import factors, inference, many, shared, tall
 

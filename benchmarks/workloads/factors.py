@@ -1,5 +1,7 @@
 """One model with categories: a million rows, five factors of 5 to 1,000 levels beside five numbers, and exposure."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import numpy as np

@@ -1,5 +1,7 @@
 """All of inference: standard errors, HC3 errors, leverage and Cook's distance of every row, tall and many."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from functools import partial
 

@@ -1,5 +1,7 @@
 """Many small models, each with its own design: 10,000 Poisson models of 200 × 8."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from benchmarks.problem import Problem, Workload

@@ -1,5 +1,7 @@
 """Many responses over one design: 2,000 Poisson responses on one x of 500 × 10."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from benchmarks.problem import Problem, Workload

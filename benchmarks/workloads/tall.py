@@ -1,5 +1,7 @@
 """One model on many rows: a million rows of 50 columns, Poisson, Gamma and logistic; 200,000 rows of 300, Poisson."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import numpy as np
@@ -30,7 +32,4 @@ def make(n: int, p: int, family: str) -> Problem:
 
 def workloads(size: str) -> list[Workload]:
     cases = [(n, p, family) for n, p in SIZES[size] for family in MODELS if family == "poisson" or p <= 50]
-    return [
-        Workload(f"tall-{f}-{n}x{p}", f"{f}–{MODELS[f]}, {n:,} × {p}", partial(make, n, p, f))
-        for n, p, f in cases
-    ]
+    return [Workload(f"tall-{f}-{n}x{p}", f"{f}–{MODELS[f]}, {n:,} × {p}", partial(make, n, p, f)) for n, p, f in cases]

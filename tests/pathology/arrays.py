@@ -1,5 +1,7 @@
 """Values that must be refused, weights, and the types and layouts of arrays."""
 
+from __future__ import annotations
+
 import numpy as np
 from pathology.base import base, case, poisson, problem, rng
 

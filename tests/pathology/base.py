@@ -1,5 +1,7 @@
 """What problems are made of: a dict of X (with its intercept), y, family, link, and what else `fit` takes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """Collinear columns, wild scales, batches with one bad member, and families with a shape of their own."""
 
+from __future__ import annotations
+
 import numpy as np
 from pathology.base import base, case, poisson, problem, rng, table, with_one
 

@@ -1,5 +1,7 @@
 """Maxima at infinity, on an edge, hard to reach, or of a response with nothing to explain."""
 
+from __future__ import annotations
+
 import numpy as np
 from pathology.base import base, case, problem, rng, table, with_one
 

@@ -27,8 +27,9 @@ def summary(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="torchglm summary", description="Print the summary of a run.")
     parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default: 0.95)")
-    parser.add_argument("--format", choices=("text", "markdown", "json"), default="text",
-                        help="how to print it (default: text)")
+    parser.add_argument(
+        "--format", choices=("text", "markdown", "json"), default="text", help="how to print it (default: text)"
+    )
     given = parser.parse_args(arguments)
     result = torchglm.load(runs.open_run(given.run))
     print_summary(result, given.level, given.format)
@@ -39,20 +40,40 @@ def predict(arguments: Sequence[str]) -> None:
     from torchglm.cli.predict import KINDS, Prediction, Wanted, carried, outcome, write
 
     parser = argparse.ArgumentParser(
-        prog="torchglm predict", description="Predict the mean of new rows with a fitted run. Rows are read, "
-        "predicted and written in pieces, so files of any size will do.")
+        prog="torchglm predict",
+        description="Predict the mean of new rows with a fitted run. Rows are read, "
+        "predicted and written in pieces, so files of any size will do.",
+    )
     _add_rows(parser)
-    parser.add_argument("--out", metavar="PLACE", help="file to write, .csv or .parquet, or a folder, which gets a "
-                        "file for each file read, or - for the terminal (default: predictions.parquet in the run "
-                        "folder)")
-    parser.add_argument("--keep", metavar="COLUMNS", action="append", default=[], help="columns to carry along, "
-                        "such as policy,year; may be given again, as for a column whose name holds a comma")
+    parser.add_argument(
+        "--out",
+        metavar="PLACE",
+        help="file to write, .csv or .parquet, or a folder, which gets a "
+        "file for each file read, or - for the terminal (default: predictions.parquet in the run "
+        "folder)",
+    )
+    parser.add_argument(
+        "--keep",
+        metavar="COLUMNS",
+        action="append",
+        default=[],
+        help="columns to carry along, "
+        "such as policy,year; may be given again, as for a column whose name holds a comma",
+    )
     parser.add_argument("--link", action="store_true", help="add the linear predictor")
     parser.add_argument("--se", action="store_true", help="add standard errors (of the mean, and of --link)")
-    parser.add_argument("--interval", metavar="LEVEL", type=float, help="add the confidence interval of the mean, such "
-                        "as 0.95: mean_low, mean_high")
-    parser.add_argument("--response", metavar="LEVEL", type=float, help="add the prediction interval of a response yet "
-                        "to be seen: response_low, response_high")
+    parser.add_argument(
+        "--interval",
+        metavar="LEVEL",
+        type=float,
+        help="add the confidence interval of the mean, such as 0.95: mean_low, mean_high",
+    )
+    parser.add_argument(
+        "--response",
+        metavar="LEVEL",
+        type=float,
+        help="add the prediction interval of a response yet to be seen: response_low, response_high",
+    )
     given = parser.parse_args(arguments)
     for level, flag in ((given.interval, "--interval"), (given.response, "--response")):
         check_level(0.5 if level is None else level, flag)
@@ -69,21 +90,35 @@ def evaluate(arguments: Sequence[str]) -> None:
     from torchglm.cli.evaluate import evaluation
 
     parser = argparse.ArgumentParser(
-        prog="torchglm evaluate", description="Score a fitted run on rows with a known response: deviance, explained "
+        prog="torchglm evaluate",
+        description="Score a fitted run on rows with a known response: deviance, explained "
         "share, likelihood, dispersion, observed against expected, calibration by decile, Gini and lift, with the "
-        "weights and exposures of the fit. Rows are read in pieces, so files of any size will do.")
+        "weights and exposures of the fit. Rows are read in pieces, so files of any size will do.",
+    )
     _add_rows(parser)
-    parser.add_argument("--by", metavar="COLUMN", help="add a table of observed against expected for each value of a "
-                        "column")
+    parser.add_argument(
+        "--by", metavar="COLUMN", help="add a table of observed against expected for each value of a column"
+    )
     parser.add_argument("--bins", type=int, default=10, help="bins of the calibration table (default: 10)")
-    parser.add_argument("--coverage", metavar="LEVEL", type=float, help="add the share of responses inside their "
-                        "prediction intervals of this level, such as 0.95")
+    parser.add_argument(
+        "--coverage",
+        metavar="LEVEL",
+        type=float,
+        help="add the share of responses inside their prediction intervals of this level, such as 0.95",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
     given = parser.parse_args(arguments)
     check_level(0.5 if given.coverage is None else given.coverage, "--coverage")
     folder = runs.open_run(given.run)
-    found = evaluation(folder, given.data, by=given.by, bins=given.bins, coverage=given.coverage,
-                       missing=given.missing, unseen=given.unseen)
+    found = evaluation(
+        folder,
+        given.data,
+        by=given.by,
+        bins=given.bins,
+        coverage=given.coverage,
+        missing=given.missing,
+        unseen=given.unseen,
+    )
     if given.format == "json":
         import json
 
@@ -96,10 +131,16 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
     """The arguments of a command that reads rows for a run."""
     parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
     parser.add_argument("data", metavar="DATA", nargs="+", help=".csv or .parquet files, globs or folders")
-    parser.add_argument("--missing", choices=("error", "drop"),
-                        help="what becomes of rows with missing values (default: as data.missing of the fit)")
-    parser.add_argument("--unseen", choices=("error", "reference", "other"),
-                        help="what a category that the fit never saw counts as (default: as data.unseen of the fit)")
+    parser.add_argument(
+        "--missing",
+        choices=("error", "drop"),
+        help="what becomes of rows with missing values (default: as data.missing of the fit)",
+    )
+    parser.add_argument(
+        "--unseen",
+        choices=("error", "reference", "other"),
+        help="what a category that the fit never saw counts as (default: as data.unseen of the fit)",
+    )
 
 
 def check(arguments: Sequence[str]) -> None:
@@ -108,11 +149,17 @@ def check(arguments: Sequence[str]) -> None:
     from torchglm.cli.rows import attached
 
     parser = argparse.ArgumentParser(
-        prog="torchglm check", description="Ask whether the model of a run holds, on the rows it was fitted on: link, "
-        "spread, zeros, separation, collinearity, influence. Prints what was found, with its number and what to try.")
+        prog="torchglm check",
+        description="Ask whether the model of a run holds, on the rows it was fitted on: link, "
+        "spread, zeros, separation, collinearity, influence. Prints what was found, with its number and what to try.",
+    )
     parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
-    parser.add_argument("--data", metavar="FILE", help="the rows the run was fitted on, where they are no longer "
-                        "where its config says: .csv or .parquet file, a glob or a folder")
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help="the rows the run was fitted on, where they are no longer "
+        "where its config says: .csv or .parquet file, a glob or a folder",
+    )
     parser.add_argument("--level", type=float, default=0.05, help="level of all tests together (default: 0.05)")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
     given = parser.parse_args(arguments)
@@ -134,14 +181,22 @@ def report(arguments: Sequence[str]) -> None:
     from torchglm.report import write_page
 
     parser = argparse.ArgumentParser(
-        prog="torchglm report", description="Write the HTML page of a run. Without --data it stands on the rows of the "
+        prog="torchglm report",
+        description="Write the HTML page of a run. Without --data it stands on the rows of the "
         "fit; with --data on those rows: calibration, lift and residuals where they are new, and everything where they "
-        "are the rows of the fit.")
+        "are the rows of the fit.",
+    )
     parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
-    parser.add_argument("--data", metavar="FILE", help=".csv or .parquet file, a glob or a folder (default: the rows "
-                        "that the config of the run names)")
-    parser.add_argument("--out", metavar="FILE", help="page to write (default: report.html in the run folder; on new "
-                        "rows report_NAME.html, after the file)")
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help=".csv or .parquet file, a glob or a folder (default: the rows that the config of the run names)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="page to write (default: report.html in the run folder; on new rows report_NAME.html, after the file)",
+    )
     parser.add_argument("--title", help="title of the page (default: the model)")
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default: 0.95)")
     given = parser.parse_args(arguments)
@@ -152,13 +207,21 @@ def report(arguments: Sequence[str]) -> None:
         result = attached(torchglm.load(folder), folder, given.data)
         own = of_the_fit(result)
         if not own and given.data is None:
-            raise ValueError(f"the rows that {config} names are no longer those of the fit (its deviance is another). "
-                             "Pass --data: the rows of the fit, or new ones.")
+            raise ValueError(
+                f"the rows that {config} names are no longer those of the fit (its deviance is another). "
+                "Pass --data: the rows of the fit, or new ones."
+            )
         out = Path(given.out) if given.out else folder / ("report.html" if own else f"report_{_stem(given.data)}.html")
         if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
             raise ValueError(f"--out {out}: name a file that ends in .html.")
-        write_page(result, out, title=given.title, level=given.level, new_rows=not own,
-                   config=config.read_text(encoding="utf-8") if config.is_file() else None)
+        write_page(
+            result,
+            out,
+            title=given.title,
+            level=given.level,
+            new_rows=not own,
+            config=config.read_text(encoding="utf-8") if config.is_file() else None,
+        )
     print(f"Report{'' if own else ' on new rows'}: {out}")
 
 
@@ -167,9 +230,11 @@ def compare(arguments: Sequence[str]) -> None:
     from torchglm.cli.comparison import comparison, to_text
 
     parser = argparse.ArgumentParser(
-        prog="torchglm compare", description="Show runs side by side that were fitted on the same rows: parameters, "
+        prog="torchglm compare",
+        description="Show runs side by side that were fitted on the same rows: parameters, "
         "deviance, AIC, BIC, explained share, and the likelihood ratio test of each run against the one before it "
-        "where the two are nested. The rows are read again where the files are still there.")
+        "where the two are nested. The rows are read again where the files are still there.",
+    )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders of fits (their output_dir), two or more")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
     given = parser.parse_args(arguments)

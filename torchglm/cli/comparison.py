@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
 SUMS = ("df", "deviance", "aic", "bic")
-COLUMNS = {"df": "df", "deviance": "deviance", "aic": "AIC", "bic": "BIC", "D2": "D²", "LR_df": "LR df", "LR": "LR",
-           "p": "p-value"}
+COLUMNS = {
+    "df": "df",
+    "deviance": "deviance",
+    "aic": "AIC",
+    "bic": "BIC",
+    "D2": "D²",
+    "LR_df": "LR df",
+    "LR": "LR",
+    "p": "p-value",
+}
 
 
 def comparison(folders: Sequence[str]) -> dict[str, Any]:
@@ -33,8 +41,10 @@ def comparison(folders: Sequence[str]) -> dict[str, Any]:
         fits = [fit for fit in with_rows if fit is not None]
     _check_groups(fits, folders)
     table = torchglm.compare(*fits, names=list(folders))
-    models = [{"run": folder, "model": words.model_title(fit.family.name, fit.link.name), "formula": fit.formula}
-              for folder, fit in zip(folders, fits, strict=True)]
+    models = [
+        {"run": folder, "model": words.model_title(fit.family.name, fit.link.name), "formula": fit.formula}
+        for folder, fit in zip(folders, fits, strict=True)
+    ]
     found: dict[str, Any] = {"runs": models, "rows_read": seen, "models": max(1, fits[0].batch_shape.numel())}
     if not fits[0].batch_shape:
         return found | {"table": {name: column.tolist() for name, column in table.columns.items()}}
@@ -52,13 +62,16 @@ def to_text(found: dict[str, Any]) -> str:
     heads = {**COLUMNS, "best": "lowest AIC in"}
     cells = {name: [_cell(name, value) for value in column] for name, column in table.items()}
     rows = [[run, *(cells[name][i] for name in cells)] for i, run in enumerate(names)]
-    notes = ["LR: likelihood ratio against the run before, F where the dispersion is estimated, else χ²; blank where "
-             "the two are not nested."]
+    notes = [
+        "LR: likelihood ratio against the run before, F where the dispersion is estimated, else χ²; blank where "
+        "the two are not nested."
+    ]
     if "best" in table:
         notes = [f"Sums over {found['models']:,} models; the last column counts the models in which AIC is lowest."]
     if not found["rows_read"]:
-        notes.append("The rows are no longer where the runs had them, or have changed: compared by the saved numbers "
-                     "alone.")
+        notes.append(
+            "The rows are no longer where the runs had them, or have changed: compared by the saved numbers alone."
+        )
     return "\n".join([*lines, "", Table("", ("", *(heads[name] for name in cells)), rows).text(100), *notes])
 
 
@@ -76,8 +89,10 @@ def _check_groups(fits: Sequence[Result], folders: Sequence[str]) -> None:
     first = fits[0]
     for fit, folder in zip(fits[1:], folders[1:], strict=True):
         if (fit.group_names, fit.groups) != (first.group_names, first.groups):
-            raise ValueError(f"{folders[0]} and {folder} have other groups ({_by(first)} and {_by(fit)}). Compare runs "
-                             "of the same data.by.")
+            raise ValueError(
+                f"{folders[0]} and {folder} have other groups ({_by(first)} and {_by(fit)}). Compare runs "
+                "of the same data.by."
+            )
 
 
 def _by(fit: Result) -> str:

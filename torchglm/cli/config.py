@@ -65,8 +65,12 @@ def dump_yaml(config: dict[str, Any]) -> str:
 jsonargparse.set_loader(MODE, load_yaml, (yaml.YAMLError,))
 jsonargparse.set_dumper(MODE, dump_yaml)
 # a strength or a parameter for each column is a list in YAML
-register_type(torch.Tensor, lambda tensor: tensor.tolist(),
-              lambda values: torch.tensor(values, dtype=torch.float64), fail_already_registered=False)
+register_type(
+    torch.Tensor,
+    lambda tensor: tensor.tolist(),
+    lambda values: torch.tensor(values, dtype=torch.float64),
+    fail_already_registered=False,
+)
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
@@ -82,9 +86,14 @@ class _Help(jsonargparse.DefaultHelpFormatter):
 
 def parser() -> jsonargparse.ArgumentParser:
     """The parser of `torchglm fit`."""
-    found = jsonargparse.ArgumentParser(prog="torchglm fit", description=DESCRIPTION, parser_mode=MODE,
-                                        exit_on_error=False, formatter_class=_Help,
-                                        usage="torchglm fit CONFIG.yaml [--key value ...] [--resume RUN]")
+    found = jsonargparse.ArgumentParser(
+        prog="torchglm fit",
+        description=DESCRIPTION,
+        parser_mode=MODE,
+        exit_on_error=False,
+        formatter_class=_Help,
+        usage="torchglm fit CONFIG.yaml [--key value ...] [--resume RUN]",
+    )
     found.add_argument("--config", action="config", help="the YAML file, where it does not come first")
     found.add_class_arguments(Job)
     found.set_defaults(solver={"class_path": names.SOLVERS["irls"]})
@@ -156,8 +165,11 @@ def differences(text: str, other: str) -> list[str]:
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
     """Values by dotted keys; `family: poisson` and `family: {name: poisson}` are the same."""
     if isinstance(value, dict):
-        return {name: one for inner, part in value.items() for name, one in
-                _flat(part, f"{key}.{inner}".removesuffix(".name") if key else str(inner)).items()}
+        return {
+            name: one
+            for inner, part in value.items()
+            for name, one in _flat(part, f"{key}.{inner}".removesuffix(".name") if key else str(inner)).items()
+        }
     return {key: value}
 
 
@@ -196,8 +208,14 @@ def _expanded(arguments: Sequence[str]) -> list[str]:
 
 def _check_flag(flag: str) -> None:
     """Raise ValueError for an unknown flag, with the nearest one."""
-    known = [*Job.__dataclass_fields__, *(f"data.{key}" for key in Data.__dataclass_fields__), "config",
-             "print_config", "help", "resume"]
+    known = [
+        *Job.__dataclass_fields__,
+        *(f"data.{key}" for key in Data.__dataclass_fields__),
+        "config",
+        "print_config",
+        "help",
+        "resume",
+    ]
     key = flag.removeprefix("--")
     if flag.startswith("--") and key not in known and key.split(".")[0] not in names.KEYS:
         near = names.nearest(flag, [f"--{name}" for name in known])

@@ -35,8 +35,11 @@ class Scorer:
         family, link = result.family, result.link
         self.shared = not _varies(family)
         self.d2 = metrics.D2(family, link, null=null)
-        self.ranked = {"gini": metrics.Gini(family, link), "lift": metrics.LiftTable(family, link, bins),
-                       "calibration": metrics.CalibrationError(family, link, bins)}
+        self.ranked = {
+            "gini": metrics.Gini(family, link),
+            "lift": metrics.LiftTable(family, link, bins),
+            "calibration": metrics.CalibrationError(family, link, bins),
+        }
         self.models: dict[int, LawScores] = {}
         self.ratios: dict[str | None, Ratios] = {name: Ratios() for name in (None, by)}
 
@@ -75,14 +78,21 @@ class Scorer:
         crps = torch.stack(scored).sum(0) if len(scored) == len(models) else torch.full((2,), math.nan)
         whole = self.ratios[None].table()[0]
         return {
-            "rows": rows, "weight": float(totals[1]), "deviance": float(totals[0]),
+            "rows": rows,
+            "weight": float(totals[1]),
+            "deviance": float(totals[0]),
             "mean_deviance": float(totals[0] / totals[1]),
             "d_squared": float(self.d2.compute()) if self.shared else math.nan,
-            "nll": math.nan if models[0].quasi else -loglik / rows, "crps": float(crps[0] / crps[1]),
+            "nll": math.nan if models[0].quasi else -loglik / rows,
+            "crps": float(crps[0] / crps[1]),
             "pearson_dispersion": pearson / (rows - used) if rows > used else math.nan,
-            "observed": whole["observed"], "expected": whole["expected"], "observed_expected": whole["ratio"],
-            "observed_expected_se": whole["se"], "gini": float(self.ranked["gini"].compute()),
-            "calibration_error": float(self.ranked["calibration"].compute())}, own
+            "observed": whole["observed"],
+            "expected": whole["expected"],
+            "observed_expected": whole["ratio"],
+            "observed_expected_se": whole["se"],
+            "gini": float(self.ranked["gini"].compute()),
+            "calibration_error": float(self.ranked["calibration"].compute()),
+        }, own
 
     @property
     def rows(self) -> float:
@@ -109,8 +119,15 @@ class Scorer:
         return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
 
 
-def evaluation(run: Path, data: Sequence[str], by: str | None = None, bins: int = 10, coverage: float | None = None,
-               missing: str | None = None, unseen: str | None = None) -> Evaluation:
+def evaluation(
+    run: Path,
+    data: Sequence[str],
+    by: str | None = None,
+    bins: int = 10,
+    coverage: float | None = None,
+    missing: str | None = None,
+    unseen: str | None = None,
+) -> Evaluation:
     """Score a run on the rows of files, in one pass; two more find the null model where sums do not tell it.
 
     Raises ValueError for a fit without a formula, files that lack a column, and rows that do not suit the fit.
@@ -146,8 +163,17 @@ def evaluation(run: Path, data: Sequence[str], by: str | None = None, bins: int 
     scores, own = scorer.scores()
     table = None if by is None else {"column": by, "rows": scorer.ratios[by].table()}
     share = None if coverage is None else {"level": coverage, "share": scorer.covered}
-    return Evaluation(str(run), ", ".join(data), words.model_title(result.family.name, result.link.name), own, scores,
-                      scorer.deciles(), table, share, reader.said)
+    return Evaluation(
+        str(run),
+        ", ".join(data),
+        words.model_title(result.family.name, result.link.name),
+        own,
+        scores,
+        scorer.deciles(),
+        table,
+        share,
+        reader.said,
+    )
 
 
 def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str | None) -> float | None:

@@ -62,8 +62,11 @@ def _ended(begun: Checkpoint, again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; the steps made are kept. Go on with: {again}" if _kept(begun)
-                                else "interrupted before the first step; nothing was written.") from None
+        raise KeyboardInterrupt(
+            f"interrupted; the steps made are kept. Go on with: {again}"
+            if _kept(begun)
+            else "interrupted before the first step; nothing was written."
+        ) from None
     except RankError as error:
         if error.refused is not None:
             raise ValueError(error.refused) from error
@@ -97,8 +100,11 @@ def _begun(job: Job, begun: Checkpoint, run: str | None) -> Checkpoint | None:
     place = runs.check_target(job.output_dir)
     if run is None:
         if (place / runs.CHECKPOINT).is_file():
-            warnings.warn(f"{job.output_dir} holds an unfinished fit, and this one begins anew. "
-                          f"--resume {job.output_dir} would go on with it.", stacklevel=2)
+            warnings.warn(
+                f"{job.output_dir} holds an unfinished fit, and this one begins anew. "
+                f"--resume {job.output_dir} would go on with it.",
+                stacklevel=2,
+            )
         return begun
     if checkpoints.finished(place):
         _check_same(begun, run, *_written(place))
@@ -112,16 +118,21 @@ def _check_same(begun: Checkpoint, run: str, text: str, rows: list[str]) -> None
     """Raise ValueError where a run of the config `text` on `rows` is not that of the job to resume."""
     others = _differences(begun, text, rows)
     if others:
-        raise ValueError(f"{run} holds another job ({'; '.join(others)}). Resume it with its own config, or begin anew "
-                         "with another output_dir.")
+        raise ValueError(
+            f"{run} holds another job ({'; '.join(others)}). Resume it with its own config, or begin anew "
+            "with another output_dir."
+        )
 
 
 def _differences(begun: Checkpoint, text: str, rows: list[str]) -> list[str]:
     """What sets the job apart from a run of the config `text` on `rows`; the same rows may be named otherwise."""
     from torchglm.cli import config
 
-    return [said for said in config.differences(begun.config, text)
-            if not (said.startswith("data.path:") and begun.rows == rows)]
+    return [
+        said
+        for said in config.differences(begun.config, text)
+        if not (said.startswith("data.path:") and begun.rows == rows)
+    ]
 
 
 def _written(place: Path) -> tuple[str, list[str]]:
@@ -155,8 +166,9 @@ def _write(result: Result, job: Job, text: str, log: Log, given: Sequence[str]) 
         with waiting("Writing the report"):
             folder = runs.write(result, job.output_dir, text, log.text)
     except OSError as error:
-        raise ValueError(f"the run cannot be written: {error}. The fit is kept; write it with: "
-                         f"{_again(given, job)}") from error
+        raise ValueError(
+            f"the run cannot be written: {error}. The fit is kept; write it with: {_again(given, job)}"
+        ) from error
     print_summary(result)
     print(f"\nReport: {folder / 'report.html'}")
 

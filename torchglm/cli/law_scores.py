@@ -50,8 +50,7 @@ class LawScores:
             self.crps.dispersion = result.dispersion / (1.0 if weights is None else torch.where(used, weights, 1.0))
             self.crps.update(mu, y, count, trials=trials)
         if self.coverage is not None and self.level is not None:
-            ends = result.predict_interval(*part, "response", self.level, _inside(weights, used),
-                                           _inside(trials, used))
+            ends = result.predict_interval(*part, "response", self.level, _inside(weights, used), _inside(trials, used))
             self.coverage.update(ends[..., 0], ends[..., 1], y, count)
 
 

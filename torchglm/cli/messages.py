@@ -7,16 +7,30 @@ import re
 from torchglm.cli import names
 from torchglm.cli.schema import Data, Job
 
-KINDS = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list",
-         "dict": "a mapping", "Tensor": "a list of numbers"}
+KINDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+    "Tensor": "a list of numbers",
+}
 
 _KEY = re.compile(r'Parser key "([\w.]+)":')
 _UNKNOWN = re.compile(r"(?:Group '(?P<group>\w+)' does not accept option|Option) '(?P<key>[\w.]+)'")
-_TYPE = re.compile(r"Expected an? (?:<class '(?P<kind>\w+)'>|(?P<list>list)\[|typing\.Literal\[(?P<words>[^]]*)\]|\S)|"
-                   r"Not of type (?P<object>\w+)")
+_TYPE = re.compile(
+    r"Expected an? (?:<class '(?P<kind>\w+)'>|(?P<list>list)\[|typing\.Literal\[(?P<words>[^]]*)\]|\S)|"
+    r"Not of type (?P<object>\w+)"
+)
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
-_WORDS = {r'^Parser key "config": ': "", r'Parser key "([\w.]+)":': r"\1:", r"<class '([\w.]+)'>": r"\1",
-          "typing[.]": "", "the following arguments are required:": "missing:"}
+_WORDS = {
+    r'^Parser key "config": ': "",
+    r'Parser key "([\w.]+)":': r"\1:",
+    r"<class '([\w.]+)'>": r"\1",
+    "typing[.]": "",
+    "the following arguments are required:": "missing:",
+}
 
 
 def one_line(message: str) -> str:

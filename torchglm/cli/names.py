@@ -33,17 +33,23 @@ def optimizer_paths() -> Paths:
     from torch import optim
 
     found = {name: value for name, value in vars(optim).items() if inspect.isclass(value)}
-    return {name.lower(): f"torch.optim.{name}" for name, value in found.items()
-            if issubclass(value, optim.Optimizer) and value is not optim.Optimizer}
+    return {
+        name.lower(): f"torch.optim.{name}"
+        for name, value in found.items()
+        if issubclass(value, optim.Optimizer) and value is not optim.Optimizer
+    }
 
 
-PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge",
-             "elastic_net": "torchglm.fitting.penalties.ElasticNet"}
+PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge", "elastic_net": "torchglm.fitting.penalties.ElasticNet"}
 SOLVERS = {"irls": "torchglm.cli.schema.IRLS", "sgd": "torchglm.cli.sgd.SGD"}
 
 # The keys that take a short form, and what may stand there; the second is for keys inside those.
 KEYS: dict[str, Callable[[], Paths]] = {
-    "family": family_paths, "link": link_paths, "penalty": PENALTIES.copy, "solver": SOLVERS.copy}
+    "family": family_paths,
+    "link": link_paths,
+    "penalty": PENALTIES.copy,
+    "solver": SOLVERS.copy,
+}
 INNER: dict[str, Callable[[], Paths]] = {"optimizer": optimizer_paths}
 
 
@@ -54,8 +60,7 @@ def expand(config: Any, keys: Mapping[str, Callable[[], Paths]] = KEYS) -> Any:
     """
     if not isinstance(config, dict):
         return config
-    return {key: expand_value(key, value, keys[key]()) if key in keys else value
-            for key, value in config.items()}
+    return {key: expand_value(key, value, keys[key]()) if key in keys else value for key, value in config.items()}
 
 
 def expand_value(key: str, value: Any, paths: Paths) -> Any:
@@ -76,8 +81,7 @@ def expand_value(key: str, value: Any, paths: Paths) -> Any:
 
 def contract(config: Mapping[str, Any], keys: Mapping[str, Callable[[], Paths]] = KEYS) -> dict[str, Any]:
     """The inverse of `expand`: short forms where there is one."""
-    return {key: _contract_value(key, value, keys[key]()) if key in keys else value
-            for key, value in config.items()}
+    return {key: _contract_value(key, value, keys[key]()) if key in keys else value for key, value in config.items()}
 
 
 def _contract_value(key: str, value: Any, paths: Paths) -> Any:

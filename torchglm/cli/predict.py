@@ -50,8 +50,9 @@ class Prediction:
     wanted: Wanted
 
     @classmethod
-    def of(cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str | None = None,
-           unseen: str | None = None) -> Prediction:
+    def of(
+        cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str | None = None, unseen: str | None = None
+    ) -> Prediction:
         """The predictions of a run. Raises ValueError for a fit without a formula, or what it has no intervals for."""
         import torchglm
         from torchglm.inference.quantile import refuse_quasi

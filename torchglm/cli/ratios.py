@@ -66,7 +66,15 @@ class Ratios:
         for value in order:
             n, weight, observed, expected, variance = self.sums[self.places[value]].tolist()
             sound = expected != 0
-            made.append({"value": value, "rows": int(n), "weight": weight, "observed": observed, "expected": expected,
-                         "ratio": observed / expected if sound else float("nan"),
-                         "se": variance**0.5 / abs(expected) if sound else float("nan")})
+            made.append(
+                {
+                    "value": value,
+                    "rows": int(n),
+                    "weight": weight,
+                    "observed": observed,
+                    "expected": expected,
+                    "ratio": observed / expected if sound else float("nan"),
+                    "se": variance**0.5 / abs(expected) if sound else float("nan"),
+                }
+            )
         return made

@@ -40,8 +40,10 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
 def check_formula(result: Result, run: Path, instead: str) -> None:
     """Raise ValueError for a fit without a formula; `instead` is the method that serves it."""
     if result.spec is None:
-        raise ValueError(f"{run} was fitted on arrays, so the columns of a file mean nothing to it. "
-                         f"Use torchglm.load(run).{instead}.")
+        raise ValueError(
+            f"{run} was fitted on arrays, so the columns of a file mean nothing to it. "
+            f"Use torchglm.load(run).{instead}."
+        )
 
 
 @torch.no_grad()
@@ -74,8 +76,9 @@ def configured(run: Path) -> str | list[str]:
     return located(path, [file])
 
 
-def rows_of(result: Result, path: str | Sequence[str | Path], missing: str | None = None,
-            unseen: str | None = None) -> inputs.SpecRows:
+def rows_of(
+    result: Result, path: str | Sequence[str | Path], missing: str | None = None, unseen: str | None = None
+) -> inputs.SpecRows:
     """The rows of files as the fit of one model takes them; `missing` and `unseen` override its policies."""
     spec = replace(result.spec, missing=missing or result.spec.missing, unseen=unseen or result.spec.unseen)
     return inputs.SpecRows(path, spec, result.family, result.context.get("columns") or {}, result.coef.device)
@@ -92,7 +95,7 @@ class Batch:
 
     def new(self, rows: Tensor | None) -> Design | Tensor:
         """What `predict` takes for some of the rows; None stands for all."""
-        return self.design if rows is None else self.design.x[rows, int(self.design.intercept):]
+        return self.design if rows is None else self.design.x[rows, int(self.design.intercept) :]
 
     @property
     def y(self) -> Tensor:
@@ -108,14 +111,28 @@ class Batch:
             return None
         exposure = self.roles.get("exposure")
         return self.roles.get("offset", torch.zeros(len(self.table), dtype=torch.float64)) + (
-            0.0 if exposure is None else exposure.log())
+            0.0 if exposure is None else exposure.log()
+        )
 
     @property
     def rows(self) -> Rows:
         """As a fit of one model takes them. Raises ValueError where a value does not suit the family."""
         design = self.design
-        return next(iter(inputs.assemble(design.numbers, self.y, self.result.family, dict(self.roles), design.names,
-                                         False, design.intercept, strict=False, indexed=design.indexed).source))
+        return next(
+            iter(
+                inputs.assemble(
+                    design.numbers,
+                    self.y,
+                    self.result.family,
+                    dict(self.roles),
+                    design.names,
+                    False,
+                    design.intercept,
+                    strict=False,
+                    indexed=design.indexed,
+                ).source
+            )
+        )
 
     def parts(self) -> Iterator[tuple[int, Result, Tensor | None]]:
         """Each model that has rows here, its number, and which rows are its own; None stands for all."""
@@ -130,8 +147,10 @@ class Batch:
             model = place.get(tuple(map(_plain, label)))
             if model is None:
                 said = ", ".join(f"{key} = {value!r}" for key, value in zip(keys, label, strict=True))
-                raise ValueError(f"{len(rows)} rows belong to the group {said}, for which no model was fitted. Drop "
-                                 "such rows, or fit again with that group.")
+                raise ValueError(
+                    f"{len(rows)} rows belong to the group {said}, for which no model was fitted. Drop "
+                    "such rows, or fit again with that group."
+                )
             yield model, self.result[model], rows
 
 
@@ -156,14 +175,26 @@ class Reader:
     def roles(self) -> dict[str, str]:
         """Role -> column, of the roles that are needed."""
         named = self.result.context.get("columns") or {}
-        return {role: name for role, name in named.items()
-                if self.response or role in ("offset", "exposure") or role in self.also}
+        return {
+            role: name
+            for role, name in named.items()
+            if self.response or role in ("offset", "exposure") or role in self.also
+        }
 
     def scan(self, path: Any) -> Scan:
         """The files, in pieces of bounded size. Raises ValueError for files that lack a column."""
         spec = self.result.spec
-        wanted = list(dict.fromkeys([*spec.columns, *(spec.response_columns if self.response else []),
-                                     *self.roles.values(), *(self.result.group_names or []), *self.keep]))
+        wanted = list(
+            dict.fromkeys(
+                [
+                    *spec.columns,
+                    *(spec.response_columns if self.response else []),
+                    *self.roles.values(),
+                    *(self.result.group_names or []),
+                    *self.keep,
+                ]
+            )
+        )
         types = {name: kind for name, kind in spec.types.items() if name in wanted}
         width = len(spec.names) if self.result.group_names else spec.width
         rows = max(64, min(1 << 18, NUMBERS // max(1, width)))
@@ -177,8 +208,9 @@ class Reader:
         import pyarrow as pa
 
         also = [*self.roles.values(), *(self.result.group_names or [])]
-        design = self.result.spec.design(table, response=self.response, also=also, missing=self.missing,
-                                         unseen=self.unseen, first=first)
+        design = self.result.spec.design(
+            table, response=self.response, also=also, missing=self.missing, unseen=self.unseen, first=first
+        )
         self.tally.add(design)
         kept = table if design.kept is None else table.filter(pa.array(design.kept.numpy()))
         roles = {role: numbers(design.table, name) for role, name in self.roles.items()}
@@ -199,8 +231,9 @@ def _check_exposure(exposure: Tensor, name: str, design: Design, first: int) -> 
     if bool(bad.any()):
         i = int(bad.nonzero()[0])
         row = first + (i if design.kept is None else int(design.kept.nonzero()[i]))
-        raise ValueError(f"Exposure {name!r} must be finite and > 0; row {row} has {float(exposure[i]):g}. "
-                         "Correct or drop that row.")
+        raise ValueError(
+            f"Exposure {name!r} must be finite and > 0; row {row} has {float(exposure[i]):g}. Correct or drop that row."
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -97,8 +97,9 @@ class IRLS(Solver):
 
     shares = True
 
-    def __init__(self, tol: float = 1e-8, max_iter: int = 50,
-                 singular: Literal["drop", "minnorm", "error"] = "drop") -> None:
+    def __init__(
+        self, tol: float = 1e-8, max_iter: int = 50, singular: Literal["drop", "minnorm", "error"] = "drop"
+    ) -> None:
         if not tol > 0:
             raise ValueError(f"solver.tol must be > 0, got {tol}. The default is 1e-8.")
         if max_iter < 1:
@@ -114,11 +115,24 @@ class IRLS(Solver):
         columns = data.columns()
         rows = read_table(data.path, columns) if data.groups else data.path
         roles: dict[str, Any] = data.roles
-        return torchglm.fit(data.formula, rows, family=job.family, link=job.link, penalty=job.penalty,
-                            dispersion=job.dispersion, by=data.groups or None, **data.policies,
-                            tol=self.tol, max_iter=self.max_iter, singular=self.singular,
-                            device=job.where, dtype=job.precision, observe=checkpoint,
-                            resume=None if checkpoint is None else checkpoint.state, **roles)
+        return torchglm.fit(
+            data.formula,
+            rows,
+            family=job.family,
+            link=job.link,
+            penalty=job.penalty,
+            dispersion=job.dispersion,
+            by=data.groups or None,
+            **data.policies,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            singular=self.singular,
+            device=job.where,
+            dtype=job.precision,
+            observe=checkpoint,
+            resume=None if checkpoint is None else checkpoint.state,
+            **roles,
+        )
 
 
 @dataclass
@@ -153,8 +167,9 @@ class Job:
 
     def __post_init__(self) -> None:
         if not 1e-3 <= self.timeout <= 1e9:
-            raise ValueError(f"timeout must lie between 0.001 and 1e9 seconds, got {self.timeout:g}. "
-                             "The default is 600.")
+            raise ValueError(
+                f"timeout must lie between 0.001 and 1e9 seconds, got {self.timeout:g}. The default is 600."
+            )
 
     @property
     def precision(self) -> torch.dtype:
@@ -173,6 +188,8 @@ class Job:
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"device: got {self.device!r}. Known: auto, cpu, cuda, cuda:0.")
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device: {self.device} is not here ({torch.cuda.device_count()} CUDA devices "
-                             "found). Use device: auto or cpu.")
+            raise ValueError(
+                f"device: {self.device} is not here ({torch.cuda.device_count()} CUDA devices "
+                "found). Use device: auto or cpu."
+            )
         return device

@@ -30,8 +30,17 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"run": self.run, "data": self.data, "model": self.model, "rows_of_the_fit": self.own, **self.scores,
-                "coverage": self.coverage, "deciles": self.deciles, "by": self.by, "policies": self.said}
+        return {
+            "run": self.run,
+            "data": self.data,
+            "model": self.model,
+            "rows_of_the_fit": self.own,
+            **self.scores,
+            "coverage": self.coverage,
+            "deciles": self.deciles,
+            "by": self.by,
+            "policies": self.said,
+        }
 
     def document(self) -> Document:
         """The scores as a page of facts and tables."""
@@ -48,15 +57,23 @@ def document(found: Evaluation) -> Document:
 
 def _facts(found: Evaluation) -> list[tuple[str, str]]:
     s = found.scores
-    facts = [("Run", found.run), ("Model", found.model), ("Rows", words.number(s["rows"])),
-             *([("Weight", words.number(s["weight"]))] if s["weight"] != s["rows"] else []),
-             ("Deviance", words.number(s["deviance"])), ("Mean deviance", words.short(s["mean_deviance"], 5)),
-             ("D² (explained)", _short(s["d_squared"])), ("Mean NLL", _short(s["nll"])),
-             *([] if math.isnan(s["crps"]) else [("Mean CRPS", _short(s["crps"]))]),
-             ("Pearson dispersion", _short(s["pearson_dispersion"])), ("Observed", words.number(s["observed"])),
-             ("Expected", words.number(s["expected"])), ("Observed / expected", _ratio(
-                 s["observed_expected"], s["observed_expected_se"])),
-             ("Calibration error", _short(s["calibration_error"])), ("Gini", _short(s["gini"]))]
+    facts = [
+        ("Run", found.run),
+        ("Model", found.model),
+        ("Rows", words.number(s["rows"])),
+        *([("Weight", words.number(s["weight"]))] if s["weight"] != s["rows"] else []),
+        ("Deviance", words.number(s["deviance"])),
+        ("Mean deviance", words.short(s["mean_deviance"], 5)),
+        ("D² (explained)", _short(s["d_squared"])),
+        ("Mean NLL", _short(s["nll"])),
+        *([] if math.isnan(s["crps"]) else [("Mean CRPS", _short(s["crps"]))]),
+        ("Pearson dispersion", _short(s["pearson_dispersion"])),
+        ("Observed", words.number(s["observed"])),
+        ("Expected", words.number(s["expected"])),
+        ("Observed / expected", _ratio(s["observed_expected"], s["observed_expected_se"])),
+        ("Calibration error", _short(s["calibration_error"])),
+        ("Gini", _short(s["gini"])),
+    ]
     if found.coverage is not None:
         level, covered = (found.coverage[key] for key in ("level", "share"))
         facts.append((f"Coverage of {words.percent(level)}", f"{100 * covered:.2f} %"))
@@ -65,24 +82,41 @@ def _facts(found: Evaluation) -> list[tuple[str, str]]:
 
 def _deciles(found: Evaluation) -> Table:
     full = [row for row in found.deciles if row["weight"] > 0]
-    rows = [(str(i), words.number(row["weight"]), _short(row["predicted"]), _short(row["observed"]),
-             _short(row["observed"] / row["predicted"]) if row["predicted"] else words.MISSING, _short(row["lift"]))
-            for i, row in enumerate(full, 1)]
+    rows = [
+        (
+            str(i),
+            words.number(row["weight"]),
+            _short(row["predicted"]),
+            _short(row["observed"]),
+            _short(row["observed"] / row["predicted"]) if row["predicted"] else words.MISSING,
+            _short(row["lift"]),
+        )
+        for i, row in enumerate(full, 1)
+    ]
     name = "decile" if len(found.deciles) == 10 else "bin"
     return Table(f"By {name} of prediction", (name, "weight", "predicted", "observed", "ratio", "lift"), rows)
 
 
 def _by(table: dict[str, Any]) -> Table:
-    rows = [(words.MISSING if row["value"] is None else str(row["value"]), f"{row['rows']:,}",
-             words.number(row["observed"]), words.number(row["expected"]), _ratio(row["ratio"], row["se"]))
-            for row in table["rows"]]
+    rows = [
+        (
+            words.MISSING if row["value"] is None else str(row["value"]),
+            f"{row['rows']:,}",
+            words.number(row["observed"]),
+            words.number(row["expected"]),
+            _ratio(row["ratio"], row["se"]),
+        )
+        for row in table["rows"]
+    ]
     return Table(f"By {table['column']}", (table["column"], "rows", "observed", "expected", "ratio ± 2 se"), rows)
 
 
 def _notes(found: Evaluation) -> list[str]:
     lines = [f"{said[0].upper()}{said[1:]}." for said in found.said]
-    lines.append("Ratios are observed over expected, ± two standard errors under the model with its own dispersion. "
-                 "Weight is that of the rows, times exposure where there is one.")
+    lines.append(
+        "Ratios are observed over expected, ± two standard errors under the model with its own dispersion. "
+        "Weight is that of the rows, times exposure where there is one."
+    )
     if math.isnan(found.scores["d_squared"]):
         lines.append("D² needs one null model, and the shape of the family differs from model to model.")
     return lines

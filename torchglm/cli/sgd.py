@@ -46,9 +46,14 @@ class SGD(Solver):
 
     shares = True
 
-    def __init__(self, batch_size: int = 8192, optimizer: Callable[[Iterable], Optimizer] | None = None,
-                 trainer: dict[str, Any] | None = None, decay: bool = True,
-                 polish: int | Literal["irls"] = 0) -> None:
+    def __init__(
+        self,
+        batch_size: int = 8192,
+        optimizer: Callable[[Iterable], Optimizer] | None = None,
+        trainer: dict[str, Any] | None = None,
+        decay: bool = True,
+        polish: int | Literal["irls"] = 0,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"solver.batch_size must be at least 1, got {batch_size}. The default is 8192.")
         if polish != "irls" and polish < 0:
@@ -65,19 +70,32 @@ class SGD(Solver):
             exposure_link(link)
         rows = FileRows(data.formula, data.path, job.family, data.roles, data.policies, job.where, job.precision)
         intercept = rows.spec.intercept
-        head = GLMHead(len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where,
-                       dtype=job.precision)
-        trained = fit_sgd(head, self._batches(job, rows), optimizer=self.optimizer, trainer=self.trainer,
-                          batch_size=self.batch_size, penalty=job.penalty, decay=self.decay,
-                          polish=0 if self.polish == "irls" else self.polish,
-                          seed=job.seed, kept=None if checkpoint is None else checkpoint.begin(TRAINING))
+        head = GLMHead(
+            len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where, dtype=job.precision
+        )
+        trained = fit_sgd(
+            head,
+            self._batches(job, rows),
+            optimizer=self.optimizer,
+            trainer=self.trainer,
+            batch_size=self.batch_size,
+            penalty=job.penalty,
+            decay=self.decay,
+            polish=0 if self.polish == "irls" else self.polish,
+            seed=job.seed,
+            kept=None if checkpoint is None else checkpoint.begin(TRAINING),
+        )
         weight = head.weight.detach()[0]
         coef = weight if head.bias is None else torch.cat([head.bias.detach(), weight])
         if self.polish == "irls":
             return optimum_from(coef, job, rows, head.family, link, trained.epochs)
         if trained.status == Status.ITERATION_LIMIT:
-            warnings.warn(f"training ended {trained.distance:.2g} standard errors from the optimum. Raise "
-                          "solver.trainer.max_epochs, or set solver.polish to irls.", FitWarning, stacklevel=2)
+            warnings.warn(
+                f"training ended {trained.distance:.2g} standard errors from the optimum. Raise "
+                "solver.trainer.max_epochs, or set solver.polish to irls.",
+                FitWarning,
+                stacklevel=2,
+            )
         elif trained.status == Status.BOUNDARY:
             warnings.warn(f"{trained.status}: {trained.status.explanation}", FitWarning, stacklevel=2)
         with warnings.catch_warnings():
@@ -89,31 +107,46 @@ class SGD(Solver):
         held = rows.source
         if isinstance(held, list):
             [part] = held
-            x = whole(part)[:, int(rows.spec.intercept):]
+            x = whole(part)[:, int(rows.spec.intercept) :]
             weight = None if is_all(part.weight, 1.0) else part.weight[0].to(x.dtype)
             offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
             return GLMBatch(x, part.y[0].to(x.dtype), weight, offset)
         if self._whole:
-            raise ValueError("solver.optimizer lbfgs needs all rows in memory as one batch, in one process and at most "
-                             f"{HOLD >> 20:,} MiB of them. Use the default optimizer with polish: 2, or irls.")
+            raise ValueError(
+                "solver.optimizer lbfgs needs all rows in memory as one batch, in one process and at most "
+                f"{HOLD >> 20:,} MiB of them. Use the default optimizer with polish: 2, or irls."
+            )
         first = files(job.data.path)[0]
         if kind_of(first) == "csv":
-            raise ValueError(f"{first} is CSV, and solver sgd streams and shares out Parquet alone. Write the rows as "
-                             "Parquet, or use solver: irls.")
+            raise ValueError(
+                f"{first} is CSV, and solver sgd streams and shares out Parquet alone. Write the rows as "
+                "Parquet, or use solver: irls."
+            )
         roles: dict[str, Any] = dict(job.data.roles)
-        made = ArrowBatches(job.data.path, rows.spec, weight=roles.pop("weights", None), batch_size=self.batch_size,
-                            shuffle=True, seed=job.seed, dtype=job.precision, **roles)
+        made = ArrowBatches(
+            job.data.path,
+            rows.spec,
+            weight=roles.pop("weights", None),
+            batch_size=self.batch_size,
+            shuffle=True,
+            seed=job.seed,
+            dtype=job.precision,
+            **roles,
+        )
         if len(made.groups) < rows.ranks.size:
             few = f"{len(made.groups)} row group{'s' * (len(made.groups) > 1)}"
-            raise ValueError(f"solver sgd cannot share out {few} to {rows.ranks.size} processes. Write the files with "
-                             "smaller row groups, start fewer processes, or use solver: irls.")
+            raise ValueError(
+                f"solver sgd cannot share out {few} to {rows.ranks.size} processes. Write the files with "
+                "smaller row groups, start fewer processes, or use solver: irls."
+            )
         return made
 
     @property
     def _whole(self) -> bool:
         """Whether the optimizer wants all rows in one batch."""
-        return self.optimizer is not None and isinstance(self.optimizer([torch.nn.Parameter(torch.zeros(1))]),
-                                                         torch.optim.LBFGS)
+        return self.optimizer is not None and isinstance(
+            self.optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.LBFGS
+        )
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,10 @@ def plan(files: Sequence[Path], out: str) -> list[tuple[list[Path], str]]:
     target = Path(out).expanduser()
     folder = target.is_dir() or out.endswith(("/", os.sep)) or not target.suffix
     if not folder and target.suffix.lower() not in ENDINGS:
-        raise ValueError(f"--out {out} has an unknown ending. Known: {', '.join(ENDINGS)}; without one it is a folder, "
-                         f"and {TERMINAL} is the terminal.")
+        raise ValueError(
+            f"--out {out} has an unknown ending. Known: {', '.join(ENDINGS)}; without one it is a folder, "
+            f"and {TERMINAL} is the terminal."
+        )
     if not folder and not target.parent.is_dir():
         raise ValueError(f"--out {out}: there is no folder {target.parent}. Make it first.")
     place = next(one for one in (target, *target.parents) if one.exists())
@@ -46,8 +48,10 @@ def plan(files: Sequence[Path], out: str) -> list[tuple[list[Path], str]]:
 def _check_apart(files: Sequence[Path], targets: Sequence[Path]) -> None:
     if len(set(targets)) < len(targets):
         twice = next(path for path in targets if list(targets).count(path) > 1)
-        raise ValueError(f"Two of the files are called {twice.name}, and would be one in {twice.parent}. "
-                         "Predict them apart, or name one file with --out.")
+        raise ValueError(
+            f"Two of the files are called {twice.name}, and would be one in {twice.parent}. "
+            "Predict them apart, or name one file with --out."
+        )
     read = {file.resolve() for file in files}
     own = next((path for path in targets if path.resolve() in read), None)
     if own is not None:

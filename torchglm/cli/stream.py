@@ -23,8 +23,16 @@ if TYPE_CHECKING:
     from torchglm.links import Link
 
 
-def result_at(coef: Tensor, job: Job, rows: FileRows, family: Family, link: Link, status: Status, steps: int,
-              penalty: Penalty | None) -> Result:
+def result_at(
+    coef: Tensor,
+    job: Job,
+    rows: FileRows,
+    family: Family,
+    link: Link,
+    status: Status,
+    steps: int,
+    penalty: Penalty | None,
+) -> Result:
     """The Result of coefficients (p,) that were found by training."""
     whole = _whole(penalty, rows)
     solution = evaluate(rows.source, family, link, coef.to(torch.float64).unsqueeze(0), status, steps, penalty=whole)
@@ -34,8 +42,13 @@ def result_at(coef: Tensor, job: Job, rows: FileRows, family: Family, link: Link
 def optimum_from(coef: Tensor, job: Job, rows: FileRows, family: Family, link: Link, steps: int) -> Result:
     """The Result of IRLS from coefficients (p,) that were found by training; warns where it ends at no optimum."""
     whole = _whole(job.penalty, rows)
-    options = {"penalty": whole, "tol": 1e-8, "max_iter": 50, "skip": None,
-               "rank_tol": 1e-6 if job.precision == torch.float32 else 1e-12}
+    options = {
+        "penalty": whole,
+        "tol": 1e-8,
+        "max_iter": 50,
+        "skip": None,
+        "rank_tol": 1e-6 if job.precision == torch.float32 else 1e-12,
+    }
     family, solution = solve(rows.source, family, link, coef.to(torch.float64).unsqueeze(0), options)
     status = Status(int(solution.status[0]))
     if status != Status.CONVERGED:
@@ -49,8 +62,19 @@ def _whole(penalty: Penalty | None, rows: FileRows) -> Penalty | None:
     return None if penalty is None else penalty.expand(rows.spec.intercept, len(rows.spec.names))
 
 
-def _result(solution: Solution, job: Job, rows: FileRows, family: Family, link: Link,
-            penalty: Penalty | None) -> Result:
-    return build(solution, rows.source, family, link, torch.Size(), list(rows.spec.names),
-                 constant=rows.spec.intercept, penalty=penalty, dispersion=job.dispersion, tol=1e-8,
-                 context=rows.context)
+def _result(
+    solution: Solution, job: Job, rows: FileRows, family: Family, link: Link, penalty: Penalty | None
+) -> Result:
+    return build(
+        solution,
+        rows.source,
+        family,
+        link,
+        torch.Size(),
+        list(rows.spec.names),
+        constant=rows.spec.intercept,
+        penalty=penalty,
+        dispersion=job.dispersion,
+        tol=1e-8,
+        context=rows.context,
+    )

@@ -34,6 +34,7 @@ class Log:
     @contextmanager
     def warnings(self) -> Iterator[None]:
         """Within it, warnings go to the log and to stderr, without file names and source lines."""
+
         def show(message: Warning | str, *_: Any, **__: Any) -> None:
             text = " ".join(str(message).split())
             self.add(f"warning: {text}")
@@ -57,8 +58,14 @@ def waiting(what: str, total: int | None = None) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     counted = [] if total is None else [MofNCompleteColumn()]
-    progress = Progress(TextColumn("{task.description}"), BarColumn(), *counted, TimeElapsedColumn(),
-                        console=Console(stderr=True), transient=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *counted,
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
     progress.add_task(what, total=total)
     timer = Timer(PATIENCE, progress.start)
     timer.daemon = True

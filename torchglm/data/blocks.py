@@ -50,15 +50,27 @@ def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[I
         return None
     strides = [width(blocks[:i]) for i in range(len(blocks))]
     step, count = strides[inner[0]], width([blocks[i] for i in inner])
-    codes = _joint([(block, stride // step) for block, stride in zip(blocks, strides, strict=True)
-                    if isinstance(block, Indicator)], count)
+    codes = _joint(
+        [
+            (block, stride // step)
+            for block, stride in zip(blocks, strides, strict=True)
+            if isinstance(block, Indicator)
+        ],
+        count,
+    )
     found = []
     for offset, numbers in _numbers(blocks, strides, scale):
         first, value = start + offset, numbers
         if numbers is None and scale != 1.0:
             value = np.full(codes.shape[0], scale)
-        found.append(Index(codes, slice(first, first + step * (count - 1) + 1, step), count,
-                           None if value is None else torch.from_numpy(np.require(value, requirements="W"))))
+        found.append(
+            Index(
+                codes,
+                slice(first, first + step * (count - 1) + 1, step),
+                count,
+                None if value is None else torch.from_numpy(np.require(value, requirements="W")),
+            )
+        )
     return found
 
 
@@ -105,8 +117,8 @@ def written(n: int, products: list[tuple[list[Block], float]], dtype: np.dtype) 
     rows = max(FEWEST, TILE // max(1, start))
     buffer = np.empty((start, min(n, rows)), dtype)
     for first in range(0, n, rows):
-        tile, inside = x[first:first + rows], slice(first, first + rows)
-        part = buffer[:, :len(tile)]
+        tile, inside = x[first : first + rows], slice(first, first + rows)
+        part = buffer[:, : len(tile)]
         if coded:
             part[...] = 0.0
         for column, value in whole:
@@ -125,8 +137,9 @@ def width(blocks: list[Block]) -> int:
 
 def _places(blocks: list[Block], strides: list[int]) -> np.ndarray | None:
     """The column (before dense offsets) in which all indicators have a 1, -1 for none; None without indicators."""
-    inside = [(block.codes, stride) for block, stride in zip(blocks, strides, strict=True)
-              if isinstance(block, Indicator)]
+    inside = [
+        (block.codes, stride) for block, stride in zip(blocks, strides, strict=True) if isinstance(block, Indicator)
+    ]
     if not inside:
         return None
     total = reduce(np.add, (codes * stride for codes, stride in inside))

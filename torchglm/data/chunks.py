@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from torchglm.data.files import SharedColumns
+from torchglm.data.pieces import Piece, Pieces
+from torchglm.data.tables import as_table, names_of
 from torchglm.fitting.again import read_again
-
-from .files import SharedColumns
-from .pieces import Piece, Pieces
-from .tables import as_table, names_of
 
 NAME, INSTEAD = "the data", "a list of tables"
 
@@ -24,8 +23,14 @@ class Chunks(Pieces):
     a chunk that is no table, or has other columns than the first, or text where that has numbers.
     """
 
-    def __init__(self, source: Any, columns: Sequence[str] | None = None, types: dict[str, str] | None = None,
-                 rows: int = 1 << 18, share: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self,
+        source: Any,
+        columns: Sequence[str] | None = None,
+        types: dict[str, str] | None = None,
+        rows: int = 1 << 18,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         if not callable(source) and not _is_dataset(source):
             read_again(source, NAME, INSTEAD)
         self.source, self.types, self.rows = source, dict(types or {}), rows

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchglm.data.expressions import Expression
+from torchglm.data.factors import OTHER, Categorical, Factor, Numeric, Pool
+from torchglm.data.formulas import Formula, parse, parts, plain
+from torchglm.data.frame import Frame
+from torchglm.data.levels import category_column, found_levels, is_categorical, is_ordered, occurring
+from torchglm.data.pieces import Pieces
+from torchglm.data.spec import INTERCEPT, Design, DesignSpec, Part, Response
+from torchglm.data.tables import as_table, check_columns, names_of, type_name
 from torchglm.fitting.ranks import Ranks
-
-from .expressions import Expression
-from .factors import OTHER, Categorical, Factor, Numeric, Pool
-from .formulas import Formula, parse, parts, plain
-from .frame import Frame
-from .levels import category_column, found_levels, is_categorical, is_ordered, occurring
-from .pieces import Pieces
-from .spec import INTERCEPT, Design, DesignSpec, Part, Response
-from .tables import as_table, check_columns, names_of, type_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -191,12 +190,16 @@ class _Learner:
     def spec(self, missing: str, unseen: str) -> DesignSpec:
         """What was learned."""
         if unseen == OTHER and not self.rare:
-            raise ValueError("unseen='other' needs the level 'other' to be in the fit. Give rare=, such as rare=10: "
-                             "levels with fewer rows are then pooled into it.")
+            raise ValueError(
+                "unseen='other' needs the level 'other' to be in the fit. Give rare=, such as rare=10: "
+                "levels with fewer rows are then pooled into it."
+            )
         left = self.formula.response
         response = None if left is None else Response(left, self._factor(left, 0))
-        right = {f.text: self._factor(f, self.rare) for f in dict.fromkeys(
-            self.expressions[f.text] for term in self.formula.terms for f in term.factors)}
+        right = {
+            f.text: self._factor(f, self.rare)
+            for f in dict.fromkeys(self.expressions[f.text] for term in self.formula.terms for f in term.factors)
+        }
         products = parts(
             [tuple(factor.text for factor in term.factors) for term in self.formula.terms],
             {text: factor.spans for text, factor in right.items()},

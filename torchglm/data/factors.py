@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .blocks import Block, Dense, Indicator
-from .contrasts import coding_of, contrasts_of
-from .expressions import Columns, Expression
-from .frame import Frame
-from .levels import category_column, codes
-from .transforms import fields, plain, rich
+from torchglm.data.blocks import Block, Dense, Indicator
+from torchglm.data.contrasts import coding_of, contrasts_of
+from torchglm.data.expressions import Columns, Expression
+from torchglm.data.frame import Frame
+from torchglm.data.levels import category_column, codes
+from torchglm.data.transforms import fields, plain, rich
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .tables import check_columns, plain_strings
+from torchglm.data.tables import check_columns, plain_strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,8 +34,9 @@ def files(path: PathLike | Sequence[PathLike]) -> list[Path]:
         raise ValueError("No path was given. Name a file, a folder or a glob.")
     if len({file.resolve() for file in found}) < len(found):
         [(twice, _)] = Counter(file.resolve() for file in found).most_common(1)
-        raise ValueError(f"{twice} is named more than once by {_listed(given)}. Name each file once, or its rows would "
-                         "count twice.")
+        raise ValueError(
+            f"{twice} is named more than once by {_listed(given)}. Name each file once, or its rows would count twice."
+        )
     kinds = {kind_of(file) for file in found}
     if len(kinds) > 1:
         raise ValueError(f"{_said(path)} mixes CSV and Parquet. Read the two kinds apart.")
@@ -172,15 +173,18 @@ class SharedColumns:
         self.first = self.first or (place, schema.names)
         if set(schema.names) != set(self.first[1]):
             other = sorted(set(schema.names) ^ set(self.first[1]))
-            raise ValueError(f"{place} and {self.first[0]} differ in the columns {other}. "
-                             "Files read together need the same columns.")
+            raise ValueError(
+                f"{place} and {self.first[0]} differ in the columns {other}. Files read together need the same columns."
+            )
         for field in schema:
             if pa.types.is_null(field.type):
                 continue
             kind, where = self.kinds.setdefault(field.name, (field.type, f"and {place}"))
             if _numeric(field.type) != _numeric(kind):
-                raise ValueError(f"{place} holds column {field.name!r} as {field.type}, {where} {kind}. "
-                                 "Give it one type in all files.")
+                raise ValueError(
+                    f"{place} holds column {field.name!r} as {field.type}, {where} {kind}. "
+                    "Give it one type in all files."
+                )
 
     def typed(self, table: pa.Table) -> pa.Table:
         """A table whose columns of nothing but nulls have the types known so far."""
@@ -210,8 +214,9 @@ def _numeric(kind: pa.DataType) -> bool:
 
     if pa.types.is_dictionary(kind):
         return _numeric(kind.value_type)
-    return any(test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating,
-                                       pa.types.is_decimal))
+    return any(
+        test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    )
 
 
 def csv_error(file: Path, error: Exception, options: Any) -> ValueError:
@@ -221,13 +226,18 @@ def csv_error(file: Path, error: Exception, options: Any) -> ValueError:
 
     said = str(error)
     try:
-        for _ in csv.open_csv(file, read_options=csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False),
-                              convert_options=options):
+        for _ in csv.open_csv(
+            file, read_options=csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False), convert_options=options
+        ):
             pass
     except (pa.ArrowException, OSError) as again:
         said = re.sub(r"Row #(\d+)", r"line \1", str(again))
-    hint = (" Where a column changes its type on the way, give it one type in all rows and files, or write them as "
-            "Parquet, which says its types." if "conversion" in said else "")
+    hint = (
+        " Where a column changes its type on the way, give it one type in all rows and files, or write them as "
+        "Parquet, which says its types."
+        if "conversion" in said
+        else ""
+    )
     return ValueError(f"{file} cannot be read: {said}{'' if said.endswith('.') else '.'}{hint}")
 
 

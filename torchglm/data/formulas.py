@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from .expressions import Expression
+from torchglm.data.expressions import Expression
 
 # A factor in a part of a term: its text, and whether it is coded at reduced rank.
 Scoped = tuple[str, bool]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tables import column_values
+from torchglm.data.tables import column_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,9 +25,7 @@ class Frame:
     Raises ValueError, naming column, count and first row, where a value is missing and `missing="error"`.
     """
 
-    def __init__(
-        self, table: pa.Table, columns: Sequence[str], missing: str = "error", first: int = 0
-    ) -> None:
+    def __init__(self, table: pa.Table, columns: Sequence[str], missing: str = "error", first: int = 0) -> None:
         if missing not in MISSING:
             raise ValueError(f"missing must be one of {', '.join(MISSING)}; got {missing!r}.")
         table = table.select(list(dict.fromkeys(columns)))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .expressions import Expression
-from .frame import Frame
-from .tables import check_columns
+from torchglm.data.expressions import Expression
+from torchglm.data.frame import Frame
+from torchglm.data.tables import check_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import (
+from torchglm.data.files import (
     CSV_BLOCK,
     PathLike,
     SharedColumns,
@@ -17,13 +17,14 @@ from .files import (
     kind_of,
     parquet_file,
 )
-from .pieces import Piece, Pieces
-from .readahead import read_ahead
-from .shares import row_groups
-from .tables import check_columns, plain_strings
+from torchglm.data.pieces import Piece, Pieces
+from torchglm.data.readahead import read_ahead
+from torchglm.data.shares import row_groups
+from torchglm.data.tables import check_columns, plain_strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
 
 class Scan(Pieces):
     """The rows of CSV or Parquet files as Arrow tables of bounded size; iterate as often as you like.

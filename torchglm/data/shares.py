@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .files import parquet_file
+from torchglm.data.files import parquet_file
 
 
 def row_groups(files: Iterable[Path], rank: int, size: int) -> dict[Path, set[int]]:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from .chunks import Chunks, is_chunks
-from .files import column_names, files
-from .formulas import parse
-from .scan import Scan
-from .tables import check_columns
+from torchglm.data.chunks import Chunks, is_chunks
+from torchglm.data.files import column_names, files
+from torchglm.data.formulas import parse
+from torchglm.data.scan import Scan
+from torchglm.data.tables import check_columns
 
 
 def is_source(data: Any) -> bool:
@@ -19,8 +19,12 @@ def is_source(data: Any) -> bool:
     return isinstance(first, (str, os.PathLike)) or is_chunks(data)
 
 
-def scan(source: Any, columns: Sequence[str] | None = None, types: dict[str, str] | None = None,
-         share: tuple[int, int] = (0, 1)) -> Scan | Chunks:
+def scan(
+    source: Any,
+    columns: Sequence[str] | None = None,
+    types: dict[str, str] | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> Scan | Chunks:
     """The rows of a source in pieces, see `Scan` and `Chunks`."""
     made: type[Scan] | type[Chunks] = Chunks if is_chunks(source) else Scan
     return made(source, columns, types, share=share)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from torchglm.data.blocks import Block, index_columns, width, written
+from torchglm.data.expressions import Expression
+from torchglm.data.factors import UNSEEN, Categorical, Factor, Numeric
+from torchglm.data.formulas import Scoped
+from torchglm.data.frame import MISSING, Frame
+from torchglm.data.tables import as_table
 from torchglm.fitting.indexed import Indexed
-
-from .blocks import Block, index_columns, width, written
-from .expressions import Expression
-from .factors import UNSEEN, Categorical, Factor, Numeric
-from .formulas import Scoped
-from .frame import MISSING, Frame
-from .tables import as_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -222,11 +221,11 @@ class DesignSpec:
         counts: dict[str, int] = {}
         used = dict.fromkeys(scoped for _, inside in self.parts for part in inside for scoped in part.factors)
         coded = {
-            (text, reduced): self.factors[text].block(frame, reduced, self.unseen, counts)
-            for text, reduced in used
+            (text, reduced): self.factors[text].block(frame, reduced, self.unseen, counts) for text, reduced in used
         }
-        pieces = [([coded[scoped] for scoped in part.factors], part.scale) for _, inside in self.parts
-                  for part in inside]
+        pieces = [
+            ([coded[scoped] for scoped in part.factors], part.scale) for _, inside in self.parts for part in inside
+        ]
         numbers, indexed = _columns(pieces, len(frame), dtype)
         y = None
         if response and self.response is not None:
@@ -261,8 +260,7 @@ class DesignSpec:
         try:
             factors = [_factor(item) for item in data["factors"]]
             terms = tuple(
-                (str(term["name"]), tuple(Part.from_dict(part) for part in term["parts"]))
-                for term in data["terms"]
+                (str(term["name"]), tuple(Part.from_dict(part) for part in term["parts"])) for term in data["terms"]
             )
             left = None if data["response"] is None else _factor(data["response"])
             spec = cls(
@@ -290,8 +288,9 @@ class DesignSpec:
         return names
 
 
-def _columns(pieces: list[tuple[list[Block], float]], n: int,
-             dtype: torch.dtype) -> tuple[torch.Tensor, Indexed | None]:
+def _columns(
+    pieces: list[tuple[list[Block], float]], n: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, Indexed | None]:
     """The columns of products of blocks, each times a number, one after the other: numbers, and index columns."""
     starts = [0, *accumulate(width(blocks) for blocks, _ in pieces)]
     found = [index_columns(blocks, start, scale) for (blocks, scale), start in zip(pieces, starts, strict=False)]

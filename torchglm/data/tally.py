@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .spec import Design, DesignSpec
+    from torchglm.data.spec import Design, DesignSpec
 
 
 class Tally:
@@ -61,8 +61,10 @@ def recoded(counts: Mapping[str, Any], unseen: str) -> str:
 def pooled(spec: DesignSpec) -> str:
     """`C(region) 12 levels of 37 rows` for each factor with rare levels in one; "" where there is none."""
     found = {text: pool for text, factor in spec.factors.items() if (pool := getattr(factor, "pool", None))}
-    return ", ".join(f"{text} {len(pool.levels)} level{'s' * (len(pool.levels) != 1)} of {_rows(pool.rows)}"
-                     for text, pool in found.items())
+    return ", ".join(
+        f"{text} {len(pool.levels)} level{'s' * (len(pool.levels) != 1)} of {_rows(pool.rows)}"
+        for text, pool in found.items()
+    )
 
 
 def _rows(count: int) -> str:

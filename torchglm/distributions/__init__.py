@@ -1,5 +1,7 @@
 """The laws of the families as objects: those torch lacks, and both tails and quantiles of all of them."""
 
+from __future__ import annotations
+
 from torchglm.distributions.inverse_gaussian import InverseGaussian
 from torchglm.distributions.negative_binomial import NegativeBinomialMean
 from torchglm.distributions.scaled_poisson import ScaledPoisson

@@ -1,5 +1,7 @@
 """The inverse Gaussian law as a torch distribution."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -23,13 +25,11 @@ class InverseGaussian(Distribution):
     has_rsample = True
     mean: Tensor = None  # type: ignore[assignment]  # an argument, where the base class has a property
 
-    def __init__(
-        self, mean: Tensor | float, dispersion: Tensor | float, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, mean: Tensor | float, dispersion: Tensor | float, validate_args: bool | None = None) -> None:
         self.mean, self.dispersion = broadcast_all(mean, dispersion)
         super().__init__(self.mean.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "InverseGaussian":
+    def expand(self, batch_shape: Any, _instance: Any = None) -> InverseGaussian:
         shape = Size(batch_shape)
         return InverseGaussian(self.mean.expand(shape), self.dispersion.expand(shape), validate_args=False)
 

@@ -1,5 +1,7 @@
 """The negative binomial law of a mean and an over-dispersion as a torch distribution."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -25,13 +27,11 @@ class NegativeBinomialMean(Distribution):
     support = constraints.nonnegative_integer
     mean: Tensor = None  # type: ignore[assignment]  # an argument, where the base class has a property
 
-    def __init__(
-        self, mean: Tensor | float, alpha: Tensor | float, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, mean: Tensor | float, alpha: Tensor | float, validate_args: bool | None = None) -> None:
         self.mean, self.alpha = broadcast_all(mean, alpha)
         super().__init__(self.mean.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "NegativeBinomialMean":
+    def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomialMean:
         shape = Size(batch_shape)
         return NegativeBinomialMean(self.mean.expand(shape), self.alpha.expand(shape), validate_args=False)
 
@@ -66,9 +66,7 @@ def _(law: NegativeBinomialMean, value: Tensor) -> LogPair:
     value, mean, alpha = wide(value, law.mean, law.alpha)
     alpha = alpha.clamp(min=_LEAST)
     failure = 1 / (1 + alpha * mean)
-    return tails.count_tails(
-        value, lambda k: special.log_betainc(1 / alpha, k + 1, failure, alpha * mean * failure)
-    )
+    return tails.count_tails(value, lambda k: special.log_betainc(1 / alpha, k + 1, failure, alpha * mean * failure))
 
 
 @tails.quantile.register

@@ -1,5 +1,7 @@
 """Multiples of a Poisson count, the Tweedie law of power 1, as a torch distribution."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -32,7 +34,7 @@ class ScaledPoisson(Distribution):
         """The law of the count that is multiplied."""
         return Poisson(self.mean / self.dispersion, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "ScaledPoisson":
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ScaledPoisson:
         shape = Size(batch_shape)
         return ScaledPoisson(self.mean.expand(shape), self.dispersion.expand(shape), validate_args=False)
 

@@ -4,6 +4,8 @@
 register both for its class. Everything broadcasts and is computed in float64 where the device has it.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
@@ -24,9 +26,7 @@ def log_tails(law: Distribution, value: Tensor) -> LogPair:
 
     Raises `NotImplementedError` for a law whose class is not registered here.
     """
-    raise NotImplementedError(
-        f"No tails are known for {type(law).__name__}. Register them with log_tails.register."
-    )
+    raise NotImplementedError(f"No tails are known for {type(law).__name__}. Register them with log_tails.register.")
 
 
 @functools.singledispatch
@@ -35,9 +35,7 @@ def quantile(law: Distribution, log_lower: Tensor, log_upper: Tensor) -> Tensor:
 
     NaN where they are no probabilities. Raises `NotImplementedError` for a law whose class is not registered.
     """
-    raise NotImplementedError(
-        f"No quantiles are known for {type(law).__name__}. Register them with quantile.register."
-    )
+    raise NotImplementedError(f"No quantiles are known for {type(law).__name__}. Register them with quantile.register.")
 
 
 def cdf(law: Distribution, value: Tensor) -> Tensor:
@@ -120,16 +118,12 @@ def count_tails(value: Tensor, at: Callable[[Tensor], LogPair], most: Tensor | f
 
 def count_quantile(law: Distribution, log_lower: Tensor, log_upper: Tensor, skewness: Tensor) -> Tensor:
     """The smallest whole k >= 0 with the lower tail: a bracket by doubling steps, then bisection."""
-    mean, variance, skewness, log_lower, log_upper = wide(
-        law.mean, law.variance, skewness, log_lower, log_upper
-    )
+    mean, variance, skewness, log_lower, log_upper = wide(law.mean, law.variance, skewness, log_lower, log_upper)
     by_lower = log_lower < log_upper
 
     def reached(k: Tensor) -> Tensor:
         below, above = log_tails(law, k)
-        return torch.where(
-            by_lower, below >= log_lower - _SLACK * (1 - log_lower), above <= log_upper + _SLACK
-        )
+        return torch.where(by_lower, below >= log_lower - _SLACK * (1 - log_lower), above <= log_upper + _SLACK)
 
     z = torch.special.ndtri(torch.exp(torch.where(by_lower, log_lower, log_upper)))
     z = torch.where(by_lower, z, -z).clamp(-40, 40)

@@ -1,5 +1,7 @@
 """The Tweedie law with power between 1 and 2 as a torch distribution."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
@@ -38,7 +40,7 @@ class Tweedie(Distribution):
         self.mean, self.dispersion, self.power = broadcast_all(mean, dispersion, power)
         super().__init__(self.mean.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Tweedie":
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Tweedie:
         shape = Size(batch_shape)
         mean, dispersion, power = (p.expand(shape) for p in (self.mean, self.dispersion, self.power))
         return Tweedie(mean, dispersion, power, validate_args=False)

@@ -9,6 +9,8 @@ Families know nothing of links beyond the functions every link offers.
 and name it once in `MEMBERS` below; the tests find it by themselves and ask for a reference case.
 """
 
+from __future__ import annotations
+
 from torchglm.families.base import Family
 from torchglm.families.counts import NegativeBinomial, Poisson
 from torchglm.families.durations import Exponential
@@ -17,11 +19,32 @@ from torchglm.families.proportions import Bernoulli, Binomial
 from torchglm.families.real import Gaussian
 from torchglm.families.tweedie import Tweedie
 
-__all__ = ["Bernoulli", "Binomial", "Exponential", "Family", "Gamma", "Gaussian", "InverseGaussian",
-           "NegativeBinomial", "Poisson", "Tweedie", "get", "names"]
+__all__ = [
+    "Bernoulli",
+    "Binomial",
+    "Exponential",
+    "Family",
+    "Gamma",
+    "Gaussian",
+    "InverseGaussian",
+    "NegativeBinomial",
+    "Poisson",
+    "Tweedie",
+    "get",
+    "names",
+]
 
 MEMBERS: tuple[type[Family], ...] = (
-    Gaussian, Bernoulli, Binomial, Poisson, Gamma, Exponential, InverseGaussian, NegativeBinomial, Tweedie)
+    Gaussian,
+    Bernoulli,
+    Binomial,
+    Poisson,
+    Gamma,
+    Exponential,
+    InverseGaussian,
+    NegativeBinomial,
+    Tweedie,
+)
 _BY_NAME: dict[str, type[Family]] = {family.name: family for family in MEMBERS} | {"normal": Gaussian}
 
 
@@ -30,7 +53,7 @@ def names() -> list[str]:
     return list(_BY_NAME)
 
 
-def get(family: "str | Family", **arguments: float) -> Family:
+def get(family: str | Family, **arguments: float) -> Family:
     """The family of that name with those arguments, or the family itself; `ValueError` for an unknown name."""
     if isinstance(family, Family):
         return family

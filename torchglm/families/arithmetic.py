@@ -1,12 +1,14 @@
 """What the formulas of the families share: products and differences that neither overflow nor cancel."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
 from torchglm import special
 
 
-def like(value: "Tensor | float", mu: Tensor) -> Tensor:
+def like(value: Tensor | float, mu: Tensor) -> Tensor:
     """`value` as a tensor of the dtype and device of `mu`."""
     return torch.as_tensor(value, dtype=mu.dtype, device=mu.device)
 
@@ -34,12 +36,12 @@ def values_are_known() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
 
 
-def any_observed(observed: "Tensor | bool") -> bool:
+def any_observed(observed: Tensor | bool) -> bool:
     """Whether the observed information is asked for in any row."""
     return observed if isinstance(observed, bool) else bool(observed.any())
 
 
-def mask(observed: "Tensor | bool", like: Tensor) -> Tensor:
+def mask(observed: Tensor | bool, like: Tensor) -> Tensor:
     """Where the observed information is asked for, on the device of `like`."""
     return torch.as_tensor(observed, device=like.device)
 

@@ -1,5 +1,7 @@
 """The contract of a family; the families themselves are grouped by what they model in the files beside this one."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Callable
@@ -88,7 +90,7 @@ class Family(nn.Module):
         """A mean for each row from which the first step of IRLS is taken, inside the family's range."""
         raise NotImplementedError
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """The distribution of `y` as an object that can be sampled."""
         raise NotImplementedError
 
@@ -99,8 +101,7 @@ class Family(nn.Module):
         """
         raise ValueError(f"CRPS has no closed form for {self.name}. Use log_prob.")
 
-    def log_prob(self, y: Tensor, mu: Tensor, dispersion: "Tensor | float" = 1.0,
-                 weight: "Tensor | float" = 1.0) -> Tensor:
+    def log_prob(self, y: Tensor, mu: Tensor, dispersion: Tensor | float = 1.0, weight: Tensor | float = 1.0) -> Tensor:
         """The fully normalised log-density, `-w d / (2 phi) + log_base(y, phi / w)`.
 
         Prior weights divide the dispersion; where there is none (`has_dispersion` is False) they multiply the
@@ -114,8 +115,9 @@ class Family(nn.Module):
             density = w * (self.log_base(y, torch.ones_like(mu)) - half)
         return torch.where(w == 0, 0.0, density)
 
-    def encode(self, y: Tensor, trials: "Tensor | None" = None,
-               event: "Tensor | None" = None) -> tuple[Tensor, "Tensor | None"]:
+    def encode(
+        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """The response the formulas above take, and the factor its prior weight gains (or None).
 
         Raises `ValueError` where `trials` or `event` has no meaning for the family.
@@ -126,8 +128,9 @@ class Family(nn.Module):
             raise ValueError(f"event= is for the Exponential family, got it with {self.name}. Remove it.")
         return y, None
 
-    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
-                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+    def score_and_weight(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
+    ) -> tuple[Tensor, Tensor]:
         """`dl/deta` and `-d2l/deta2` per row, for `phi = w = 1`.
 
         The second is the expected information, or where `observed` is true the observed one
@@ -158,7 +161,7 @@ class Family(nn.Module):
         """`half_deviance` up to rounding of the terms it is the difference of: what a search compares, cheaply."""
         return self.half_deviance(y, eta, mu, link)
 
-    def rough_size(self, y: Tensor, mu: Tensor) -> "Tensor | None":
+    def rough_size(self, y: Tensor, mu: Tensor) -> Tensor | None:
         """The size of those terms; None where `rough_half_deviance` loses no digit of `half_deviance`."""
         return None
 
@@ -166,7 +169,7 @@ class Family(nn.Module):
         """`nll` where `mu = link(eta)` is at hand, up to rounding of its terms; cheaper still, with `y` given once."""
         return self.nll(y, eta, link)
 
-    def with_parameters(self, values: "dict[str, Tensor]") -> "Family":
+    def with_parameters(self, values: dict[str, Tensor]) -> Family:
         """A copy of the family with these values of its shape parameters, by name."""
         other = copy.deepcopy(self)
         for name, value in values.items():
@@ -183,8 +186,9 @@ class Family(nn.Module):
         """True where a fitted mean lies inside the family's range."""
         return (mu > self.mean_lower) & (mu < self.mean_upper)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Family":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Family:
         """Follow the head to a device or dtype; shape parameters stay float32 at least, as the arithmetic does."""
+
         def move(value: Tensor) -> Tensor:
             moved = fn(value)
             narrow = torch.finfo(moved.dtype).bits < 32

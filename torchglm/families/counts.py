@@ -1,5 +1,7 @@
 """Families for counts: Poisson, and the negative binomial where they vary more."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
@@ -46,8 +48,9 @@ class Poisson(Family):
     def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         return mu - y * eta if self.is_canonical(link) else self.nll(y, eta, link)
 
-    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
-                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+    def score_and_weight(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
+    ) -> tuple[Tensor, Tensor]:
         if self.is_canonical(link):
             return y - mu, mu
         return super().score_and_weight(y, eta, mu, link, observed)
@@ -67,7 +70,7 @@ class Poisson(Family):
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y + 0.1
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Poisson(mu)
 
 
@@ -83,7 +86,7 @@ class NegativeBinomial(Family):
     support = constraints.nonnegative
     support_text = "y >= 0"
 
-    def __init__(self, alpha: "float | Tensor | None" = None) -> None:
+    def __init__(self, alpha: float | Tensor | None = None) -> None:
         super().__init__()
         value = torch.as_tensor(1.0 if alpha is None else alpha, dtype=torch.float64)
         if not bool(((value >= 0) & torch.isfinite(value)).all()):
@@ -156,7 +159,7 @@ class NegativeBinomial(Family):
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y + 0.1
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return exact.NegativeBinomialMean(mu, self._alpha(mu).expand_as(mu))
 
     def extra_repr(self) -> str:

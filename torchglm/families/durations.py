@@ -1,5 +1,7 @@
 """Families for times to an event, some of which are only known to be longer."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, distributions
 from torch.distributions import constraints
@@ -31,8 +33,9 @@ class Exponential(ConstantVariation):
     def default_link(self) -> Link:
         return links.Log()
 
-    def encode(self, y: Tensor, trials: "Tensor | None" = None,
-               event: "Tensor | None" = None) -> tuple[Tensor, "Tensor | None"]:
+    def encode(
+        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if trials is not None:
             raise ValueError("trials= is for the Binomial family, got it with exponential. Remove it.")
         if event is None:
@@ -53,8 +56,9 @@ class Exponential(ConstantVariation):
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.where(y > 0, 1 + y.clamp(min=torch.finfo(y.dtype).tiny).log(), 0.0)
 
-    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
-                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+    def score_and_weight(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
+    ) -> tuple[Tensor, Tensor]:
         relative = link.relative_slope(eta)
         ratio, seen = y.abs() / mu, (y > 0).to(mu.dtype)
         score = (ratio - seen) * relative
@@ -74,5 +78,5 @@ class Exponential(ConstantVariation):
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y.abs()
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Exponential(1 / mu)

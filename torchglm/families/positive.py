@@ -1,5 +1,7 @@
 """Families for positive amounts: skewed, and with a heavier tail."""
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -50,8 +52,9 @@ class Gamma(ConstantVariation):
     def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         return y / mu + (eta if link.name == "log" else mu.log())
 
-    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
-                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+    def score_and_weight(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
+    ) -> tuple[Tensor, Tensor]:
         relative = link.relative_slope(eta)
         score, weight = (y / mu - 1) * relative, relative.square()
         if not self.is_canonical(link) and any_observed(observed):
@@ -75,7 +78,7 @@ class Gamma(ConstantVariation):
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         shape = 1 / like(dispersion, mu)
         return distributions.Gamma(shape, shape / mu)
 
@@ -120,5 +123,5 @@ class InverseGaussian(Family):
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return exact.InverseGaussian(mu, like(dispersion, mu))

@@ -1,5 +1,7 @@
 """Families for proportions: a yes or no, successes out of trials."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
@@ -57,8 +59,9 @@ class _Proportion(Family):
     def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         return self.cumulant(eta) - y * eta if self.is_canonical(link) else self.nll(y, eta, link)
 
-    def score_and_weight(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link,
-                         observed: "Tensor | bool") -> tuple[Tensor, Tensor]:
+    def score_and_weight(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
+    ) -> tuple[Tensor, Tensor]:
         if link.name == "logit":
             other = torch.sigmoid(-eta)  # 1 - mu, without rounding at the upper end
             return y * other - (1 - y) * mu, mu * other
@@ -80,8 +83,7 @@ class _Proportion(Family):
         # 1 - y rounds; the failures are what is left of the trials
         return remainder(trials) - remainder(trials * y) - remainder((trials - trials * y).clamp(min=0))
 
-    def log_prob(self, y: Tensor, mu: Tensor, dispersion: "Tensor | float" = 1.0,
-                 weight: "Tensor | float" = 1.0) -> Tensor:
+    def log_prob(self, y: Tensor, mu: Tensor, dispersion: Tensor | float = 1.0, weight: Tensor | float = 1.0) -> Tensor:
         """The log-probability of `w y` successes in `w` trials, the binomial coefficient included."""
         trials = like(weight, mu)
         coefficient = self.log_base(y, 1 / torch.where(trials > 0, trials, 1.0))
@@ -100,7 +102,7 @@ class Bernoulli(_Proportion):
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         return (y - mu).square()
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Bernoulli(probs=mu)
 
 
@@ -110,8 +112,9 @@ class Binomial(_Proportion):
     name = "binomial"
     support_text = "0 <= y <= trials (y is a count where trials= is given, else a proportion)"
 
-    def encode(self, y: Tensor, trials: "Tensor | None" = None,
-               event: "Tensor | None" = None) -> tuple[Tensor, "Tensor | None"]:
+    def encode(
+        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if event is not None:
             raise ValueError("event= is for the Exponential family, got it with binomial. Remove it.")
         if trials is None:
@@ -126,14 +129,17 @@ class Binomial(_Proportion):
             raise ValueError("trials must be finite and >= 0. Correct or drop those rows.")
         over = y > trials * (1 + 1e-9)
         if bool(over.any()):
-            raise RowError("Binomial needs y <= trials; ", over.nonzero()[0].tolist(), " has more successes than "
-                           "trials (y is a count where trials= is given). Correct that row.")
+            raise RowError(
+                "Binomial needs y <= trials; ",
+                over.nonzero()[0].tolist(),
+                " has more successes than trials (y is a count where trials= is given). Correct that row.",
+            )
 
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         trials = 1 / dispersion
         return special.binomial_crps((y * trials).round(), trials.round(), mu)
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """Counts out of `1 / dispersion` trials of probability `mu`."""
         return distributions.Binomial(total_count=(1 / like(dispersion, mu)).round(), probs=mu)
 

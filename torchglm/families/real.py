@@ -1,5 +1,7 @@
 """Families for a response on the whole real line."""
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -51,5 +53,5 @@ class Gaussian(Family):
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Normal(mu, like(dispersion, mu).sqrt())

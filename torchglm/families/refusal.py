@@ -1,5 +1,7 @@
 """The refusal of a row, which knows its number, so that who knows more of the rows can say it better."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 
@@ -11,9 +13,9 @@ class RowError(ValueError):
         of = f" of model {self.place[:-1]}" if len(self.place) > 1 else ""
         super().__init__(f"{before}row {self.place[-1]}{of}{after}")
 
-    def __reduce__(self) -> tuple[type["RowError"], tuple[str, tuple[int, ...], str]]:
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, tuple[int, ...], str]]:
         return RowError, (self.before, self.place, self.after)  # as it crosses processes
 
-    def moved(self, row: int) -> "RowError":
+    def moved(self, row: int) -> RowError:
         """The same of row number `row` of the data as they were given."""
         return RowError(self.before, [row], self.after)

@@ -1,5 +1,7 @@
 """The Tweedie families, whose variance is a power of the mean."""
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -15,7 +17,7 @@ from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
 from torchglm.links import Link
 
-_LIMITS: dict["float | None", Family] = {0.0: Gaussian(), 1.0: Poisson(), 2.0: Gamma(), 3.0: InverseGaussian()}
+_LIMITS: dict[float | None, Family] = {0.0: Gaussian(), 1.0: Poisson(), 2.0: Gamma(), 3.0: InverseGaussian()}
 
 
 class Tweedie(Family):
@@ -31,7 +33,7 @@ class Tweedie(Family):
     name = "tweedie"
     support: constraints.Constraint = constraints.nonnegative
 
-    def __init__(self, power: "float | None" = None) -> None:
+    def __init__(self, power: float | None = None) -> None:
         super().__init__()
         value = 1.5 if power is None else float(power)
         if not (value == 0 or value >= 1) or not math.isfinite(value):
@@ -40,13 +42,14 @@ class Tweedie(Family):
         self.canonical_name = "" if self._limit is None else self._limit.canonical_name
         raw = torch.tensor(value - 1 if 1 < value < 2 else 0.5, dtype=torch.float64).logit()
         self.raw_power = nn.Parameter(raw, requires_grad=power is None)
-        self.support = constraints.real if value == 0 else (
-            constraints.positive if value >= 2 else constraints.nonnegative)
+        self.support = (
+            constraints.real if value == 0 else (constraints.positive if value >= 2 else constraints.nonnegative)
+        )
         self.support_text = "finite y" if value == 0 else ("y > 0" if value >= 2 else "y >= 0")
         self.mean_lower = -math.inf if value == 0 else 0.0
 
     @property
-    def _limit(self) -> "Family | None":
+    def _limit(self) -> Family | None:
         """The family this one is, where it has a name of its own."""
         return _LIMITS.get(self._fixed)
 
@@ -122,14 +125,16 @@ class Tweedie(Family):
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y if self._fixed == 0 else torch.where(y == 0, 0.1, y)
 
-    def distribution(self, mu: Tensor, dispersion: "Tensor | float" = 1.0) -> distributions.Distribution:
+    def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         if self._fixed == 1:
             return exact.ScaledPoisson(mu, like(dispersion, mu))
         if self._limit is not None:
             return self._limit.distribution(mu, dispersion)
         if self._fixed is not None:
-            raise ValueError(f"Tweedie has no distribution at hand for power {self._fixed:g}. Take a power in (1, 2), "
-                             "2 (Gamma) or 3 (inverse Gaussian).")
+            raise ValueError(
+                f"Tweedie has no distribution at hand for power {self._fixed:g}. Take a power in (1, 2), "
+                "2 (Gamma) or 3 (inverse Gaussian)."
+            )
         return exact.Tweedie(mu, like(dispersion, mu), self._power(mu))
 
     def extra_repr(self) -> str:

@@ -1,5 +1,7 @@
 """Coefficients and shape parameters in turn, each by maximum likelihood given the other."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -20,8 +22,15 @@ ROUNDS = 100
 SETTLED = 1e-9  # relative change of a shape parameter that ends the alternation
 
 
-def solve(source: Iterable[Rows], family: Family, link: Link, start: "Tensor | None", options: dict[str, Any],
-          observe: "Observer | None" = None, resume: "Progress | None" = None) -> tuple[Family, Solution]:
+def solve(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    start: Tensor | None,
+    options: dict[str, Any],
+    observe: Observer | None = None,
+    resume: Progress | None = None,
+) -> tuple[Family, Solution]:
     """The coefficients, and in turn with them the shape parameter the family estimates, if any.
 
     `options` are those of `irls`; `observe` is told of every step, and `resume` is where an earlier fit stood. A model
@@ -65,10 +74,11 @@ def _raw(value: Tensor, alone: bool) -> Tensor:
     return value.log() if alone else (value - 1).logit()
 
 
-def _beside(observe: "Observer | None", before: "Progress | None") -> "Observer | None":
+def _beside(observe: Observer | None, before: Progress | None) -> Observer | None:
     """An observer of `irls` that counts the steps made before, and knows the shape of that time."""
     if observe is None or before is None:
         return observe
     tell, known = observe, before
-    return lambda now: tell(replace(now, n_iter=now.n_iter + known.n_iter, shape=known.shape,
-                                    dispersion=known.dispersion))
+    return lambda now: tell(
+        replace(now, n_iter=now.n_iter + known.n_iter, shape=known.shape, dispersion=known.dispersion)
+    )

@@ -10,6 +10,8 @@ Elimination of the levels (the Schur complement) leaves a system of `q` columns:
 operations and not their cube. Source: Golub & Van Loan (2013), Matrix Computations, section 3.2.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def diagonal(gram: Tensor) -> Tensor:
     return gram[..., -1].masked_scatter(beside, gram[:, beside, :-1].diagonal(dim1=-2, dim2=-1))
 
 
-def with_ridge(gram: Tensor, ridge: "Tensor | None") -> Tensor:
+def with_ridge(gram: Tensor, ridge: Tensor | None) -> Tensor:
     """A Gram with `ridge` (B, p) added to its diagonal."""
     if ridge is None:
         return gram
@@ -103,6 +105,8 @@ def check_size(columns: int) -> None:
     """Raise `ValueError` where all pairs of the columns are too many."""
     if columns**2 > FULL:
         size = f"{8e-9 * columns**2:,.0f} GB"
-        raise ValueError(f"a matrix of all pairs of {columns:,} columns takes {size} and is not made. A fit, standard "
-                         "errors, predictions and leverages do without it where one factor has most of the columns and "
-                         "the others are independent of it; pool rare levels (rare=) for the rest.")
+        raise ValueError(
+            f"a matrix of all pairs of {columns:,} columns takes {size} and is not made. A fit, standard "
+            "errors, predictions and leverages do without it where one factor has most of the columns and "
+            "the others are independent of it; pool rare levels (rare=) for the rest."
+        )

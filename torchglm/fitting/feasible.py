@@ -1,5 +1,7 @@
 """Coefficients for which every linear predictor lies inside its range, where the link or family sets one."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import torch
@@ -34,8 +36,9 @@ def feasible(source: Iterable[Rows], coef: Tensor, keep: Tensor, ends: tuple[flo
     return coef
 
 
-def _lacking(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float],
-             margin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _lacking(
+    source: Iterable[Rows], coef: Tensor, ends: tuple[float, float], margin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gram and score of the squared lacks, and (B,) True where no row lacks half of the margin."""
     curvature: Tensor | None = None  # as the rows keep their Grams
     score = torch.zeros_like(coef)

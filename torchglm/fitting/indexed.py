@@ -5,6 +5,8 @@ bytes a row; `x coef` is then a look-up, `x' r` a sum by level and `x' W x` a ta
 each row that does not grow with the levels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -26,13 +28,13 @@ class Index:
     codes: Tensor
     columns: slice
     count: int
-    value: "Tensor | None" = None
+    value: Tensor | None = None
 
-    def at(self, rows: "Tensor | slice") -> "Index":
+    def at(self, rows: Tensor | slice) -> Index:
         """The columns on some of the rows."""
         return replace(self, codes=self.codes[rows], value=None if self.value is None else self.value[rows])
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Index":
+    def to(self, device: torch.device, dtype: torch.dtype) -> Index:
         """The columns on a device, the values in a dtype."""
         value = None if self.value is None else self.value.to(device, dtype)
         return replace(self, codes=self.codes.to(device), value=value)
@@ -63,7 +65,7 @@ class Indexed:
     bordered: bool = True  # may the Gram be kept as border and diagonal (see `arrow`)?
 
     @property
-    def large(self) -> "Index | None":
+    def large(self) -> Index | None:
         """The factor whose levels are most of the columns, where it has very many and the Gram may be bordered."""
         if not self.bordered or not self.indices:
             return None
@@ -76,31 +78,37 @@ class Indexed:
         """The columns of a Gram as it is kept: all, or those beside the large factor and its diagonal."""
         return self.width if self.large is None else self.width - self.large.count + 1
 
-    def at(self, rows: "Tensor | slice") -> "Indexed":
+    def at(self, rows: Tensor | slice) -> Indexed:
         """The design of some of the rows."""
         return replace(self, indices=tuple(index.at(rows) for index in self.indices))
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Indexed":
+    def to(self, device: torch.device, dtype: torch.dtype) -> Indexed:
         """The design on a device, its numbers in a dtype."""
-        return replace(self, places=self.places.to(device),
-                       indices=tuple(index.to(device, dtype) for index in self.indices))
+        return replace(
+            self, places=self.places.to(device), indices=tuple(index.to(device, dtype) for index in self.indices)
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of the codes and values."""
         return sum(index.codes.nbytes + (0 if index.value is None else index.value.nbytes) for index in self.indices)
 
-    def stacked(self, others: "list[Indexed]") -> "Indexed":
+    def stacked(self, others: list[Indexed]) -> Indexed:
         """These rows with those of others of the same design below them."""
         parts = [self, *others]
         indices = []
         for k, index in enumerate(self.indices):
             values = [value for part in parts if (value := part.indices[k].value) is not None]
-            indices.append(replace(index, codes=torch.cat([part.indices[k].codes for part in parts]),
-                                   value=torch.cat(values) if values else None))
+            indices.append(
+                replace(
+                    index,
+                    codes=torch.cat([part.indices[k].codes for part in parts]),
+                    value=torch.cat(values) if values else None,
+                )
+            )
         return replace(self, indices=tuple(indices))
 
-    def select(self, x: Tensor, columns: Tensor) -> "tuple[Tensor, Indexed | None]":
+    def select(self, x: Tensor, columns: Tensor) -> tuple[Tensor, Indexed | None]:
         """The design of some columns, in that order: index columns that are then not evenly spaced are written out."""
         new = columns.new_full((self.width,), -1)
         new[columns] = torch.arange(len(columns), device=columns.device)
@@ -134,7 +142,7 @@ class Indexed:
     def terms(self, x: Tensor, coef: Tensor) -> Iterator[Tensor]:
         """The terms `(B, n)` that the product with `coef` (B, width) sums: a column or a look-up each."""
         for k, place in enumerate(self.places.tolist()):
-            yield x[:, k].to(coef.dtype) * coef[:, place:place + 1]
+            yield x[:, k].to(coef.dtype) * coef[:, place : place + 1]
         for index in self.indices:
             yield index.weighted(index.spread(coef[:, index.columns]))
 
@@ -191,7 +199,7 @@ class Indexed:
             levels[..., index.columns] = table.view(-1, large.count + 1, index.count + 1)[:, :-1, :-1]
         return out
 
-    def _without(self, large: Index) -> "Indexed":
+    def _without(self, large: Index) -> Indexed:
         """The design without the columns of one factor."""
         first, count = large.columns.start, large.count
 
@@ -214,7 +222,6 @@ class Indexed:
             table = pad(matrix[:, first.columns, second.columns], (0, 1, 0, 1)).flatten(1)
             total += 2 * second.weighted(first.weighted(table.index_select(1, _pairs(first, second))))
         return total
-
 
     def length(self, x: Tensor, root: Tensor) -> Tensor:
         """`x' V V' x + x' diag(e) x` of every row, (B, n), for roots `[V, e]` (B, width, q + 1) of an inverse."""

@@ -1,5 +1,7 @@
 """Iteratively reweighted least squares: where to begin, the search, and models whose maximum lies on an edge."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Iterable
@@ -34,9 +36,19 @@ MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that
 
 @torch.no_grad()
 @small_operators()
-def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty: "Penalty | None" = None,
-         start: "Tensor | None" = None, tol: float = 1e-8, max_iter: int = 50, rank_tol: float = 1e-12,
-         skip: "Tensor | None" = None, observe: "Observer | None" = None) -> Solution:
+def irls(
+    source: Rows | Iterable[Rows],
+    family: Family,
+    link: Link,
+    *,
+    penalty: Penalty | None = None,
+    start: Tensor | None = None,
+    tol: float = 1e-8,
+    max_iter: int = 50,
+    rank_tol: float = 1e-12,
+    skip: Tensor | None = None,
+    observe: Observer | None = None,
+) -> Solution:
     """Fit `B` models by iteratively reweighted least squares with Newton steps.
 
     `source` is Rows, or a re-iterable of Rows of the same models; `start` (B, p); `skip` (B,) marks models
@@ -51,9 +63,18 @@ def irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, *, penalty
         return _irls(_in_pairs(source), family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
 
 
-def _irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, penalty: "Penalty | None",
-          start: "Tensor | None", tol: float, max_iter: int, rank_tol: float, skip: "Tensor | None",
-          observe: "Observer | None") -> Solution:
+def _irls(
+    source: Rows | Iterable[Rows],
+    family: Family,
+    link: Link,
+    penalty: Penalty | None,
+    start: Tensor | None,
+    tol: float,
+    max_iter: int,
+    rank_tol: float,
+    skip: Tensor | None,
+    observe: Observer | None,
+) -> Solution:
     chunks, head = _chunks(source)
     solver = Solver(chunks, head, family, link, penalty, tol, max_iter, rank_tol, observe=observe)
     out = solver.blank()
@@ -80,8 +101,17 @@ def _irls(source: "Rows | Iterable[Rows]", family: Family, link: Link, penalty: 
 
 @torch.no_grad()
 @small_operators()
-def evaluate(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: Tensor, status: Status, n_iter: int,
-             *, penalty: "Penalty | None" = None, rank_tol: float = 1e-12) -> Solution:
+def evaluate(
+    source: Rows | Iterable[Rows],
+    family: Family,
+    link: Link,
+    coef: Tensor,
+    status: Status,
+    n_iter: int,
+    *,
+    penalty: Penalty | None = None,
+    rank_tol: float = 1e-12,
+) -> Solution:
     """What IRLS would say at coefficients `(B, p)` that were found elsewhere, with the status they have."""
     solver, search = _standing(source, family, link, coef, penalty, rank_tol)
     out = solver.blank()
@@ -90,8 +120,9 @@ def evaluate(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: 
     return out
 
 
-def _standing(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef: Tensor, penalty: "Penalty | None",
-              rank_tol: float) -> tuple[Solver, Search]:
+def _standing(
+    source: Rows | Iterable[Rows], family: Family, link: Link, coef: Tensor, penalty: Penalty | None, rank_tol: float
+) -> tuple[Solver, Search]:
     """A solver, and its search at given coefficients."""
     chunks, head = _chunks(source)
     solver = Solver(chunks, head, family, link, penalty, 1e-8, 1, rank_tol)
@@ -101,7 +132,7 @@ def _standing(source: "Rows | Iterable[Rows]", family: Family, link: Link, coef:
         return _standing(_in_pairs(source), family, link, coef, penalty, rank_tol)
 
 
-def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
+def _from_a_part(solver: Solver, lane: Tensor) -> Search | None:
     """The search from the fit of a part of the rows, or None where there is none or that fit is not regular.
 
     One model only. The columns of a part being independent, so are those of the whole.
@@ -111,8 +142,15 @@ def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part = irls(parts, solver.family, solver.link, penalty=solver.penalty, tol=PART_TOL, max_iter=20,
-                    rank_tol=solver.rank_tol)
+        part = irls(
+            parts,
+            solver.family,
+            solver.link,
+            penalty=solver.penalty,
+            tol=PART_TOL,
+            max_iter=20,
+            rank_tol=solver.rank_tol,
+        )
     if int(part.status[0]) != Status.CONVERGED or not bool(part.keep.all()):
         return None
     lend = solver.chord and bool((part.moments.count >= LENDING * solver.p).all())
@@ -120,12 +158,12 @@ def _from_a_part(solver: Solver, lane: Tensor) -> "Search | None":
     return search if bool(search.moments.valid.all()) else None
 
 
-def _in_pairs(source: "Rows | Iterable[Rows]") -> Iterable[Rows]:
+def _in_pairs(source: Rows | Iterable[Rows]) -> Iterable[Rows]:
     """The rows with Grams of all pairs of columns."""
     return seen([source] if isinstance(source, Rows) else source, InPairs)
 
 
-def _chunks(source: "Rows | Iterable[Rows]") -> tuple[Iterable[Rows], Rows]:
+def _chunks(source: Rows | Iterable[Rows]) -> tuple[Iterable[Rows], Rows]:
     chunks = [source] if isinstance(source, Rows) else source
     head = next(iter(own_rows(chunks)), None)
     if head is None or head.y.shape[-1] == 0:
@@ -133,8 +171,16 @@ def _chunks(source: "Rows | Iterable[Rows]") -> tuple[Iterable[Rows], Rows]:
     return chunks, head
 
 
-def _along_the_edge(source: Iterable[Rows], head: Rows, family: Family, link: Link, models: Tensor, size: Tensor,
-                    out: Solution, options: tuple["Penalty | None", float, int, float]) -> None:
+def _along_the_edge(
+    source: Iterable[Rows],
+    head: Rows,
+    family: Family,
+    link: Link,
+    models: Tensor,
+    size: Tensor,
+    out: Solution,
+    options: tuple[Penalty | None, float, int, float],
+) -> None:
     """Take models that stopped beside an edge of the mean's range on to the maximum inside it, written into `out`.
 
     A logarithmic barrier of falling strength bends the path along the edge; its slope at the end is the
@@ -168,6 +214,9 @@ def _descend(solver: Solver, lane: Tensor, coef: Tensor) -> Solution:
 def _choose(mask: Tensor, first: Solution, second: Solution) -> Solution:
     """Model by model the first solution where `mask` is true, else the second."""
     index = mask.nonzero()[:, 0]
-    values = {f.name: getattr(second, f.name).index_copy(0, index, getattr(first, f.name)[index])
-              for f in fields(Solution) if f.name not in ("moments", "minnorm")}
+    values = {
+        f.name: getattr(second, f.name).index_copy(0, index, getattr(first, f.name)[index])
+        for f in fields(Solution)
+        if f.name not in ("moments", "minnorm")
+    }
     return Solution(**values, moments=second.moments.place(index, first.moments.take(index)))

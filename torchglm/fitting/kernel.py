@@ -1,5 +1,7 @@
 """The one hot kernel: a pass over the rows that leaves a few small sums."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
@@ -19,8 +21,16 @@ from torchglm.links import Link
 COARSE = 0.01  # least share of a deviance in the sum of the terms it is the difference of
 
 
-def fold(source: Iterable[Rows], point: Point, family: Family, link: Link, models: int, p: int,
-         device: torch.device, band: "int | None" = None) -> Moments:
+def fold(
+    source: Iterable[Rows],
+    point: Point,
+    family: Family,
+    link: Link,
+    models: int,
+    p: int,
+    device: torch.device,
+    band: int | None = None,
+) -> Moments:
     """One pass over a source: the moments of all its rows at a point; `band` as in `Moments.zero`."""
     ranks, total = ranks_of(source), None
     with ranks.together():
@@ -54,7 +64,7 @@ def moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
     return _concatenate(list(total.values()))
 
 
-def take_family(family: Family, models: "Tensor | slice") -> Family:
+def take_family(family: Family, models: Tensor | slice) -> Family:
     """The family with the shape parameters of some of the models."""
     if all(parameter.dim() == 0 for parameter in family.parameters()):
         return family
@@ -62,12 +72,13 @@ def take_family(family: Family, models: "Tensor | slice") -> Family:
 
 
 def _at(point: Point, models: slice) -> Point:
-    def part(value: "Tensor | None") -> "Tensor | None":
+    def part(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[models]
 
     observed = point.observed if isinstance(point.observed, bool) else point.observed[models]
-    return replace(point, coef=part(point.coef), observed=observed, before=part(point.before),
-                   constant=part(point.constant))
+    return replace(
+        point, coef=part(point.coef), observed=observed, before=part(point.before), constant=part(point.constant)
+    )
 
 
 def _concatenate(parts: list[Moments]) -> Moments:
@@ -105,8 +116,9 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     pearson, change = _report(rows, eta, mu, point.before, family, plain) if point.before is not None else (none, none)
     factor = _factor(rows, score, information) if point.factor else None
     curvature = gram(rows, information, point.single) if point.curved else mu.new_zeros(mu.shape[0], 0, 0)
-    return Moments(curvature, project(rows, score), half.sum(-1), scale, bad, weight, count, response,
-                   pearson, change, factor)
+    return Moments(
+        curvature, project(rows, score), half.sum(-1), scale, bad, weight, count, response, pearson, change, factor
+    )
 
 
 def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family, link: Link) -> Tensor:
@@ -181,8 +193,9 @@ def edges(family: Family, link: Link) -> tuple[float, float]:
     return max(lower, link.lower), upper
 
 
-def _fenced(half: Tensor, score: Tensor, information: Tensor, eta: Tensor, strength: float, family: Family,
-            link: Link) -> tuple[Tensor, Tensor, Tensor]:
+def _fenced(
+    half: Tensor, score: Tensor, information: Tensor, eta: Tensor, strength: float, family: Family, link: Link
+) -> tuple[Tensor, Tensor, Tensor]:
     """The sums with `-strength log(distance of eta to an edge)` added to the objective."""
     lower, upper = edges(family, link)
     for sign, end in ((1.0, lower), (-1.0, upper)):
@@ -208,13 +221,16 @@ def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:
     return total + lost
 
 
-def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Tensor, "Tensor | bool"]:
+def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Tensor, Tensor | bool]:
     """The linear predictor of a point, and whose observed information is asked for, per row."""
     if point.coef is not None:
         observed = point.observed if isinstance(point.observed, bool) else point.observed.unsqueeze(-1)
         return linear_predictor(rows, point.coef), observed
-    mean = family.initial_mean(rows.y, rows.weight) if point.constant is None else (
-        point.constant.unsqueeze(-1).expand_as(rows.y))
+    mean = (
+        family.initial_mean(rows.y, rows.weight)
+        if point.constant is None
+        else (point.constant.unsqueeze(-1).expand_as(rows.y))
+    )
     if not is_all(rows.weight, 1.0):
         mean = torch.where(rows.weight > 0, mean, 1.0)
     return link.link(mean), False

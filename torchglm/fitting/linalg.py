@@ -1,5 +1,7 @@
 """Small dense algebra of a step: solve, judge the condition, find the rank. All in float64, on scaled columns."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -47,7 +49,7 @@ class Inverse:
         return torch.where(self.keep, torch.cholesky_solve(right, self.upper, upper=True).squeeze(-1) / self.scale, 0.0)
 
 
-def allows_single(gram: Tensor, inverse: "Inverted") -> Tensor:
+def allows_single(gram: Tensor, inverse: Inverted) -> Tensor:
     """(B,) True where a Gram of the same columns at a point near by may be summed in float32, for a step's sake.
 
     Its digits then are far more than the condition takes, and nothing overflows.
@@ -108,7 +110,7 @@ def invert_arrow(gram: Tensor, keep: Tensor) -> ArrowInverse:
     return ArrowInverse(root, torch.where(positive, inner.pivot, 0.0), positive)
 
 
-def invert_gram(gram: Tensor, keep: Tensor, size: "Tensor | None" = None) -> Inverse:
+def invert_gram(gram: Tensor, keep: Tensor, size: Tensor | None = None) -> Inverse:
     """The inverse of a Gram `(B, p, p)` on the kept columns `(B, p)`, by Cholesky on scaled columns.
 
     `size` (B, p) are the squares of the lengths that pivots are shares of, those on the diagonal where None.
@@ -205,11 +207,11 @@ def _own_shares(gram: Tensor, beside: Tensor) -> Tensor:
         share[:, j] = torch.where(length[:, j] > 0, pivot / length[:, j], 0.0)
         used = (share[:, j] > GRAM_PIVOT).unsqueeze(-1)
         row = torch.where(used, left[:, j] / torch.where(used[:, 0], pivot, 1.0).unsqueeze(-1), 0.0)
-        left = left - left[:, :, j:j + 1] * row.unsqueeze(-2)
+        left = left - left[:, :, j : j + 1] * row.unsqueeze(-2)
     return share
 
 
-def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: "Tensor | None" = None) -> Inverted:
+def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | None = None) -> Inverted:
     """The inverse of the information of every model, by the factor where `factored` (B,) says so."""
     gram = arrow.with_ridge(moments.gram, ridge)
     if arrow.is_arrow(gram):
@@ -222,12 +224,12 @@ def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: "Tensor | No
     return Inverse(*(torch.where(factored.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in parts))
 
 
-def factor_step(factor: Tensor, keep: Tensor, ridge: "Tensor | None", coef: Tensor) -> Tensor:
+def factor_step(factor: Tensor, keep: Tensor, ridge: Tensor | None, coef: Tensor) -> Tensor:
     """The least squares step `(B, p)` from a QR factor of the working rows, the ridge as p more rows."""
     return invert_factor(_with_ridge(factor, ridge, coef), keep)[1]
 
 
-def _with_ridge(factor: Tensor, ridge: "Tensor | None", coef: "Tensor | None") -> Tensor:
+def _with_ridge(factor: Tensor, ridge: Tensor | None, coef: Tensor | None) -> Tensor:
     if ridge is None:
         return factor
     root = ridge.sqrt()

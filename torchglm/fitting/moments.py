@@ -4,6 +4,8 @@ Sums add over chunks, over files and over processes, so in-memory, streamed and 
 where the rows come from. Everything is summed in float64, whatever the dtype of the data.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -39,24 +41,29 @@ class Moments:
     response: Tensor
     pearson: Tensor
     change: Tensor
-    factor: "Tensor | None" = None
+    factor: Tensor | None = None
 
     @staticmethod
-    def zero(models: int, p: int, device: torch.device, band: "int | None" = None) -> "Moments":
+    def zero(models: int, p: int, device: torch.device, band: int | None = None) -> Moments:
         """The moments of no rows, with so many columns of the Gram (None: `p`)."""
+
         def none(*shape: int) -> Tensor:
             return torch.zeros(models, *shape, dtype=torch.float64, device=device)
 
         gram = none(p, p) if band is None else none(p if band else 0, band)
         return Moments(gram, none(p), *(none() for _ in range(8)))
 
-    def __add__(self, other: "Moments") -> "Moments":
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)
-                if f.name not in ("change", "factor")}
-        return Moments(**sums, change=torch.maximum(self.change, other.change),
-                       factor=stack_factors(self.factor, other.factor))
+    def __add__(self, other: Moments) -> Moments:
+        sums = {
+            f.name: getattr(self, f.name) + getattr(other, f.name)
+            for f in fields(self)
+            if f.name not in ("change", "factor")
+        }
+        return Moments(
+            **sums, change=torch.maximum(self.change, other.change), factor=stack_factors(self.factor, other.factor)
+        )
 
-    def over(self, ranks: Ranks) -> "Moments":
+    def over(self, ranks: Ranks) -> Moments:
         """The moments of the rows of all processes."""
         if ranks.size == 1:
             return self
@@ -65,7 +72,7 @@ class Moments:
         factor = None if self.factor is None else ranks.stacked(self.factor)
         return Moments(**sums, change=ranks.largest(self.change)[0], factor=factor)
 
-    def take(self, models: Tensor) -> "Moments":
+    def take(self, models: Tensor) -> Moments:
         """The moments of some of the models, `models` in ascending order."""
         if models.numel() == self.objective.shape[0]:
             return self
@@ -73,7 +80,7 @@ class Moments:
         taken: dict[str, Any] = {k: None if v is None else v[models] for k, v in kept.items()}
         return Moments(**taken)
 
-    def place(self, models: Tensor, part: "Moments") -> "Moments":
+    def place(self, models: Tensor, part: Moments) -> Moments:
         """These moments with those of some models, in ascending order, replaced."""
         if models.numel() == self.objective.shape[0]:
             return part if part.factor is not None and self.factor is not None else replace(part, factor=self.factor)
@@ -102,11 +109,11 @@ class Point:
     objective leaves out what depends on `y` alone; a `single` Gram may be summed in float32.
     """
 
-    coef: "Tensor | None" = None
-    observed: "Tensor | bool" = False
+    coef: Tensor | None = None
+    observed: Tensor | bool = False
     factor: bool = False
-    before: "Tensor | None" = None
-    constant: "Tensor | None" = None
+    before: Tensor | None = None
+    constant: Tensor | None = None
     fence: float = 0.0
     census: bool = False
     curved: bool = True

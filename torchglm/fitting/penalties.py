@@ -4,6 +4,8 @@ The penalised fit minimises `(1 / sum w) * negative log-likelihood (phi = 1) + s
 glmnet's form. To add a penalty, write one class here.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,11 @@ class Penalty:
         """(B, p) the diagonal its quadratic part adds to the information."""
         raise NotImplementedError
 
-    def nonsmooth(self, coef: Tensor, total: Tensor) -> "Tensor | None":
+    def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
         """(B, p) the weights of the absolute values, or None where there are none."""
         return None
 
-    def expand(self, intercept: bool, p: int) -> "Penalty":
+    def expand(self, intercept: bool, p: int) -> Penalty:
         """The same penalty on a design of `p` columns, with an unpenalised intercept in front where there is one."""
         raise NotImplementedError
 
@@ -40,21 +42,23 @@ class ElasticNet(Penalty):
     Source: Friedman, Hastie & Tibshirani (2010), J. Stat. Software 33(1).
     """
 
-    def __init__(self, l1: "float | Tensor" = 0.0, l2: "float | Tensor" = 0.0) -> None:
+    def __init__(self, l1: float | Tensor = 0.0, l2: float | Tensor = 0.0) -> None:
         self.l1 = torch.as_tensor(l1, dtype=torch.float64)
         self.l2 = torch.as_tensor(l2, dtype=torch.float64)
         for name, value in (("l1", self.l1), ("l2", self.l2)):
             if value.dim() > 1 or not bool((torch.isfinite(value) & (value >= 0)).all()):
                 raise ValueError(f"{name} must be one number >= 0, or one for each column, got {value.tolist()}.")
 
-    def expand(self, intercept: bool, p: int) -> "ElasticNet":
+    def expand(self, intercept: bool, p: int) -> ElasticNet:
         def column(value: Tensor, name: str) -> Tensor:
             slopes = p - int(intercept)
             if value.dim() == 1 and value.numel() == p:
                 return value  # the intercept, or the user's own column of ones, has a value too
             if value.dim() == 1 and value.numel() != slopes:
-                raise ValueError(f"{name} has {value.numel()} values for {slopes} columns. Give one for each column "
-                                 "(the intercept is never penalised), or a single number.")
+                raise ValueError(
+                    f"{name} has {value.numel()} values for {slopes} columns. Give one for each column "
+                    "(the intercept is never penalised), or a single number."
+                )
             return torch.cat([value.new_zeros(int(intercept)), value.expand(slopes)])
 
         return ElasticNet(column(self.l1, "l1"), column(self.l2, "l2"))
@@ -66,7 +70,7 @@ class ElasticNet(Penalty):
     def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
         return (total.unsqueeze(-1) * self.l2.to(coef.device)).expand_as(coef)
 
-    def nonsmooth(self, coef: Tensor, total: Tensor) -> "Tensor | None":
+    def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
         if not bool((self.l1 > 0).any()):
             return None
         return (total.unsqueeze(-1) * self.l1.to(coef.device)).expand_as(coef)
@@ -78,7 +82,7 @@ class ElasticNet(Penalty):
 class Ridge(ElasticNet):
     """`sum_j l2_j b_j^2 / 2`, with one strength for all columns or one each (the intercept has none)."""
 
-    def __init__(self, l2: "float | Tensor") -> None:
+    def __init__(self, l2: float | Tensor) -> None:
         super().__init__(0.0, l2)
 
     def __repr__(self) -> str:

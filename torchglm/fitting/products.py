@@ -1,5 +1,7 @@
 """Products of rows with coefficients, with values per row, and with themselves: the algebra of a pass."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -39,7 +41,7 @@ def terms(rows: Rows, coef: Tensor) -> Iterator[Tensor]:
         return
     if rows.intercept:
         yield coef[:, :1].expand(-1, rows.y.shape[-1])
-    for j, slope in enumerate(coef[:, int(rows.intercept):].unbind(-1)):
+    for j, slope in enumerate(coef[:, int(rows.intercept) :].unbind(-1)):
         yield rows.x[..., j] * slope.unsqueeze(-1)
 
 
@@ -52,7 +54,7 @@ def in_groups(models: Tensor, work: Callable[[Tensor], Tensor]) -> Tensor:
     missing = -models.shape[0] % 16
     if not missing:
         return work(models)
-    return work(torch.cat([models, models.new_zeros(missing, *models.shape[1:])]))[:models.shape[0]]
+    return work(torch.cat([models, models.new_zeros(missing, *models.shape[1:])]))[: models.shape[0]]
 
 
 def project(rows: Rows, values: Tensor) -> Tensor:
@@ -104,13 +106,13 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Tensor:
     return product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x)
 
 
-def _roots(rows: Rows, weight: Tensor) -> "Tensor | None":
+def _roots(rows: Rows, weight: Tensor) -> Tensor | None:
     """The roots of the weights where a syrk is worth them: many columns, and no weight is negative."""
     narrow = not rows.shared and rows.columns < 32
     return None if weight.device.type != "cpu" or narrow or bool((weight < 0).any()) else weight.sqrt()
 
 
-def _design(rows: Rows, scale: "Tensor | None", dtype: torch.dtype = torch.float64) -> Tensor:
+def _design(rows: Rows, scale: Tensor | None, dtype: torch.dtype = torch.float64) -> Tensor:
     """(B, n, p) the design with its intercept, its rows multiplied by `scale` (B, n) where given."""
     x = rows.x.unsqueeze(0) if rows.shared else rows.x
     first = int(rows.intercept)
@@ -143,7 +145,7 @@ def triangle(a: Tensor) -> Tensor:
     return r if missing <= 0 else torch.cat([r, r.new_zeros(*r.shape[:-2], missing, r.shape[-1])], -2)
 
 
-def stack_factors(first: "Tensor | None", second: "Tensor | None") -> "Tensor | None":
+def stack_factors(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """The factor of the rows of both: triangular factors stack as Grams add."""
     if first is None or second is None:
         return first if second is None else second

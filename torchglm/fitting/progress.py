@@ -1,5 +1,7 @@
 """Where a fit stands after a pass: what an observer is told, and what a fit can go on from."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,8 +19,8 @@ class Progress:
     coef: Tensor
     n_iter: Tensor
     deviance: Tensor
-    shape: "Tensor | None" = None
-    dispersion: "Tensor | None" = None
+    shape: Tensor | None = None
+    dispersion: Tensor | None = None
 
 
 Observer = Callable[[Progress], None]

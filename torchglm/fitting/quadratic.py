@@ -1,5 +1,7 @@
 """The quadratic model of a step with absolute values in it: coordinate descent finds the signs, algebra the rest."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
@@ -49,8 +51,9 @@ def _bound_values(gram: Tensor, score: Tensor, coef: Tensor, l1: Tensor, keep: T
         holds = (torch.sign(exact) == sign) | ~active
         still = active | ~keep | (left.abs() <= l1 + SLACK * size)
         done = (holds & still).all(-1) & ~ended
-        value = torch.where((done | ended).unsqueeze(-1), torch.where(done.unsqueeze(-1), exact, value),
-                            _towards(value, exact, holds))
+        value = torch.where(
+            (done | ended).unsqueeze(-1), torch.where(done.unsqueeze(-1), exact, value), _towards(value, exact, holds)
+        )
         ended = ended | done
         if bool(ended.all()):
             break

@@ -5,6 +5,8 @@ A source whose rows lie on several processes is a `Shard`. A pass over it goes t
 The processes are those of `torch.distributed`, by its usual backends (gloo, NCCL).
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ class RankError(RuntimeError):
     `refused` is what that process said of its input, where it is that which ended it; else None.
     """
 
-    def __init__(self, said: str, refused: "str | None" = None) -> None:
+    def __init__(self, said: str, refused: str | None = None) -> None:
         super().__init__(said)
         self.refused = refused
 
@@ -36,12 +38,12 @@ class Ranks:
     another process is gone, or silent for longer than the timeout of the group.
     """
 
-    def __init__(self, group: "dist.ProcessGroup | None" = None) -> None:
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self.group = group
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
 
     @staticmethod
-    def here() -> "Ranks":
+    def here() -> Ranks:
         """All processes of `torch.distributed`, where it is initialised; else this one alone."""
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks()
@@ -144,8 +146,10 @@ class Shard:
         self.own, self.ranks = own, ranks
 
     def __iter__(self) -> Iterator[Rows]:
-        raise ValueError(f"this is not computed over the rows of {self.ranks.size} processes. Save the fit, load it in "
-                         "one process, and attach the rows there: torchglm.load(folder).with_rows(table).")
+        raise ValueError(
+            f"this is not computed over the rows of {self.ranks.size} processes. Save the fit, load it in "
+            "one process, and attach the rows there: torchglm.load(folder).with_rows(table)."
+        )
 
 
 def ranks_of(source: Iterable[Rows]) -> Ranks:

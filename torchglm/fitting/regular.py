@@ -5,6 +5,8 @@ of its care: columns clearly independent, every step accepted as it is, the last
 Any other model is left to the search, which begins it anew.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -61,7 +63,7 @@ def fit_regular(solver: Solver, lane: Tensor, out: Solution) -> Tensor:
     return wanted.nonzero()[:, 0]
 
 
-def _small_models(solver: Solver) -> "Rows | None":
+def _small_models(solver: Solver) -> Rows | None:
     """The rows of small models in memory whose maximum lies inside, where the short road leads there."""
     source = solver.full_source
     if not isinstance(source, list) or len(source) > 1 or solver.penalty is not None:
@@ -128,7 +130,7 @@ class _Walk:
     first: Tensor  # the objective at the first point
     moving: Tensor
 
-    def take(self, chosen: Tensor) -> "_Walk":
+    def take(self, chosen: Tensor) -> _Walk:
         """Some of them."""
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "family")}
         parts = {name: value[chosen] for name, value in parts.items()}
@@ -140,8 +142,13 @@ def _newton(rows: Rows, family: Family, solver: Solver) -> _Ends:
     coef, _, sound = linalg.newton_step(block_moments(rows, Point(relative=True), family, solver.link))
     saturated = (family.nll_saturated(rows.y) * rows.weight).sum(-1)
     models = torch.arange(coef.shape[0])
-    ends = _Ends(torch.zeros_like(coef), torch.zeros_like(coef), torch.zeros_like(saturated),
-                 torch.zeros_like(sound), torch.zeros_like(models))
+    ends = _Ends(
+        torch.zeros_like(coef),
+        torch.zeros_like(coef),
+        torch.zeros_like(saturated),
+        torch.zeros_like(sound),
+        torch.zeros_like(models),
+    )
     walk = _Walk(rows, family, models, coef, saturated, sound, torch.full_like(saturated, math.inf), saturated, sound)
     for turn in range(min(PASSES, solver.max_iter)):
         walk = _step(walk, ends, solver, turn)

@@ -1,5 +1,7 @@
 """Rows: the one thing that data and mathematics share."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -30,9 +32,9 @@ class Rows(NamedTuple):
     y: Tensor
     weight: Tensor
     offset: Tensor
-    repeats: "Tensor | None" = None
+    repeats: Tensor | None = None
     intercept: bool = False
-    indexed: "Indexed | None" = None
+    indexed: Indexed | None = None
 
     @property
     def columns(self) -> int:
@@ -55,25 +57,32 @@ class Rows(NamedTuple):
         """True where one design serves all models."""
         return self.x.dim() == 2
 
-    def take(self, models: "Tensor | slice") -> "Rows":
+    def take(self, models: Tensor | slice) -> Rows:
         """The rows of some of the models."""
         x = self.x if self.shared else self.x[models]
         repeats = None if self.repeats is None else self.repeats[models]
         y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
         return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed)
 
-    def between(self, start: int, stop: int) -> "Rows":
+    def between(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop` of every model."""
         return self.at(slice(start, stop))
 
-    def at(self, rows: "slice | Tensor") -> "Rows":
+    def at(self, rows: slice | Tensor) -> Rows:
         """Some of the rows of every model."""
         repeats = None if self.repeats is None else self.repeats[:, rows]
         indexed = None if self.indexed is None else self.indexed.at(rows)
-        return Rows(self.x[..., rows, :], self.y[:, rows], self.weight[:, rows], self.offset[:, rows], repeats,
-                    self.intercept, indexed)
+        return Rows(
+            self.x[..., rows, :],
+            self.y[:, rows],
+            self.weight[:, rows],
+            self.offset[:, rows],
+            repeats,
+            self.intercept,
+            indexed,
+        )
 
-    def pieces(self, columns: int = 0) -> "Iterator[Rows]":
+    def pieces(self, columns: int = 0) -> Iterator[Rows]:
         """These rows in pieces whose design may be written out, with so many `columns` instead of its own if given."""
         models, n = self.y.shape
         columns = max(1, columns or self.columns)
@@ -81,7 +90,7 @@ class Rows(NamedTuple):
         step = max(256, step)
         return (self.between(start, start + step) for start in range(0, max(n, 1), step))
 
-    def blocks(self) -> Iterator[tuple[slice, "Rows"]]:
+    def blocks(self) -> Iterator[tuple[slice, Rows]]:
         """Blocks that fit a cache, each with the models it belongs to."""
         models, n = self.y.shape
         p = max(1, self.columns)
@@ -107,7 +116,7 @@ class Rows(NamedTuple):
                 yield chosen, part.between(start, min(n, start + step))
 
 
-def _members(value: Tensor, models: "Tensor | slice") -> Tensor:
+def _members(value: Tensor, models: Tensor | slice) -> Tensor:
     """Those of some models; a number that stands for all of them is not written out."""
     if isinstance(models, slice) or any(value.stride()):
         return value[models]
@@ -138,8 +147,10 @@ class InPairs:
         self.source = source
 
     def __iter__(self) -> Iterator[Rows]:
-        return (rows if rows.indexed is None else rows._replace(indexed=replace(rows.indexed, bordered=False))
-                for rows in self.source)
+        return (
+            rows if rows.indexed is None else rows._replace(indexed=replace(rows.indexed, bordered=False))
+            for rows in self.source
+        )
 
 
 def without_columns(rows: Rows) -> Rows:
@@ -152,8 +163,9 @@ def to_float64(rows: Rows) -> Rows:
     wanted = torch.float64
     if rows.x.dtype == rows.y.dtype == rows.weight.dtype == rows.offset.dtype == wanted:
         return rows
-    return rows._replace(x=rows.x.to(wanted), y=rows.y.to(wanted), weight=rows.weight.to(wanted),
-                         offset=rows.offset.to(wanted))
+    return rows._replace(
+        x=rows.x.to(wanted), y=rows.y.to(wanted), weight=rows.weight.to(wanted), offset=rows.offset.to(wanted)
+    )
 
 
 def whole(rows: Rows) -> Tensor:

@@ -1,5 +1,7 @@
 """A part of the rows, on which a large fit begins: its maximum is a good start, and costs little."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from itertools import accumulate
 
@@ -16,7 +18,7 @@ LENDING = 400  # rows of the part for each column from which on its Gram serves 
 MOST = 1 << 26  # bytes that the part of a stream holds
 
 
-def part_of(rows: Rows, stride: int, first: int = 0, total: "int | None" = None) -> Rows:
+def part_of(rows: Rows, stride: int, first: int = 0, total: int | None = None) -> Rows:
     """A row out of every `stride`, at random places that are always the same.
 
     These are the rows from number `first` on of `total`, of which the places are those of the whole.
@@ -28,7 +30,7 @@ def part_of(rows: Rows, stride: int, first: int = 0, total: "int | None" = None)
     return rows.at((places[(places >= first) & (places < first + n)] - first).to(rows.y.device))
 
 
-def sample(source: Iterable[Rows], columns: int) -> "Iterable[Rows] | None":
+def sample(source: Iterable[Rows], columns: int) -> Iterable[Rows] | None:
     """A part of one model's rows large enough to start from, or None.
 
     Rows in memory (a list) are thinned here, on several processes to the same part as on one; a stream brings its own
@@ -42,11 +44,11 @@ def sample(source: Iterable[Rows], columns: int) -> "Iterable[Rows] | None":
     return parts if ranks.size == 1 else Shard(parts, ranks)
 
 
-def _thinned(own: list[Rows], ranks: Ranks, columns: int) -> "list[Rows] | None":
+def _thinned(own: list[Rows], ranks: Ranks, columns: int) -> list[Rows] | None:
     """The part of rows in memory; None where they are few."""
     sizes = [0 if stands_for_none(rows) else rows.y.shape[-1] for rows in own]
     counts = ranks.gather(sum(sizes))
-    total, first = sum(counts), sum(counts[:ranks.rank])
+    total, first = sum(counts), sum(counts[: ranks.rank])
     stride = min(STRIDE, total // (FEWEST * max(1, columns)))
     if total * columns < LARGE or stride < LEAST:
         return None

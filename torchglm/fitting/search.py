@@ -5,6 +5,8 @@ and a halved step where the objective rises or a mean leaves its range (Marschne
 Every pass is a trial: it yields the objective at the trial point and the sums for the next step.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -44,9 +46,19 @@ EPS = torch.finfo(torch.float64).eps
 class Solver:
     """What stays fixed while a search goes on, and its steps; `fence` is the barrier of `Point`."""
 
-    def __init__(self, source: Iterable[Rows], head: Rows, family: Family, link: Link, penalty: "Penalty | None",
-                 tol: float, max_iter: int, rank_tol: float, fence: float = 0.0,
-                 observe: "Observer | None" = None) -> None:
+    def __init__(
+        self,
+        source: Iterable[Rows],
+        head: Rows,
+        family: Family,
+        link: Link,
+        penalty: Penalty | None,
+        tol: float,
+        max_iter: int,
+        rank_tol: float,
+        fence: float = 0.0,
+        observe: Observer | None = None,
+    ) -> None:
         self.source, self.full_source, self.fence, self.observe = source, source, fence, observe
         self.family, self.full_family, self.link = family, family, link
         self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
@@ -63,14 +75,27 @@ class Solver:
         self.creep = (4, SHORTEST) if self.open_ended or fence else (2, BLOCKED)
         self.held: tuple[Tensor, linalg.Inverted] | None = None
         # one model over many rows in memory: the Gram is the dearest part of a pass
-        self.chord = (self.models == 1 and self.p >= CHORD_COLUMNS and self.smooth_penalty and self.open_ended
-                      and rows_in_memory(source) * self.p**2 >= CHORD_PRODUCTS)
+        self.chord = (
+            self.models == 1
+            and self.p >= CHORD_COLUMNS
+            and self.smooth_penalty
+            and self.open_ended
+            and rows_in_memory(source) * self.p**2 >= CHORD_PRODUCTS
+        )
         self.arrived = ARRIVED[0 if self.canonical else 1] * tol
 
     def fold(self, point: Point, models: int) -> Moments:
         """A pass over the rows of the models still fitted."""
-        return fold(self.source, replace(point, fence=self.fence), self.family, self.link, models, self.p, self.device,
-                    self.band)
+        return fold(
+            self.source,
+            replace(point, fence=self.fence),
+            self.family,
+            self.link,
+            models,
+            self.p,
+            self.device,
+            self.band,
+        )
 
     def run(self, search: Search, out: Solution) -> None:
         """Take every model to its end, from a first point, and write it into `out`."""
@@ -90,8 +115,15 @@ class Solver:
         """A solution of no model yet."""
         zero = Moments.zero(self.models, self.p, self.device, self.band)
         whole = torch.zeros(self.models, dtype=torch.int64, device=self.device)
-        return Solution(zero.score.clone(), torch.zeros_like(zero.score, dtype=torch.bool), zero,
-                        zero.gram.clone(), whole, whole.clone(), whole.bool())
+        return Solution(
+            zero.score.clone(),
+            torch.zeros_like(zero.score, dtype=torch.bool),
+            zero,
+            zero.gram.clone(),
+            whole,
+            whole.clone(),
+            whole.bool(),
+        )
 
     def restrict(self, lane: Tensor) -> None:
         """Work on the rows of these models only."""
@@ -108,8 +140,17 @@ class Solver:
         observed = False if self.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
         report = bool(s.closing.any()) or bool((s.n_iter + 1 >= self.max_iter).any())
         light = bool(s.light.all()) and not report
-        moments = self.fold(Point(trial, observed, bool(s.factored.any()), s.coef if report else None, curved=not light,
-                                  single=bool(s.single.all()) and not report), s.lane.numel())
+        moments = self.fold(
+            Point(
+                trial,
+                observed,
+                bool(s.factored.any()),
+                s.coef if report else None,
+                curved=not light,
+                single=bool(s.single.all()) and not report,
+            ),
+            s.lane.numel(),
+        )
         if light:
             moments = replace(moments, gram=s.moments.gram)
         objective = self.objective(moments, trial, s.total)
@@ -134,8 +175,9 @@ class Solver:
         done[accepted & (s.shortened >= cuts) & (done < 0)] = int(Status.BOUNDARY)
         flat = accepted & ~s.refresh & (gain <= 1e-14 * s.objective.abs())
         s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
-        done[(s.stagnant >= 4) & (done < 0)] = torch.where(
-            small, int(Status.CONVERGED), int(Status.STALLED))[(s.stagnant >= 4) & (done < 0)]
+        done[(s.stagnant >= 4) & (done < 0)] = torch.where(small, int(Status.CONVERGED), int(Status.STALLED))[
+            (s.stagnant >= 4) & (done < 0)
+        ]
         limit = (s.n_iter >= self.max_iter) & (done < 0) & accepted
         moving = (moments.change > 10 * STEADY) & (s.n_iter >= 20)
         done[limit] = torch.where(moving, int(Status.SEPARATED), int(Status.ITERATION_LIMIT))[limit]
@@ -146,23 +188,28 @@ class Solver:
         _, decrement, inverse = self.direction(s.moments, s.coef, s.keep, s.factored, s.total)
         return inverse.positive & self.small(replace(s, decrement=decrement), self.arrived)
 
-    def _accept(self, s: Search, trial: Tensor, moments: Moments, objective: Tensor,
-                accepted: Tensor) -> Search:
+    def _accept(self, s: Search, trial: Tensor, moments: Moments, objective: Tensor, accepted: Tensor) -> Search:
         """Move the models whose trial was accepted, halve the step of the others."""
         index = accepted.nonzero()[:, 0]
         moved = accepted & ~s.refresh
         short = moved & s.hit & (s.step < 1e-2)
-        kept = s.moments if s.moments.factor is not None or moments.factor is None else replace(
-            s.moments, factor=torch.zeros_like(moments.factor))
+        kept = (
+            s.moments
+            if s.moments.factor is not None or moments.factor is None
+            else replace(s.moments, factor=torch.zeros_like(moments.factor))
+        )
         return replace(
-            s, coef=torch.where(accepted.unsqueeze(-1), trial, s.coef),
+            s,
+            coef=torch.where(accepted.unsqueeze(-1), trial, s.coef),
             moments=kept.place(index, moments.take(index)),
             objective=torch.where(accepted, objective, s.objective),
             step=torch.where(accepted, s.step, s.step / 2),
-            hit=s.hit | ~moments.valid, cut=s.cut | ~moments.valid,
+            hit=s.hit | ~moments.valid,
+            cut=s.cut | ~moments.valid,
             shortened=torch.where(short, s.shortened + 1, torch.where(moved, 0, s.shortened)),
             fisher=torch.where(moved, (s.fisher - 1).clamp(min=0), s.fisher),
-            n_iter=s.n_iter + moved.to(s.n_iter.dtype))
+            n_iter=s.n_iter + moved.to(s.n_iter.dtype),
+        )
 
     def _settle(self, s: Search, accepted: Tensor, done: Tensor, out: Solution) -> Search:
         ended = done >= 0
@@ -174,8 +221,18 @@ class Solver:
         if s.lane.numel() == 0 or not bool(accepted.any()):
             return s
         aimed = self.aim(s)
-        for name in ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored", "light",
-                     "single"):
+        for name in (
+            "delta",
+            "decrement",
+            "step",
+            "closing",
+            "refresh",
+            "hit",
+            "fisher",
+            "factored",
+            "light",
+            "single",
+        ):
             new, old = getattr(aimed, name), getattr(s, name)
             mask = accepted if new.dim() == 1 else accepted.unsqueeze(-1)
             setattr(aimed, name, torch.where(mask, new, old))
@@ -192,9 +249,16 @@ class Solver:
         factored = s.factored | poor | expected_failed
         refresh = (poor | indefinite) & ~(s.refresh & s.factored)
         fisher = torch.where(indefinite & ~expected_failed, 3, s.fisher)
-        aimed = replace(s, delta=torch.where(refresh.unsqueeze(-1), 0.0, delta), decrement=decrement,
-                        step=torch.ones_like(s.step), refresh=refresh, fisher=fisher, factored=factored,
-                        hit=torch.zeros_like(s.hit))
+        aimed = replace(
+            s,
+            delta=torch.where(refresh.unsqueeze(-1), 0.0, delta),
+            decrement=decrement,
+            step=torch.ones_like(s.step),
+            refresh=refresh,
+            fisher=fisher,
+            factored=factored,
+            hit=torch.zeros_like(s.hit),
+        )
         # the step with an earlier Gram will leave about the share of the decrement that the one before it left
         left = (STALE * decrement / s.decrement).clamp(max=1)
         ahead = torch.where(torch.isinf(s.decrement), decrement, decrement * left)
@@ -206,7 +270,7 @@ class Solver:
             aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
         return aimed
 
-    def small(self, s: Search, tol: "Tensor | float") -> Tensor:
+    def small(self, s: Search, tol: Tensor | float) -> Tensor:
         """True where the Newton decrement says that nothing is left to gain."""
         deviance = 2 * s.objective.abs() + 2e-3 * s.first.abs()
         return s.decrement.abs() <= tol * deviance + self.floor(s.moments)
@@ -227,8 +291,9 @@ class Solver:
             return moments.objective
         return moments.objective + self.penalty.value(coef, total)
 
-    def direction(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor,
-                  total: Tensor) -> tuple[Tensor, Tensor, linalg.Inverted]:
+    def direction(
+        self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, total: Tensor
+    ) -> tuple[Tensor, Tensor, linalg.Inverted]:
         """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it."""
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         score = moments.score if ridge is None else moments.score - ridge * coef
@@ -266,7 +331,7 @@ class Solver:
             self.restrict(s.lane)
         return s
 
-    def finish(self, s: Search, status: "Tensor | Status", out: Solution, at_hand: bool = False) -> None:
+    def finish(self, s: Search, status: Tensor | Status, out: Solution, at_hand: bool = False) -> None:
         """Write the models that ended, with the expected information at their coefficients.
 
         `at_hand`: the last pass has taken it there already.
@@ -291,8 +356,9 @@ class Solver:
         out.n_iter[s.lane] = s.n_iter
         out.cut[s.lane] = s.cut
 
-    def polished(self, coef: Tensor, last: Moments, inverse: linalg.Inverted, sound: Tensor,
-                 ridge: "Tensor | None" = None) -> tuple[Tensor, Moments]:
+    def polished(
+        self, coef: Tensor, last: Moments, inverse: linalg.Inverted, sound: Tensor, ridge: Tensor | None = None
+    ) -> tuple[Tensor, Moments]:
         """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
 
         The step is the square of a small one: the sums are those of its end, to their last digits. Where two fits
@@ -304,5 +370,7 @@ class Solver:
         delta = inverse.solve(score)
         decrement = (score * delta).sum(-1)
         sound = sound & inverse.positive & torch.isfinite(decrement)
-        return (torch.where(sound.unsqueeze(-1), coef + delta, coef),
-                replace(last, objective=torch.where(sound, last.objective - decrement / 2, last.objective)))
+        return (
+            torch.where(sound.unsqueeze(-1), coef + delta, coef),
+            replace(last, objective=torch.where(sound, last.objective - decrement / 2, last.objective)),
+        )

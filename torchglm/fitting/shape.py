@@ -1,5 +1,7 @@
 """Parameters beside the coefficients by maximum likelihood: dispersion, NB alpha, Tweedie power."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -78,8 +80,9 @@ def _row_loglik(rows: Rows, family: Family, mu: Tensor, dispersion: Tensor) -> T
     return torch.where(used, repeats * logs, 0.0).sum(-1)
 
 
-def maximise(function: Callable[[Tensor], Tensor], start: Tensor, lower: float, upper: float,
-             iterations: int = 60) -> Tensor:
+def maximise(
+    function: Callable[[Tensor], Tensor], start: Tensor, lower: float, upper: float, iterations: int = 60
+) -> Tensor:
     """(B,) the maximum of a smooth function of one parameter in each model.
 
     Newton's method on central differences; where the curvature is wrong, or the step is long, a unit step
@@ -109,8 +112,9 @@ def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tens
     """(B,) the maximum likelihood dispersion at given coefficients, from a positive start; 0 where that is 0."""
     positive = (start > 0) & torch.isfinite(start)
     fitted = Fitted(source, link, coef)
-    best = maximise(lambda log_phi: fitted.loglik(family, log_phi.exp()), torch.where(positive, start, 1.0).log(),
-                    -700.0, 700.0).exp()
+    best = maximise(
+        lambda log_phi: fitted.loglik(family, log_phi.exp()), torch.where(positive, start, 1.0).log(), -700.0, 700.0
+    ).exp()
     return torch.where(positive, best, start)
 
 
@@ -172,8 +176,9 @@ def power_ml(fitted: Fitted, family: Family, start: Tensor, dispersion: Tensor) 
     return 1 + raw.sigmoid(), log_phi.exp(), raw.abs() >= end - 1e-6
 
 
-def maximise_two(function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, end: float,
-                 iterations: int = 60) -> tuple[Tensor, Tensor]:
+def maximise_two(
+    function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, end: float, iterations: int = 60
+) -> tuple[Tensor, Tensor]:
     """(B,) the maximum of a smooth function of two parameters in each model, the first within `(-end, end)`.
 
     Newton's method on finite differences, a unit step uphill where they are not concave; a step that does not rise
@@ -197,8 +202,9 @@ def maximise_two(function: Callable[[Tensor, Tensor], Tensor], first: Tensor, se
     return x, y
 
 
-def _newton_step(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor,
-                 value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _newton_step(
+    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Newton's step by finite differences, or the gradient and False where the function is not concave."""
     h = STEP
     right, left, up, down = function(x + h, y), function(x - h, y), function(x, y + h), function(x, y - h)
@@ -208,5 +214,8 @@ def _newton_step(function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Ten
     det = xx * yy - xy * xy
     concave = (xx < 0) & (det > 0)
     safe = torch.where(concave, det, 1.0)
-    return (torch.where(concave, -(yy * gx - xy * gy) / safe, gx),
-            torch.where(concave, -(xx * gy - xy * gx) / safe, gy), concave)
+    return (
+        torch.where(concave, -(yy * gx - xy * gy) / safe, gx),
+        torch.where(concave, -(xx * gy - xy * gx) / safe, gy),
+        concave,
+    )

@@ -1,5 +1,7 @@
 """Where a search begins: the rank of the design, first coefficients, and the first point with valid means."""
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Iterable
@@ -22,7 +24,7 @@ from torchglm.fitting.status import Status
 from torchglm.links import Link
 
 
-def begin(solver: Solver, lane: Tensor, start: "Tensor | None", out: Solution) -> Search:
+def begin(solver: Solver, lane: Tensor, start: Tensor | None, out: Solution) -> Search:
     """The search of the models `lane`, from `start` (B, p) or from a mean per row; hopeless ones are written out."""
     search, usable = _point(solver, lane, start)
     if not bool(usable.all()):
@@ -56,7 +58,7 @@ def at_coefficients(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
     return _search(solver, lane, torch.where(keep, coef, 0.0), keep, solver.fold(point, lane.numel()), first, factored)
 
 
-def _point(solver: Solver, lane: Tensor, start: "Tensor | None") -> tuple[Search, Tensor]:
+def _point(solver: Solver, lane: Tensor, start: Tensor | None) -> tuple[Search, Tensor]:
     keep, factored, first = _columns(solver, lane.numel())
     total, mean = first.weight, first.response / first.weight
     zero = torch.zeros_like(first.score)
@@ -69,17 +71,39 @@ def _point(solver: Solver, lane: Tensor, start: "Tensor | None") -> tuple[Search
     return _search(solver, lane, coef, keep, moments, first, factored), usable
 
 
-def _search(solver: Solver, lane: Tensor, coef: Tensor, keep: Tensor, moments: Moments, census: Moments,
-            factored: Tensor) -> Search:
+def _search(
+    solver: Solver, lane: Tensor, coef: Tensor, keep: Tensor, moments: Moments, census: Moments, factored: Tensor
+) -> Search:
     """A search that has made no step; the rows were counted in `census`."""
     total = census.weight
     whole, no = torch.zeros_like(lane), torch.zeros_like(lane, dtype=torch.bool)
     zero = torch.zeros_like(total)
     return Search(
-        lane=lane, coef=coef, keep=keep, moments=moments, objective=solver.objective(moments, coef, total),
-        first=moments.objective.clone(), total=total, volume=census.response.abs(), factored=factored, fisher=whole,
-        delta=torch.zeros_like(coef), decrement=zero, light=no, single=no, stale=no, step=torch.ones_like(total),
-        closing=no, refresh=no, drift=whole, stagnant=whole, hit=no, cut=no, shortened=whole, n_iter=whole.clone())
+        lane=lane,
+        coef=coef,
+        keep=keep,
+        moments=moments,
+        objective=solver.objective(moments, coef, total),
+        first=moments.objective.clone(),
+        total=total,
+        volume=census.response.abs(),
+        factored=factored,
+        fisher=whole,
+        delta=torch.zeros_like(coef),
+        decrement=zero,
+        light=no,
+        single=no,
+        stale=no,
+        step=torch.ones_like(total),
+        closing=no,
+        refresh=no,
+        drift=whole,
+        stagnant=whole,
+        hit=no,
+        cut=no,
+        shortened=whole,
+        n_iter=whole.clone(),
+    )
 
 
 def _columns(solver: Solver, models: int) -> tuple[Tensor, Tensor, Moments]:
@@ -122,15 +146,19 @@ def _rank(solver: Solver, first: Moments, models: int) -> tuple[Tensor, Tensor]:
     return keep, factored
 
 
-def _valid_start(solver: Solver, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor,
-                 given: bool) -> tuple[Moments, Tensor, Tensor]:
+def _valid_start(
+    solver: Solver, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor, given: bool
+) -> tuple[Moments, Tensor, Tensor]:
     """The moments at the first coefficients, or where those are invalid at a constant mean, or at any valid point."""
     models = coef.shape[0]
     moments = solver.fold(_first_point(solver, coef, factored), models)
     bad = (~moments.valid).nonzero()[:, 0]
     if bad.numel() and given:
-        warnings.warn("start= gives a mean out of range or an infinite deviance in "
-                      f"{bad.numel()} model(s); torchglm's own start is used there.", stacklevel=2)
+        warnings.warn(
+            "start= gives a mean out of range or an infinite deviance in "
+            f"{bad.numel()} model(s); torchglm's own start is used there.",
+            stacklevel=2,
+        )
     if bad.numel():
         coef = coef.index_copy(0, bad, _level(solver, keep, mean, total)[bad])
         moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
@@ -161,8 +189,9 @@ def _level(solver: Solver, keep: Tensor, mean: Tensor, total: Tensor) -> Tensor:
     return solver.direction(moments, torch.zeros_like(moments.score), keep, torch.zeros_like(keep[:, 0]), total)[0]
 
 
-def _better_start(solver: Solver, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor,
-                  total: Tensor) -> tuple[Moments, Tensor]:
+def _better_start(
+    solver: Solver, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor
+) -> tuple[Moments, Tensor]:
     """The constant mean instead, for models whose first point promises to be far off and is the worse one.
 
     Far off: the Newton decrement is a quarter of the deviance. From such a point the search may end in

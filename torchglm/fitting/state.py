@@ -1,5 +1,7 @@
 """What a search knows of each model: those on their way, and where they stopped."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -57,7 +59,7 @@ class Search:
     shortened: Tensor  # accepted steps in a row that such a mean had cut short
     n_iter: Tensor
 
-    def take(self, models: Tensor) -> "Search":
+    def take(self, models: Tensor) -> Search:
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         taken: dict[str, Any] = {k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()}
         return Search(**taken)

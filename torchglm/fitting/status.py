@@ -1,5 +1,7 @@
 """How a fit ended, model by model."""
 
+from __future__ import annotations
+
 from enum import IntEnum
 
 
@@ -29,20 +31,20 @@ class Status(IntEnum):
 
 _EXPLANATIONS = {
     Status.CONVERGED: "The maximum of the likelihood was found: the relative score and the last step are below "
-                      "the tolerance.",
+    "the tolerance.",
     Status.ITERATION_LIMIT: "max_iter was reached before the maximum. Raise max_iter, or scale the columns, or "
-                            "check that link and family suit the response.",
+    "check that link and family suit the response.",
     Status.SEPARATED: "The likelihood keeps rising as some coefficients go to infinity (separation: a combination "
-                      "of columns tells some responses apart without error, such as a level with no events). The "
-                      "coefficients are large but arbitrary and their standard errors mean nothing. Merge levels, "
-                      "drop the column, or use a penalty such as Ridge.",
+    "of columns tells some responses apart without error, such as a level with no events). The "
+    "coefficients are large but arbitrary and their standard errors mean nothing. Merge levels, "
+    "drop the column, or use a penalty such as Ridge.",
     Status.BOUNDARY: "The maximum lies on the edge of the parameter space (a fitted mean at the end of its range, or "
-                     "a shape parameter at its limit). Standard errors are not valid there. A link that keeps the "
-                     "mean in range may suit better.",
+    "a shape parameter at its limit). Standard errors are not valid there. A link that keeps the "
+    "mean in range may suit better.",
     Status.STALLED: "No step along the last direction lowers the deviance, but the score is not small. Scale or "
-                    "drop nearly collinear columns.",
+    "drop nearly collinear columns.",
     Status.INVALID_START: "No coefficients with a valid mean in every row were found to start from. Pass start=, or "
-                          "use a link whose inverse stays in the family's range.",
+    "use a link whose inverse stays in the family's range.",
     Status.NOT_FINITE: "The data of this model hold NaN or infinite values, or no row of positive weight; it was not "
-                       "fitted.",
+    "fitted.",
 }

@@ -4,6 +4,8 @@ Blocks fit a cache, and operators on them are too small to be split further: tor
 out the pieces than on the work, many times more where other programs share the cores.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import threading

@@ -1,5 +1,7 @@
 """From a solution to a Result: degrees of freedom, dispersion, and what is kept of the rows."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Iterable
@@ -20,9 +22,20 @@ from torchglm.inference.result import DISPERSIONS, Result
 from torchglm.links import Link
 
 
-def build(solution: Solution, source: Iterable[Rows], family: Family, link: Link, batch: torch.Size, names: list[str],
-          *, constant: bool, penalty: "Penalty | None", dispersion: "str | float | None", tol: float,
-          context: dict[str, Any]) -> Result:
+def build(
+    solution: Solution,
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    batch: torch.Size,
+    names: list[str],
+    *,
+    constant: bool,
+    penalty: Penalty | None,
+    dispersion: str | float | None,
+    tol: float,
+    context: dict[str, Any],
+) -> Result:
     """The Result of a solution on a re-iterable source; `constant` says that the first column is an intercept.
 
     Raises `ValueError` for an unknown dispersion.
@@ -33,10 +46,28 @@ def build(solution: Solution, source: Iterable[Rows], family: Family, link: Link
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
     deviance, pearson = 2 * moments.objective, moments.pearson
-    state = {"coef": coef, "keep": solution.keep, "root": solution.root, "gram": moments.gram, "deviance": deviance,
-             "pearson": pearson, "nobs": nobs, "rank": rank, "status": solution.status, "n_iter": solution.n_iter,
-             "minnorm": solution.minnorm, "tol": tol, "names": names, "family": family, "estimated_shape": estimated,
-             "link": link, "penalty": penalty, "batch": batch, "context": context, "intercept": constant}
+    state = {
+        "coef": coef,
+        "keep": solution.keep,
+        "root": solution.root,
+        "gram": moments.gram,
+        "deviance": deviance,
+        "pearson": pearson,
+        "nobs": nobs,
+        "rank": rank,
+        "status": solution.status,
+        "n_iter": solution.n_iter,
+        "minnorm": solution.minnorm,
+        "tol": tol,
+        "names": names,
+        "family": family,
+        "estimated_shape": estimated,
+        "link": link,
+        "penalty": penalty,
+        "batch": batch,
+        "context": context,
+        "intercept": constant,
+    }
     if context.get("event"):
         state["observed"] = observed_inverse(source, family, link, coef, solution.keep)
     state["dispersion_kind"], phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
@@ -47,8 +78,17 @@ def build(solution: Solution, source: Iterable[Rows], family: Family, link: Link
     return result
 
 
-def _dispersion(dispersion: "str | float | None", source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
-                deviance: Tensor, pearson: Tensor, nobs: Tensor, rank: Tensor) -> tuple[str, Tensor]:
+def _dispersion(
+    dispersion: str | float | None,
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    coef: Tensor,
+    deviance: Tensor,
+    pearson: Tensor,
+    nobs: Tensor,
+    rank: Tensor,
+) -> tuple[str, Tensor]:
     if dispersion is None and not family.has_dispersion:
         return "fixed", torch.ones_like(deviance)
     kind = "pearson" if dispersion is None else dispersion

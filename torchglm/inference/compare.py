@@ -1,5 +1,7 @@
 """Fits side by side."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
 
-def compare(*fits: "Result", names: "list[str] | None" = None) -> Table:
+def compare(*fits: Result, names: list[str] | None = None) -> Table:
     """Fits of the same rows side by side, a row for each; batches are compared model by model.
 
     Columns: `df` (every estimated parameter), `deviance`, `aic`, `bic`, `D2` (share of the null deviance explained),
@@ -27,22 +29,30 @@ def compare(*fits: "Result", names: "list[str] | None" = None) -> Table:
         raise ValueError(f"names has {len(labels)} entries for {len(fits)} fits.")
     for other in fits[1:]:
         if other.batch_shape != fits[0].batch_shape:
-            raise ValueError(f"the fits have batches {tuple(fits[0].batch_shape)} and {tuple(other.batch_shape)}; "
-                             "compare batches of the same models.")
+            raise ValueError(
+                f"the fits have batches {tuple(fits[0].batch_shape)} and {tuple(other.batch_shape)}; "
+                "compare batches of the same models."
+            )
         same_rows(fits[0], other, offsets=False)
-    columns = {"df": [fit._parameters for fit in fits], "deviance": [fit.deviance for fit in fits],
-               "aic": [fit.aic for fit in fits], "bic": [fit.bic for fit in fits],
-               "D2": [1 - fit.deviance / fit.null_deviance for fit in fits]}
+    columns = {
+        "df": [fit._parameters for fit in fits],
+        "deviance": [fit.deviance for fit in fits],
+        "aic": [fit.aic for fit in fits],
+        "bic": [fit.bic for fit in fits],
+        "D2": [1 - fit.deviance / fit.null_deviance for fit in fits],
+    }
     nothing = torch.full_like(fits[0].deviance, torch.nan)
     tests = [(nothing, nothing, nothing)] + [_ratio(a, b, nothing) for a, b in zip(fits[:-1], fits[1:], strict=True)]
     columns |= {name: [test[i] for test in tests] for i, name in enumerate(("LR_df", "LR", "p"))}
-    note = ("LR against the fit before: F where the dispersion is estimated, else chi-squared; blank where the two are "
-            "not nested.")
+    note = (
+        "LR against the fit before: F where the dispersion is estimated, else chi-squared; blank where the two are "
+        "not nested."
+    )
     table = {name: torch.stack(values, -1) for name, values in columns.items()}
     return Table("Comparison of fits", labels, table, (note,))
 
 
-def _ratio(first: "Result", second: "Result", nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _ratio(first: Result, second: Result, nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """df, statistic and p of the test between two fits, whichever is larger; NaN where there is none."""
     swapped = bool((first.rank > second.rank).any())
     try:

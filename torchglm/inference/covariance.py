@@ -1,5 +1,7 @@
 """Covariances of the coefficients: model, observed information, and sandwiches robust to the variance function."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterable
 from itertools import combinations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
 
 
-def covariance(result: "Result", kind: str, clusters: Any) -> Tensor:
+def covariance(result: Result, kind: str, clusters: Any) -> Tensor:
     """(B, p, p) a covariance of the flat models by its name, see `Result.covariance`; NaN for aliased columns."""
     if kind not in KINDS:
         raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(KINDS)}.")
@@ -49,7 +51,7 @@ def covariance(result: "Result", kind: str, clusters: Any) -> Tensor:
     return torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), value, torch.nan)
 
 
-def _unscaled(result: "Result") -> Tensor:
+def _unscaled(result: Result) -> Tensor:
     """(B, p, p) the inverse information; with a penalty the sandwich `H^-1 G H^-1` of the penalised fit."""
     state = result._state
     if result.context.get("event") and "observed" in state:
@@ -66,8 +68,16 @@ def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: T
     return torch.where(inverse.positive[:, None, None], whole, torch.nan)
 
 
-def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, root: Tensor, kind: str,
-                    nobs: Tensor, rank: Tensor) -> Tensor:
+def heteroscedastic(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    coef: Tensor,
+    root: Tensor,
+    kind: str,
+    nobs: Tensor,
+    rank: Tensor,
+) -> Tensor:
     """(B, p, p) the sandwich `A^-1 (sum u^2 x x') A^-1` of White, with the corrections HC0 to HC3.
 
     `u` is the weighted score of a row, `A` the expected information; HC1 multiplies by `n / (n - p)`, HC2 and
@@ -90,8 +100,16 @@ def heteroscedastic(source: Iterable[Rows], family: Family, link: Link, coef: Te
     return scale * _sandwich(root, meat)
 
 
-def clustered(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, root: Tensor, columns: list[Tensor],
-              nobs: Tensor, rank: Tensor) -> Tensor:
+def clustered(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    coef: Tensor,
+    root: Tensor,
+    columns: list[Tensor],
+    nobs: Tensor,
+    rank: Tensor,
+) -> Tensor:
     """(B, p, p) the sandwich clustered by one label or by several, as `vcovCL` of the sandwich package gives it.
 
     `columns` are codes (n,) or (B, n), see `cluster_codes`. The meat of one label is `G / (G - 1)` times the sum over
@@ -108,14 +126,15 @@ def clustered(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, 
         own = [codes if codes.dim() == 1 else codes[models] for codes in labels]
         parts.append(_cluster_sums(lanes(source, models), take_family(family, models), link, coef[models], own))
     groups, squares = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-    _judge(groups[:len(columns)].amin(0), rank)
+    _judge(groups[: len(columns)].amin(0), rank)
     scale = groups / torch.where(groups > 1, groups - 1, torch.nan) * signs.to(groups).unsqueeze(-1)
     meat = (scale[..., None, None] * squares).sum(0)
     return ((nobs - 1) / (nobs - rank))[:, None, None] * _sandwich(root, meat)
 
 
-def _cluster_sums(source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
-                  labels: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _cluster_sums(
+    source: Iterable[Rows], family: Family, link: Link, coef: Tensor, labels: list[Tensor]
+) -> tuple[Tensor, Tensor]:
     """(L, B) the clusters with weight of each label, and (L, B, p, p) the sum of their squared score sums."""
     models, p = coef.shape
     sums = [coef.new_zeros(models, int(codes.max()) + 1, p) for codes in labels]
@@ -125,7 +144,7 @@ def _cluster_sums(source: Iterable[Rows], family: Family, link: Link, coef: Tens
         n = values.mu.shape[-1]
         rows = values.score.unsqueeze(-1) * values.x
         for codes, total, seen in zip(labels, sums, present, strict=True):
-            index = codes[..., start:start + n].expand(models, -1)
+            index = codes[..., start : start + n].expand(models, -1)
             if index.shape[-1] != n:
                 raise ValueError(f"clusters has {codes.shape[-1]} labels, fewer than the rows. Give one for each row.")
             total.scatter_add_(1, index.unsqueeze(-1).expand(models, n, p), rows)
@@ -157,9 +176,12 @@ def _judge(groups: Tensor, rank: Tensor) -> None:
     few = groups < rank
     if bool(few.any()):
         least = int(groups[few].min())
-        warnings.warn(f"{least} clusters are fewer than the {int(rank[few].max())} coefficients: the clustered "
-                      f"covariance is singular, and a joint test of more than {least - 1} of them has no value.",
-                      FitWarning, stacklevel=5)
+        warnings.warn(
+            f"{least} clusters are fewer than the {int(rank[few].max())} coefficients: the clustered "
+            f"covariance is singular, and a joint test of more than {least - 1} of them has no value.",
+            FitWarning,
+            stacklevel=5,
+        )
 
 
 def cluster_codes(clusters: Any, batch: torch.Size, device: torch.device) -> list[Tensor]:

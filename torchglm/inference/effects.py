@@ -1,5 +1,7 @@
 """What the coefficients mean: ratios, effects on the mean, predictions at chosen values, contrasts, common scales."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,24 +21,26 @@ if TYPE_CHECKING:
 RATIO_LINKS = ("log", "logit", "cloglog")
 
 
-def coefficients(result: "Result", level: float = 0.95) -> Estimates:
+def coefficients(result: Result, level: float = 0.95) -> Estimates:
     """The coefficients themselves, so that `coefficients(result).exp()` are ratios."""
     found = delta(result, lambda coef: coef, result.names, level)
     return replace(found, value=result.coef, std_err=torch.where(result.coef.isnan(), torch.nan, found.std_err))
 
 
-def ratios(result: "Result", level: float = 0.95) -> Estimates:
+def ratios(result: Result, level: float = 0.95) -> Estimates:
     """(*B, p) `exp(coef)` with limits: ratios of means (log), odds (logit) or hazards (cloglog).
 
     Raises `ValueError` for other links, under which a unit of a column multiplies nothing.
     """
     if result.link.name not in RATIO_LINKS:
-        raise ValueError(f"under the link {result.link.name} exp(coef) is not a ratio. Use marginal_effects(), or one "
-                         f"of the links {', '.join(RATIO_LINKS)}.")
+        raise ValueError(
+            f"under the link {result.link.name} exp(coef) is not a ratio. Use marginal_effects(), or one "
+            f"of the links {', '.join(RATIO_LINKS)}."
+        )
     return coefficients(result, level).exp()
 
 
-def standardized(result: "Result", level: float = 0.95, response: bool = False) -> Estimates:
+def standardized(result: Result, level: float = 0.95, response: bool = False) -> Estimates:
     """(*B, p) coefficients per standard deviation of their column; the intercept and constant columns are 0.
 
     With `response` also divided by the standard deviation of `y` ("beta coefficients"). The deviations are those of
@@ -71,23 +75,29 @@ def _predictor(x: Tensor, offset: Tensor, coef: Tensor) -> Tensor:
     return (coef @ x.mT if x.dim() == 2 else (x @ coef.unsqueeze(-1)).squeeze(-1)) + offset
 
 
-def _average(result: "Result", slices: Iterator[Slice],
-             quantities: Callable[[Slice, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+def _average(
+    result: Result, slices: Iterator[Slice], quantities: Callable[[Slice, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """(B, k) averages of `quantities` (B, k, n) over the rows, and their derivatives (B, k, p)."""
     coef = result._state["coef"]
     total, slope, count = 0.0, 0.0, 0.0  # type: Any, Any, Any
     for part in slices:
+
         def summed(at: Tensor, part: Slice = part) -> Tensor:
-            return torch.where(part.times.unsqueeze(-2) > 0, quantities(part, at), 0.0).mul(
-                part.times.unsqueeze(-2)).sum(-1)
+            return (
+                torch.where(part.times.unsqueeze(-2) > 0, quantities(part, at), 0.0)
+                .mul(part.times.unsqueeze(-2))
+                .sum(-1)
+            )
 
         value, row = jacobian(summed, coef)
         total, slope, count = total + value, slope + row, count + part.times.sum(-1, keepdim=True)
     return total / count, slope / count.unsqueeze(-1)
 
 
-def marginal_effects(result: "Result", variables: "Sequence[str] | None" = None, data: Any = None,
-                     offset: Any = None, level: float = 0.95) -> Estimates:
+def marginal_effects(
+    result: Result, variables: Sequence[str] | None = None, data: Any = None, offset: Any = None, level: float = 0.95
+) -> Estimates:
     """(*B, k) average effects on the mean: of one unit more at the margin, or of a level against the reference.
 
     For a fit on arrays the variables are columns, and the effect of column `j` is the average of
@@ -118,8 +128,9 @@ def marginal_effects(result: "Result", variables: "Sequence[str] | None" = None,
     return estimates(result, value, errors(result, slope), [one.name for one in found], level)
 
 
-def predictions(result: "Result", at: Mapping[str, Any], data: Any = None, offset: Any = None,
-                level: float = 0.95) -> Estimates:
+def predictions(
+    result: Result, at: Mapping[str, Any], data: Any = None, offset: Any = None, level: float = 0.95
+) -> Estimates:
     """(*B, k) average predicted means with variables set to chosen values in every row, all combinations of them.
 
     `at` maps variables (columns of a fit on arrays) to a value or a list of them. The other variables are as in the
@@ -147,13 +158,13 @@ def predictions(result: "Result", at: Mapping[str, Any], data: Any = None, offse
     return replace(found, low=low, high=high)
 
 
-def _column(result: "Result", name: str) -> int:
+def _column(result: Result, name: str) -> int:
     if name not in result.names:
         raise ValueError(f"no column {name!r}. Known: {', '.join(result.names)}.")
     return result.names.index(name)
 
 
-def _held(result: "Result", settings: "Sequence[Mapping[int, float]]" = ()) -> Iterator[Slice]:
+def _held(result: Result, settings: Sequence[Mapping[int, float]] = ()) -> Iterator[Slice]:
     """The rows of the fit, chunk by chunk, with a design for each setting of columns."""
     for rows in (wide(piece) for chunk in result.source for piece in chunk.pieces()):
         designs = []
@@ -168,7 +179,7 @@ def _held(result: "Result", settings: "Sequence[Mapping[int, float]]" = ()) -> I
 # contrasts -------------------------------------------------------------------------------------------------
 
 
-def contrasts(result: "Result", factor: str, level: float = 0.95) -> Estimates:
+def contrasts(result: Result, factor: str, level: float = 0.95) -> Estimates:
     """(*B, k) differences of the linear predictor between all pairs of levels of a factor, `"b - a"`.
 
     `.exp()` of them are ratios under a log or logit link. `factor` is its text in the formula, `"region"` or
@@ -181,18 +192,25 @@ def contrasts(result: "Result", factor: str, level: float = 0.95) -> Estimates:
     if text is None or levels is None:
         known = [] if spec is None else [t for t, one in spec.factors.items() if hasattr(one, "levels")]
         raise ValueError(f"no factor {factor!r} in the fit. Known: {', '.join(known) or 'none'}.")
-    inside = [(name, part) for name, parts in spec.parts for part in parts
-              if any(one == text for one, _ in part.factors)]
+    inside = [
+        (name, part) for name, parts in spec.parts for part in parts if any(one == text for one, _ in part.factors)
+    ]
     if len(inside) != 1 or len(inside[0][1].factors) != 1:
-        raise ValueError(f"{factor!r} is part of an interaction, so its levels differ by different amounts. "
-                         f"Use predictions({{{factor!r}: [...]}}, data=...) at chosen values.")
+        raise ValueError(
+            f"{factor!r} is part of an interaction, so its levels differ by different amounts. "
+            f"Use predictions({{{factor!r}: [...]}}, data=...) at chosen values."
+        )
     name, part = inside[0]
     coding = _coding(spec.factors[text], part.factors[0][1]).to(result._state["coef"])
     columns = spec.terms[name]
     pairs = list(itertools.combinations(range(len(levels)), 2))
     first, second = ([pair[k] for pair in pairs] for k in (0, 1))
-    return delta(result, lambda coef: coef[:, columns] @ (coding[second] - coding[first]).T * part.scale,
-                 [f"{levels[b]} - {levels[a]}" for a, b in pairs], level)
+    return delta(
+        result,
+        lambda coef: coef[:, columns] @ (coding[second] - coding[first]).T * part.scale,
+        [f"{levels[b]} - {levels[a]}" for a, b in pairs],
+        level,
+    )
 
 
 def _coding(factor: Any, reduced: bool) -> Tensor:

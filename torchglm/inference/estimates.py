@@ -1,5 +1,7 @@
 """Quantities estimated beside the coefficients, with the errors the delta method gives them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -33,7 +35,7 @@ class Estimates:
     df: Tensor
     level: float
 
-    def exp(self) -> "Estimates":
+    def exp(self) -> Estimates:
         """The ratios `exp(value)`: limits mapped, `std_err` by the delta method, test of a ratio of 1 unchanged."""
         value = self.value.exp()
         return replace(self, value=value, std_err=value * self.std_err, low=self.low.exp(), high=self.high.exp())
@@ -42,9 +44,18 @@ class Estimates:
         """The numbers as a table, which prints, gives columns and turns into a frame."""
         low, high = (f"{100 * share:.4g} %" for share in (0.5 - self.level / 2, 0.5 + self.level / 2))
         name = "t" if bool(torch.isfinite(self.df).any()) else "z"
-        return Table("Estimates", self.names, {
-            "value": self.value, "std err": self.std_err, low: self.low, high: self.high, name: self.statistic,
-            "p": self.p_value})
+        return Table(
+            "Estimates",
+            self.names,
+            {
+                "value": self.value,
+                "std err": self.std_err,
+                low: self.low,
+                high: self.high,
+                name: self.statistic,
+                "p": self.p_value,
+            },
+        )
 
     def __str__(self) -> str:
         return str(self.table())
@@ -52,7 +63,7 @@ class Estimates:
     __repr__ = __str__
 
 
-def delta(result: "Result", function: Function, names: Sequence[str], level: float = 0.95) -> Estimates:
+def delta(result: Result, function: Function, names: Sequence[str], level: float = 0.95) -> Estimates:
     """The quantities `function(coef)`, with `coef` (B, p) to `(B, k)`, model by model, and their delta method errors.
 
     The derivatives are taken by automatic differentiation, the covariance is the result's own; aliased
@@ -67,13 +78,15 @@ def jacobian(function: Function, coef: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         at = coef.detach().clone().requires_grad_()
         value = function(at)
-        rows = [torch.autograd.grad(value[:, j].sum(), at, retain_graph=True, allow_unused=True)[0]
-                for j in range(value.shape[-1])]
+        rows = [
+            torch.autograd.grad(value[:, j].sum(), at, retain_graph=True, allow_unused=True)[0]
+            for j in range(value.shape[-1])
+        ]
     whole = [torch.zeros_like(coef) if row is None else row for row in rows]
     return value.detach(), torch.stack(whole, -2) if whole else coef.new_zeros(coef.shape[0], 0, coef.shape[1])
 
 
-def errors(result: "Result", slope: Tensor) -> Tensor:
+def errors(result: Result, slope: Tensor) -> Tensor:
     """(B, k) standard errors of quantities with derivatives `slope` (B, k, p).
 
     NaN where one depends on a coefficient without a variance.
@@ -86,13 +99,14 @@ def errors(result: "Result", slope: Tensor) -> Tensor:
     return torch.where(lost, torch.nan, variance.sqrt())
 
 
-def estimates(result: "Result", value: Tensor, error: Tensor, names: Sequence[str], level: float) -> Estimates:
+def estimates(result: Result, value: Tensor, error: Tensor, names: Sequence[str], level: float) -> Estimates:
     """Wald tests and limits of quantities `(B, k)` with standard errors `(B, k)`."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
     if len(names) != value.shape[-1]:
-        raise ValueError(f"the function gives {value.shape[-1]} quantities, names has {len(names)}. "
-                         "Give one name for each.")
+        raise ValueError(
+            f"the function gives {value.shape[-1]} quantities, names has {len(names)}. Give one name for each."
+        )
     value, error = result._out(value), result._out(error)
     half = result.quantile(level).unsqueeze(-1) * error
     statistic = value / error

@@ -1,5 +1,7 @@
 """Fit: what the search left of a model or a batch of them, and how well it does as a whole."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -20,7 +22,7 @@ from torchglm.links import Link
 class Fit:
     """What the search left, and the numbers of the fit as a whole, each `(*B)`."""
 
-    def __init__(self, state: dict[str, Any], source: "Iterable[Rows] | None" = None) -> None:
+    def __init__(self, state: dict[str, Any], source: Iterable[Rows] | None = None) -> None:
         self._state = state
         self._source = source
         self.names: list[str] = state["names"]
@@ -107,8 +109,9 @@ class Fit:
             if self.dispersion_kind != "fixed":
                 return torch.full_like(phi, torch.nan)  # a quasi-likelihood has no likelihood
         elif self.dispersion_kind != "number":
-            phi = dispersion_ml(self.source, self.family, self.link, self._coef,
-                                self._state["deviance"] / self._state["nobs"])
+            phi = dispersion_ml(
+                self.source, self.family, self.link, self._coef, self._state["deviance"] / self._state["nobs"]
+            )
         value = loglik(self.source, self.family, self.link, self._coef, phi)
         return torch.where(self._state["status"] == int(Status.NOT_FINITE), torch.nan, value)
 
@@ -134,8 +137,9 @@ class Fit:
         return -2 * self.loglik + self._parameters * self.nobs.log()
 
     @property
-    def status(self) -> "Status | list[Any]":
+    def status(self) -> Status | list[Any]:
         """How the fit ended: a `Status`, or for a batch a (nested) list of them."""
+
         def named(codes: Any) -> Any:
             return [named(code) for code in codes] if isinstance(codes, list) else Status(codes)
 
@@ -161,13 +165,13 @@ class Fit:
         return self._source
 
     @property
-    def rows(self) -> "Rows | None":
+    def rows(self) -> Rows | None:
         """The rows in memory, or None for a loaded or streamed fit."""
         chunks = self._source
         return chunks[0] if isinstance(chunks, list) and len(chunks) == 1 else None
 
     @property
-    def formula(self) -> "str | None":
+    def formula(self) -> str | None:
         """The formula of the fit, or None."""
         return self.context.get("formula")
 
@@ -177,11 +181,11 @@ class Fit:
         return self.context.get("spec")
 
     @property
-    def groups(self) -> "Sequence[Any] | None":
+    def groups(self) -> Sequence[Any] | None:
         """The labels of the models of a `by=` fit, or None."""
         return self.context.get("groups")
 
     @property
-    def group_names(self) -> "list[str] | None":
+    def group_names(self) -> list[str] | None:
         """The columns of a `by=` fit, or None."""
         return self.context.get("group_names")

@@ -6,6 +6,8 @@ away a row with all its repeats (`freq`); predictions and deviances that leave o
 Source: Pregibon (1981), Logistic regression diagnostics, Ann. Stat. 9; Williams (1987), Appl. Stat. 36.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted 
 MEANS = ("mean", "link")
 
 
-def residuals(result: "Result", kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
+def residuals(result: Result, kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
     """(*B, n) residuals: response, pearson, deviance, working, anscombe, studentized or (randomised) quantile.
 
     With `standardized` the first five are divided by `sqrt(phi (1 - h))`; `seed` is for the quantile residuals.
@@ -45,13 +47,13 @@ def residuals(result: "Result", kind: str = "deviance", standardized: bool = Fal
     return result._out(torch.cat(parts, -1))
 
 
-def leverage(result: "Result") -> Tensor:
+def leverage(result: Result) -> Tensor:
     """(*B, n) the diagonal of the hat matrix."""
     root = result._state["root"]
     return result._out(torch.cat([rowwise.leverage(values, root) for values in result._values()], -1))
 
 
-def cooks_distance(result: "Result") -> Tensor:
+def cooks_distance(result: Result) -> Tensor:
     """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`."""
     parts = []
     scale = (result._state["dispersion"] * result._state["rank"]).unsqueeze(-1)
@@ -62,7 +64,7 @@ def cooks_distance(result: "Result") -> Tensor:
     return result._out(torch.cat(parts, -1))
 
 
-def dfbetas(result: "Result", scaled: bool = True) -> Tensor:
+def dfbetas(result: Result, scaled: bool = True) -> Tensor:
     """(*B, n, p) how far each coefficient moves when the row is taken in, in its standard errors without the row.
 
     `scaled=False` leaves the differences in the units of the coefficients. NaN for a row of leverage one and for
@@ -79,7 +81,7 @@ def dfbetas(result: "Result", scaled: bool = True) -> Tensor:
     return result._out(torch.cat(parts, -2))
 
 
-def dffits(result: "Result") -> Tensor:
+def dffits(result: Result) -> Tensor:
     """(*B, n) how far the row's own linear predictor moves when it is taken in, in standard errors without it.
 
     `pearson sqrt(h) / (1 - h) / sqrt(phi without the row)`.
@@ -92,7 +94,7 @@ def dffits(result: "Result") -> Tensor:
     return result._out(torch.cat(parts, -1))
 
 
-def studentized(result: "Result") -> Tensor:
+def studentized(result: Result) -> Tensor:
     """(*B, n) deletion residuals, `sign(y - mu) sqrt((d^2 + h p^2 / (1 - h)) / phi without the row)`.
 
     `d` and `p` are the deviance and the Pearson residual. For least squares the externally studentised residual,
@@ -107,7 +109,7 @@ def studentized(result: "Result") -> Tensor:
     return result._out(torch.cat(parts, -1))
 
 
-def loo_predict(result: "Result", kind: str = "mean") -> Tensor:
+def loo_predict(result: Result, kind: str = "mean") -> Tensor:
     """(*B, n) the mean (or the linear predictor, `kind="link"`) of each row by the fit without it.
 
     NaN for a row of leverage one and where the step leaves the range of the link. Raises `ValueError` for an
@@ -119,7 +121,7 @@ def loo_predict(result: "Result", kind: str = "mean") -> Tensor:
     return result._out(torch.cat(parts, -1))
 
 
-def cv_deviance(result: "Result") -> Tensor:
+def cv_deviance(result: Result) -> Tensor:
     """(*B) the deviance of every row at the mean predicted without it: leave-one-out cross-validation.
 
     For least squares the prediction sum of squares (PRESS). NaN where a row of leverage one has no prediction.
@@ -132,14 +134,14 @@ def cv_deviance(result: "Result") -> Tensor:
     return result._out(total)
 
 
-def _deleted(result: "Result") -> Iterator[tuple[RowValues, Tensor]]:
+def _deleted(result: Result) -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and what `1 - h` leaves of each row: NaN where nothing is left."""
     for values in result._values():
         left = 1 - rowwise.leverage(values, result._state["root"])
         yield values, torch.where(left > EXACT, left, torch.nan)
 
 
-def _left_out(result: "Result") -> Iterator[tuple[RowValues, Tensor]]:
+def _left_out(result: Result) -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and the linear predictor of each row by the fit without one repeat of it."""
     for values in result._values():
         spread = quadratic(values.rows, result._state["root"])  # x' H^-1 x
@@ -150,7 +152,7 @@ def _left_out(result: "Result") -> Iterator[tuple[RowValues, Tensor]]:
         yield values, torch.where(inside, eta, torch.nan)
 
 
-def _deletion_dispersion(result: "Result", values: RowValues, left: Tensor) -> Tensor:
+def _deletion_dispersion(result: Result, values: RowValues, left: Tensor) -> Tensor:
     """(B, n) the dispersion that is estimated without the row; 1, or the number given, where it is not estimated.
 
     `(T - r^2 / (1 - h)) / (df - 1)`, with Pearson's statistic and residual, or the deviance and its residual

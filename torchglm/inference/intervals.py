@@ -7,6 +7,8 @@ is the classical interval by Student's t; a shape parameter (alpha, power) count
 Source: Bjornstad (1990), Predictive likelihood: a review, Stat. Sci. 5; Barndorff-Nielsen & Cox (1996), Bernoulli 2.
 """
 
+from __future__ import annotations
+
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +36,16 @@ Nodes = tuple[Tensor, Tensor]  # where, and with which weights
 
 
 @torch.no_grad()
-def predict_interval(result: "Result", x: Any, offset: Any = None, kind: str = "mean", level: float = 0.95,
-                     weights: Any = None, trials: Any = None, unseen: "str | None" = None) -> Tensor:
+def predict_interval(
+    result: Result,
+    x: Any,
+    offset: Any = None,
+    kind: str = "mean",
+    level: float = 0.95,
+    weights: Any = None,
+    trials: Any = None,
+    unseen: str | None = None,
+) -> Tensor:
     """(*B, m, 2) limits for new rows `x` (m, columns): of the mean, the linear predictor or a new response.
 
     `mean`: the limits on the link scale, `eta -/+ q se` with the t or z quantile of the fit, mapped back; where one
@@ -81,13 +91,15 @@ def _divisor(weights: Any, trials: Any, like: Tensor) -> Tensor:
             continue
         given = inputs.tensor(value, name, like.device).to(like.dtype)
         if given.numel() != 1 and given.shape not in (like.shape, like.shape[-1:]) or not bool((given > 0).all()):
-            raise ValueError(f"{name} for new rows must be > 0, one number or one for each of the {like.shape[-1]} "
-                             f"rows; got shape {tuple(given.shape)}.")
+            raise ValueError(
+                f"{name} for new rows must be > 0, one number or one for each of the {like.shape[-1]} "
+                f"rows; got shape {tuple(given.shape)}."
+            )
         total = total * given
     return total
 
 
-def _response(result: "Result", eta: Tensor, error: Tensor, level: float, divisor: Tensor) -> Tensor:
+def _response(result: Result, eta: Tensor, error: Tensor, level: float, divisor: Tensor) -> Tensor:
     refuse_quasi(result, "prediction intervals")
     m = eta.shape[-1]
     flat = [value.reshape(-1, m) for value in (eta, error, divisor)]
@@ -95,12 +107,12 @@ def _response(result: "Result", eta: Tensor, error: Tensor, level: float, diviso
     step = max(1, CELLS // (len(predictors[0]) * len(dispersions[0]) * flat[0].shape[0]))
     parts = []
     for start in range(0, m, step):
-        law = Mixture.of(result, predictors, dispersions, *(value[:, start:start + step] for value in flat))
+        law = Mixture.of(result, predictors, dispersions, *(value[:, start : start + step] for value in flat))
         parts.append(torch.stack([law.quantile(0.5 - level / 2, True), law.quantile(0.5 - level / 2, False)], -1))
     return torch.cat(parts, -2).reshape(*eta.shape, 2)
 
 
-def _predictor_nodes(result: "Result", eta: Tensor, error: Tensor, divisor: Tensor) -> Nodes:
+def _predictor_nodes(result: Result, eta: Tensor, error: Tensor, divisor: Tensor) -> Nodes:
     """Nodes for the linear predictor: few where the noise of a response hides its error, even steps where not.
 
     With `r` the largest ratio of the two, even steps of `0.9 / sqrt(1 + r^2)` are right to 1e-8.
@@ -113,13 +125,13 @@ def _predictor_nodes(result: "Result", eta: Tensor, error: Tensor, divisor: Tens
     return z, torch.softmax(-z.square() / 2, 0)
 
 
-def _ratio(result: "Result", eta: Tensor, error: Tensor, divisor: Tensor) -> Tensor:
+def _ratio(result: Result, eta: Tensor, error: Tensor, divisor: Tensor) -> Tensor:
     """(B, m) the standard error of a mean beside the standard deviation of a response."""
     noise = (result.dispersion.reshape(-1, 1) / divisor * result.family.variance(result.link(eta))).sqrt()
     return (error * result.link.inverse_deriv(eta).abs() / noise).nan_to_num(0.0, 0.0, 0.0)
 
 
-def _dispersion_nodes(result: "Result") -> Nodes:
+def _dispersion_nodes(result: Result) -> Nodes:
     """Nodes for the normal score of the dispersion; the one node 0 where it is known."""
     if result.statistic_name == "z":
         return _hermite(1, result.dispersion)
@@ -148,8 +160,9 @@ class Mixture(Distribution):
         super().__init__(torch.Size((log_weight.shape[0], log_weight.shape[-1])), validate_args=False)
 
     @classmethod
-    def of(cls, result: "Result", predictors: Nodes, dispersions: Nodes, eta: Tensor, error: Tensor,
-           divisor: Tensor) -> "Mixture":
+    def of(
+        cls, result: Result, predictors: Nodes, dispersions: Nodes, eta: Tensor, error: Tensor, divisor: Tensor
+    ) -> Mixture:
         """The law of responses with linear predictors `eta`, their errors and prior weights, all (B, m)."""
         phi, freedom = result.dispersion.reshape(-1, 1), result.df_resid.reshape(-1, 1)
         (z, share), (at, other) = predictors, dispersions
@@ -170,8 +183,11 @@ class Mixture(Distribution):
         law = result.family.distribution(mu.reshape(flat), scale.expand(mu.shape).reshape(flat))
         log_weight = log_weight.reshape(mu.shape[0], -1, mu.shape[-1])
         wider = phi / divisor * (1 + _ratio(result, eta, error, divisor).square())
-        return cls(law, log_weight - log_weight.logsumexp(1, keepdim=True),
-                   result.family.distribution(centre, wider if result.family.has_dispersion else phi / divisor))
+        return cls(
+            law,
+            log_weight - log_weight.logsumexp(1, keepdim=True),
+            result.family.distribution(centre, wider if result.family.has_dispersion else phi / divisor),
+        )
 
     def _over_nodes(self, value: Tensor) -> Tensor:
         return value.reshape(self.log_weight.shape)
@@ -205,6 +221,7 @@ class Mixture(Distribution):
         The unknown is `z`, the value being the quantile of the plain law at the normal tail `z`, so that the support
         is kept and the function is nearly the identity.
         """
+
         def value_at(z: Tensor) -> Tensor:
             log_tail, rest = torch.special.log_ndtr(z), torch.special.log_ndtr(-z)
             return quantile(self.plain, log_tail, rest) if lower else quantile(self.plain, rest, log_tail)
@@ -229,7 +246,8 @@ class Mixture(Distribution):
         """(B, m) True where the quantile is an atom at zero, the end of the support."""
         nothing = torch.zeros_like(self.log_weight[:, 0])
         if not bool((log_tails(self.plain, nothing)[0] > -torch.inf).any()) or bool(
-                (log_tails(self.plain, nothing - 1.0)[0] > -torch.inf).any()):
+            (log_tails(self.plain, nothing - 1.0)[0] > -torch.inf).any()
+        ):
             return nothing.bool()
         score = self._score(nothing, lower)
         return score >= target if lower else score <= target

@@ -1,5 +1,7 @@
 """The likelihood as another system reports it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +42,7 @@ class Likelihood:
         return {name: getattr(self, name).tolist() for name in ("loglik", "df", "aic", "bic")}
 
 
-def like(result: "Result", system: str) -> Likelihood:
+def like(result: Result, system: str) -> Likelihood:
     """The log-likelihood, df, AIC and BIC of a fit as R's `logLik`, `AIC` and `BIC` give them.
 
     Where R differs: Gamma and inverse Gaussian take `phi = D / sum w` in place of the maximum likelihood one, and
@@ -59,7 +61,7 @@ def like(result: "Result", system: str) -> Likelihood:
     return Likelihood(torch.where(torch.tensor(known, device=loglik.device), loglik, torch.nan), df, nobs)
 
 
-def _at_mean_deviance(result: "Result", dispersed: bool) -> tuple[Tensor, Tensor]:
+def _at_mean_deviance(result: Result, dispersed: bool) -> tuple[Tensor, Tensor]:
     """(*B) R's log-likelihood and number of rows."""
     state, family = result._state, result.family
     fitted = Fitted(result.source, result.link, state["coef"])

@@ -1,5 +1,7 @@
 """Tables with a variable moved, as designs: how an effect goes through every term of a formula."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,7 +34,7 @@ class Change(NamedTuple):
     divisor: float
 
 
-def changes(result: "Result", variables: "Sequence[str] | None", data: Any, offset: Any) -> tuple[Slice, list[Change]]:
+def changes(result: Result, variables: Sequence[str] | None, data: Any, offset: Any) -> tuple[Slice, list[Change]]:
     """The designs of a table with each variable moved, and which pairs of them are effects.
 
     A numeric variable is moved a little to either side, a category to each of its levels. Raises `ValueError` for
@@ -47,8 +49,9 @@ def changes(result: "Result", variables: "Sequence[str] | None", data: Any, offs
         start = len(designs)
         if levels is not None:
             designs += [_moved(result, columns, {name: level}) for level in levels]
-            found += [Change(f"{name}: {level} - {levels[0]}", start + j, start, 1.0)
-                      for j, level in enumerate(levels) if j]
+            found += [
+                Change(f"{name}: {level} - {levels[0]}", start + j, start, 1.0) for j, level in enumerate(levels) if j
+            ]
             continue
         values = columns[name].astype(np.float64)
         step = STEP * (float(values.std()) or max(1.0, float(np.abs(values).max(initial=1.0))))
@@ -57,7 +60,7 @@ def changes(result: "Result", variables: "Sequence[str] | None", data: Any, offs
     return _slice(result, designs, columns, data, offset), found
 
 
-def settle(result: "Result", settings: Sequence[Mapping[str, Any]], data: Any, offset: Any) -> Slice:
+def settle(result: Result, settings: Sequence[Mapping[str, Any]], data: Any, offset: Any) -> Slice:
     """The designs of a table with variables set to chosen values, one for each setting."""
     columns = _columns(result, data)
     for name in settings[0]:
@@ -65,7 +68,7 @@ def settle(result: "Result", settings: Sequence[Mapping[str, Any]], data: Any, o
     return _slice(result, [_moved(result, columns, one) for one in settings], columns, data, offset)
 
 
-def _columns(result: "Result", data: Any) -> dict[str, Any]:
+def _columns(result: Result, data: Any) -> dict[str, Any]:
     """The columns of the table that the design reads."""
     from torchglm import data as tables
     from torchglm.data.tables import column_values
@@ -79,7 +82,7 @@ def _columns(result: "Result", data: Any) -> dict[str, Any]:
     return {name: column_values(table.column(name)) for name in result.spec.columns}
 
 
-def _levels(result: "Result", name: str) -> "list[Any] | None":
+def _levels(result: Result, name: str) -> list[Any] | None:
     """The levels of a variable that is a category, else None; `ValueError` where no term reads it."""
     spec = result.spec
     if name not in spec.columns:
@@ -92,11 +95,13 @@ def _levels(result: "Result", name: str) -> "list[Any] | None":
     return None
 
 
-def _moved(result: "Result", columns: Mapping[str, Any], values: Mapping[str, Any]) -> Tensor:
+def _moved(result: Result, columns: Mapping[str, Any], values: Mapping[str, Any]) -> Tensor:
     """The design of the table with these columns replaced, by a value for all rows or one for each."""
     count = len(next(iter(columns.values())))
-    new = {name: value if isinstance(value, np.ndarray) else np.full(count, value, dtype=_dtype(value))
-           for name, value in values.items()}
+    new = {
+        name: value if isinstance(value, np.ndarray) else np.full(count, value, dtype=_dtype(value))
+        for name, value in values.items()
+    }
     return result.spec.transform({**columns, **new}).to(result._state["coef"])
 
 
@@ -105,7 +110,7 @@ def _dtype(value: Any) -> Any:
     return None if isinstance(value, (bool, int, float)) else object
 
 
-def _slice(result: "Result", designs: list[Tensor], columns: Mapping[str, Any], data: Any, offset: Any) -> Slice:
+def _slice(result: Result, designs: list[Tensor], columns: Mapping[str, Any], data: Any, offset: Any) -> Slice:
     from torchglm.inference.predict import _offset
 
     coef = result._state["coef"]

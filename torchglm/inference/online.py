@@ -1,10 +1,12 @@
 """Renewable estimation: a GLM learned from a stream, one minibatch at a time, with no row kept.
 
-    model = Renewable("poisson", "log", columns=3)
-    for x, y in stream:
-        model.update(x, y)
-    model.coef, model.std_err
+model = Renewable("poisson", "log", columns=3)
+for x, y in stream:
+    model.update(x, y)
+model.coef, model.std_err
 """
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -55,8 +57,14 @@ class Renewable:
     Source: Luo & Song (2020), J. R. Statist. Soc. B 82, 69-97.
     """
 
-    def __init__(self, family: "str | Family", link: "str | Link | None", columns: int, intercept: bool = True,
-                 forgetting: float = 1.0) -> None:
+    def __init__(
+        self,
+        family: str | Family,
+        link: str | Link | None,
+        columns: int,
+        intercept: bool = True,
+        forgetting: float = 1.0,
+    ) -> None:
         self.family = families.get(family)
         self.link = self.family.default_link if link is None else links.get(link)
         if isinstance(columns, bool) or not isinstance(columns, int):
@@ -64,8 +72,10 @@ class Renewable:
         if columns < 0 or columns + intercept < 1:
             raise ValueError(f"columns must be at least {1 - intercept}, got {columns}.")
         if self.family.estimates_shape:
-            raise ValueError(f"the shape of the {self.family.name} family is to be estimated, and a stream cannot be "
-                             "read again for that. Give its value.")
+            raise ValueError(
+                f"the shape of the {self.family.name} family is to be estimated, and a stream cannot be "
+                "read again for that. Give its value."
+            )
         self.columns, self.intercept = columns, intercept
         self.forgetting = forgetting
         self._summary: Summary | None = None
@@ -124,8 +134,17 @@ class Renewable:
         return self.covariance.diagonal().sqrt()
 
     @torch.no_grad()
-    def update(self, x: Any, y: Any = None, weight: Any = None, offset: Any = None, trials: Any = None,
-               event: Any = None, exposure: Any = None, freq: Any = None) -> "Renewable":
+    def update(
+        self,
+        x: Any,
+        y: Any = None,
+        weight: Any = None,
+        offset: Any = None,
+        trials: Any = None,
+        event: Any = None,
+        exposure: Any = None,
+        freq: Any = None,
+    ) -> Renewable:
         """Learn from one more minibatch: `x` (n, columns), the others `(n,)`, as in `torchglm.fit`.
 
         `weight` are prior weights, `freq` repeats; `event` is 1 for a time seen and 0 for a censored one, `exposure` an
@@ -137,12 +156,17 @@ class Renewable:
         """
         from torchglm.inputs import minibatch, unpacked
 
-        x, y, per_row = unpacked(x, y, {"weight": weight, "offset": offset, "trials": trials, "event": event,
-                                        "exposure": exposure, "freq": freq})
+        x, y, per_row = unpacked(
+            x,
+            y,
+            {"weight": weight, "offset": offset, "trials": trials, "event": event, "exposure": exposure, "freq": freq},
+        )
         rows = minibatch(x, y, self.family, self.link, self.intercept, **per_row)
         if rows.x.shape[-1] != self.columns:
-            raise ValueError(f"x has {rows.x.shape[-1]} columns, this stream {self.columns}. Pass the same columns in "
-                             "every minibatch.")
+            raise ValueError(
+                f"x has {rows.x.shape[-1]} columns, this stream {self.columns}. Pass the same columns in "
+                "every minibatch."
+            )
         used = rows.weight[0] > 0
         if not bool(used.any()):
             return self
@@ -170,10 +194,13 @@ class Renewable:
         shapes = Summary.shapes(p)
         given = {name: tuple(value.shape) for name, value in state.items()}
         if given and given != shapes:
-            raise ValueError(f"the state holds {given}, a stream of {p} coefficients {shapes}. Load it into a "
-                             "Renewable of the same columns and intercept.")
-        self._summary = Summary(**{name: value.to(torch.float64, copy=True) for name, value in state.items()}
-                                ) if given else None
+            raise ValueError(
+                f"the state holds {given}, a stream of {p} coefficients {shapes}. Load it into a "
+                "Renewable of the same columns and intercept."
+            )
+        self._summary = (
+            Summary(**{name: value.to(torch.float64, copy=True) for name, value in state.items()}) if given else None
+        )
 
     def __repr__(self) -> str:
         return f"Renewable({self.family.name}, {self.link.name}, columns={self.columns}, nobs={self.nobs})"
@@ -182,8 +209,9 @@ class Renewable:
 
     def _moments(self, rows: Rows, coef: Tensor, observed: bool, report: bool = False) -> Moments:
         at = coef.unsqueeze(0)
-        point = Point(at, observed and not self.family.is_canonical(self.link), before=at if report else None,
-                      census=True)
+        point = Point(
+            at, observed and not self.family.is_canonical(self.link), before=at if report else None, census=True
+        )
         return fold([rows], point, self.family, self.link, 1, rows.columns, rows.y.device)
 
     def _first(self, rows: Rows) -> Tensor:
@@ -192,8 +220,10 @@ class Renewable:
         status = Status(int(found.status[0]))
         if status != Status.CONVERGED or not bool(found.keep.all()):
             why = str(status.explanation) if status != Status.CONVERGED else "Columns depend on each other in it."
-            raise ValueError(f"the first minibatch ({rows.y.shape[-1]} rows for {rows.columns} coefficients) has no "
-                             f"regular maximum. {why} Join it with later ones.")
+            raise ValueError(
+                f"the first minibatch ({rows.y.shape[-1]} rows for {rows.columns} coefficients) has no "
+                f"regular maximum. {why} Join it with later ones."
+            )
         return found.coef[0]
 
     def _renewed(self, rows: Rows, old: Summary) -> Tensor:
@@ -213,13 +243,17 @@ class Renewable:
                 if length < SHORTEST:
                     if bool(decrement <= ROUNDING * size):
                         return coef
-                    raise ValueError("no step raises the likelihood of this minibatch given what was learned before. "
-                                     "Look for rows of another kind in it, or scale the columns.")
+                    raise ValueError(
+                        "no step raises the likelihood of this minibatch given what was learned before. "
+                        "Look for rows of another kind in it, or scale the columns."
+                    )
             if length == 1.0 and bool(decrement <= TOL * size):
                 return trial
             coef, here, value = trial, there, new
-        raise ValueError(f"{MAX_STEPS} Newton steps did not reach the maximum of this minibatch. Scale the columns, or "
-                         "check that link and family suit the response.")
+        raise ValueError(
+            f"{MAX_STEPS} Newton steps did not reach the maximum of this minibatch. Scale the columns, or "
+            "check that link and family suit the response."
+        )
 
     def _start(self, rows: Rows, old: Summary) -> tuple[Moments, Tensor]:
         """The old coefficients, or near them some that give every row of the minibatch a valid mean."""
@@ -228,12 +262,15 @@ class Renewable:
             return here, old.coef
         level = here.response / here.weight
         size = room(level, self.family, self.link, ends)
-        coef = feasible([rows], old.coef.unsqueeze(0), torch.ones_like(old.coef, dtype=torch.bool).unsqueeze(0), ends,
-                        size)[0]
+        coef = feasible(
+            [rows], old.coef.unsqueeze(0), torch.ones_like(old.coef, dtype=torch.bool).unsqueeze(0), ends, size
+        )[0]
         here = self._moments(rows, coef, True)
         if not bool(here.valid.all()):
-            raise ValueError("no coefficients near those learned before give every row of this minibatch a mean in "
-                             f"the range of the {self.family.name} family. A log link has no such edge.")
+            raise ValueError(
+                "no coefficients near those learned before give every row of this minibatch a mean in "
+                f"the range of the {self.family.name} family. A log link has no such edge."
+            )
         return here, coef
 
     def _direction(self, rows: Rows, here: Moments, coef: Tensor, old: Summary) -> tuple[Tensor, Tensor]:
@@ -245,7 +282,7 @@ class Renewable:
         delta = inverse.solve(score)
         return delta[0], (score * delta).sum()
 
-    def _gained(self, rows: Rows, old: "Summary | None", coef: Tensor, censored: bool) -> Summary:
+    def _gained(self, rows: Rows, old: Summary | None, coef: Tensor, censored: bool) -> Summary:
         """The summary with a minibatch added at its coefficients, the observed information throughout if `censored`."""
         last = self._moments(rows, coef, False, report=True)
         expected, count = last.gram[0], last.count[0]
@@ -257,8 +294,14 @@ class Renewable:
             observed = expected
         censored = censored and bool(inverted(old.information + observed).positive.all())
         gain = observed if censored else expected
-        new = replace(old, curvature=old.curvature + observed, information=old.information + gain,
-                      spread=old.spread + gain, count=old.count + count, nobs=old.nobs + count)
+        new = replace(
+            old,
+            curvature=old.curvature + observed,
+            information=old.information + gain,
+            spread=old.spread + gain,
+            count=old.count + count,
+            nobs=old.nobs + count,
+        )
         if self.family.has_dispersion:
             new = replace(new, pearson=old.pearson + last.pearson[0])
             slope, bow = pearson_slopes(rows, new, self.family, self.link)

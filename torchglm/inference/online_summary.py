@@ -1,5 +1,7 @@
 """What a stream leaves behind: sums over all rows seen, and how they move as the coefficients do."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -42,23 +44,22 @@ class Summary:
     @staticmethod
     def shapes(p: int) -> dict[str, tuple[int, ...]]:
         """The shape of every field for `p` coefficients."""
-        orders = {"coef": 1, "pearson_slope": 1, "curvature": 2, "information": 2, "spread": 2,
-                  "pearson_curvature": 2}
+        orders = {"coef": 1, "pearson_slope": 1, "curvature": 2, "information": 2, "spread": 2, "pearson_curvature": 2}
         cube = (p,) * 3 if p <= MOST else (0,) * 3
         return {f.name: cube if f.name.endswith("bend") else (p,) * orders.get(f.name, 0) for f in fields(Summary)}
 
     @classmethod
-    def of_nothing(cls, coef: Tensor) -> "Summary":
+    def of_nothing(cls, coef: Tensor) -> Summary:
         """The sums over no rows."""
         none = {name: coef.new_zeros(shape) for name, shape in cls.shapes(coef.shape[-1]).items()}
         return cls(**{**none, "coef": coef})
 
-    def faded(self, forgetting: float) -> "Summary":
+    def faded(self, forgetting: float) -> Summary:
         """The same rows an update later."""
         powers = {"coef": 0, "nobs": 0, "spread": 2, "spread_bend": 2}
-        return Summary(**{f.name: getattr(self, f.name) * forgetting**powers.get(f.name, 1) for f in fields(self)})
+        return Summary(**{f.name: getattr(self, f.name) * forgetting ** powers.get(f.name, 1) for f in fields(self)})
 
-    def moved(self, coef: Tensor) -> "Summary":
+    def moved(self, coef: Tensor) -> Summary:
         """The same rows at other coefficients: Pearson's sum by its quadratic model, the information by its linear.
 
         What the models would take away beyond half of a sum, or add to the information beyond that, they do not.
@@ -66,12 +67,16 @@ class Summary:
         step = coef - self.coef
         turn = self.pearson_curvature @ step
         pearson = self.pearson + self.pearson_slope @ step + step @ turn / 2
-        new = replace(self, coef=coef, pearson=pearson.maximum(TRUSTED * self.pearson),
-                      pearson_slope=self.pearson_slope + turn)
+        new = replace(
+            self, coef=coef, pearson=pearson.maximum(TRUSTED * self.pearson), pearson_slope=self.pearson_slope + turn
+        )
         if not bool((self.bend != 0).any()):
             return new
-        return replace(new, information=_changed(self.information, self.bend @ step),
-                       spread=_changed(self.spread, self.spread_bend @ step))
+        return replace(
+            new,
+            information=_changed(self.information, self.bend @ step),
+            spread=_changed(self.spread, self.spread_bend @ step),
+        )
 
     def inverse(self) -> Tensor:
         """(p, p) the inverse of the information."""

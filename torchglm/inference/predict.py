@@ -1,5 +1,7 @@
 """Predictions for new rows, with the delta method's standard errors."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
 KINDS = ("mean", "link")
 
 
-def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
-            se: bool = False, unseen: "str | None" = None) -> "Tensor | tuple[Tensor, Tensor]":
+def predict(
+    result: Result, x: Any, offset: Any = None, kind: str = "mean", se: bool = False, unseen: str | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
 
     `x` has the columns of the fit without its intercept, or is a data frame (or a `Design`) for a formula fit. `unseen`
@@ -41,7 +44,7 @@ def predict(result: "Result", x: Any, offset: Any = None, kind: str = "mean",
     return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
 
 
-def _variance(result: "Result", design: Tensor, indexed: "Indexed | None") -> Tensor:
+def _variance(result: Result, design: Tensor, indexed: Indexed | None) -> Tensor:
     """The variances of linear predictors, without the covariance of all pairs of levels where there are very many."""
     root = result._state["root"]
     if indexed is not None and arrow.is_arrow(root) and result.covariance_is_root:
@@ -53,7 +56,7 @@ def _variance(result: "Result", design: Tensor, indexed: "Indexed | None") -> Te
     return indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:]))
 
 
-def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None) -> "tuple[Tensor, Indexed | None]":
+def _design(result: Result, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:
     """The columns of new rows, with the index columns beside them where factors have many levels."""
     if result.spec is not None and not isinstance(x, Tensor):
         from torchglm.data import Design
@@ -67,18 +70,24 @@ def _design(result: "Result", x: Any, coef: Tensor, unseen: "str | None" = None)
     added = result.names[:1] == ["(Intercept)"]
     columns = len(result.names) - int(added)
     if design.dim() < 2 or design.shape[-1] != columns:
-        raise ValueError(f"x has shape {tuple(design.shape)}; new rows need the fit's {columns} columns"
-                         + (" (without the intercept)." if added else "."))
+        raise ValueError(
+            f"x has shape {tuple(design.shape)}; new rows need the fit's {columns} columns"
+            + (" (without the intercept)." if added else ".")
+        )
     inputs.finite(design, "x")
     return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None
 
 
-def _offset(result: "Result", offset: Any, eta: Tensor, x: Any) -> "Tensor | float":
+def _offset(result: Result, offset: Any, eta: Tensor, x: Any) -> Tensor | float:
     from torchglm import inputs
 
     columns = result.context.get("columns") or {}
-    if offset is None and result.spec is not None and not isinstance(x, Tensor) and (
-            "offset" in columns or "exposure" in columns):
+    if (
+        offset is None
+        and result.spec is not None
+        and not isinstance(x, Tensor)
+        and ("offset" in columns or "exposure" in columns)
+    ):
         from torchglm import data as tables
 
         table = tables.as_table(x)
@@ -90,13 +99,16 @@ def _offset(result: "Result", offset: Any, eta: Tensor, x: Any) -> "Tensor | flo
         return total
     if offset is None:
         if result.context.get("offset"):
-            raise ValueError("the model was fitted with an offset (or exposure), and none is given for the new rows. "
-                             "Pass offset= (0 for a unit of exposure).")
+            raise ValueError(
+                "the model was fitted with an offset (or exposure), and none is given for the new rows. "
+                "Pass offset= (0 for a unit of exposure)."
+            )
         return 0.0
     value = torch.as_tensor(offset) if isinstance(offset, (int, float)) else inputs.tensor(offset, "offset")
     value = value.to(eta)
     inputs.finite(value.reshape(-1), "offset")
     if value.dim() == 0 or value.shape in (eta.shape, eta.shape[-1:]):
         return value
-    raise ValueError(f"offset has shape {tuple(value.shape)}, the predictions {tuple(eta.shape)}. "
-                     "Pass one offset for each row.")
+    raise ValueError(
+        f"offset has shape {tuple(value.shape)}, the predictions {tuple(eta.shape)}. Pass one offset for each row."
+    )

@@ -1,5 +1,7 @@
 """Randomised quantile residuals: standard normal under the model, for every family with a distribution function."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +20,7 @@ Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision
 
 
 @torch.no_grad()
-def quantile_residuals(result: "Result", seed: int = 0) -> Tensor:
+def quantile_residuals(result: Result, seed: int = 0) -> Tensor:
     """(*B, n) `Phi^-1(u)`, `u = F(y)`, or uniform on `(F(y-), F(y)]` where the law of `y` has an atom.
 
     The uniform numbers depend on `seed` and on the row alone: a model of a batch, or a chunk of a stream, has the
@@ -36,11 +38,13 @@ def quantile_residuals(result: "Result", seed: int = 0) -> Tensor:
     return result._out(torch.cat(parts, -1))
 
 
-def refuse_quasi(result: "Result", what: str) -> None:
+def refuse_quasi(result: Result, what: str) -> None:
     """Raise `ValueError` where the fit is a quasi-likelihood and `what` needs a law."""
     if not result.family.has_dispersion and result.dispersion_kind != "fixed":
-        raise ValueError(f"{what} need a distribution; a quasi-likelihood ({result.family.name}, dispersion="
-                         f"{result.dispersion_kind!r}) has none. Fit without dispersion=, or another family.")
+        raise ValueError(
+            f"{what} need a distribution; a quasi-likelihood ({result.family.name}, dispersion="
+            f"{result.dispersion_kind!r}) has none. Fit without dispersion=, or another family."
+        )
 
 
 def _scores(values: RowValues, family: Family, phi: Tensor, uniform: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Result: what a fit says, for one model or for a batch of them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -43,7 +45,7 @@ class Result(Fit):
             raise TypeError("this is one model, not a batch; it has no length.")
         return self._batch[0]
 
-    def __getitem__(self, model: int) -> "Result":
+    def __getitem__(self, model: int) -> Result:
         """One model of a batch (of a flat batch the model, of a deeper one the slice)."""
         if not self._batch:
             raise TypeError("this is one model, not a batch; it has no members.")
@@ -124,7 +126,7 @@ class Result(Fit):
             return special.normal_icdf(tail)
         return special.student_t_icdf(tail, self.df_resid)
 
-    def covariance(self, kind: "str | None" = None, clusters: Any = None) -> Tensor:
+    def covariance(self, kind: str | None = None, clusters: Any = None) -> Tensor:
         """(*B, p, p) the covariance of the coefficients; NaN for aliased columns.
 
         `model`: dispersion times the inverse expected information; `observed`: with the observed information;
@@ -133,7 +135,7 @@ class Result(Fit):
         """
         return self._out(self._covariance(kind, clusters))
 
-    def _covariance(self, kind: "str | None" = None, clusters: Any = None) -> Tensor:
+    def _covariance(self, kind: str | None = None, clusters: Any = None) -> Tensor:
         if kind is None and "covariance" in self._state:
             return self._state["covariance"]
         return sandwich.covariance(self, kind or "model", clusters)
@@ -143,7 +145,7 @@ class Result(Fit):
         """The covariance behind `std_err`: `"model"`, or the one `robust` was asked for."""
         return self._state.get("covariance_kind", "model")
 
-    def robust(self, kind: str = "HC3", clusters: Any = None) -> "Result":
+    def robust(self, kind: str = "HC3", clusters: Any = None) -> Result:
         """The same fit whose standard errors, statistics, intervals and Wald tests use another covariance.
 
         `kind` as in `covariance`; `clusters` (for `"cluster"`) holds a label for each row, `(n,)` or `(*B, n)`, or
@@ -163,7 +165,7 @@ class Result(Fit):
 
         return wald(self, hypothesis, value)
 
-    def lr_test(self, small: "Result") -> Outcome:
+    def lr_test(self, small: Result) -> Outcome:
         """The likelihood ratio test of a smaller fit against this one, see `nested.lrt`."""
         from torchglm.inference.hypotheses.nested import lrt
 
@@ -175,13 +177,13 @@ class Result(Fit):
 
         return score_test(self, added)
 
-    def anova(self, type: "int | str" = 1, terms: "Mapping[str, Sequence[int | str]] | None" = None) -> Table:
+    def anova(self, type: int | str = 1, terms: Mapping[str, Sequence[int | str]] | None = None) -> Table:
         """The analysis of deviance by term: sequential, or of type 2 or 3; see `terms.anova`."""
         from torchglm.inference.hypotheses.terms import anova
 
         return anova(self, type, terms)
 
-    def drop1(self, terms: "Mapping[str, Sequence[int | str]] | None" = None) -> Table:
+    def drop1(self, terms: Mapping[str, Sequence[int | str]] | None = None) -> Table:
         """What dropping each term costs, see `terms.drop1`."""
         from torchglm.inference.hypotheses.terms import drop1
 
@@ -193,7 +195,7 @@ class Result(Fit):
 
         return shape_parameters(self, level)
 
-    def like(self, system: str = "R") -> "Likelihood":
+    def like(self, system: str = "R") -> Likelihood:
         """`loglik`, `df`, `aic` and `bic` as R reports them, see `likelihood.like`."""
         from torchglm.inference.likelihood import like
 
@@ -244,16 +246,23 @@ class Result(Fit):
     # for people --------------------------------------------------------------------------------------------
 
     @property
-    def head(self) -> "GLMHead":
+    def head(self) -> GLMHead:
         """The fit as a layer; a batch gives one response for each model."""
         from torchglm.head import GLMHead
 
         coef = torch.where(torch.isfinite(self._flat_reported), self._flat_reported, 0.0)
         first = self.names[:1] == ["(Intercept)"]
-        head = GLMHead(coef.shape[-1] - int(first), self.family, self.link, coef.shape[0], first,
-                       device=coef.device, dtype=coef.dtype)
+        head = GLMHead(
+            coef.shape[-1] - int(first),
+            self.family,
+            self.link,
+            coef.shape[0],
+            first,
+            device=coef.device,
+            dtype=coef.dtype,
+        )
         with torch.no_grad():
-            head.weight.copy_(coef[:, int(first):])
+            head.weight.copy_(coef[:, int(first) :])
             if head.bias is not None:
                 head.bias.copy_(coef[:, 0])
             phi = self._state["dispersion"]
@@ -272,11 +281,11 @@ class Result(Fit):
 
         return describe(self)
 
-    def on(self, source: Iterable[Rows]) -> "Result":
+    def on(self, source: Iterable[Rows]) -> Result:
         """The same fit with these rows behind it."""
         return Result(self._state, source)
 
-    def with_rows(self, x: Any, y: Any = None, **per_row: Any) -> "Result":
+    def with_rows(self, x: Any, y: Any = None, **per_row: Any) -> Result:
         """The same fit with rows attached, for residuals and robust covariances; arguments as for `fit`.
 
         A formula fit takes its table alone, or the path of files, or chunks, which are read again at each pass.

@@ -1,5 +1,7 @@
 """What a fit says row by row: everything that needs the rows beside the coefficients, one chunk at a time."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,16 +51,22 @@ class RowValues:
         return self.rows.weight / self.repeats
 
 
-def row_values(source: Iterable[Rows], family: Family, link: Link, coef: Tensor,
-               observed: bool = False) -> Iterator[RowValues]:
+def row_values(
+    source: Iterable[Rows], family: Family, link: Link, coef: Tensor, observed: bool = False
+) -> Iterator[RowValues]:
     """The values of every chunk, or of pieces of it, at coefficients `(B, p)`."""
     for rows in (piece for chunk in source for piece in to_float64(chunk).pieces()):
         eta = linear_predictor(rows, coef)
         mu = link(eta)
         score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
         used = rows.weight > 0
-        yield RowValues(rows, eta, mu, torch.where(used, score * rows.weight, 0.0),
-                        torch.where(used, information * rows.weight, 0.0))
+        yield RowValues(
+            rows,
+            eta,
+            mu,
+            torch.where(used, score * rows.weight, 0.0),
+            torch.where(used, information * rows.weight, 0.0),
+        )
 
 
 def leverage(values: RowValues, root: Tensor) -> Tensor:

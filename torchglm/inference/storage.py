@@ -1,5 +1,7 @@
 """A fit on disk: a folder with tensors and JSON. Loading it runs no code and needs no row of data."""
 
+from __future__ import annotations
+
 import json
 import math
 from pathlib import Path
@@ -11,8 +13,21 @@ import torch
 from torchglm import families, links
 from torchglm.inference.result import Result
 
-TENSORS = ("coef", "keep", "root", "gram", "deviance", "pearson", "nobs", "rank", "status", "n_iter", "dispersion",
-           "observed", "covariance")
+TENSORS = (
+    "coef",
+    "keep",
+    "root",
+    "gram",
+    "deviance",
+    "pearson",
+    "nobs",
+    "rank",
+    "status",
+    "n_iter",
+    "dispersion",
+    "observed",
+    "covariance",
+)
 REQUIRED = {"coef", "keep", "root", "gram", "deviance", "pearson", "nobs", "rank", "status", "n_iter", "dispersion"}
 FORMAT = 1
 
@@ -28,13 +43,23 @@ def save(result: Result, path: Any) -> None:
     context = {k: v for k, v in result.context.items() if k != "spec"}
     spec = result.spec
     facts = {
-        "format": FORMAT, "names": result.names, "family": result.family.name, "link": result.link.name,
-        "link_power": getattr(result.link, "power", None), "power": _fixed_power(result.family),
-        "estimated": state["estimated_shape"], "penalty": None if result.penalty is None else str(result.penalty),
-        "intercept": result.intercept, "dispersion_kind": result.dispersion_kind,
-        "covariance_kind": result.covariance_kind, "batch": list(result.batch_shape),
-        "minnorm": state["minnorm"], "tol": state["tol"], "context": context,
-        "spec": None if spec is None else spec.to_dict()}
+        "format": FORMAT,
+        "names": result.names,
+        "family": result.family.name,
+        "link": result.link.name,
+        "link_power": getattr(result.link, "power", None),
+        "power": _fixed_power(result.family),
+        "estimated": state["estimated_shape"],
+        "penalty": None if result.penalty is None else str(result.penalty),
+        "intercept": result.intercept,
+        "dispersion_kind": result.dispersion_kind,
+        "covariance_kind": result.covariance_kind,
+        "batch": list(result.batch_shape),
+        "minnorm": state["minnorm"],
+        "tol": state["tol"],
+        "context": context,
+        "spec": None if spec is None else spec.to_dict(),
+    }
     torch.save(tensors, folder / "tensors.pt")
     (folder / "result.json").write_text(json.dumps(facts, indent=1, default=_json))
 
@@ -50,10 +75,20 @@ def load(path: Any) -> Result:
             raise ValueError(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}.")
         tensors = torch.load(folder / "tensors.pt", weights_only=True)
         return Result(_state(facts, tensors))
-    except (OSError, EOFError, KeyError, AttributeError, TypeError, RuntimeError, UnicodeDecodeError,
-            json.JSONDecodeError, UnpicklingError) as error:
-        raise ValueError(f"{folder} does not hold a whole saved result ({type(error).__name__}: {error}). "
-                         "Save it again.") from error
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        RuntimeError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        UnpicklingError,
+    ) as error:
+        raise ValueError(
+            f"{folder} does not hold a whole saved result ({type(error).__name__}: {error}). Save it again."
+        ) from error
 
 
 def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -64,7 +99,7 @@ def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str,
     for name in sorted(REQUIRED - state.keys()):
         raise KeyError(name)
     for name, want in (("coef", (models, p)), ("keep", (models, p)), ("root", (models, p)), ("status", (models,))):
-        if state[name].shape[:len(want)] != want:
+        if state[name].shape[: len(want)] != want:
             raise TypeError(f"{name} has shape {tuple(state[name].shape)}, expected {want}")
     context = facts["context"]
     if facts["spec"] is not None:
@@ -73,13 +108,22 @@ def _state(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str,
         context["spec"] = DesignSpec.from_dict(facts["spec"])
     link = links.Power(facts["link_power"]) if facts["link"] == "power" else links.get(facts["link"])
     return state | {
-        "names": facts["names"], "family": _family(facts, shape), "link": link, "penalty": facts["penalty"],
-        "intercept": facts["intercept"], "dispersion_kind": facts["dispersion_kind"], "batch": facts["batch"],
-        "minnorm": facts["minnorm"], "tol": facts["tol"], "context": context,
-        "estimated_shape": facts["estimated"], "covariance_kind": facts["covariance_kind"]}
+        "names": facts["names"],
+        "family": _family(facts, shape),
+        "link": link,
+        "penalty": facts["penalty"],
+        "intercept": facts["intercept"],
+        "dispersion_kind": facts["dispersion_kind"],
+        "batch": facts["batch"],
+        "minnorm": facts["minnorm"],
+        "tol": facts["tol"],
+        "context": context,
+        "estimated_shape": facts["estimated"],
+        "covariance_kind": facts["covariance_kind"],
+    }
 
 
-def _fixed_power(family: families.Family) -> "float | None":
+def _fixed_power(family: families.Family) -> float | None:
     power: Any = getattr(family, "power", None)
     return float(power.mean()) if isinstance(power, torch.Tensor) else None
 

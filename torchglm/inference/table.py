@@ -1,5 +1,7 @@
 """The outcome of a test and tables of them: tensors with names, which print."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ class Outcome:
     title: str
     statistic: Tensor
     df: Tensor
-    df_resid: "Tensor | None" = None
+    df_resid: Tensor | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -35,7 +37,7 @@ class Outcome:
         """(*B) the upper tail of the reference distribution."""
         return upper_tail(self.statistic, self.df, self.df_resid)
 
-    def __getitem__(self, model: Any) -> "Outcome":
+    def __getitem__(self, model: Any) -> Outcome:
         """The outcome in some of the models."""
         resid = None if self.df_resid is None else self.df_resid[model]
         return Outcome(self.title, self.statistic[model], self.df[model], resid, self.notes)
@@ -43,8 +45,14 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists; NaN stays NaN."""
         resid = None if self.df_resid is None else self.df_resid.tolist()
-        return {"title": self.title, "statistic_name": self.statistic_name, "statistic": self.statistic.tolist(),
-                "df": self.df.tolist(), "df_resid": resid, "p_value": self.p_value.tolist()}
+        return {
+            "title": self.title,
+            "statistic_name": self.statistic_name,
+            "statistic": self.statistic.tolist(),
+            "df": self.df.tolist(),
+            "df_resid": resid,
+            "p_value": self.p_value.tolist(),
+        }
 
     def __str__(self) -> str:
         if self.statistic.dim():
@@ -58,7 +66,7 @@ class Outcome:
     __repr__ = __str__
 
 
-def upper_tail(statistic: Tensor, df: Tensor, df_resid: "Tensor | None") -> Tensor:
+def upper_tail(statistic: Tensor, df: Tensor, df_resid: Tensor | None) -> Tensor:
     """The p-value of a chi-squared or F statistic; NaN where there are no degrees of freedom."""
     if df_resid is None:
         return special.chi2_sf(statistic, torch.where(df > 0, df, torch.nan))
@@ -97,8 +105,10 @@ class Table:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """`{column: {row: value}}`, as pandas takes it; values are numbers, for a batch (nested) lists."""
-        return {name: {row: value[..., i].tolist() for i, row in enumerate(self.rows)}
-                for name, value in self.columns.items()}
+        return {
+            name: {row: value[..., i].tolist() for i, row in enumerate(self.rows)}
+            for name, value in self.columns.items()
+        }
 
     def to_frame(self) -> Any:
         """A pandas frame, a row for each row; for a batch one for each model and row."""
@@ -108,15 +118,22 @@ class Table:
 
     def __str__(self) -> str:
         if self.batch_shape:
-            return "\n".join([f"{self.title}: {self.batch_shape.numel()} models; table[i] is one of them, "
-                              "table['p'] a column of all", *self.notes])
+            return "\n".join(
+                [
+                    f"{self.title}: {self.batch_shape.numel()} models; table[i] is one of them, "
+                    "table['p'] a column of all",
+                    *self.notes,
+                ]
+            )
         cells = [["", *self.columns]]
         for i, name in enumerate(self.rows):
             cells.append([name, *(cell(float(value[i]), key.startswith("p")) for key, value in self.columns.items())])
         widths = [max(len(line[j]) for line in cells) for j in range(len(cells[0]))]
-        lines = [line[0].ljust(widths[0]) + "".join("  " + text.rjust(w) for text, w in zip(line[1:], widths[1:],
-                                                                                          strict=True))
-                 for line in cells]
+        lines = [
+            line[0].ljust(widths[0])
+            + "".join("  " + text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True))
+            for line in cells
+        ]
         return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
 
     __repr__ = __str__

@@ -3,6 +3,8 @@
 To accept another kind of source, write a module here that yields `Rows`.
 """
 
+from __future__ import annotations
+
 from torchglm.inputs.arrays import Data, assemble, from_arrays
 from torchglm.inputs.batch import GLMBatch, as_batch, minibatch, named, unpacked
 from torchglm.inputs.checks import (
@@ -21,8 +23,30 @@ from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 
 __all__ = [
-    "Data", "FileRows", "GLMBatch", "LoaderRows", "SpecRows", "all_finite", "as_batch", "assemble", "check_shapes",
-    "check_support", "check_weights", "column_names", "exposure_link", "finite", "from_arrays", "from_design",
-    "from_files", "from_formula", "from_loader", "is_loader", "minibatch", "named", "per_row", "rows_by_spec", "tensor",
+    "Data",
+    "FileRows",
+    "GLMBatch",
+    "LoaderRows",
+    "SpecRows",
+    "all_finite",
+    "as_batch",
+    "assemble",
+    "check_shapes",
+    "check_support",
+    "check_weights",
+    "column_names",
+    "exposure_link",
+    "finite",
+    "from_arrays",
+    "from_design",
+    "from_files",
+    "from_formula",
+    "from_loader",
+    "is_loader",
+    "minibatch",
+    "named",
+    "per_row",
+    "rows_by_spec",
+    "tensor",
     "unpacked",
 ]

@@ -1,5 +1,7 @@
 """Tensors, arrays and frames of numbers as Rows."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -31,12 +33,20 @@ class Data:
     device: torch.device
     single: bool  # the rows are in float32
     constant: bool  # the first column of the design is an intercept
-    skip: "Tensor | None" = None
+    skip: Tensor | None = None
     context: dict[str, Any] = field(default_factory=dict)
 
 
-def from_arrays(x: Any, y: Any, family: Family, per_row: dict[str, Any], intercept: bool,
-                names: "Sequence[str] | None", device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
+def from_arrays(
+    x: Any,
+    y: Any,
+    family: Family,
+    per_row: dict[str, Any],
+    intercept: bool,
+    names: Sequence[str] | None,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> Data:
     """The rows of arrays `x` (n, p) or (*B, n, p) and `y` (*B, n). Raises `ValueError` where they do not fit."""
     if y is None:
         raise ValueError("y is missing. Pass fit(x, y, ...), or a formula and a data frame.")
@@ -54,8 +64,17 @@ def from_arrays(x: Any, y: Any, family: Family, per_row: dict[str, Any], interce
     return assemble(design, response, family, per_row, names, intercept)
 
 
-def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str, Any], names: list[str],
-             intercept: bool, constant: bool = False, strict: bool = True, indexed: "Indexed | None" = None) -> Data:
+def assemble(
+    design: Tensor,
+    response: Tensor,
+    family: Family,
+    per_row: dict[str, Any],
+    names: list[str],
+    intercept: bool,
+    constant: bool = False,
+    strict: bool = True,
+    indexed: Indexed | None = None,
+) -> Data:
     """Rows that have been looked at: shapes, finiteness, support, weights.
 
     `constant` says that the design brings its own intercept; with `strict`, weights that are all zero are refused;
@@ -85,18 +104,38 @@ def assemble(design: Tensor, response: Tensor, family: Family, per_row: dict[str
     checks.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
     if not bool(used.all()):
         if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
-            warnings.warn("rows of weight zero hold NaN or infinite values; they are left out.", FitWarning,
-                          stacklevel=4)
+            warnings.warn(
+                "rows of weight zero hold NaN or infinite values; they are left out.", FitWarning, stacklevel=4
+            )
         design, coded, offset = _neutral(design, coded, offset, used, family)
         weight = torch.where(used, weight, 0.0)
     n, models = shape[-1], batch.numel()
     freq = given["freq"].reshape(models, n) if "freq" in given else None
-    rows = Rows(design if design.dim() == 2 else design.reshape(models, n, design.shape[-1]), coded.reshape(models, n),
-                weight.reshape(models, n), offset.reshape(models, n), freq, intercept, indexed)
-    context = {"offset": "offset" in given or "exposure" in given, "event": "event" in given,
-               "trials": "trials" in given}
-    return Data([rows], batch, names, rows.columns, device, design.dtype == torch.float32,
-                intercept or constant or _starts_with_ones(rows), None if skip is None else skip.reshape(-1), context)
+    rows = Rows(
+        design if design.dim() == 2 else design.reshape(models, n, design.shape[-1]),
+        coded.reshape(models, n),
+        weight.reshape(models, n),
+        offset.reshape(models, n),
+        freq,
+        intercept,
+        indexed,
+    )
+    context = {
+        "offset": "offset" in given or "exposure" in given,
+        "event": "event" in given,
+        "trials": "trials" in given,
+    }
+    return Data(
+        [rows],
+        batch,
+        names,
+        rows.columns,
+        device,
+        design.dtype == torch.float32,
+        intercept or constant or _starts_with_ones(rows),
+        None if skip is None else skip.reshape(-1),
+        context,
+    )
 
 
 def _starts_with_ones(rows: Rows) -> bool:
@@ -114,12 +153,15 @@ def _offset(given: dict[str, Tensor], shape: torch.Size, device: torch.device) -
     bad = ~(exposure > 0) | torch.isinf(exposure)
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
-        raise RowError("exposure must be finite and > 0; ", place, f" has {float(exposure[tuple(place)]):g}. "
-                       "A row without exposure carries no information: drop it.")
+        raise RowError(
+            "exposure must be finite and > 0; ",
+            place,
+            f" has {float(exposure[tuple(place)]):g}. A row without exposure carries no information: drop it.",
+        )
     return offset + exposure.log()
 
 
-def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> "Tensor | None":
+def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> Tensor | None:
     """(*B,) the models of a batch that hold NaN or infinities; with one model they are an error."""
     if checks.all_finite(design) and checks.all_finite(y):
         return None
@@ -139,8 +181,7 @@ def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> "Tens
     return bad if bool(bad.any()) else None
 
 
-def _neutral(design: Tensor, y: Tensor, offset: Tensor, used: Tensor,
-             family: Family) -> tuple[Tensor, Tensor, Tensor]:
+def _neutral(design: Tensor, y: Tensor, offset: Tensor, used: Tensor, family: Family) -> tuple[Tensor, Tensor, Tensor]:
     """Harmless values in place of what cannot be computed with in rows without weight, so that it reaches no sum."""
     if not checks.all_finite(design):
         shared = design.dim() == 2

@@ -1,5 +1,7 @@
 """The rows of a minibatch, as loaders hand them over."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,14 +23,14 @@ class GLMBatch(NamedTuple):
     """
 
     x: Any
-    y: "Tensor | None" = None
-    weight: "Tensor | None" = None
-    offset: "Tensor | None" = None
-    trials: "Tensor | None" = None
-    event: "Tensor | None" = None
-    exposure: "Tensor | None" = None
+    y: Tensor | None = None
+    weight: Tensor | None = None
+    offset: Tensor | None = None
+    trials: Tensor | None = None
+    event: Tensor | None = None
+    exposure: Tensor | None = None
 
-    def to(self, device: "torch.device | str") -> "GLMBatch":
+    def to(self, device: torch.device | str) -> GLMBatch:
         """The rows on a device, and `x` where it is a tensor, or a dict, list or tuple of them; itself if there."""
         where = torch.device(device)
         moved = [_moved(value, where) for value in self]
@@ -38,8 +40,9 @@ class GLMBatch(NamedTuple):
 
 def _moved(value: Any, device: torch.device) -> Any:
     if value is None or isinstance(value, Tensor):
-        return value if value is None or value.device == device else value.to(
-            device, non_blocking=device.type == "cuda")
+        return (
+            value if value is None or value.device == device else value.to(device, non_blocking=device.type == "cuda")
+        )
     if isinstance(value, Mapping):
         return {name: _moved(part, device) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
@@ -47,7 +50,7 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if hasattr(value, "to") else value
 
 
-def as_batch(batch: Any, link: "Link | None" = None) -> GLMBatch:
+def as_batch(batch: Any, link: Link | None = None) -> GLMBatch:
     """A `GLMBatch` from one, from a dict with its names, or from a tuple in its order, as a head takes it.
 
     `exposure` becomes an offset of `log(exposure)`. Raises `ValueError` for other names or types, and for an exposure
@@ -74,8 +77,10 @@ def named(batch: Any) -> GLMBatch:
         return GLMBatch(*batch)
     names = ", ".join(GLMBatch._fields)
     if not isinstance(batch, Mapping):
-        raise ValueError(f"A batch is a GLMBatch, a dict with its names ({names}) or a tuple in that order; got "
-                         f"{type(batch).__name__}.")
+        raise ValueError(
+            f"A batch is a GLMBatch, a dict with its names ({names}) or a tuple in that order; got "
+            f"{type(batch).__name__}."
+        )
     if set(batch) - set(GLMBatch._fields) or "x" not in batch:
         raise ValueError(f"A batch has the names {names}, and always x; got {', '.join(map(repr, batch))}.")
     return GLMBatch(**batch)
@@ -108,8 +113,10 @@ def minibatch(x: Any, y: Any, family: Family, link: Link, intercept: bool, **per
     data that do not fit together, are not finite or lie outside the family's support.
     """
     if x is None or y is None:
-        raise ValueError(f"{'x' if x is None else 'y'} is missing. A minibatch to learn from has x and y: pass both, "
-                         "or one GLMBatch, dict or tuple (x, y, ...) that holds them.")
+        raise ValueError(
+            f"{'x' if x is None else 'y'} is missing. A minibatch to learn from has x and y: pass both, "
+            "or one GLMBatch, dict or tuple (x, y, ...) that holds them."
+        )
     if per_row.get("exposure") is not None:
         checks.exposure_link(link)
     design = checks.tensor(x, "x")
@@ -117,10 +124,14 @@ def minibatch(x: Any, y: Any, family: Family, link: Link, intercept: bool, **per
     if response.dim() == 2 and response.shape[-1] == 1:
         response = response.squeeze(-1)
     if design.dim() != 2 or response.dim() != 1:
-        raise ValueError(f"x has shape {tuple(design.shape)} and y {tuple(response.shape)}; a minibatch needs x (n, p) "
-                         "and y (n,).")
+        raise ValueError(
+            f"x has shape {tuple(design.shape)} and y {tuple(response.shape)}; a minibatch needs x (n, p) and y (n,)."
+        )
     checks.check_shapes(design, response)
-    given = {"weights" if name == "weight" else name: checks.tensor(value, name, design.device).reshape(-1)
-             for name, value in per_row.items() if value is not None}
+    given = {
+        "weights" if name == "weight" else name: checks.tensor(value, name, design.device).reshape(-1)
+        for name, value in per_row.items()
+        if value is not None
+    }
     [rows] = assemble(design, response, family, given, [], intercept, strict=False).source
     return rows

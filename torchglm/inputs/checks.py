@@ -1,5 +1,7 @@
 """What a user hands over, as tensors that have been looked at: every refusal says what, where and what to do."""
 
+from __future__ import annotations
+
 import warnings
 from typing import Any
 
@@ -13,7 +15,7 @@ from torchglm.fitting.status import FitWarning
 from torchglm.links import Link
 
 
-def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tensor:
+def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
     """A floating tensor from a tensor, an array, a data frame, a series or a list.
 
     Integers and booleans become float64, half precision float64; float32 stays. Raises `TypeError` for text
@@ -24,8 +26,10 @@ def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tenso
     if not isinstance(value, Tensor):
         array = _array(value)
         if array.dtype.kind not in "fiub":
-            raise TypeError(f"{name} holds {array.dtype} values, not numbers. Convert it, for example with "
-                            f"{name}.astype(float), or use a formula for categories.")
+            raise TypeError(
+                f"{name} holds {array.dtype} values, not numbers. Convert it, for example with "
+                f"{name}.astype(float), or use a formula for categories."
+            )
         array = np.ascontiguousarray(array)
         value = torch.from_numpy(array if array.flags.writeable else array.copy())  # torch cannot mark it read-only
     if value.layout != torch.strided:
@@ -33,8 +37,12 @@ def tensor(value: Any, name: str, device: "torch.device | None" = None) -> Tenso
     if value.is_complex():
         raise TypeError(f"{name} is complex; a GLM takes real numbers.")
     if value.dtype in (torch.float16, torch.bfloat16):
-        warnings.warn(f"{name} is {str(value.dtype).removeprefix('torch.')}; it is computed in float64, but its values "
-                      "were rounded to three digits before they came here.", FitWarning, stacklevel=4)
+        warnings.warn(
+            f"{name} is {str(value.dtype).removeprefix('torch.')}; it is computed in float64, but its values "
+            "were rounded to three digits before they came here.",
+            FitWarning,
+            stacklevel=4,
+        )
     if value.dtype not in (torch.float32, torch.float64):
         value = value.to(torch.float64)
     value = value.detach().contiguous()
@@ -54,7 +62,7 @@ def _array(value: Any) -> np.ndarray:
     return array.astype(np.float64) if array.dtype.kind in "iub" and array.dtype.itemsize <= 8 else array
 
 
-def column_names(x: Any) -> "list[str] | None":
+def column_names(x: Any) -> list[str] | None:
     """The column names of a data frame or table, or None."""
     names = getattr(x, "columns", None)
     if hasattr(x, "column_names"):
@@ -79,7 +87,7 @@ def all_finite(value: Tensor) -> bool:
     return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
 
 
-def finite(value: Tensor, name: str, used: "Tensor | None" = None, advice: str = "Drop or correct it.") -> None:
+def finite(value: Tensor, name: str, used: Tensor | None = None, advice: str = "Drop or correct it.") -> None:
     """Raise `ValueError` at the first NaN or infinity, in the rows that are used."""
     if all_finite(value):
         return
@@ -98,13 +106,17 @@ def finite(value: Tensor, name: str, used: "Tensor | None" = None, advice: str =
 def check_shapes(x: Tensor, y: Tensor) -> None:
     """Raise `ValueError` where `x` (n, p) or (*B, n, p) and `y` (*B, n) do not belong together."""
     if x.dim() < 2:
-        raise ValueError(f"x has shape {tuple(x.shape)}; it must be (n, p), one row for each observation. "
-                         "For a single column pass x[:, None].")
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; it must be (n, p), one row for each observation. "
+            "For a single column pass x[:, None]."
+        )
     if y.dim() < 1:
         raise ValueError("y is a single number; it must be (n,), one response for each row of x.")
     if x.dim() > 2 and y.shape != x.shape[:-1]:
-        raise ValueError(f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; a batch of models needs y of shape "
-                         f"{tuple(x.shape[:-1])}.")
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and y {tuple(y.shape)}; a batch of models needs y of shape "
+            f"{tuple(x.shape[:-1])}."
+        )
     if y.shape[-1] != x.shape[-2]:
         hint = " (many responses go in rows: y of shape (B, n))" if y.dim() == 2 else ""
         raise ValueError(f"x has n = {x.shape[-2]} rows and y has {y.shape[-1]}; they must agree{hint}.")
@@ -131,12 +143,17 @@ def check_support(y: Tensor, family: Family, used: Tensor) -> None:
     bad = used & ~inside & torch.isfinite(value)
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
-        raise RowError(f"the {family.name} family needs {family.support_text}; ", place,
-                       f" has y = {float(y[tuple(place)]):g}. Correct or drop it, or choose a family that allows it.")
+        raise RowError(
+            f"the {family.name} family needs {family.support_text}; ",
+            place,
+            f" has y = {float(y[tuple(place)]):g}. Correct or drop it, or choose a family that allows it.",
+        )
 
 
 def exposure_link(link: Link) -> None:
     """Raise `ValueError` where an exposure has no meaning: it multiplies a rate, so the link must be logarithmic."""
     if not link.rates:
-        raise ValueError(f"exposure needs a link on whose scale rates multiply (log, cloglog), got {link.name}. "
-                         "Use link='log', or pass offset= on the scale of the linear predictor.")
+        raise ValueError(
+            f"exposure needs a link on whose scale rates multiply (log, cloglog), got {link.name}. "
+            "Use link='log', or pass offset= on the scale of the linear predictor."
+        )

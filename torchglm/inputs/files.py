@@ -29,8 +29,15 @@ class SpecRows:
     are missing, and while iterating for rows that do not suit the family, naming the place.
     """
 
-    def __init__(self, path: Any, spec: DesignSpec, family: Family, roles: Mapping[str, str],
-                 device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        path: Any,
+        spec: DesignSpec,
+        family: Family,
+        roles: Mapping[str, str],
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         from torchglm.data.sources import check_source
 
         self.path, self.spec, self.family, self.roles = path, spec, family, dict(roles)
@@ -65,8 +72,9 @@ class SpecRows:
         x, y = design.numbers.to(self.device, self.dtype), design.y.to(self.device)
         indexed = None if design.indexed is None else design.indexed.to(self.device, self.dtype)
         try:
-            data = assemble(x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False,
-                            indexed=indexed)
+            data = assemble(
+                x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False, indexed=indexed
+            )
         except RowError as error:
             raise error.moved(first + design.row(error.place[-1])) from None
         [rows] = data.source
@@ -86,10 +94,17 @@ class FileRows(SpecRows):
     iterating gives those of this one: at least a row, though without weight where the share is empty.
     """
 
-    def __init__(self, formula: str, path: Any, family: Family, roles: Mapping[str, str],
-                 policies: Mapping[str, Any] | None = None,
-                 device: torch.device | None = None, dtype: torch.dtype | None = None,
-                 ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        formula: str,
+        path: Any,
+        family: Family,
+        roles: Mapping[str, str],
+        policies: Mapping[str, Any] | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         from torchglm.data import Tally, learn
         from torchglm.data.sources import columns_read
 
@@ -134,22 +149,45 @@ class FileRows(SpecRows):
     @property
     def context(self) -> dict[str, Any]:
         """What a result remembers of where its rows came from."""
-        return {"offset": "offset" in self.roles or "exposure" in self.roles, "event": "event" in self.roles,
-                "trials": "trials" in self.roles, "formula": self.spec.formula, "spec": self.spec,
-                "columns": self.roles, "terms": self.spec.terms, "group_names": None,
-                "tally": self.tally.to_dict()}
+        return {
+            "offset": "offset" in self.roles or "exposure" in self.roles,
+            "event": "event" in self.roles,
+            "trials": "trials" in self.roles,
+            "formula": self.spec.formula,
+            "spec": self.spec,
+            "columns": self.roles,
+            "terms": self.spec.terms,
+            "group_names": None,
+            "tally": self.tally.to_dict(),
+        }
 
 
-def from_files(formula: str, path: Any, family: Family, per_row: dict[str, Any], policies: Mapping[str, Any],
-               device: torch.device | None, dtype: torch.dtype | None) -> Data:
+def from_files(
+    formula: str,
+    path: Any,
+    family: Family,
+    per_row: dict[str, Any],
+    policies: Mapping[str, Any],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> Data:
     """The rows of files. Raises `ValueError` for per-row arguments that are not names of columns."""
     rows = FileRows(formula, path, family, _named(per_row), policies, device, dtype)
-    return Data(rows.source, torch.Size(), list(rows.spec.names), len(rows.spec.names), rows.device,
-                rows.dtype == torch.float32, rows.spec.intercept, context=rows.context)
+    return Data(
+        rows.source,
+        torch.Size(),
+        list(rows.spec.names),
+        len(rows.spec.names),
+        rows.device,
+        rows.dtype == torch.float32,
+        rows.spec.intercept,
+        context=rows.context,
+    )
 
 
-def rows_by_spec(path: Any, spec: DesignSpec, family: Family, per_row: dict[str, Any],
-                 device: torch.device | None) -> SpecRows:
+def rows_by_spec(
+    path: Any, spec: DesignSpec, family: Family, per_row: dict[str, Any], device: torch.device | None
+) -> SpecRows:
     """The rows of files by a known design. Raises `ValueError` for per-row arguments that are not names of columns."""
     return SpecRows(path, spec, family, _named(per_row), device)
 
@@ -164,9 +202,18 @@ def _named(per_row: dict[str, Any]) -> dict[str, str]:
 
 def _joined(pieces: list[Rows]) -> Rows:
     """Pieces of one model as one."""
-    x, y, weight, offset = (torch.cat(parts, dim=-2 if i == 0 else -1) for i, parts in enumerate(
-        zip(*(piece[:4] for piece in pieces), strict=True)))
+    x, y, weight, offset = (
+        torch.cat(parts, dim=-2 if i == 0 else -1)
+        for i, parts in enumerate(zip(*(piece[:4] for piece in pieces), strict=True))
+    )
     repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
     indexed = [piece.indexed for piece in pieces if piece.indexed is not None]
-    return Rows(x, y, weight, offset, torch.cat(repeats, -1) if repeats else None, False,
-                indexed[0].stacked(indexed[1:]) if indexed else None)
+    return Rows(
+        x,
+        y,
+        weight,
+        offset,
+        torch.cat(repeats, -1) if repeats else None,
+        False,
+        indexed[0].stacked(indexed[1:]) if indexed else None,
+    )

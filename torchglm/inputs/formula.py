@@ -1,5 +1,7 @@
 """A formula and a table as Rows: one model, or one for each group."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +14,16 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 
 
-def from_formula(formula: str, frame: Any, family: Family, per_row: dict[str, Any],
-                 by: "str | Sequence[str] | None", policies: Mapping[str, Any], device: "torch.device | None",
-                 dtype: "torch.dtype | None") -> Data:
+def from_formula(
+    formula: str,
+    frame: Any,
+    family: Family,
+    per_row: dict[str, Any],
+    by: str | Sequence[str] | None,
+    policies: Mapping[str, Any],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> Data:
     """The rows of a table by a formula; per-row arguments may be names of columns, `policies` as in `data.build`.
 
     Raises `ValueError` for a formula without a response, missing data and all that the tables refuse.
@@ -29,13 +38,25 @@ def from_formula(formula: str, frame: Any, family: Family, per_row: dict[str, An
     if design.y is None:
         raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
     data = from_design(design, family, per_row, keys, device, dtype)
-    data.context |= {"formula": formula, "spec": design.spec, "terms": design.terms, "columns": columns,
-                     "group_names": keys or None, "tally": tables.Tally.of(design).to_dict()}
+    data.context |= {
+        "formula": formula,
+        "spec": design.spec,
+        "terms": design.terms,
+        "columns": columns,
+        "group_names": keys or None,
+        "tally": tables.Tally.of(design).to_dict(),
+    }
     return data
 
 
-def from_design(design: Any, family: Family, per_row: dict[str, Any], keys: list[str],
-                device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
+def from_design(
+    design: Any,
+    family: Family,
+    per_row: dict[str, Any],
+    keys: list[str],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> Data:
     """The rows of a built `Design`, one model for each group of the columns `keys`."""
     from torchglm import data as tables
 
@@ -51,8 +72,9 @@ def from_design(design: Any, family: Family, per_row: dict[str, Any], keys: list
         numbers = design.numbers.to(device, dtype or design.numbers.dtype)
         indexed = None if design.indexed is None else design.indexed.to(numbers.device, numbers.dtype)
         try:
-            return assemble(numbers, response, family, values, list(design.names), False, design.intercept,
-                            indexed=indexed)
+            return assemble(
+                numbers, response, family, values, list(design.names), False, design.intercept, indexed=indexed
+            )
         except RowError as error:
             raise error.moved(design.row(error.place[-1])) from None
     x = design.x.to(device, dtype or design.x.dtype)
@@ -62,8 +84,9 @@ def from_design(design: Any, family: Family, per_row: dict[str, Any], keys: list
     return data
 
 
-def _grouped(x: Tensor, y: Tensor, family: Family, values: dict[str, Tensor], codes: Tensor, groups: int,
-             design: Any) -> Data:
+def _grouped(
+    x: Tensor, y: Tensor, family: Family, values: dict[str, Tensor], codes: Tensor, groups: int, design: Any
+) -> Data:
     """Rows sorted into a `(B, n, p)` batch, short groups padded with weight zero."""
     order = torch.argsort(codes, stable=True)
     counts = torch.bincount(codes, minlength=groups)

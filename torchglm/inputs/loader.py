@@ -1,5 +1,7 @@
 """Loaders of batches as Rows: read again at every pass, never held."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,12 +27,21 @@ class LoaderRows:
     not fit, and names it.
     """
 
-    def __init__(self, loader: Any, family: Family, link: Link, intercept: bool, device: "torch.device | None",
-                 dtype: "torch.dtype | None") -> None:
+    def __init__(
+        self,
+        loader: Any,
+        family: Family,
+        link: Link,
+        intercept: bool,
+        device: torch.device | None,
+        dtype: torch.dtype | None,
+    ) -> None:
         read_again(loader, "x", "a DataLoader, a list of batches")
         if getattr(loader, "drop_last", False) and isinstance(getattr(loader, "sampler", None), RandomSampler):
-            raise ValueError("the loader shuffles and drops its last batch, other rows each time. A fit needs the same "
-                             "rows each time: pass drop_last=False.")
+            raise ValueError(
+                "the loader shuffles and drops its last batch, other rows each time. A fit needs the same "
+                "rows each time: pass drop_last=False."
+            )
         self.loader: Iterable[Any] | Callable[[], Iterator[Any]] = loader
         self.family, self.link, self.intercept, self.device, self.dtype = family, link, intercept, device, dtype
         self.given: set[str] = set()
@@ -51,8 +62,10 @@ class LoaderRows:
                 yield rows
         self.total = total if self.total is None else self.total
         if total != self.total:
-            raise ValueError(f"the loader gave {self.total} rows in its first pass and {total} in a later one. A fit "
-                             "needs the same rows each time.")
+            raise ValueError(
+                f"the loader gave {self.total} rows in its first pass and {total} in a later one. A fit "
+                "needs the same rows each time."
+            )
 
     def _rows(self, batch: GLMBatch) -> Rows | None:
         """The rows of a batch; None where it has none."""
@@ -66,10 +79,16 @@ class LoaderRows:
         shape = design.shape[-1], 1 if response.dim() == 1 else response.shape[0]
         self.shape = self.shape or shape
         if shape != self.shape:
-            raise ValueError(f"it has {shape[0]} columns in x and {shape[1]} responses, those before it "
-                             f"{self.shape[0]} and {self.shape[1]}. Pass batches of one shape.")
+            raise ValueError(
+                f"it has {shape[0]} columns in x and {shape[1]} responses, those before it "
+                f"{self.shape[0]} and {self.shape[1]}. Pass batches of one shape."
+            )
         per_row: dict[str, Tensor | None] = {
-            "weights": batch.weight, "offset": batch.offset, "trials": batch.trials, "event": batch.event}
+            "weights": batch.weight,
+            "offset": batch.offset,
+            "trials": batch.trials,
+            "event": batch.event,
+        }
         present = {name: self._across(value, name, design) for name, value in per_row.items() if value is not None}
         self.given |= present.keys()
         if self.dtype is not None:
@@ -85,13 +104,23 @@ class LoaderRows:
         return given.mT.contiguous() if given.dim() == 2 else given
 
 
-def from_loader(loader: Any, family: Family, link: Link, per_row: dict[str, Any], intercept: bool,
-                names: "Sequence[str] | None", device: "torch.device | None", dtype: "torch.dtype | None") -> Data:
+def from_loader(
+    loader: Any,
+    family: Family,
+    link: Link,
+    per_row: dict[str, Any],
+    intercept: bool,
+    names: Sequence[str] | None,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> Data:
     """The rows of a loader. Raises `ValueError` for an empty one, and for per-row arguments beside it."""
     beside = [name for name, value in per_row.items() if value is not None]
     if beside:
-        raise ValueError(f"{', '.join(beside)} came beside a loader. Put them into the batches: (x, y, weight, offset, "
-                         "trials, event), or a dict of those names.")
+        raise ValueError(
+            f"{', '.join(beside)} came beside a loader. Put them into the batches: (x, y, weight, offset, "
+            "trials, event), or a dict of those names."
+        )
     source = LoaderRows(loader, family, link, intercept, device, dtype)
     first = next(iter(source), None)
     if first is None:
@@ -102,9 +131,16 @@ def from_loader(loader: Any, family: Family, link: Link, per_row: dict[str, Any]
         raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
     models = first.y.shape[0]
     context = {"offset": "offset" in source.given, "event": "event" in source.given, "trials": "trials" in source.given}
-    return Data(source, torch.Size() if models == 1 else torch.Size([models]),
-                ["(Intercept)", *names] if intercept else names, first.columns, first.y.device,
-                first.x.dtype == torch.float32, intercept, context=context)
+    return Data(
+        source,
+        torch.Size() if models == 1 else torch.Size([models]),
+        ["(Intercept)", *names] if intercept else names,
+        first.columns,
+        first.y.device,
+        first.x.dtype == torch.float32,
+        intercept,
+        context=context,
+    )
 
 
 def is_loader(x: Any) -> bool:

@@ -26,8 +26,14 @@ Step = Callable[[GLMBatch], None]
 STEPS = 64  # minibatches of one step of the Trainer, at most
 SECONDS = 0.2  # after which a group of slow steps ends, so that bars move and signals are heard
 
-BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_backward",
-               "on_after_backward", "on_before_optimizer_step")
+BATCH_HOOKS = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
 STEP_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping", "lr_scheduler_step")
 PATIENT = (ModelCheckpoint, TQDMProgressBar, RichProgressBar, Timer)  # batch hooks that may come late, see `room`
 
@@ -38,21 +44,32 @@ def may_go_ahead(trainer: Any, module: LightningModule, mixed: bool) -> bool:
     plain = all(getattr(type(module), name) is getattr(LightningModule, name) for name in (*BATCH_HOOKS, *STEP_HOOKS))
     precise = trainer.precision in ("32-true", "64-true") or mixed and trainer.precision == "bf16-mixed"
     stepped = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
-    return (plain and precise and len(optimizers) == 1 and _steps_by_gradient(optimizers[0])
-            and trainer.accumulate_grad_batches == 1 and not trainer.gradient_clip_val
-            and type(trainer.strategy) is SingleDeviceStrategy and type(trainer.profiler) is PassThroughProfiler
-            and not trainer.fast_dev_run and not trainer._detect_anomaly
-            and not any(config.reduce_on_plateau for config in stepped)
-            and all(_is_patient(callback) for callback in trainer.callbacks))
+    return (
+        plain
+        and precise
+        and len(optimizers) == 1
+        and _steps_by_gradient(optimizers[0])
+        and trainer.accumulate_grad_batches == 1
+        and not trainer.gradient_clip_val
+        and type(trainer.strategy) is SingleDeviceStrategy
+        and type(trainer.profiler) is PassThroughProfiler
+        and not trainer.fast_dev_run
+        and not trainer._detect_anomaly
+        and not any(config.reduce_on_plateau for config in stepped)
+        and all(_is_patient(callback) for callback in trainer.callbacks)
+    )
 
 
 def _places_batches_itself(trainer: Any, module: LightningModule) -> bool:
     """Whether a batch is moved to the device on its way, and nothing else happens to it."""
     chooser = trainer._data_connector._datahook_selector
     hooks = ("on_before_batch_transfer", "on_after_batch_transfer", "transfer_batch_to_device")
-    return (chooser is not None and type(trainer.precision_plugin).convert_input is Precision.convert_input
-            and all(chooser.get_instance(name) is module for name in hooks)
-            and all(getattr(type(module), name) is getattr(LightningModule, name) for name in hooks))
+    return (
+        chooser is not None
+        and type(trainer.precision_plugin).convert_input is Precision.convert_input
+        and all(chooser.get_instance(name) is module for name in hooks)
+        and all(getattr(type(module), name) is getattr(LightningModule, name) for name in hooks)
+    )
 
 
 def _steps_by_gradient(optimizer: Optimizer) -> bool:
@@ -65,7 +82,8 @@ def _is_patient(callback: Callback) -> bool:
     if isinstance(callback, LearningRateMonitor):
         return callback.logging_interval == "epoch"
     return type(callback) in PATIENT or all(
-        getattr(type(callback), name) is getattr(Callback, name) for name in BATCH_HOOKS)
+        getattr(type(callback), name) is getattr(Callback, name) for name in BATCH_HOOKS
+    )
 
 
 class Ahead:
@@ -78,8 +96,11 @@ class Ahead:
     def __init__(self, trainer: Any, module: LightningModule, stepper: Callable[[], Step], link: Link) -> None:
         self.trainer, self.module, self.stepper, self.link = trainer, module, stepper, link
         self.direct = _places_batches_itself(trainer, module)
-        self.saves = [callback._every_n_train_steps for callback in trainer.callbacks
-                      if isinstance(callback, ModelCheckpoint) and callback._every_n_train_steps > 0]
+        self.saves = [
+            callback._every_n_train_steps
+            for callback in trainer.callbacks
+            if isinstance(callback, ModelCheckpoint) and callback._every_n_train_steps > 0
+        ]
         self.schedules = [config for config in trainer.lr_scheduler_configs if config.interval == "step"]
 
     def __call__(self, batch: GLMBatch) -> GLMBatch:

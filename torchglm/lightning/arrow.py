@@ -1,7 +1,7 @@
 """Batches from Parquet files of any size: row groups are read ahead, turned into tensors whole, and shuffled.
 
-    rows = ArrowBatches("claims/*.parquet", ["age", "power"], "claims", exposure="years", shuffle=True)
-    trainer.fit(LitGLM(GLMHead(rows.in_features, "poisson")), rows)
+rows = ArrowBatches("claims/*.parquet", ["age", "power"], "claims", exposure="years", shuffle=True)
+trainer.fit(LitGLM(GLMHead(rows.in_features, "poisson")), rows)
 """
 
 from __future__ import annotations
@@ -54,16 +54,39 @@ class ArrowBatches(IterableDataset[GLMBatch]):
     on them) a response outside the support, naming file and row group.
     """
 
-    def __init__(self, path: PathLike | Sequence[PathLike], design: Sequence[str] | DesignSpec,
-                 y: str | None = None, *, weight: str | None = None, freq: str | None = None,
-                 offset: str | None = None, exposure: str | None = None, trials: str | None = None,
-                 event: str | None = None, batch_size: int = 8192, shuffle: bool = False, buffer: int = POOL,
-                 seed: int = 0, drop_last: bool = False, dtype: torch.dtype = torch.float32,
-                 part: HashPart | None = None) -> None:
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        design: Sequence[str] | DesignSpec,
+        y: str | None = None,
+        *,
+        weight: str | None = None,
+        freq: str | None = None,
+        offset: str | None = None,
+        exposure: str | None = None,
+        trials: str | None = None,
+        event: str | None = None,
+        batch_size: int = 8192,
+        shuffle: bool = False,
+        buffer: int = POOL,
+        seed: int = 0,
+        drop_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+        part: HashPart | None = None,
+    ) -> None:
         if batch_size < 1 or buffer < 1:
             raise ValueError(f"batch_size and buffer must be at least 1, got {batch_size} and {buffer}.")
-        self.rows = TableRows(design, y, weight=weight, freq=freq, offset=offset, exposure=exposure, trials=trials,
-                              event=event, dtype=dtype)
+        self.rows = TableRows(
+            design,
+            y,
+            weight=weight,
+            freq=freq,
+            offset=offset,
+            exposure=exposure,
+            trials=trials,
+            event=event,
+            dtype=dtype,
+        )
         self.part = part
         self.batch_size, self.shuffle, self.buffer, self.seed = batch_size, shuffle, buffer, seed
         self.drop_last = drop_last
@@ -121,8 +144,10 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         groups, rows = self._share(rank, worker, workers)
         if world > 1 and not groups:
-            raise ValueError(f"{len(self.groups)} row groups do not suffice for {world} ranks of {workers} "
-                             "workers. Write the files with smaller row groups, or use fewer.")
+            raise ValueError(
+                f"{len(self.groups)} row groups do not suffice for {world} ranks of {workers} "
+                "workers. Write the files with smaller row groups, or use fewer."
+            )
         generator = None
         if self.shuffle:
             # torch gives each worker another seed in each epoch; its copy of this loader does not count them
@@ -159,8 +184,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         check_masses(rows) if self.family is None else check_rows(rows, self.family)
         return rows
 
-    def _batches(self, pieces: Iterator[GLMBatch], rows: int,
-                 generator: torch.Generator | None) -> Iterator[GLMBatch]:
+    def _batches(self, pieces: Iterator[GLMBatch], rows: int, generator: torch.Generator | None) -> Iterator[GLMBatch]:
         """Batches of exactly `rows` rows in all."""
         given, last = 0, None
         for batch in _poured(pieces, self.batch_size, self.buffer, generator):
@@ -183,22 +207,33 @@ def _groups(file: Path, columns: list[str], part: HashPart | None) -> list[Group
     from pyarrow import parquet
 
     if file.suffix == ".csv" or file.name.endswith(".gz"):
-        raise ValueError(f"{file} is not Parquet, whose row groups ArrowBatches deals out. Convert it, or "
-                         "read it whole for TensorBatches.")
+        raise ValueError(
+            f"{file} is not Parquet, whose row groups ArrowBatches deals out. Convert it, or "
+            "read it whole for TensorBatches."
+        )
     try:
         with parquet.ParquetFile(file, memory_map=False) as source:
             check_columns(columns, source.schema_arrow.names, str(file))
             numbered = range(source.num_row_groups)
-            sizes = [source.metadata.row_group(i).num_rows for i in numbered] if part is None else [
-                sum(int(part.mask(pa.Table.from_batches([piece])).sum())
-                    for piece in source.iter_batches(PIECE, [i], part.key)) for i in numbered]
+            sizes = (
+                [source.metadata.row_group(i).num_rows for i in numbered]
+                if part is None
+                else [
+                    sum(
+                        int(part.mask(pa.Table.from_batches([piece])).sum())
+                        for piece in source.iter_batches(PIECE, [i], part.key)
+                    )
+                    for i in numbered
+                ]
+            )
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from None
     return [Group(file, i, size) for i, size in enumerate(sizes) if size]
 
 
-def _poured(pieces: Iterator[GLMBatch], size: int, buffer: int,
-            generator: torch.Generator | None) -> Iterator[GLMBatch]:
+def _poured(
+    pieces: Iterator[GLMBatch], size: int, buffer: int, generator: torch.Generator | None
+) -> Iterator[GLMBatch]:
     """Full batches from pieces of any size, the last as it comes; a generator mixes a pool of `buffer`."""
     pool: list[GLMBatch] = []
     held = 0
@@ -212,7 +247,7 @@ def _poured(pieces: Iterator[GLMBatch], size: int, buffer: int,
         full = (held - kept) // size * size
         order = None if generator is None else torch.randperm(held, generator=generator)
         for start in range(0, full, size):
-            yield take(joined, slice(start, start + size) if order is None else order[start:start + size])
+            yield take(joined, slice(start, start + size) if order is None else order[start : start + size])
         rest = slice(full, held) if order is None else order[full:].sort().values  # in place: mixed when they go
         pool, held = [take(joined, rest)], held - full
     if held:

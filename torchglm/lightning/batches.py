@@ -53,8 +53,15 @@ class TensorBatches:
     zero and exposures that are not positive; under a `LitGLM`, when it begins, for responses outside the support.
     """
 
-    def __init__(self, data: GLMBatch | Mapping[str, Tensor], batch_size: int = 8192, *,
-                 shuffle: bool | Literal["blocks"] = False, seed: int = 0, drop_last: bool = False) -> None:
+    def __init__(
+        self,
+        data: GLMBatch | Mapping[str, Tensor],
+        batch_size: int = 8192,
+        *,
+        shuffle: bool | Literal["blocks"] = False,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
         self.data = named(data)
         lengths = {name: value.shape[0] for name, value in self.data._asdict().items() if value is not None}
         if len(set(lengths.values())) != 1 or lengths["x"] == 0:
@@ -112,7 +119,7 @@ class TensorBatches:
         order = torch.cat([order, order[:1].expand(short)])[rank::world]
         real = len(order) - (rank >= world - short)  # a last row that is a repeat does not count
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            batch = take(self.data, order[start:start + self.batch_size])
+            batch = take(self.data, order[start : start + self.batch_size])
             yield weighted(batch, real - start) if short else batch
 
     def _views(self, epoch: int) -> Iterator[GLMBatch]:

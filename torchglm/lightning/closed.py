@@ -1,9 +1,9 @@
 """The gradient of a linear head's loss in closed form: two products with the rows, and no autograd.
 
-    closed = ClosedForm.of(head)
-    if closed is not None and closed.takes(batch):
-        closed.write(closed(batch))  # into .grad
-        optimizer.step()
+closed = ClosedForm.of(head)
+if closed is not None and closed.takes(batch):
+    closed.write(closed(batch))  # into .grad
+    optimizer.step()
 """
 
 from __future__ import annotations
@@ -98,8 +98,10 @@ class ClosedForm:
         head = getattr(model, "head", None) if line is model else model
         if type(head) is not GLMHead or not hasattr(line, "line"):
             return None
-        hooked = any((module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or
-                      module._backward_pre_hooks) for module in (model, *head.modules()))
+        hooked = any(
+            (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+            for module in (model, *head.modules())
+        )
         other = head.log_dispersion.requires_grad or head.family.estimates_shape
         whole = all(part.requires_grad and not part._backward_hooks for part in line.parts())
         precise = head.weight.dtype in (torch.float32, torch.float64)
@@ -108,8 +110,14 @@ class ClosedForm:
     def takes(self, rows: GLMBatch) -> bool:
         """Whether the rows have a response and a matrix on the device of the head."""
         x = rows.x
-        return (isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point() and rows.y is not None
-                and x.device == self.device and not x.requires_grad)
+        return (
+            isinstance(x, Tensor)
+            and x.dim() == 2
+            and x.is_floating_point()
+            and rows.y is not None
+            and x.device == self.device
+            and not x.requires_grad
+        )
 
     def __call__(self, rows: GLMBatch, loss: bool = True) -> Sums:
         """The sums of a batch; raises `ValueError` as `GLMHead.loss` does."""
@@ -117,11 +125,16 @@ class ClosedForm:
             weight, bias, centre = self.model.line()
             x = rows.x if rows.x.dtype == weight.dtype else rows.x.to(weight.dtype)
             if x.shape[1] != weight.shape[1]:
-                raise ValueError(f"x has shape {tuple(x.shape)}, this head in_features={weight.shape[1]}. "
-                                 f"Pass x of shape (..., {weight.shape[1]}).")
+                raise ValueError(
+                    f"x has shape {tuple(x.shape)}, this head in_features={weight.shape[1]}. "
+                    f"Pass x of shape (..., {weight.shape[1]})."
+                )
             x = x if centre is None else x - centre
-            eta = F.linear(x, weight, bias) if not self.single else (
-                torch.mv(x, weight[0]) if bias is None or not len(x) else torch.addmv(bias, x, weight[0]))
+            eta = (
+                F.linear(x, weight, bias)
+                if not self.single
+                else (torch.mv(x, weight[0]) if bias is None or not len(x) else torch.addmv(bias, x, weight[0]))
+            )
             if rows.offset is not None:
                 eta = eta + self._like(eta, rows.offset, "offset")
             y, w = self._response(rows, eta)
@@ -149,8 +162,11 @@ class ClosedForm:
     def loss(self, found: Sums) -> Tensor:
         """The mean loss, whose backward pass hands over the gradient; 0 where the sum was not asked for."""
         first = found.gradient[0]
-        mean = first.new_zeros(()) if found.total is None else found.total / (
-            shared(found.weight, first.device) * self.scale)
+        mean = (
+            first.new_zeros(())
+            if found.total is None
+            else found.total / (shared(found.weight, first.device) * self.scale)
+        )
         return _Known.apply(mean, found.gradient, *self.parts)
 
     def _like(self, eta: Tensor, value: Tensor, name: str) -> Tensor:
@@ -176,8 +192,10 @@ class ClosedForm:
 def stepper(optimizer: Optimizer) -> Callable[[], Any]:
     """The step of an optimizer; plain SGD is `part -= lr grad`, which takes less than all that `step` asks about."""
     plain = type(optimizer) is SGD and not any(
-        group[name] for group in optimizer.param_groups
-        for name in ("momentum", "weight_decay", "dampening", "nesterov", "maximize", "differentiable", "fused"))
+        group[name]
+        for group in optimizer.param_groups
+        for name in ("momentum", "weight_decay", "dampening", "nesterov", "maximize", "differentiable", "fused")
+    )
     if not plain:
         return optimizer.step
     groups = [(group, [(part, part.detach()) for part in group["params"]]) for group in optimizer.param_groups]

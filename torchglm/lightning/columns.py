@@ -52,10 +52,14 @@ class Rows:
         shapes = {name: tuple(value.shape) for name, value in given.items()}
         columns = [shape in ((n,), (n, 1)) for name, shape in shapes.items() if name != "x"]
         if shapes["x"] != (n, head.in_features) or "y" not in given or not all(columns):
-            raise ValueError(f"A batch to fit needs x (n, {head.in_features}), y (n,) and the others like y; "
-                             f"got {shapes}.")
-        flat = {name: value.detach().to(head.weight.device, torch.float64).reshape(n)
-                for name, value in given.items() if name != "x"}
+            raise ValueError(
+                f"A batch to fit needs x (n, {head.in_features}), y (n,) and the others like y; got {shapes}."
+            )
+        flat = {
+            name: value.detach().to(head.weight.device, torch.float64).reshape(n)
+            for name, value in given.items()
+            if name != "x"
+        }
         y, factor = head.family.encode(flat["y"], trials=flat.get("trials"), event=flat.get("event"))
         weight, offset = flat.get("weight", torch.ones_like(y)), flat.get("offset", torch.zeros_like(y))
         x = batch.x.detach().to(y, copy=True)
@@ -123,10 +127,17 @@ class Columns:
 
     def whitened(self, head: GLMHead) -> WhitenedGLM:
         """The null model on the whitened columns: a frozen layer, and a head like `head`."""
-        layer = Whitened(self.mean, self._with_constant(self.matrix.mT), self.unit if self.intercept else 0.0,
-                         head.weight)
-        inner = GLMHead(layer.weight.shape[0], head.family, head.link, bias=self.intercept,
-                        device=head.weight.device, dtype=head.weight.dtype)
+        layer = Whitened(
+            self.mean, self._with_constant(self.matrix.mT), self.unit if self.intercept else 0.0, head.weight
+        )
+        inner = GLMHead(
+            layer.weight.shape[0],
+            head.family,
+            head.link,
+            bias=self.intercept,
+            device=head.weight.device,
+            dtype=head.weight.dtype,
+        )
         inner.log_dispersion = head.log_dispersion
         if inner.bias is not None:
             nn.init.constant_(inner.bias, self.start).requires_grad_(False)
@@ -168,8 +179,11 @@ class WhitenedGLM(nn.Module):
     def __init__(self, backbone: Whitened, head: GLMHead, far: bool = True) -> None:
         super().__init__()
         self.backbone, self.head, self.far = backbone, head, far
-        constant = backbone.bias.double() if far else (
-            backbone.bias.double() - backbone.weight.double() @ backbone.mean.double())
+        constant = (
+            backbone.bias.double()
+            if far
+            else (backbone.bias.double() - backbone.weight.double() @ backbone.mean.double())
+        )
         matrix = torch.cat([backbone.weight, constant.to(backbone.weight).unsqueeze(1)], 1)
         self.register_buffer("matrix", matrix, persistent=False)
 
@@ -232,15 +246,22 @@ class _Sums:
             x, w = torch.where(used.unsqueeze(-1), x, 0.0), torch.where(used, w, 0.0)
         size = rows.y.abs() if head.family.signed else rows.y
         seen = w * (rows.y > 0) if head.family.signed else w
-        y = torch.stack([seen.sum(), *((torch.where(used, w * v, 0.0)).sum() for v in
-                                       (size, size.square(), rows.offset.exp()))])
+        y = torch.stack(
+            [seen.sum(), *((torch.where(used, w * v, 0.0)).sum() for v in (size, size.square(), rows.offset.exp()))]
+        )
         mean = w @ x
         half = x.mul_(w.sqrt().unsqueeze(-1))
         return cls(shift, w.sum(), mean, product(half.mT, half), y, (w * rows.offset).sum())
 
     def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(self.shift, self.weight + other.weight, self.x + other.x, self.gram + other.gram,
-                     self.y + other.y, self.offset + other.offset)
+        return _Sums(
+            self.shift,
+            self.weight + other.weight,
+            self.x + other.x,
+            self.gram + other.gram,
+            self.y + other.y,
+            self.offset + other.offset,
+        )
 
     def over(self, ranks: Ranks) -> _Sums:
         """The sums over the rows of all processes."""

@@ -1,7 +1,7 @@
 """GLMDataModule: files for training, validation and test, split by a hash of the rows.
 
-    data = GLMDataModule("claims/*.parquet", ["age", "power"], "claims", exposure="years", key="policy")
-    trainer.fit(LitGLM(GLMHead(data.in_features, "poisson")), data)
+data = GLMDataModule("claims/*.parquet", ["age", "power"], "claims", exposure="years", key="policy")
+trainer.fit(LitGLM(GLMHead(data.in_features, "poisson")), data)
 """
 
 from __future__ import annotations
@@ -40,25 +40,53 @@ class GLMDataModule(LightningDataModule):
     their order. Raises `ValueError` for shares out of range, unknown columns, and a part without rows.
     """
 
-    def __init__(self, path: PathLike | Sequence[PathLike], design: Sequence[str] | DesignSpec, y: str | None = None,
-                 *, weight: str | None = None, offset: str | None = None, exposure: str | None = None,
-                 trials: str | None = None, event: str | None = None, key: str | Sequence[str] | None = None,
-                 validation: float = 0.2, test: float = 0.0, batch_size: int = 8192, shuffle: bool = True,
-                 seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        design: Sequence[str] | DesignSpec,
+        y: str | None = None,
+        *,
+        weight: str | None = None,
+        offset: str | None = None,
+        exposure: str | None = None,
+        trials: str | None = None,
+        event: str | None = None,
+        key: str | Sequence[str] | None = None,
+        validation: float = 0.2,
+        test: float = 0.0,
+        batch_size: int = 8192,
+        shuffle: bool = True,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         if min(validation, test) < 0 or not validation + test < 1:
-            raise ValueError(f"validation and test must be >= 0 and leave rows to train on, got {validation} and "
-                             f"{test}. They are shares of the rows.")
+            raise ValueError(
+                f"validation and test must be >= 0 and leave rows to train on, got {validation} and "
+                f"{test}. They are shares of the rows."
+            )
         self.path, self.files, self.design = path, files(path), design
-        self.named = {"y": y, "weight": weight, "offset": offset, "exposure": exposure, "trials": trials,
-                      "event": event}
+        self.named = {
+            "y": y,
+            "weight": weight,
+            "offset": offset,
+            "exposure": exposure,
+            "trials": trials,
+            "event": event,
+        }
         self.rows = TableRows(design, **self.named, dtype=dtype)
         self.key = self.rows.columns if key is None else [key] if isinstance(key, str) else list(key)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        ends = {"validation": (0.0, validation), "test": (validation, validation + test),
-                "train": (validation + test, 1.0)}
-        self.parts = {name: HashPart(self.key, low, high, seed, f"{name} part")
-                      for name, (low, high) in ends.items() if low < high}
+        ends = {
+            "validation": (0.0, validation),
+            "test": (validation, validation + test),
+            "train": (validation + test, 1.0),
+        }
+        self.parts = {
+            name: HashPart(self.key, low, high, seed, f"{name} part")
+            for name, (low, high) in ends.items()
+            if low < high
+        }
         self._made: dict[str, Batches] = {}
 
     @property
@@ -95,14 +123,22 @@ class GLMDataModule(LightningDataModule):
         return self._made["all"]
 
     def _of_files(self, name: str) -> ArrowBatches:
-        return ArrowBatches(self.path, self.design, **self.named,  # type: ignore[arg-type]
-                            batch_size=self.batch_size, shuffle=self.shuffle and name == "train", seed=self.seed,
-                            dtype=self.rows.dtype, part=self.parts.get(name))
+        return ArrowBatches(
+            self.path,
+            self.design,
+            **self.named,  # type: ignore[arg-type]
+            batch_size=self.batch_size,
+            shuffle=self.shuffle and name == "train",
+            seed=self.seed,
+            dtype=self.rows.dtype,
+            part=self.parts.get(name),
+        )
 
     def _of_table(self, table: pa.Table, name: str) -> TensorBatches:
         part = self.parts.get(name)
         chosen = table if part is None else part.of(table)
         if not len(chosen):
             raise ValueError(f"No row is in the {part}.")
-        return TensorBatches(self.rows(chosen), self.batch_size, shuffle=self.shuffle and name == "train",
-                             seed=self.seed)
+        return TensorBatches(
+            self.rows(chosen), self.batch_size, shuffle=self.shuffle and name == "train", seed=self.seed
+        )

@@ -1,8 +1,8 @@
 """IRLS for those who make the passes: it says where to evaluate next, and takes what the pass has summed.
 
-    descent = Descent(family, link, columns, intercept)
-    while descent.status is None:
-        descent.take(fold(source, descent.point, family, link, 1, descent.columns, device))
+descent = Descent(family, link, columns, intercept)
+while descent.status is None:
+    descent.take(fold(source, descent.point, family, link, 1, descent.columns, device))
 """
 
 from __future__ import annotations
@@ -31,8 +31,17 @@ class Descent:
     the first pass begins at a mean per row.
     """
 
-    def __init__(self, family: Family, link: Link, columns: int, intercept: bool, penalty: Penalty | None = None,
-                 start: Tensor | None = None, tol: float = 1e-8, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        family: Family,
+        link: Link,
+        columns: int,
+        intercept: bool,
+        penalty: Penalty | None = None,
+        start: Tensor | None = None,
+        tol: float = 1e-8,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.columns = p = columns + intercept
         blank = torch.zeros(1, 0, dtype=torch.float64, device=device)
         rows = Rows(blank.new_zeros(0, columns), blank, blank, blank, None, intercept)
@@ -87,7 +96,7 @@ class Descent:
             self.factored = True  # the same pass again, with a factor to judge the columns by
             return
         if moments.factor is not None:
-            own = linalg.independent_columns(moments.factor[..., :self.columns, :self.columns], self.solver.rank_tol)
+            own = linalg.independent_columns(moments.factor[..., : self.columns, : self.columns], self.solver.rank_tol)
             self.keep = own | (self._ridge(moments) > 0)
         self.trial, _, _ = self._direction(moments, torch.zeros_like(moments.score))
 

@@ -1,8 +1,8 @@
 """IRLS under a Lightning Trainer: LitIRLS makes one Newton step an epoch, without autograd.
 
-    lit = LitIRLS(GLMHead(10, "poisson"))
-    Trainer(max_epochs=50).fit(lit, TensorBatches(GLMBatch(x, y)))
-    lit.head, lit.std_err, lit.status
+lit = LitIRLS(GLMHead(10, "poisson"))
+Trainer(max_epochs=50).fit(lit, TensorBatches(GLMBatch(x, y)))
+lit.head, lit.std_err, lit.status
 """
 
 from __future__ import annotations
@@ -50,17 +50,19 @@ class LitIRLS(LightningModule):
     Raises `ValueError` for several responses, a family whose shape is to be estimated, and rows that do not fit.
     """
 
-    def __init__(self, head: GLMHead, penalty: Penalty | None = None, tol: float = 1e-8, *,
-                 warm: bool = False) -> None:
+    def __init__(self, head: GLMHead, penalty: Penalty | None = None, tol: float = 1e-8, *, warm: bool = False) -> None:
         super().__init__()
         if not isinstance(head, GLMHead):
-            raise TypeError(f"LitIRLS fits a GLMHead alone, got {type(head).__name__}. For a network use LitGLM, with "
-                            "the callback IRLSHead where its head is to be exact.")
+            raise TypeError(
+                f"LitIRLS fits a GLMHead alone, got {type(head).__name__}. For a network use LitGLM, with "
+                "the callback IRLSHead where its head is to be exact."
+            )
         if head.out_features != 1:
             raise ValueError(f"LitIRLS fits one response, this head has {head.out_features}. Use torchglm.fit.")
         if head.family.estimates_shape:
-            raise ValueError(f"the shape of the {head.family.name} family is to be estimated. Give its value, or use "
-                             "torchglm.fit.")
+            raise ValueError(
+                f"the shape of the {head.family.name} family is to be estimated. Give its value, or use torchglm.fit."
+            )
         self.automatic_optimization = False
         self.head, self.penalty, self.tol, self.warm = head, penalty, tol, warm
         self.metrics = Scores(lambda: {"deviance": Deviance(head.family)})
@@ -110,8 +112,16 @@ class LitIRLS(LightningModule):
         start = self._resumed
         if start is None and self.warm:
             start = coefficients(self.head)
-        self.descent = Descent(self.head.family, self.head.link, self.head.in_features, self.head.bias is not None,
-                               self.penalty, start, self.tol, self.device)
+        self.descent = Descent(
+            self.head.family,
+            self.head.link,
+            self.head.in_features,
+            self.head.bias is not None,
+            self.penalty,
+            start,
+            self.tol,
+            self.device,
+        )
         self._sums = None
 
     @torch.no_grad()
@@ -122,8 +132,16 @@ class LitIRLS(LightningModule):
         if given.event is not None:
             raise ValueError("event= needs the observed information, which LitIRLS does not carry. Use torchglm.fit.")
         try:
-            rows = minibatch(given.x, given.y, self.head.family, self.head.link, self.head.bias is not None,
-                             weight=given.weight, offset=given.offset, trials=given.trials)
+            rows = minibatch(
+                given.x,
+                given.y,
+                self.head.family,
+                self.head.link,
+                self.head.bias is not None,
+                weight=given.weight,
+                offset=given.offset,
+                trials=given.trials,
+            )
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"batch {batch_idx}: {error}") from None

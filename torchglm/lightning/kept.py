@@ -65,11 +65,14 @@ def load_checkpoint(path: Path, model: nn.Module | None = None) -> LitGLM:
     except (OSError, EOFError, KeyError, AttributeError, TypeError, RuntimeError, UnpicklingError) as error:
         raise ValueError(f"{path} is not a whole checkpoint of Lightning ({type(error).__name__}: {error}).") from error
     if not wanted:
-        raise ValueError(f"{path} is a checkpoint of another module than LitGLM. Its own load_from_checkpoint(path) "
-                         "reads it.")
+        raise ValueError(
+            f"{path} is a checkpoint of another module than LitGLM. Its own load_from_checkpoint(path) reads it."
+        )
     if config is None and model is None:
-        raise ValueError(f"{path} holds the weights of a network, or of a head with a family of your own. Say which: "
-                         "load(path, model=...) with a module of the same shape.")
+        raise ValueError(
+            f"{path} holds the weights of a network, or of a head with a family of your own. Say which: "
+            "load(path, model=...) with a module of the same shape."
+        )
     try:
         given: dict[str, Any] = {} if model is None else {"model": model}
         return LitGLM.load_from_checkpoint(path, map_location="cpu", weights_only=True, **given)

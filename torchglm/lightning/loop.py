@@ -22,8 +22,9 @@ def cosine(step: int, steps: float) -> float:
 
 
 @torch.no_grad()
-def descend(closed: ClosedForm, optimizer: Optimizer, batches: Iterable[Any], epochs: int, most: int,
-            decay: bool) -> tuple[int, int]:
+def descend(
+    closed: ClosedForm, optimizer: Optimizer, batches: Iterable[Any], epochs: int, most: int, decay: bool
+) -> tuple[int, int]:
     """Make the steps of a Trainer over `epochs` epochs, at most `most` steps (below 0: all); epochs begun, steps made.
 
     `decay` brings the learning rate to zero along half a cosine. Batches are moved to the device of the head.

@@ -55,12 +55,17 @@ class LitGLM(LightningModule):
     Raises `ValueError` for a model without a head and a metric named `loss`, `TypeError` for what is no such argument.
     """
 
-    def __init__(self, model: nn.Module | Mapping[str, Any],
-                 optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-                 scheduler: Callable[[Optimizer], LRScheduler] | None = None,
-                 metrics: Mapping[str, Metric | MakeMetric] | None = None, *,
-                 scheduler_interval: str = "epoch", penalty: Callable[[nn.Module], Tensor] | None = None,
-                 scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module | Mapping[str, Any],
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        metrics: Mapping[str, Metric | MakeMetric] | None = None,
+        *,
+        scheduler_interval: str = "epoch",
+        penalty: Callable[[nn.Module], Tensor] | None = None,
+        scale: float = 1.0,
+    ) -> None:
         super().__init__()
         check_arguments(optimizer, scheduler, metrics, scheduler_interval)
         self.model = model if isinstance(model, nn.Module) else head_from(model)
@@ -73,7 +78,8 @@ class LitGLM(LightningModule):
         self._epoch = -1  # for which the two above hold
         self._seen = Seen()
         self._wanted: dict[str, Metric | MakeMetric] = (
-            {"deviance": Deviance, "d2": D2} if metrics is None else dict(metrics))
+            {"deviance": Deviance, "d2": D2} if metrics is None else dict(metrics)
+        )
         self.train_loss = WeightedMean()
         self.metrics = Scores(self._make_metrics)
         self._make_metrics()  # what cannot be made is said before training
@@ -118,7 +124,8 @@ class LitGLM(LightningModule):
         searched = isinstance(trainer.optimizers[0], LBFGS)  # which compares losses to their last digits
         self._closed = None if searched else self._closed_form()
         allowed = type(self).training_step is LitGLM.training_step and may_go_ahead(
-            trainer, self, mixed=self._closed is not None)
+            trainer, self, mixed=self._closed is not None
+        )
         self._ahead = Ahead(trainer, self, self._stepper, self.head.link) if allowed else None
 
     def _closed_form(self) -> ClosedForm | None:
@@ -136,8 +143,9 @@ class LitGLM(LightningModule):
         self._seen.move(self.train_loss)
         if trainer is not None and (every := trainer.log_every_n_steps):
             if batch_idx == 0 or (trainer.global_step + 1) % every == 0:  # for the bar, and for loggers
-                self.log("train_loss_step", loss.detach() * self.scale, on_step=True, prog_bar=True,
-                         batch_size=_length(rows))
+                self.log(
+                    "train_loss_step", loss.detach() * self.scale, on_step=True, prog_bar=True, batch_size=_length(rows)
+                )
         return loss
 
     def _stepper(self) -> Callable[[GLMBatch], None]:
@@ -212,9 +220,13 @@ class LitGLM(LightningModule):
     def _make_metrics(self) -> dict[str, Metric]:
         """New metrics of one loader."""
         family, link = self.head.family, self.head.link
-        return {"loss": WeightedMean(), **{
-            name: copy.deepcopy(metric) if isinstance(metric, Metric) else metric(family, link=link)
-            for name, metric in self._wanted.items()}}
+        return {
+            "loss": WeightedMean(),
+            **{
+                name: copy.deepcopy(metric) if isinstance(metric, Metric) else metric(family, link=link)
+                for name, metric in self._wanted.items()
+            },
+        }
 
     def _loss(self, rows: GLMBatch, features: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sum of the negative log-likelihood, and the weight."""
@@ -235,8 +247,14 @@ class LitGLM(LightningModule):
             else:
                 metric.update(mu, y, **metric._filter_kwargs(**given))
             if self._trainer is not None:
-                self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, prog_bar=name == "loss",
-                         batch_size=_length(rows))
+                self.log(
+                    f"{stage}_{name}",
+                    metric,
+                    on_step=False,
+                    on_epoch=True,
+                    prog_bar=name == "loss",
+                    batch_size=_length(rows),
+                )
 
 
 def _length(rows: GLMBatch) -> int:

@@ -43,8 +43,14 @@ class _Pass:
 
 
 @torch.no_grad()
-def newton(inner: WhitenedGLM, head: GLMHead, batches: Callable[[], Iterable[GLMBatch]],
-           penalty: Penalty | None = None, ranks: Ranks = ALONE, coef: Tensor | None = None) -> Newton:
+def newton(
+    inner: WhitenedGLM,
+    head: GLMHead,
+    batches: Callable[[], Iterable[GLMBatch]],
+    penalty: Penalty | None = None,
+    ranks: Ranks = ALONE,
+    coef: Tensor | None = None,
+) -> Newton:
     """The sums of one pass in float64 over the batches of all processes `ranks`, and the step they lead to.
 
     They are taken at the trained weights, or at `coef` (p,), the intercept first. The information is the expected one;
@@ -81,8 +87,9 @@ def newton(inner: WhitenedGLM, head: GLMHead, batches: Callable[[], Iterable[GLM
     return Newton(float(loss / weight), step, float(share.max()) if smooth else float("nan"))
 
 
-def _total(at: Tensor, mean: Tensor, head: GLMHead, batches: Callable[[], Iterable[GLMBatch]], ranks: Ranks,
-           observed: bool) -> _Pass:
+def _total(
+    at: Tensor, mean: Tensor, head: GLMHead, batches: Callable[[], Iterable[GLMBatch]], ranks: Ranks, observed: bool
+) -> _Pass:
     """The sums over the batches of all processes."""
     total: _Pass | None = None
     with ranks.together():

@@ -33,8 +33,9 @@ class Polished:
 
 
 @torch.no_grad()
-def polished(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, steps: int,
-             ranks: Ranks) -> Polished:
+def polished(
+    inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, steps: int, ranks: Ranks
+) -> Polished:
     """Newton steps for as long as each comes nearer, each with the shape that is most likely at its coefficients.
 
     A shape that is estimated is left as it was trained where there are no steps; it counts in the distance.
@@ -63,17 +64,23 @@ def polished(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty:
 
 
 @torch.no_grad()
-def solved(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None,
-           ranks: Ranks) -> Polished:
+def solved(
+    inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, ranks: Ranks
+) -> Polished:
     """IRLS from the trained coefficients to its end, written into the head; aliased columns have 0."""
     intercept = head.bias is not None
     whole = None if penalty is None else penalty.expand(intercept, head.in_features + intercept)
     rank_tol = 1e-6 if head.weight.dtype == torch.float32 else 1e-12
-    family, found = solve(_rows(head, batches, ranks), head.family, head.link, _coefficients(inner),
-                          {"penalty": whole, "tol": 1e-8, "max_iter": 50, "rank_tol": rank_tol, "skip": None})
+    family, found = solve(
+        _rows(head, batches, ranks),
+        head.family,
+        head.link,
+        _coefficients(inner),
+        {"penalty": whole, "tol": 1e-8, "max_iter": 50, "rank_tol": rank_tol, "skip": None},
+    )
     _take(head.family, family)
     coef = found.coef[0].nan_to_num().to(head.weight.device)
-    head.weight.copy_(coef[int(intercept):].unsqueeze(0))
+    head.weight.copy_(coef[int(intercept) :].unsqueeze(0))
     if head.bias is not None:
         head.bias.copy_(coef[0])
     end = _look(inner, head, batches, penalty, ranks, coef)
@@ -121,8 +128,14 @@ def _rows(head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> Any:
     return own if ranks.size == 1 else Shard(own, ranks)
 
 
-def _look(inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, ranks: Ranks,
-          coef: Tensor | None = None) -> Newton:
+def _look(
+    inner: WhitenedGLM,
+    head: GLMHead,
+    batches: Iterable[Any],
+    penalty: Penalty | None,
+    ranks: Ranks,
+    coef: Tensor | None = None,
+) -> Newton:
     return newton(inner, head, lambda: (as_batch(batch, head.link) for batch in batches), penalty, ranks, coef)
 
 

@@ -1,8 +1,8 @@
 """IRLSHead: the head of a deep model refitted exactly on the features of the layers before it.
 
-    refit = IRLSHead()
-    Trainer(callbacks=[refit]).fit(LitGLM(network), batches)
-    refit.last
+refit = IRLSHead()
+Trainer(callbacks=[refit]).fit(LitGLM(network), batches)
+refit.last
 """
 
 from __future__ import annotations
@@ -60,8 +60,13 @@ class IRLSHead(Callback):
     (`drop_last`), several ranks, and `every < 1`; `FitWarning` tells where a fit did not end at a maximum.
     """
 
-    def __init__(self, every: int | None = None, penalty: Penalty | None = None, loader: Iterable[Any] | None = None,
-                 max_iter: int = 50) -> None:
+    def __init__(
+        self,
+        every: int | None = None,
+        penalty: Penalty | None = None,
+        loader: Iterable[Any] | None = None,
+        max_iter: int = 50,
+    ) -> None:
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise ValueError(f"every must be a whole number of epochs, at least 1, got {every!r}.")
         self.every, self.penalty, self.loader, self.max_iter = every, penalty, loader, max_iter
@@ -78,8 +83,10 @@ class IRLSHead(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a loader that leaves rows out, which is known by now."""
         if getattr(self._rows_of(trainer), "drop_last", False):
-            raise ValueError("the loader has drop_last, so each pass over it may hold other rows. Pass IRLSHead(loader="
-                             "one that gives all rows).")
+            raise ValueError(
+                "the loader has drop_last, so each pass over it may hold other rows. Pass IRLSHead(loader="
+                "one that gives all rows)."
+            )
 
     def _rows_of(self, trainer: Trainer) -> Any:
         return trainer.train_dataloader if self.loader is None else self.loader
@@ -106,8 +113,12 @@ class IRLSHead(Callback):
         pl_module.eval()
         try:
             head = pl_module.head
-            self.last = self._fit(LoaderRows(Features(loader, trainer, pl_module), head.family, head.link,
-                                             head.bias is not None, None, None), head)
+            self.last = self._fit(
+                LoaderRows(
+                    Features(loader, trainer, pl_module), head.family, head.link, head.bias is not None, None, None
+                ),
+                head,
+            )
         finally:
             for module, training in modes:
                 module.training = training
@@ -167,6 +178,6 @@ def coefficients(head: GLMHead) -> Tensor:
 @torch.no_grad()
 def write(head: GLMHead, coef: Tensor) -> None:
     """Put coefficients (B, p), the intercept first, into a head."""
-    head.weight.copy_(coef[:, int(head.bias is not None):])
+    head.weight.copy_(coef[:, int(head.bias is not None) :])
     if head.bias is not None:
         head.bias.copy_(coef[:, 0])

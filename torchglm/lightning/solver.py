@@ -33,8 +33,12 @@ from torchglm.lightning.suitable import check_rows, checked, suit
 
 EPOCHS = 20
 PIECE = 1 << 14  # rows whitened at once
-QUIET: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
-                         "enable_model_summary": False}
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,19 @@ class Trained:
     status: Status
 
 
-def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor], *,
-            optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-            trainer: Trainer | Mapping[str, Any] | None = None, batch_size: int | None = 8192,
-            penalty: Penalty | None = None, decay: bool = True, polish: int | Literal["irls"] = 0, seed: int = 0,
-            kept: Path | None = None) -> Trained:
+def fit_sgd(
+    head: GLMHead,
+    data: Iterable[Any] | GLMBatch | Mapping[str, Tensor],
+    *,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    trainer: Trainer | Mapping[str, Any] | None = None,
+    batch_size: int | None = 8192,
+    penalty: Penalty | None = None,
+    decay: bool = True,
+    polish: int | Literal["irls"] = 0,
+    seed: int = 0,
+    kept: Path | None = None,
+) -> Trained:
     """Train a head by minibatch gradients, in place, and say how near the optimum it came.
 
     A first pass centres, decorrelates and scales the columns, so that the Hessian of the loss is about the
@@ -102,10 +114,17 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
     suit(data, head.family)
     columns = Columns.learn(head, _each(checked(passes, head.family), head), _ranks(held))
     inner = columns.whitened(head)
-    model, batches = (inner, data) if held is None else (
-        inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
-    lit = LitGLM(model, optimizer or _sgd, metrics={}, scale=columns.scale, scheduler_interval="step",
-                 penalty=None if penalty is None else _penalty_of(penalty, inner, head))
+    model, batches = (
+        (inner, data) if held is None else (inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
+    )
+    lit = LitGLM(
+        model,
+        optimizer or _sgd,
+        metrics={},
+        scale=columns.scale,
+        scheduler_interval="step",
+        penalty=None if penalty is None else _penalty_of(penalty, inner, head),
+    )
     lit.watched = isinstance(trainer, Trainer) or not set(trainer or {}) <= {"max_epochs", "max_steps", "max_time"}
     made = None if kept or penalty or lbfgs else _plainly(lit, batches, trainer, decay)
     if made is None:
@@ -116,8 +135,10 @@ def fit_sgd(head: GLMHead, data: Iterable[Any] | GLMBatch | Mapping[str, Tensor]
         made = chosen.current_epoch, chosen.global_step
     inner.to(head.weight.device)
     if not bool(torch.isfinite(inner.trained).all()):
-        raise ValueError("training ended in coefficients that are not finite. Lower the learning rate, or "
-                         "for LBFGS pass line_search_fn='strong_wolfe'.")
+        raise ValueError(
+            "training ended in coefficients that are not finite. Lower the learning rate, or "
+            "for LBFGS pass line_search_fn='strong_wolfe'."
+        )
     if polish == "irls":
         end = solved(inner, head, passes, penalty, _ranks(held))
     else:

@@ -20,8 +20,9 @@ def check_masses(rows: GLMBatch) -> None:
         finite(_across(rows.exposure), "exposure")
         if bool((rows.exposure <= 0).any()):
             row = int((rows.exposure <= 0).nonzero()[0, 0])
-            raise ValueError(f"exposure must be > 0; row {row} has not. A row without exposure carries no information: "
-                             "drop it.")
+            raise ValueError(
+                f"exposure must be > 0; row {row} has not. A row without exposure carries no information: drop it."
+            )
 
 
 def check_rows(rows: GLMBatch, family: Family) -> None:

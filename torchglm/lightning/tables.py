@@ -24,15 +24,35 @@ class TableRows:
     to the logarithm of the exposure. Raises `ValueError` of a table with a value that is missing or not finite.
     """
 
-    def __init__(self, design: Sequence[str] | DesignSpec, y: str | None = None, *, weight: str | None = None,
-                 freq: str | None = None, offset: str | None = None, exposure: str | None = None,
-                 trials: str | None = None, event: str | None = None, dtype: torch.dtype = torch.float32) -> None:
-        named = {"y": y, "weight": weight, "freq": freq, "offset": offset, "exposure": exposure, "trials": trials,
-                 "event": event}
+    def __init__(
+        self,
+        design: Sequence[str] | DesignSpec,
+        y: str | None = None,
+        *,
+        weight: str | None = None,
+        freq: str | None = None,
+        offset: str | None = None,
+        exposure: str | None = None,
+        trials: str | None = None,
+        event: str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        named = {
+            "y": y,
+            "weight": weight,
+            "freq": freq,
+            "offset": offset,
+            "exposure": exposure,
+            "trials": trials,
+            "event": event,
+        }
         self.extras = {name: column for name, column in named.items() if column is not None}
         self.spec = design if isinstance(design, DesignSpec) else None
-        self.names = list(design) if not isinstance(design, DesignSpec) else (
-            design.names[1:] if design.intercept else design.names)
+        self.names = (
+            list(design)
+            if not isinstance(design, DesignSpec)
+            else (design.names[1:] if design.intercept else design.names)
+        )
         columns = self.names if self.spec is None else list(self.spec.columns)
         response = [] if self.spec is None or y is not None else self.spec.response_columns
         self.columns = list(dict.fromkeys([*columns, *response, *self.extras.values()]))
@@ -45,8 +65,7 @@ class TableRows:
             x = matrix(table, self.names, self.dtype)
         else:
             response = "y" not in self.extras and self.spec.response is not None
-            design = self.spec.design(table, response=response, also=list(self.extras.values()),
-                                      dtype=self.dtype)
+            design = self.spec.design(table, response=response, also=list(self.extras.values()), dtype=self.dtype)
             x, table = design.x[:, 1:] if design.intercept else design.x, design.table
             if design.y is not None:
                 given["y"] = design.y
@@ -67,8 +86,10 @@ class TableRows:
         if not good.all():
             row, *column = (~good).nonzero()[0].tolist()
             what = self.names[column[0]] if column else self.extras.get(name, name)
-            raise ValueError(f"column {what!r} has a value that is {'not positive' if rates else 'not finite'} "
-                             f"in row {row} of a piece. Fill it in or leave the row out.")
+            raise ValueError(
+                f"column {what!r} has a value that is {'not positive' if rates else 'not finite'} "
+                f"in row {row} of a piece. Fill it in or leave the row out."
+            )
 
 
 def matrix(table: pa.Table, names: Sequence[str], dtype: torch.dtype) -> Tensor:
@@ -83,8 +104,9 @@ def matrix(table: pa.Table, names: Sequence[str], dtype: torch.dtype) -> Tensor:
     kinds = pa.types.is_float32, pa.types.is_float64, pa.types.is_integer
     plain = all(any(is_kind(column) for is_kind in kinds) for column in chosen.schema.types)
     if plain and len(chosen.column_names) == len(names) > 0 and not any(c.null_count for c in chosen.columns):
-        parts = [torch.from_numpy(batch.to_tensor(row_major=True).to_numpy()).to(dtype)
-                 for batch in chosen.to_batches()]
+        parts = [
+            torch.from_numpy(batch.to_tensor(row_major=True).to_numpy()).to(dtype) for batch in chosen.to_batches()
+        ]
         return parts[0] if len(parts) == 1 else torch.cat([torch.empty(0, len(names), dtype=dtype), *parts])
     x = torch.empty(table.num_rows, len(names), dtype=dtype)
     for j, name in enumerate(names):

@@ -6,16 +6,44 @@ the slopes and the logarithms are worth a line each where they exist) and name i
 find it by themselves and ask for a reference formula.
 """
 
+from __future__ import annotations
+
 from torchglm.links.base import Link
 from torchglm.links.positive import Log, Softplus
 from torchglm.links.powers import Identity, Inverse, InverseSquared, Power, Sqrt
 from torchglm.links.proportions import Cauchit, CLogLog, Logit, LogLog, Probit
 
-__all__ = ["CLogLog", "Cauchit", "Identity", "Inverse", "InverseSquared", "Link", "Log", "LogLog", "Logit",
-           "Power", "Probit", "Softplus", "Sqrt", "get", "names"]
+__all__ = [
+    "CLogLog",
+    "Cauchit",
+    "Identity",
+    "Inverse",
+    "InverseSquared",
+    "Link",
+    "Log",
+    "LogLog",
+    "Logit",
+    "Power",
+    "Probit",
+    "Softplus",
+    "Sqrt",
+    "get",
+    "names",
+]
 
 MEMBERS: tuple[type[Link], ...] = (  # those that need no argument
-    Identity, Log, Logit, Probit, CLogLog, LogLog, Cauchit, Inverse, InverseSquared, Sqrt, Softplus)
+    Identity,
+    Log,
+    Logit,
+    Probit,
+    CLogLog,
+    LogLog,
+    Cauchit,
+    Inverse,
+    InverseSquared,
+    Sqrt,
+    Softplus,
+)
 _BY_NAME: dict[str, type[Link]] = {link.name: link for link in MEMBERS}
 
 
@@ -24,7 +52,7 @@ def names() -> list[str]:
     return list(_BY_NAME)
 
 
-def get(link: "str | Link") -> Link:
+def get(link: str | Link) -> Link:
     """The link of that name, or the link itself; raises `ValueError` for an unknown name."""
     if isinstance(link, Link):
         return link

@@ -1,5 +1,7 @@
 """The contract of a link; the links themselves are grouped by the means they reach in the files beside this one."""
 
+from __future__ import annotations
+
 import math
 
 import torch

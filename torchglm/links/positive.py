@@ -1,5 +1,7 @@
 """Links whose mean is positive for every `eta`."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,5 +1,7 @@
 """Links that are powers of the mean: identity, inverse, square root and the rest."""
 
+from __future__ import annotations
+
 import math
 
 import torch

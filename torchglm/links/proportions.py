@@ -1,5 +1,7 @@
 """Links whose mean lies between 0 and 1: each is a distribution function."""
 
+from __future__ import annotations
+
 import math
 
 import torch

@@ -4,6 +4,8 @@ A metric is a formula in two halves, sums of rows and their value (`sums`, `rank
 (`base`, `scores`, `ranked`, `predictive`), and a function that gives the value of one set of rows (`functional`).
 """
 
+from __future__ import annotations
+
 from torchglm.metrics.base import FamilyMetric
 from torchglm.metrics.functional import (
     calibration_error,
@@ -21,6 +23,26 @@ from torchglm.metrics.predictive import CRPS, NLL, Coverage
 from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable
 from torchglm.metrics.scores import D2, Deviance, ObservedExpected, PearsonDispersion
 
-__all__ = ["CRPS", "D2", "NLL", "CalibrationError", "Coverage", "Deviance", "FamilyMetric", "Gini", "LiftTable",
-           "ObservedExpected", "PearsonDispersion", "calibration_error", "coverage", "crps", "d2", "deviance", "gini",
-           "lift_table", "nll", "observed_expected", "pearson_dispersion"]
+__all__ = [
+    "CRPS",
+    "D2",
+    "NLL",
+    "CalibrationError",
+    "Coverage",
+    "Deviance",
+    "FamilyMetric",
+    "Gini",
+    "LiftTable",
+    "ObservedExpected",
+    "PearsonDispersion",
+    "calibration_error",
+    "coverage",
+    "crps",
+    "d2",
+    "deviance",
+    "gini",
+    "lift_table",
+    "nll",
+    "observed_expected",
+    "pearson_dispersion",
+]

@@ -1,5 +1,7 @@
 """What every metric of a family shares: its model, its sums as the state of a torchmetrics metric, its `update`."""
 
+from __future__ import annotations
+
 import hashlib
 import re
 from collections.abc import Sequence
@@ -30,8 +32,9 @@ class FamilyMetric(Metric):
     size: tuple[int, ...] = (2,)
     offset_counts = False  # True where the value depends on offsets, so that exposure= needs a link for rates
 
-    def __init__(self, family: "str | Family", link: "str | Link | None" = None, given: Sequence[Any] = (),
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, family: str | Family, link: str | Link | None = None, given: Sequence[Any] = (), **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         known = families.get(family)
         self._model = (known, known.default_link if link is None else links.get(link))
@@ -56,9 +59,16 @@ class FamilyMetric(Metric):
         """The sums so far."""
         return getattr(self, self._state)
 
-    def update(self, mu: Column, y: Column, weight: "Column | None" = None, offset: "Column | None" = None,
-               exposure: "Column | None" = None, trials: "Column | None" = None,
-               event: "Column | None" = None) -> None:
+    def update(
+        self,
+        mu: Column,
+        y: Column,
+        weight: Column | None = None,
+        offset: Column | None = None,
+        exposure: Column | None = None,
+        trials: Column | None = None,
+        event: Column | None = None,
+    ) -> None:
         """Take in rows; `ValueError` where shapes differ, or where `exposure` has no meaning for the link."""
         if exposure is not None and self.offset_counts:
             exposure_link(self.link)
@@ -99,8 +109,11 @@ def fingerprint(parts: Sequence[Any]) -> str:
 def _held(module: nn.Module) -> list[Any]:
     """The class of a module and what it holds itself, with names."""
     own = [pair for name, value in vars(module).items() if name not in _OF_EVERY_MODULE for pair in (name, value)]
-    tensors = [pair for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
-               for pair in (name, value)]
+    tensors = [
+        pair
+        for name, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for pair in (name, value)
+    ]
     return [type(module).__module__, type(module).__qualname__, *own, *tensors]
 
 

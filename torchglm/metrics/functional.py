@@ -3,6 +3,8 @@
 Nothing is kept and no rank is waited for, even where `torch.distributed` is initialised.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -17,79 +19,157 @@ from torchglm.metrics.rows import Column
 from torchglm.metrics.scores import D2, Deviance, ObservedExpected, PearsonDispersion
 
 
-def deviance(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-             link: "str | Link | None" = None, offset: "Column | None" = None,
-             exposure: "Column | None" = None, trials: "Column | None" = None,
-             event: "Column | None" = None) -> Tensor:
+def deviance(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """The weighted mean unit deviance, `sum w d(y, mu) / sum w`: see `Deviance`."""
     return _value(Deviance, (family, link), mu, y, weight, offset, exposure, trials, event)
 
 
-def d2(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-       null: "float | None" = None, link: "str | Link | None" = None, offset: "Column | None" = None,
-       exposure: "Column | None" = None, trials: "Column | None" = None,
-       event: "Column | None" = None) -> Tensor:
+def d2(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    null: float | None = None,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """The share of the null deviance that is explained, `1 - D / D0`: see `D2`."""
     return _value(D2, (family, link, null), mu, y, weight, offset, exposure, trials, event)
 
 
-def nll(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-        dispersion: "float | Column" = 1.0, link: "str | Link | None" = None, offset: "Column | None" = None,
-        exposure: "Column | None" = None, trials: "Column | None" = None,
-        event: "Column | None" = None) -> Tensor:
+def nll(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    dispersion: float | Column = 1.0,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """The weighted mean negative log-density: see `NLL`."""
     return _value(NLL, (family, dispersion, link), mu, y, weight, offset, exposure, trials, event)
 
 
-def pearson_dispersion(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-                       n_coef: int = 0, link: "str | Link | None" = None, offset: "Column | None" = None,
-                       exposure: "Column | None" = None, trials: "Column | None" = None,
-                       event: "Column | None" = None) -> Tensor:
+def pearson_dispersion(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    n_coef: int = 0,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """Pearson's chi-square over its degrees of freedom: see `PearsonDispersion`."""
     return _value(PearsonDispersion, (family, n_coef, link), mu, y, weight, offset, exposure, trials, event)
 
 
-def observed_expected(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-                      link: "str | Link | None" = None, offset: "Column | None" = None,
-                      exposure: "Column | None" = None, trials: "Column | None" = None,
-                      event: "Column | None" = None) -> Tensor:
+def observed_expected(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """The sum of responses over the sum of means: see `ObservedExpected`."""
     return _value(ObservedExpected, (family, link), mu, y, weight, offset, exposure, trials, event)
 
 
-def crps(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-         dispersion: "float | Column" = 1.0, link: "str | Link | None" = None, offset: "Column | None" = None,
-         exposure: "Column | None" = None, trials: "Column | None" = None,
-         event: "Column | None" = None) -> Tensor:
+def crps(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    dispersion: float | Column = 1.0,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """The mean continuous ranked probability score of the predicted laws: see `CRPS`."""
     return _value(CRPS, (family, dispersion, link), mu, y, weight, offset, exposure, trials, event)
 
 
-def gini(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-         link: "str | Link | None" = None, offset: "Column | None" = None,
-         exposure: "Column | None" = None, trials: "Column | None" = None,
-         event: "Column | None" = None) -> Tensor:
+def gini(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """The Gini index of the order of predicted rates: see `Gini`."""
     return _value(Gini, (family, link), mu, y, weight, offset, exposure, trials, event)
 
 
-def lift_table(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-               bins: int = 10, link: "str | Link | None" = None, offset: "Column | None" = None,
-               exposure: "Column | None" = None, trials: "Column | None" = None,
-               event: "Column | None" = None) -> Table:
+def lift_table(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    bins: int = 10,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Table:
     """Observed against predicted rates in bins of about equal weight: see `LiftTable`."""
     return _value(LiftTable, (family, link, bins), mu, y, weight, offset, exposure, trials, event)
 
 
-def calibration_error(mu: Column, y: Column, family: "str | Family", weight: "Column | None" = None, *,
-                      bins: int = 10, link: "str | Link | None" = None, offset: "Column | None" = None,
-                      exposure: "Column | None" = None, trials: "Column | None" = None,
-                      event: "Column | None" = None) -> Tensor:
+def calibration_error(
+    mu: Column,
+    y: Column,
+    family: str | Family,
+    weight: Column | None = None,
+    *,
+    bins: int = 10,
+    link: str | Link | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Tensor:
     """The mean distance of observed from predicted rates: see `CalibrationError`."""
     return _value(CalibrationError, (family, link, bins), mu, y, weight, offset, exposure, trials, event)
 
 
-def coverage(low: Column, high: Column, y: Column, weight: "Column | None" = None) -> Tensor:
+def coverage(low: Column, high: Column, y: Column, weight: Column | None = None) -> Tensor:
     """The share of responses inside their intervals: see `Coverage`."""
     return _value(Coverage, (), low, high, y, weight)
 

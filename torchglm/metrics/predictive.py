@@ -1,9 +1,11 @@
 """Scores of whole predicted laws, likelihood and CRPS, and how often intervals hold the response.
 
-    metric = CRPS("gamma", dispersion=0.4)
-    metric.update(mu, y, weight)
-    metric.compute()
+metric = CRPS("gamma", dispersion=0.4)
+metric.update(mu, y, weight)
+metric.compute()
 """
+
+from __future__ import annotations
 
 from typing import Any
 
@@ -23,8 +25,9 @@ class LawMetric(FamilyMetric):
 
     higher_is_better = False
 
-    def __init__(self, family: "str | Family", dispersion: "float | Column" = 1.0, link: "str | Link | None" = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, family: str | Family, dispersion: float | Column = 1.0, link: str | Link | None = None, **kwargs: Any
+    ) -> None:
         phi = dispersion if isinstance(dispersion, (float, int)) else wide("dispersion", dispersion)
         super().__init__(family, link, given=("dispersion", phi), **kwargs)
         self.dispersion = phi
@@ -55,8 +58,9 @@ class CRPS(LawMetric):
 
     plot_lower_bound = 0.0
 
-    def __init__(self, family: "str | Family", dispersion: "float | Column" = 1.0, link: "str | Link | None" = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, family: str | Family, dispersion: float | Column = 1.0, link: str | Link | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(family, dispersion, link, **kwargs)
         if type(self.family).crps is Family.crps:
             raise ValueError(f"CRPS has no closed form for {self.family.name}. Use NLL.")
@@ -86,7 +90,7 @@ class Coverage(Metric):
         super().__init__(**kwargs)
         self.add_state("covered", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, low: Column, high: Column, y: Column, weight: "Column | None" = None) -> None:
+    def update(self, low: Column, high: Column, y: Column, weight: Column | None = None) -> None:
         """Take in rows `(*N,)` of one shape; `ValueError` where shapes differ."""
         self.covered = self.covered + coverage_sums(low, high, y, weight)
 
@@ -99,15 +103,16 @@ class Coverage(Metric):
         return self._plot(val, ax)
 
 
-def coverage_sums(low: Column, high: Column, y: Column, weight: "Column | None" = None) -> Tensor:
+def coverage_sums(low: Column, high: Column, y: Column, weight: Column | None = None) -> Tensor:
     """`(sum w 1{low <= y <= high}, sum w)`."""
     low = wide("low", low)
     high, y = wide("high", high, low.device), wide("y", y, low.device)
     w = torch.ones_like(y) if weight is None else wide("weight", weight, low.device)
     for name, value in {"low": low, "high": high, "weight": w}.items():
         if value.shape != y.shape:
-            raise ValueError(f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(value.shape)}. "
-                             "Give one value per row.")
+            raise ValueError(
+                f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(value.shape)}. Give one value per row."
+            )
     inside = ((low <= y) & (y <= high)).double()
     known = torch.where(low.isnan() | high.isnan() | y.isnan() | (w < 0), torch.nan, inside)
     return torch.stack([total(w, known), w.sum()])

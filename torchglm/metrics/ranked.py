@@ -4,6 +4,8 @@ The bins are the 18 leading bits of the rate as a float32, put in numeric order:
 They depend on no data, so the sums of two parts add exactly, and nothing waits for the device.
 """
 
+from __future__ import annotations
+
 from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
@@ -58,8 +60,12 @@ def lift_value(sums: Tensor, bins: int) -> dict[str, Tensor]:
     where = (middle * bins).long().clamp(0, bins - 1)
     joined = torch.zeros(3, bins, dtype=sums.dtype, device=sums.device).index_add_(1, where, sums)
     observed, predicted = joined[1] / joined[0], joined[2] / joined[0]
-    return {"weight": joined[0], "observed": observed, "predicted": predicted,
-            "lift": observed / (sums[1].sum() / weight.sum())}
+    return {
+        "weight": joined[0],
+        "observed": observed,
+        "predicted": predicted,
+        "lift": observed / (sums[1].sum() / weight.sum()),
+    }
 
 
 def calibration_value(sums: Tensor, bins: int) -> Tensor:
@@ -128,8 +134,7 @@ class LiftTable(Ranked):
 
     higher_is_better = None
 
-    def __init__(self, family: "str | Family", link: "str | Link | None" = None, bins: int = 10,
-                 **kwargs: Any) -> None:
+    def __init__(self, family: str | Family, link: str | Link | None = None, bins: int = 10, **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
         self.bins = count("bins", bins, 1)
 
@@ -143,7 +148,7 @@ class LiftTable(Ranked):
         figure, ax = _axes(ax)
         for step, table in enumerate(tables):
             at, ending = range(1, len(table["weight"]) + 1), f", step {step}" if len(tables) > 1 else ""
-            points, = ax.plot(at, table["observed"].cpu(), "o", label=f"observed{ending}")
+            (points,) = ax.plot(at, table["observed"].cpu(), "o", label=f"observed{ending}")
             ax.plot(at, table["predicted"].cpu(), "-", color=points.get_color(), label=f"predicted{ending}")
         ax.set(xlabel="bin of the predicted rate", ylabel="rate")
         ax.legend()
@@ -156,8 +161,7 @@ class CalibrationError(Ranked):
     higher_is_better = False
     plot_lower_bound = 0.0
 
-    def __init__(self, family: "str | Family", link: "str | Link | None" = None, bins: int = 10,
-                 **kwargs: Any) -> None:
+    def __init__(self, family: str | Family, link: str | Link | None = None, bins: int = 10, **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
         self.bins = count("bins", bins, 1)
 

@@ -3,6 +3,8 @@
 Values stay on their device: nothing here waits for it, except the checks of `trials=` and `event=`.
 """
 
+from __future__ import annotations
+
 from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,7 +29,7 @@ class Scored(NamedTuple):
     y: Tensor
     weight: Tensor
     trials: Tensor
-    offset: "Tensor | None"
+    offset: Tensor | None
 
     @property
     def whole(self) -> Tensor:
@@ -35,8 +37,16 @@ class Scored(NamedTuple):
         return self.weight * self.trials
 
 
-def scored(family: Family, mu: Column, y: Column, weight: "Column | None" = None, offset: "Column | None" = None,
-           exposure: "Column | None" = None, trials: "Column | None" = None, event: "Column | None" = None) -> Scored:
+def scored(
+    family: Family,
+    mu: Column,
+    y: Column,
+    weight: Column | None = None,
+    offset: Column | None = None,
+    exposure: Column | None = None,
+    trials: Column | None = None,
+    event: Column | None = None,
+) -> Scored:
     """The rows `mu`, `y` `(*N,)`, flattened, in float64.
 
     `weight`, `offset`, `exposure`, `trials` and `event` have the shape of `y`, or lack its last dimension
@@ -46,8 +56,10 @@ def scored(family: Family, mu: Column, y: Column, weight: "Column | None" = None
     mu = wide("mu", mu)
     y = wide("y", y, mu.device)
     if mu.shape != y.shape:
-        raise ValueError(f"mu and y must have one shape, got {tuple(mu.shape)} and {tuple(y.shape)}. "
-                         "Squeeze a last dimension of 1 yourself: it is never broadcast.")
+        raise ValueError(
+            f"mu and y must have one shape, got {tuple(mu.shape)} and {tuple(y.shape)}. "
+            "Squeeze a last dimension of 1 yourself: it is never broadcast."
+        )
     if offset is not None and exposure is not None:
         raise ValueError("offset and exposure were both given. exposure means an offset of log(exposure).")
     extras = {"weight": weight, "offset": offset, "exposure": exposure, "trials": trials, "event": event}
@@ -61,7 +73,7 @@ def scored(family: Family, mu: Column, y: Column, weight: "Column | None" = None
     return Scored(means, response, weight, ones if factor is None else factor, shift)
 
 
-def wide(name: str, value: Column, device: "torch.device | None" = None) -> Tensor:
+def wide(name: str, value: Column, device: torch.device | None = None) -> Tensor:
     """A column in float64 without its graph; what is no tensor becomes one on the device."""
     return (value if isinstance(value, Tensor) else tensor(value, name, device)).detach().double()
 
@@ -73,8 +85,9 @@ def _like(name: str, given: Column, y: Tensor) -> Tensor:
         return value.flatten()
     if y.dim() > 1 and value.shape == y.shape[:-1]:
         return value.unsqueeze(-1).expand(y.shape).flatten()
-    raise ValueError(f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(value.shape)}. "
-                     "Give one value per row.")
+    raise ValueError(
+        f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(value.shape)}. Give one value per row."
+    )
 
 
 def count(name: str, value: Any, least: int) -> int:

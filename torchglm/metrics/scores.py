@@ -9,6 +9,8 @@ Every `update` takes `mu`, `y` of one shape `(*N,)`, an optional `weight`, and b
 `offset` or `exposure` (which count for a null model and for rates), `trials`, `event`. Nothing waits for the device.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 
@@ -49,12 +51,13 @@ class D2(FamilyMetric):
     size = (4,)
     offset_counts = True
 
-    def __init__(self, family: "str | Family", link: "str | Link | None" = None, null: "float | None" = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self, family: str | Family, link: str | Link | None = None, null: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(family, link, given=("null", null), **kwargs)
         self.null = null
 
-    def takes(self, offset: "Tensor | None") -> bool:
+    def takes(self, offset: Tensor | None) -> bool:
         """Whether rows with this offset can be scored: see above."""
         return offset is None or self.null is not None or sums.null_is_closed(self.family, self.link)
 
@@ -79,8 +82,7 @@ class PearsonDispersion(FamilyMetric):
     higher_is_better = None
     plot_lower_bound = 0.0
 
-    def __init__(self, family: "str | Family", n_coef: int = 0, link: "str | Link | None" = None,
-                 **kwargs: Any) -> None:
+    def __init__(self, family: str | Family, n_coef: int = 0, link: str | Link | None = None, **kwargs: Any) -> None:
         super().__init__(family, link, **kwargs)
         self.n_coef = count("n_coef", n_coef, 0)
 

@@ -4,6 +4,8 @@ A weighted sum leaves out rows of weight 0 whatever they hold, so padding never 
 weight that is NaN or below 0, makes the value NaN: looking for it would have to wait for the device.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
@@ -27,13 +29,13 @@ def deviance_sums(rows: Scored, family: Family) -> Tensor:
     return torch.stack([total(rows.whole, family.unit_deviance(rows.y, rows.mu)), rows.whole.sum()])
 
 
-def nll_sums(rows: Scored, family: Family, dispersion: "Tensor | float") -> Tensor:
+def nll_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
     """`(-sum w log f(y; mu, phi), sum w)`; trials are part of the density, not of `w`."""
     nll = -family.log_prob(rows.y, rows.mu, dispersion, rows.trials)
     return torch.stack([total(rows.weight, nll), rows.weight.sum()])
 
 
-def crps_sums(rows: Scored, family: Family, dispersion: "Tensor | float") -> Tensor:
+def crps_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
     """`(sum w CRPS, sum w)`; trials are part of the law, not of `w`."""
     score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / rows.trials)
     return torch.stack([total(rows.weight, score), rows.weight.sum()])
@@ -65,7 +67,7 @@ def observed_expected_sums(rows: Scored, family: Family) -> Tensor:
     return torch.stack([total(rows.whole, observed), total(rows.whole, expected)])
 
 
-def d2_sums(rows: Scored, family: Family, link: Link, null: "float | None") -> Tensor:
+def d2_sums(rows: Scored, family: Family, link: Link, null: float | None) -> Tensor:
     """`(model deviance, W, S, null deviance of these rows)`, the null mean of these rows being `S / W`.
 
     With a fixed `null` intercept the last is the deviance at `mu = link(null + offset)`, and `W = S = 0`.
@@ -121,7 +123,8 @@ def has_power_variance(family: Family) -> bool:
 def null_is_closed(family: Family, link: Link) -> bool:
     """Whether sums alone refit the intercept of a null model with an offset."""
     return (link.name == "log" and has_power_variance(family)) or (
-        link.name == "identity" and family.canonical_link.name == "identity")
+        link.name == "identity" and family.canonical_link.name == "identity"
+    )
 
 
 def _without_offset(rows: Scored, family: Family, link: Link) -> tuple[Tensor, Tensor]:
@@ -135,7 +138,8 @@ def _without_offset(rows: Scored, family: Family, link: Link) -> tuple[Tensor, T
     if not null_is_closed(family, link):
         raise ValueError(
             f"D2 cannot refit the null model of {family.name}, {link.name} link, with an offset from sums. "
-            "Fit an intercept with the offset once, and give it: D2(family, link, null=intercept).")
+            "Fit an intercept with the offset once, and give it: D2(family, link, null=intercept)."
+        )
     if link.name == "identity":
         return rows.y - rows.offset, rows.whole
     one = torch.ones((), dtype=torch.float64, device=rows.mu.device)

@@ -32,9 +32,17 @@ class Calibration:
     count: Tensor
 
     @classmethod
-    def of(cls, y: Tensor, mu: Tensor, weight: Tensor | None = None, exposure: Tensor | None = None,
-           family: Family | None = None, dispersion: float | Tensor = 1.0, bins: int = 10,
-           edges: Tensor | None = None) -> Calibration:
+    def of(
+        cls,
+        y: Tensor,
+        mu: Tensor,
+        weight: Tensor | None = None,
+        exposure: Tensor | None = None,
+        family: Family | None = None,
+        dispersion: float | Tensor = 1.0,
+        bins: int = 10,
+        edges: Tensor | None = None,
+    ) -> Calibration:
         """The sums of rows `y`, `mu` (*B, n), in `bins` bins of equal weight or in those `edges` divide.
 
         `dispersion` is φ, () or one that broadcasts with `mu`; it is used where `family` is given.
@@ -66,8 +74,10 @@ class Calibration:
     def lorenz(self) -> tuple[Tensor, Tensor]:
         """Cumulated shares of weight and of observed response, lowest prediction first; (bins + 1,) each."""
         start = torch.zeros(1, dtype=torch.float64, device=self.weight.device)
-        return (torch.cat([start, self.weight.cumsum(0) / self.weight.sum()]),
-                torch.cat([start, self.observed.cumsum(0) / self.observed.sum()]))
+        return (
+            torch.cat([start, self.weight.cumsum(0) / self.weight.sum()]),
+            torch.cat([start, self.observed.cumsum(0) / self.observed.sum()]),
+        )
 
     def gini(self) -> float:
         """1 − 2 × the area under the Lorenz curve: 0 for no order, below 0 for a wrong one."""
@@ -91,8 +101,13 @@ class Residuals:
     square: Tensor
 
     @classmethod
-    def of(cls, fitted: Tensor, residual: Tensor, cells: tuple[int, int] = (60, 40),
-           edges: tuple[Tensor, Tensor] | None = None) -> Residuals:
+    def of(
+        cls,
+        fitted: Tensor,
+        residual: Tensor,
+        cells: tuple[int, int] = (60, 40),
+        edges: tuple[Tensor, Tensor] | None = None,
+    ) -> Residuals:
         """The sums of rows `fitted`, `residual` (n,), on `cells` over their central 99.8 %, or on `edges`."""
         fitted, residual = columns(fitted, residual)
         a, b = edges or (_even_edges(fitted, cells[0]), _even_edges(residual, cells[1]))
@@ -129,8 +144,9 @@ class Rootogram:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, y: Tensor, mu: Tensor, family: Family, weight: Tensor | None = None,
-           largest: int | None = None) -> Rootogram:
+    def of(
+        cls, y: Tensor, mu: Tensor, family: Family, weight: Tensor | None = None, largest: int | None = None
+    ) -> Rootogram:
         """The frequencies of counts `y` (*B, n) and their expectation Σ P(Y = k | mu).
 
         Every row of positive weight counts once. `largest` is K; by default the largest count, but at most 40
@@ -180,8 +196,10 @@ def columns(*values: Tensor | None) -> list[Tensor]:
     first = next(v for v in values if v is not None)
     parts = [(torch.ones_like(first) if v is None else v).detach().double().reshape(-1) for v in values]
     if len({len(p) for p in parts}) != 1 or len(parts[0]) == 0:
-        raise ValueError("A plot needs at least one row and columns of one length; got "
-                         f"{', '.join(str(len(p)) for p in parts)} values. Pass the rows of one data set.")
+        raise ValueError(
+            "A plot needs at least one row and columns of one length; got "
+            f"{', '.join(str(len(p)) for p in parts)} values. Pass the rows of one data set."
+        )
     return parts
 
 
@@ -211,7 +229,9 @@ def _added(first: _Sums, second: _Sums) -> _Sums:
     for name in (f.name for f in fields(first)):
         a, b = getattr(first, name), getattr(second, name)
         if a.shape != b.shape or name.endswith("edges") and not torch.equal(a, b):
-            raise ValueError(f"{type(first).__name__} sums add only over the same bins; {name} differs. "
-                             "Pass the edges of the first to `of` for the second.")
+            raise ValueError(
+                f"{type(first).__name__} sums add only over the same bins; {name} differs. "
+                "Pass the edges of the first to `of` for the second."
+            )
         parts[name] = a if name.endswith("edges") else a + b
     return type(first)(**parts)

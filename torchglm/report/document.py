@@ -79,8 +79,10 @@ class Table:
         if excess > 0 and longest > _SHORTEST:  # the first column gives way, in the middle of its names
             cells = [[words.cut(row[0], max(longest - excess, _SHORTEST)), *row[1:]] for row in cells]
         widths = [max(len(row[j]) for row in cells) for j in range(len(self.columns))]
-        padded = [[c.ljust(w) if j < self.left else c.rjust(w)
-                   for j, (c, w) in enumerate(zip(row, widths, strict=True))] for row in cells]
+        padded = [
+            [c.ljust(w) if j < self.left else c.rjust(w) for j, (c, w) in enumerate(zip(row, widths, strict=True))]
+            for row in cells
+        ]
         lines = ["  ".join(row).rstrip() for row in padded]
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
         head = [self.title] if self.title else []
@@ -101,8 +103,7 @@ class Table:
         caption = f"<caption>{escape(self.title)}</caption>" if self.title else ""
         head = "".join(self._cell(c, j, "th", ' scope="col"') for j, c in enumerate(self.columns))
         body = "".join(f"<tr>{self._row(row)}</tr>" for row in self.rows)
-        return (f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>'
-                f"<tbody>{body}</tbody></table></div>")
+        return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
     def _row(self, row: Sequence[str]) -> str:
         first = self._cell(row[0], 0, "th", ' scope="row"')
@@ -117,11 +118,17 @@ class Table:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(title=Text(self.title, style="bold") if self.title else None, box=box.SIMPLE_HEAD,
-                          title_justify="left", pad_edge=False, collapse_padding=True)
+        table = RichTable(
+            title=Text(self.title, style="bold") if self.title else None,
+            box=box.SIMPLE_HEAD,
+            title_justify="left",
+            pad_edge=False,
+            collapse_padding=True,
+        )
         for j, name in enumerate(self.columns):
-            table.add_column(Text(name), justify="left" if j < self.left else "right",
-                             no_wrap=j >= self.left, overflow="fold")
+            table.add_column(
+                Text(name), justify="left" if j < self.left else "right", no_wrap=j >= self.left, overflow="fold"
+            )
         for row in self.rows:
             table.add_row(*(Text(c) for c in row))
         return table
@@ -136,8 +143,10 @@ class Notes:
 
     def text(self, width: int) -> str:
         mark = "! " if self.alarm else ""
-        return "\n".join(textwrap.fill(line, width, initial_indent=mark, subsequent_indent=" " * len(mark),
-                                       break_long_words=False) for line in self.lines)
+        return "\n".join(
+            textwrap.fill(line, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_long_words=False)
+            for line in self.lines
+        )
 
     def markdown(self) -> str:
         mark = "**Warning.** " if self.alarm else ""

@@ -46,8 +46,17 @@ def leverage(found: Influence) -> Figure:
     """Standardised Pearson residuals against leverage (log axis), with contours of Cook's distance for one model."""
     figure, axes = quiet_axes()
     if found.sample is not None and len(found.sample):
-        axes.plot(found.sample.leverage.cpu().numpy(), found.sample.residual.cpu().numpy(), "o", color=PALE, alpha=0.7,
-                  markersize=3, markeredgewidth=0, zorder=2, rasterized=True)
+        axes.plot(
+            found.sample.leverage.cpu().numpy(),
+            found.sample.residual.cpu().numpy(),
+            "o",
+            color=PALE,
+            alpha=0.7,
+            markersize=3,
+            markeredgewidth=0,
+            zorder=2,
+            rasterized=True,
+        )
     top = found.top
     if top is not None and len(top):
         h, r = top.leverage.cpu().numpy(), top.residual.cpu().numpy()
@@ -84,8 +93,14 @@ def _contours(figure: Figure, rank: float) -> None:
             if bool(inside.any()):
                 axes.plot(h[inside].numpy(), side[inside].numpy(), "--", color=AMBER, linewidth=1, zorder=1)
                 start = int(inside.nonzero()[0])
-                axes.annotate(f"{distance:g}", (float(h[start]), float(side[start])), (5, -4 if side is r else 0),
-                              textcoords="offset points", fontsize=8.5, color=AMBER)
+                axes.annotate(
+                    f"{distance:g}",
+                    (float(h[start]), float(side[start])),
+                    (5, -4 if side is r else 0),
+                    textcoords="offset points",
+                    fontsize=8.5,
+                    color=AMBER,
+                )
     axes.set_xlim(left, right)
     axes.set_ylim(low, high)
 
@@ -98,8 +113,16 @@ def histogram(residual: Tensor, kind: str = "residual", reach: float = 6.0) -> F
     span = max(3.5, float(values.abs().max()))
     counts, edges = torch.histogram(values, bins, range=(-span, span))
     width = 2 * span / bins
-    axes.bar(edges[:-1].numpy(), (counts / len(values) / width).numpy(), width, align="edge", color=PALE,
-             edgecolor="white", linewidth=0.4, zorder=1)
+    axes.bar(
+        edges[:-1].numpy(),
+        (counts / len(values) / width).numpy(),
+        width,
+        align="edge",
+        color=PALE,
+        edgecolor="white",
+        linewidth=0.4,
+        zorder=1,
+    )
     z = torch.linspace(-span, span, 200)
     axes.plot(z.numpy(), (torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)).numpy(), color=AMBER, linewidth=1.5)
     axes.grid(False, axis="x")
@@ -119,13 +142,18 @@ def distributions(result: Result, most: int = 12) -> Figure:
     down = max(1, -(-len(columns) // _ACROSS))
     figure = Figure(figsize=(4.3, 0.2 + 1.45 * down), layout="constrained", facecolor="white")
     cells = figure.subplots(down, _ACROSS, squeeze=False).ravel()
-    for axes in cells[len(columns):]:
+    for axes in cells[len(columns) :]:
         axes.set_visible(False)
     for axes, (name, values) in zip(cells, columns, strict=False):
         low, high = torch.quantile(values[:: max(1, len(values) // 100_000)], torch.tensor([0.01, 0.99]).to(values))
         inside = values[(values >= low) & (values <= high)]
-        axes.hist(inside.numpy(), bins=min(40, max(5, round(len(values) ** 0.5))), color=PALE, edgecolor="white",
-                  linewidth=0.4)
+        axes.hist(
+            inside.numpy(),
+            bins=min(40, max(5, round(len(values) ** 0.5))),
+            color=PALE,
+            edgecolor="white",
+            linewidth=0.4,
+        )
         axes.axvline(float(values.median()), color=BLUE, linewidth=1.5)
         if low < 0 < high:
             axes.axvline(0.0, color=QUIET, linewidth=1)

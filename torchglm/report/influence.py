@@ -96,15 +96,17 @@ class Influence:
         self.sample = sample if self.sample is None else self.sample + sample
         self.seen += n
 
-    def _cases(self, parts: tuple[RowValues, Tensor, Tensor, Tensor, Tensor], index: Tensor,
-               shifted: bool = False) -> Cases:
+    def _cases(
+        self, parts: tuple[RowValues, Tensor, Tensor, Tensor, Tensor], index: Tensor, shifted: bool = False
+    ) -> Cases:
         """The cases at places (k,) among the models' rows one after another."""
         values, h, residual, cook, left = parts
         n = cook.shape[-1]
         model, row = index // n, index % n
         shift = self._shift(values, left, model, row) if shifted else cook.new_zeros(len(index), 0)
-        y, mu, h, residual, cook = (v.expand(cook.shape)[model, row] for v in (
-            values.rows.y, values.mu, h, residual, cook))
+        y, mu, h, residual, cook = (
+            v.expand(cook.shape)[model, row] for v in (values.rows.y, values.mu, h, residual, cook)
+        )
         return Cases(model, row + self.seen, y, mu, h, residual, cook, shift)
 
     def _shift(self, values: RowValues, left: Tensor, model: Tensor, row: Tensor) -> Tensor:

@@ -28,16 +28,24 @@ class Observations:
     exposure: Tensor | None = None
 
     @classmethod
-    def of(cls, result: Result, y: Tensor | None = None, mu: Tensor | None = None,
-           weight: Tensor | None = None, exposure: Tensor | None = None) -> Observations | None:
+    def of(
+        cls,
+        result: Result,
+        y: Tensor | None = None,
+        mu: Tensor | None = None,
+        weight: Tensor | None = None,
+        exposure: Tensor | None = None,
+    ) -> Observations | None:
         """The given columns, (n,) or (*B, n), else the rows behind the result; None where there are none.
 
         Of streamed rows the first million are taken. Under a log link the offset of rows behind the result is read as
         the logarithm of the exposure. Raises ValueError where only one of `y` and `mu` is given.
         """
         if (y is None) != (mu is None):
-            raise ValueError("A report needs y and mu together; got only one of them. Pass both, or neither "
-                             "to use the rows that the fit still holds.")
+            raise ValueError(
+                "A report needs y and mu together; got only one of them. Pass both, or neither "
+                "to use the rows that the fit still holds."
+            )
         repeats = None
         if y is None or mu is None:
             if not has_rows(result):
@@ -48,14 +56,16 @@ class Observations:
         models = result.dispersion.numel()
         shape = torch.broadcast_shapes(y.shape, mu.shape)
         given = (torch.ones_like(mu) if t is None else t for t in (weight, exposure, repeats))
-        y, mu, w, e, times = (t.detach().double().expand(shape).reshape(-1, shape[-1])
-                              .expand(models, -1) for t in (y, mu, *given))
+        y, mu, w, e, times = (
+            t.detach().double().expand(shape).reshape(-1, shape[-1]).expand(models, -1) for t in (y, mu, *given)
+        )
         kept = (w > 0) & (times > 0) & mu.isfinite()
         if not bool(kept.any()):
             return None
         # values inside the range of every family, so that unused rows spread no NaN
-        y, mu, w, prior, e = (torch.where(kept, t, other) for t, other in (
-            (y, 1.0), (mu, 0.5), (w, 0.0), (w / times, 1.0), (e, 1.0)))
+        y, mu, w, prior, e = (
+            torch.where(kept, t, other) for t, other in ((y, 1.0), (mu, 0.5), (w, 0.0), (w / times, 1.0), (e, 1.0))
+        )
         phi = result.dispersion.detach().double().reshape(-1, 1)
         return cls(y, mu, w, prior, phi, None if exposure is None else e)
 
@@ -82,8 +92,9 @@ class Observations:
             return self
         keep = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:each].to(self.y.device)
         exposure = None if self.exposure is None else self.exposure[:, keep]
-        return Observations(self.y[:, keep], self.mu[:, keep], self.weight[:, keep], self.prior[:, keep],
-                            self.dispersion, exposure)
+        return Observations(
+            self.y[:, keep], self.mu[:, keep], self.weight[:, keep], self.prior[:, keep], self.dispersion, exposure
+        )
 
 
 def has_rows(result: Result) -> bool:

@@ -52,40 +52,58 @@ class ModelBatch:
         good = int(self.converged.sum())
         deviance, null = self._values("deviance"), self._values("null_deviance")
         nobs, steps = self._values("nobs"), self._values("n_iter")
-        pairs = [("Family", words.family_title(self.result.family.name)),
-                 ("Link", words.link_title(self.result.link.name)),
-                 *roles(self.result), ("Models", f"{self.n_models:,}"), ("Columns", str(len(self.result.names))),
-                 ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
-                 ("Observations", _range(nobs)), *left_out(self.result), ("Iterations", _range(steps)),
-                 ("Total deviance", words.number(_total(deviance))),
-                 ("Total null deviance", words.number(_total(null))),
-                 ("D² (all models)", share(d_squared(_total(deviance), _total(null))))]
+        pairs = [
+            ("Family", words.family_title(self.result.family.name)),
+            ("Link", words.link_title(self.result.link.name)),
+            *roles(self.result),
+            ("Models", f"{self.n_models:,}"),
+            ("Columns", str(len(self.result.names))),
+            ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
+            ("Observations", _range(nobs)),
+            *left_out(self.result),
+            ("Iterations", _range(steps)),
+            ("Total deviance", words.number(_total(deviance))),
+            ("Total null deviance", words.number(_total(null))),
+            ("D² (all models)", share(d_squared(_total(deviance), _total(null)))),
+        ]
         if self.result.groups is not None and self.result.group_names:
             pairs.insert(3 + len(roles(self.result)), ("One model per", ", ".join(map(str, self.result.group_names))))
         return pairs
 
     def tables(self, width: int) -> list[Table]:
         """Status counts, coefficient quartiles, worst models; none is so wide that `width` would split it."""
-        counts = [(words.status_title(status.name), f"{n:,}", f"{100 * n / self.n_models:.1f} %")
-                  for status, n in self.status_counts().items()]
+        counts = [
+            (words.status_title(status.name), f"{n:,}", f"{100 * n / self.n_models:.1f} %")
+            for status, n in self.status_counts().items()
+        ]
         rows = list(self.quartiles().values())
         cells = words.fixed([row[1:] for row in rows], [row[4] - row[2] for row in rows])
-        spread = [(name, f"{int(row[0]):,}", *c)
-                  for name, row, c in zip(self.result.names, rows, cells, strict=True)]
+        spread = [(name, f"{int(row[0]):,}", *c) for name, row, c in zip(self.result.names, rows, cells, strict=True)]
         worst = [(self.label(i), *row) for i, row in zip(self.worst(), self._worst_cells(), strict=True)]
         head = ("model", "status", "observations", "deviance", "deviance/df", "iterations")
-        return [Table("How the fits ended", ("status", "models", "share"), counts),
-                Table("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
-                Table("Models to look at first", head, worst, left=2)]
+        return [
+            Table("How the fits ended", ("status", "models", "share"), counts),
+            Table("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
+            Table("Models to look at first", head, worst, left=2),
+        ]
 
     def members(self, most: int = 200) -> Table:
         """One line per model, in order: status, size, fit; at most `most` lines."""
         shown = range(min(self.n_models, most))
         names = ("nobs", "deviance", "null_deviance", "dispersion", "n_iter")
         nobs, deviance, null, phi, steps = (self._values(k).tolist() for k in names)
-        rows = [(self.label(i), words.status_title(self.statuses[i].name), words.number(nobs[i]),
-                 words.number(deviance[i]), share(d_squared(deviance[i], null[i])), words.short(phi[i]),
-                 f"{steps[i]:.0f}") for i in shown]
+        rows = [
+            (
+                self.label(i),
+                words.status_title(self.statuses[i].name),
+                words.number(nobs[i]),
+                words.number(deviance[i]),
+                share(d_squared(deviance[i], null[i])),
+                words.short(phi[i]),
+                f"{steps[i]:.0f}",
+            )
+            for i in shown
+        ]
         title = "" if len(shown) == self.n_models else f"The first {most} of {self.n_models:,} models"
         head = ("model", "status", "observations", "deviance", "D²", "dispersion", "iterations")
         return Table(title, head, rows, left=2)
@@ -96,8 +114,11 @@ class ModelBatch:
 
     def remarks(self) -> list[str]:
         """How to read the tables."""
-        return ["Coefficients: distribution over the converged models. Models to look at first: those that "
-                "did not converge, then by deviance per residual degree of freedom.", *policies(self.result)]
+        return [
+            "Coefficients: distribution over the converged models. Models to look at first: those that "
+            "did not converge, then by deviance per residual degree of freedom.",
+            *policies(self.result),
+        ]
 
     @property
     def sound(self) -> bool:
@@ -112,14 +133,17 @@ class ModelBatch:
 
     def warnings(self) -> list[str]:
         """One sentence for each way in which models failed."""
-        return [f"{n:,} {'model' if n == 1 else 'models'} not converged "
-                f"({words.status_title(status.name)}): {status.explanation}"
-                for status, n in self.status_counts(only_failed=True).items()]
+        return [
+            f"{n:,} {'model' if n == 1 else 'models'} not converged "
+            f"({words.status_title(status.name)}): {status.explanation}"
+            for status, n in self.status_counts(only_failed=True).items()
+        ]
 
     def status_counts(self, only_failed: bool = False) -> dict[Any, int]:
         """How many models ended in each status, the commonest first."""
-        chosen = [s for s, good in zip(self.statuses, self.converged.tolist(), strict=True)
-                  if not (only_failed and good)]
+        chosen = [
+            s for s, good in zip(self.statuses, self.converged.tolist(), strict=True) if not (only_failed and good)
+        ]
         return dict(Counter(chosen).most_common())
 
     def quartiles(self) -> dict[str, tuple[float, ...]]:
@@ -149,17 +173,38 @@ class ModelBatch:
         """The overview, JSON-able: counts, spread of each coefficient, worst models; NaN is None."""
         r = self.result
         deviance, null = _total(self._values("deviance")), _total(self._values("null_deviance"))
-        spread = [{"name": name, "models": int(row[0]),
-                   **dict(zip(("min", "q25", "median", "q75", "max"), row[1:], strict=True))}
-                  for name, row in self.quartiles().items()]
-        return jsonable({
-            "family": r.family.name, "link": r.link.name, "formula": r.formula, "models": self.n_models,
-            "converged": int(self.converged.sum()), "deviance": deviance, "null_deviance": null,
-            "d_squared": d_squared(deviance, null),
-            "status": {s.name.lower(): n for s, n in self.status_counts().items()}, "coefficients": spread,
-            "worst": [{"model": self.label(i), "index": i, "status": self.statuses[i].name.lower(),
-                       "deviance": float(self._values("deviance")[i])} for i in self.worst()],
-            "warnings": self.warnings()})
+        spread = [
+            {
+                "name": name,
+                "models": int(row[0]),
+                **dict(zip(("min", "q25", "median", "q75", "max"), row[1:], strict=True)),
+            }
+            for name, row in self.quartiles().items()
+        ]
+        return jsonable(
+            {
+                "family": r.family.name,
+                "link": r.link.name,
+                "formula": r.formula,
+                "models": self.n_models,
+                "converged": int(self.converged.sum()),
+                "deviance": deviance,
+                "null_deviance": null,
+                "d_squared": d_squared(deviance, null),
+                "status": {s.name.lower(): n for s, n in self.status_counts().items()},
+                "coefficients": spread,
+                "worst": [
+                    {
+                        "model": self.label(i),
+                        "index": i,
+                        "status": self.statuses[i].name.lower(),
+                        "deviance": float(self._values("deviance")[i]),
+                    }
+                    for i in self.worst()
+                ],
+                "warnings": self.warnings(),
+            }
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per model and coefficient, indexed by the group (or number) of the model and the name."""
@@ -167,8 +212,14 @@ class ModelBatch:
 
         r, p = self.result, len(self.result.names)
         interval = r.conf_int(self.level)
-        columns = {"estimate": r.coef, "std_err": r.std_err, "statistic": r.statistic, "p_value": r.p_value,
-                   "low": interval[..., 0], "high": interval[..., 1]}
+        columns = {
+            "estimate": r.coef,
+            "std_err": r.std_err,
+            "statistic": r.statistic,
+            "p_value": r.p_value,
+            "low": interval[..., 0],
+            "high": interval[..., 1],
+        }
         frame = pd.DataFrame({k: v.detach().double().cpu().reshape(-1).numpy() for k, v in columns.items()})
         if self.ratio_name is not None:
             import numpy as np
@@ -188,9 +239,16 @@ class ModelBatch:
     def _worst_cells(self) -> list[tuple[str, ...]]:
         nobs, deviance, steps = (self._values(k) for k in ("nobs", "deviance", "n_iter"))
         ratio = self.deviance_per_df()
-        return [(words.status_title(self.statuses[i].name), words.number(float(nobs[i])),
-                 words.number(float(deviance[i])), words.short(float(ratio[i])), f"{int(steps[i])}")
-                for i in self.worst()]
+        return [
+            (
+                words.status_title(self.statuses[i].name),
+                words.number(float(nobs[i])),
+                words.number(float(deviance[i])),
+                words.short(float(ratio[i])),
+                f"{int(steps[i])}",
+            )
+            for i in self.worst()
+        ]
 
 
 def _flat(status: Any) -> Iterable[Any]:

@@ -29,9 +29,18 @@ _WIDE = 10_000  # characters: tables scroll, so none is split
 _MOST_SENTENCES = 40
 
 
-def write_page(result: Result, path: str | Path, y: Tensor | None = None, mu: Tensor | None = None,
-               weight: Tensor | None = None, exposure: Tensor | None = None, title: str | None = None,
-               config: Mapping[str, Any] | str | None = None, level: float = 0.95, new_rows: bool = False) -> Path:
+def write_page(
+    result: Result,
+    path: str | Path,
+    y: Tensor | None = None,
+    mu: Tensor | None = None,
+    weight: Tensor | None = None,
+    exposure: Tensor | None = None,
+    title: str | None = None,
+    config: Mapping[str, Any] | str | None = None,
+    level: float = 0.95,
+    new_rows: bool = False,
+) -> Path:
     """Write the report of a fit, or of a batch of fits, as one HTML file without outside references.
 
     `y`, `mu`, `weight`, `exposure` (n,) or (*B, n) are the rows to diagnose on, by default those behind the
@@ -52,8 +61,14 @@ def write_page(result: Result, path: str | Path, y: Tensor | None = None, mu: Te
     return path
 
 
-def page(result: Result, rows: Observations | None, title: str | None = None,
-         config: Mapping[str, Any] | str | None = None, level: float = 0.95, own: bool = False) -> str:
+def page(
+    result: Result,
+    rows: Observations | None,
+    title: str | None = None,
+    config: Mapping[str, Any] | str | None = None,
+    level: float = 0.95,
+    own: bool = False,
+) -> str:
     """The HTML text of `write_page`; `own` says that the rows of the fit stand behind the result."""
     from jinja2 import Environment
     from markupsafe import Markup
@@ -64,11 +79,21 @@ def page(result: Result, rows: Observations | None, title: str | None = None,
     kind = view.document(_WIDE).title
     parts = {**_on_rows(result, rows), **_on_own_rows(result, view, own and rows is not None)}
     return template.render(
-        title=title or kind, kind=kind, formula=result.formula, sound=view.sound, verdict=view.verdict,
-        facts=Markup(Facts(view.facts()).html()), tables=[_table(t) for t in view.tables(_WIDE)],
-        remarks=view.remarks(), estimates=[_embedded(p) for p in coefficient_panels(result, level)],
-        config=_yaml(config), footer=_footer(rows, own), sentences=_capped(view.sentences()),
-        members=Markup(view.members().html()) if isinstance(view, ModelBatch) else None, **parts)
+        title=title or kind,
+        kind=kind,
+        formula=result.formula,
+        sound=view.sound,
+        verdict=view.verdict,
+        facts=Markup(Facts(view.facts()).html()),
+        tables=[_table(t) for t in view.tables(_WIDE)],
+        remarks=view.remarks(),
+        estimates=[_embedded(p) for p in coefficient_panels(result, level)],
+        config=_yaml(config),
+        footer=_footer(rows, own),
+        sentences=_capped(view.sentences()),
+        members=Markup(view.members().html()) if isinstance(view, ModelBatch) else None,
+        **parts,
+    )
 
 
 def _on_rows(result: Result, rows: Observations | None) -> dict[str, Any]:
@@ -76,14 +101,26 @@ def _on_rows(result: Result, rows: Observations | None) -> dict[str, Any]:
     if rows is None:
         return {"predictions": [], "deciles": None, "checks": []}
     panels, deciles = predictions(result, rows)
-    return {"predictions": [_embedded(p) for p in panels], "deciles": _table(deciles),
-            "checks": [_embedded(p) for p in residual_panels(result, rows)]}
+    return {
+        "predictions": [_embedded(p) for p in panels],
+        "deciles": _table(deciles),
+        "checks": [_embedded(p) for p in residual_panels(result, rows)],
+    }
 
 
 def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> dict[str, Any]:
     """The checks in words, what single rows do, and what a reader must know at once."""
-    nothing = {"warnings": view.warnings(), "findings": [], "asked": None, "check_tables": [], "influence": [],
-               "influential": None, "influence_note": "", "checked": None, "silent": True}
+    nothing = {
+        "warnings": view.warnings(),
+        "findings": [],
+        "asked": None,
+        "check_tables": [],
+        "influence": [],
+        "influential": None,
+        "influence_note": "",
+        "checked": None,
+        "silent": True,
+    }
     if not own:
         return nothing
     try:
@@ -93,9 +130,15 @@ def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> d
     found = Influence.of(result)
     if not found.count:
         return nothing | checked
-    return nothing | checked | {
-        "influence": [_embedded(p) for p in influence_panels(found)],
-        "influential": _table(tables.influential(found)), "influence_note": tables.influence_note(found)}
+    return (
+        nothing
+        | checked
+        | {
+            "influence": [_embedded(p) for p in influence_panels(found)],
+            "influential": _table(tables.influential(found)),
+            "influence_note": tables.influence_note(found),
+        }
+    )
 
 
 def _check_parts(check: Check, result: Result, view: SingleModel | ModelBatch) -> dict[str, Any]:
@@ -103,9 +146,14 @@ def _check_parts(check: Check, result: Result, view: SingleModel | ModelBatch) -
     batch = isinstance(view, ModelBatch)
     known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", *check.tests})
     shown = [*([tables.findings(result, check)] if batch else []), tables.tests(check)]
-    return {"warnings": known, "findings": [] if batch else check.findings[0], "asked": _asked(check),
-            "check_tables": [_table(t) for t in shown if t.rows], "checked": _checked(check),
-            "silent": bool(check.silent.all())}
+    return {
+        "warnings": known,
+        "findings": [] if batch else check.findings[0],
+        "asked": _asked(check),
+        "check_tables": [_table(t) for t in shown if t.rows],
+        "checked": _checked(check),
+        "silent": bool(check.silent.all()),
+    }
 
 
 def _checked(check: Check) -> str:
@@ -139,8 +187,13 @@ def _table(table: Table) -> Any:
 
 def _embedded(panel: Panel) -> dict[str, Any]:
     width, height = (round(100 * inches) for inches in panel.figure.get_size_inches())
-    return {"title": panel.title, "reading": panel.reading, "source": svg_uri(panel.figure), "width": width,
-            "height": height}
+    return {
+        "title": panel.title,
+        "reading": panel.reading,
+        "source": svg_uri(panel.figure),
+        "width": width,
+        "height": height,
+    }
 
 
 def svg_uri(figure: Figure) -> str:

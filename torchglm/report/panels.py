@@ -36,18 +36,37 @@ class Panel:
 def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
     """The forest of one model (none without slopes), or the spread of a batch's estimates and deviances."""
     if result.coef.ndim > 1:
-        return [Panel("Distribution of each coefficient", "Over the converged models, their central 98 %. Blue line: "
-                      f"median; grey line: zero.{_rest(result)}", figures.distributions(result)),
-                Panel("Coefficients across models", "Thin line: smallest to largest. Thick line: middle half "
-                      "of the models. Dot: median. Only converged models count.", plots.quartiles(result)),
-                Panel("Fit across models", "Deviance per residual degree of freedom. A model far to the "
-                      "right fits worse; the table above names the worst.", plots.deviances(result))]
+        return [
+            Panel(
+                "Distribution of each coefficient",
+                f"Over the converged models, their central 98 %. Blue line: median; grey line: zero.{_rest(result)}",
+                figures.distributions(result),
+            ),
+            Panel(
+                "Coefficients across models",
+                "Thin line: smallest to largest. Thick line: middle half "
+                "of the models. Dot: median. Only converged models count.",
+                plots.quartiles(result),
+            ),
+            Panel(
+                "Fit across models",
+                "Deviance per residual degree of freedom. A model far to the "
+                "right fits worse; the table above names the worst.",
+                plots.deviances(result),
+            ),
+        ]
     if not any(name != words.INTERCEPT for name in result.names):
         return []
     neutral = "1" if words.ratio_name(result.family.name, result.link.name) else "0"
-    return [Panel("Coefficients with intervals", f"An interval that crosses the line at {neutral} is "
-                  "compatible with no effect. Effects are per unit of each column, so compare only columns "
-                  "of like units.", plots.forest(result, level))]
+    return [
+        Panel(
+            "Coefficients with intervals",
+            f"An interval that crosses the line at {neutral} is "
+            "compatible with no effect. Effects are per unit of each column, so compare only columns "
+            "of like units.",
+            plots.forest(result, level),
+        )
+    ]
 
 
 def predictions(result: Result, rows: Observations) -> tuple[list[Panel], Table]:
@@ -60,15 +79,28 @@ def predictions(result: Result, rows: Observations) -> tuple[list[Panel], Table]
     sums = Calibration.of(*parts, law, rows.dispersion)
     exposed = rows.exposure is not None
     panels = [
-        Panel("Calibration by decile", f"Observed against predicted {rate}, with ± 2 standard errors under "
-              "the model. Points on the line: right on average at every level of prediction.",
-              plots.calibration(sums, exposure=rows.exposure)),
-        Panel("Lift by decile", "Bars that rise from left to right: the model tells low from high. Bars that "
-              "leave the line: it over- or understates there.", plots.lift(sums))]
+        Panel(
+            "Calibration by decile",
+            f"Observed against predicted {rate}, with ± 2 standard errors under "
+            "the model. Points on the line: right on average at every level of prediction.",
+            plots.calibration(sums, exposure=rows.exposure),
+        ),
+        Panel(
+            "Lift by decile",
+            "Bars that rise from left to right: the model tells low from high. Bars that "
+            "leave the line: it over- or understates there.",
+            plots.lift(sums),
+        ),
+    ]
     if float(rows.y[rows.kept].min()) >= 0 and float((rows.weight * rows.y).sum()) > 0:
-        panels.append(Panel("Lorenz curve and Gini", "How unequally the response falls when rows are ordered "
-                            "by prediction. The diagonal is a model that orders nothing.",
-                            plots.lorenz(*parts)))
+        panels.append(
+            Panel(
+                "Lorenz curve and Gini",
+                "How unequally the response falls when rows are ordered "
+                "by prediction. The diagonal is a model that orders nothing.",
+                plots.lorenz(*parts),
+            )
+        )
     weighted = bool((rows.weight[rows.kept] != 1).any())
     return panels, tables.deciles(sums, exposed, weighted)
 
@@ -89,19 +121,37 @@ def residual_panels(result: Result, rows: Observations) -> list[Panel]:
     if kind.startswith("quantile"):
         normal = "Points in the grey band: the family fits. Steeper than the line: more spread than that."
     panels = [
-        Panel("Residuals against fitted", "The amber line is the local mean: flat at zero when link and "
-              f"terms are right, curved when one is missing.{note}",
-              plots.residuals(eta, scores, kind, scale)),
+        Panel(
+            "Residuals against fitted",
+            "The amber line is the local mean: flat at zero when link and "
+            f"terms are right, curved when one is missing.{note}",
+            plots.residuals(eta, scores, kind, scale),
+        ),
         Panel("Normal Q–Q", normal + note, plots.quantiles(scores, kind)),
-        Panel("Spread against fitted", "Flat on the grey line: the variance grows with the mean as the family says. "
-              f"Rising: faster than that.{note}", plots.spread(eta, scores, kind, scale))]
+        Panel(
+            "Spread against fitted",
+            "Flat on the grey line: the variance grows with the mean as the family says. "
+            f"Rising: faster than that.{note}",
+            plots.spread(eta, scores, kind, scale),
+        ),
+    ]
     if _counts(result, rows):
-        panels.append(Panel("Rootogram", "Bars hang from the expected frequencies. A bar that ends above "
-                            "zero: fewer such counts than expected; below: more, as with excess zeros.",
-                            plots.rootogram(rows.y, rows.mu, result.family, rows.weight)))
+        panels.append(
+            Panel(
+                "Rootogram",
+                "Bars hang from the expected frequencies. A bar that ends above "
+                "zero: fewer such counts than expected; below: more, as with excess zeros.",
+                plots.rootogram(rows.y, rows.mu, result.family, rows.weight),
+            )
+        )
     else:
-        panels.append(Panel("Distribution of residuals", "Bars that follow the amber curve, the standard normal: the "
-                            f"family fits.{note}", figures.histogram(scores, kind)))
+        panels.append(
+            Panel(
+                "Distribution of residuals",
+                f"Bars that follow the amber curve, the standard normal: the family fits.{note}",
+                figures.histogram(scores, kind),
+            )
+        )
     return panels
 
 
@@ -109,12 +159,20 @@ def influence_panels(found: Influence) -> list[Panel]:
     """What single rows do: residuals against leverage, and Cook's distance."""
     batch = bool(found.result.batch_shape)
     curves = "" if batch else " Dashed: Cook's distance of 0.5 and 1."
-    return [Panel("Leverage and residual", "Rows far to the right are unusual in their columns, rows far up or down in "
-                  f"their response; those that are both move the fit. Blue: the most influential.{curves}",
-                  figures.leverage(found)),
-            Panel("Cook's distance", "How far the coefficients move together when a row is taken in. A row above 1, or "
-                  f"far above all others, is worth a look.{' Numbers: model: row.' if batch else ''}",
-                  figures.cooks_distance(found))]
+    return [
+        Panel(
+            "Leverage and residual",
+            "Rows far to the right are unusual in their columns, rows far up or down in "
+            f"their response; those that are both move the fit. Blue: the most influential.{curves}",
+            figures.leverage(found),
+        ),
+        Panel(
+            "Cook's distance",
+            "How far the coefficients move together when a row is taken in. A row above 1, or "
+            f"far above all others, is worth a look.{' Numbers: model: row.' if batch else ''}",
+            figures.cooks_distance(found),
+        ),
+    ]
 
 
 def _rest(result: Result) -> str:

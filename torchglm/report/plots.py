@@ -46,8 +46,9 @@ def forest(result: Result, level: float = 0.95, most: int = 40) -> Figure:
     for spot, c in zip(place, rows, strict=True):
         inside = abs(c.estimate) <= reach
         marker = "o" if inside else ">" if c.estimate > 0 else "<"
-        axes.plot([math.copysign(min(abs(c.estimate), reach), c.estimate)], [spot], marker, color=BLUE,
-                  markersize=5, zorder=3)
+        axes.plot(
+            [math.copysign(min(abs(c.estimate), reach), c.estimate)], [spot], marker, color=BLUE, markersize=5, zorder=3
+        )
     axes.set_yticks(place, [words.label(c.name, _LABEL) for c in rows])
     axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
     axes.grid(False, axis="y")
@@ -59,18 +60,34 @@ def forest(result: Result, level: float = 0.95, most: int = 40) -> Figure:
     return figure
 
 
-def calibration(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | None = None,
-                exposure: Tensor | None = None, family: Family | None = None,
-                dispersion: float | Tensor = 1.0, bins: int = 10) -> Figure:
+def calibration(
+    y: Tensor | Calibration,
+    mu: Tensor | None = None,
+    weight: Tensor | None = None,
+    exposure: Tensor | None = None,
+    family: Family | None = None,
+    dispersion: float | Tensor = 1.0,
+    bins: int = 10,
+) -> Figure:
     """Observed against predicted rate by decile of prediction, with ± 2 standard errors."""
-    sums = y if isinstance(y, Calibration) else Calibration.of(
-        y, _given(mu), weight, exposure, family, dispersion, bins)
+    sums = (
+        y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, family, dispersion, bins)
+    )
     observed, predicted, error = (t.cpu().numpy() for t in sums.rates())
     figure, axes = quiet_axes()
     reach = [float(min(observed.min(), predicted.min())), float(max(observed.max(), predicted.max()))]
     axes.plot(reach, reach, color=QUIET, linewidth=1, zorder=1)
-    axes.errorbar(predicted, observed, yerr=None if math.isnan(float(error.sum())) else 2 * error, fmt="o",
-                  color=BLUE, ecolor=PALE, elinewidth=2, markersize=5, zorder=2)
+    axes.errorbar(
+        predicted,
+        observed,
+        yerr=None if math.isnan(float(error.sum())) else 2 * error,
+        fmt="o",
+        color=BLUE,
+        ecolor=PALE,
+        elinewidth=2,
+        markersize=5,
+        zorder=2,
+    )
     if reach[0] > 0 and reach[1] / reach[0] > 30:
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -79,8 +96,13 @@ def calibration(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tenso
     return figure
 
 
-def lift(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | None = None,
-         exposure: Tensor | None = None, bins: int = 10) -> Figure:
+def lift(
+    y: Tensor | Calibration,
+    mu: Tensor | None = None,
+    weight: Tensor | None = None,
+    exposure: Tensor | None = None,
+    bins: int = 10,
+) -> Figure:
     """Observed (bars) and predicted (line) rate by decile of prediction, relative to the overall rate."""
     sums = y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, bins=bins)
     observed, predicted, _ = (t.cpu().numpy() for t in sums.rates())
@@ -99,8 +121,13 @@ def lift(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | Non
     return figure
 
 
-def lorenz(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | None = None,
-           exposure: Tensor | None = None, bins: int = 500) -> Figure:
+def lorenz(
+    y: Tensor | Calibration,
+    mu: Tensor | None = None,
+    weight: Tensor | None = None,
+    exposure: Tensor | None = None,
+    bins: int = 500,
+) -> Figure:
     """Lorenz curve of the response ordered by prediction, with its Gini coefficient."""
     sums = y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, bins=bins)
     share, response = (t.cpu().numpy() for t in sums.lorenz())
@@ -109,16 +136,24 @@ def lorenz(y: Tensor | Calibration, mu: Tensor | None = None, weight: Tensor | N
     axes.fill_between(share, response, share, color=PALE, alpha=0.5, linewidth=0)
     axes.plot(share, response, color=BLUE, linewidth=1.8)
     axes.text(0.04, 0.92, f"Gini {sums.gini():.3f}", transform=axes.transAxes, color=INK)
-    axes.set_xlabel("share of rows (weight), lowest prediction first" if exposure is None
-                    else "share of exposure, lowest prediction first")
+    axes.set_xlabel(
+        "share of rows (weight), lowest prediction first"
+        if exposure is None
+        else "share of exposure, lowest prediction first"
+    )
     axes.set_ylabel("share of response")
     axes.set_xlim(0, 1)
     axes.set_ylim(min(0.0, float(response.min())), 1)
     return figure
 
 
-def residuals(fitted: Tensor | Residuals, residual: Tensor | None = None, kind: str = "residual",
-              scale: str = "fitted value", reference: float = 0.0) -> Figure:
+def residuals(
+    fitted: Tensor | Residuals,
+    residual: Tensor | None = None,
+    kind: str = "residual",
+    scale: str = "fitted value",
+    reference: float = 0.0,
+) -> Figure:
     """Residuals against fitted values with their local mean ± 2 standard errors.
 
     Up to 2000 rows are drawn as points; more rows, or sums over bins, as a map of counts. `kind` and `scale`
@@ -135,8 +170,9 @@ def residuals(fitted: Tensor | Residuals, residual: Tensor | None = None, kind: 
         if len(f) > _POINTS:
             _count_map(axes, sums)
         else:
-            axes.plot(f.cpu().numpy(), r.cpu().numpy(), "o", color=BLUE, alpha=0.25, markersize=3,
-                      markeredgewidth=0, zorder=1)
+            axes.plot(
+                f.cpu().numpy(), r.cpu().numpy(), "o", color=BLUE, alpha=0.25, markersize=3, markeredgewidth=0, zorder=1
+            )
     where, mean, error = (t.cpu().numpy() for t in sums.trend())
     low, high = mean - 2 * error, mean + 2 * error
     axes.fill_between(where, low, high, color=AMBER, alpha=0.25, linewidth=0, zorder=3)
@@ -146,8 +182,7 @@ def residuals(fitted: Tensor | Residuals, residual: Tensor | None = None, kind: 
     return figure
 
 
-def spread(fitted: Tensor, residual: Tensor, kind: str = "residual",
-           scale: str = "fitted value") -> Figure:
+def spread(fitted: Tensor, residual: Tensor, kind: str = "residual", scale: str = "fitted value") -> Figure:
     """√|residual| against fitted values; a right spread follows the grey line, its mean if normal."""
     figure = residuals(fitted, residual.abs().sqrt(), f"√|{kind}|", scale, reference=0.82218)
     figure.axes[0].set_ylim(bottom=0)
@@ -167,8 +202,9 @@ def quantiles(residual: Tensor | QuantilePairs, kind: str = "residual") -> Figur
     return figure
 
 
-def rootogram(y: Tensor | Rootogram, mu: Tensor | None = None, family: Family | None = None,
-              weight: Tensor | None = None) -> Figure:
+def rootogram(
+    y: Tensor | Rootogram, mu: Tensor | None = None, family: Family | None = None, weight: Tensor | None = None
+) -> Figure:
     """Hanging rootogram: bars of √observed hang from the curve of √expected; a good fit ends at zero."""
     if isinstance(y, Rootogram):
         sums = y
@@ -257,8 +293,15 @@ def _count_map(axes: Axes, sums: Residuals) -> None:
 
     counts = torch.where(sums.counts > 0, sums.counts, torch.nan).T.cpu().numpy()
     shades = LinearSegmentedColormap.from_list("quiet", ["#dce8f4", BLUE, "#12355b"])
-    axes.pcolormesh(_outer(sums.fitted_edges), _outer(sums.residual_edges), counts, cmap=shades,
-                    norm=LogNorm(1, max(2.0, float(sums.counts.max()))), rasterized=True, zorder=1)
+    axes.pcolormesh(
+        _outer(sums.fitted_edges),
+        _outer(sums.residual_edges),
+        counts,
+        cmap=shades,
+        norm=LogNorm(1, max(2.0, float(sums.counts.max()))),
+        rasterized=True,
+        zorder=1,
+    )
 
 
 def _outer(edges: Tensor) -> Any:
@@ -284,7 +327,8 @@ def _size(row: Coefficient) -> float:
 
 def _given(values: Tensor | None) -> Tensor:
     if values is None:
-        raise ValueError("Plots of rows need two columns (response and mean, or fitted and residual); the "
-                         "second is None. Pass it, or pass the binned sums as the first argument.")
+        raise ValueError(
+            "Plots of rows need two columns (response and mean, or fitted and residual); the "
+            "second is None. Pass it, or pass the binned sums as the first argument."
+        )
     return values
-

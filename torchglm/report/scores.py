@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from torchglm.families import Family
 
 
-
 @torch.no_grad()
-def normal_scores(y: Tensor, mu: Tensor, family: Family, dispersion: float | Tensor = 1.0,
-                  weight: Tensor | None = None, seed: int = 0) -> tuple[Tensor, str]:
+def normal_scores(
+    y: Tensor, mu: Tensor, family: Family, dispersion: float | Tensor = 1.0, weight: Tensor | None = None, seed: int = 0
+) -> tuple[Tensor, str]:
     """Randomised quantile residuals (*B, n) and their name; deviance residuals where no cdf is at hand.
 
     r = Φ⁻¹(u), u = F(y) for continuous families and uniform on (F(y−), F(y)] where y has positive probability

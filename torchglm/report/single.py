@@ -42,11 +42,13 @@ class Coefficient:
 
 def coefficients(result: Result, level: float = 0.95) -> list[Coefficient]:
     """The coefficient table of a single model as plain floats, in the order of the design's columns."""
-    columns = [t.detach().double().cpu().tolist()
-               for t in (result.coef, result.std_err, result.statistic, result.p_value)]
+    columns = [
+        t.detach().double().cpu().tolist() for t in (result.coef, result.std_err, result.statistic, result.p_value)
+    ]
     intervals = result.conf_int(level).detach().double().cpu().tolist()
-    return [Coefficient(name, *values, *ends)
-            for name, *values, ends in zip(result.names, *columns, intervals, strict=True)]
+    return [
+        Coefficient(name, *values, *ends) for name, *values, ends in zip(result.names, *columns, intervals, strict=True)
+    ]
 
 
 class SingleModel:
@@ -75,17 +77,28 @@ class SingleModel:
         r = self.result
         deviance, null = _float(r.deviance), _float(r.null_deviance)
         group = [] if r.context.get("group") is None else [("Group", group_label(r, r.context["group"]))]
-        return [*group, *_event(r), ("Family", _with_shape(r.family)), ("Link", words.link_title(self.link)),
-                *roles(r), ("Observations", words.number(_float(r.nobs))), *left_out(r),
-                ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
-                ("Residual df", words.number(_float(r.df_resid))),
-                ("Null df", words.number(_float(r.df_null))),
-                ("Dispersion", self._dispersion()), ("Status", self._status()),
-                ("Deviance", words.number(deviance)), ("Null deviance", words.number(null)),
-                ("D² (explained)", share(d_squared(deviance, null))),
-                ("Pearson χ²", words.number(_float(r.pearson_chi2))),
-                ("Log-likelihood", words.number(_float(r.loglik))), ("AIC", words.number(_float(r.aic))),
-                ("BIC", words.number(_float(r.bic))), ("Penalty", self._penalty())]
+        return [
+            *group,
+            *_event(r),
+            ("Family", _with_shape(r.family)),
+            ("Link", words.link_title(self.link)),
+            *roles(r),
+            ("Observations", words.number(_float(r.nobs))),
+            *left_out(r),
+            ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
+            ("Residual df", words.number(_float(r.df_resid))),
+            ("Null df", words.number(_float(r.df_null))),
+            ("Dispersion", self._dispersion()),
+            ("Status", self._status()),
+            ("Deviance", words.number(deviance)),
+            ("Null deviance", words.number(null)),
+            ("D² (explained)", share(d_squared(deviance, null))),
+            ("Pearson χ²", words.number(_float(r.pearson_chi2))),
+            ("Log-likelihood", words.number(_float(r.loglik))),
+            ("AIC", words.number(_float(r.aic))),
+            ("BIC", words.number(_float(r.bic))),
+            ("Penalty", self._penalty()),
+        ]
 
     def tables(self, width: int) -> list[Table]:
         """The coefficient table, with exp(coef) beside it or, past `width` characters, below it."""
@@ -96,8 +109,7 @@ class SingleModel:
         if self.ratio_name is None:
             return [Table("", head, cells)]
         ratios = self._ratio_cells()
-        both = Table("", (*head, self.ratio_name, low, high),
-                     [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
+        both = Table("", (*head, self.ratio_name, low, high), [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
         if both.width() <= width:
             return [both]
         named = [(c.name, *row) for c, row in zip(self.coefficients, ratios, strict=True)]
@@ -135,23 +147,49 @@ class SingleModel:
 
     def sentences(self) -> list[str]:
         """One sentence per coefficient on what it says."""
-        reading = words.Reading(self.family, self.link, self.result.names, references(self.result),
-                                bool(self.result.context.get("offset")), self.level)
+        reading = words.Reading(
+            self.family,
+            self.link,
+            self.result.names,
+            references(self.result),
+            bool(self.result.context.get("offset")),
+            self.level,
+        )
         return [reading.sentence(c.name, c.estimate, c.low, c.high) for c in self.coefficients]
 
     def to_dict(self) -> dict[str, Any]:
         """Header and coefficients, JSON-able: NaN and infinities are None."""
         r = self.result
         deviance, null = _float(r.deviance), _float(r.null_deviance)
-        rows = [{"name": c.name, "estimate": c.estimate, "std_err": c.std_err, "statistic": c.statistic,
-                 "p_value": c.p_value, "low": c.low, "high": c.high} for c in self.coefficients]
+        rows = [
+            {
+                "name": c.name,
+                "estimate": c.estimate,
+                "std_err": c.std_err,
+                "statistic": c.statistic,
+                "p_value": c.p_value,
+                "low": c.low,
+                "high": c.high,
+            }
+            for c in self.coefficients
+        ]
         if self.ratio_name is not None:
             for row, c in zip(rows, self.coefficients, strict=True):
                 row["ratio"], row["ratio_low"], row["ratio_high"] = c.ratio
-        return jsonable({**r.describe(), "family": self.family, "status": self.status.name.lower(),
-                         "level": self.level, "d_squared": d_squared(deviance, null),
-                         "tally": r.context.get("tally"), "statistic_name": r.statistic_name,
-                         "ratio_name": self.ratio_name, "coefficients": rows, "warnings": self.warnings()})
+        return jsonable(
+            {
+                **r.describe(),
+                "family": self.family,
+                "status": self.status.name.lower(),
+                "level": self.level,
+                "d_squared": d_squared(deviance, null),
+                "tally": r.context.get("tally"),
+                "statistic_name": r.statistic_name,
+                "ratio_name": self.ratio_name,
+                "coefficients": rows,
+                "warnings": self.warnings(),
+            }
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """One row per coefficient, indexed by its name; the same columns as in `to_dict`."""
@@ -165,8 +203,10 @@ class SingleModel:
     def _coefficient_cells(self) -> list[tuple[str, ...]]:
         rows = [(c.estimate, c.std_err, c.low, c.high) for c in self.coefficients]
         cells = words.fixed(rows, [c.std_err for c in self.coefficients])
-        return [(c.name, e, s, words.statistic(c.statistic), words.p_value(c.p_value), low, high)
-                for c, (e, s, low, high) in zip(self.coefficients, cells, strict=True)]
+        return [
+            (c.name, e, s, words.statistic(c.statistic), words.p_value(c.p_value), low, high)
+            for c, (e, s, low, high) in zip(self.coefficients, cells, strict=True)
+        ]
 
     def _ratio_cells(self) -> list[list[str]]:
         rows = [c.ratio for c in self.coefficients]
@@ -174,8 +214,9 @@ class SingleModel:
         return words.fixed(rows, scales)
 
     def _dispersion(self) -> str:
-        how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df",
-               "ml": "maximum likelihood"}.get(self.result.dispersion_kind, "given")
+        how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df", "ml": "maximum likelihood"}.get(
+            self.result.dispersion_kind, "given"
+        )
         phi = _float(self.result.dispersion)
         return words.MISSING if math.isnan(phi) else f"{phi:.5g} ({how})"
 
@@ -195,8 +236,10 @@ class SingleModel:
         aliased = [c.name for c in self.coefficients if c.aliased]
         if not aliased or len(aliased) == len(self.coefficients):
             return ""
-        return (f"{_listed(aliased)} {'is' if len(aliased) == 1 else 'are'} aliased (NA): a linear "
-                "combination of other columns, so no coefficient of its own can be estimated.")
+        return (
+            f"{_listed(aliased)} {'is' if len(aliased) == 1 else 'are'} aliased (NA): a linear "
+            "combination of other columns, so no coefficient of its own can be estimated."
+        )
 
     def _spread(self) -> str:
         """A warning where φ is held at 1, the residuals are clearly wider, and no robust error allows for it."""
@@ -209,9 +252,11 @@ class SingleModel:
         ratio = _float(r.pearson_chi2) / df
         if not ratio > max(1.2, 1 + 3 * math.sqrt(2 / df)):
             return ""
-        return (f"Pearson χ²/df is {ratio:.2f}: the response spreads more than dispersion 1 allows in the "
-                f"{words.family_title(self.family)} family, so the standard errors are too small. Estimate "
-                'the dispersion (dispersion="pearson") or take a family with a wider variance.')
+        return (
+            f"Pearson χ²/df is {ratio:.2f}: the response spreads more than dispersion 1 allows in the "
+            f"{words.family_title(self.family)} family, so the standard errors are too small. Estimate "
+            'the dispersion (dispersion="pearson") or take a family with a wider variance.'
+        )
 
 
 def d_squared(deviance: float, null: float) -> float:
@@ -242,8 +287,11 @@ def policies(result: Result) -> list[str]:
     if result.spec is None or not result.context.get("tally"):
         return []
     counts, unseen = result.context["tally"], result.spec.unseen
-    found = {"Left out": tally.left_out(counts), "Rare levels pooled into 'other'": tally.pooled(result.spec),
-             "Taken in": tally.recoded(counts, unseen)}
+    found = {
+        "Left out": tally.left_out(counts),
+        "Rare levels pooled into 'other'": tally.pooled(result.spec),
+        "Taken in": tally.recoded(counts, unseen),
+    }
     return [f"{what}: {said}." for what, said in found.items() if said]
 
 
@@ -259,8 +307,11 @@ def _event(result: Result) -> list[tuple[str, str]]:
 def references(result: Result) -> dict[str, str]:
     """The reference level of each factor under treatment coding, by the factor's text in the formula."""
     made = {} if result.spec is None else result.spec.to_dict()
-    return {f["text"]: str(f["levels"][f["reference"]]) for f in made.get("factors", ())
-            if f["kind"] == "categorical" and f["codings"] is None}
+    return {
+        f["text"]: str(f["levels"][f["reference"]])
+        for f in made.get("factors", ())
+        if f["kind"] == "categorical" and f["codings"] is None
+    }
 
 
 def group_label(result: Result, group: Any) -> str:
@@ -301,7 +352,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def _with_shape(family: Any) -> str:
     """The family's name with its shape parameter: `negative binomial (alpha 0.62)`."""
-    parts = [f"{key} {words.short(float(getattr(family, key)))}" for key in ("alpha", "power")
-             if getattr(family, key, None) is not None]
+    parts = [
+        f"{key} {words.short(float(getattr(family, key)))}"
+        for key in ("alpha", "power")
+        if getattr(family, key, None) is not None
+    ]
     name = words.family_title(family.name)
     return f"{name} ({', '.join(parts)})" if parts else name

@@ -29,8 +29,9 @@ class Summary:
         if not 0 < level < 1:
             raise ValueError(f"An interval needs 0 < level < 1; got level = {level}. Use 0.95 for 95 %.")
         self.result, self.level = result, level
-        self._view: SingleModel | ModelBatch = (SingleModel(result, level) if result.coef.ndim == 1
-                                                else ModelBatch(result, level))
+        self._view: SingleModel | ModelBatch = (
+            SingleModel(result, level) if result.coef.ndim == 1 else ModelBatch(result, level)
+        )
 
     def __getitem__(self, index: Any) -> Summary:
         """The summary of the member `index` of a batch."""

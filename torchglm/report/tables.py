@@ -26,10 +26,17 @@ def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Table:
     full = sums.weight > 0
     observed, predicted, error = (t.tolist() for t in sums.rates())
     count, weight = sums.count[full].tolist(), sums.weight[full].tolist()
-    cells = words.fixed([(a, b) for a, b in zip(predicted, observed, strict=True)],
-                        [e if e == e else math.nan for e in error])
-    head = ["decile", "rows", *(["exposure"] if exposed else ["weight"] if weighted else []), "predicted", "observed",
-            "ratio ± 2 se"]
+    cells = words.fixed(
+        [(a, b) for a, b in zip(predicted, observed, strict=True)], [e if e == e else math.nan for e in error]
+    )
+    head = [
+        "decile",
+        "rows",
+        *(["exposure"] if exposed else ["weight"] if weighted else []),
+        "predicted",
+        "observed",
+        "ratio ± 2 se",
+    ]
     rows = []
     for i, (n, w, pair, o, m, e) in enumerate(zip(count, weight, cells, observed, predicted, error, strict=True), 1):
         extra = [words.short(w, 5)] if exposed or weighted else []
@@ -48,11 +55,21 @@ def influential(found: Influence) -> Table:
         shift = cases.shift[i].nan_to_num()
         top = int(shift.abs().argmax())
         name = [batch.label(int(cases.model[i]))] if batch else []
-        y, mu, residual, h, cook = (float(column[i]) for column in (
-            cases.y, cases.mu, cases.residual, cases.leverage, cases.cook))
-        rows.append([*name, str(int(cases.row[i])), _response(y, result.family.signed), words.short(mu),
-                     f"{residual:.2f}", words.short(h, 3), words.short(cook, 3),
-                     f"{float(shift[top]):+.2f} se of {result.names[top]}"])
+        y, mu, residual, h, cook = (
+            float(column[i]) for column in (cases.y, cases.mu, cases.residual, cases.leverage, cases.cook)
+        )
+        rows.append(
+            [
+                *name,
+                str(int(cases.row[i])),
+                _response(y, result.family.signed),
+                words.short(mu),
+                f"{residual:.2f}",
+                words.short(h, 3),
+                words.short(cook, 3),
+                f"{float(shift[top]):+.2f} se of {result.names[top]}",
+            ]
+        )
     head = ["row", "response", "fitted", "std. residual", "leverage", "Cook's distance", "moves most"]
     return Table("Rows that move the fit most", ["model", *head] if batch else head, rows)
 
@@ -67,25 +84,44 @@ def _response(value: float, signed: bool) -> str:
 def influence_note(found: Influence) -> str:
     """How many rows stand out, in a sentence."""
     share = 100 * found.high / max(found.count, 1)
-    return (f"{found.high:,} of {found.count:,} rows ({share:.1f} %) have a Cook's distance above 4 / n. Rows are "
-            "numbered from 0. A row above 1 deserves a look; the last column says by how many of its standard errors "
-            "a coefficient moves when the row is taken in.")
+    return (
+        f"{found.high:,} of {found.count:,} rows ({share:.1f} %) have a Cook's distance above 4 / n. Rows are "
+        "numbered from 0. A row above 1 deserves a look; the last column says by how many of its standard errors "
+        "a coefficient moves when the row is taken in."
+    )
 
 
 def tests(check: Check) -> Table:
     """The tests behind the checks of one model, or how many models of a batch each speaks against."""
-    names = {"link": "link (curvature)", "dispersion": "dispersion of counts", "zeros": "number of zeros",
-             "variance": "variance function"}
+    names = {
+        "link": "link (curvature)",
+        "dispersion": "dispersion of counts",
+        "zeros": "number of zeros",
+        "variance": "variance function",
+    }
     if not check.batch:
-        rows = [(names.get(topic, topic), f"{_SIGNS[test.statistic_name]} = {words.statistic(float(test.statistic))}",
-                 words.p_value(float(test.p_value)), words.p_value(float(check.adjusted[topic])))
-                for topic, test in check.tests.items() if not bool(test.p_value.isnan())]
+        rows = [
+            (
+                names.get(topic, topic),
+                f"{_SIGNS[test.statistic_name]} = {words.statistic(float(test.statistic))}",
+                words.p_value(float(test.p_value)),
+                words.p_value(float(check.adjusted[topic])),
+            )
+            for topic, test in check.tests.items()
+            if not bool(test.p_value.isnan())
+        ]
         return Table("Tests of the model", ("test", "statistic", "p-value", "adjusted (Holm)"), rows)
     rows = []
     for topic, test in check.tests.items():
         known = int((~test.p_value.isnan()).sum())
-        rows.append((names.get(topic, topic), f"{known:,}", f"{int((test.p_value < check.level).sum()):,}",
-                     f"{int((check.adjusted[topic] < check.level).sum()):,}"))
+        rows.append(
+            (
+                names.get(topic, topic),
+                f"{known:,}",
+                f"{int((test.p_value < check.level).sum()):,}",
+                f"{int((check.adjusted[topic] < check.level).sum()):,}",
+            )
+        )
     level = f"{check.level:g}"
     return Table("Tests of the models", ("test", "models", f"p < {level}", f"adjusted p < {level}"), rows)
 

@@ -11,18 +11,37 @@ INTERCEPT = "(Intercept)"
 _UNBOUNDED = 40.0  # width of an interval on a log or logit scale past which a ratio says nothing
 MISSING = "NA"
 
-_FAMILY_TITLES = {"inverse_gaussian": "inverse Gaussian", "negative_binomial": "negative binomial",
-                 "gaussian": "Gaussian", "bernoulli": "Bernoulli", "poisson": "Poisson", "gamma": "Gamma",
-                 "tweedie": "Tweedie"}
-_LINK_TITLES = {"cloglog": "complementary log-log", "loglog": "log-log", "inverse_squared": "inverse squared",
-               "sqrt": "square root"}
+_FAMILY_TITLES = {
+    "inverse_gaussian": "inverse Gaussian",
+    "negative_binomial": "negative binomial",
+    "gaussian": "Gaussian",
+    "bernoulli": "Bernoulli",
+    "poisson": "Poisson",
+    "gamma": "Gamma",
+    "tweedie": "Tweedie",
+}
+_LINK_TITLES = {
+    "cloglog": "complementary log-log",
+    "loglog": "log-log",
+    "inverse_squared": "inverse squared",
+    "sqrt": "square root",
+}
 
 # What the mean of each family is called; a family that is absent has an "expected response".
-_MEANS = {"poisson": "expected count", "negative_binomial": "expected count", "binomial": "probability",
-          "bernoulli": "probability", "exponential": "expected time"}
+_MEANS = {
+    "poisson": "expected count",
+    "negative_binomial": "expected count",
+    "binomial": "probability",
+    "bernoulli": "probability",
+    "exponential": "expected time",
+}
 # What exp(coef) is called under a log link; a family that is absent has a "ratio of means".
-_LOG_RATIOS = {"poisson": "rate ratio", "negative_binomial": "rate ratio", "binomial": "risk ratio",
-               "bernoulli": "risk ratio"}
+_LOG_RATIOS = {
+    "poisson": "rate ratio",
+    "negative_binomial": "rate ratio",
+    "binomial": "risk ratio",
+    "bernoulli": "risk ratio",
+}
 _LEVEL = re.compile(r"^(?:C\()?(?P<factor>[^\[\]]+?)(?:,[^\[\]]*)?\)?\[T\.(?P<level>.*)\]$")
 
 
@@ -175,7 +194,7 @@ class Reading:
             return f"The interaction {name}"
         found, factor = _LEVEL.match(name), name.partition("[")[0]
         if not found and factor in self.references and name.endswith("]"):  # every level has its own column
-            return f"{factor.removeprefix('C(').removesuffix(')')} = {name[len(factor) + 1:-1]}"
+            return f"{factor.removeprefix('C(').removesuffix(')')} = {name[len(factor) + 1 : -1]}"
         if not found:
             return f"One unit more of {name}"
         against = self.references.get(factor, "the reference level")
@@ -193,8 +212,10 @@ class Reading:
         if self.link == "log":
             return f"{where} {self._ratio(estimate, low, high)}{', per unit of exposure' * self.exposure}."
         if self.link == "logit":
-            return (f"{where.replace(' is', ' are')} {self._ratio(estimate, low, high)}, a probability of "
-                    f"{short(_expit(estimate), 3)}.")
+            return (
+                f"{where.replace(' is', ' are')} {self._ratio(estimate, low, high)}, a probability of "
+                f"{short(_expit(estimate), 3)}."
+            )
         return f"{where} {self._values(estimate, low, high)}."
 
     def _effect(self, estimate: float, low: float, high: float) -> str:
@@ -244,7 +265,7 @@ def cut(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text
     tail = (longest - 1) // 2
-    return f"{text[: longest - 1 - tail]}…{text[len(text) - tail:]}"
+    return f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def _expit(value: float) -> float:

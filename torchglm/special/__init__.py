@@ -1,5 +1,7 @@
 """Functions that torch lacks: exact densities at their limits, tails and quantiles, on any device."""
 
+from __future__ import annotations
+
 from torchglm.special.counts import (
     binomial_log_prob,
     negative_binomial_half_deviance,

@@ -5,6 +5,8 @@ form in `lgamma` loses digits in proportion to the count. Source: Loader (2000),
 of binomial probabilities.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 

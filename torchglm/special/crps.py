@@ -7,6 +7,8 @@ J. Am. Stat. Assoc. 102, section 4.2; Jordan, Krueger & Lerch (2019), Evaluating
 scoringRules, J. Stat. Softw. 90(12), appendix A.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch

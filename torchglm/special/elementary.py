@@ -1,5 +1,7 @@
 """Differences of logarithms without cancellation, and Stirling's remainder."""
 
+from __future__ import annotations
+
 import math
 
 import torch

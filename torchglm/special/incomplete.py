@@ -6,6 +6,8 @@ end point times that of a smooth decreasing function: Gauss-Legendre up to where
 No iteration depends on the data, so shapes are static and autograd reaches every argument.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
@@ -119,9 +121,7 @@ def _log_gammainc(a: Tensor, x: Tensor) -> LogPair:
     safe = torch.where(inside, x, a)
     below = safe <= a.clamp(min=1)
     sign = torch.where(below, -1.0, 1.0).to(a.dtype)
-    power = torch.where(
-        below, a + 1, a
-    )  # the lower ratio by its recurrence in the shape, good for small shapes
+    power = torch.where(below, a + 1, a)  # the lower ratio by its recurrence in the shape, good for small shapes
     steepness = (sign * (safe - power)).clamp(min=0)
     integral = _integral(_gamma_psi, _gamma_slope, steepness, safe, sign, power, safe)
     kernel = gamma_log_kernel(a, safe)

@@ -1,5 +1,7 @@
 """The inverse Gaussian law of a mean and a dispersion: log-density, both tails, quantiles."""
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -71,8 +73,6 @@ def inverse_gaussian_quantile(mu: Tensor, dispersion: Tensor, log_lower: Tensor,
         return *_log_tails(x, mu, dispersion), inverse_gaussian_log_prob(x, mu, dispersion) + z
 
     spread = torch.log1p(dispersion * mu)  # the variance of the logarithm of a log-normal of the same moments
-    start = (
-        torch.log(mu) - 0.5 * spread + torch.sqrt(spread) * torch.special.ndtri(torch.exp(below)).clamp(-9, 9)
-    )
+    start = torch.log(mu) - 0.5 * spread + torch.sqrt(spread) * torch.special.ndtri(torch.exp(below)).clamp(-9, 9)
     z = solve_log_tails(tails, start.detach(), below, above, longest=2.0)
     return with_ends(torch.exp(z), log_lower, log_upper, math.inf)

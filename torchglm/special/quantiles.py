@@ -4,6 +4,8 @@ The densities of `log X` (Gamma) and `logit X` (Beta) are log-concave, so each l
 variable and Newton converges from anywhere: after its first step the iterates are monotone.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 
@@ -84,9 +86,7 @@ def gamma_quantile(a: Tensor, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     normal = torch.special.ndtri(torch.exp(below)).clamp(-30, 30)
     cube = 1 - 1 / (9 * a) + normal / (3 * torch.sqrt(a))  # Wilson and Hilferty (1931)
     near_zero = (below + torch.lgamma(a + 1)) / a
-    start = torch.where(
-        (cube > 0.2) & (a > 0.2), torch.log(a) + 3 * torch.log(cube.clamp(min=0.2)), near_zero
-    )
+    start = torch.where((cube > 0.2) & (a > 0.2), torch.log(a) + 3 * torch.log(cube.clamp(min=0.2)), near_zero)
     z = solve_log_tails(tails, start.detach(), below, above, longest=2.0)
     return with_ends(torch.exp(z), log_lower, log_upper, math.inf).masked_fill(~(a > 0), math.nan)
 

@@ -3,6 +3,8 @@
 All arguments broadcast, on any device; the arithmetic is in float64, the result has the dtype of the first.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
@@ -113,9 +115,7 @@ def f_sf(x: Tensor, df1: Tensor, df2: Tensor) -> Tensor:
     x = x.clamp(min=0)
     finite = df2 != math.inf
     ratio = df1 * x / torch.where(finite, df2, 1.0)
-    lower, _ = log_betainc(
-        0.5 * torch.where(finite, df2, 1.0), 0.5 * df1, 1 / (1 + ratio), 1 / (1 + 1 / ratio)
-    )
+    lower, _ = log_betainc(0.5 * torch.where(finite, df2, 1.0), 0.5 * df1, 1 / (1 + ratio), 1 / (1 + 1 / ratio))
     return torch.exp(torch.where(finite, lower, log_gammainc(0.5 * df1, 0.5 * df1 * x)[1]))
 
 

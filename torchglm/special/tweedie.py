@@ -12,6 +12,8 @@ so by Poisson summation a coarser lattice of step h gives the same sum up to the
 `exp(-(1 + alpha) m (1 - cos(2 pi (p - 1) / h)))`: about 60 terms are enough for any m.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -136,9 +138,7 @@ def _transformed() -> bool:
 
 def _tracked(value: Tensor) -> bool:
     """Whether a derivative with respect to `value` may be asked for, in reverse or forward mode."""
-    return (
-        _transformed() or value.requires_grad or torch.autograd.forward_ad.unpack_dual(value)[1] is not None
-    )
+    return _transformed() or value.requires_grad or torch.autograd.forward_ad.unpack_dual(value)[1] is not None
 
 
 def _series_everywhere(m: Tensor, alpha: Tensor, positive: Tensor, order: int) -> tuple[Tensor, ...]:

@@ -4,6 +4,8 @@
 tail with Q for P: all terms are positive. As for the density, a coarser lattice in n gives the same sum.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -73,9 +75,7 @@ def tweedie_log_tails(y: Tensor, mu: Tensor, dispersion: Tensor, power: Tensor) 
     return lower.where(~torch.isnan(y), y), upper.where(~torch.isnan(y), y)
 
 
-def tweedie_quantile(
-    mu: Tensor, dispersion: Tensor, power: Tensor, log_lower: Tensor, log_upper: Tensor
-) -> Tensor:
+def tweedie_quantile(mu: Tensor, dispersion: Tensor, power: Tensor, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     """The smallest y with `P(Y <= y)` at least the given one: 0 up to the probability of zero; broadcasts."""
     mu, dispersion, power, log_lower, log_upper = wide(mu, dispersion, power, log_lower, log_upper)
     rate, alpha, scale = tweedie_compound(mu, dispersion, power)
@@ -83,9 +83,7 @@ def tweedie_quantile(
     zero = log_upper >= log_mass
     above = torch.where(zero, log_mass + math.log(0.5), clip(log_upper))
     below = torch.where(zero, above, log_lower + log_complement((-rate - log_lower).clamp(max=-1e-300)))
-    below = torch.where(
-        below < above, below, log_mass + log_complement((above - log_mass).clamp(max=-1e-300))
-    )
+    below = torch.where(below < above, below, log_mass + log_complement((above - log_mass).clamp(max=-1e-300)))
 
     def tails(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = torch.exp(z)

@@ -1,5 +1,7 @@
 """Does the model hold? The tests that apply, in one pass, and what they found in plain sentences."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ class Finding:
 
     topic: str
     value: float
-    p_value: "float | None"
+    p_value: float | None
     sentence: str
     advice: str
 
@@ -63,27 +65,41 @@ class Check:
         """(*B) True where something was found on a topic."""
         return torch.tensor([any(f.topic == topic for f in one) for one in self.findings]).reshape(self.batch)
 
-    def __getitem__(self, model: int) -> "Check":
+    def __getitem__(self, model: int) -> Check:
         if not self.batch:
             raise TypeError("this check is of one model, not of a batch.")
         index = torch.arange(self.batch.numel()).reshape(self.batch)[model]
-        return Check(self.title, self.level, [self.findings[i] for i in index.reshape(-1).tolist()],
-                     {topic: test[model] for topic, test in self.tests.items()},
-                     {topic: p[model] for topic, p in self.adjusted.items()}, index.shape)
+        return Check(
+            self.title,
+            self.level,
+            [self.findings[i] for i in index.reshape(-1).tolist()],
+            {topic: test[model] for topic, test in self.tests.items()},
+            {topic: p[model] for topic, p in self.adjusted.items()},
+            index.shape,
+        )
 
     def table(self) -> Table:
         """The tests with their statistics, p-values and adjusted p-values."""
         tests = list(self.tests.values())
-        columns = {"statistic": [t.statistic for t in tests], "p": [t.p_value for t in tests],
-                   "p adjusted": list(self.adjusted.values())}
+        columns = {
+            "statistic": [t.statistic for t in tests],
+            "p": [t.p_value for t in tests],
+            "p adjusted": list(self.adjusted.values()),
+        }
         return Table("Checks", list(self.tests), {k: torch.stack(v, -1) for k, v in columns.items() if v})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the title, the level, the tests, and the findings (a list of them for each model of a batch)."""
         found = [[vars(finding) for finding in one] for one in self.findings]
-        return {"title": self.title, "level": self.level, "findings": found if self.batch else found[0],
-                "tests": {topic: test.to_dict() | {"p_adjusted": self.adjusted[topic].tolist()}
-                          for topic, test in self.tests.items()}}
+        return {
+            "title": self.title,
+            "level": self.level,
+            "findings": found if self.batch else found[0],
+            "tests": {
+                topic: test.to_dict() | {"p_adjusted": self.adjusted[topic].tolist()}
+                for topic, test in self.tests.items()
+            },
+        }
 
     def __str__(self) -> str:
         tests = f"{len(self.tests)} test{'s' * (len(self.tests) != 1)} ({', '.join(self.tests)})"
@@ -106,7 +122,7 @@ class Check:
 class Influence:
     """The largest Cook's distance of each model, where it is, and the leverage there."""
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         self.result = result
         self.largest = torch.zeros_like(result._state["deviance"])
         self.row = torch.zeros_like(self.largest, dtype=torch.int64)
@@ -130,7 +146,7 @@ class Influence:
 class _Deviance:
     """The deviance of the rows, by which they are known to be those of the fit."""
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         self.result = result
         self.total = torch.zeros_like(result._state["deviance"])
         self.rounding = self.total.clone()  # what an error of 1e-9 in every mean adds to it
@@ -149,11 +165,13 @@ class _Deviance:
         other = fine & ~((self.total - fitted).abs() <= 1e-4 * fitted + 1e-6 + self.rounding)
         if bool(other.any()):
             i = int(other.nonzero()[0, 0])
-            raise ValueError(f"these are not the rows of the fit: its deviance is {float(fitted[i]):.6g}, on these "
-                             f"rows {float(self.total[i]):.6g}. Pass the rows it was fitted on.")
+            raise ValueError(
+                f"these are not the rows of the fit: its deviance is {float(fitted[i]):.6g}, on these "
+                f"rows {float(self.total[i]):.6g}. Pass the rows it was fitted on."
+            )
 
 
-def screens_of(result: "Result") -> dict[str, Any]:
+def screens_of(result: Result) -> dict[str, Any]:
     """The tests that apply to a fit, by topic; none where a penalty pulls its coefficients from the maximum."""
     if result.penalty is not None:
         return {}
@@ -168,7 +186,7 @@ def screens_of(result: "Result") -> dict[str, Any]:
 
 
 @torch.no_grad()
-def check(result: "Result", level: float = 0.05) -> Check:
+def check(result: Result, level: float = 0.05) -> Check:
     """Ask whether the model holds, and say what speaks against it; see `Check`.
 
     The tests that apply (link; dispersion and zeros of counts; variance against the mean where the dispersion is
@@ -199,14 +217,20 @@ def check(result: "Result", level: float = 0.05) -> Check:
     if bool((result._state["status"] == int(Status.SEPARATED)).any()):
         separated = separation(result)
     inflation = {name: value.reshape(-1) for name, value in vif(result).items()}
-    findings = [[*_ending(result, i, separated), *_columns(result, i, inflation),
-                 *_tested(result, i, screens, power, tests, p_values, level),
-                 *_moving(moving, i, bool(fine.reshape(-1)[i]))] for i in range(result._state["deviance"].shape[0])]
+    findings = [
+        [
+            *_ending(result, i, separated),
+            *_columns(result, i, inflation),
+            *_tested(result, i, screens, power, tests, p_values, level),
+            *_moving(moving, i, bool(fine.reshape(-1)[i])),
+        ]
+        for i in range(result._state["deviance"].shape[0])
+    ]
     title = f"Check of {result.family}, link {result.link.name}"
     return Check(title, level, findings, tests, p_values, result.batch_shape)
 
 
-def _inflation(result: "Result") -> "Tensor | float":
+def _inflation(result: Result) -> Tensor | float:
     """(B) by how much counts vary more than their family says, so that this is not taken for a wrong link."""
     if result.family.name not in Overdispersion.FAMILIES or result.dispersion_kind != "fixed":
         return 1.0
@@ -219,7 +243,7 @@ def _where(outcome: Outcome, fine: Tensor) -> Outcome:
     return Outcome(outcome.title, torch.where(fine, outcome.statistic, torch.nan), outcome.df, outcome.df_resid)
 
 
-def _ending(result: "Result", i: int, separated: "Separation | None") -> Sequence[Finding]:
+def _ending(result: Result, i: int, separated: Separation | None) -> Sequence[Finding]:
     status = Status(int(result._state["status"][i]))
     if status == Status.CONVERGED:
         return []
@@ -229,8 +253,15 @@ def _ending(result: "Result", i: int, separated: "Separation | None") -> Sequenc
     return [Finding("fit", float(status), None, *sentences.ending(status))]
 
 
-def _tested(result: "Result", i: int, screens: dict[str, Any], power: PowerLink, tests: dict[str, Outcome],
-            p_values: dict[str, Tensor], level: float) -> Sequence[Finding]:
+def _tested(
+    result: Result,
+    i: int,
+    screens: dict[str, Any],
+    power: PowerLink,
+    tests: dict[str, Outcome],
+    p_values: dict[str, Tensor],
+    level: float,
+) -> Sequence[Finding]:
     found = []
     for topic, adjusted in p_values.items():
         p = float(adjusted.reshape(-1)[i])
@@ -245,7 +276,7 @@ def _moving(screen: Influence, i: int, fine: bool) -> Sequence[Finding]:
     return [Finding("influence", largest, None, *sentences.influence(screen, i))] if fine and largest > MOVING else []
 
 
-def _columns(result: "Result", i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
+def _columns(result: Result, i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
     found = []
     aliased = (~result._state["keep"][i]).nonzero()[:, 0].tolist()
     if aliased and int(result._state["status"][i]) != int(Status.NOT_FINITE):

@@ -1,5 +1,7 @@
 """How far columns say the same: condition indices and variance inflation, from the fitted information alone."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from torchglm.inference.result import Result
 
 
-def condition_indices(result: "Result") -> Tensor:
+def condition_indices(result: Result) -> Tensor:
     """(*B, p) largest over each singular value of `sqrt(W) X` with columns of length one, in rising order.
 
     Above 30 some columns nearly determine each other. The last is the scaled condition number; NaN stands for
@@ -23,13 +25,13 @@ def condition_indices(result: "Result") -> Tensor:
     return result._out(ratio.sort(-1).values)
 
 
-def near_dependency(result: "Result") -> Tensor:
+def near_dependency(result: Result) -> Tensor:
     """(*B, p) the combination of columns of length one nearest to zero, signs and sizes as in `sum v_j x_j / |x_j|`."""
     _, vectors = torch.linalg.eigh(_scaled(result))
     return result._out(vectors[..., 0])
 
 
-def _scaled(result: "Result") -> Tensor:
+def _scaled(result: Result) -> Tensor:
     """(B, p, p) the information with a unit diagonal; aliased columns are 2 on it, out of the way."""
     keep, gram = result._state["keep"], arrow.written_out(result._state["gram"])
     length = torch.where(keep, gram.diagonal(dim1=-2, dim2=-1), 1.0).clamp(min=1e-300).sqrt()
@@ -38,7 +40,7 @@ def _scaled(result: "Result") -> Tensor:
     return torch.nan_to_num(scaled) + torch.diag_embed(2.0 * (~keep).to(scaled.dtype))
 
 
-def _spectrum(result: "Result") -> tuple[Tensor, Tensor]:
+def _spectrum(result: Result) -> tuple[Tensor, Tensor]:
     """(B, p) singular values of the scaled design in rising order, and which belong to it.
 
     They come from the inverse root of the information, which is good to the condition of the design and not of its
@@ -59,7 +61,7 @@ def _spectrum(result: "Result") -> tuple[Tensor, Tensor]:
     return torch.where(strength > 0, 1 / strength, 0.0), strength > 0
 
 
-def vif(result: "Result", terms: "Mapping[str, Sequence[int]] | None" = None) -> dict[str, Tensor]:
+def vif(result: Result, terms: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
     """How many times each term's variances (squared, for the generalised one of several columns) are inflated.
 
     (*B) by term: `det R_term det R_others / det R`, `R` the correlation of the estimates without the intercept, to

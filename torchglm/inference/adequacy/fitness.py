@@ -1,5 +1,7 @@
 """Goodness of fit against the saturated model, and calibration by groups of the fitted probability."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 SPARSE = 5.0  # an expected count below which chi-squared is a poor law for a cell
 
 
-def goodness_of_fit(result: "Result", kind: str = "deviance") -> Outcome:
+def goodness_of_fit(result: Result, kind: str = "deviance") -> Outcome:
     """(*B) the deviance, or Pearson's statistic, against chi-squared with `df_resid` degrees of freedom.
 
     It holds where the dispersion is known and every row carries much information (Poisson means or binomial counts of
@@ -26,8 +28,10 @@ def goodness_of_fit(result: "Result", kind: str = "deviance") -> Outcome:
     if kind not in kinds:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(kinds)}.")
     if result.dispersion_kind not in ("fixed", "number"):
-        raise ValueError("the dispersion was estimated from these residuals, so they fit it by construction. Look at "
-                         "link_test() and variance_test(), or fit with a known dispersion.")
+        raise ValueError(
+            "the dispersion was estimated from these residuals, so they fit it by construction. Look at "
+            "link_test() and variance_test(), or fit with a known dispersion."
+        )
     notes: tuple[str, ...] = ()
     if result._source is not None:
         screen = _Sparse(result)
@@ -35,8 +39,10 @@ def goodness_of_fit(result: "Result", kind: str = "deviance") -> Outcome:
             screen.add(values)
         share = float((screen.few / screen.count).max())
         if share > 0.2:
-            notes = (f"{share:.0%} of the rows carry less than {SPARSE:g} expected counts (or are single trials): "
-                     "chi-squared is not the law of this statistic here. See hosmer_lemeshow() or dispersion_test().",)
+            notes = (
+                f"{share:.0%} of the rows carry less than {SPARSE:g} expected counts (or are single trials): "
+                "chi-squared is not the law of this statistic here. See hosmer_lemeshow() or dispersion_test().",
+            )
     df = result.df_resid
     return Outcome(f"goodness of fit ({kind})", kinds[kind] / result.dispersion, df, None, notes)
 
@@ -44,7 +50,7 @@ def goodness_of_fit(result: "Result", kind: str = "deviance") -> Outcome:
 class _Sparse:
     """Counts the rows whose statistic is far from chi-squared: `w mu` (and `w (1 - mu)`) below five."""
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         self.result = result
         self.few = torch.zeros_like(result._state["deviance"])
         self.count = self.few.clone()
@@ -58,7 +64,7 @@ class _Sparse:
         self.count += (values.used * values.repeats).sum(-1)
 
 
-def hosmer_lemeshow(result: "Result", groups: int = 10) -> Outcome:
+def hosmer_lemeshow(result: Result, groups: int = 10) -> Outcome:
     """(*B) observed against expected counts of yes and no in groups of equal weight by fitted probability.
 
     `sum (O - E)^2 / (E (1 - E / n))` over the groups, chi-squared with `groups - 2` degrees of freedom; rows of equal
@@ -70,8 +76,10 @@ def hosmer_lemeshow(result: "Result", groups: int = 10) -> Outcome:
         raise ValueError(f"hosmer_lemeshow() is for proportions (Bernoulli, binomial), this is {result.family}.")
     if groups < 3:
         raise ValueError(f"groups must be 3 or more, got {groups}.")
-    parts = [(values.mu, torch.where(values.used, values.rows.y * values.rows.weight, 0.0), values.rows.weight)
-             for values in result._values()]
+    parts = [
+        (values.mu, torch.where(values.used, values.rows.y * values.rows.weight, 0.0), values.rows.weight)
+        for values in result._values()
+    ]
     mu, yes, weight = (torch.cat(column, -1) for column in zip(*parts, strict=True))
     mu, order = torch.where(weight > 0, mu, torch.inf).sort(-1)
     yes, weight = yes.gather(-1, order), weight.gather(-1, order)
@@ -79,15 +87,22 @@ def hosmer_lemeshow(result: "Result", groups: int = 10) -> Outcome:
     group = (place / weight.sum(-1, keepdim=True) * groups).long().clamp(0, groups - 1)
     group = _tied(group, mu)
     mu = torch.where(weight > 0, mu, 0.0)
-    total, seen, expected = (torch.zeros(mu.shape[0], groups).to(mu).scatter_add(-1, group, v)
-                             for v in (weight, yes, weight * mu))
+    total, seen, expected = (
+        torch.zeros(mu.shape[0], groups).to(mu).scatter_add(-1, group, v) for v in (weight, yes, weight * mu)
+    )
     filled = total > 0
     variance = torch.where(filled, expected * (1 - expected / torch.where(filled, total, 1.0)), 1.0)
     statistic = torch.where(filled, (seen - expected).square() / variance, 0.0).sum(-1)
     df = (filled.sum(-1) - 2).to(mu)
     few = filled & (torch.minimum(expected, total - expected) < SPARSE)
-    notes = (f"{int(few.sum(-1).max())} of {groups} groups expect fewer than {SPARSE:g} of one kind: the p-value is "
-             "rough. Use fewer groups.",) if bool(few.any()) else ()
+    notes = (
+        (
+            f"{int(few.sum(-1).max())} of {groups} groups expect fewer than {SPARSE:g} of one kind: the p-value is "
+            "rough. Use fewer groups.",
+        )
+        if bool(few.any())
+        else ()
+    )
     return Outcome(f"Hosmer-Lemeshow ({groups} groups)", result._out(statistic), result._out(df), None, notes)
 
 

@@ -3,6 +3,8 @@
 A screen takes in chunks with `add` and gives an `Outcome` with `outcome`; `run` shows it the rows.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -29,7 +31,7 @@ class Screen(Protocol):
 
 
 @torch.no_grad()
-def run(result: "Result", screens: Sequence[Screen]) -> None:
+def run(result: Result, screens: Sequence[Screen]) -> None:
     """Show every chunk of the rows to all screens: one pass."""
     for values in result._values():
         for screen in screens:
@@ -44,7 +46,7 @@ class AddedColumn:
     is the exact test. `step = U / V` is its coefficient after one step. Source: Pregibon (1982), Score tests in GLIM.
     """
 
-    def __init__(self, result: "Result", k: int) -> None:
+    def __init__(self, result: Result, k: int) -> None:
         coef = result._state["coef"]
         models, p = coef.shape
         self.result = result
@@ -80,22 +82,26 @@ class AddedColumn:
         score, variance = self.solve()
         return score / variance, (self.result._state["dispersion"] / variance).sqrt()
 
-    def test(self, title: str, inflation: "Tensor | float" = 1.0) -> Outcome:
+    def test(self, title: str, inflation: Tensor | float = 1.0) -> Outcome:
         """The test, at `inflation` (B) times the dispersion of the fit."""
         score, variance = self.solve()
         square = score.square() / variance / (self.result._state["dispersion"] * inflation)
         return from_square(self.result, title, square)
 
 
-def from_square(result: "Result", title: str, square: Tensor) -> Outcome:
+def from_square(result: Result, title: str, square: Tensor) -> Outcome:
     """A squared statistic of one degree of freedom as chi-squared, or as F where the dispersion is estimated."""
     one, out = torch.ones_like(square), result._out
     if result.statistic_name == "z":
         return Outcome(title, out(square), out(one))
     df = result._state["nobs"] - result._state["rank"]
     left = (df - square) / (df - 1)
-    return Outcome(title, out(torch.where(left > 0, square / left, torch.inf).where(~square.isnan(), torch.nan)),
-                   out(one), out(df - 1))
+    return Outcome(
+        title,
+        out(torch.where(left > 0, square / left, torch.inf).where(~square.isnan(), torch.nan)),
+        out(one),
+        out(df - 1),
+    )
 
 
 class LinkTest(AddedColumn):
@@ -104,7 +110,7 @@ class LinkTest(AddedColumn):
     The predictor is taken without its offset and from its mean. Source: Pregibon (1980), Goodness of link tests.
     """
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         super().__init__(result, 3)
         self.origin: Tensor | None = None
 
@@ -119,7 +125,7 @@ class LinkTest(AddedColumn):
         mean = self.zz[:, 0, 1] / self.zz[:, 0, 0]
         return torch.stack([mean.square(), -2 * mean, torch.ones_like(mean)], -1)
 
-    def outcome(self, inflation: "Tensor | float" = 1.0) -> Outcome:
+    def outcome(self, inflation: Tensor | float = 1.0) -> Outcome:
         return self.test("link test (square of the linear predictor)", inflation)
 
 
@@ -130,7 +136,7 @@ class PowerLink(AddedColumn):
     Pregibon (1980), Goodness of link tests for generalized linear models, Appl. Stat. 29.
     """
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         super().__init__(result, 1)
         self.power = link_power(result)
         self.origin: Tensor | None = None
@@ -160,12 +166,15 @@ class PowerLink(AddedColumn):
 
     def outcome(self) -> Outcome:
         power, error = (float(value) if value.numel() == 1 else None for value in self.estimate())
-        notes = () if power is None else (f"power after one step: {power:.3g} (std err {error:.2g}); the fit has "
-                                          f"{self.power}",)
+        notes = (
+            ()
+            if power is None
+            else (f"power after one step: {power:.3g} (std err {error:.2g}); the fit has {self.power}",)
+        )
         return replace(self.test("power of the link"), notes=notes)
 
 
-def link_power(result: "Result") -> "float | None":
+def link_power(result: Result) -> float | None:
     """The power `p` of a link `mu^p`, 0 for the log; None for other links."""
     power = POWERS.get(result.link.name, getattr(result.link, "power", None))
     return None if power is None else float(power)
@@ -173,4 +182,4 @@ def link_power(result: "Result") -> "float | None":
 
 def middle(value: Tensor, used: Tensor) -> Tensor:
     """(B, 1) the mean over the rows of a chunk that count."""
-    return (torch.where(used, value, 0.0).sum(-1, keepdim=True) / used.sum(-1, keepdim=True).clamp(min=1))
+    return torch.where(used, value, 0.0).sum(-1, keepdim=True) / used.sum(-1, keepdim=True).clamp(min=1)

@@ -1,5 +1,7 @@
 """The words of `check`: for each topic a sentence with its number, and what to try."""
 
+from __future__ import annotations
+
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -13,90 +15,111 @@ if TYPE_CHECKING:
 Words = tuple[str, str]
 
 
-def link(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def link(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On a link that does not bend as the data do."""
-    said = (f"The link {result.link.name} does not bend as the data do: the square of the linear predictor adds to the "
-            f"fit (adjusted p {stated(p)}), and the coefficients are biased where that matters.")
+    said = (
+        f"The link {result.link.name} does not bend as the data do: the square of the linear predictor adds to the "
+        f"fit (adjusted p {stated(p)}), and the coefficients are biased where that matters."
+    )
     advice = "Try another link, or curved terms and interactions of the strongest columns."
     if link_power(result) is not None:
         step, error = (float(value[i]) for value in power.estimate())
-        near = [name for name, value in POWERS.items()
-                if abs(value - step) <= 2 * error and name != result.link.name]
+        near = [name for name, value in POWERS.items() if abs(value - step) <= 2 * error and name != result.link.name]
         if math.isfinite(step):
-            said += (f" A power link of about {step:.2g} (std err {error:.1g}) would fit better than "
-                     f"{link_power(result):g}.")
+            said += (
+                f" A power link of about {step:.2g} (std err {error:.1g}) would fit better than {link_power(result):g}."
+            )
         if near:
             best = min(near, key=lambda name: abs(POWERS[name] - step))
             advice = f"Try link={best!r}, or curved terms and interactions of the strongest columns."
     return said, advice
 
 
-def dispersion(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def dispersion(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On counts that vary more or less than the family says."""
     ratio = float(result._state["pearson"][i] / (result._state["nobs"][i] - result._state["rank"][i]))
     more = float(screen.score()[i]) > 0
-    said = (f"The counts vary {'more' if more else 'less'} than the {_family(result)} family says: Pearson's "
-            f"chi-squared is {ratio:.3g} for each degree of freedom (adjusted p {stated(p)}), so standard "
-            f"errors are too {'small' if more else 'large'}, by a factor of about {math.sqrt(ratio):.3g}.")
+    said = (
+        f"The counts vary {'more' if more else 'less'} than the {_family(result)} family says: Pearson's "
+        f"chi-squared is {ratio:.3g} for each degree of freedom (adjusted p {stated(p)}), so standard "
+        f"errors are too {'small' if more else 'large'}, by a factor of about {math.sqrt(ratio):.3g}."
+    )
     other = "NegativeBinomial(), " if result.family.name == "poisson" and more else ""
     return said, f"Try {other}dispersion='pearson', or robust('HC3'); look for a column that is missing."
 
 
-def zeros(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def zeros(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On more or fewer zeros than expected."""
     seen, expected = float(screen.observed[i]), float(screen.expected[i])
-    said = (f"There are {'more' if seen > expected else 'fewer'} zeros than the model expects: {seen:.0f} seen, "
-            f"{expected:.1f} expected (adjusted p {stated(p)}).")
+    said = (
+        f"There are {'more' if seen > expected else 'fewer'} zeros than the model expects: {seen:.0f} seen, "
+        f"{expected:.1f} expected (adjusted p {stated(p)})."
+    )
     if seen > expected:
-        return said, ("Try NegativeBinomial(), or model whether the response is zero apart from how large it is "
-                      "(Bernoulli for all rows, then a fit of the positive ones).")
+        return said, (
+            "Try NegativeBinomial(), or model whether the response is zero apart from how large it is "
+            "(Bernoulli for all rows, then a fit of the positive ones)."
+        )
     return said, "See whether rows with zeros are missing from the data; else compare with another family."
 
 
-def variance(result: "Result", screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def variance(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On a variance that grows otherwise than the family says."""
     slope = float(screen.power()[i])
-    said = (f"The variance grows {'faster' if slope > 0 else 'slower'} with the mean than the {_family(result)} "
-            f"family says (slope of the squared residuals {slope:+.2g}, adjusted p {stated(p)}), so standard "
-            "errors are off.")
-    steeper = "with a steeper variance (Poisson, Gamma, inverse Gaussian in this order)" if slope > 0 else (
-        "with a flatter variance (Gamma, Poisson, Gaussian in this order)")
+    said = (
+        f"The variance grows {'faster' if slope > 0 else 'slower'} with the mean than the {_family(result)} "
+        f"family says (slope of the squared residuals {slope:+.2g}, adjusted p {stated(p)}), so standard "
+        "errors are off."
+    )
+    steeper = (
+        "with a steeper variance (Poisson, Gamma, inverse Gaussian in this order)"
+        if slope > 0
+        else ("with a flatter variance (Gamma, Poisson, Gaussian in this order)")
+    )
     return said, f"Try a family {steeper}, Tweedie with another power, or robust('HC3')."
 
 
-def _family(result: "Result") -> str:
+def _family(result: Result) -> str:
     return type(result.family).__name__
 
 
 def influence(screen: Any, i: int) -> Words:
     """On a row that moves the coefficients by itself."""
-    return (f"Row {int(screen.row[i])} moves the coefficients by itself: its Cook's distance is "
-            f"{float(screen.largest[i]):.3g}, its leverage {float(screen.leverage[i]):.3g}.",
-            "Look at that row; fit once without it (weight 0) and say what changes.")
+    return (
+        f"Row {int(screen.row[i])} moves the coefficients by itself: its Cook's distance is "
+        f"{float(screen.largest[i]):.3g}, its leverage {float(screen.leverage[i]):.3g}.",
+        "Look at that row; fit once without it (weight 0) and say what changes.",
+    )
 
 
 def collinearity(high: dict[str, float]) -> Words:
     """On columns that the data hardly tell apart."""
-    worst = ", ".join(f"{name} ({value:.3g})" for name, value in
-                      sorted(high.items(), key=lambda pair: -pair[1])[:3])
-    return (f"Some terms are nearly combinations of others: variance inflation {worst}; their own coefficients are "
-            "uncertain, predictions are not.", "Drop or combine them, or use a penalty such as Ridge.")
+    worst = ", ".join(f"{name} ({value:.3g})" for name, value in sorted(high.items(), key=lambda pair: -pair[1])[:3])
+    return (
+        f"Some terms are nearly combinations of others: variance inflation {worst}; their own coefficients are "
+        "uncertain, predictions are not.",
+        "Drop or combine them, or use a penalty such as Ridge.",
+    )
 
 
 def aliased(names: list[str]) -> Words:
     """On columns that were dropped."""
-    return (f"{len(names)} column(s) depend on those before them and have no coefficient: {', '.join(names[:5])}.",
-            "Drop them, or say what they add in another coding.")
+    return (
+        f"{len(names)} column(s) depend on those before them and have no coefficient: {', '.join(names[:5])}.",
+        "Drop them, or say what they add in another coding.",
+    )
 
 
-def separation(result: "Result", found: Any, i: int) -> Words:
+def separation(result: Result, found: Any, i: int) -> Words:
     """On a likelihood without a maximum."""
     columns = found.columns(i if result.batch_shape and len(result.batch_shape) == 1 else None)
     rows, nobs = (float(value.reshape(-1)[i]) for value in (found.rows, found.nobs))
     whole = "all rows are" if rows == nobs else f"{rows:.0f} of {nobs:.0f} rows are"
-    return (f"The likelihood has no maximum: along {', '.join(columns[:4])} {whole} told apart without error; those "
-            "coefficients and their standard errors mean nothing.",
-            "Merge levels, drop the column, or use a penalty such as Ridge.")
+    return (
+        f"The likelihood has no maximum: along {', '.join(columns[:4])} {whole} told apart without error; those "
+        "coefficients and their standard errors mean nothing.",
+        "Merge levels, drop the column, or use a penalty such as Ridge.",
+    )
 
 
 def ending(status: Status) -> Words:

@@ -1,5 +1,7 @@
 """Separation: along which direction the likelihood rises for ever, and which rows it tells apart."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,17 +36,20 @@ class Separation:
     rows: Tensor
     nobs: Tensor
 
-    def columns(self, model: "int | None" = None) -> list[str]:
+    def columns(self, model: int | None = None) -> list[str]:
         """The columns of the direction, the strongest first, each with the infinity it runs to."""
         pick = (lambda t: t) if model is None else (lambda t: t[model])
         strength, sign = pick(self.moves), pick(self.direction)
         order = strength.argsort(descending=True).tolist()
-        return [f"{self.names[j]} to {'+' if float(sign[j]) > 0 else '-'}infinity" for j in order
-                if bool(pick(self.found)) and float(strength[j]) > NAMED]
+        return [
+            f"{self.names[j]} to {'+' if float(sign[j]) > 0 else '-'}infinity"
+            for j in order
+            if bool(pick(self.found)) and float(strength[j]) > NAMED
+        ]
 
 
 @torch.no_grad()
-def separation(result: "Result") -> Separation:
+def separation(result: Result) -> Separation:
     """Look for separation along the next Newton step of each model, three passes over the rows.
 
     Where the likelihood has no maximum the steps settle on a direction of recession: each adds one to the predictors
@@ -71,13 +76,19 @@ def separation(result: "Result") -> Separation:
         rise = torch.sign(values.score) * move
         worst = torch.maximum(worst, (-rise).amax(-1))
         rows += ((move.abs() > MOVED) * values.repeats).sum(-1)
-        moves = torch.maximum(moves, (torch.where(values.used.unsqueeze(-1), values.x, 0.0).abs().amax(-2)
-                                      * direction.abs()))
+        moves = torch.maximum(
+            moves, (torch.where(values.used.unsqueeze(-1), values.x, 0.0).abs().amax(-2) * direction.abs())
+        )
     # a step of the regular kind is nearly zero where the fit converged
     found = (largest > 0.3) & (worst < AGAINST)
-    return Separation(result.names, result._out(found),
-                      result._out(torch.where(found.unsqueeze(-1), direction, 0.0)), result._out(moves),
-                      result._out(torch.where(found, rows, 0.0)), result.nobs)
+    return Separation(
+        result.names,
+        result._out(found),
+        result._out(torch.where(found.unsqueeze(-1), direction, 0.0)),
+        result._out(moves),
+        result._out(torch.where(found, rows, 0.0)),
+        result.nobs,
+    )
 
 
 def _along(values: RowValues, direction: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 A row that stands for repeats (`freq`) counts as often as it was seen.
 """
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +31,7 @@ class Overdispersion:
 
     FAMILIES = ("poisson", "binomial")
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         self.result, self.binomial = result, result.family.name == "binomial"
         self.excess = torch.zeros_like(result._state["deviance"])
         self.square = self.excess.clone()
@@ -68,7 +70,7 @@ class CameronTrivedi:
     Source: Cameron & Trivedi (1990), J. Econometrics 46, 347-364.
     """
 
-    def __init__(self, result: "Result", kind: str = "nb2") -> None:
+    def __init__(self, result: Result, kind: str = "nb2") -> None:
         if kind not in ("nb1", "nb2"):
             raise ValueError(f"unknown kind {kind!r}. Known: nb1, nb2.")
         self.result, self.kind = result, kind
@@ -78,8 +80,12 @@ class CameronTrivedi:
         y, mu, times = values.rows.y, values.mu, values.rows.weight
         z = ((y - mu).square() - y) / mu
         v = mu if self.kind == "nb2" else torch.ones_like(mu)
-        self.sums += torch.stack([torch.where(values.used, times * one, 0.0).sum(-1) for one in (
-            z * v, v.square(), z.square(), torch.ones_like(z))])
+        self.sums += torch.stack(
+            [
+                torch.where(values.used, times * one, 0.0).sum(-1)
+                for one in (z * v, v.square(), z.square(), torch.ones_like(z))
+            ]
+        )
 
     def alpha(self) -> tuple[Tensor, Tensor]:
         """(B) the slope and its standard error."""
@@ -103,7 +109,7 @@ class ZeroCount:
     models, Stat. Methods Med. Res. 28.
     """
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         self.result = result
         state = result._state
         self.observed = torch.zeros_like(state["deviance"])
@@ -132,8 +138,11 @@ class ZeroCount:
 
     def outcome(self) -> Outcome:
         square = self.result._out(self.score().square())
-        notes = (f"{float(self.observed):g} zeros, {float(self.expected):.1f} expected",) if (
-            self.observed.numel() == 1) else ()
+        notes = (
+            (f"{float(self.observed):g} zeros, {float(self.expected):.1f} expected",)
+            if (self.observed.numel() == 1)
+            else ()
+        )
         return Outcome("zeros", square, torch.ones_like(square), notes=notes)
 
 
@@ -145,7 +154,7 @@ class VarianceTrend:
     in the power of the mean. Source: Koenker (1981), J. Econometrics 17, 107-112.
     """
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         self.result = result
         self.sums = torch.zeros(6, *result._state["deviance"].shape).to(result._state["deviance"])
         self.origin: Tensor | None = None
@@ -158,8 +167,12 @@ class VarianceTrend:
         v = v.log() if self.result.family.mean_lower == 0 else v
         self.origin = middle(v, used) if self.origin is None else self.origin
         v = v - self.origin
-        self.sums += torch.stack([torch.where(used, values.repeats * one, 0.0).sum(-1) for one in (
-            torch.ones_like(v), v, square, v.square(), v * square, square.square())])
+        self.sums += torch.stack(
+            [
+                torch.where(used, values.repeats * one, 0.0).sum(-1)
+                for one in (torch.ones_like(v), v, square, v.square(), v * square, square.square())
+            ]
+        )
 
     def power(self) -> Tensor:
         """(B) the slope of the squared residuals over their mean."""

@@ -1,5 +1,7 @@
 """P-values of many tests, adjusted for their number."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch

@@ -1,5 +1,7 @@
 """Wald tests of linear hypotheses, given by a matrix or in words."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 DEPENDENT = 1e-10  # of its own length: a restriction with no more than this of its own says what others say
 
 
-def wald(result: "Result", hypothesis: Any, value: Any = None) -> Outcome:
+def wald(result: Result, hypothesis: Any, value: Any = None) -> Outcome:
     """The Wald test of `L b = r` in every model, `W = (L b - r)' (L V L')^-1 (L b - r)`.
 
     `hypothesis` is text on coefficient names, restrictions parted by commas, such as `"age = 0, 2*x2 = x3 + 1"`
@@ -51,13 +53,14 @@ def quadratic(gap: Tensor, matrix: Tensor) -> Tensor:
     scaled = matrix / scale.unsqueeze(-1) / scale.unsqueeze(-2)
     lower, info = torch.linalg.cholesky_ex(scaled)
     regular = (info == 0) & (lower.diagonal(dim1=-2, dim2=-1).square() > DEPENDENT).all(-1)
-    lower = torch.where(regular[..., None, None], lower, torch.eye(lower.shape[-1], dtype=lower.dtype,
-                                                                  device=lower.device))
+    lower = torch.where(
+        regular[..., None, None], lower, torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    )
     white = torch.linalg.solve_triangular(lower, (gap / scale).unsqueeze(-1), upper=False).squeeze(-1)
     return torch.where(regular, white.square().sum(-1), torch.nan)
 
 
-def _restrictions(result: "Result", hypothesis: Any, value: Any) -> tuple[Tensor, Tensor]:
+def _restrictions(result: Result, hypothesis: Any, value: Any) -> tuple[Tensor, Tensor]:
     """The matrix (q, p) and the right side (q,) of a hypothesis."""
     p, device = len(result.names), result.coef.device
     if isinstance(hypothesis, str):
@@ -68,13 +71,17 @@ def _restrictions(result: "Result", hypothesis: Any, value: Any) -> tuple[Tensor
         matrix = torch.atleast_2d(torch.as_tensor(hypothesis, dtype=torch.float64))
         right = torch.as_tensor(0.0 if value is None else value, dtype=torch.float64).expand(matrix.shape[:1])
     if matrix.dim() != 2 or matrix.shape[-1] != p or not bool(torch.isfinite(matrix).all()):
-        raise ValueError(f"the hypothesis has shape {tuple(matrix.shape)}; give finite numbers (q, {p}), a column for "
-                         f"each coefficient: {', '.join(result.names)}.")
+        raise ValueError(
+            f"the hypothesis has shape {tuple(matrix.shape)}; give finite numbers (q, {p}), a column for "
+            f"each coefficient: {', '.join(result.names)}."
+        )
     length = matrix.square().sum(-1, keepdim=True).sqrt()
     rank = int(torch.linalg.matrix_rank(matrix / torch.where(length > 0, length, 1.0), rtol=DEPENDENT))
     if rank < matrix.shape[0]:
-        raise ValueError(f"the hypothesis has {matrix.shape[0]} restrictions, but only {rank} are independent. "
-                         "Leave out those that follow from (or contradict) the others.")
+        raise ValueError(
+            f"the hypothesis has {matrix.shape[0]} restrictions, but only {rank} are independent. "
+            "Leave out those that follow from (or contradict) the others."
+        )
     return matrix.to(device), right.to(device)
 
 
@@ -121,8 +128,10 @@ class _Reader:
         return found
 
     def error(self, wanted: str) -> ValueError:
-        return ValueError(f"cannot read the hypothesis {self.text!r} at {self.text[self.at:] or 'its end'!r}: expected "
-                          f"{wanted}. Known coefficients: {', '.join(self.names)}.")
+        return ValueError(
+            f"cannot read the hypothesis {self.text!r} at {self.text[self.at :] or 'its end'!r}: expected "
+            f"{wanted}. Known coefficients: {', '.join(self.names)}."
+        )
 
     def side(self) -> tuple[Tensor, float]:
         """One side of an equation: a row of coefficients and a constant."""
@@ -141,7 +150,7 @@ class _Reader:
             else:
                 return row, constant
 
-    def product(self) -> tuple[float, "int | None"]:
+    def product(self) -> tuple[float, int | None]:
         """Numbers times at most one name."""
         factor, column = self.atom()
         while True:
@@ -158,12 +167,12 @@ class _Reader:
             else:
                 return factor, column
 
-    def atom(self) -> tuple[float, "int | None"]:
+    def atom(self) -> tuple[float, int | None]:
         self.skip()
         quoted = self.take("`")
         for name in self.longest:
             end = self.at + len(name)
-            if self.text.startswith(name, self.at) and (self.text[end:end + 1] == "`" if quoted else self._ends(end)):
+            if self.text.startswith(name, self.at) and (self.text[end : end + 1] == "`" if quoted else self._ends(end)):
                 self.at = end + int(quoted)
                 return 1.0, self.names[name]
         match = None if quoted else NUMBER.match(self.text, self.at)
@@ -174,5 +183,5 @@ class _Reader:
 
     def _ends(self, end: int) -> bool:
         """True where a word may end: the next character does not carry it on."""
-        following = self.text[end:end + 1]
+        following = self.text[end : end + 1]
         return not following or not (following.isalnum() or following in "_.[:(")

@@ -1,5 +1,7 @@
 """Tests between nested models: likelihood ratio of two fits, and the score test that needs only the smaller one."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +22,7 @@ SPAN = 1e-7  # of its length: a column with less of its own lies in the span of 
 
 
 @torch.no_grad()
-def lrt(small: "Result", big: "Result") -> Outcome:
+def lrt(small: Result, big: Result) -> Outcome:
     """The likelihood ratio test of a fit against a larger one that contains it, in every model of a batch.
 
     `LR = (D_small - D_big) / phi` with `phi` that of the larger fit: chi-squared with the difference of the ranks where
@@ -33,8 +35,10 @@ def lrt(small: "Result", big: "Result") -> Outcome:
     comparable(small, big)
     df = big.rank - small.rank
     if bool((df < 0).any()) or (not df.dim() and not bool(df > 0)):
-        raise ValueError(f"the first model has rank {_list(small.rank)} and the second {_list(big.rank)}; pass the "
-                         "smaller one first: lrt(small, big).")
+        raise ValueError(
+            f"the first model has rank {_list(small.rank)} and the second {_list(big.rank)}; pass the "
+            "smaller one first: lrt(small, big)."
+        )
     _judge_nested(small, big)
     usable = torch.where(df > 0, df, torch.nan)
     title = "Likelihood ratio test"
@@ -46,43 +50,54 @@ def lrt(small: "Result", big: "Result") -> Outcome:
     return Outcome(title, rise * usable / usable, usable)
 
 
-def comparable(first: "Result", second: "Result") -> None:
+def comparable(first: Result, second: Result) -> None:
     """Raise `ValueError` where the likelihoods of two fits do not speak of the same thing."""
     unpenalised(first, "a likelihood ratio test")
     unpenalised(second, "a likelihood ratio test")
-    for what, a, b in (("family", _law(first), _law(second)), ("link", _link(first), _link(second)),
-                       ("dispersion", first.dispersion_kind, second.dispersion_kind),
-                       ("batch", tuple(first.batch_shape), tuple(second.batch_shape))):
+    for what, a, b in (
+        ("family", _law(first), _law(second)),
+        ("link", _link(first), _link(second)),
+        ("dispersion", first.dispersion_kind, second.dispersion_kind),
+        ("batch", tuple(first.batch_shape), tuple(second.batch_shape)),
+    ):
         if a != b:
-            raise ValueError(f"the fits differ in {what}: {a} and {b}. A likelihood ratio compares designs of one "
-                             "model; fit both alike, or compare them by AIC (torchglm.compare).")
+            raise ValueError(
+                f"the fits differ in {what}: {a} and {b}. A likelihood ratio compares designs of one "
+                "model; fit both alike, or compare them by AIC (torchglm.compare)."
+            )
     same_rows(first, second)
 
 
-def unpenalised(result: "Result", what: str) -> None:
+def unpenalised(result: Result, what: str) -> None:
     """Raise `ValueError` for a fit whose deviance is not that of maximum likelihood, or that was made robust."""
     if result.penalty is not None:
         raise ValueError(f"{what} needs maximum likelihood and this fit has a penalty. Fit it without.")
     if result.covariance_kind not in ("model", "observed"):
-        raise ValueError(f"{what} cannot use the covariance {result.covariance_kind}. Use wald(), or the fit before "
-                         "robust().")
+        raise ValueError(
+            f"{what} cannot use the covariance {result.covariance_kind}. Use wald(), or the fit before robust()."
+        )
 
 
-def same_rows(first: "Result", second: "Result", offsets: bool = True) -> None:
+def same_rows(first: Result, second: Result, offsets: bool = True) -> None:
     """Raise `ValueError` where two fits are seen not to rest on the same rows, responses, weights (and offsets)."""
     pairs = [("rows", first.nobs, second.nobs)]
     if first._source is not None and second._source is not None:
-        pairs += [(name, a, b) for (name, a), (_, b) in zip(_sums(first), _sums(second), strict=True)
-                  if offsets or "offset" not in name]
+        pairs += [
+            (name, a, b)
+            for (name, a), (_, b) in zip(_sums(first), _sums(second), strict=True)
+            if offsets or "offset" not in name
+        ]
     elif offsets and first.intercept and second.intercept:
         pairs.append(("null deviance", first.null_deviance, second.null_deviance))
     for name, a, b in pairs:
         if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-8, atol=1e-10, equal_nan=True):
-            raise ValueError(f"the fits do not rest on the same rows: {name} {_list(a)} and {_list(b)}. Fit both on "
-                             "the same data (a row with a missing value is gone from the model that uses it).")
+            raise ValueError(
+                f"the fits do not rest on the same rows: {name} {_list(a)} and {_list(b)}. Fit both on "
+                "the same data (a row with a missing value is gone from the model that uses it)."
+            )
 
 
-def _sums(result: "Result") -> list[tuple[str, Tensor]]:
+def _sums(result: Result) -> list[tuple[str, Tensor]]:
     """Sums over the rows that tell one set of responses, weights and offsets from another."""
     total: Tensor | None = None
     for chunk in result.source:
@@ -95,14 +110,14 @@ def _sums(result: "Result") -> list[tuple[str, Tensor]]:
     return list(zip(names, total, strict=True))
 
 
-def _law(result: "Result") -> str:
+def _law(result: Result) -> str:
     """The family, with its shape where that is fixed."""
     if result._state["estimated_shape"]:
         return f"{result.family.name} with estimated shape"
     return f"{result.family.name} {[value.tolist() for value in result.family.parameters()] or ''}".rstrip()
 
 
-def _link(result: "Result") -> str:
+def _link(result: Result) -> str:
     power = getattr(result.link, "power", None)
     return result.link.name if power is None else f"{result.link.name}({power})"
 
@@ -111,27 +126,31 @@ def _list(value: Tensor) -> str:
     return str(value.tolist() if value.numel() <= 4 else f"of {value.numel()} models")
 
 
-def _judge_nested(small: "Result", big: "Result") -> None:
+def _judge_nested(small: Result, big: Result) -> None:
     """Raise `ValueError` where the design of the smaller model is not in the span of the larger one's."""
     if small._source is None or big._source is None or not _aligned(small, big):
         extra = ", ".join(name for name in small.names if name not in big.names)
         if not extra:
             return
-        raise ValueError(f"the larger model has no {extra}, and without rows in chunks alike it cannot be seen whether "
-                         "the models are nested. Fit both on the same rows in memory.")
+        raise ValueError(
+            f"the larger model has no {extra}, and without rows in chunks alike it cannot be seen whether "
+            "the models are nested. Fit both on the same rows in memory."
+        )
     factor: Tensor | None = None
     width = len(big.names) + len(small.names)
     for whole, part in zip(big.source, small.source, strict=True):
         for a, b in zip(whole.pieces(width), part.pieces(width), strict=True):
             factor = stack_factors(factor, triangle(_beside(wide(a), wide(b))))
     assert factor is not None
-    own = ~independent_columns(factor, SPAN)[:, len(big.names):].any(-1)
+    own = ~independent_columns(factor, SPAN)[:, len(big.names) :].any(-1)
     if not bool(own.all()):
-        raise ValueError("the models are not nested: a column of the smaller one is no combination of the columns of "
-                         "the larger one. Compare them by AIC (torchglm.compare), or fit a model that holds both.")
+        raise ValueError(
+            "the models are not nested: a column of the smaller one is no combination of the columns of "
+            "the larger one. Compare them by AIC (torchglm.compare), or fit a model that holds both."
+        )
 
 
-def _aligned(small: "Result", big: "Result") -> bool:
+def _aligned(small: Result, big: Result) -> bool:
     sizes = [[rows.y.shape[-1] for rows in result.source] for result in (small, big)]
     return sizes[0] == sizes[1]
 
@@ -149,7 +168,7 @@ def _batched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def score_test(result: "Result", added: Any) -> Outcome:
+def score_test(result: Result, added: Any) -> Outcome:
     """Rao's score test of columns added to a fit, which is not refitted.
 
     `S = U' (Z'WZ - Z'WX (X'WX)^-1 X'WZ)^-1 U / phi`, `U = Z' (dl/deta)` at the fit, `W` the expected information:
@@ -168,7 +187,7 @@ def score_test(result: "Result", added: Any) -> Outcome:
     cross, start = coef.new_zeros(models, p, q), 0
     for values in row_values(result.source, result.family, result.link, coef):
         n = values.mu.shape[-1]
-        z = columns[..., start:start + n, :]
+        z = columns[..., start : start + n, :]
         if z.shape[-2] != n:
             raise ValueError(f"added has {columns.shape[-2]} rows, fewer than the fit. Give one for each row.")
         weighted = z * values.information.unsqueeze(-1)
@@ -195,7 +214,7 @@ def _scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Ten
     return (along.square() / torch.where(new, values, torch.inf)).sum(-1) * df / df, df
 
 
-def _added(result: "Result", added: Any) -> Tensor:
+def _added(result: Result, added: Any) -> Tensor:
     """(n, q) or (B, n, q) the added columns as numbers."""
     from torchglm import inputs
 

@@ -1,5 +1,7 @@
 """Analysis of deviance by term: one after the other, each against the rest, and what dropping one costs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ Terms = Mapping[str, Sequence["int | str"]]
 TYPES = {1: "I", 2: "II", 3: "III", "1": "I", "2": "II", "3": "III", "I": "I", "II": "II", "III": "III"}
 
 
-def anova(result: "Result", type: "int | str" = 1, terms: "Terms | None" = None) -> Table:
+def anova(result: Result, type: int | str = 1, terms: Terms | None = None) -> Table:
     """The analysis of deviance by term, for every model of a batch.
 
     Type I adds the terms in the order of the formula to the null model; type II gives each term its rise of deviance
@@ -46,13 +48,16 @@ def anova(result: "Result", type: "int | str" = 1, terms: "Terms | None" = None)
         pairs = [_pair(base, named, name, TYPES[type] == "II") for name in named]
         shown = [small for small, _ in pairs]
     table = _tests(result, fits, pairs)
-    columns = {"df": table["df"], "deviance": table["deviance"],
-               "resid_df": torch.stack([result.nobs - fits.rank(c) for c in shown], -1),
-               "resid_deviance": torch.stack([fits.deviance(c) for c in shown], -1)} | table
+    columns = {
+        "df": table["df"],
+        "deviance": table["deviance"],
+        "resid_df": torch.stack([result.nobs - fits.rank(c) for c in shown], -1),
+        "resid_deviance": torch.stack([fits.deviance(c) for c in shown], -1),
+    } | table
     return Table(f"Analysis of deviance, type {TYPES[type]}", list(named), columns, fits.notes())
 
 
-def drop1(result: "Result", terms: "Terms | None" = None) -> Table:
+def drop1(result: Result, terms: Terms | None = None) -> Table:
     """What dropping each term costs, for every model of a batch; terms inside an interaction are not dropped.
 
     Columns: `df`, `deviance` (of the fit without the term), `aic` (as `Result.aic`), `F` or `chi2` and `p` as `anova`
@@ -67,9 +72,11 @@ def drop1(result: "Result", terms: "Terms | None" = None) -> Table:
     pairs = [_pair(base, named, name, False) for name in free]
     tested = _tests(result, fits, pairs)
     none = torch.full_like(result.deviance, torch.nan).unsqueeze(-1)
-    columns = {"df": torch.cat([none, tested["df"]], -1),
-               "deviance": torch.stack([result.deviance, *(fits.deviance(small) for small, _ in pairs)], -1),
-               "aic": torch.stack([result.aic, *(fits(small).aic for small, _ in pairs)], -1)}
+    columns = {
+        "df": torch.cat([none, tested["df"]], -1),
+        "deviance": torch.stack([result.deviance, *(fits.deviance(small) for small, _ in pairs)], -1),
+        "aic": torch.stack([result.aic, *(fits(small).aic for small, _ in pairs)], -1),
+    }
     columns |= {key: torch.cat([none, tested[key]], -1) for key in tested if key not in columns}
     return Table("Single terms dropped", ["<none>", *free], columns, fits.notes())
 
@@ -77,11 +84,11 @@ def drop1(result: "Result", terms: "Terms | None" = None) -> Table:
 class _Fits:
     """The fits of submodels, each made once; the whole model is at hand."""
 
-    def __init__(self, result: "Result") -> None:
+    def __init__(self, result: Result) -> None:
         self.whole = tuple(range(len(result.names)))
         self.result, self.made = result, {self.whole: result}
 
-    def __call__(self, columns: tuple[int, ...]) -> "Result":
+    def __call__(self, columns: tuple[int, ...]) -> Result:
         if columns not in self.made:
             self.made[columns] = submodel(self.result, columns)
         return self.made[columns]
@@ -91,8 +98,10 @@ class _Fits:
         failed = torch.stack([~fit.converged for fit in self.made.values()])
         if not bool(failed.any()):
             return ()
-        return (f"{int(failed.sum())} of the {failed.numel()} fits behind this table did not converge; their tests are "
-                "doubtful.",)
+        return (
+            f"{int(failed.sum())} of the {failed.numel()} fits behind this table did not converge; their tests are "
+            "doubtful.",
+        )
 
     def deviance(self, columns: tuple[int, ...]) -> Tensor:
         return self(columns).deviance
@@ -101,7 +110,7 @@ class _Fits:
         return self(columns).rank
 
 
-def _tests(result: "Result", fits: _Fits, pairs: "list[tuple[tuple[int, ...], tuple[int, ...]]]") -> dict[str, Tensor]:
+def _tests(result: Result, fits: _Fits, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, Tensor]:
     """`df`, `deviance`, the statistic and `p` of pairs of a smaller and a larger set of columns."""
     df = torch.stack([fits.rank(big) - fits.rank(small) for small, big in pairs], -1)
     fall = torch.stack([fits.deviance(small) - fits.deviance(big) for small, big in pairs], -1)
@@ -114,20 +123,23 @@ def _tests(result: "Result", fits: _Fits, pairs: "list[tuple[tuple[int, ...], tu
     return {"df": df, "deviance": fall, "chi2": statistic, "p": upper_tail(statistic, usable, None)}
 
 
-def _pair(base: list[int], named: dict[str, list[int]], name: str, marginal: bool) -> tuple[tuple[int, ...],
-                                                                                           tuple[int, ...]]:
+def _pair(
+    base: list[int], named: dict[str, list[int]], name: str, marginal: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The columns without and with a term; `marginal` leaves out of both the terms that contain it."""
-    rest = [columns for other, columns in named.items()
-            if other != name and not (marginal and _contains(other, name))]
+    rest = [columns for other, columns in named.items() if other != name and not (marginal and _contains(other, name))]
     without = sorted([*base, *(j for columns in rest for j in columns)])
     return tuple(without), tuple(sorted([*without, *named[name]]))
 
 
-def columns_of(result: "Result", terms: "Terms | None" = None) -> tuple[list[int], dict[str, list[int]]]:
+def columns_of(result: Result, terms: Terms | None = None) -> tuple[list[int], dict[str, list[int]]]:
     """The columns that are always in (the intercept, and those of no term), and the columns of each term."""
     names = result.names
-    given: Terms = terms or result.context.get("terms") or {
-        name: [j] for j, name in enumerate(names) if not (j == 0 and result.intercept)}
+    given: Terms = (
+        terms
+        or result.context.get("terms")
+        or {name: [j] for j, name in enumerate(names) if not (j == 0 and result.intercept)}
+    )
     place = {name: j for j, name in enumerate(names)}
     named: dict[str, list[int]] = {}
     for term, columns in given.items():

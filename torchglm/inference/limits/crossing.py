@@ -1,5 +1,7 @@
 """Where a signed root of a likelihood ratio reaches a value, for many profiles at once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import torch
@@ -13,8 +15,9 @@ EDGE = 1e-7  # a bracket as narrow as this share of its end, with an invalid end
 ON_EDGE = 1e-6  # of the first step: where not even that is allowed, the search begins on the edge
 
 
-def crossing(root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Tensor, target: float,
-             reach: "Tensor | None" = None) -> Tensor:
+def crossing(
+    root: Callable[[Tensor, Tensor], Tensor], first: Tensor, slope: Tensor, target: float, reach: Tensor | None = None
+) -> Tensor:
     """(T,) the distances `u > 0` where `root(lanes, u)` reaches `target`; infinite where it never does.
 
     `root` takes the indices of the lanes still searched and a distance for each, and gives the signed root

@@ -1,5 +1,7 @@
 """Profile likelihood limits of coefficients: all coefficients, both sides and all models of a batch together."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -23,7 +25,7 @@ TOL = 1e-10  # of the refits: their deviance is then good to far more digits tha
 
 
 @torch.no_grad()
-def profile_interval(result: "Result", level: float) -> Tensor:
+def profile_interval(result: Result, level: float) -> Tensor:
     """(B, p, 2) the profile likelihood limits of every coefficient of the flat models.
 
     A limit is the value `b` of the coefficient, all others refitted, with `(D(b) - D) / phi = z^2`, where `D` is the
@@ -34,11 +36,14 @@ def profile_interval(result: "Result", level: float) -> Tensor:
     Source: Venables & Ripley (2002), Modern Applied Statistics with S, 8.4.
     """
     if result.penalty is not None:
-        raise ValueError("profile limits need the likelihood alone and this fit has a penalty. "
-                         "Use method='wald', or fit without it.")
+        raise ValueError(
+            "profile limits need the likelihood alone and this fit has a penalty. Use method='wald', or fit without it."
+        )
     if result.covariance_kind not in ("model", "observed"):
-        raise ValueError(f"profile limits come from the likelihood and cannot use the covariance "
-                         f"{result.covariance_kind}. Use method='wald', or the fit without robust().")
+        raise ValueError(
+            f"profile limits come from the likelihood and cannot use the covariance "
+            f"{result.covariance_kind}. Use method='wald', or the fit without robust()."
+        )
     state = result._state
     tail = torch.tensor(0.5 + level / 2, dtype=torch.float64)
     target = float(special.normal_icdf(tail))
@@ -53,21 +58,25 @@ def profile_interval(result: "Result", level: float) -> Tensor:
     return out
 
 
-def _limits(result: "Result", model: Tensor, column: Tensor, target: float) -> Tensor:
+def _limits(result: Result, model: Tensor, column: Tensor, target: float) -> Tensor:
     """(T, 2) the lower and upper limits of coefficients `column[t]` of the models `model[t]`."""
     side = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=model.device).repeat_interleave(model.numel())
     profile = _Profile(result, model.repeat(2), column.repeat(2), side)
     distance = crossing(profile.root, target * profile.scale, profile.error, target, target * profile.size)
     if profile.lower:
-        warnings.warn("a refit of the profile has a lower deviance than the fit, which has not converged: the limits "
-                      "are measured from the fit. Raise max_iter or lower tol.", FitWarning, stacklevel=5)
+        warnings.warn(
+            "a refit of the profile has a lower deviance than the fit, which has not converged: the limits "
+            "are measured from the fit. Raise max_iter or lower tol.",
+            FitWarning,
+            stacklevel=5,
+        )
     return (profile.centre + side * distance).reshape(2, -1).mT
 
 
 class _Profile:
     """The signed root deviance of lanes, each a model with one coefficient moved to one side."""
 
-    def __init__(self, result: "Result", model: Tensor, column: Tensor, side: Tensor) -> None:
+    def __init__(self, result: Result, model: Tensor, column: Tensor, side: Tensor) -> None:
         state, lane = result._state, torch.arange(model.numel(), device=model.device)
         self.family, self.link, self.side, self.model = result.family, result.link, side, model
         coef, root = state["coef"][model], state["root"][model]
@@ -108,7 +117,7 @@ class _Profile:
         self.lower |= bool((fitted & (rise < -1e-3)).any())
         return torch.where(fitted, rise.clamp(min=0).sqrt(), torch.nan)
 
-    def _refit(self, source: Iterable[Rows], lanes: Tensor, start: "Tensor | None") -> tuple[Tensor, Tensor, Tensor]:
+    def _refit(self, source: Iterable[Rows], lanes: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """The other coefficients, the deviance and the status of refits from a start, or from the solver's own."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a start out of range: the solver then takes its own

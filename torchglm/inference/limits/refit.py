@@ -1,5 +1,7 @@
 """The rows of a fit seen through other designs: some of the columns, or one column moved into the offset."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,7 +63,7 @@ class Held:
         used = torch.gather(keep[model], 1, self.others)
         self.used = None if bool(used.all()) else used.unsqueeze(-2)
 
-    def at(self, lanes: Tensor, value: Tensor) -> "Held":
+    def at(self, lanes: Tensor, value: Tensor) -> Held:
         """Some of the lanes, each with its coefficient at a value."""
         part = object.__new__(Held)
         part.source, part.model, part.column = self.source, self.model[lanes], self.column[lanes]
@@ -90,24 +92,40 @@ class Held:
 
 
 @torch.no_grad()
-def submodel(result: "Result", columns: Sequence[int]) -> "Result":
+def submodel(result: Result, columns: Sequence[int]) -> Result:
     """The fit of the same models on some of their columns, with the shape parameters they have."""
     from torchglm.inference.build import build
 
     state = result._state
     source: Iterable[Rows] = Columns(
-        result.source, torch.tensor(list(columns), dtype=torch.int64, device=state["coef"].device))
+        result.source, torch.tensor(list(columns), dtype=torch.int64, device=state["coef"].device)
+    )
     first = next(iter(result.source))
     if result.rows is not None and result.rows.x.numel() <= ROOM:
         source = list(source)
-    solution = irls(source, result.family, result.link, tol=min(state["tol"], 1e-8),
-                    rank_tol=1e-6 if first.x.dtype == torch.float32 else 1e-12,
-                    skip=state["status"] == int(Status.NOT_FINITE))
+    solution = irls(
+        source,
+        result.family,
+        result.link,
+        tol=min(state["tol"], 1e-8),
+        rank_tol=1e-6 if first.x.dtype == torch.float32 else 1e-12,
+        skip=state["status"] == int(Status.NOT_FINITE),
+    )
     fixed = float(state["dispersion"][0]) if result.dispersion_kind == "number" else None
     kind = fixed if result.dispersion_kind in ("number", "fixed") else result.dispersion_kind
     names = [result.names[j] for j in columns]
-    small = build(solution, source, result.family, result.link, result.batch_shape, names,
-                  constant=result.intercept and 0 in columns, penalty=None, dispersion=kind, tol=state["tol"],
-                  context={})
+    small = build(
+        solution,
+        source,
+        result.family,
+        result.link,
+        result.batch_shape,
+        names,
+        constant=result.intercept and 0 in columns,
+        penalty=None,
+        dispersion=kind,
+        tol=state["tol"],
+        context={},
+    )
     small._state["estimated_shape"] = state["estimated_shape"]
     return small

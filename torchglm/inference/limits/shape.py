@@ -1,5 +1,7 @@
 """Dispersion and shape by maximum likelihood, with standard errors and profile likelihood limits."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ Profile = Callable[[Tensor, Tensor], Tensor]  # models (T,) and a parameter on i
 
 
 @torch.no_grad()
-def shape_parameters(result: "Result", level: float = 0.95) -> Table:
+def shape_parameters(result: Result, level: float = 0.95) -> Table:
     """What a fit estimates beside its coefficients, for every model of a batch.
 
     Rows, where they are estimated: `dispersion` `phi`, and for the Gamma its `shape` `1 / phi`; for the negative
@@ -50,12 +52,14 @@ def shape_parameters(result: "Result", level: float = 0.95) -> Table:
         rows |= _dispersion(result, target)
     if not rows:
         raise ValueError(f"this {result.family.name} fit estimated its coefficients alone: no dispersion, no shape.")
-    columns = {name: result._out(torch.stack([row[:, i] for row in rows.values()], -1))
-               for i, name in enumerate(("estimate", "std_err", "lower", "upper"))}
+    columns = {
+        name: result._out(torch.stack([row[:, i] for row in rows.values()], -1))
+        for i, name in enumerate(("estimate", "std_err", "lower", "upper"))
+    }
     return Table(f"Dispersion and shape by maximum likelihood, {100 * level:g} % profile limits", list(rows), columns)
 
 
-def _dispersion(result: "Result", target: float) -> dict[str, Tensor]:
+def _dispersion(result: Result, target: float) -> dict[str, Tensor]:
     """(B, 4) `phi` and where the family has one its shape; the means do not depend on `phi`."""
     state = result._state
     start = state["deviance"] / state["nobs"]
@@ -73,7 +77,7 @@ def _dispersion(result: "Result", target: float) -> dict[str, Tensor]:
     return rows | {"shape": _reciprocal(phi)} if result.family.name == "gamma" else rows
 
 
-def _alpha(result: "Result", target: float) -> dict[str, Tensor]:
+def _alpha(result: Result, target: float) -> dict[str, Tensor]:
     """(B, 4) alpha and theta of negative binomial models."""
     state = result._state
     alpha = result.family.get_parameter("log_alpha").exp().expand(state["coef"].shape[0])
@@ -92,7 +96,7 @@ def _alpha(result: "Result", target: float) -> dict[str, Tensor]:
     return {"alpha": out, "theta": _reciprocal(out)}
 
 
-def _from_zero(result: "Result", loglik: Profile, edge: Tensor, target: float) -> Tensor:
+def _from_zero(result: Result, loglik: Profile, edge: Tensor, target: float) -> Tensor:
     """(E, 4) estimate, error and limits of models whose likelihood falls from `alpha = 0` on."""
     fitted = Fitted(lanes(result.source, edge), result.link, result._state["coef"][edge])
     squares = fitted.sum(lambda rows, mu: (rows.weight * mu.square()).sum(-1))
@@ -107,7 +111,7 @@ def _from_zero(result: "Result", loglik: Profile, edge: Tensor, target: float) -
     return torch.stack([zero, zero * torch.nan, zero, upper], -1)
 
 
-def _power(result: "Result", target: float) -> dict[str, Tensor]:
+def _power(result: Result, target: float) -> dict[str, Tensor]:
     """(B, 4) the variance power of Tweedie models, on the logit scale of `power - 1`."""
     state = result._state
     raw = result.family.get_parameter("raw_power").expand(state["coef"].shape[0])
@@ -119,12 +123,19 @@ def _power(result: "Result", target: float) -> dict[str, Tensor]:
 
     found = _limits(loglik, torch.where(known, raw, torch.nan), target)
     share = raw.sigmoid()
-    out = torch.stack([1 + share, found[:, 0] * share * (1 - share), 1 + (raw + found[:, 1]).sigmoid(),
-                       1 + (raw + found[:, 2]).sigmoid()], -1)
+    out = torch.stack(
+        [
+            1 + share,
+            found[:, 0] * share * (1 - share),
+            1 + (raw + found[:, 1]).sigmoid(),
+            1 + (raw + found[:, 2]).sigmoid(),
+        ],
+        -1,
+    )
     return {"power": torch.where(known.unsqueeze(-1), out, torch.nan)}
 
 
-def _refitted(result: "Result", model: Tensor, name: str, value: Tensor, log_phi: "Tensor | None") -> Tensor:
+def _refitted(result: Result, model: Tensor, name: str, value: Tensor, log_phi: Tensor | None) -> Tensor:
     """(T,) the log-likelihood with a shape parameter at a value, coefficients (and a dispersion) at their maximum."""
     family, source = take_family(result.family, model).with_parameters({name: value}), lanes(result.source, model)
     start = result._state["coef"][model]
@@ -147,8 +158,10 @@ def _limits(loglik: Profile, centre: Tensor, target: float) -> Tensor:
     near, far = ((loglik(model, at - step) + loglik(model, at + step)) / 2 for step in (STEP, 2 * STEP))
     bend = (32 * (near - top) - 2 * (far - top)) / (12 * STEP**2)
     error = torch.where(bend < 0, -bend, torch.nan).rsqrt()
-    lane, side = model.repeat(2), torch.tensor([-1.0, 1.0], dtype=torch.float64,
-                                               device=centre.device).repeat_interleave(model.numel())
+    lane, side = (
+        model.repeat(2),
+        torch.tensor([-1.0, 1.0], dtype=torch.float64, device=centre.device).repeat_interleave(model.numel()),
+    )
     best = top.repeat(2)
     scale = torch.where(torch.isfinite(error), error, 1.0).repeat(2)
 
