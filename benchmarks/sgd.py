@@ -94,14 +94,14 @@ def dataloader(data: Data, batch: int) -> float:
 
 def memory(data: Data, batch: int) -> float:
     """LitGLM under a Trainer, from memory."""
-    from torchglm.lightning import GLMBatch, TensorBatches
+    from torchglm.training import GLMBatch, TensorBatches
 
     return _trained(data, TensorBatches(GLMBatch(data.x, data.y), batch, shuffle="blocks"))
 
 
 def stream(data: Data, batch: int) -> float:
     """LitGLM under a Trainer, from a Parquet file that is read in every epoch."""
-    from torchglm.lightning import ArrowBatches
+    from torchglm.training import ArrowBatches
 
     return _trained(
         data, ArrowBatches(data.file, [f"x{j}" for j in range(COLUMNS)], "y", batch_size=batch, shuffle=True)
@@ -111,8 +111,8 @@ def stream(data: Data, batch: int) -> float:
 def _trained(data: Data, batches: Any) -> float:
     from lightning.pytorch import Trainer
 
-    from torchglm.head import GLMHead
-    from torchglm.lightning import LitGLM
+    from torchglm.model.head import GLMHead
+    from torchglm.training import LitGLM
 
     lit = LitGLM(GLMHead(COLUMNS, "bernoulli"), lambda parameters: SGD(parameters, lr=RATE), metrics={})
     Trainer(max_epochs=EPOCHS, **QUIET).fit(lit, batches)
@@ -122,8 +122,8 @@ def _trained(data: Data, batches: Any) -> float:
 
 def solver(data: Data, batch: int, epochs: int = EPOCHS) -> float:
     """fit_sgd as it is called: a pass to whiten the columns, training, a pass that says how near the optimum is."""
-    from torchglm.head import GLMHead
-    from torchglm.lightning import GLMBatch, fit_sgd
+    from torchglm.model.head import GLMHead
+    from torchglm.training import GLMBatch, fit_sgd
 
     head = GLMHead(COLUMNS, "bernoulli")
     fit_sgd(head, GLMBatch(data.x, data.y), batch_size=batch, trainer={"max_epochs": epochs})
@@ -133,7 +133,7 @@ def solver(data: Data, batch: int, epochs: int = EPOCHS) -> float:
 
 def read(data: Data, batch: int) -> float:
     """Merely the batches of the file, in every epoch."""
-    from torchglm.lightning import ArrowBatches
+    from torchglm.training import ArrowBatches
 
     batches = ArrowBatches(data.file, [f"x{j}" for j in range(COLUMNS)], "y", batch_size=batch, shuffle=True)
     for _ in range(EPOCHS):

@@ -50,22 +50,22 @@ def scan(path: Path) -> float:
 @contextmanager
 def counted_scans() -> Iterator[list[bool]]:
     """A list that grows by one each time a file is read from its beginning: True where it then is to its end."""
-    import torchglm.data
+    import torchglm.tables
 
     scans: list[bool] = []
-    plain = torchglm.data.Scan.pieces
+    plain = torchglm.tables.Scan.pieces
 
-    def counting(self: torchglm.data.Scan) -> Iterator[Any]:
+    def counting(self: torchglm.tables.Scan) -> Iterator[Any]:
         place = len(scans)
         scans.append(False)
         yield from plain(self)
         scans[place] = True
 
-    torchglm.data.Scan.pieces = counting  # type: ignore[method-assign]
+    torchglm.tables.Scan.pieces = counting  # type: ignore[method-assign]
     try:
         yield scans
     finally:
-        torchglm.data.Scan.pieces = plain  # type: ignore[method-assign]
+        torchglm.tables.Scan.pieces = plain  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import Trainer
 
 import torchglm
-from torchglm.lightning import ArrowBatches, LitGLM
+from torchglm.training import ArrowBatches, LitGLM
 
 COLUMNS = ["age", "power", "density"]
 COEF = np.array([-1.0, 0.30, 0.15, -0.20])  # intercept first

@@ -15,8 +15,8 @@ import torch
 from pyarrow import csv, parquet
 
 import torchglm
-from torchglm import runs
 from torchglm.cli import main
+from torchglm.store import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 N = 400

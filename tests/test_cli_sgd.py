@@ -14,11 +14,11 @@ import torch
 from pyarrow import csv, parquet
 
 import torchglm
-from torchglm import runs
 from torchglm.cli import config, main
 from torchglm.cli.sgd import SGD
 from torchglm.inputs import FileRows
-from torchglm.lightning import LitGLM
+from torchglm.store import runs
+from torchglm.training import LitGLM
 
 N = 3000
 

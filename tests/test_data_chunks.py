@@ -15,7 +15,8 @@ import torch
 from pyarrow import dataset, parquet
 
 import torchglm
-from torchglm.data import Chunks, learn
+from torchglm.design import learn
+from torchglm.tables import Chunks
 
 N = 400
 FORMULA = "y ~ bs(a, df=4) + g + C(k) + scale(b)"

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from torchglm.data import DesignSpec, Scan, as_table, build, build_columns, learn
+from torchglm.design import DesignSpec, build, build_columns, learn
+from torchglm.tables import Scan, as_table
 
 FORMULAS = """
 y ~ 1
@@ -162,7 +163,8 @@ def test_a_saved_spec_predicts_the_same_in_another_process(tmp_path: Path) -> No
     parquet.write_table(pa.Table.from_pandas(data.drop(columns="y")), tmp_path / "new.parquet")
     code = """
 import json, numpy, sys
-from torchglm.data import DesignSpec, Scan
+from torchglm.tables import Scan
+from torchglm.design import DesignSpec
 folder = sys.argv[1]
 spec = DesignSpec.from_dict(json.load(open(folder + "/spec.json")))
 pieces = Scan(folder + "/new.parquet", spec.columns, spec.types, rows=17)

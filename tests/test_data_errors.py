@@ -14,7 +14,7 @@ import torch
 from pyarrow import csv, parquet
 
 import torchglm
-from torchglm.data import Scan, read_table
+from torchglm.tables import Scan, read_table
 
 N = 400
 
@@ -94,7 +94,7 @@ def test_a_compressed_file_cut_short_is_named(tmp_path: Path, read: Callable[[Pa
 
 def test_text_that_comes_late_in_a_csv_column_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("files", "scan"):
-        monkeypatch.setattr(f"torchglm.data.{module}.CSV_BLOCK", 1000)
+        monkeypatch.setattr(f"torchglm.tables.{module}.CSV_BLOCK", 1000)
     csv.write_csv(table(), tmp_path / "a.csv")
     lines = (tmp_path / "a.csv").read_text().splitlines()
     lines[300] = "1,none,a"

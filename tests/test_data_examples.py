@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.distributions import constraints
 
-from torchglm.data import build, read_table
+from torchglm.design import build
+from torchglm.tables import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "examples" / "data"

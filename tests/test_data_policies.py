@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 import torchglm
 from torchglm.cli import main
-from torchglm.data import DesignSpec, Tally, build, learn
+from torchglm.design import DesignSpec, Tally, build, learn
 
 LEVELS = {"b": 30, "a": 20, "rare": 3, "new": 1, "other": 12, "c": 10}  # rows of each
 

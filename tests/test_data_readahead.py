@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from torchglm.data.readahead import read_ahead
+from torchglm.tables.readahead import read_ahead
 
 
 def test_items_come_in_order_and_errors_in_their_place() -> None:

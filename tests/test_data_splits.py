@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
-from torchglm.data import DesignSpec, Scan, Tally, build, learn
+from torchglm.design import DesignSpec, Tally, build, learn
+from torchglm.tables import Scan
 
 ROOT = Path(__file__).resolve().parent.parent
 FACTORS = [
@@ -148,7 +149,7 @@ def test_a_design_does_not_depend_on_csv_blocks(tmp_path: Path, monkeypatch: pyt
     data = frame(90, 6, False)
     write(data, tmp_path, [], 1, "csv")
     for size in (200, 777, 1 << 20):
-        monkeypatch.setattr("torchglm.data.scan.CSV_BLOCK", size)
+        monkeypatch.setattr("torchglm.tables.scan.CSV_BLOCK", size)
         check("y ~ bs(a, df=5) + C(k):b + g * h + poly(b, 2)", data, tmp_path, 1000)
 
 
@@ -167,7 +168,7 @@ def test_a_fit_saved_in_one_process_predicts_the_same_in_another(tmp_path: Path)
     result.save(tmp_path / "fit")
     here = torch.stack(result.predict(data, se=True))
     code = (
-        "import sys, torch, torchglm; from torchglm.data import read_table; folder = sys.argv[1]; "
+        "import sys, torch, torchglm; from torchglm.tables import read_table; folder = sys.argv[1]; "
         "table = read_table(folder + '/*.parquet'); "
         "torch.save(torch.stack(torchglm.load(folder + '/fit').predict(table, se=True)), folder + '/there.pt')"
     )

@@ -13,8 +13,9 @@ import pytest
 import torch
 from pyarrow import csv, parquet
 
-from torchglm.data import Scan, as_table, groups, numbers, read_table
-from torchglm.data.files import column_names
+from torchglm.design import groups
+from torchglm.tables import Scan, as_table, numbers, read_table
+from torchglm.tables.files import column_names
 
 COLUMNS = {"x": [1.5, 2.5, -1.0], "k": [3, 1, 2], "g": ["b", "a", "b"], "f": [True, False, True]}
 

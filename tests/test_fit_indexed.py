@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import torchglm as tg
-from torchglm.data import build, spec
-from torchglm.fitting import arrow, linalg
+from torchglm.design import build, spec
+from torchglm.fitting import linalg
 from torchglm.fitting.feasible import feasible
-from torchglm.fitting.indexed import Index, Indexed
-from torchglm.fitting.products import gram, linear_predictor, project, quadratic
-from torchglm.fitting.rows import Rows, select, whole
 from torchglm.inputs import files
+from torchglm.rows import bordered
+from torchglm.rows.indexed import Index, Indexed
+from torchglm.rows.products import gram, linear_predictor, project, quadratic
+from torchglm.rows.rows import Rows, select, whole
 
 FORMULAS = [
     "y ~ a + b + z",
@@ -35,7 +36,7 @@ FORMULAS = [
 @pytest.fixture(params=["all pairs", "border"], autouse=True)
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Grams with all pairs of columns, or with the levels of the largest factor on a diagonal of their own."""
-    monkeypatch.setattr(arrow, "MANY", 8 if request.param == "border" else 10**9)
+    monkeypatch.setattr(bordered, "MANY", 8 if request.param == "border" else 10**9)
     return str(request.param)
 
 
@@ -206,7 +207,7 @@ def test_a_start_inside_the_range_of_the_mean_is_found(kept: str) -> None:
     [rows] = tg.fit("y ~ a + b + z", _table(), family="poisson").source
     zero = torch.zeros(1, rows.columns, dtype=torch.float64)
     found = feasible([rows], zero, torch.ones_like(zero, dtype=torch.bool), (1.0, torch.inf), torch.ones(1).double())
-    assert arrow.is_arrow(gram(rows, rows.weight)) == (kept == "border")
+    assert bordered.is_arrow(gram(rows, rows.weight)) == (kept == "border")
     assert bool((linear_predictor(rows, found) > 1.0).all())
 
 
@@ -233,26 +234,26 @@ def test_a_border_holds_what_all_pairs_hold() -> None:
     assert rows.indexed is not None
     weight, value = rows.weight, torch.randn(1, rows.columns, 2, dtype=torch.float64)
     kept = gram(rows, weight)
-    assert arrow.is_arrow(kept) == (rows.band < rows.columns)
+    assert bordered.is_arrow(kept) == (rows.band < rows.columns)
     x = whole(rows)
     full = (x * weight.unsqueeze(-1)).mT @ x
     ridge = torch.rand(1, rows.columns, dtype=torch.float64)
-    torch.testing.assert_close(arrow.written_out(kept), full)
-    torch.testing.assert_close(arrow.diagonal(kept), full.diagonal(dim1=1, dim2=2))
-    kept, full = arrow.with_ridge(kept, ridge), full + torch.diag_embed(ridge)
-    torch.testing.assert_close(arrow.written_out(kept), full)
+    torch.testing.assert_close(bordered.written_out(kept), full)
+    torch.testing.assert_close(bordered.diagonal(kept), full.diagonal(dim1=1, dim2=2))
+    kept, full = bordered.with_ridge(kept, ridge), full + torch.diag_embed(ridge)
+    torch.testing.assert_close(bordered.written_out(kept), full)
     keep = torch.ones_like(ridge, dtype=torch.bool)
     inverse, want = linalg.inverse_of(kept, keep), torch.linalg.inv(full)
-    torch.testing.assert_close(arrow.inverse(inverse.root), want)
-    torch.testing.assert_close(arrow.inverse_diagonal(inverse.root), want.diagonal(dim1=1, dim2=2))
-    torch.testing.assert_close(arrow.inverse_column(inverse.root, torch.tensor([5])), want[..., 5])
-    torch.testing.assert_close(arrow.within(inverse.root, value), value.mT @ want @ value)
+    torch.testing.assert_close(bordered.inverse(inverse.root), want)
+    torch.testing.assert_close(bordered.inverse_diagonal(inverse.root), want.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(bordered.inverse_column(inverse.root, torch.tensor([5])), want[..., 5])
+    torch.testing.assert_close(bordered.within(inverse.root, value), value.mT @ want @ value)
     torch.testing.assert_close(inverse.solve(ridge), (want @ ridge.unsqueeze(-1)).squeeze(-1))
     torch.testing.assert_close(quadratic(rows, inverse.root), ((x @ want[0]) * x).sum(-1).unsqueeze(0))
 
 
 def test_a_matrix_of_too_many_pairs_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch, kept: str) -> None:
-    monkeypatch.setattr(arrow, "FULL", 100)
+    monkeypatch.setattr(bordered, "FULL", 100)
     table = _table()
     if kept == "all pairs":
         with pytest.raises(ValueError, match="29 columns takes 0 GB"):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import torchglm
 from torchglm import FitWarning, Status
-from torchglm.fitting.rows import Rows
+from torchglm.rows.rows import Rows
 
 ALL = pytest.mark.parametrize("model", list(MODELS))
 SOME = pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import torchglm
 from torchglm import families
-from torchglm.head import GLMHead, LazyGLMHead
 from torchglm.links import Link
+from torchglm.model.head import GLMHead, LazyGLMHead
 
 each_case = pytest.mark.parametrize("case", ALL, ids=repr)
 each_pair = pytest.mark.parametrize(("case", "link"), PAIRS, ids=repr)

@@ -11,7 +11,7 @@ from test_head import DENSE, made, rows
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from torchglm.head import GLMHead, LazyGLMHead
+from torchglm.model.head import GLMHead, LazyGLMHead
 
 each_case = pytest.mark.parametrize("case", ALL, ids=repr)
 EVERY = list({case.family.name: case for case in DENSE}.values())

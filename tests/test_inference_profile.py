@@ -17,9 +17,9 @@ from test_reference import fitted
 import torchglm
 from torchglm import FitWarning, Result
 from torchglm.fitting.irls import irls
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.state import Solution
 from torchglm.inference.limits.crossing import crossing
+from torchglm.rows.rows import Rows
 
 EXPECTED = json.loads((Path(__file__).parent / "reference_inference" / "expected.json").read_text())
 Z = 1.959963984540054

@@ -17,8 +17,8 @@ from torchmetrics import MeanAbsoluteError
 import torchglm
 from torchglm import links, metrics
 from torchglm.families import NegativeBinomial
-from torchglm.head import GLMHead
-from torchglm.lightning import GLMBatch, LitGLM, LitIRLS, TensorBatches
+from torchglm.model.head import GLMHead
+from torchglm.training import GLMBatch, LitGLM, LitIRLS, TensorBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 

@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 
 from torchglm import families
 from torchglm.families import NegativeBinomial
-from torchglm.head import GLMHead
-from torchglm.lightning import GLMBatch, LitGLM, TensorBatches, ahead, module
-from torchglm.lightning.ahead import STEPS, Ahead
-from torchglm.lightning.closed import ClosedForm, stepper
-from torchglm.lightning.columns import Columns
+from torchglm.model.head import GLMHead
+from torchglm.training import GLMBatch, LitGLM, TensorBatches, ahead, module
+from torchglm.training.ahead import STEPS, Ahead
+from torchglm.training.closed import ClosedForm, stepper
+from torchglm.training.columns import Columns
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 

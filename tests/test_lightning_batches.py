@@ -14,9 +14,9 @@ from pyarrow import parquet
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from torchglm.data import build
-from torchglm.head import GLMHead
-from torchglm.lightning import ArrowBatches, GLMBatch, LitGLM, TensorBatches, arrow, as_batch, batches
+from torchglm.design import build
+from torchglm.model.head import GLMHead
+from torchglm.training import ArrowBatches, GLMBatch, LitGLM, TensorBatches, arrow, as_batch, batches
 
 
 def data(n: int = 103) -> GLMBatch:

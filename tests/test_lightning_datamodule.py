@@ -14,9 +14,9 @@ from pyarrow import csv, parquet
 from torch import Tensor
 
 import torchglm
-from torchglm.head import GLMHead
-from torchglm.lightning import ArrowBatches, GLMDataModule, LitGLM, LitIRLS, TensorBatches
-from torchglm.lightning.split import HashPart
+from torchglm.model.head import GLMHead
+from torchglm.training import ArrowBatches, GLMDataModule, LitGLM, LitIRLS, TensorBatches
+from torchglm.training.split import HashPart
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 

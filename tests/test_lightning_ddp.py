@@ -18,8 +18,8 @@ import torchglm
 SCRIPT = """
 import json, sys, torch
 from lightning.pytorch import Trainer
-from torchglm.head import GLMHead
-from torchglm.lightning import GLMBatch, LitGLM, TensorBatches
+from torchglm.model.head import GLMHead
+from torchglm.training import GLMBatch, LitGLM, TensorBatches
 from torchglm.metrics import CRPS, D2, Deviance
 
 ranks, folder = int(sys.argv[1]), sys.argv[2]

@@ -15,8 +15,8 @@ from pyarrow import parquet
 from torch import Tensor, nn
 
 from torchglm import metrics
-from torchglm.head import GLMHead
-from torchglm.lightning import ArrowBatches, GLMBatch, GLMDataModule, IRLSHead, LitGLM, LitIRLS, TensorBatches, fit_sgd
+from torchglm.model.head import GLMHead
+from torchglm.training import ArrowBatches, GLMBatch, GLMDataModule, IRLSHead, LitGLM, LitIRLS, TensorBatches, fit_sgd
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 

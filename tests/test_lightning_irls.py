@@ -18,8 +18,8 @@ from torch import nn
 import torchglm
 from torchglm import ElasticNet, Ridge, families, links
 from torchglm.fitting.status import Status
-from torchglm.head import GLMHead
-from torchglm.lightning import GLMBatch, IRLSHead, LitGLM, LitIRLS, TensorBatches
+from torchglm.model.head import GLMHead
+from torchglm.training import GLMBatch, IRLSHead, LitGLM, LitIRLS, TensorBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 PAIRS = [
@@ -287,7 +287,7 @@ RANKS = """
 import sys, torch
 from lightning.pytorch import Trainer
 from torchglm import GLMHead
-from torchglm.lightning import GLMBatch, LitIRLS, TensorBatches
+from torchglm.training import GLMBatch, LitIRLS, TensorBatches
 rng = torch.Generator().manual_seed(1)
 x = torch.randn(1001, 3, generator=rng, dtype=torch.float64)
 y = torch.poisson(torch.exp(x @ x.new_tensor([0.4, -0.3, 0.2])), generator=rng)

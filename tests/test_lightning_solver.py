@@ -14,9 +14,10 @@ from torch import Tensor
 
 import torchglm
 from torchglm import families
-from torchglm.data import build, read_table
-from torchglm.head import GLMHead
-from torchglm.lightning import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
+from torchglm.design import build
+from torchglm.model.head import GLMHead
+from torchglm.tables import read_table
+from torchglm.training import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
 
 RANDHIE = Path(__file__).parent.parent / "examples/data/randhie.parquet"
 FORMULA = "visits ~ log_coinsurance + C(health) + income + age + chronic + year"

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 import torchglm
-from torchglm.data import read_table
+from torchglm.tables import read_table
 
 ROOT = Path(__file__).resolve().parent.parent
 

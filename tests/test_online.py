@@ -14,11 +14,11 @@ from torch import Tensor
 
 import torchglm
 from torchglm import families, links
-from torchglm.fitting.rows import Rows
-from torchglm.head import GLMHead, LazyGLMHead
-from torchglm.inference.online import Renewable
 from torchglm.inference.online_summary import Summary
 from torchglm.inputs import GLMBatch, minibatch
+from torchglm.model.head import GLMHead, LazyGLMHead
+from torchglm.model.renewable import Renewable
+from torchglm.rows.rows import Rows
 
 TWEEDIE = families.Tweedie(1.5)
 PAIRS = [

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 import torchglm
-from torchglm import checkpoints, runs
 from torchglm.cli import main
-from torchglm.data import Scan
-from torchglm.data.shares import row_groups
 from torchglm.fitting.sample import STRIDE, sample
+from torchglm.store import checkpoints, runs
+from torchglm.tables import Scan
+from torchglm.tables.shares import row_groups
 
 LIMIT = 120  # seconds for any process, on a busy machine
 FITS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -44,7 +44,7 @@ FITS: dict[str, tuple[str, str, dict[str, Any]]] = {
 DRIVER = """
 import os, signal, sys, time
 from torchglm.cli import main
-from torchglm.data.scan import Scan
+from torchglm.tables.scan import Scan
 from torchglm.inputs import files
 from torchglm.report import page
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 import torchglm
-from torchglm import checkpoints, runs
 from torchglm.cli import main
-from torchglm.data import read_table
-from torchglm.data.scan import Piece, Scan
 from torchglm.fitting.progress import Progress
+from torchglm.store import checkpoints, runs
+from torchglm.tables import read_table
+from torchglm.tables.scan import Piece, Scan
 
 GROUPS, ROWS = 4, 100
 PASS = GROUPS  # pieces of a pass
@@ -27,10 +27,10 @@ LEARNED = 2 * PASS  # pieces read before the first pass of the fit: levels are l
 
 DRIVER = """
 import os, signal, sys
-from torchglm import checkpoints
+from torchglm.store import checkpoints
 from torchglm.cli import main
-from torchglm.data import read_table
-from torchglm.data.scan import Scan
+from torchglm.tables import read_table
+from torchglm.tables.scan import Scan
 from torchglm.inputs import files
 
 where, at = os.environ["DIE"].split()
@@ -255,7 +255,7 @@ def test_a_full_disk_is_said_before_the_fit(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = stop_at(monkeypatch, -1)
-    monkeypatch.setattr("torchglm.runs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 << 20}))
+    monkeypatch.setattr("torchglm.store.runs.shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 << 20}))
     assert "has no room: 5 MiB are free" in refused(capsys, "fit", str(config))
     assert seen == [0]
 
@@ -268,7 +268,7 @@ def test_a_disk_that_fills_on_the_way_does_not_end_the_fit(tmp_path: Path, monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torchglm.checkpoints.os.fsync", full)
+    monkeypatch.setattr("torchglm.store.checkpoints.os.fsync", full)
     with pytest.warns(UserWarning, match="goes on without checkpoints: .*No space left"):
         kept(state)
     kept(state)  # said once

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import torchglm
-from torchglm.fitting import rows as layout
-from torchglm.fitting.workers import scratch, small_operators, spread
+from torchglm.rows import rows as layout
+from torchglm.rows.threads import scratch, small_operators, spread
 
 
 @pytest.fixture(params=[1, 2, 3])

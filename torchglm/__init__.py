@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from torchglm import families, links
-from torchglm.api import fit
 from torchglm.families import (
     Bernoulli,
     Binomial,
@@ -21,17 +20,25 @@ from torchglm.families import (
 from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import ElasticNet, Penalty, Ridge
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.head import GLMHead, LazyGLMHead
 from torchglm.inference.compare import compare
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import lrt
-from torchglm.inference.online import Renewable
-from torchglm.inference.result import Result
 from torchglm.links import Link
-from torchglm.saved import load
+from torchglm.model.fit import fit
+from torchglm.model.head import GLMHead, LazyGLMHead
+from torchglm.model.renewable import Renewable
+from torchglm.model.result import Result
+from torchglm.store.saved import load
 
 __version__ = "0.1.0"
-_LAZY = ("data", "lightning", "metrics", "report", "runs")  # each costs seconds: they come in when first used
+_LAZY = (
+    "design",
+    "metrics",
+    "report",
+    "store",
+    "tables",
+    "training",
+)  # each costs seconds: they come in when first used
 
 __all__ = [
     "Bernoulli",

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchglm import runs
 from torchglm.cli.printing import plain, print_document, print_summary
 from torchglm.cli.waiting import waiting
+from torchglm.store import runs
 
 
 def fit(arguments: Sequence[str]) -> None:

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torchglm import runs
 from torchglm.cli.rows import attached, of_the_fit
 from torchglm.report import words
 from torchglm.report.document import Table
+from torchglm.store import runs
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 SUMS = ("df", "deviance", "aic", "bic")
 COLUMNS = {

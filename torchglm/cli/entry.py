@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _refused("out of memory. Fit fewer rows or columns, or use solver: sgd.")
     except RuntimeError as error:
-        from torchglm.fitting.ranks import RankError
+        from torchglm.rows.ranks import RankError
 
         if isinstance(error, RankError):
             return _refused(str(error), 1)

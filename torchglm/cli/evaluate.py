@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from torchglm.families import Family
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 
 class Scorer:
@@ -180,7 +180,7 @@ def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str 
     """The intercept of the null model of the rows, where the metric cannot tell it from sums; else None."""
     from torchglm import metrics
     from torchglm.fitting.irls import irls
-    from torchglm.fitting.rows import WithoutColumns
+    from torchglm.rows.rows import WithoutColumns
 
     family = result.family
     if not result.context.get("offset") or _varies(family) or metrics.D2(family, result.link).takes(torch.zeros(1)):

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from torchglm import checkpoints, runs
-from torchglm.checkpoints import Checkpoint
 from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
 from torchglm.cli.rows import configured, rows_of
 from torchglm.cli.waiting import Log, waiting
-from torchglm.fitting.ranks import RankError, Ranks
+from torchglm.rows.ranks import RankError, Ranks
+from torchglm.store import checkpoints, runs
+from torchglm.store.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 
 def fit(arguments: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchglm.cli.rows import Batch
 
 if TYPE_CHECKING:
-    from torchglm.fitting.rows import Rows
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
+    from torchglm.rows.rows import Rows
 
 
 class LawScores:

@@ -16,7 +16,7 @@ from torchglm.cli.sinks import TERMINAL, plan, sink
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 KINDS = ("mean", "link")
 
@@ -103,7 +103,7 @@ class Prediction:
 
 def carried(given: Sequence[str], data: Sequence[str]) -> list[str]:
     """The columns that `--keep` names, each value being a column of the files or several with commas between."""
-    from torchglm.data.files import column_names, files
+    from torchglm.tables.files import column_names, files
 
     known = column_names(files(data)[0]) if given else []
     named = [name.strip() for one in given for name in ([one] if one in known else one.split(","))]
@@ -124,7 +124,7 @@ def write(prediction: Prediction, data: Sequence[str], out: str) -> int:
     ValueError for what `plan`, `Reader` and `piece` do.
     """
     from torchglm.cli.waiting import waiting
-    from torchglm.data.files import files
+    from torchglm.tables.files import files
 
     found = files(data)
     sizes = {file: _rows(file) for file in found}
@@ -150,7 +150,7 @@ def outcome(prediction: Prediction, rows: int, out: str) -> str:
 
 def _rows(file: Path) -> int | None:
     """The number of rows that a Parquet file says it holds; None for CSV."""
-    from torchglm.data.files import kind_of, parquet_file
+    from torchglm.tables.files import kind_of, parquet_file
 
     if kind_of(file) == "csv":
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from torchglm.fitting.ranks import Ranks, answered
+from torchglm.rows.ranks import Ranks, answered
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job

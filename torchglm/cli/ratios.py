@@ -10,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.fitting.rows import Rows
+    from torchglm.rows.rows import Rows
 
 MOST = 1000  # values of a column
 

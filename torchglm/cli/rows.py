@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from torchglm import inputs
-from torchglm.data import Design, Scan, Tally, groups, numbers, read_table, tally
+from torchglm.design import Design, Tally, groups, tally
+from torchglm.tables import Scan, numbers, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.fitting.rows import Rows
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
+    from torchglm.rows.rows import Rows
 
 NUMBERS = 1 << 24  # of a piece of the design: 128 MiB
 

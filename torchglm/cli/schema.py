@@ -12,8 +12,8 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.links import Link
 
 if TYPE_CHECKING:
-    from torchglm.checkpoints import Checkpoint
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
+    from torchglm.store.checkpoints import Checkpoint
 
 ROLES = ("exposure", "offset", "weights", "freq", "trials", "event")
 
@@ -71,7 +71,7 @@ class Data:
 
     def columns(self) -> list[str]:
         """Every column the fit reads. Raises ValueError for an unreadable formula, file or column."""
-        from torchglm.data.sources import columns_read
+        from torchglm.design.sources import columns_read
 
         return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula")
 
@@ -109,7 +109,7 @@ class IRLS(Solver):
     def solve(self, job: Job, checkpoint: Checkpoint | None = None) -> Result:
         """The maximum likelihood fit, one model or one for each group."""
         import torchglm
-        from torchglm.data import read_table
+        from torchglm.tables import read_table
 
         data = job.data
         columns = data.columns()

@@ -17,18 +17,18 @@ from torchglm.cli import names
 from torchglm.cli.messages import one_line
 from torchglm.cli.schema import Job, Solver
 from torchglm.cli.stream import optimum_from, result_at
-from torchglm.data.files import files, kind_of
-from torchglm.fitting.rows import is_all, whole
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.head import GLMHead
 from torchglm.inputs import FileRows, exposure_link
 from torchglm.inputs.files import HOLD
-from torchglm.lightning import ArrowBatches, GLMBatch, fit_sgd
-from torchglm.runs import TRAINING
+from torchglm.model.head import GLMHead
+from torchglm.rows.rows import is_all, whole
+from torchglm.store.runs import TRAINING
+from torchglm.tables.files import files, kind_of
+from torchglm.training import ArrowBatches, GLMBatch, fit_sgd
 
 if TYPE_CHECKING:
-    from torchglm.checkpoints import Checkpoint
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
+    from torchglm.store.checkpoints import Checkpoint
 
 
 class SGD(Solver):

@@ -11,16 +11,16 @@ from torch import Tensor
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.irls import evaluate
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.inference.build import build
 from torchglm.inputs import FileRows
+from torchglm.model.build import build
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
     from torchglm.families import Family
     from torchglm.fitting.penalties import Penalty
     from torchglm.fitting.state import Solution
-    from torchglm.inference.result import Result
     from torchglm.links import Link
+    from torchglm.model.result import Result
 
 
 def result_at(

@@ -12,11 +12,11 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
 from torchglm.fitting.progress import Observer, Progress
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.shape import Fitted, alpha_ml, power_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
+from torchglm.rows.rows import Rows
 
 ROUNDS = 100
 SETTLED = 1e-9  # relative change of a shape parameter that ends the alternation

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting import linalg
-from torchglm.fitting.products import gram, linear_predictor, project
-from torchglm.fitting.ranks import own_rows, ranks_of
-from torchglm.fitting.rows import Rows, to_float64
+from torchglm.rows.products import gram, linear_predictor, project
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows, to_float64
 
 SHARES = (0.5, 0.1, 0.01, 0.001)  # of the distance of the mean response from the edge, asked of every row
 STEPS = 50

@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import arrow
 from torchglm.fitting.feasible import distance
 from torchglm.fitting.kernel import edges, take_family
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer
-from torchglm.fitting.ranks import own_rows, seen
 from torchglm.fitting.regular import fit_regular
-from torchglm.fitting.rows import InPairs, Rows
 from torchglm.fitting.sample import LENDING, sample
 from torchglm.fitting.search import Solver
 from torchglm.fitting.start import at_coefficients, begin, resume, room
 from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
-from torchglm.fitting.workers import small_operators
 from torchglm.links import Link
+from torchglm.rows import bordered
+from torchglm.rows.ranks import own_rows, seen
+from torchglm.rows.rows import InPairs, Rows
+from torchglm.rows.threads import small_operators
 
 FENCES = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10)  # strengths of the barrier, one after the other
 PART_TOL = 1e-6  # of the fit that starts a large one
@@ -59,7 +59,7 @@ def irls(
     """
     try:
         return _irls(source, family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
-    except arrow.Unsuited:
+    except bordered.Unsuited:
         return _irls(_in_pairs(source), family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
 
 
@@ -128,7 +128,7 @@ def _standing(
     solver = Solver(chunks, head, family, link, penalty, 1e-8, 1, rank_tol)
     try:
         return solver, at_coefficients(solver, torch.arange(solver.models, device=solver.device), coef)
-    except arrow.Unsuited:
+    except bordered.Unsuited:
         return _standing(_in_pairs(source), family, link, coef, penalty, rank_tol)
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.products import gram, linear_predictor, project, stack_factors, terms, triangle
-from torchglm.fitting.ranks import own_rows, ranks_of
-from torchglm.fitting.rows import Rows, is_all, to_float64, whole
-from torchglm.fitting.workers import spread
 from torchglm.links import Link
+from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows, is_all, to_float64, whole
+from torchglm.rows.threads import spread
 
 COARSE = 0.01  # least share of a deviance in the sum of the terms it is the difference of
 

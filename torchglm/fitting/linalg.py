@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
 from torchglm.fitting.moments import Moments
-from torchglm.fitting.products import triangle
-from torchglm.fitting.workers import all_cores
+from torchglm.rows import bordered
+from torchglm.rows.products import triangle
+from torchglm.rows.threads import all_cores
 
 # Below this squared pivot of the scaled Gram (a multiple correlation of 1 - 1e-7) a QR factor takes its place.
 GRAM_PIVOT = 1e-7
@@ -54,7 +54,7 @@ def allows_single(gram: Tensor, inverse: Inverted) -> Tensor:
 
     Its digits then are far more than the condition takes, and nothing overflows.
     """
-    least, most = torch.aminmax(arrow.diagonal(gram), dim=-1)
+    least, most = torch.aminmax(bordered.diagonal(gram), dim=-1)
     return inverse.positive & (inverse.pivot >= SINGLE_PIVOT) & (least > SINGLE_RANGE[0]) & (most < SINGLE_RANGE[1])
 
 
@@ -90,7 +90,7 @@ Inverted = Inverse | ArrowInverse
 
 def inverse_of(gram: Tensor, keep: Tensor) -> Inverted:
     """The inverse of a Gram on the kept columns `(B, p)`, however it is kept."""
-    return invert_arrow(gram, keep) if arrow.is_arrow(gram) else invert_gram(gram, keep)
+    return invert_arrow(gram, keep) if bordered.is_arrow(gram) else invert_gram(gram, keep)
 
 
 def invert_arrow(gram: Tensor, keep: Tensor) -> ArrowInverse:
@@ -98,7 +98,7 @@ def invert_arrow(gram: Tensor, keep: Tensor) -> ArrowInverse:
 
     The levels are eliminated, and the Schur complement of the other columns is inverted.
     """
-    beside = arrow.others(gram)
+    beside = bordered.others(gram)
     own, across, corner = gram[:, ~beside, -1], gram[:, ~beside, :-1], gram[:, beside, :-1]
     held = keep[:, ~beside]
     each = torch.where(held & (own > 0), 1 / own, 0.0)
@@ -182,7 +182,7 @@ def independent_of_levels(gram: Tensor, held: Tensor) -> Tensor:
     Levels without rows are dropped, and columns behind the factor of which the levels and the columns before them leave
     nothing; `held` (B, p) marks columns that a penalty keeps. Raises `Unsuited` where it takes the rows to tell.
     """
-    beside = arrow.others(gram)
+    beside = bordered.others(gram)
     keep = torch.ones_like(held)
     keep[:, ~beside] = gram[:, ~beside, -1] > 0
     places = beside.nonzero()[:, 0]
@@ -190,7 +190,7 @@ def independent_of_levels(gram: Tensor, held: Tensor) -> Tensor:
     share = _own_shares(gram, beside)
     clear = (share > GRAM_PIVOT) | ((share < NOTHING) & behind & ~held[:, beside])
     if not bool(clear.all()):
-        raise arrow.Unsuited
+        raise bordered.Unsuited
     keep[:, beside] = share > GRAM_PIVOT
     return keep
 
@@ -213,8 +213,8 @@ def _own_shares(gram: Tensor, beside: Tensor) -> Tensor:
 
 def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | None = None) -> Inverted:
     """The inverse of the information of every model, by the factor where `factored` (B,) says so."""
-    gram = arrow.with_ridge(moments.gram, ridge)
-    if arrow.is_arrow(gram):
+    gram = bordered.with_ridge(moments.gram, ridge)
+    if bordered.is_arrow(gram):
         return invert_arrow(gram, keep)
     inverse = invert_gram(gram, keep)
     if moments.factor is None or not bool(factored.any()):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting.products import stack_factors
-from torchglm.fitting.ranks import Ranks
+from torchglm.rows.products import stack_factors
+from torchglm.rows.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from torchglm.families import Family
 from torchglm.fitting import linalg
 from torchglm.fitting.kernel import block_moments, take_family
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.rows import Rows, to_float64
 from torchglm.fitting.search import SLACK, STEADY, Solver
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
-from torchglm.fitting.workers import spread
+from torchglm.rows.rows import Rows, to_float64
+from torchglm.rows.threads import spread
 
 PASSES = 12  # after which a model is left to the search
 SMALL = 1 << 15  # numbers that a model has to itself

@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import torch
 
-from torchglm.fitting.ranks import Ranks, Shard, own_rows, ranks_of, stands_for_none, weightless
-from torchglm.fitting.rows import Rows
+from torchglm.rows.ranks import Ranks, Shard, own_rows, ranks_of, stands_for_none, weightless
+from torchglm.rows.rows import Rows
 
 STRIDE = 20  # one row out of so many, where the columns are few
 LEAST = 5  # one out of so many at most, where they are many

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import arrow, linalg
+from torchglm.fitting import linalg
 from torchglm.fitting.kernel import edges, fold, take_family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.quadratic import soft_step
-from torchglm.fitting.ranks import rows_in_memory, seen
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
+from torchglm.rows import bordered
+from torchglm.rows.ranks import rows_in_memory, seen
+from torchglm.rows.rows import Rows
 
 SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
 STEADY = 1e-3  # a converged step moves no linear predictor by more than this share of 1 + |eta|
@@ -65,11 +66,11 @@ class Solver:
         self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
         self.band = head.band
         if head.indexed is not None and self.band == self.p:
-            arrow.check_size(self.p)
+            bordered.check_size(self.p)
         self.canonical = family.is_canonical(link) and not fence
         self.smooth_penalty = penalty is None or penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
         if self.band < self.p and not self.smooth_penalty:
-            raise arrow.Unsuited
+            raise bordered.Unsuited
         self.open_ended = not any(map(math.isfinite, edges(family, link)))
         # where a barrier can take over, a search that an edge stops need not creep up to it
         self.creep = (4, SHORTEST) if self.open_ended or fence else (2, BLOCKED)
@@ -244,8 +245,8 @@ class Solver:
         indefinite = ~inverse.positive & ~s.factored
         poor = inverse.positive & ~(inverse.pivot >= linalg.GRAM_PIVOT) & ~s.factored & (s.drift == 0)
         expected_failed = indefinite & ((s.fisher > 0) | self.canonical)
-        if arrow.is_arrow(s.moments.gram) and bool((poor | expected_failed).any()):
-            raise arrow.Unsuited
+        if bordered.is_arrow(s.moments.gram) and bool((poor | expected_failed).any()):
+            raise bordered.Unsuited
         factored = s.factored | poor | expected_failed
         refresh = (poor | indefinite) & ~(s.refresh & s.factored)
         fisher = torch.where(indefinite & ~expected_failed, 3, s.fisher)
@@ -283,7 +284,7 @@ class Solver:
     @staticmethod
     def rounding(s: Search) -> Tensor:
         """What rounding does to the objective: of the terms `x_j coef_j`, which may cancel in `eta`, and of `y`."""
-        terms = (s.coef.square() * arrow.diagonal(s.moments.gram).abs()).sum(-1)
+        terms = (s.coef.square() * bordered.diagonal(s.moments.gram).abs()).sum(-1)
         return 4 * EPS * ((terms * s.objective.abs()).sqrt() + s.volume)
 
     def objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.products import linear_predictor
-from torchglm.fitting.ranks import own_rows, ranks_of
-from torchglm.fitting.rows import Rows, to_float64, without_columns
 from torchglm.links import Link
+from torchglm.rows.products import linear_predictor
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows, to_float64, without_columns
 
 HELD = 1 << 28  # bytes of responses, weights and means that are kept of a stream
 LONGEST = 4.0  # step of Newton's method on a log scale

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import arrow, linalg
+from torchglm.fitting import linalg
 from torchglm.fitting.feasible import feasible
 from torchglm.fitting.kernel import edges
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.products import triangle
-from torchglm.fitting.ranks import own_rows, ranks_of
-from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.search import Solver
 from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
+from torchglm.rows import bordered
+from torchglm.rows.products import triangle
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows, wide
 
 
 def begin(solver: Solver, lane: Tensor, start: Tensor | None, out: Solution) -> Search:
@@ -130,9 +131,9 @@ def _rank(solver: Solver, first: Moments, models: int) -> tuple[Tensor, Tensor]:
         ridge = solver.penalty.ridge(first.score, first.weight)
         l1 = solver.penalty.nonsmooth(first.score, first.weight)
         held_all = ridge > 0 if l1 is None else (ridge > 0) | (l1 > 0)
-    gram = arrow.with_ridge(first.gram, ridge)
+    gram = bordered.with_ridge(first.gram, ridge)
     factored = torch.zeros(models, dtype=torch.bool, device=keep.device)
-    if arrow.is_arrow(gram):
+    if bordered.is_arrow(gram):
         return linalg.independent_of_levels(gram, held_all), factored
     inverse = linalg.invert_gram(gram, keep)
     doubtful = (~inverse.positive | ~(inverse.pivot >= linalg.GRAM_PIVOT)).nonzero()[:, 0]

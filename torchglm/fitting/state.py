@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from torchglm.fitting.moments import Moments
-from torchglm.fitting.rows import Rows
+from torchglm.rows.rows import Rows
 
 
 @dataclass(frozen=True)

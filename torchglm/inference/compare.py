@@ -11,7 +11,7 @@ from torchglm.inference.hypotheses.nested import lrt, same_rows
 from torchglm.inference.table import Table
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 
 def compare(*fits: Result, names: list[str] | None = None) -> Table:

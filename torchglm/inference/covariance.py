@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import arrow, linalg
+from torchglm.fitting import linalg
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
-from torchglm.fitting.products import gram
-from torchglm.fitting.ranks import own_rows, ranks_of
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.limits.refit import ROOM, lanes
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Link
+from torchglm.rows import bordered
+from torchglm.rows.products import gram
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
 
@@ -56,15 +57,15 @@ def _unscaled(result: Result) -> Tensor:
     state = result._state
     if result.context.get("event") and "observed" in state:
         return state["observed"]
-    inverse = arrow.inverse(state["root"])
-    return inverse if result.penalty is None else inverse @ arrow.written_out(state["gram"]) @ inverse
+    inverse = bordered.inverse(state["root"])
+    return inverse if result.penalty is None else inverse @ bordered.written_out(state["gram"]) @ inverse
 
 
 def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, keep: Tensor) -> Tensor:
     """(B, p, p) the inverse of the observed information for `phi = 1`; NaN where it is not positive definite."""
     moments = fold(source, Point(coef, True), family, link, coef.shape[0], coef.shape[1], coef.device)
     inverse = linalg.inverse_of(moments.gram, keep)
-    whole = arrow.inverse(inverse.root)
+    whole = bordered.inverse(inverse.root)
     return torch.where(inverse.positive[:, None, None], whole, torch.nan)
 
 
@@ -223,5 +224,5 @@ def _codes(labels: Any, batch: torch.Size) -> Tensor:
 
 
 def _sandwich(root: Tensor, meat: Tensor) -> Tensor:
-    bread, meat = arrow.inverse(root), arrow.written_out(meat)
+    bread, meat = bordered.inverse(root), bordered.written_out(meat)
     return bread @ meat @ bread

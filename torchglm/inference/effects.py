@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting.rows import Rows, wide
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
 from torchglm.inference.intervals import mean_limits
 from torchglm.inference.margins import Slice, changes, settle
+from torchglm.rows.rows import Rows, wide
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 RATIO_LINKS = ("log", "logit", "cloglog")
 

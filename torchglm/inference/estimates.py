@@ -13,7 +13,7 @@ from torchglm import special
 from torchglm.inference.table import Table
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 Function = Callable[[Tensor], Tensor]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.ranks import seen
-from torchglm.fitting.rows import Rows, WithoutColumns
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
 from torchglm.links import Link
+from torchglm.rows.ranks import seen
+from torchglm.rows.rows import Rows, WithoutColumns
 
 
 class Fit:

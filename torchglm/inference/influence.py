@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
-from torchglm.fitting.products import quadratic
 from torchglm.inference import rowwise
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.rowwise import RowValues
+from torchglm.rows import bordered
+from torchglm.rows.products import quadratic
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly; nothing is left without it
 MEANS = ("mean", "link")
@@ -71,7 +71,10 @@ def dfbetas(result: Result, scaled: bool = True) -> Tensor:
     aliased columns.
     """
     keep, root = result._state["keep"], result._state["root"]
-    error, inverse = arrow.inverse_diagonal(root).sqrt().unsqueeze(-2), arrow.inverse(root)  # (B, 1, p), (B, p, p)
+    error, inverse = (
+        bordered.inverse_diagonal(root).sqrt().unsqueeze(-2),
+        bordered.inverse(root),
+    )  # (B, 1, p), (B, p, p)
     parts = []
     for values, left in _deleted(result):
         moved = (values.x @ inverse) * (values.score / left).unsqueeze(-1)

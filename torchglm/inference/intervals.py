@@ -26,7 +26,7 @@ from torchglm.inference.quantile import refuse_quasi
 from torchglm.links import Link
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 KINDS = ("mean", "link", "response")
 REACH = 6.5  # standard errors to which the quadrature goes where it takes even steps

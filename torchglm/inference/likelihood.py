@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.shape import Fitted
+from torchglm.rows.rows import Rows
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 SYSTEMS = ("R",)
 DISPERSED = ("gaussian", "gamma", "inverse_gaussian")  # R's logLik.glm counts a dispersion for these

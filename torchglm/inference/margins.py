@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchglm.fitting.rows import Rows
+from torchglm.rows.rows import Rows
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 STEP = 1e-4  # of the central differences through a formula, in standard deviations of the variable
 
@@ -70,8 +70,8 @@ def settle(result: Result, settings: Sequence[Mapping[str, Any]], data: Any, off
 
 def _columns(result: Result, data: Any) -> dict[str, Any]:
     """The columns of the table that the design reads."""
-    from torchglm import data as tables
-    from torchglm.data.tables import column_values
+    from torchglm import tables
+    from torchglm.tables.columns import column_values
 
     if data is None:
         raise ValueError("a formula fit keeps no table. Pass data=, the rows to average over (those of the fit, say).")

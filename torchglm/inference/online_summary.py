@@ -9,9 +9,9 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.linalg import Inverse, invert_gram
-from torchglm.fitting.products import gram, linear_predictor, project, quadratic
-from torchglm.fitting.rows import Rows, to_float64, whole
 from torchglm.links import Link
+from torchglm.rows.products import gram, linear_predictor, project, quadratic
+from torchglm.rows.rows import Rows, to_float64, whole
 
 MOST = 64  # coefficients for which p^3 numbers are kept: 2 MB, and at 50 rows no more time than the rest of an update
 TRUSTED = 0.5  # the share of itself by which a linear model may change a matrix in one move

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
+from torchglm.rows import bordered
 
 if TYPE_CHECKING:
-    from torchglm.fitting.indexed import Indexed
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
+    from torchglm.rows.indexed import Indexed
 
 KINDS = ("mean", "link")
 
@@ -47,7 +47,7 @@ def predict(
 def _variance(result: Result, design: Tensor, indexed: Indexed | None) -> Tensor:
     """The variances of linear predictors, without the covariance of all pairs of levels where there are very many."""
     root = result._state["root"]
-    if indexed is not None and arrow.is_arrow(root) and result.covariance_is_root:
+    if indexed is not None and bordered.is_arrow(root) and result.covariance_is_root:
         return result._state["dispersion"].unsqueeze(-1) * indexed.length(design, root)
     cov = result.covariance()
     spread = torch.where(torch.isfinite(cov), cov, 0.0)
@@ -59,7 +59,7 @@ def _variance(result: Result, design: Tensor, indexed: Indexed | None) -> Tensor
 def _design(result: Result, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:
     """The columns of new rows, with the index columns beside them where factors have many levels."""
     if result.spec is not None and not isinstance(x, Tensor):
-        from torchglm.data import Design
+        from torchglm.design import Design
 
         made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
         indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
@@ -88,7 +88,7 @@ def _offset(result: Result, offset: Any, eta: Tensor, x: Any) -> Tensor | float:
         and not isinstance(x, Tensor)
         and ("offset" in columns or "exposure" in columns)
     ):
-        from torchglm import data as tables
+        from torchglm import tables
 
         table = tables.as_table(x)
         total = torch.zeros_like(eta)

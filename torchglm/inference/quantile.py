@@ -13,7 +13,7 @@ from torchglm.families import Family
 from torchglm.inference.rowwise import RowValues
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 SMALLEST = 1e-300  # a probability that rounds to 0 has no normal quantile
 Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision

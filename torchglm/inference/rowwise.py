@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.products import linear_predictor, quadratic
-from torchglm.fitting.rows import Rows, to_float64, whole
 from torchglm.links import Link
+from torchglm.rows.products import linear_predictor, quadratic
+from torchglm.rows.rows import Rows, to_float64, whole
 
 KINDS = ("response", "pearson", "deviance", "working", "anscombe", "studentized", "quantile")
 NODES, SPACING = 53, 0.08  # of the double exponential rule: ends within 1e-50 of the interval's

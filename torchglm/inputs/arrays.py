@@ -12,10 +12,10 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.refusal import RowError
-from torchglm.fitting.indexed import Indexed
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.status import FitWarning
 from torchglm.inputs import checks
+from torchglm.rows.indexed import Indexed
+from torchglm.rows.rows import Rows
 
 
 @dataclass

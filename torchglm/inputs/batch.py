@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.rows import Rows
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import assemble
 from torchglm.links import Link
+from torchglm.rows.rows import Rows
 
 
 class GLMBatch(NamedTuple):

@@ -9,15 +9,16 @@ import torch
 
 from torchglm.families import Family
 from torchglm.families.refusal import RowError
-from torchglm.fitting.ranks import Ranks, Shard, weightless
-from torchglm.fitting.rows import Rows
 from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
+from torchglm.rows.ranks import Ranks, Shard, weightless
+from torchglm.rows.rows import Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.data import Chunks, DesignSpec, Scan, Tally
+    from torchglm.design import DesignSpec, Tally
+    from torchglm.tables import Chunks, Scan
 
 HOLD = 1 << 30  # bytes of rows that a process keeps in memory
 
@@ -38,7 +39,7 @@ class SpecRows:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        from torchglm.data.sources import check_source
+        from torchglm.design.sources import check_source
 
         self.path, self.spec, self.family, self.roles = path, spec, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
@@ -50,7 +51,7 @@ class SpecRows:
         return self._read(Ranks(), None)
 
     def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan | Chunks:
-        from torchglm.data.sources import scan
+        from torchglm.design.sources import scan
 
         return scan(self.path, self.columns, types, (ranks.rank, ranks.size))
 
@@ -62,7 +63,7 @@ class SpecRows:
 
     def _rows(self, table: pa.Table, first: int, tally: Tally | None) -> Rows:
         """Raises `ValueError` where the rows of a piece, counted from `first` in its file, do not suit."""
-        from torchglm.data import numbers
+        from torchglm.tables import numbers
 
         design = self.spec.design(table, response=True, also=self.also, first=first)
         if tally is not None:
@@ -105,8 +106,8 @@ class FileRows(SpecRows):
         dtype: torch.dtype | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        from torchglm.data import Tally, learn
-        from torchglm.data.sources import columns_read
+        from torchglm.design import Tally, learn
+        from torchglm.design.sources import columns_read
 
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64

@@ -28,13 +28,13 @@ def from_formula(
 
     Raises `ValueError` for a formula without a response, missing data and all that the tables refuse.
     """
-    from torchglm import data as tables
+    from torchglm.design import Tally, build
 
     if frame is None:
         raise ValueError("a formula needs data: fit('y ~ a + b', data, ...) with a data frame, a table or a dict.")
     keys = [] if by is None else [by] if isinstance(by, str) else list(by)
     columns = {name: value for name, value in per_row.items() if isinstance(value, str)}
-    design = tables.build(formula, frame, also=[*columns.values(), *keys], **policies)
+    design = build(formula, frame, also=[*columns.values(), *keys], **policies)
     if design.y is None:
         raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
     data = from_design(design, family, per_row, keys, device, dtype)
@@ -44,7 +44,7 @@ def from_formula(
         "terms": design.terms,
         "columns": columns,
         "group_names": keys or None,
-        "tally": tables.Tally.of(design).to_dict(),
+        "tally": Tally.of(design).to_dict(),
     }
     return data
 
@@ -58,7 +58,8 @@ def from_design(
     dtype: torch.dtype | None,
 ) -> Data:
     """The rows of a built `Design`, one model for each group of the columns `keys`."""
-    from torchglm import data as tables
+    from torchglm import tables
+    from torchglm.design import groups
 
     values = {}
     for name, value in per_row.items():
@@ -78,7 +79,7 @@ def from_design(
         except RowError as error:
             raise error.moved(design.row(error.place[-1])) from None
     x = design.x.to(device, dtype or design.x.dtype)
-    codes, labels = tables.groups(design.table, keys)
+    codes, labels = groups(design.table, keys)
     data = _grouped(x, response, family, values, torch.as_tensor(codes).to(torch.int64), len(labels), design)
     data.context["groups"] = labels
     return data

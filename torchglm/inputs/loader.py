@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from torchglm.families import Family
-from torchglm.fitting.again import read_again
-from torchglm.fitting.rows import Rows
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.batch import GLMBatch, as_batch
 from torchglm.inputs.checks import column_names
 from torchglm.links import Link
+from torchglm.rows.rereadable import read_again
+from torchglm.rows.rows import Rows
 
 
 class LoaderRows:

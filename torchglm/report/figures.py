@@ -17,7 +17,7 @@ from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, quiet_axe
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 _NAMED = 3  # rows that carry their number
 _ACROSS = 2  # histograms in a line

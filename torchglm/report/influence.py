@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
-from torchglm.fitting.rows import whole
 from torchglm.inference.adequacy.screening import run
 from torchglm.inference.rowwise import RowValues, leverage, residuals
+from torchglm.rows import bordered
+from torchglm.rows.rows import whole
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 _EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly: it has no distance
 _LISTED = 10
@@ -112,7 +112,7 @@ class Influence:
     def _shift(self, values: RowValues, left: Tensor, model: Tensor, row: Tensor) -> Tensor:
         """(k, p) by how many standard errors each coefficient moves when the row is taken in."""
         state = self.result._state
-        inverse = arrow.inverse(state["root"])  # (B, p, p)
+        inverse = bordered.inverse(state["root"])  # (B, p, p)
         x = whole(values.rows.at(row)) if values.rows.shared else values.x[model, row]
         single = len(inverse) == 1  # one matrix serves all rows, and is not repeated for each
         moved = x @ inverse[0] if single else (x.unsqueeze(-2) @ inverse[model]).squeeze(-2)

@@ -17,7 +17,7 @@ from torchglm.report.single import d_squared, group_label, jsonable, left_out, p
 if TYPE_CHECKING:
     import pandas as pd
 
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _QUANTILE_NAMES = ("min", "25 %", "median", "75 %", "max")

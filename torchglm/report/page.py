@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from torchglm.inference.adequacy.check import Check
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 _WIDE = 10_000  # characters: tables scroll, so none is split
 _MOST_SENTENCES = 40

@@ -18,7 +18,7 @@ from torchglm.report.scores import normal_scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
     from torchglm.report.document import Table
 
 _MOST_SCORED = 50_000  # rows whose residuals are computed; more are sampled, which no reader could see

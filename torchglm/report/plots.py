@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from torchglm.families import Family
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from torchglm.fitting.status import Status
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def left_out(result: Result) -> list[tuple[str, str]]:
 
 def policies(result: Result) -> list[str]:
     """What the policies on missing values, rare and unseen levels did to the rows of a formula fit, in sentences."""
-    from torchglm.data import tally
+    from torchglm.design import tally
 
     if result.spec is None or not result.context.get("tally"):
         return []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, Group
 
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 _WIDE = 10_000  # characters; formats that scroll keep exp(coef) beside its coefficient
 

@@ -13,7 +13,7 @@ from torchglm.report.overview import ModelBatch
 
 if TYPE_CHECKING:
     from torchglm.inference.adequacy.check import Check
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
     from torchglm.report.binned import Calibration
     from torchglm.report.influence import Influence
 

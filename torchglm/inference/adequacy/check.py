@@ -21,7 +21,7 @@ from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.inference.table import Outcome, Table
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 INFLATED = 10.0  # a variance inflation worth a sentence
 MOVING = 1.0  # a Cook's distance worth a sentence

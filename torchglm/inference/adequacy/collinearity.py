@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
+from torchglm.rows import bordered
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 
 def condition_indices(result: Result) -> Tensor:
@@ -33,7 +33,7 @@ def near_dependency(result: Result) -> Tensor:
 
 def _scaled(result: Result) -> Tensor:
     """(B, p, p) the information with a unit diagonal; aliased columns are 2 on it, out of the way."""
-    keep, gram = result._state["keep"], arrow.written_out(result._state["gram"])
+    keep, gram = result._state["keep"], bordered.written_out(result._state["gram"])
     length = torch.where(keep, gram.diagonal(dim1=-2, dim2=-1), 1.0).clamp(min=1e-300).sqrt()
     both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
     scaled = torch.where(both, gram / length.unsqueeze(-1) / length.unsqueeze(-2), 0.0)
@@ -47,7 +47,7 @@ def _spectrum(result: Result) -> tuple[Tensor, Tensor]:
     square; with a penalty, which the root holds too, and beside a factor of very many levels from the information.
     """
     keep, root = result._state["keep"], result._state["root"]
-    if result.penalty is None and arrow.is_arrow(root):
+    if result.penalty is None and bordered.is_arrow(root):
         own = keep.all(0)
         values = torch.linalg.eigvalsh(_scaled(result)[:, own][..., own]).clamp(min=0).sqrt()
         values = torch.nn.functional.pad(values, (int((~own).sum()), 0))
@@ -71,7 +71,7 @@ def vif(result: Result, terms: Mapping[str, Sequence[int]] | None = None) -> dic
     """
     if terms is None:
         terms = {name: [j] for j, name in enumerate(result.names)} if result.spec is None else result.spec.terms
-    keep, inverse = result._state["keep"], arrow.inverse(result._state["root"])
+    keep, inverse = result._state["keep"], bordered.inverse(result._state["root"])
     inner = [j for columns in terms.values() for j in columns if result.names[j] != "(Intercept)"]
     covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), inverse, torch.eye(keep.shape[-1]).to(inverse))
     size = covariance.diagonal(dim1=-2, dim2=-1).sqrt()

@@ -13,7 +13,7 @@ from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.table import Outcome
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 
 def _one(result: Result, screen: Any) -> Outcome:

@@ -11,7 +11,7 @@ from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 SPARSE = 5.0  # an expected count below which chi-squared is a poor law for a cell
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
-from torchglm.fitting.products import project
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
+from torchglm.rows import bordered
+from torchglm.rows.products import project
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 FLAT = 1e-9  # an added column that keeps less than this share of itself beside the design adds nothing
 POWERS = {"identity": 1.0, "log": 0.0, "sqrt": 0.5, "inverse": -1.0, "inverse_squared": -2.0}
@@ -72,7 +72,7 @@ class AddedColumn:
         a = self.combination().unsqueeze(-1)
         inside = self.zx.mT @ a
         whole = (a.mT @ self.zz @ a)[:, 0, 0]
-        variance = whole - arrow.within(self.result._state["root"], inside)[:, 0, 0]
+        variance = whole - bordered.within(self.result._state["root"], inside)[:, 0, 0]
         known = variance > FLAT * whole
         score = (self.u.unsqueeze(-2) @ a)[:, 0, 0]
         return torch.where(known, score, torch.nan), torch.where(known, variance, torch.nan)

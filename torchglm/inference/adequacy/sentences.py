@@ -10,7 +10,7 @@ from torchglm.inference.adequacy.screening import POWERS, PowerLink, link_power
 from torchglm.inference.table import stated
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 Words = tuple[str, str]
 

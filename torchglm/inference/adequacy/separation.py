@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting import linalg
-from torchglm.fitting.products import gram, project, times
 from torchglm.inference.rowwise import RowValues
+from torchglm.rows.products import gram, project, times
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 MOVED = 0.05  # a row is told apart where a step along the direction, of largest move 1, moves it by more
 AGAINST = 1e-3  # no row may be moved the wrong way by more than this share

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
-from torchglm.fitting.products import project
 from torchglm.inference.adequacy.screening import middle
 from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.inference.table import Outcome
+from torchglm.rows import bordered
+from torchglm.rows.products import project
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 
 class Overdispersion:
@@ -132,7 +132,7 @@ class ZeroCount:
     def score(self) -> Tensor:
         """(B) the statistic, standard normal under the model; NaN where no zero can be told from the fit."""
         state = self.result._state
-        adapted = arrow.within(state["root"], self.pull.unsqueeze(-1))[:, 0, 0] / state["dispersion"]
+        adapted = bordered.within(state["root"], self.pull.unsqueeze(-1))[:, 0, 0] / state["dispersion"]
         variance = self.spread - adapted
         return torch.where(variance > 1e-8 * self.spread, (self.observed - self.expected) / variance.sqrt(), torch.nan)
 

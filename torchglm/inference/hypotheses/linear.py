@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.inference.table import Outcome
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 DEPENDENT = 1e-10  # of its own length: a restriction with no more than this of its own says what others say

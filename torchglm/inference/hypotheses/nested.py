@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting import arrow
 from torchglm.fitting.linalg import independent_columns
-from torchglm.fitting.products import project, stack_factors, triangle
-from torchglm.fitting.rows import Rows, wide
 from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
 from torchglm.inference.table import Outcome
+from torchglm.rows import bordered
+from torchglm.rows.products import project, stack_factors, triangle
+from torchglm.rows.rows import Rows, wide
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 SPAN = 1e-7  # of its length: a column with less of its own lies in the span of the others
 
@@ -197,7 +197,7 @@ def score_test(result: Result, added: Any) -> Outcome:
         start += n
     if start != columns.shape[-2]:
         raise ValueError(f"added has {columns.shape[-2]} rows, the fit {start}. Give one for each row.")
-    statistic, df = _scaled_score(score, own, own - arrow.within(root, cross))
+    statistic, df = _scaled_score(score, own, own - bordered.within(root, cross))
     return Outcome("Score test of added columns", result._out(statistic / state["dispersion"]), result._out(df))
 
 

@@ -13,7 +13,7 @@ from torchglm.inference.limits.refit import submodel
 from torchglm.inference.table import Table, upper_tail
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 Terms = Mapping[str, Sequence["int | str"]]
 TYPES = {1: "I", 2: "II", 3: "III", "1": "I", "2": "II", "3": "III", "I": "I", "II": "II", "III": "III"}

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from torchglm import special
-from torchglm.fitting import arrow
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
-from torchglm.fitting.rows import Rows, wide
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.limits.crossing import crossing
 from torchglm.inference.limits.refit import ROOM, Held
+from torchglm.rows import bordered
+from torchglm.rows.rows import Rows, wide
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 TOL = 1e-10  # of the refits: their deviance is then good to far more digits than the limits ask for
 
@@ -85,7 +85,7 @@ class _Profile:
         self.deviance, self.phi = state["deviance"][model], state["dispersion"][model]
         self.centre = coef[lane, column]
         self.others = torch.gather(coef, 1, self.held.others)
-        covariance = arrow.inverse_column(root, column)  # (T, p) with the coefficient's own
+        covariance = bordered.inverse_column(root, column)  # (T, p) with the coefficient's own
         variance = covariance[lane, column]
         self.error = (variance * self.phi).sqrt()
         poor = (state["status"][model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)

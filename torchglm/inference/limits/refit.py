@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.irls import irls
-from torchglm.fitting.ranks import seen
-from torchglm.fitting.rows import Rows, select, wide
 from torchglm.fitting.status import Status
+from torchglm.rows.ranks import seen
+from torchglm.rows.rows import Rows, select, wide
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 ROOM = 1 << 23  # numbers of a design that is made for a refit and held at one time
 
@@ -94,7 +94,7 @@ class Held:
 @torch.no_grad()
 def submodel(result: Result, columns: Sequence[int]) -> Result:
     """The fit of the same models on some of their columns, with the shape parameters they have."""
-    from torchglm.inference.build import build
+    from torchglm.model.build import build
 
     state = result._state
     source: Iterable[Rows] = Columns(

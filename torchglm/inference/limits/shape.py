@@ -19,7 +19,7 @@ from torchglm.inference.limits.refit import lanes
 from torchglm.inference.table import Table
 
 if TYPE_CHECKING:
-    from torchglm.inference.result import Result
+    from torchglm.model.result import Result
 
 STEP = 1e-2  # of the five-point second difference, on the log or logit scale
 TOL = 1e-12  # of the refits

@@ -1,0 +1,146 @@
+"""Blocks: the columns of one factor, and the product of several written into a design."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from itertools import product
+from math import prod
+
+import numpy as np
+import torch
+
+from torchglm.rows.indexed import Index
+
+TILE = 1 << 17  # numbers that are laid out at a time
+FEWEST = 64  # rows of a tile
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """Columns of zeros and ones, at most one 1 per row: `codes` `(n,)` says in which column, -1 in none."""
+
+    codes: np.ndarray
+    width: int
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Columns of numbers, `(n,)` each."""
+
+    columns: list[np.ndarray]
+
+    @property
+    def width(self) -> int:
+        return len(self.columns)
+
+
+Block = Indicator | Dense
+
+
+def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[Index] | None:
+    """The row-wise product of the blocks, from column `start` of a design on, as index columns.
+
+    There is one `Index` for each product of the columns of numbers. None where the product has no indicator or no
+    column, or columns of numbers between indicators, whose places in the design then are not evenly spaced.
+    """
+    inner = [i for i, block in enumerate(blocks) if isinstance(block, Indicator)]
+    if not inner or not width(blocks) or any(blocks[i].width > 1 for i in range(inner[0], inner[-1]) if i not in inner):
+        return None
+    strides = [width(blocks[:i]) for i in range(len(blocks))]
+    step, count = strides[inner[0]], width([blocks[i] for i in inner])
+    codes = _joint(
+        [
+            (block, stride // step)
+            for block, stride in zip(blocks, strides, strict=True)
+            if isinstance(block, Indicator)
+        ],
+        count,
+    )
+    found = []
+    for offset, numbers in _numbers(blocks, strides, scale):
+        first, value = start + offset, numbers
+        if numbers is None and scale != 1.0:
+            value = np.full(codes.shape[0], scale)
+        found.append(
+            Index(
+                codes,
+                slice(first, first + step * (count - 1) + 1, step),
+                count,
+                None if value is None else torch.from_numpy(np.require(value, requirements="W")),
+            )
+        )
+    return found
+
+
+def _joint(indicators: list[tuple[Indicator, int]], count: int) -> torch.Tensor:
+    """The codes `(n,)` of several indicators at once, with their strides; `count` where one has none."""
+    total = sum((np.where(block.codes < 0, 0, block.codes) * stride for block, stride in indicators), np.int64(0))
+    none = np.logical_or.reduce([block.codes < 0 for block, _ in indicators])
+    return torch.from_numpy(np.where(none, count, total).astype(np.int32))
+
+
+def _numbers(blocks: list[Block], strides: list[int], scale: float) -> Iterator[tuple[int, np.ndarray | None]]:
+    """The products of the columns of numbers, each with its offset among the columns; None where there are none."""
+    dense = [(b, stride) for b, stride in zip(blocks, strides, strict=True) if isinstance(b, Dense)]
+    single = [block.columns[0] for block, _ in dense if block.width == 1]
+    several = [[(j * step, c) for j, c in enumerate(b.columns)] for b, step in dense if b.width != 1]
+    last = [reduce(np.multiply, single)] if single else []
+    for chosen in product(*several):
+        factors = [*(column for _, column in chosen), *last]
+        found = reduce(np.multiply, factors) if factors else None
+        yield sum(step for step, _ in chosen), found if found is None or scale == 1.0 else scale * found
+
+
+def written(n: int, products: list[tuple[list[Block], float]], dtype: np.dtype) -> np.ndarray:
+    """The row-wise products of blocks, each times a number, side by side: `(n, p)`.
+
+    The first block's columns vary fastest, as in R. Products are taken in formulaic's order: factors of several
+    columns first, then all single columns together. Rows come in tiles: columns are laid one after the other in a
+    buffer that stays in a core's cache, and go to their places from there, each place once.
+    """
+    whole: list[tuple[int, np.ndarray | float]] = []
+    coded: list[tuple[int, np.ndarray, np.ndarray | float]] = []  # with each row's column, from the first on, or -1
+    start = 0
+    for blocks, scale in products:
+        strides = [width(blocks[:i]) for i in range(len(blocks))]
+        place = _places(blocks, strides)
+        for offset, numbers in _numbers(blocks, strides, scale):
+            value = scale if numbers is None else numbers
+            if place is None:
+                whole.append((start + offset, value))
+            else:
+                coded.append((start + offset, place, value))
+        start += width(blocks)
+    x = np.empty((n, start), dtype)
+    rows = max(FEWEST, TILE // max(1, start))
+    buffer = np.empty((start, min(n, rows)), dtype)
+    for first in range(0, n, rows):
+        tile, inside = x[first : first + rows], slice(first, first + rows)
+        part = buffer[:, : len(tile)]
+        if coded:
+            part[...] = 0.0
+        for column, value in whole:
+            part[column] = value if isinstance(value, float) else value[inside]
+        for column, place, value in coded:
+            [own] = np.nonzero(place[inside] >= 0)
+            part[column + place[inside][own], own] = value if isinstance(value, float) else value[inside][own]
+        tile[...] = part.T
+    return x
+
+
+def width(blocks: list[Block]) -> int:
+    """The number of columns in the product of the blocks."""
+    return prod(block.width for block in blocks)
+
+
+def _places(blocks: list[Block], strides: list[int]) -> np.ndarray | None:
+    """The column (before dense offsets) in which all indicators have a 1, -1 for none; None without indicators."""
+    inside = [
+        (block.codes, stride) for block, stride in zip(blocks, strides, strict=True) if isinstance(block, Indicator)
+    ]
+    if not inside:
+        return None
+    total = reduce(np.add, (codes * stride for codes, stride in inside))
+    return np.where(np.logical_and.reduce([codes >= 0 for codes, _ in inside]), total, -1)

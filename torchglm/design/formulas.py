@@ -1,0 +1,131 @@
+"""Formulas: from `y ~ a + b:C(g)` to terms, and the rank rule that says how each term's factors are coded."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from torchglm.design.expressions import Expression
+
+# A factor in a part of a term: its text, and whether it is coded at reduced rank.
+Scoped = tuple[str, bool]
+COLOUR = re.compile(r"\x1b\[[0-9;]*m|⧛\[[0-9;]*m|⧚")
+
+
+@dataclass(frozen=True)
+class Term:
+    """A product of factors times a number; no factors is the intercept."""
+
+    name: str
+    factors: tuple[Expression, ...]
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What a formula says: the response (or None) and the terms, in the order of their columns."""
+
+    text: str
+    response: Expression | None
+    terms: tuple[Term, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column the right side reads, in order."""
+        return tuple(dict.fromkeys(c for term in self.terms for f in term.factors for c in f.columns))
+
+
+def parse(text: str, available: Sequence[str] = ()) -> Formula:
+    """Read a Wilkinson formula with formulaic's parser, and check every expression in it.
+
+    `available` are the columns that `.` stands for (the response is left out of them).
+    Raises ValueError for a formula that cannot be read, that has several responses or parts (`|`), or that
+    holds anything but arithmetic and known functions.
+    """
+    from formulaic import Formula as Parser
+    from formulaic.errors import FormulaicError
+
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"A formula is text such as 'y ~ a + C(b)', got {text!r}.")
+    try:
+        parsed = Parser(text, _context={"__formulaic_variables_available__": list(available)})
+    except (FormulaicError, SyntaxError, AttributeError, TypeError, KeyError, RecursionError) as error:
+        reason = COLOUR.sub("", str(error)).strip().splitlines() or ["it cannot be read"]
+        raise ValueError(f"Cannot read the formula {text!r}: {reason[0]}") from None
+    left, right = getattr(parsed, "lhs", None), getattr(parsed, "rhs", parsed)
+    if not _is_flat(right) or (left is not None and not _is_flat(left)):
+        raise ValueError(f"The formula {text!r} has several parts. Write one 'y ~ terms', without '|'.")
+    terms = tuple(_term(term) for term in right)
+    response = None
+    if left is not None:
+        factors = [factor for term in left for factor in term.factors]
+        if len(factors) != 1:
+            raise ValueError(
+                f"The left side of {text!r} must be one column or expression, got {len(factors)}. "
+                "For successes out of trials give trials=; fit several responses as a tensor."
+            )
+        response = _expression(factors[0])
+    return Formula(text, response, terms)
+
+
+def plain(columns: Iterable[str], response: str | None = None, intercept: bool = True) -> Formula:
+    """The formula that adds up the named columns, whatever their names: no parser is involved."""
+    terms = [Term("1", ())] if intercept else []
+    terms += [Term(name, (Expression(name, lookup=True),)) for name in dict.fromkeys(columns)]
+    return Formula("", None if response is None else Expression(response, lookup=True), tuple(terms))
+
+
+def parts(terms: Iterable[tuple[str, ...]], spans: dict[str, bool]) -> list[list[tuple[Scoped, ...]]]:
+    """For each term (a tuple of factor texts) the products of coded factors that make up its columns.
+
+    A factor that spans the intercept (a category in full) is reduced exactly where the terms before it
+    already hold what it would repeat, so that the design has full rank by structure. The rule is R's and
+    patsy's: (anything) + (anything):(reduced) = (anything):(full).
+    """
+    spanned: set[frozenset[Scoped]] = set()
+    found = []
+    for term in terms:
+        options = [((text, True), None) if spans[text] else ((text, False),) for text in term]
+        spread = [tuple(p for p in chosen if p is not None) for chosen in product(*options)]
+        new = [chosen for chosen in dict.fromkeys(spread) if frozenset(chosen) not in spanned]
+        spanned.update(map(frozenset, new))
+        found.append(_merged(new))
+    return found
+
+
+def _merged(combinations: list[tuple[Scoped, ...]]) -> list[tuple[Scoped, ...]]:
+    """Apply the rule until nothing merges, shorter products first."""
+    kept: list[tuple[Scoped, ...]] = []
+    for candidate in sorted(combinations, key=len):
+        for other in kept:
+            extra = set(candidate) - set(other)
+            if len(candidate) - 1 == len(other) and len(extra) == 1 and (factor := extra.pop())[1]:
+                whole = tuple((text, False) if (text, r) == factor else (text, r) for text, r in candidate)
+                kept = _merged([*(k for k in kept if k != other), whole])
+                break
+        else:
+            kept.append(candidate)
+    return kept
+
+
+def _is_flat(side: object) -> bool:
+    return all(hasattr(term, "factors") for term in side)  # type: ignore[attr-defined]
+
+
+def _term(term: object) -> Term:
+    scale = 1.0
+    factors = []
+    for factor in term.factors:  # type: ignore[attr-defined]
+        if factor.eval_method.value == "literal":
+            scale *= float(ast.literal_eval(factor.expr))
+        else:
+            factors.append(_expression(factor))
+    return Term(str(term), tuple(factors), scale)
+
+
+def _expression(factor: object) -> Expression:
+    lookup = factor.eval_method.value == "lookup"  # type: ignore[attr-defined]
+    return Expression(factor.expr, lookup)  # type: ignore[attr-defined]

@@ -1,0 +1,235 @@
+"""Designs: from a formula (or a list of columns) and a table to the tensor a fit takes, and its spec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from torchglm.design.expressions import Expression
+from torchglm.design.factors import OTHER, Categorical, Factor, Numeric, Pool
+from torchglm.design.formulas import Formula, parse, parts, plain
+from torchglm.design.frame import Frame
+from torchglm.design.levels import category_column, found_levels, is_categorical, is_ordered, occurring
+from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response
+from torchglm.rows.ranks import Ranks
+from torchglm.tables.columns import as_table, check_columns, names_of, type_name
+from torchglm.tables.pieces import Pieces
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def build(
+    formula: str,
+    data: Any,
+    *,
+    also: Sequence[str] = (),
+    missing: str = "error",
+    unseen: str = "error",
+    rare: int = 0,
+) -> Design:
+    """The design of a formula over a table: x, column names, y and the spec for later rows.
+
+    Formulas are Wilkinson's as formulaic reads them, e.g. `y ~ log(a) + C(b) * bs(c, df=4)`. Categories get
+    treatment coding with the first level (sorted, or in category order) as the reference; unused categories
+    are left out, as in R. A response of two levels or booleans becomes 0 and 1, the second level being 1.
+    `also` names further columns (weights, exposure, groups) to keep complete and aligned in `Design.table`;
+    a `.` in the formula leaves them out.
+    Missing values are an error that names column and count, or with `missing="drop"` such rows are left out
+    before anything is learned. Levels with fewer than `rare` complete rows are pooled into one, "other", the last
+    of its factor (a level that is called so joins it); `unseen` says what later rows with a new level get
+    (`DesignSpec`), and "other" needs `rare`.
+
+    Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
+    """
+    available = [name for name in names_of(data) if name not in also]
+    return _build(parse(formula, available), data, also, missing, unseen, rare)
+
+
+def build_columns(
+    columns: Sequence[str],
+    data: Any,
+    *,
+    response: str | None = None,
+    intercept: bool = True,
+    also: Sequence[str] = (),
+    missing: str = "error",
+    unseen: str = "error",
+    rare: int = 0,
+) -> Design:
+    """The design that adds up the named columns (text and categories treatment-coded), without a formula.
+
+    Otherwise as `build`; formulaic is not needed.
+    """
+    return _build(plain(columns, response, intercept), data, also, missing, unseen, rare)
+
+
+def learn(
+    formula: str,
+    tables: Iterable[pa.Table],
+    *,
+    also: Sequence[str] = (),
+    missing: str = "error",
+    unseen: str = "error",
+    rare: int = 0,
+    ranks: Ranks | None = None,
+) -> DesignSpec:
+    """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
+
+    The pass ends early where no column is a category and no transform learns: the first rows tell the types.
+    Of a `Scan` or `Chunks`, what is wrong in a piece is said with its place. Memory holds the levels of each
+    category and, for `bs`, `poly`, `scale` and their like, the columns those transforms read (8 bytes a row):
+    quantiles and moments are then exact, to the last bit. Where the processes `ranks` have a part of the tables each,
+    all learn the same spec, that of the whole. Otherwise as `build`.
+    """
+    learner: _Learner | None = None
+    rows, ranks = 0, ranks or Ranks()
+
+    def see(piece: pa.Table, first: int) -> bool:
+        nonlocal learner, rows
+        if learner is None:
+            learner = _Learner(parse(formula, [name for name in piece.column_names if name not in also]), rare)
+        table = as_table(piece, learner.columns(also))
+        learner.see(Frame(table, table.column_names, missing, first))
+        rows += table.num_rows
+        return learner.settled
+
+    with ranks.together():
+        for settled in tables.each(see) if isinstance(tables, Pieces) else (see(piece, rows) for piece in tables):
+            if settled:
+                break
+    shares = [share for share in ranks.gather(learner) if share is not None]
+    if not shares:
+        raise ValueError("There are no rows to learn a design from.")
+    found = [share for share in shares if share.rows]
+    if not found:
+        raise ValueError("Every row has a missing value; none is left to learn a design from.")
+    found[0].join(found[1:])
+    return found[0].spec(missing, unseen)
+
+
+def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unseen: str, rare: int) -> Design:
+    learner = _Learner(formula, rare)
+    wanted = learner.columns(also)
+    check_columns(wanted, names_of(data))
+    table = as_table(data, wanted)
+    if table.num_rows == 0:
+        raise ValueError("The data have no rows.")
+    frame = Frame(table, wanted, missing)
+    if len(frame) == 0:
+        raise ValueError(f"Every row has a missing value; per column: {frame.dropped}.")
+    learner.see(frame)
+    return learner.spec(missing, unseen).apply(frame, response=formula.response is not None)
+
+
+class _Learner:
+    """Collects over frames what the factors of a formula need to know, then makes the spec."""
+
+    def __init__(self, formula: Formula, rare: int = 0) -> None:
+        if isinstance(rare, bool) or not isinstance(rare, int) or rare < 0:
+            raise ValueError(f"rare must be a whole number >= 0, the fewest rows of a level of its own; got {rare!r}.")
+        self.formula, self.rare = formula, rare
+        right = [factor for term in formula.terms for factor in term.factors]
+        left = [] if formula.response is None else [formula.response]
+        self.expressions = {expression.text: expression for expression in [*left, *right]}
+        for one in [*left, *right]:
+            if one.lookup != self.expressions[one.text].lookup:
+                raise ValueError(f"{one.text!r} is both a column and an expression. Rename the column.")
+        self.levels: dict[str, dict[Any, int]] = {}
+        self.ordered: dict[str, bool] = {}
+        self.gathered = _Gathered()
+        self.types: dict[str, str] = {}
+        self.rows = 0  # complete ones, seen so far
+
+    def columns(self, also: Sequence[str] = ()) -> list[str]:
+        """Every column to read."""
+        return list(dict.fromkeys([*(c for e in self.expressions.values() for c in e.columns), *also]))
+
+    def see(self, frame: Frame) -> None:
+        """Take in the rows of one frame; one without rows tells nothing, not even types."""
+        if not len(frame):
+            return
+        if not self.rows:
+            self._begin(frame.table.schema)
+        self.rows += len(frame)
+        for text, levels in self.levels.items():
+            found_levels(category_column(self.expressions[text], frame), levels)
+        self.gathered.add(frame)
+
+    @property
+    def settled(self) -> bool:
+        """Whether further rows can tell nothing: there are neither categories nor transforms that learn."""
+        return self.rows > 0 and not self.levels and not self.gathered.pieces
+
+    def join(self, others: Sequence[_Learner]) -> None:
+        """Take in what other processes have seen, in their order."""
+        for other in others:
+            if other.levels.keys() != self.levels.keys():
+                text = sorted(other.levels.keys() ^ self.levels.keys())[0]
+                raise ValueError(f"Column {text!r} holds numbers in some files and text in others. Give it one type.")
+            for text, levels in self.levels.items():
+                for level, count in other.levels[text].items():
+                    levels[level] = levels.get(level, 0) + count
+            for name, pieces in self.gathered.pieces.items():
+                pieces += other.gathered.pieces[name]
+
+    def _begin(self, schema: pa.Schema) -> None:
+        """Decide from the columns' types which factors are categories."""
+        for text, expression in self.expressions.items():
+            kind = None if expression.column is None else schema.field(expression.column).type
+            if expression.categorical or (kind is not None and is_categorical(expression, kind)):
+                self.levels[text] = {}
+                self.ordered[text] = kind is not None and is_ordered(kind)
+            elif expression.learns:
+                self.gathered.pieces.update({name: [] for name in expression.columns})
+        coded = {name for text in self.levels for name in self.expressions[text].columns}
+        self.types = {name: type_name(schema.field(name).type, name in coded) for name in self.columns()}
+
+    def spec(self, missing: str, unseen: str) -> DesignSpec:
+        """What was learned."""
+        if unseen == OTHER and not self.rare:
+            raise ValueError(
+                "unseen='other' needs the level 'other' to be in the fit. Give rare=, such as rare=10: "
+                "levels with fewer rows are then pooled into it."
+            )
+        left = self.formula.response
+        response = None if left is None else Response(left, self._factor(left, 0))
+        right = {
+            f.text: self._factor(f, self.rare)
+            for f in dict.fromkeys(self.expressions[f.text] for term in self.formula.terms for f in term.factors)
+        }
+        products = parts(
+            [tuple(factor.text for factor in term.factors) for term in self.formula.terms],
+            {text: factor.spans for text, factor in right.items()},
+        )
+        terms = tuple(
+            (term.name if term.factors else INTERCEPT, tuple(Part(product, term.scale) for product in found))
+            for term, found in zip(self.formula.terms, products, strict=True)
+        )
+        return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types)
+
+    def _factor(self, expression: Expression, rare: int) -> Factor:
+        if expression.text not in self.levels:
+            return Numeric.learn(expression, self.gathered)
+        seen = self.levels[expression.text]
+        levels = occurring(seen, self.ordered[expression.text])
+        return Categorical.learn(expression, levels, Pool.of(seen, levels, rare))
+
+
+class _Gathered:
+    """The columns that stateful transforms learn from, over all frames."""
+
+    def __init__(self) -> None:
+        self.pieces: dict[str, list[np.ndarray]] = {}
+
+    def add(self, frame: Frame) -> None:
+        for name, pieces in self.pieces.items():
+            pieces.append(frame.values(name))
+
+    def values(self, name: str) -> np.ndarray:
+        """One column over all rows; joined once."""
+        if len(self.pieces[name]) > 1:
+            self.pieces[name] = [np.concatenate(self.pieces[name])]
+        return self.pieces[name][0]

@@ -1,0 +1,315 @@
+"""DesignSpec: what a design learned from its data, as plain data, and the way from a table to columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from torchglm.design.blocks import Block, index_columns, width, written
+from torchglm.design.expressions import Expression
+from torchglm.design.factors import UNSEEN, Categorical, Factor, Numeric
+from torchglm.design.formulas import Scoped
+from torchglm.design.frame import MISSING, Frame
+from torchglm.rows.indexed import Indexed
+from torchglm.tables.columns import as_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+INTERCEPT = "(Intercept)"
+MANY = 24  # columns of zeros and ones from which on look-ups are faster than products
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """The rows of a table as a fit takes them.
+
+    `x` `(n, p)` with the intercept first where there is one, `names` of its columns, `y` `(n,)` or None. Where
+    factors have many levels they are kept as index columns: `indexed` says which, `numbers` `(n, q)` holds the other
+    columns, and `x` writes all of them out when it is first asked for. `table` holds the kept rows of every column read
+    (and of those asked for with `also=`), aligned with x.
+    `kept` `(rows given,)` is the mask of the complete rows, or
+    None where all are; `dropped` counts the missing values per column and `unseen` the rows with a level never seen in
+    training per factor.
+    """
+
+    numbers: torch.Tensor
+    names: list[str]
+    y: torch.Tensor | None
+    spec: DesignSpec
+    table: pa.Table
+    indexed: Indexed | None = None
+    kept: torch.Tensor | None = None
+    dropped: dict[str, int] = field(default_factory=dict)
+    unseen: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def x(self) -> torch.Tensor:
+        """The design `(n, p)`, every column written out."""
+        return self.numbers if self.indexed is None else self.indexed.whole(self.numbers)
+
+    def row(self, i: int) -> int:
+        """The number, among the rows given, of the design's row `i`."""
+        return i if self.kept is None else int(self.kept.nonzero()[i])
+
+    @property
+    def intercept(self) -> bool:
+        """Whether the first column is the intercept."""
+        return self.spec.intercept
+
+    @property
+    def terms(self) -> dict[str, list[int]]:
+        """The positions of each term's columns."""
+        return self.spec.terms
+
+
+@dataclass(frozen=True)
+class Response:
+    """The left side of a formula: numbers and booleans as they are, two levels as 0 and 1 in their order."""
+
+    expression: Expression
+    factor: Factor
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and len(self.levels) != 2:
+            raise ValueError(
+                f"The response {self.expression.text!r} has {len(self.levels)} levels: "
+                f"{', '.join(map(repr, self.levels[:6]))}. It must hold numbers, booleans or two levels."
+            )
+        if self.levels is None and len(self.factor.full) != 1:
+            raise ValueError(f"The response {self.expression.text!r} must be one column.")
+
+    @property
+    def levels(self) -> list[Any] | None:
+        """The two levels, the second being y = 1; None for numbers."""
+        return self.factor.levels if isinstance(self.factor, Categorical) else None
+
+    def values(self, frame: Frame) -> np.ndarray:
+        """y `(n,)` float64. Raises ValueError for a level never seen or a value that is not finite."""
+        if isinstance(self.factor, Categorical):
+            return self.factor.codes(frame, "error", {}).astype(np.float64)
+        return self.factor.columns(frame)[0]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A product of coded factors times a number: some of a term's columns."""
+
+    factors: tuple[Scoped, ...]
+    scale: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"factors": [list(scoped) for scoped in self.factors], "scale": self.scale}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Part:
+        """The inverse of `to_dict`."""
+        return cls(tuple((str(text), bool(low)) for text, low in data["factors"]), float(data["scale"]))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DesignSpec:
+    """A design without its rows: apply it to any table, chunk or file and the columns are the same.
+
+    Made by `build`; kept as JSON by `to_dict` and `from_dict`. Loading runs no code: expressions are read as
+    arithmetic on columns, with known functions. `missing` is "error" or "drop". `unseen` says what a level never
+    seen is: "error"; "reference", the reference level; or "other", the level that the rare ones were pooled into
+    (`rare=` of `build`). `types` are the Arrow types, by name, to read the columns with (`Scan`).
+    """
+
+    formula: str
+    factors: dict[str, Factor]
+    parts: tuple[tuple[str, tuple[Part, ...]], ...]
+    response: Response | None = None
+    missing: str = "error"
+    unseen: str = "error"
+    types: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING:
+            raise ValueError(f"missing must be one of {', '.join(MISSING)}; got {self.missing!r}.")
+        if self.unseen not in UNSEEN:
+            raise ValueError(f"unseen must be one of {', '.join(UNSEEN)}; got {self.unseen!r}.")
+
+    def __repr__(self) -> str:
+        return f"DesignSpec({self.formula or ' + '.join(self.terms)!r}, {len(self.names)} columns)"
+
+    @property
+    def names(self) -> list[str]:
+        """The column names: formulaic's, with "(Intercept)" for the intercept."""
+        return [name for _, inside in self.parts for part in inside for name in self._names(part)]
+
+    @property
+    def terms(self) -> dict[str, list[int]]:
+        """The positions of each term's columns, the intercept under "(Intercept)"."""
+        found, start = {}, 0
+        for name, inside in self.parts:
+            count = sum(len(self._names(part)) for part in inside)
+            found[name] = list(range(start, start + count))
+            start += count
+        return found
+
+    @property
+    def intercept(self) -> bool:
+        """Whether the first column is the intercept."""
+        return bool(self.parts) and self.parts[0][0] == INTERCEPT
+
+    @property
+    def width(self) -> int:
+        """The most columns of numbers in a row, those of factors of many levels left out, which are kept as codes."""
+        counts = {True: 0, False: 0}
+        for _, inside in self.parts:
+            for part in inside:
+                factors = [self.factors[text] for text, _ in part.factors]
+                coded = any(isinstance(one, Categorical) and one.codings is None for one in factors)
+                counts[coded] += len(self._names(part))
+        return counts[False] + (counts[True] if counts[True] < MANY else 0)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that prediction needs: all but the response."""
+        return list(dict.fromkeys(c for f in self.factors.values() for c in f.expression.columns))
+
+    @property
+    def response_columns(self) -> list[str]:
+        """The columns the response is made of; none where the formula has no left side."""
+        return [] if self.response is None else list(self.response.expression.columns)
+
+    def transform(self, data: Any, dtype: torch.dtype = torch.float64, unseen: str | None = None) -> torch.Tensor:
+        """The design `(n, p)` of new rows; `data` is anything `as_table` takes, the response may be absent.
+
+        Every row gets its row: a missing value is an error here, whatever the policy; `design` can drop.
+        Raises ValueError for a missing column or value, an unseen level, or a value that is not finite.
+        """
+        return self.design(data, missing="error", unseen=unseen, dtype=dtype).x
+
+    def design(
+        self,
+        data: Any,
+        *,
+        response: bool = False,
+        also: Sequence[str] = (),
+        missing: str | None = None,
+        unseen: str | None = None,
+        first: int = 0,
+        dtype: torch.dtype = torch.float64,
+    ) -> Design:
+        """As `transform`, with y where `response` is set, the mask of kept rows and the counts.
+
+        `also` names further columns to keep complete and aligned (weights, exposure); `first` is the number
+        of the first row in the whole data, for messages; `missing` and `unseen` override the spec's policies.
+        """
+        spec = replace(self, missing=missing or self.missing, unseen=unseen or self.unseen)
+        wanted = [*spec.columns, *also]
+        if response:
+            if spec.response is None:
+                raise ValueError("This design has no response: its formula has no left side.")
+            wanted += spec.response_columns
+        table = as_table(data, wanted)
+        return spec.apply(Frame(table, wanted, spec.missing, first), response, dtype)
+
+    def apply(self, frame: Frame, response: bool = False, dtype: torch.dtype = torch.float64) -> Design:
+        """The design of rows already found complete."""
+        counts: dict[str, int] = {}
+        used = dict.fromkeys(scoped for _, inside in self.parts for part in inside for scoped in part.factors)
+        coded = {
+            (text, reduced): self.factors[text].block(frame, reduced, self.unseen, counts) for text, reduced in used
+        }
+        pieces = [
+            ([coded[scoped] for scoped in part.factors], part.scale) for _, inside in self.parts for part in inside
+        ]
+        numbers, indexed = _columns(pieces, len(frame), dtype)
+        y = None
+        if response and self.response is not None:
+            y = torch.from_numpy(np.array(self.response.values(frame))).to(dtype)
+        kept = None if frame.kept is None else torch.from_numpy(frame.kept)
+        return Design(numbers, self.names, y, self, frame.table, indexed, kept, frame.dropped, counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain data, ready for JSON."""
+        response = self.response
+        return {
+            "version": VERSION,
+            "formula": self.formula,
+            "missing": self.missing,
+            "unseen": self.unseen,
+            "types": self.types,
+            "response": None if response is None else _factor_dict(response.factor),
+            "factors": [_factor_dict(factor) for factor in self.factors.values()],
+            "terms": [{"name": name, "parts": [p.to_dict() for p in inside]} for name, inside in self.parts],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DesignSpec:
+        """The inverse of `to_dict`; runs no code.
+
+        Raises ValueError for data that is no design spec, is of a newer version, or holds an expression that
+        is not arithmetic on columns and known functions.
+        """
+        if not isinstance(data, dict) or data.get("version") != VERSION:
+            got = data.get("version") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"Not a design spec of version {VERSION}, got version {got!r}.")
+        try:
+            factors = [_factor(item) for item in data["factors"]]
+            terms = tuple(
+                (str(term["name"]), tuple(Part.from_dict(part) for part in term["parts"])) for term in data["terms"]
+            )
+            left = None if data["response"] is None else _factor(data["response"])
+            spec = cls(
+                data["formula"],
+                {factor.expression.text: factor for factor in factors},
+                terms,
+                None if left is None else Response(left.expression, left),
+                data["missing"],
+                data["unseen"],
+                dict(data["types"]),
+            )
+            spec.names  # noqa: B018  every part must name known factors
+            return spec
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Not a design spec: {type(error).__name__} {error}.") from None
+
+    def _names(self, part: Part) -> list[str]:
+        if not part.factors:
+            return [INTERCEPT]
+        names = [""]
+        for text, reduced in part.factors:
+            factor = self.factors[text]
+            own = factor.reduced if reduced else factor.full
+            names = [f"{before}:{name}" if before else name for name in own for before in names]
+        return names
+
+
+def _columns(
+    pieces: list[tuple[list[Block], float]], n: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, Indexed | None]:
+    """The columns of products of blocks, each times a number, one after the other: numbers, and index columns."""
+    starts = [0, *accumulate(width(blocks) for blocks, _ in pieces)]
+    found = [index_columns(blocks, start, scale) for (blocks, scale), start in zip(pieces, starts, strict=False)]
+    if sum(index.count for inside in found if inside for index in inside) < MANY:
+        found = [None] * len(pieces)
+    held = [k for k, inside in enumerate(found) if inside is None]
+    places = [j for k in held for j in range(starts[k], starts[k + 1])]
+    kind = np.dtype("float32" if dtype == torch.float32 else "float64")
+    numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
+    indices = tuple(index for inside in found if inside for index in inside)
+    return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
+
+
+def _factor_dict(factor: Factor) -> dict[str, Any]:
+    expression = factor.expression
+    return {"text": expression.text, "lookup": expression.lookup, **factor.to_dict()}
+
+
+def _factor(data: dict[str, Any]) -> Factor:
+    expression = Expression(data["text"], bool(data["lookup"]))
+    kinds: dict[str, type[Factor]] = {Numeric.kind: Numeric, Categorical.kind: Categorical}
+    return kinds[data["kind"]].from_dict(expression, data)

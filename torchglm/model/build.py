@@ -1,0 +1,106 @@
+"""From a solution to a Result: degrees of freedom, dispersion, and what is kept of the rows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.shape import dispersion_ml
+from torchglm.fitting.state import Solution
+from torchglm.fitting.status import Status
+from torchglm.inference.covariance import observed_inverse
+from torchglm.links import Link
+from torchglm.model.result import DISPERSIONS, Result
+from torchglm.rows.ranks import ranks_of
+from torchglm.rows.rows import Rows
+
+
+def build(
+    solution: Solution,
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    batch: torch.Size,
+    names: list[str],
+    *,
+    constant: bool,
+    penalty: Penalty | None,
+    dispersion: str | float | None,
+    tol: float,
+    context: dict[str, Any],
+) -> Result:
+    """The Result of a solution on a re-iterable source; `constant` says that the first column is an intercept.
+
+    Raises `ValueError` for an unknown dispersion.
+    """
+    family = copy.deepcopy(family)
+    estimated = family.estimates_shape
+    family.requires_grad_(False)
+    moments, coef = solution.moments, solution.coef
+    nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
+    deviance, pearson = 2 * moments.objective, moments.pearson
+    state = {
+        "coef": coef,
+        "keep": solution.keep,
+        "root": solution.root,
+        "gram": moments.gram,
+        "deviance": deviance,
+        "pearson": pearson,
+        "nobs": nobs,
+        "rank": rank,
+        "status": solution.status,
+        "n_iter": solution.n_iter,
+        "minnorm": solution.minnorm,
+        "tol": tol,
+        "names": names,
+        "family": family,
+        "estimated_shape": estimated,
+        "link": link,
+        "penalty": penalty,
+        "batch": batch,
+        "context": context,
+        "intercept": constant,
+    }
+    if context.get("event"):
+        state["observed"] = observed_inverse(source, family, link, coef, solution.keep)
+    state["dispersion_kind"], phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
+    state["dispersion"] = torch.where(solution.status == int(Status.NOT_FINITE), torch.nan, phi)
+    result = Result(state, source)
+    if ranks_of(source).size > 1:  # while all processes are here: later one may ask alone
+        state |= {"null_deviance": result._flat_null_deviance, "loglik": result._flat_loglik}
+    return result
+
+
+def _dispersion(
+    dispersion: str | float | None,
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    coef: Tensor,
+    deviance: Tensor,
+    pearson: Tensor,
+    nobs: Tensor,
+    rank: Tensor,
+) -> tuple[str, Tensor]:
+    if dispersion is None and not family.has_dispersion:
+        return "fixed", torch.ones_like(deviance)
+    kind = "pearson" if dispersion is None else dispersion
+    freedom = torch.where(nobs > rank, nobs - rank, torch.nan)
+    if kind == "pearson":
+        return "pearson", pearson / freedom
+    if kind == "deviance":
+        return "deviance", deviance / freedom
+    if kind == "ml":
+        if not family.has_dispersion:
+            raise ValueError(f"the {family.name} family has no dispersion to maximise. Use 'pearson' for a quasi fit.")
+        return "ml", dispersion_ml(source, family, link, coef, deviance / nobs)
+    if isinstance(kind, str) or not kind > 0 or not math.isfinite(kind):
+        raise ValueError(f"dispersion must be {', '.join(map(repr, DISPERSIONS))} or a number > 0, got {kind!r}.")
+    return "number", torch.full_like(deviance, float(kind))

@@ -1,0 +1,296 @@
+"""GLMHead: `nn.Linear` whose link is the activation and whose family is the loss."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.links import Link
+
+if TYPE_CHECKING:
+    from torchglm.model.renewable import Renewable
+    from torchglm.model.result import Result
+
+
+class GLMHead(nn.Module):
+    """A generalised linear model as a layer: `mu = g^-1(x weight' + bias + offset)`.
+
+    `weight` is `(out_features, in_features)` and `bias` `(out_features)`, as in `nn.Linear`; they start at a null
+    model (see `reset_parameters`), since the likelihood has one optimum. `family` and `link` are objects or names;
+    `link=None` is the family's default. Inputs `(*N, in_features)` give `(*N, out_features)`. The arithmetic is
+    float32 at least, autocast or not. `log_dispersion` (one for each response), and the family's own shape
+    parameters (one for all, or `(out_features,)`), are learned with the rest where their `requires_grad` is set.
+    Raises `ValueError` for an unknown family or link.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    online: Renewable | None = None  # what `partial_fit` has learned so far
+
+    def __init__(
+        self,
+        in_features: int,
+        family: str | Family,
+        link: str | Link | None = None,
+        out_features: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.family = families.get(family)
+        self.link = self.family.default_link if link is None else links.get(link)
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        wide = None if dtype is None else _wide(dtype)
+        phi = torch.zeros((out_features,) if out_features > 1 else (), device=device, dtype=wide)
+        self.log_dispersion = nn.Parameter(phi, requires_grad=False)
+        if device is not None:
+            self.family = self.family.to(device=device)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Go back to the null model: the mean is 1 for every row, 1/2 for proportions, 0 for `mu = eta` on the line.
+
+        Without a bias each weight holds that start, which is the null model of a one-hot `x` and a valid one
+        where the entries of `x` are positive.
+        """
+        start = (
+            0.0
+            if self.link.name == "identity" and self.family.mean_lower < 0
+            else (float(self.link.link(torch.tensor(self.family.inner_mean, dtype=torch.float64))))
+        )
+        with torch.no_grad():
+            self.weight.fill_(start if self.bias is None else 0.0)
+            if self.bias is not None:
+                self.bias.fill_(start)
+
+    @property
+    def dispersion(self) -> Tensor:
+        """The dispersion `phi`, 1 unless set or learned through `log_dispersion`: one for each response."""
+        return self.log_dispersion.exp()
+
+    def linear_predictor(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """`eta = x weight' + bias + offset`, shape `(*N, out_features)`, in float32 or wider.
+
+        Raises `ValueError` where `x` or `offset` has another shape.
+        """
+        if x.dim() == 0 or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}, this head in_features={self.in_features}. "
+                f"Pass x of shape (..., {self.in_features})."
+            )
+        dtype = _wide(self.weight.dtype)
+        with _no_autocast(x):
+            bias = None if self.bias is None else self.bias.to(dtype)
+            eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
+            return eta if offset is None else eta + self.per_response(offset, eta, "offset")
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        eta = self.linear_predictor(x, offset)
+        with _no_autocast(x):
+            return self.link(eta)
+
+    def distribution(self, x: Tensor, offset: Tensor | None = None) -> distributions.Distribution:
+        """The distribution of the response given `x`, batch shape `(*N, out_features)`."""
+        mu, family = self(x, offset), self.family
+        each = {name: value.expand(mu.shape) for name, value in family.named_parameters() if value.dim()}
+        return (family.with_parameters(each) if each else family).distribution(mu, self.dispersion.to(mu.dtype))
+
+    def loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None = None,
+        offset: Tensor | None = None,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+        reduction: str = "mean",
+    ) -> Tensor:
+        """The negative log-likelihood, from `eta` so that it stays finite in the tails.
+
+        `y` and the others are `(*N, out_features)`, or `(*N,)` where there is one response. `mean` divides the
+        weighted sum by the sum of the weights (trials count as weights), `sum` and `none` are as in torch. Terms
+        that depend on `y` alone are dropped, unless dispersion or a shape parameter is learned: then the
+        log-density is complete. A row of weight zero counts as dropped, whatever its `y`. Raises `ValueError` for
+        other shapes or reductions.
+        """
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        loss, w = self.weighted_loss(x, y, weight, offset, trials, event)
+        if reduction == "none":
+            return loss
+        return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
+
+    def weighted_loss(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None = None,
+        offset: Tensor | None = None,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`w nll` of each row, and `w` (trials among it), both `(*N, out_features)`: what `loss` adds up."""
+        eta = self.linear_predictor(x, offset)
+        with _no_autocast(x):
+            parts = {"trials": trials, "event": event}
+            given = {k: self.per_response(v, eta, k) for k, v in parts.items() if v is not None}
+            response, factor = self.family.encode(self.per_response(y, eta, "y"), **given)
+            w = torch.ones_like(eta) if weight is None else self.per_response(weight, eta, "weight")
+            w = w if factor is None else w * factor
+            return self._row_loss(response, eta, w), w
+
+    def _row_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
+        y = torch.where(w > 0, y, 1.0)  # in the support of every family: what is dropped may hold anything
+        y, eta, w = y.unsqueeze(-1), eta.unsqueeze(-1), w.unsqueeze(-1)  # shape parameters of (out_features,) fit
+        return self._log_density_loss(y, eta, w).squeeze(-1)
+
+    def _log_density_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
+        nll = self.family.nll(y, eta, self.link)
+        if not (self.log_dispersion.requires_grad or self.family.estimates_shape):
+            return w * nll
+        phi = self.dispersion.to(eta.dtype).unsqueeze(-1)
+        half = nll - self.family.nll_saturated(y)
+        if self.family.has_dispersion:
+            base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
+            return w * half / phi - torch.where(w > 0, base, 0.0)
+        return w * (half - self.family.log_base(y, torch.ones_like(y)))
+
+    def per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
+        """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast."""
+        if value.shape == eta.shape:
+            return value.to(eta.dtype)
+        if value.shape == eta.shape[:-1] and self.out_features == 1:
+            return value.to(eta.dtype).unsqueeze(-1)
+        if name != "y" and value.shape == eta.shape[:-1]:
+            return value.to(eta.dtype).unsqueeze(-1).expand_as(eta)
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, the linear predictor {tuple(eta.shape)}. "
+            f"Pass {name} of shape {tuple(eta.shape)}"
+            + (f" or {tuple(eta.shape[:-1])}." if self.out_features == 1 else ".")
+        )
+
+    def fit(self, x: Any, y: Any = None, **options: Any) -> Result:
+        """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
+
+        `x` is the data, or a re-iterable loader of batches (`y` is then None); several responses are rows there,
+        `y` of shape `(out_features, n)`. Raises `ValueError` where the fit does not have this head's shape.
+        """
+        import torchglm
+
+        result = torchglm.fit(x, y, family=self.family, link=self.link, intercept=self.bias is not None, **options)
+        self.load(result)
+        return result
+
+    @torch.no_grad()
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> Renewable:
+        """Learn from one more minibatch of a stream into `weight` and `bias`, for one response; see `Renewable`.
+
+        `per_row` are `weight`, `freq`, `offset`, `exposure`, `trials` and `event`; or the one argument is a `GLMBatch`,
+        a dict of these names or a tuple in its order. What is returned has the standard errors; it stays in `online`,
+        which is no part of the state_dict: save its own, and set `online = None` to begin anew.
+        """
+        from torchglm.model.renewable import Renewable
+
+        if self.out_features != 1:
+            raise ValueError(f"partial_fit learns one response, this head has {self.out_features}. Use one head each.")
+        if self.online is None:
+            self.online = Renewable(self.family, self.link, self.in_features, self.bias is not None)
+        self.online.forgetting = forgetting
+        if not self.online.update(x, y, **per_row).nobs:
+            return self.online
+        coef = self.online.coef
+        self.weight.copy_(coef[int(self.bias is not None) :])
+        if self.bias is not None:
+            self.bias.copy_(coef[:1])
+        if self.family.has_dispersion and bool(self.online.dispersion > 0):
+            self.log_dispersion.copy_(self.online.dispersion.log())
+        return self.online
+
+    @torch.no_grad()
+    def load(self, result: Result) -> None:
+        """Take weight, bias, dispersion and shape of a fit; aliased coefficients are zero."""
+        fitted = result.head
+        if fitted.weight.shape != self.weight.shape:
+            raise ValueError(
+                f"the fit has weight {tuple(fitted.weight.shape)} (responses, columns), this head "
+                f"{tuple(self.weight.shape)}. Make the head with those sizes."
+            )
+        self.weight.copy_(fitted.weight)
+        if self.bias is not None and fitted.bias is not None:
+            self.bias.copy_(fitted.bias)
+        self.log_dispersion.copy_(fitted.log_dispersion)
+        for name, theirs in fitted.family.named_parameters():
+            mine = getattr(self.family, name)
+            if mine.shape == theirs.shape:
+                mine.copy_(theirs)
+            else:  # one for each response, where there was one for all
+                setattr(self.family, name, nn.Parameter(theirs.clone(), requires_grad=mine.requires_grad))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class LazyGLMHead(LazyModuleMixin, GLMHead):
+    """A `GLMHead` that learns `in_features` from its first input."""
+
+    cls_to_become = GLMHead
+    weight: UninitializedParameter  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        family: str | Family,
+        link: str | Link | None = None,
+        out_features: int = 1,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(0, family, link, out_features, bias, device, dtype)
+        self.weight = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[call-arg]
+
+    def initialize_parameters(self, x: Tensor, offset: Tensor | None = None) -> None:
+        """Make the parameters for inputs `(*N, in_features)`; a loaded state has made them already."""
+        if self.has_uninitialized_params():
+            self.weight.materialize((self.out_features, x.shape[-1]))
+            self.in_features = x.shape[-1]
+            self.reset_parameters()
+        self.in_features = self.weight.shape[-1]
+
+    def linear_predictor(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """As in `GLMHead`; the first call, by `loss` or `distribution` as by `forward`, makes the parameters."""
+        self._infer_parameters(self, (x, offset))
+        return self.linear_predictor(x, offset)  # of the GLMHead this has become
+
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> Renewable:
+        """As in `GLMHead`, taking the number of columns from the first minibatch."""
+        from torchglm.inputs import minibatch, unpacked
+
+        first, response, given = unpacked(x, y, per_row)
+        rows = minibatch(first, response, self.family, self.link, self.bias is not None, **given)
+        self._infer_parameters(self, (rows.x,))
+        return self.partial_fit(x, y, forgetting=forgetting, **per_row)
+
+    def load(self, result: Result) -> None:
+        """As in `GLMHead`, taking the number of columns from the fit."""
+        self._infer_parameters(self, (result.head.weight,))
+        self.load(result)
+
+
+def _no_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Autocast off where it could be on: there is none on the meta device."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

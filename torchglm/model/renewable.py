@@ -1,0 +1,320 @@
+"""Renewable estimation: a GLM learned from a stream, one minibatch at a time, with no row kept.
+
+model = Renewable("poisson", "log", columns=3)
+for x, y in stream:
+    model.update(x, y)
+model.coef, model.std_err
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.fitting.feasible import feasible
+from torchglm.fitting.irls import irls
+from torchglm.fitting.kernel import edges, fold
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.start import room
+from torchglm.fitting.status import Status
+from torchglm.inference.online_summary import Summary, information_bend, inverted, pearson_slopes
+from torchglm.links import Link
+from torchglm.rows.rows import Rows
+
+MAX_STEPS = 50
+TOL = 1e-12  # of the Newton decrement, as a share of the minibatch's deviance; the last step is taken
+ROUNDING = 1e-8  # a search that can go no further has ended well if its decrement is below this share
+SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
+SHORTEST = 2.0**-40
+PIVOT = 1e-12  # of the scaled information of the first minibatch: below it columns depend on each other
+
+
+class Renewable:
+    """Maximum likelihood for a stream: each minibatch renews the coefficients from a summary of all before it.
+
+    The coefficients `b` after a minibatch with log-likelihood `l` maximise
+    `l(b) - (b - b0)' J (b - b0) / 2`, with `b0` and `J` the coefficients and the information so far; then `J`
+    gains the minibatch's information at `b`. One minibatch is IRLS; for least squares any number of them is, too;
+    else the difference from the fit of all rows vanishes against its standard error as rows come in.
+
+    `columns` counts those of `x`; `intercept` adds one of ones in front. `forgetting` in (0, 1] is what an update
+    leaves of all before it (1: nothing is forgotten), so that about the last `1 / (1 - forgetting)` minibatches
+    speak. The covariance is `phi A^-1 S A^-1`, `A` the expected information (the observed one of a minibatch with
+    `event`) and `S` its sum with squared shares: with no forgetting `phi A^-1`. `phi` is Pearson's, over
+    `count - tr(A^-1 S)`; it is 1 for families without dispersion. What old minibatches left of these is moved to the
+    coefficients of today: Pearson's sum by its quadratic model, `A` and `S` by their linear models where there are at
+    most 64 coefficients (beyond that they stay as they were, which costs a share of order `1 / sqrt(rows)`).
+    Shape parameters (an `alpha`, a power) stay as they are.
+
+    Raises `ValueError` for an unknown family or link, one whose shape is to be estimated, or numbers out of range,
+    `TypeError` for what is no number.
+    Source: Luo & Song (2020), J. R. Statist. Soc. B 82, 69-97.
+    """
+
+    def __init__(
+        self,
+        family: str | Family,
+        link: str | Link | None,
+        columns: int,
+        intercept: bool = True,
+        forgetting: float = 1.0,
+    ) -> None:
+        self.family = families.get(family)
+        self.link = self.family.default_link if link is None else links.get(link)
+        if isinstance(columns, bool) or not isinstance(columns, int):
+            raise TypeError(f"columns must be a whole number, got {columns!r}. It is the number of columns of x.")
+        if columns < 0 or columns + intercept < 1:
+            raise ValueError(f"columns must be at least {1 - intercept}, got {columns}.")
+        if self.family.estimates_shape:
+            raise ValueError(
+                f"the shape of the {self.family.name} family is to be estimated, and a stream cannot be "
+                "read again for that. Give its value."
+            )
+        self.columns, self.intercept = columns, intercept
+        self.forgetting = forgetting
+        self._summary: Summary | None = None
+
+    @property
+    def forgetting(self) -> float:
+        """The share of what is known that an update keeps."""
+        return self._forgetting
+
+    @forgetting.setter
+    def forgetting(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"forgetting must be a number in (0, 1], got {value!r}. 1 forgets nothing.")
+        if not 0 < value <= 1:
+            raise ValueError(f"forgetting must lie in (0, 1], got {value}. 1 forgets nothing.")
+        self._forgetting = float(value)
+
+    @property
+    def summary(self) -> Summary:
+        """What is kept of the rows. Raises `ValueError` before the first minibatch."""
+        if self._summary is None:
+            raise ValueError("No minibatch has come yet. Call update(x, y) first.")
+        return self._summary
+
+    @property
+    def coef(self) -> Tensor:
+        """The coefficients `(p,)`, the intercept first."""
+        return self.summary.coef
+
+    @property
+    def nobs(self) -> int:
+        """The rows of positive weight seen so far (their repeats), 0 before the first minibatch."""
+        return 0 if self._summary is None else int(self._summary.nobs)
+
+    @property
+    def df_resid(self) -> Tensor:
+        """The degrees of freedom of the dispersion: rows less coefficients where nothing is forgotten."""
+        return self.summary.df_resid()
+
+    @property
+    def dispersion(self) -> Tensor:
+        """Pearson's estimate of `phi`, 1 for a family without one; NaN while no degree of freedom is left."""
+        if not self.family.has_dispersion:
+            return torch.ones_like(self.summary.pearson)
+        return self.summary.dispersion()
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance `(p, p)` of the coefficients."""
+        inverse = self.summary.inverse()
+        return self.dispersion * inverse @ self.summary.spread @ inverse
+
+    @property
+    def std_err(self) -> Tensor:
+        """The standard errors `(p,)` of the coefficients."""
+        return self.covariance.diagonal().sqrt()
+
+    @torch.no_grad()
+    def update(
+        self,
+        x: Any,
+        y: Any = None,
+        weight: Any = None,
+        offset: Any = None,
+        trials: Any = None,
+        event: Any = None,
+        exposure: Any = None,
+        freq: Any = None,
+    ) -> Renewable:
+        """Learn from one more minibatch: `x` (n, columns), the others `(n,)`, as in `torchglm.fit`.
+
+        `weight` are prior weights, `freq` repeats; `event` is 1 for a time seen and 0 for a censored one, `exposure` an
+        offset of its logarithm. A `GLMBatch`, a dict of these names or a tuple `(x, y, weight, offset, trials, event)`
+        may come as the one argument. Returns itself. Rows of weight zero are no rows, and a minibatch of them alone is
+        none. Raises `ValueError` or `TypeError` for data that do not fit, are not finite or lie outside the support,
+        and for a first minibatch with no regular maximum (too few rows, dependent columns, separation); nothing
+        has changed then, and the rows can be offered again together with later ones.
+        """
+        from torchglm.inputs import minibatch, unpacked
+
+        x, y, per_row = unpacked(
+            x,
+            y,
+            {"weight": weight, "offset": offset, "trials": trials, "event": event, "exposure": exposure, "freq": freq},
+        )
+        rows = minibatch(x, y, self.family, self.link, self.intercept, **per_row)
+        if rows.x.shape[-1] != self.columns:
+            raise ValueError(
+                f"x has {rows.x.shape[-1]} columns, this stream {self.columns}. Pass the same columns in "
+                "every minibatch."
+            )
+        used = rows.weight[0] > 0
+        if not bool(used.any()):
+            return self
+        rows = rows if bool(used.all()) else rows.at(used)
+        old = None if self._summary is None else self._summary.faded(self.forgetting)
+        coef = self._first(rows) if old is None else self._renewed(rows, old)
+        self._summary = self._gained(rows, old, coef, per_row.get("event") is not None)
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The summary as tensors by name, to save; empty before the first minibatch."""
+        if self._summary is None:
+            return {}
+        return {f.name: getattr(self._summary, f.name).clone() for f in fields(Summary)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved summary. Raises `ValueError` where it is not one of these columns, `TypeError` for another
+        kind of thing."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"the state must be a dict as state_dict() returns it, got {type(state).__name__}.")
+        strange = [f"{k!r}: {type(value).__name__}" for k, value in state.items() if not isinstance(value, Tensor)]
+        if strange:
+            raise TypeError(f"the state must hold tensors, got {', '.join(strange)}. Pass what state_dict() returned.")
+        p = self.columns + self.intercept
+        shapes = Summary.shapes(p)
+        given = {name: tuple(value.shape) for name, value in state.items()}
+        if given and given != shapes:
+            raise ValueError(
+                f"the state holds {given}, a stream of {p} coefficients {shapes}. Load it into a "
+                "Renewable of the same columns and intercept."
+            )
+        self._summary = (
+            Summary(**{name: value.to(torch.float64, copy=True) for name, value in state.items()}) if given else None
+        )
+
+    def __repr__(self) -> str:
+        return f"Renewable({self.family.name}, {self.link.name}, columns={self.columns}, nobs={self.nobs})"
+
+    # one minibatch ---------------------------------------------------------------------------------------
+
+    def _moments(self, rows: Rows, coef: Tensor, observed: bool, report: bool = False) -> Moments:
+        at = coef.unsqueeze(0)
+        point = Point(
+            at, observed and not self.family.is_canonical(self.link), before=at if report else None, census=True
+        )
+        return fold([rows], point, self.family, self.link, 1, rows.columns, rows.y.device)
+
+    def _first(self, rows: Rows) -> Tensor:
+        """The coefficients of the first minibatch, by IRLS."""
+        found = irls(rows, self.family, self.link)
+        status = Status(int(found.status[0]))
+        if status != Status.CONVERGED or not bool(found.keep.all()):
+            why = str(status.explanation) if status != Status.CONVERGED else "Columns depend on each other in it."
+            raise ValueError(
+                f"the first minibatch ({rows.y.shape[-1]} rows for {rows.columns} coefficients) has no "
+                f"regular maximum. {why} Join it with later ones."
+            )
+        return found.coef[0]
+
+    def _renewed(self, rows: Rows, old: Summary) -> Tensor:
+        """The coefficients that maximise the minibatch's likelihood and the quadratic model of all before it."""
+        here, coef = self._start(rows, old)
+        value = _objective(here, coef, old)
+        for _ in range(MAX_STEPS):
+            delta, decrement = self._direction(rows, here, coef, old)
+            size, length = value.abs() + 1e-3 * here.weight[0], 1.0
+            while True:
+                trial = coef + length * delta
+                there = self._moments(rows, trial, True)
+                new = _objective(there, trial, old)
+                if bool(there.valid.all()) and bool(new <= value + SLACK * size):
+                    break
+                length /= 2
+                if length < SHORTEST:
+                    if bool(decrement <= ROUNDING * size):
+                        return coef
+                    raise ValueError(
+                        "no step raises the likelihood of this minibatch given what was learned before. "
+                        "Look for rows of another kind in it, or scale the columns."
+                    )
+            if length == 1.0 and bool(decrement <= TOL * size):
+                return trial
+            coef, here, value = trial, there, new
+        raise ValueError(
+            f"{MAX_STEPS} Newton steps did not reach the maximum of this minibatch. Scale the columns, or "
+            "check that link and family suit the response."
+        )
+
+    def _start(self, rows: Rows, old: Summary) -> tuple[Moments, Tensor]:
+        """The old coefficients, or near them some that give every row of the minibatch a valid mean."""
+        here, ends = self._moments(rows, old.coef, True), edges(self.family, self.link)
+        if bool(here.valid.all()):
+            return here, old.coef
+        level = here.response / here.weight
+        size = room(level, self.family, self.link, ends)
+        coef = feasible(
+            [rows], old.coef.unsqueeze(0), torch.ones_like(old.coef, dtype=torch.bool).unsqueeze(0), ends, size
+        )[0]
+        here = self._moments(rows, coef, True)
+        if not bool(here.valid.all()):
+            raise ValueError(
+                "no coefficients near those learned before give every row of this minibatch a mean in "
+                f"the range of the {self.family.name} family. A log link has no such edge."
+            )
+        return here, coef
+
+    def _direction(self, rows: Rows, here: Moments, coef: Tensor, old: Summary) -> tuple[Tensor, Tensor]:
+        """Newton's step, with the expected information where the observed one is not positive definite."""
+        score = here.score - (old.curvature @ (coef - old.coef)).unsqueeze(0)
+        inverse = inverted(here.gram[0] + old.curvature)
+        if not bool(inverse.positive.all()):
+            inverse = inverted(self._moments(rows, coef, False).gram[0] + old.curvature)
+        delta = inverse.solve(score)
+        return delta[0], (score * delta).sum()
+
+    def _gained(self, rows: Rows, old: Summary | None, coef: Tensor, censored: bool) -> Summary:
+        """The summary with a minibatch added at its coefficients, the observed information throughout if `censored`."""
+        last = self._moments(rows, coef, False, report=True)
+        expected, count = last.gram[0], last.count[0]
+        observed = expected if self.family.is_canonical(self.link) else self._moments(rows, coef, True).gram[0]
+        if old is None:
+            self._check_rank(expected)
+        old = Summary.of_nothing(coef) if old is None else old.moved(coef)
+        if not bool(inverted(old.curvature + observed).positive.all()):
+            observed = expected
+        censored = censored and bool(inverted(old.information + observed).positive.all())
+        gain = observed if censored else expected
+        new = replace(
+            old,
+            curvature=old.curvature + observed,
+            information=old.information + gain,
+            spread=old.spread + gain,
+            count=old.count + count,
+            nobs=old.nobs + count,
+        )
+        if self.family.has_dispersion:
+            new = replace(new, pearson=old.pearson + last.pearson[0])
+            slope, bow = pearson_slopes(rows, new, self.family, self.link)
+            new = replace(new, pearson_slope=old.pearson_slope + slope, pearson_curvature=old.pearson_curvature + bow)
+        bend = information_bend(rows, new, self.family, self.link, censored)
+        return replace(new, bend=old.bend + bend, spread_bend=old.spread_bend + bend)
+
+    @staticmethod
+    def _check_rank(information: Tensor) -> None:
+        if not bool(inverted(information).pivot > PIVOT):
+            raise ValueError("columns of the first minibatch depend on each other nearly. Join it with later ones.")
+
+
+def _objective(here: Moments, coef: Tensor, old: Summary) -> Tensor:
+    away = coef - old.coef
+    return here.objective[0] + away @ old.curvature @ away / 2

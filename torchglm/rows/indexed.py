@@ -1,0 +1,243 @@
+"""Index columns: factors whose coefficients are looked up instead of multiplied.
+
+A factor of `L` levels is `L` columns of zeros with at most one 1 in each row. Kept as the place of that 1 it takes four
+bytes a row; `x coef` is then a look-up, `x' r` a sum by level and `x' W x` a table of sums by pairs of levels: work for
+each row that does not grow with the levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from torchglm.rows import bordered
+
+
+@dataclass(frozen=True)
+class Index:
+    """Columns `columns` of a design with at most one entry in each row: `value` (n,), or 1 where None.
+
+    `codes` (n,) int32 says in which of the `count` columns; `count` itself is a row without an entry.
+    """
+
+    codes: Tensor
+    columns: slice
+    count: int
+    value: Tensor | None = None
+
+    def at(self, rows: Tensor | slice) -> Index:
+        """The columns on some of the rows."""
+        return replace(self, codes=self.codes[rows], value=None if self.value is None else self.value[rows])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Index:
+        """The columns on a device, the values in a dtype."""
+        value = None if self.value is None else self.value.to(device, dtype)
+        return replace(self, codes=self.codes.to(device), value=value)
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """Values `(*K, n)` times the entries of the rows."""
+        return values if self.value is None else values * self.value.to(values.dtype)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """(*K, count) the sums of values `(*K, n)` over the rows of each code."""
+        return tally(self.codes.long(), values, self.count + 1)[..., :-1]
+
+    def spread(self, table: Tensor) -> Tensor:
+        """(*K, n) for each row the entry of `table` (*K, count) under its code, 0 where it has none."""
+        return pad(table, (0, 1)).index_select(-1, self.codes)
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """Where the columns of a design `(n, width)` are: `places` (q,) of those held as numbers, and index columns.
+
+    The numbers `x` (n, q) themselves are an argument of every method; results are over all columns, in their order.
+    """
+
+    places: Tensor
+    indices: tuple[Index, ...]
+    width: int
+    bordered: bool = True  # may the Gram be kept as border and diagonal (see `arrow`)?
+
+    @property
+    def large(self) -> Index | None:
+        """The factor whose levels are most of the columns, where it has very many and the Gram may be bordered."""
+        if not self.bordered or not self.indices:
+            return None
+        most = max(self.indices, key=lambda index: index.count)
+        fits = most.count >= bordered.MANY and 2 * most.count >= self.width and (most.columns.step or 1) == 1
+        return most if fits else None
+
+    @property
+    def band(self) -> int:
+        """The columns of a Gram as it is kept: all, or those beside the large factor and its diagonal."""
+        return self.width if self.large is None else self.width - self.large.count + 1
+
+    def at(self, rows: Tensor | slice) -> Indexed:
+        """The design of some of the rows."""
+        return replace(self, indices=tuple(index.at(rows) for index in self.indices))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Indexed:
+        """The design on a device, its numbers in a dtype."""
+        return replace(
+            self, places=self.places.to(device), indices=tuple(index.to(device, dtype) for index in self.indices)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes and values."""
+        return sum(index.codes.nbytes + (0 if index.value is None else index.value.nbytes) for index in self.indices)
+
+    def stacked(self, others: list[Indexed]) -> Indexed:
+        """These rows with those of others of the same design below them."""
+        parts = [self, *others]
+        indices = []
+        for k, index in enumerate(self.indices):
+            values = [value for part in parts if (value := part.indices[k].value) is not None]
+            indices.append(
+                replace(
+                    index,
+                    codes=torch.cat([part.indices[k].codes for part in parts]),
+                    value=torch.cat(values) if values else None,
+                )
+            )
+        return replace(self, indices=tuple(indices))
+
+    def select(self, x: Tensor, columns: Tensor) -> tuple[Tensor, Indexed | None]:
+        """The design of some columns, in that order: index columns that are then not evenly spaced are written out."""
+        new = columns.new_full((self.width,), -1)
+        new[columns] = torch.arange(len(columns), device=columns.device)
+        indices, own = [], [new[self.places]]
+        parts = [x]
+        for index in self.indices:
+            places = new[index.columns]
+            steps = places.diff().unique()
+            if bool((places >= 0).all()) and len(steps) <= 1 and bool((steps > 0).all()):
+                step = int(steps[0]) if len(steps) else 1
+                indices.append(replace(index, columns=slice(int(places[0]), int(places[-1]) + 1, step)))
+                continue
+            parts.append(Indexed(new[:0], (replace(index, columns=slice(index.count)),), index.count).whole(x[:, :0]))
+            own.append(places)
+        place = torch.cat(own)
+        held, place = torch.cat(parts, -1)[:, place >= 0], place[place >= 0]
+        if indices:
+            return held, Indexed(place, tuple(indices), len(columns))
+        return held[:, place.argsort()], None
+
+    def whole(self, x: Tensor) -> Tensor:
+        """(n, width) all columns written out."""
+        out = x.new_zeros(x.shape[0], self.width)
+        out[:, self.places] = x
+        for index in self.indices:
+            columns = out[:, index.columns]
+            rows = (index.codes < index.count).nonzero()[:, 0]
+            columns[rows, index.codes[rows].long()] = x.new_ones(()) if index.value is None else index.value[rows].to(x)
+        return out
+
+    def terms(self, x: Tensor, coef: Tensor) -> Iterator[Tensor]:
+        """The terms `(B, n)` that the product with `coef` (B, width) sums: a column or a look-up each."""
+        for k, place in enumerate(self.places.tolist()):
+            yield x[:, k].to(coef.dtype) * coef[:, place : place + 1]
+        for index in self.indices:
+            yield index.weighted(index.spread(coef[:, index.columns]))
+
+    def times(self, x: Tensor, coef: Tensor) -> Tensor:
+        """The design times `coef` (B, width): (B, n)."""
+        total = coef[:, self.places] @ x.to(coef.dtype).mT
+        for index in self.indices:
+            total += index.weighted(index.spread(coef[:, index.columns]))
+        return total
+
+    def project(self, x: Tensor, values: Tensor) -> Tensor:
+        """The transposed design times values `(B, n)`: (B, width)."""
+        out = values.new_zeros(values.shape[0], self.width)
+        out[:, self.places] = values @ x
+        for index in self.indices:
+            out[:, index.columns] = index.sums(index.weighted(values))
+        return out
+
+    def gram(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The design's `x' diag(weight) x`, (B, width, band), for weights `(B, n)`; see `arrow`."""
+        if self.large is not None:
+            return self._bordered(self.large, x, weight)
+        out = weight.new_zeros(weight.shape[0], self.width, self.width)
+        across = x.mT.contiguous() * weight.unsqueeze(-2)  # (B, q, n)
+        out[:, self.places.unsqueeze(-1), self.places] = across @ x
+        for index in self.indices:
+            values = index.weighted(weight)
+            diagonal = out.diagonal(dim1=-2, dim2=-1)[:, index.columns]
+            diagonal.copy_(index.sums(index.weighted(values)))
+            sides = index.sums(index.weighted(across))
+            out[:, self.places, index.columns] = sides
+            out[:, index.columns, self.places] = sides.mT
+        for first, second in combinations(self.indices, 2):
+            values = second.weighted(first.weighted(weight))
+            table = tally(_pairs(first, second), values, (first.count + 1) * (second.count + 1))
+            inner = table.view(-1, first.count + 1, second.count + 1)[:, :-1, :-1]
+            out[:, first.columns, second.columns] = inner
+            out[:, second.columns, first.columns] = inner.mT
+        return out
+
+    def _bordered(self, large: Index, x: Tensor, weight: Tensor) -> Tensor:
+        """The Gram with the levels of one factor on a diagonal of their own."""
+        first, after = large.columns.start, large.columns.start + large.count
+        beside = self._without(large)
+        out = weight.new_zeros(weight.shape[0], self.width, beside.width + 1)
+        corner = beside.gram(x, weight)
+        out[:, :first, :-1], out[:, after:, :-1] = corner[:, :first], corner[:, first:]
+        out[:, :first, -1] = out[:, after:, -1] = -1.0  # not of the factor
+        values, levels = large.weighted(weight), out[:, first:after]
+        levels[..., -1] = large.sums(large.weighted(values))
+        levels[..., beside.places] = large.sums(x.mT.contiguous() * values.unsqueeze(-2)).mT
+        for index in beside.indices:
+            table = tally(_pairs(large, index), index.weighted(values), (large.count + 1) * (index.count + 1))
+            levels[..., index.columns] = table.view(-1, large.count + 1, index.count + 1)[:, :-1, :-1]
+        return out
+
+    def _without(self, large: Index) -> Indexed:
+        """The design without the columns of one factor."""
+        first, count = large.columns.start, large.count
+
+        def moved(columns: slice) -> slice:
+            back = count if columns.start > first else 0
+            return slice(columns.start - back, columns.stop - back, columns.step)
+
+        indices = tuple(replace(index, columns=moved(index.columns)) for index in self.indices if index is not large)
+        places = self.places - count * (self.places > first)
+        return Indexed(places, indices, self.width - count, False)
+
+    def quadratic(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """`x' A x` of every row, (B, n), for symmetric matrices `(B, width, width)`."""
+        total = ((x @ matrix[:, self.places.unsqueeze(-1), self.places]) * x).sum(-1)
+        for index in self.indices:
+            own = matrix.diagonal(dim1=-2, dim2=-1)[:, index.columns]
+            sides = index.spread(matrix[:, self.places, index.columns])  # (B, q, n)
+            total += index.weighted(index.weighted(index.spread(own)) + 2 * (sides * x.mT).sum(-2))
+        for first, second in combinations(self.indices, 2):
+            table = pad(matrix[:, first.columns, second.columns], (0, 1, 0, 1)).flatten(1)
+            total += 2 * second.weighted(first.weighted(table.index_select(1, _pairs(first, second))))
+        return total
+
+    def length(self, x: Tensor, root: Tensor) -> Tensor:
+        """`x' V V' x + x' diag(e) x` of every row, (B, n), for roots `[V, e]` (B, width, q + 1) of an inverse."""
+        border, own = root[..., :-1].mT, root[..., -1]
+        total = self.times(x, border.reshape(-1, self.width)).view(*border.shape[:2], -1).square().sum(1)
+        for index in self.indices:
+            total += index.weighted(index.weighted(index.spread(own[:, index.columns])))
+        return total + own[:, self.places] @ x.square().mT
+
+
+def tally(codes: Tensor, values: Tensor, bins: int) -> Tensor:
+    """(*K, bins) the sums of `values` (*K, n) over equal codes `(n,)`."""
+    total = values.new_zeros(*values.shape[:-1], bins)
+    return total.scatter_add_(-1, codes.expand_as(values), values)
+
+
+def _pairs(first: Index, second: Index) -> Tensor:
+    """(n,) the places of the rows in the table of all pairs of their columns."""
+    return first.codes.long() * (second.count + 1) + second.codes

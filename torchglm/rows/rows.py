@@ -1,0 +1,190 @@
+"""Rows: the one thing that data and mathematics share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torchglm.rows.indexed import Indexed
+
+# A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
+BLOCK = 1 << 18
+INDEXED_BLOCK = 1 << 15  # rows of a block with index columns
+PIECE = 1 << 18  # numbers of the design of a piece of rows; with 16 times as many inference takes twice as long
+ROOM = 1 << 25  # the same with index columns, where Grams between them cost more than rows
+
+
+class Rows(NamedTuple):
+    """A chunk of observations of one model, or of `B` models at once.
+
+    `x` is `(n, p)`, shared by all models, or `(B, n, p)`; the others are `(B, n)`. `weight` is the whole weight
+    of a row (prior weights times trials times repeats; 0 drops the row); `repeats` the part of it that
+    repeats the row (None: 1). `y` is encoded by the family. With `intercept` the design has a column of ones in
+    front of `x`; it is made block by block and never copied whole. With `indexed` the design has index columns, `x`
+    (n, q) holds the others, and there is no such intercept.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    offset: Tensor
+    repeats: Tensor | None = None
+    intercept: bool = False
+    indexed: Indexed | None = None
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of the design, the intercept among them."""
+        return self.x.shape[-1] + int(self.intercept) if self.indexed is None else self.indexed.width
+
+    @property
+    def band(self) -> int:
+        """The columns of the Gram as it is kept."""
+        return self.columns if self.indexed is None else self.indexed.band
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rows take."""
+        held = [self.x, self.y, self.weight, self.offset] + ([] if self.repeats is None else [self.repeats])
+        return sum(part.nbytes for part in held) + (0 if self.indexed is None else self.indexed.nbytes)
+
+    @property
+    def shared(self) -> bool:
+        """True where one design serves all models."""
+        return self.x.dim() == 2
+
+    def take(self, models: Tensor | slice) -> Rows:
+        """The rows of some of the models."""
+        x = self.x if self.shared else self.x[models]
+        repeats = None if self.repeats is None else self.repeats[models]
+        y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
+        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed)
+
+    def between(self, start: int, stop: int) -> Rows:
+        """The rows from `start` to `stop` of every model."""
+        return self.at(slice(start, stop))
+
+    def at(self, rows: slice | Tensor) -> Rows:
+        """Some of the rows of every model."""
+        repeats = None if self.repeats is None else self.repeats[:, rows]
+        indexed = None if self.indexed is None else self.indexed.at(rows)
+        return Rows(
+            self.x[..., rows, :],
+            self.y[:, rows],
+            self.weight[:, rows],
+            self.offset[:, rows],
+            repeats,
+            self.intercept,
+            indexed,
+        )
+
+    def pieces(self, columns: int = 0) -> Iterator[Rows]:
+        """These rows in pieces whose design may be written out, with so many `columns` instead of its own if given."""
+        models, n = self.y.shape
+        columns = max(1, columns or self.columns)
+        step = PIECE // (columns if self.shared else columns * models) if self.indexed is None else ROOM // columns
+        step = max(256, step)
+        return (self.between(start, start + step) for start in range(0, max(n, 1), step))
+
+    def blocks(self) -> Iterator[tuple[slice, Rows]]:
+        """Blocks that fit a cache, each with the models it belongs to."""
+        models, n = self.y.shape
+        p = max(1, self.columns)
+        if self.indexed is not None:
+            # so that the Grams of the blocks are not the most of the work
+            most = max(INDEXED_BLOCK, p * self.indexed.band // 4)
+            count = -(-n // most)
+            step = -(-n // (count + -count % 4)) if count > 1 else max(n, 1)  # as many for each thread
+            for start in range(0, n, step):
+                yield slice(0, models), self.between(start, min(n, start + step))
+            return
+        if self.shared:
+            step = max(256, 2 * BLOCK // p if models == 1 else BLOCK // (p * (p + 1) // 2 + models))
+            for start in range(0, n, step):
+                yield slice(0, models), self.between(start, min(n, start + step))
+            return
+        group = max(1, BLOCK // max(1, n * p))
+        step = n if group > 1 else max(256, BLOCK // p)
+        for first in range(0, models, group):
+            chosen = slice(first, min(models, first + group))
+            part = self.take(chosen)
+            for start in range(0, max(n, 1), max(step, 1)):
+                yield chosen, part.between(start, min(n, start + step))
+
+
+def _members(value: Tensor, models: Tensor | slice) -> Tensor:
+    """Those of some models; a number that stands for all of them is not written out."""
+    if isinstance(models, slice) or any(value.stride()):
+        return value[models]
+    return value[:1].expand(models.shape[0], -1)
+
+
+def is_all(value: Tensor, number: float) -> bool:
+    """True where a tensor `(B, n)` on a CPU is one number expanded, and that number: known without a look at all."""
+    if any(value.stride()) or value.is_cuda or not value.numel():
+        return False
+    return bool(value.as_strided((), ()).item() == number)
+
+
+class WithoutColumns:
+    """A source whose design is the intercept alone, or nothing."""
+
+    def __init__(self, source: Iterable[Rows], intercept: bool) -> None:
+        self.source, self.intercept = source, intercept
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (without_columns(rows)._replace(intercept=self.intercept) for rows in self.source)
+
+
+class InPairs:
+    """A source whose Grams are kept with all pairs of columns, however many levels a factor has."""
+
+    def __init__(self, source: Iterable[Rows]) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (
+            rows if rows.indexed is None else rows._replace(indexed=replace(rows.indexed, bordered=False))
+            for rows in self.source
+        )
+
+
+def without_columns(rows: Rows) -> Rows:
+    """The same rows with an empty design."""
+    return rows._replace(x=rows.x[..., :0].clone(), intercept=False, indexed=None)  # no view of the whole
+
+
+def to_float64(rows: Rows) -> Rows:
+    """The same rows in the precision of all sums."""
+    wanted = torch.float64
+    if rows.x.dtype == rows.y.dtype == rows.weight.dtype == rows.offset.dtype == wanted:
+        return rows
+    return rows._replace(
+        x=rows.x.to(wanted), y=rows.y.to(wanted), weight=rows.weight.to(wanted), offset=rows.offset.to(wanted)
+    )
+
+
+def whole(rows: Rows) -> Tensor:
+    """The design with its intercept, all columns written out."""
+    if rows.indexed is not None:
+        return rows.indexed.whole(rows.x)
+    return torch.cat([rows.x.new_ones(*rows.x.shape[:-1], 1), rows.x], -1) if rows.intercept else rows.x
+
+
+def wide(rows: Rows) -> Rows:
+    """The same rows in float64, with the whole design in `x`."""
+    rows = to_float64(rows)
+    return rows._replace(x=whole(rows), intercept=False, indexed=None)
+
+
+def select(rows: Rows, columns: Tensor) -> Rows:
+    """The same rows with some of the columns of their design, in that order."""
+    if rows.indexed is None:
+        rows = wide(rows)
+        return rows._replace(x=rows.x[..., columns])
+    x, indexed = rows.indexed.select(rows.x, columns)
+    return rows._replace(x=x, indexed=indexed)

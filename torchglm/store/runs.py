@@ -1,0 +1,153 @@
+"""The run folder: everything a fit leaves behind, complete or not at all.
+
+    config.yaml         the resolved config
+    result.json         the fit, with tensors.pt: what `torchglm.load` reads, without pickle
+    coefficients.csv    the coefficient table at full precision
+    summary.json        every quantity of the summary      summary.txt   the summary as printed
+    report.html         one self-contained page with plots
+    log.txt             what happened when
+
+While a fit goes on, `checkpoint.pt` stands there, from which it can be resumed (see `checkpoints`), beside `last.ckpt`
+where it is a training by minibatch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchglm.model.result import Result
+
+MARK = "result.json"
+FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html", "log.txt")
+CHECKPOINT = "checkpoint.pt"
+TRAINING = "last.ckpt"
+OWN = {*FILES, CHECKPOINT, TRAINING, f".{CHECKPOINT}.part", f".{TRAINING}.part"}
+ROOM = 16 << 20  # bytes that a run folder may well take
+OLD = 24 * 3600  # seconds
+
+
+def check_target(path: str | Path) -> Path:
+    """The run folder to write, found fit to be written: absent, empty, or an earlier run, finished or not.
+
+    Raises ValueError where something else is there, nothing may be written, or the disk is full.
+    """
+    target = Path(path).expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"output_dir {path} is a file. Name a folder.")
+    _restore(target)
+    inside = [file.name for file in target.iterdir()] if target.is_dir() else []
+    foreign = sorted(set(inside) - OWN)
+    if foreign and not (target / MARK).is_file():
+        raise ValueError(
+            f"output_dir {path} holds {foreign[0]!r} and no run, so it is left alone. "
+            "Name a new folder, or that of an earlier run."
+        )
+    parent = next(folder for folder in target.parents if folder.exists())
+    for place in (parent, target) if target.is_dir() else (parent,):
+        if not place.is_dir() or not os.access(place, os.W_OK):
+            raise ValueError(f"output_dir {path} cannot be written: no permission in {place}.")
+    free = shutil.disk_usage(parent).free
+    if free < ROOM:
+        raise ValueError(
+            f"output_dir {path} has no room: {free >> 20} MiB are free in {parent}, and a run may take "
+            f"{ROOM >> 20} MiB. Free some, or name a folder on another disk."
+        )
+    try:
+        with tempfile.TemporaryFile(dir=parent) as probe:  # a quota, or a disk that only looks writable
+            probe.write(bytes(1 << 16))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise ValueError(f"output_dir {path} cannot be written: {error.strerror} in {parent}.") from None
+    return target
+
+
+def _restore(target: Path) -> None:
+    """Put back what a process that was killed between two renames had moved aside."""
+    moved = sorted(target.parent.glob(f".{target.name}.old-*")) if target.parent.is_dir() else []
+    if moved and not target.exists():
+        moved[-1].rename(target)
+
+
+def _clear(target: Path) -> None:
+    """Remove drafts of processes that were killed: a draft is written in minutes."""
+    for left in target.parent.glob(f".{target.name}.draft-*"):
+        if time.time() - left.stat().st_mtime > OLD:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def draft(path: str | Path) -> Iterator[Path]:
+    """A hidden folder beside `path` to write into, which takes its place at the end, or vanishes on failure.
+
+    Files in an earlier run that are none of its own (predictions, notes) are kept.
+    """
+    target = check_target(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear(target)
+    made = target.with_name(f".{target.name}.draft-{os.getpid()}")
+    made.mkdir()
+    try:
+        yield made
+        _replace(target, made)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _replace(target: Path, made: Path) -> None:
+    """Put `made` where `target` is, by renames; what is not ours in `target` moves along."""
+    if not target.exists():
+        made.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    target.rename(old)
+    try:
+        made.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    for file in old.iterdir():
+        if file.name not in OWN:
+            file.rename(target / file.name)
+    shutil.rmtree(old)
+
+
+def write(result: Result, path: str | Path, config: str = "", log: str = "") -> Path:
+    """Write the run folder of a fit, with its config (YAML) and log; returns the folder.
+
+    Raises ValueError where `check_target` does.
+    """
+    from torchglm.report.page import write_page
+
+    with draft(path) as folder:
+        summary = result.summary()
+        result.save(folder)
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        summary.to_frame().to_csv(folder / "coefficients.csv")
+        facts = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / "summary.json").write_text(facts + "\n", encoding="utf-8")
+        (folder / "summary.txt").write_text(summary.to_text() + "\n", encoding="utf-8")
+        write_page(result, folder / "report.html", config=config or None)
+        (folder / "log.txt").write_text(log, encoding="utf-8")
+    return Path(path)
+
+
+def open_run(path: str | Path) -> Path:
+    """The folder of a run. Raises ValueError where there is none."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"There is no run folder {path}. Make one with: torchglm fit CONFIG.yaml")
+    if not (folder / MARK).is_file() and (folder / CHECKPOINT).is_file():
+        raise ValueError(f"The fit in {path} is not finished. Go on with: torchglm fit CONFIG.yaml --resume {path}")
+    if not (folder / MARK).is_file():
+        raise ValueError(f"{path} is not a run folder: it holds no {MARK}. Give the output_dir of a fit.")
+    return folder

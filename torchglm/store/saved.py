@@ -1,0 +1,27 @@
+"""What was saved, by its path, whatever it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from torchglm.model import storage
+
+
+def load(path: Any, model: nn.Module | None = None) -> Any:
+    """What was saved at `path`: a `Result` in its folder (`Result.save`), a `LitGLM` in a checkpoint of Lightning.
+
+    Loading runs no code of the file and needs no row of data. The checkpoint of a head alone says what the head is;
+    that of a network needs `model`, a module of the same shape, which gets its weights. Tensors come to the CPU.
+    Raises `ValueError` where nothing whole of either kind is there.
+    """
+    place = Path(path)
+    if place.suffix != ".ckpt":
+        if model is not None:
+            raise ValueError(f"model= goes with a checkpoint of Lightning (.ckpt); {place} has none.")
+        return storage.load(place)
+    from torchglm.training.kept import load_checkpoint
+
+    return load_checkpoint(place, model)

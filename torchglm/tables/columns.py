@@ -1,0 +1,181 @@
+"""Tables: whatever holds columns (pandas, polars, Arrow, a dict of arrays) as one Arrow table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def as_table(data: Any, columns: Sequence[str] | None = None) -> pa.Table:
+    """The columns of `data` as a `pyarrow.Table`, without copying where the source allows it.
+
+    Takes a pandas or polars DataFrame, an Arrow table, record batch or reader, anything with
+    `__arrow_c_stream__`, or a mapping from names to one-dimensional arrays or tensors. `columns` picks and
+    orders; the others are never converted (of none, the first is kept, to count the rows). NaN in floats
+    and null both count as missing further on.
+
+    Raises TypeError for anything else, ValueError for unknown columns, ragged arrays or mixed types.
+    """
+    import pyarrow as pa
+
+    names = names_of(data)
+    if columns is not None:
+        check_columns(columns, names)
+    wanted = list(names if columns is None else dict.fromkeys(columns)) or names[:1]
+    if len(set(names)) != len(names):
+        twice = sorted({str(name) for name in names if list(names).count(name) > 1})
+        raise ValueError(f"Column names must be unique; got {', '.join(map(repr, twice))} more than once.")
+    if isinstance(data, Mapping):
+        return _from_mapping({name: data[name] for name in wanted})
+    if isinstance(data, (pa.Table, pa.RecordBatch)):
+        table = data if isinstance(data, pa.Table) else pa.Table.from_batches([data])
+        return plain_strings(table.select(wanted))
+    root = type(data).__module__.split(".")[0]
+    if root == "pandas":
+        return _from_pandas(data[wanted])
+    if root == "polars":
+        return _from_polars(data, wanted)
+    return plain_strings(pa.table(data).select(wanted))
+
+
+def check_columns(wanted: Iterable[str], names: Iterable[str], where: str = "the data") -> None:
+    """Raise ValueError that names every wanted column `names` lacks, each with its nearest match."""
+    known = [str(name) for name in names]
+    absent = [name for name in dict.fromkeys(wanted) if name not in set(known)]
+    if not absent:
+        return
+    listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    hints = [repr(name) + _hint(name, known) for name in absent]
+    raise ValueError(f"No column {', '.join(hints)} in {where}. It has: {listed}.")
+
+
+def numbers(table: pa.Table, name: str) -> torch.Tensor:
+    """One column as a float64 tensor `(n,)`; booleans become 0 and 1, null becomes NaN.
+
+    Raises ValueError where the column is absent or holds no numbers.
+    """
+    check_columns([name], table.column_names)
+    values = column_values(table.column(name))
+    if values.dtype == object:
+        raise ValueError(f"Column {name!r} must hold numbers, got {table.column(name).type}.")
+    return torch.from_numpy(np.array(values, dtype=np.float64))
+
+
+def column_values(column: pa.ChunkedArray) -> np.ndarray:
+    """An Arrow column as a NumPy array `(n,)`: numbers as float64, booleans as bool, other types as objects.
+
+    Null becomes NaN in numbers and False in booleans; look for it first where it matters.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_boolean(column.type):
+        return pc.fill_null(column, False).to_numpy()
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        values = column.to_numpy() if column.num_chunks else np.empty(0)
+        return np.ascontiguousarray(values, dtype=np.float64)
+    if pa.types.is_decimal(column.type):
+        return column.cast(pa.float64()).to_numpy()
+    return column.to_numpy().astype(object)
+
+
+def type_name(kind: pa.DataType, exact: bool = True) -> str:
+    """An Arrow type by a name to read a column with: a dictionary goes by the type of its values, and a
+    number that need not be `exact` (it is no category) as a double, so that a later 3.5 is read, too."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return type_name(kind.value_type)
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return "double" if number and not exact else str(kind)
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = get_close_matches(name, known, n=1) or [k for k in known if k.lower() == name.lower()]
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def names_of(data: Any) -> list[str]:
+    """The column names of any table we read, or TypeError that lists what we read."""
+    if isinstance(data, Mapping):
+        return list(data)
+    if hasattr(data, "column_names"):  # an Arrow table
+        return list(data.column_names)
+    if hasattr(data, "collect_schema"):  # polars, lazy or not
+        return list(data.collect_schema().names())
+    if hasattr(data, "columns") and not callable(data.columns):  # pandas
+        names = list(data.columns)
+        wrong = [name for name in names if not isinstance(name, str)]
+        if wrong:
+            raise ValueError(f"Column names must be strings, got {wrong[0]!r}. Rename the columns first.")
+        return names
+    if hasattr(data, "schema") and hasattr(data.schema, "names"):  # batches and readers
+        return list(data.schema.names)
+    raise TypeError(
+        "data must be a pandas or polars DataFrame, an Arrow table, or a dict of arrays; "
+        f"got {type(data).__name__}. Read a file with torchglm.tables.read_table(path)."
+    )
+
+
+def _from_mapping(data: Mapping[str, Any]) -> pa.Table:
+    import pyarrow as pa
+
+    arrays = {}
+    for name, values in data.items():
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+        if np.ndim(values) != 1:
+            raise ValueError(
+                f"Column {name!r} must be one-dimensional, got shape {np.shape(values)}. "
+                "Give each column of a matrix a name of its own."
+            )
+        try:
+            arrays[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise ValueError(f"Column {name!r} mixes types: {error}") from None
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"Columns must have the same length, got {lengths}.")
+    return plain_strings(pa.table(arrays))
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    import pyarrow as pa
+
+    try:
+        return plain_strings(pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"A column mixes types: {error}. Give it one type first.") from None
+
+
+def _from_polars(frame: Any, columns: list[str]) -> pa.Table:
+    """A polars Categorical has no order of its own, so it becomes text, whose levels sort."""
+    import polars as pl
+    import pyarrow as pa
+
+    frame = frame.lazy().select(columns)
+    loose = [name for name, kind in frame.collect_schema().items() if isinstance(kind, pl.Categorical)]
+    return plain_strings(pa.table(frame.with_columns(pl.col(loose).cast(pl.String)).collect()))
+
+
+def plain_strings(table: pa.Table) -> pa.Table:
+    """String views as plain strings, which every Arrow kernel takes."""
+    import pyarrow as pa
+
+    for i, field in enumerate(table.schema):
+        kind = field.type
+        if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
+            kind = pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
+        elif pa.types.is_string_view(kind):
+            kind = pa.large_string()
+        if kind != field.type:
+            table = table.set_column(i, field.name, table.column(i).cast(kind))
+    return table

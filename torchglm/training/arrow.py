@@ -1,0 +1,257 @@
+"""Batches from Parquet files of any size: row groups are read ahead, turned into tensors whole, and shuffled.
+
+rows = ArrowBatches("claims/*.parquet", ["age", "power"], "claims", exposure="years", shuffle=True)
+trainer.fit(LitGLM(GLMHead(rows.in_features, "poisson")), rows)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from torchglm.design import DesignSpec
+from torchglm.families import Family
+from torchglm.inputs import GLMBatch
+from torchglm.tables.columns import check_columns
+from torchglm.tables.files import PathLike, files
+from torchglm.tables.readahead import read_ahead
+from torchglm.training.batches import generator_of, join, rank_and_world, take, weighted
+from torchglm.training.place import Place
+from torchglm.training.split import HashPart
+from torchglm.training.suitable import check_masses, check_rows
+from torchglm.training.tables import TableRows
+
+PIECE = 1 << 16  # rows read at once
+POOL = 1 << 18  # rows mixed
+
+
+class Group(NamedTuple):
+    """One row group of one file."""
+
+    file: Path
+    number: int
+    rows: int
+
+
+class ArrowBatches(IterableDataset[GLMBatch]):
+    """Batches of the rows of Parquet files at `path` (a file, a glob, a folder, a list), in flat memory.
+
+    `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept
+    is left to the model's bias. `y`, `weight`, `freq` (which multiplies the weight), `offset`, `exposure` (whose
+    logarithm adds to the offset), `trials` and `event` are columns. `shuffle` takes row groups in random order and
+    mixes rows within a pool of `buffer` rows; the order depends on `seed` and the epoch. `part` takes some of the rows
+    by their hash.
+
+    Row groups are dealt to ranks and DataLoader workers (`DataLoader(batches, batch_size=None)`; usually none
+    is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
+    of `missing="drop"` leaves rows out, some are repeated with weight 0. `len` is that without workers.
+    Raises `ValueError` for unknown columns, fewer row groups than ranks times workers, and while iterating
+    for a missing value, an unreadable row group, a weight below zero and (once a `LitGLM` or `fit_sgd` trains
+    on them) a response outside the support, naming file and row group.
+    """
+
+    def __init__(
+        self,
+        path: PathLike | Sequence[PathLike],
+        design: Sequence[str] | DesignSpec,
+        y: str | None = None,
+        *,
+        weight: str | None = None,
+        freq: str | None = None,
+        offset: str | None = None,
+        exposure: str | None = None,
+        trials: str | None = None,
+        event: str | None = None,
+        batch_size: int = 8192,
+        shuffle: bool = False,
+        buffer: int = POOL,
+        seed: int = 0,
+        drop_last: bool = False,
+        dtype: torch.dtype = torch.float32,
+        part: HashPart | None = None,
+    ) -> None:
+        if batch_size < 1 or buffer < 1:
+            raise ValueError(f"batch_size and buffer must be at least 1, got {batch_size} and {buffer}.")
+        self.rows = TableRows(
+            design,
+            y,
+            weight=weight,
+            freq=freq,
+            offset=offset,
+            exposure=exposure,
+            trials=trials,
+            event=event,
+            dtype=dtype,
+        )
+        self.part = part
+        self.batch_size, self.shuffle, self.buffer, self.seed = batch_size, shuffle, buffer, seed
+        self.drop_last = drop_last
+        self.columns = list(dict.fromkeys([*self.rows.columns, *(part.key if part else [])]))
+        self.groups = [group for file in files(path) for group in _groups(file, self.columns, part)]
+        if not self.groups:
+            raise ValueError("The Parquet files hold no rows." if part is None else f"No row is in the {part}.")
+        self.epoch, self.place = 0, Place()
+        self.family: Family | None = None  # of the head that they train
+
+    @property
+    def names(self) -> list[str]:
+        """The columns of `x`."""
+        return self.rows.names
+
+    @property
+    def in_features(self) -> int:
+        """The number of columns of `x`."""
+        return len(self.names)
+
+    @property
+    def sampler(self) -> ArrowBatches:
+        """Itself: Lightning sets the epoch of a loader's sampler, so a resumed run goes on in its order."""
+        return self
+
+    batch_sampler: None = None  # Lightning asks for it wherever there is a sampler
+
+    def suit(self, family: Family) -> None:
+        """Look at the rows for a head of this family as they are read."""
+        self.family = family
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the iteration has come, which Lightning keeps in checkpoints."""
+        return self.place.state()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on with the next batch after those of a `state_dict`, in the same epoch."""
+        self.place.load(state)
+
+    def __len__(self) -> int:
+        rows = self._share(rank_and_world()[0], 0, 1)[1]
+        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[GLMBatch]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        yield from self.place.follow(epoch, self._of_epoch(epoch))
+
+    def _of_epoch(self, epoch: int) -> Iterator[GLMBatch]:
+        rank, world = rank_and_world()
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        groups, rows = self._share(rank, worker, workers)
+        if world > 1 and not groups:
+            raise ValueError(
+                f"{len(self.groups)} row groups do not suffice for {world} ranks of {workers} "
+                "workers. Write the files with smaller row groups, or use fewer."
+            )
+        generator = None
+        if self.shuffle:
+            # torch gives each worker another seed in each epoch; its copy of this loader does not count them
+            generator = generator_of(self.seed if info is None else info.seed, epoch, rank)
+            groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
+        yield from self._batches(read_ahead(self._pieces(groups)), rows, generator)
+
+    def _share(self, rank: int, worker: int, workers: int) -> tuple[list[Group], int]:
+        """The row groups of a worker of a rank, and the rows it gives: as many as that worker of any rank."""
+        world = rank_and_world()[1]
+        shares: list[list[Group]] = [[] for _ in range(world * workers)]
+        counts = [0] * len(shares)
+        for group in sorted(self.groups, key=lambda group: -group.rows):
+            least = counts.index(min(counts))
+            shares[least].append(group)
+            counts[least] += group.rows
+        own = sorted(shares[rank * workers + worker])
+        return own, max(counts[worker::workers])
+
+    def _pieces(self, groups: list[Group]) -> Iterator[GLMBatch]:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        for group in groups:
+            try:
+                with parquet.ParquetFile(group.file, memory_map=False) as source:
+                    for batch in source.iter_batches(PIECE, [group.number], self.columns):
+                        table = pa.Table.from_batches([batch])
+                        yield self._suitable(self.rows(table if self.part is None else self.part.of(table)))
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise ValueError(f"{group.file}, row group {group.number}: {error}") from None
+
+    def _suitable(self, rows: GLMBatch) -> GLMBatch:
+        check_masses(rows) if self.family is None else check_rows(rows, self.family)
+        return rows
+
+    def _batches(self, pieces: Iterator[GLMBatch], rows: int, generator: torch.Generator | None) -> Iterator[GLMBatch]:
+        """Batches of exactly `rows` rows in all."""
+        given, last = 0, None
+        for batch in _poured(pieces, self.batch_size, self.buffer, generator):
+            last = batch
+            if batch.x.shape[0] == self.batch_size:
+                given += self.batch_size
+                yield batch
+        if last is None:
+            raise ValueError("No row is complete in these row groups. Fill in the missing values.")
+        short, size = rows - given, last.x.shape[0]
+        real = size if size < self.batch_size else 0
+        for start in range(0, short - short % self.batch_size if self.drop_last else short, self.batch_size):
+            index = torch.arange(start, min(start + self.batch_size, short))
+            batch = take(last, index % size)
+            yield batch if len(index) <= real - start else weighted(batch, real - start)
+
+
+def _groups(file: Path, columns: list[str], part: HashPart | None) -> list[Group]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if file.suffix == ".csv" or file.name.endswith(".gz"):
+        raise ValueError(
+            f"{file} is not Parquet, whose row groups ArrowBatches deals out. Convert it, or "
+            "read it whole for TensorBatches."
+        )
+    try:
+        with parquet.ParquetFile(file, memory_map=False) as source:
+            check_columns(columns, source.schema_arrow.names, str(file))
+            numbered = range(source.num_row_groups)
+            sizes = (
+                [source.metadata.row_group(i).num_rows for i in numbered]
+                if part is None
+                else [
+                    sum(
+                        int(part.mask(pa.Table.from_batches([piece])).sum())
+                        for piece in source.iter_batches(PIECE, [i], part.key)
+                    )
+                    for i in numbered
+                ]
+            )
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file} is not a Parquet file that can be read: {error}") from None
+    return [Group(file, i, size) for i, size in enumerate(sizes) if size]
+
+
+def _poured(
+    pieces: Iterator[GLMBatch], size: int, buffer: int, generator: torch.Generator | None
+) -> Iterator[GLMBatch]:
+    """Full batches from pieces of any size, the last as it comes; a generator mixes a pool of `buffer`."""
+    pool: list[GLMBatch] = []
+    held = 0
+    for piece in pieces:
+        pool.append(piece)
+        held += piece.x.shape[0]
+        if held < (size if generator is None else max(size, buffer)):
+            continue
+        joined = join(pool) if len(pool) > 1 else pool[0]
+        kept = 0 if generator is None else min(held - size, buffer // 2)
+        full = (held - kept) // size * size
+        order = None if generator is None else torch.randperm(held, generator=generator)
+        for start in range(0, full, size):
+            yield take(joined, slice(start, start + size) if order is None else order[start : start + size])
+        rest = slice(full, held) if order is None else order[full:].sort().values  # in place: mixed when they go
+        pool, held = [take(joined, rest)], held - full
+    if held:
+        joined = join(pool) if len(pool) > 1 else pool[0]
+        if generator is not None:
+            joined = take(joined, torch.randperm(held, generator=generator))
+        yield from (take(joined, slice(start, start + size)) for start in range(0, held, size))

@@ -1,0 +1,232 @@
+"""IRLS under a Lightning Trainer: LitIRLS makes one Newton step an epoch, without autograd.
+
+lit = LitIRLS(GLMHead(10, "poisson"))
+Trainer(max_epochs=50).fit(lit, TensorBatches(GLMBatch(x, y)))
+lit.head, lit.std_err, lit.status
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from torchglm.fitting.kernel import moments
+from torchglm.fitting.moments import Moments
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.status import Status
+from torchglm.inputs import as_batch, minibatch
+from torchglm.metrics import Deviance
+from torchglm.model.head import GLMHead
+from torchglm.training.batches import rank_and_world
+from torchglm.training.descent import Descent
+from torchglm.training.heads import predicted
+from torchglm.training.refit import coefficients, write
+from torchglm.training.scores import Scores
+
+
+class LitIRLS(LightningModule):
+    """Fits a head of one response by IRLS: an epoch is a pass over the rows and one Newton step, or half of one.
+
+    The sums are float64, and so are the coefficients between epochs; after the last batch of an epoch the accepted
+    ones are written into the head, so that validation and checkpoints see them. Training stops by itself at the
+    maximum. Every epoch must bring the same rows, in any order: a loader that leaves some out (`drop_last` of a
+    shuffled one) or changes them has no maximum to find. Ranks add their sums; the loader must not give a row to
+    two of them (`TensorBatches` and `ArrowBatches` do not). A checkpoint goes on from its coefficients.
+
+    Args:
+        head: what to fit; a weight and bias to begin from are taken with `warm`, else the rows tell.
+        penalty: `Ridge` or `ElasticNet` on the weight.
+        tol: of the Newton decrement, as in `torchglm.fit`.
+        warm: begin at the head's own coefficients.
+
+    Logged by epoch: `train_deviance`, the mean deviance at the last coefficients tried, `val_deviance` and
+    `test_deviance`, those of several loaders apart.
+    Raises `ValueError` for several responses, a family whose shape is to be estimated, and rows that do not fit.
+    """
+
+    def __init__(self, head: GLMHead, penalty: Penalty | None = None, tol: float = 1e-8, *, warm: bool = False) -> None:
+        super().__init__()
+        if not isinstance(head, GLMHead):
+            raise TypeError(
+                f"LitIRLS fits a GLMHead alone, got {type(head).__name__}. For a network use LitGLM, with "
+                "the callback IRLSHead where its head is to be exact."
+            )
+        if head.out_features != 1:
+            raise ValueError(f"LitIRLS fits one response, this head has {head.out_features}. Use torchglm.fit.")
+        if head.family.estimates_shape:
+            raise ValueError(
+                f"the shape of the {head.family.name} family is to be estimated. Give its value, or use torchglm.fit."
+            )
+        self.automatic_optimization = False
+        self.head, self.penalty, self.tol, self.warm = head, penalty, tol, warm
+        self.metrics = Scores(lambda: {"deviance": Deviance(head.family)})
+        self.descent: Descent | None = None
+        self._sums: Moments | None = None
+        self._resumed: Tensor | None = None
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        """The means `(n, 1)`."""
+        return self.head(x, offset)
+
+    @property
+    def status(self) -> Status:
+        """How the search ended; `ITERATION_LIMIT` where the Trainer ended before it."""
+        found = None if self.descent is None else self.descent.status
+        return Status.ITERATION_LIMIT if found is None else found
+
+    @property
+    def coef(self) -> Tensor:
+        """The coefficients `(p,)` in float64, the intercept first."""
+        if self.descent is None and self._resumed is not None:
+            return self._resumed[0]
+        return self._found()[1][0]
+
+    @property
+    def dispersion(self) -> Tensor:
+        """Pearson's estimate of the dispersion `()`, 1 for a family without one."""
+        descent, _ = self._found()
+        if not self.head.family.has_dispersion:
+            return torch.ones_like(descent.value[0])
+        return descent.moments.pearson[0] / (descent.moments.count[0] - descent.keep.sum())
+
+    @property
+    def covariance(self) -> Tensor:
+        """The covariance `(p, p)` of the coefficients at the expected information; aliased columns are NaN."""
+        descent, _ = self._found()
+        keep = descent.keep[0]
+        return torch.where(keep.unsqueeze(-1) & keep, self.dispersion * descent.inverse, torch.nan)
+
+    @property
+    def std_err(self) -> Tensor:
+        """The standard errors `(p,)` of the coefficients."""
+        return self.covariance.diagonal().sqrt()
+
+    def on_fit_start(self) -> None:
+        """Begin the search, where a checkpoint ended or anew."""
+        start = self._resumed
+        if start is None and self.warm:
+            start = coefficients(self.head)
+        self.descent = Descent(
+            self.head.family,
+            self.head.link,
+            self.head.in_features,
+            self.head.bias is not None,
+            self.penalty,
+            start,
+            self.tol,
+            self.device,
+        )
+        self._sums = None
+
+    @torch.no_grad()
+    def training_step(self, batch: Any, batch_idx: int = 0) -> None:
+        """Add the sums of one batch, and after the last one step."""
+        assert self.descent is not None
+        given = as_batch(batch, self.head.link)
+        if given.event is not None:
+            raise ValueError("event= needs the observed information, which LitIRLS does not carry. Use torchglm.fit.")
+        try:
+            rows = minibatch(
+                given.x,
+                given.y,
+                self.head.family,
+                self.head.link,
+                self.head.bias is not None,
+                weight=given.weight,
+                offset=given.offset,
+                trials=given.trials,
+            )
+        except (ValueError, TypeError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"batch {batch_idx}: {error}") from None
+        part = moments(rows, self.descent.point, self.head.family, self.head.link)
+        self._sums = part if self._sums is None else self._sums + part
+        if self.trainer.is_last_batch:
+            optimizer = self.optimizers()
+            assert not isinstance(optimizer, list)
+            optimizer.step()
+
+    def _step(self) -> None:
+        """Judge the pass, and write the accepted coefficients into the head."""
+        assert self.descent is not None and self._sums is not None
+        total, self._sums = over_ranks(self._sums), None
+        self.descent.take(total)
+        self.log("train_deviance", 2 * total.objective[0] / total.weight[0], prog_bar=True)
+        if self.descent.coef is not None:
+            write(self.head, self.descent.coef)
+        self.trainer.should_stop = self.descent.status is not None
+
+    def validation_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
+        """Sums of one batch."""
+        self._score("val", batch, dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
+        """Sums of one batch."""
+        self._score("test", batch, dataloader_idx)
+
+    def _score(self, stage: str, batch: Any, loader: int) -> None:
+        rows = as_batch(batch, self.head.link)
+        mu, y, given = predicted(self.head, rows.x, rows)
+        for name, metric in self.metrics.of(self, stage, loader).items():
+            metric.update(mu, y, **metric._filter_kwargs(**given))
+            self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, batch_size=y.shape[0])
+
+    def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
+        """The means of one batch `(n,)`."""
+        rows = as_batch(batch, self.head.link)
+        return self.head(rows.x, rows.offset).squeeze(-1)
+
+    def configure_optimizers(self) -> Optimizer:
+        """The Newton step as an optimizer, so that the Trainer counts steps and saves checkpoints."""
+        return NewtonStep(self.head, self._step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the coefficients in float64."""
+        if self.descent is not None and self.descent.coef is not None:
+            checkpoint["irls_coef"] = self.descent.coef.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the coefficients of a checkpoint."""
+        self._resumed = checkpoint.get("irls_coef")
+
+    def _found(self) -> tuple[Descent, Tensor]:
+        if self.descent is None or self.descent.coef is None:
+            raise ValueError("No coefficients yet. Call Trainer.fit with two epochs or more.")
+        return self.descent, self.descent.coef
+
+
+class NewtonStep(Optimizer):
+    """An optimizer whose step is one function for all parameters of a head."""
+
+    def __init__(self, head: GLMHead, move: Callable[[], None]) -> None:
+        super().__init__(head.parameters(), {})
+        self.move = move
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move the parameters; a closure is not called."""
+        self.move()
+
+
+def over_ranks(own: Moments) -> Moments:
+    """The moments of the rows of all ranks, the same on each to the last bit."""
+    if rank_and_world()[1] == 1:
+        return own
+    device = own.gram.device
+    parts: list[Any] = [None] * rank_and_world()[1]
+    torch.distributed.all_gather_object(parts, _moved(own, "cpu"))
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return _moved(total, device)
+
+
+def _moved(own: Moments, device: torch.device | str) -> Moments:
+    moved: dict[str, Any] = {f.name: getattr(own, f.name) for f in fields(Moments)}
+    moved = {name: None if value is None else value.to(device) for name, value in moved.items()}
+    return Moments(**moved)

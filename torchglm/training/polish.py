@@ -1,0 +1,145 @@
+"""Steps after a training that end at the optimum, and with them the shape that a family estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.alternate import solve
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.shape import Fitted, alpha_ml, maximise, power_ml
+from torchglm.fitting.status import Status
+from torchglm.inputs import LoaderRows, as_batch
+from torchglm.model.head import GLMHead
+from torchglm.rows.ranks import Ranks, Shard
+from torchglm.training.columns import WhitenedGLM
+from torchglm.training.newton import Newton, newton
+
+NEAR = 0.1  # standard errors from the optimum that still count as converged
+
+
+@dataclass(frozen=True)
+class Polished:
+    """The `loss` where it ended, the `distance` from the optimum in standard errors, and what to call that."""
+
+    loss: float
+    distance: float
+    status: Status
+
+
+@torch.no_grad()
+def polished(
+    inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, steps: int, ranks: Ranks
+) -> Polished:
+    """Newton steps for as long as each comes nearer, each with the shape that is most likely at its coefficients.
+
+    A shape that is estimated is left as it was trained where there are no steps; it counts in the distance.
+    """
+    shape = _Shape(head, batches, ranks) if head.family.estimates_shape else None
+    limit, beside = False, 0.0
+    if shape is not None:
+        limit, beside = shape.fit(_coefficients(inner), keep=steps > 0)
+    found = _look(inner, head, batches, penalty, ranks)
+    for _ in range(steps):
+        before = inner.head.weight.clone(), [value.clone() for value in head.family.parameters()], limit
+        inner.head.weight.add_(found.step.to(inner.head.weight))
+        if shape is not None:
+            limit, _ = shape.fit(_coefficients(inner))
+        new = _look(inner, head, batches, penalty, ranks)
+        if not new.distance < found.distance:
+            limit = before[2]
+            for value, old in zip([inner.head.weight, *head.family.parameters()], [before[0], *before[1]], strict=True):
+                value.copy_(old)
+            break
+        found = new
+    distance = max(found.distance, 0.0 if steps else beside) if found.distance == found.distance else found.distance
+    if distance > NEAR:
+        return Polished(found.loss, distance, Status.ITERATION_LIMIT)
+    return Polished(found.loss, distance, Status.BOUNDARY if limit else Status.CONVERGED)
+
+
+@torch.no_grad()
+def solved(
+    inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, ranks: Ranks
+) -> Polished:
+    """IRLS from the trained coefficients to its end, written into the head; aliased columns have 0."""
+    intercept = head.bias is not None
+    whole = None if penalty is None else penalty.expand(intercept, head.in_features + intercept)
+    rank_tol = 1e-6 if head.weight.dtype == torch.float32 else 1e-12
+    family, found = solve(
+        _rows(head, batches, ranks),
+        head.family,
+        head.link,
+        _coefficients(inner),
+        {"penalty": whole, "tol": 1e-8, "max_iter": 50, "rank_tol": rank_tol, "skip": None},
+    )
+    _take(head.family, family)
+    coef = found.coef[0].nan_to_num().to(head.weight.device)
+    head.weight.copy_(coef[int(intercept) :].unsqueeze(0))
+    if head.bias is not None:
+        head.bias.copy_(coef[0])
+    end = _look(inner, head, batches, penalty, ranks, coef)
+    return Polished(end.loss, end.distance, Status(int(found.status[0])))
+
+
+class _Shape:
+    """The shape parameter that the family of a head estimates, by maximum likelihood at given coefficients."""
+
+    def __init__(self, head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> None:
+        self.head, self.source = head, _rows(head, batches, ranks)
+
+    def fit(self, coef: Tensor, keep: bool = True) -> tuple[bool, float]:
+        """Whether the best shape is on its limit, and how far from it the shape was: the root of twice the gain in
+        log-likelihood, which is its distance in standard errors. `keep` leaves the best one in the family."""
+        family, fitted = self.head.family, Fitted(self.source, self.head.link, coef)
+        [(name, raw)] = family.named_parameters()
+        one = torch.ones(1, dtype=torch.float64, device=coef.device)
+        before = family.with_parameters({name: raw.to(one).reshape(1)})
+        if family.has_dispersion:
+            own = maximise(lambda log_phi: fitted.loglik(before, log_phi.exp()), 0 * one, -700.0, 700.0).exp()
+            value, phi, limit = power_ml(fitted, before, 1 + raw.to(one).reshape(1).sigmoid(), own)
+            best = (value - 1).logit()
+        else:
+            own = phi = one
+            value, limit = alpha_ml(fitted, before, raw.to(one).reshape(1).exp())
+            best = value.log()
+        after = before.with_parameters({name: best})
+        gain = fitted.loglik(after, phi) - fitted.loglik(before, own)
+        if keep:
+            _take(family, after)
+        return bool(limit.any()), float((2 * gain).clamp(min=0).sqrt())
+
+
+def _take(family: Family, other: Family) -> None:
+    """Copy the shape of another family of its kind."""
+    for mine, theirs in zip(family.parameters(), other.parameters(), strict=True):
+        mine.copy_(theirs.reshape(mine.shape))
+
+
+def _rows(head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> Any:
+    """The rows of batches for fits, those of all processes together."""
+    rows = LoaderRows(batches, head.family, head.link, head.bias is not None, head.weight.device, torch.float64)
+    own = list(rows) if isinstance(batches, list) else rows
+    return own if ranks.size == 1 else Shard(own, ranks)
+
+
+def _look(
+    inner: WhitenedGLM,
+    head: GLMHead,
+    batches: Iterable[Any],
+    penalty: Penalty | None,
+    ranks: Ranks,
+    coef: Tensor | None = None,
+) -> Newton:
+    return newton(inner, head, lambda: (as_batch(batch, head.link) for batch in batches), penalty, ranks, coef)
+
+
+def _coefficients(inner: WhitenedGLM) -> Tensor:
+    """The coefficients `(1, p)` on the columns given, the intercept first."""
+    weight, bias = inner.coefficients()
+    return (weight if inner.head.bias is None else torch.cat([bias.reshape(1), weight])).unsqueeze(0)

@@ -1,0 +1,183 @@
+"""IRLSHead: the head of a deep model refitted exactly on the features of the layers before it.
+
+refit = IRLSHead()
+Trainer(callbacks=[refit]).fit(LitGLM(network), batches)
+refit.last
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from torchglm.fitting.irls import irls
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Point
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.status import FitWarning, Status
+from torchglm.inputs import GLMBatch, LoaderRows, as_batch
+from torchglm.model.head import GLMHead
+from torchglm.training.batches import rank_and_world
+from torchglm.training.module import LitGLM
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a refit did: half the mean deviance (penalised) `before` and `after`, and `status`, for each response.
+
+    Where the fit would have been the worse one, the head is as it was and `after` is `before`.
+    """
+
+    before: Tensor
+    after: Tensor
+    status: list[Status]
+
+
+class IRLSHead(Callback):
+    """Refits the head of a `LitGLM` by IRLS on its frozen features, when training ends, or every k epochs too.
+
+    The rest of the model is in evaluation mode meanwhile (no dropout, running averages), the loader is read once for
+    a step of IRLS, and memory does not grow with its rows. Shape parameters of the family and the dispersion stay
+    as they are. The loss over the loader never rises: where rounding to the head's dtype or a fit without
+    a maximum would make it, the head is left as it was. What an optimizer remembers of the head is forgotten.
+
+    A checkpoint that was written before the end of training holds the head as it was trained; use `every=1` to have
+    refitted ones, or `trainer.save_checkpoint` afterwards.
+
+    Args:
+        every: refit after each so many epochs; None, at the end alone.
+        penalty: `Ridge` or `ElasticNet` on the weight: features of a network are often nearly collinear.
+        loader: the rows to fit on; the default is the training loader, all of it.
+        max_iter: Newton steps of a refit.
+
+    `last` is the last `Refit`. Raises `ValueError` for a module other than `LitGLM`, a loader that leaves out rows
+    (`drop_last`), several ranks, and `every < 1`; `FitWarning` tells where a fit did not end at a maximum.
+    """
+
+    def __init__(
+        self,
+        every: int | None = None,
+        penalty: Penalty | None = None,
+        loader: Iterable[Any] | None = None,
+        max_iter: int = 50,
+    ) -> None:
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise ValueError(f"every must be a whole number of epochs, at least 1, got {every!r}.")
+        self.every, self.penalty, self.loader, self.max_iter = every, penalty, loader, max_iter
+        self.last: Refit | None = None
+        self._fresh = False  # the parameters have not changed since
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse what cannot be refitted before hours of training."""
+        if not isinstance(pl_module, LitGLM):
+            raise ValueError(f"IRLSHead refits the head of a LitGLM, got {type(pl_module).__name__}.")
+        if rank_and_world()[1] > 1:
+            raise ValueError("IRLSHead works in one process. Train on several ranks without it, then refit on one.")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a loader that leaves rows out, which is known by now."""
+        if getattr(self._rows_of(trainer), "drop_last", False):
+            raise ValueError(
+                "the loader has drop_last, so each pass over it may hold other rows. Pass IRLSHead(loader="
+                "one that gives all rows)."
+            )
+
+    def _rows_of(self, trainer: Trainer) -> Any:
+        return trainer.train_dataloader if self.loader is None else self.loader
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The parameters are about to change."""
+        self._fresh = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refit where it is time."""
+        if self.every is not None and (trainer.current_epoch + 1) % self.every == 0:
+            self._refit(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refit, unless the last epoch ended with it."""
+        if not self._fresh:
+            self._refit(trainer, pl_module)
+
+    @torch.no_grad()
+    def _refit(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, LitGLM)
+        loader = self._rows_of(trainer)
+        modes = [(module, module.training) for module in pl_module.modules()]
+        pl_module.eval()
+        try:
+            head = pl_module.head
+            self.last = self._fit(
+                LoaderRows(
+                    Features(loader, trainer, pl_module), head.family, head.link, head.bias is not None, None, None
+                ),
+                head,
+            )
+        finally:
+            for module, training in modes:
+                module.training = training
+        for optimizer in trainer.optimizers:
+            for parameter in pl_module.head.parameters():
+                optimizer.state.pop(parameter, None)
+        self._fresh = True
+
+    def _fit(self, source: LoaderRows, head: GLMHead) -> Refit:
+        """Fit, write, look at what the rounded coefficients give, and take back what is worse."""
+        bias = head.bias is not None
+        penalty = None if self.penalty is None else self.penalty.expand(bias, head.in_features + bias)
+        start = coefficients(head)
+        before = self._loss(source, head, start, penalty)
+        found = irls(source, head.family, head.link, penalty=penalty, start=start, max_iter=self.max_iter)
+        status = [Status(int(code)) for code in found.status]
+        write(head, found.coef)
+        after = self._loss(source, head, coefficients(head), penalty)
+        worse = ~(after <= before)
+        write(head, torch.where(worse.unsqueeze(-1), start, found.coef))
+        for kind in sorted(set(status) - {Status.CONVERGED}):
+            warnings.warn(f"IRLSHead: {kind}: {kind.explanation}", FitWarning, stacklevel=2)
+        return Refit(before, torch.where(worse, before, after), status)
+
+    @staticmethod
+    def _loss(source: LoaderRows, head: GLMHead, coef: Tensor, penalty: Penalty | None) -> Tensor:
+        """(B,) half the mean deviance over the source, infinite where a mean is out of range."""
+        point = Point(coef, before=coef, census=True, curved=False)
+        sums = fold(source, point, head.family, head.link, coef.shape[0], coef.shape[1], coef.device)
+        if not bool((sums.weight > 0).all()):
+            raise ValueError("The loader holds no row of positive weight to refit the head on.")
+        total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)
+        return torch.where(sums.valid, total, torch.inf) / sums.weight
+
+
+class Features:
+    """The batches of a loader, on the module's device, with the features of each in the place of `x`."""
+
+    def __init__(self, loader: Any, trainer: Trainer, module: LitGLM) -> None:
+        self.loader, self.trainer, self.module = loader, trainer, module
+
+    def __iter__(self) -> Iterator[GLMBatch]:
+        for batch in self.loader:
+            rows = as_batch(batch, self.module.head.link).to(self.module.device)
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                x = self.module.features(rows.x)
+            yield rows._replace(x=x.to(torch.promote_types(x.dtype, torch.float32)))
+
+
+def coefficients(head: GLMHead) -> Tensor:
+    """The coefficients (B, p) of a head in float64, the intercept first."""
+    weight = head.weight.detach()
+    coef = weight if head.bias is None else torch.cat([head.bias.detach().unsqueeze(-1), weight], -1)
+    return coef.double()
+
+
+@torch.no_grad()
+def write(head: GLMHead, coef: Tensor) -> None:
+    """Put coefficients (B, p), the intercept first, into a head."""
+    head.weight.copy_(coef[:, int(head.bias is not None) :])
+    if head.bias is not None:
+        head.bias.copy_(coef[:, 0])

@@ -1,0 +1,239 @@
+"""The SGD solver: a plain GLM trained by minibatch, on columns that make its loss well conditioned."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
+from torch.optim import LBFGS, SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.status import Status
+from torchglm.inputs import GLMBatch, as_batch, named
+from torchglm.model.head import GLMHead
+from torchglm.rows.ranks import Ranks
+from torchglm.training.batches import TensorBatches, generator_of, rank_and_world, take
+from torchglm.training.closed import ClosedForm
+from torchglm.training.columns import Columns, WhitenedGLM
+from torchglm.training.kept import train
+from torchglm.training.loop import cosine, descend
+from torchglm.training.module import LitGLM
+from torchglm.training.polish import polished, solved
+from torchglm.training.suitable import check_rows, checked, suit
+
+EPOCHS = 20
+PIECE = 1 << 14  # rows whitened at once
+QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the training of a head went.
+
+    `loss` is the (penalised) mean loss over all rows; `distance` says how far the optimum is: the longest
+    scoring step of a coefficient in units of its standard error (NaN with an l1 penalty), or how far a shape that
+    the family estimates is from the best one, in its own. `epochs` and `steps` were made. `status` is `CONVERGED`
+    within a tenth of a standard error, and what IRLS says after `polish="irls"`.
+    """
+
+    loss: float
+    distance: float
+    epochs: int
+    steps: int
+    status: Status
+
+
+def fit_sgd(
+    head: GLMHead,
+    data: Iterable[Any] | GLMBatch | Mapping[str, Tensor],
+    *,
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+    trainer: Trainer | Mapping[str, Any] | None = None,
+    batch_size: int | None = 8192,
+    penalty: Penalty | None = None,
+    decay: bool = True,
+    polish: int | Literal["irls"] = 0,
+    seed: int = 0,
+    kept: Path | None = None,
+) -> Trained:
+    """Train a head by minibatch gradients, in place, and say how near the optimum it came.
+
+    A first pass centres, decorrelates and scales the columns, so that the Hessian of the loss is about the
+    identity and one learning rate suits every data set; weight and bias are mapped back exactly. A last pass
+    measures the distance from the optimum. Of tensors a copy is made, on such columns and in random order; batches of
+    a loader are taken as they come.
+
+    Args:
+        head: what to train, with one response; it starts from the null model.
+        data: tensors (a `GLMBatch` or a mapping of its names), or a re-iterable of batches such as
+            `TensorBatches` and `ArrowBatches`.
+        optimizer: called with the parameters; the default is SGD at 0.3 (the Hessian being about 1).
+            `torch.optim.LBFGS` takes all rows as one batch, and comes as near as its tolerances allow.
+        trainer: a Lightning Trainer, or its arguments (`{"max_epochs": 50, "enable_progress_bar": True}`); by
+            default 20 epochs on the head's device, with no logger, checkpoint, progress bar or message. A number of
+            epochs or steps alone needs no Trainer: a plain loop makes the same steps.
+        batch_size: rows of a batch, where `data` are tensors; None takes all.
+        penalty: a penalty on the weight (`l1` leaves small coefficients where IRLS leaves zeros).
+        decay: bring the learning rate to zero along half a cosine, step by step (not for LBFGS); without that
+            the coefficients go on wandering about the optimum.
+        polish: Newton steps after training, one pass each, kept while they bring the optimum nearer; a shape that the
+            family estimates is fitted beside each. `"irls"` makes as many as it takes to the optimum.
+        seed: of the order of the rows.
+        kept: a file that holds the state of the training after each epoch, and from which it goes on where it is there.
+
+    Raises `ValueError` for LBFGS on several batches, several responses, no rows, and coefficients that are
+    not finite in the end (the head is then left as it was).
+    """
+    if polish != "irls" and (not isinstance(polish, int) or polish < 0):
+        raise ValueError(f"polish must be a number of Newton steps, or 'irls', got {polish!r}.")
+    if head.out_features != 1:
+        raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
+    lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
+    held = named(data) if isinstance(data, (GLMBatch, Mapping)) else None
+    if held is not None:
+        check_rows(held, head.family)
+        held = as_batch(held, head.link)
+    if held is None and lbfgs and (not isinstance(data, Sized) or len(data) != 1):
+        raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
+    passes: Iterable[Any] = data if held is None else [held]
+    suit(data, head.family)
+    columns = Columns.learn(head, _each(checked(passes, head.family), head), _ranks(held))
+    inner = columns.whitened(head)
+    model, batches = (
+        (inner, data) if held is None else (inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
+    )
+    lit = LitGLM(
+        model,
+        optimizer or _sgd,
+        metrics={},
+        scale=columns.scale,
+        scheduler_interval="step",
+        penalty=None if penalty is None else _penalty_of(penalty, inner, head),
+    )
+    lit.watched = isinstance(trainer, Trainer) or not set(trainer or {}) <= {"max_epochs", "max_steps", "max_time"}
+    made = None if kept or penalty or lbfgs else _plainly(lit, batches, trainer, decay)
+    if made is None:
+        with _hush(not isinstance(trainer, Trainer)):
+            chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}), _ranks(held))
+            lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
+            train(chosen, lit, batches, kept)
+        made = chosen.current_epoch, chosen.global_step
+    inner.to(head.weight.device)
+    if not bool(torch.isfinite(inner.trained).all()):
+        raise ValueError(
+            "training ended in coefficients that are not finite. Lower the learning rate, or "
+            "for LBFGS pass line_search_fn='strong_wolfe'."
+        )
+    if polish == "irls":
+        end = solved(inner, head, passes, penalty, _ranks(held))
+    else:
+        end = polished(inner, head, passes, penalty, polish, _ranks(held))
+        inner.write(head)
+    return Trained(end.loss, end.distance, *made, end.status)
+
+
+def _plainly(lit: LitGLM, batches: Any, trainer: Any, decay: bool) -> tuple[int, int] | None:
+    """Train without a Trainer, where none of what it offers is asked for; None where one is needed."""
+    given = {} if trainer is None else trainer
+    simple = isinstance(given, Mapping) and set(given) <= {"max_epochs", "max_steps"} and isinstance(batches, Sized)
+    if not simple or int(os.environ.get("WORLD_SIZE", 1)) > 1 or rank_and_world()[1] > 1:
+        return None
+    closed, most = ClosedForm.of(lit.model, lit.scale), given.get("max_steps", -1)
+    epochs = given.get("max_epochs", EPOCHS if most < 0 else -(-most // max(1, len(batches))))
+    optimizer = lit.configure_optimizers()
+    if closed is None or not isinstance(epochs, int) or epochs < 0:
+        return None
+    return descend(closed, optimizer, batches, epochs, most, decay)
+
+
+def _each(batches: Iterable[Any], head: GLMHead) -> Iterator[GLMBatch]:
+    """Batches as the head takes them."""
+    return (as_batch(batch, head.link) for batch in batches)
+
+
+def _whitened(rows: GLMBatch, inner: WhitenedGLM, batch_size: int | None, seed: int) -> TensorBatches:
+    """Batches of a copy of the rows on whitened columns, in random order, so that a batch is a run of rows."""
+    n, layer, device = rows.x.shape[0], inner.backbone, rows.x.device
+    size = n if batch_size is None else min(batch_size, n)
+    order = torch.randperm(n, generator=generator_of(seed, device=device), device=device)
+    mean, weight, bias = (value.to(device) for value in (layer.mean, layer.weight, layer.bias))
+    z = torch.empty(n, len(weight), dtype=weight.dtype, device=device)
+    for part, into in zip(order.split(PIECE), z.split(PIECE), strict=True):
+        centred = rows.x.index_select(0, part).to(mean.dtype).sub_(mean)
+        torch.addmm(bias, centred, weight.mT, out=into)
+    mixed = take(rows._replace(x=order), order)._replace(x=z)
+    return TensorBatches(mixed, size, shuffle="blocks" if size < n else False, seed=seed)
+
+
+def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    return SGD(parameters, lr=0.3)
+
+
+def _cosine(trainer: Trainer) -> Callable[[Optimizer], LambdaLR]:
+    """A learning rate that falls to zero over the steps the trainer will make, known once it has begun."""
+
+    def schedule(optimizer: Optimizer) -> LambdaLR:
+        steps = trainer.estimated_stepping_batches
+        return LambdaLR(optimizer, lambda step: cosine(step, steps))
+
+    return schedule
+
+
+def _penalty_of(penalty: Penalty, inner: WhitenedGLM, head: GLMHead) -> Callable[[nn.Module], Tensor]:
+    """The penalty on the weight of the columns given, as a function of the model on whitened columns."""
+    whole = penalty.expand(False, head.in_features)
+
+    def value(model: nn.Module) -> Tensor:
+        coef = inner.coefficients()[0].unsqueeze(0)
+        return whole.value(coef, coef.new_ones(1))[0]
+
+    return value
+
+
+def _trainer(head: GLMHead, given: dict[str, Any], ranks: Ranks) -> Trainer:
+    where = head.weight.device
+    place: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
+    if where.type == "cuda":
+        place = {"accelerator": "gpu", "devices": [where.index or 0]}
+    if ranks.size > 1:  # those that torchrun started: Lightning joins them
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
+        place |= {"devices": here, "num_nodes": ranks.size // here, "strategy": "ddp"}
+    epochs = {} if "max_steps" in given or "max_time" in given else {"max_epochs": EPOCHS}
+    return Trainer(**{**QUIET, **place, **epochs, **given})
+
+
+def _ranks(held: GLMBatch | None) -> Ranks:
+    """The processes of torch.distributed, which have some of the batches of a loader each; tensors are whole."""
+    return Ranks.here() if held is None else Ranks()
+
+
+@contextmanager
+def _hush(quiet: bool) -> Iterator[None]:
+    """No advice from Lightning while `quiet`: errors only."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")] if quiet else []
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
