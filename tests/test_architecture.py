@@ -129,11 +129,11 @@ def f():
 class A:
     import torch
 """
-    known = {"torchglm.rows.rows", "torchglm.links"}
+    known = {"torchglm.fitting.rows", "torchglm.links"}
     found = {(i.target, i.on_load) for i in imports(ast.parse(source), "torchglm.fitting", known)}
     assert found == {
         ("typing", True),
-        ("torchglm.rows.rows", True),
+        ("torchglm.fitting.rows", True),
         ("torchglm.links", True),
         ("rich", False),
         ("torch", True),

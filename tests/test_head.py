@@ -247,17 +247,37 @@ def test_a_learned_dispersion_is_the_mean_square_of_the_residuals() -> None:
     assert float(head.dispersion.detach()) == pytest.approx(float(residual.square().mean().detach()), rel=1e-6)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("responses", [1, 3])
+def test_coefficients_are_bias_and_weight_in_one_row(bias: bool, responses: int) -> None:
+    head = GLMHead(2, "poisson", out_features=responses, bias=bias)
+    wanted = torch.arange(responses * (2 + bias), dtype=torch.float64).reshape(responses, -1)
+    head.set_coef_(wanted)
+    assert head.coef.dtype == torch.float64 and not head.coef.requires_grad
+    torch.testing.assert_close(head.coef, wanted)
+    torch.testing.assert_close(head.weight.detach().double(), wanted[:, int(bias) :])
+    assert (head.bias is None) or head.bias.tolist() == wanted[:, 0].tolist()
+    assert head.coef.data_ptr() != head.weight.data_ptr()
+    if responses == 1:
+        head.set_coef_(wanted[0])
+    for wrong in (wanted[:, 1:], wanted.unsqueeze(0), wanted.flatten()[:-1]):
+        with pytest.raises(ValueError, match="this head takes"):
+            head.set_coef_(wrong)
+
+
 def test_fit_writes_the_coefficients_into_the_head() -> None:
     case = next(c for c in ALL if c.family.name == "poisson")
     head, (x, y) = GLMHead(3, "poisson", dtype=torch.float64), rows(case, 40)
     weight = head.weight
     result = head.fit(x, y)
     assert head.weight is weight  # an optimiser that holds it still does
-    torch.testing.assert_close(torch.cat([head.bias, head.weight[0]]), result.coef)
+    torch.testing.assert_close(head.coef[0], result.coef)
     head.loss(x, y).backward()
     assert float(head.weight.grad.abs().max()) < 1e-7
-    with pytest.raises(ValueError, match=r"the fit has weight \(1, 3\).*this head \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"shape \(1, 4\), this head takes \(1, 3\)"):
         GLMHead(2, "poisson").load(result)
+    with pytest.raises(ValueError, match="it has no bias"):  # the intercept would be lost
+        GLMHead(3, "poisson", bias=False).load(result)
     lazy = LazyGLMHead("poisson", dtype=torch.float64)
     lazy.fit(x, y)
     assert type(lazy) is GLMHead and lazy.in_features == 3

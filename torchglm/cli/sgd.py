@@ -85,8 +85,7 @@ class SGD(Solver):
             seed=job.seed,
             kept=None if checkpoint is None else checkpoint.begin(TRAINING),
         )
-        weight = head.weight.detach()[0]
-        coef = weight if head.bias is None else torch.cat([head.bias.detach(), weight])
+        [coef] = head.coef
         if self.polish == "irls":
             return optimum_from(coef, job, rows, head.family, link, trained.epochs)
         if trained.status == Status.ITERATION_LIMIT:

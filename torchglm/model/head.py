@@ -78,6 +78,30 @@ class GLMHead(nn.Module):
         """The dispersion `phi`, 1 unless set or learned through `log_dispersion`: one for each response."""
         return self.log_dispersion.exp()
 
+    @property
+    def coef(self) -> Tensor:
+        """The coefficients `(out_features, p)` in float64, the bias first, as a copy without its graph."""
+        bias = [] if self.bias is None else [self.bias.detach().unsqueeze(-1)]
+        return torch.cat([*bias, self.weight.detach()], -1).double()
+
+    @torch.no_grad()
+    def set_coef_(self, coef: Tensor) -> None:
+        """Put coefficients `(out_features, p)`, or `(p,)` for one response, the bias first, into `weight` and `bias`.
+
+        Raises `ValueError` for another shape.
+        """
+        bias = int(self.bias is not None)
+        wanted = (self.out_features, self.in_features + bias)
+        if coef.shape != wanted and (self.out_features > 1 or coef.shape != wanted[1:]):
+            raise ValueError(
+                f"the coefficients have shape {tuple(coef.shape)}, this head takes {wanted} (responses, columns"
+                f"{', the bias first' if bias else '; it has no bias'}). Make the head with those sizes."
+            )
+        coef = coef.reshape(wanted)
+        self.weight.copy_(coef[:, bias:])
+        if self.bias is not None:
+            self.bias.copy_(coef[:, 0])
+
     def linear_predictor(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """`eta = x weight' + bias + offset`, shape `(*N, out_features)`, in float32 or wider.
 
@@ -208,10 +232,7 @@ class GLMHead(nn.Module):
         self.online.forgetting = forgetting
         if not self.online.update(x, y, **per_row).nobs:
             return self.online
-        coef = self.online.coef
-        self.weight.copy_(coef[int(self.bias is not None) :])
-        if self.bias is not None:
-            self.bias.copy_(coef[:1])
+        self.set_coef_(self.online.coef)
         if self.family.has_dispersion and bool(self.online.dispersion > 0):
             self.log_dispersion.copy_(self.online.dispersion.log())
         return self.online
@@ -220,14 +241,7 @@ class GLMHead(nn.Module):
     def load(self, result: Result) -> None:
         """Take weight, bias, dispersion and shape of a fit; aliased coefficients are zero."""
         fitted = result.head
-        if fitted.weight.shape != self.weight.shape:
-            raise ValueError(
-                f"the fit has weight {tuple(fitted.weight.shape)} (responses, columns), this head "
-                f"{tuple(self.weight.shape)}. Make the head with those sizes."
-            )
-        self.weight.copy_(fitted.weight)
-        if self.bias is not None and fitted.bias is not None:
-            self.bias.copy_(fitted.bias)
+        self.set_coef_(fitted.coef)
         self.log_dispersion.copy_(fitted.log_dispersion)
         for name, theirs in fitted.family.named_parameters():
             mine = getattr(self.family, name)

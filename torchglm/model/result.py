@@ -262,9 +262,7 @@ class Result(Fit):
             dtype=coef.dtype,
         )
         with torch.no_grad():
-            head.weight.copy_(coef[:, int(first) :])
-            if head.bias is not None:
-                head.bias.copy_(coef[:, 0])
+            head.set_coef_(coef)
             phi = self._state["dispersion"]
             head.log_dispersion.copy_(torch.where(phi > 0, phi, 1.0).log().reshape(head.log_dispersion.shape))
         return head

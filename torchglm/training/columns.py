@@ -222,9 +222,7 @@ class WhitenedGLM(nn.Module):
     def write(self, head: GLMHead) -> None:
         """Put what was trained into a head on the columns given."""
         weight, bias = self.coefficients()
-        head.weight.copy_(weight.unsqueeze(0))
-        if head.bias is not None:
-            head.bias.copy_(bias)
+        head.set_coef_(weight if head.bias is None else torch.cat([bias.reshape(1), weight]))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from torchglm.model.head import GLMHead
 from torchglm.training.batches import rank_and_world
 from torchglm.training.descent import Descent
 from torchglm.training.heads import predicted
-from torchglm.training.refit import coefficients, write
 from torchglm.training.scores import Scores
 
 
@@ -111,7 +110,7 @@ class LitIRLS(LightningModule):
         """Begin the search, where a checkpoint ended or anew."""
         start = self._resumed
         if start is None and self.warm:
-            start = coefficients(self.head)
+            start = self.head.coef
         self.descent = Descent(
             self.head.family,
             self.head.link,
@@ -159,7 +158,7 @@ class LitIRLS(LightningModule):
         self.descent.take(total)
         self.log("train_deviance", 2 * total.objective[0] / total.weight[0], prog_bar=True)
         if self.descent.coef is not None:
-            write(self.head, self.descent.coef)
+            self.head.set_coef_(self.descent.coef)
         self.trainer.should_stop = self.descent.status is not None
 
     def validation_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:

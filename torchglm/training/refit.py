@@ -131,14 +131,14 @@ class IRLSHead(Callback):
         """Fit, write, look at what the rounded coefficients give, and take back what is worse."""
         bias = head.bias is not None
         penalty = None if self.penalty is None else self.penalty.expand(bias, head.in_features + bias)
-        start = coefficients(head)
+        start = head.coef
         before = self._loss(source, head, start, penalty)
         found = irls(source, head.family, head.link, penalty=penalty, start=start, max_iter=self.max_iter)
         status = [Status(int(code)) for code in found.status]
-        write(head, found.coef)
-        after = self._loss(source, head, coefficients(head), penalty)
+        head.set_coef_(found.coef)
+        after = self._loss(source, head, head.coef, penalty)
         worse = ~(after <= before)
-        write(head, torch.where(worse.unsqueeze(-1), start, found.coef))
+        head.set_coef_(torch.where(worse.unsqueeze(-1), start, found.coef))
         for kind in sorted(set(status) - {Status.CONVERGED}):
             warnings.warn(f"IRLSHead: {kind}: {kind.explanation}", FitWarning, stacklevel=2)
         return Refit(before, torch.where(worse, before, after), status)
@@ -166,18 +166,3 @@ class Features:
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 x = self.module.features(rows.x)
             yield rows._replace(x=x.to(torch.promote_types(x.dtype, torch.float32)))
-
-
-def coefficients(head: GLMHead) -> Tensor:
-    """The coefficients (B, p) of a head in float64, the intercept first."""
-    weight = head.weight.detach()
-    coef = weight if head.bias is None else torch.cat([head.bias.detach().unsqueeze(-1), weight], -1)
-    return coef.double()
-
-
-@torch.no_grad()
-def write(head: GLMHead, coef: Tensor) -> None:
-    """Put coefficients (B, p), the intercept first, into a head."""
-    head.weight.copy_(coef[:, int(head.bias is not None) :])
-    if head.bias is not None:
-        head.bias.copy_(coef[:, 0])
