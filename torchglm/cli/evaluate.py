@@ -107,7 +107,7 @@ class Scorer:
 
     def _own(self) -> bool:
         """Whether the rows are those of the fit, in every model."""
-        deviance = torch.zeros_like(self.result._state["nobs"])
+        deviance = torch.zeros_like(self.result.flat.nobs)
         count = torch.zeros_like(deviance)
         for model, one in self.models.items():
             deviance[model], count[model] = one.deviance.sums[0], one.rows

@@ -50,17 +50,17 @@ def check_formula(result: Result, run: Path, instead: str) -> None:
 @torch.no_grad()
 def of_the_fit(result: Result) -> bool:
     """Whether the rows behind a fit are those it was fitted on: as many, and of the same deviance in every model."""
-    total, count = torch.zeros_like(result._state["deviance"]), torch.zeros_like(result._state["deviance"])
-    for values in result._values():
+    total, count = torch.zeros_like(result.flat.deviance), torch.zeros_like(result.flat.deviance)
+    for values in result.row_values():
         half = result.family.half_deviance(values.rows.y, values.eta, values.mu, result.link)
         total += torch.where(values.used, 2 * half * values.rows.weight, 0.0).sum(-1)
         count += torch.where(values.used, values.repeats, 0.0).sum(-1)
-    return bool((alike(total, count, result) | result._state["deviance"].isnan()).all())
+    return bool((alike(total, count, result) | result.flat.deviance.isnan()).all())
 
 
 def alike(deviance: Tensor, count: Tensor, result: Result) -> Tensor:
     """Where a deviance and a number of rows are those of the models of a fit."""
-    fitted, nobs = result._state["deviance"], result._state["nobs"]
+    fitted, nobs = result.flat.deviance, result.flat.nobs
     near = (deviance - fitted).abs() <= 1e-6 * fitted.abs() + 1e-8 * nobs
     return near & ((count - nobs).abs() <= 1e-9 * nobs)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.irls import evaluate
 from torchglm.fitting.status import FitWarning, Status
+from torchglm.inference.build import build
 from torchglm.inputs import FileRows
-from torchglm.model.build import build
+from torchglm.model.result import Result
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torchglm.fitting.penalties import Penalty
     from torchglm.fitting.state import Solution
     from torchglm.links import Link
-    from torchglm.model.result import Result
 
 
 def result_at(
@@ -65,7 +65,7 @@ def _whole(penalty: Penalty | None, rows: FileRows) -> Penalty | None:
 def _result(
     solution: Solution, job: Job, rows: FileRows, family: Family, link: Link, penalty: Penalty | None
 ) -> Result:
-    return build(
+    fitted = build(
         solution,
         rows.source,
         family,
@@ -78,3 +78,4 @@ def _result(
         tol=1e-8,
         context=rows.context,
     )
+    return Result.of(fitted)

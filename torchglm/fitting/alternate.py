@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
 from torchglm.fitting.progress import Observer, Progress
-from torchglm.fitting.shape import Fitted, alpha_ml, power_ml
+from torchglm.fitting.shape import RowMeans, alpha_ml, power_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
@@ -52,7 +52,7 @@ def solve(
         value, phi = resume.shape, resume.dispersion
     limit, raw = torch.zeros_like(value, dtype=torch.bool), value
     for _ in range(ROUNDS):
-        fitted = Fitted(source, link, solution.coef)
+        fitted = RowMeans(source, link, solution.coef)
         if phi is None:
             new, limit = alpha_ml(fitted, family, value)
         else:

@@ -19,7 +19,7 @@ LONGEST = 4.0  # step of Newton's method on a log scale
 STEP = 1e-4  # of the central differences, on a log or logit scale
 
 
-class Fitted:
+class RowMeans:
     """The rows of a source with their means at coefficients `(B, p)`, without their design.
 
     They are held where the source is a list in memory, or after they were read once where they take no more than
@@ -69,7 +69,7 @@ class Fitted:
 @torch.no_grad()
 def loglik(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, dispersion: Tensor) -> Tensor:
     """(B,) the fully normalised log-likelihood at coefficients `(B, p)` and dispersions `(B,)`."""
-    return Fitted(source, link, coef).loglik(family, dispersion)
+    return RowMeans(source, link, coef).loglik(family, dispersion)
 
 
 def _row_loglik(rows: Rows, family: Family, mu: Tensor, dispersion: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def maximise(
 def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, start: Tensor) -> Tensor:
     """(B,) the maximum likelihood dispersion at given coefficients, from a positive start; 0 where that is 0."""
     positive = (start > 0) & torch.isfinite(start)
-    fitted = Fitted(source, link, coef)
+    fitted = RowMeans(source, link, coef)
     best = maximise(
         lambda log_phi: fitted.loglik(family, log_phi.exp()), torch.where(positive, start, 1.0).log(), -700.0, 700.0
     ).exp()
@@ -119,7 +119,7 @@ def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tens
 
 
 @torch.no_grad()
-def alpha_ml(fitted: Fitted, family: Family, start: Tensor) -> tuple[Tensor, Tensor]:
+def alpha_ml(fitted: RowMeans, family: Family, start: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) the maximum likelihood alpha of negative binomial models at fixed means, and where it is on its limit 0.
 
     At `alpha = 0` the slope of the log-likelihood is `sum w ((y - mu)^2 - y) / 2`; where it is not positive the
@@ -165,7 +165,7 @@ def climb(slopes: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, lowe
 
 
 @torch.no_grad()
-def power_ml(fitted: Fitted, family: Family, start: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def power_ml(fitted: RowMeans, family: Family, start: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B,) the maximum likelihood Tweedie power in (1.01, 1.99) and dispersion at fixed means, and where on a limit."""
     end = math.log(0.99 / 0.01)
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import lrt, same_rows
 from torchglm.inference.table import Table
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
-
-def compare(*fits: Result, names: list[str] | None = None) -> Table:
+def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
     """Fits of the same rows side by side, a row for each; batches are compared model by model.
 
     Columns: `df` (every estimated parameter), `deviance`, `aic`, `bic`, `D2` (share of the null deviance explained),
@@ -35,7 +31,7 @@ def compare(*fits: Result, names: list[str] | None = None) -> Table:
             )
         same_rows(fits[0], other, offsets=False)
     columns = {
-        "df": [fit._parameters for fit in fits],
+        "df": [fit.n_parameters for fit in fits],
         "deviance": [fit.deviance for fit in fits],
         "aic": [fit.aic for fit in fits],
         "bic": [fit.bic for fit in fits],
@@ -52,7 +48,7 @@ def compare(*fits: Result, names: list[str] | None = None) -> Table:
     return Table("Comparison of fits", labels, table, (note,))
 
 
-def _ratio(first: Result, second: Result, nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _ratio(first: Fitted, second: Fitted, nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """df, statistic and p of the test between two fits, whichever is larger; NaN where there is none."""
     swapped = bool((first.rank > second.rank).any())
     try:

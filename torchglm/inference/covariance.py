@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torchglm.fitting import linalg
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.status import FitWarning
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM, lanes
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Link
@@ -24,25 +25,22 @@ from torchglm.rows.products import gram
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
-
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
 
 
-def covariance(result: Result, kind: str, clusters: Any) -> Tensor:
+def covariance(result: Fitted, kind: str, clusters: Any) -> Tensor:
     """(B, p, p) a covariance of the flat models by its name, see `Result.covariance`; NaN for aliased columns."""
     if kind not in KINDS:
         raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(KINDS)}.")
     if (clusters is None) == (kind == "cluster"):
         raise ValueError("covariance('cluster') needs clusters=, a label for each row, and no other kind takes it.")
-    state = result._state
-    coef, keep, root = state["coef"], state["keep"], state["root"]
-    nobs, rank, phi = state["nobs"], state["rank"], state["dispersion"][:, None, None]
+    flat = result.flat
+    coef, keep, root = flat.coef, flat.keep, flat.root
+    nobs, rank, phi = flat.nobs, flat.rank, flat.dispersion[:, None, None]
     family, link = result.family, result.link
     if kind == "model":
-        value = phi * _unscaled(result)
-    elif kind == "observed":
+        return result.model_covariance
+    if kind == "observed":
         value = phi * observed_inverse(result.source, family, link, coef, keep)
     elif kind == "cluster":
         columns = cluster_codes(clusters, result.batch_shape, coef.device)
@@ -50,15 +48,6 @@ def covariance(result: Result, kind: str, clusters: Any) -> Tensor:
     else:
         value = heteroscedastic(result.source, family, link, coef, root, kind, nobs, rank)
     return torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), value, torch.nan)
-
-
-def _unscaled(result: Result) -> Tensor:
-    """(B, p, p) the inverse information; with a penalty the sandwich `H^-1 G H^-1` of the penalised fit."""
-    state = result._state
-    if result.context.get("event") and "observed" in state:
-        return state["observed"]
-    inverse = bordered.inverse(state["root"])
-    return inverse if result.penalty is None else inverse @ bordered.written_out(state["gram"]) @ inverse
 
 
 def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, keep: Tensor) -> Tensor:

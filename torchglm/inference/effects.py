@@ -5,29 +5,27 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.intervals import mean_limits
 from torchglm.inference.margins import Slice, changes, settle
 from torchglm.rows.rows import Rows, wide
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
-
 RATIO_LINKS = ("log", "logit", "cloglog")
 
 
-def coefficients(result: Result, level: float = 0.95) -> Estimates:
+def coefficients(result: Fitted, level: float = 0.95) -> Estimates:
     """The coefficients themselves, so that `coefficients(result).exp()` are ratios."""
     found = delta(result, lambda coef: coef, result.names, level)
     return replace(found, value=result.coef, std_err=torch.where(result.coef.isnan(), torch.nan, found.std_err))
 
 
-def ratios(result: Result, level: float = 0.95) -> Estimates:
+def ratios(result: Fitted, level: float = 0.95) -> Estimates:
     """(*B, p) `exp(coef)` with limits: ratios of means (log), odds (logit) or hazards (cloglog).
 
     Raises `ValueError` for other links, under which a unit of a column multiplies nothing.
@@ -40,7 +38,7 @@ def ratios(result: Result, level: float = 0.95) -> Estimates:
     return coefficients(result, level).exp()
 
 
-def standardized(result: Result, level: float = 0.95, response: bool = False) -> Estimates:
+def standardized(result: Fitted, level: float = 0.95, response: bool = False) -> Estimates:
     """(*B, p) coefficients per standard deviation of their column; the intercept and constant columns are 0.
 
     With `response` also divided by the standard deviation of `y` ("beta coefficients"). The deviations are those of
@@ -76,10 +74,10 @@ def _predictor(x: Tensor, offset: Tensor, coef: Tensor) -> Tensor:
 
 
 def _average(
-    result: Result, slices: Iterator[Slice], quantities: Callable[[Slice, Tensor], Tensor]
+    result: Fitted, slices: Iterator[Slice], quantities: Callable[[Slice, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """(B, k) averages of `quantities` (B, k, n) over the rows, and their derivatives (B, k, p)."""
-    coef = result._state["coef"]
+    coef = result.flat.coef
     total, slope, count = 0.0, 0.0, 0.0  # type: Any, Any, Any
     for part in slices:
 
@@ -96,7 +94,7 @@ def _average(
 
 
 def marginal_effects(
-    result: Result, variables: Sequence[str] | None = None, data: Any = None, offset: Any = None, level: float = 0.95
+    result: Fitted, variables: Sequence[str] | None = None, data: Any = None, offset: Any = None, level: float = 0.95
 ) -> Estimates:
     """(*B, k) average effects on the mean: of one unit more at the margin, or of a level against the reference.
 
@@ -114,8 +112,8 @@ def marginal_effects(
             return result.link.inverse_deriv(_predictor(part.rows.x, part.rows.offset, coef)).unsqueeze(-2)
 
         mean, bend = _average(result, _held(result), slopes)  # of dmu/deta, and its derivatives: (B, 1), (B, 1, p)
-        beta = result._state["coef"][:, index].unsqueeze(-1)
-        unit = torch.eye(result._state["coef"].shape[-1]).to(mean)[index]
+        beta = result.flat.coef[:, index].unsqueeze(-1)
+        unit = torch.eye(result.flat.coef.shape[-1]).to(mean)[index]
         slope = mean.unsqueeze(-1) * unit + beta * bend
         return estimates(result, (beta * mean.unsqueeze(-1))[..., 0], errors(result, slope), names, level)
     part, found = changes(result, variables, data, offset)
@@ -129,7 +127,7 @@ def marginal_effects(
 
 
 def predictions(
-    result: Result, at: Mapping[str, Any], data: Any = None, offset: Any = None, level: float = 0.95
+    result: Fitted, at: Mapping[str, Any], data: Any = None, offset: Any = None, level: float = 0.95
 ) -> Estimates:
     """(*B, k) average predicted means with variables set to chosen values in every row, all combinations of them.
 
@@ -158,13 +156,13 @@ def predictions(
     return replace(found, low=low, high=high)
 
 
-def _column(result: Result, name: str) -> int:
+def _column(result: Fitted, name: str) -> int:
     if name not in result.names:
         raise ValueError(f"no column {name!r}. Known: {', '.join(result.names)}.")
     return result.names.index(name)
 
 
-def _held(result: Result, settings: Sequence[Mapping[int, float]] = ()) -> Iterator[Slice]:
+def _held(result: Fitted, settings: Sequence[Mapping[int, float]] = ()) -> Iterator[Slice]:
     """The rows of the fit, chunk by chunk, with a design for each setting of columns."""
     for rows in (wide(piece) for chunk in result.source for piece in chunk.pieces()):
         designs = []
@@ -179,7 +177,7 @@ def _held(result: Result, settings: Sequence[Mapping[int, float]] = ()) -> Itera
 # contrasts -------------------------------------------------------------------------------------------------
 
 
-def contrasts(result: Result, factor: str, level: float = 0.95) -> Estimates:
+def contrasts(result: Fitted, factor: str, level: float = 0.95) -> Estimates:
     """(*B, k) differences of the linear predictor between all pairs of levels of a factor, `"b - a"`.
 
     `.exp()` of them are ratios under a log or logit link. `factor` is its text in the formula, `"region"` or
@@ -201,7 +199,7 @@ def contrasts(result: Result, factor: str, level: float = 0.95) -> Estimates:
             f"Use predictions({{{factor!r}: [...]}}, data=...) at chosen values."
         )
     name, part = inside[0]
-    coding = _coding(spec.factors[text], part.factors[0][1]).to(result._state["coef"])
+    coding = _coding(spec.factors[text], part.factors[0][1]).to(result.flat.coef)
     columns = spec.terms[name]
     pairs = list(itertools.combinations(range(len(levels)), 2))
     first, second = ([pair[k] for pair in pairs] for k in (0, 1))

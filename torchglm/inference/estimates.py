@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchglm import special
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.table import Table
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 Function = Callable[[Tensor], Tensor]
 
@@ -63,13 +60,13 @@ class Estimates:
     __repr__ = __str__
 
 
-def delta(result: Result, function: Function, names: Sequence[str], level: float = 0.95) -> Estimates:
+def delta(result: Fitted, function: Function, names: Sequence[str], level: float = 0.95) -> Estimates:
     """The quantities `function(coef)`, with `coef` (B, p) to `(B, k)`, model by model, and their delta method errors.
 
     The derivatives are taken by automatic differentiation, the covariance is the result's own; aliased
     coefficients enter as 0. Raises `ValueError` for another number of names or a level outside (0, 1).
     """
-    value, slope = jacobian(function, result._state["coef"])
+    value, slope = jacobian(function, result.flat.coef)
     return estimates(result, value, errors(result, slope), names, level)
 
 
@@ -86,7 +83,7 @@ def jacobian(function: Function, coef: Tensor) -> tuple[Tensor, Tensor]:
     return value.detach(), torch.stack(whole, -2) if whole else coef.new_zeros(coef.shape[0], 0, coef.shape[1])
 
 
-def errors(result: Result, slope: Tensor) -> Tensor:
+def errors(result: Fitted, slope: Tensor) -> Tensor:
     """(B, k) standard errors of quantities with derivatives `slope` (B, k, p).
 
     NaN where one depends on a coefficient without a variance.
@@ -94,12 +91,12 @@ def errors(result: Result, slope: Tensor) -> Tensor:
     cov = result.covariance().reshape(-1, slope.shape[-1], slope.shape[-1])
     known = torch.isfinite(cov)
     variance = ((slope @ torch.where(known, cov, 0.0)) * slope).sum(-1).clamp(min=0)
-    aliased = ~result._state["keep"].unsqueeze(-2)
+    aliased = ~result.flat.keep.unsqueeze(-2)
     lost = (~known.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) & ~aliased & (slope != 0)).any(-1)
     return torch.where(lost, torch.nan, variance.sqrt())
 
 
-def estimates(result: Result, value: Tensor, error: Tensor, names: Sequence[str], level: float) -> Estimates:
+def estimates(result: Fitted, value: Tensor, error: Tensor, names: Sequence[str], level: float) -> Estimates:
     """Wald tests and limits of quantities `(B, k)` with standard errors `(B, k)`."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
@@ -107,7 +104,7 @@ def estimates(result: Result, value: Tensor, error: Tensor, names: Sequence[str]
         raise ValueError(
             f"the function gives {value.shape[-1]} quantities, names has {len(names)}. Give one name for each."
         )
-    value, error = result._out(value), result._out(error)
+    value, error = result.shaped(value), result.shaped(error)
     half = result.quantile(level).unsqueeze(-1) * error
     statistic = value / error
     df = result.df_resid if result.statistic_name == "t" else torch.full_like(result.df_resid, torch.inf)

@@ -9,25 +9,22 @@ Source: Pregibon (1981), Logistic regression diagnostics, Ann. Stat. 9; Williams
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchglm.inference import rowwise
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.rowwise import RowValues
 from torchglm.rows import bordered
 from torchglm.rows.products import quadratic
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
-
 EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly; nothing is left without it
 MEANS = ("mean", "link")
 
 
-def residuals(result: Result, kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
+def residuals(result: Fitted, kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
     """(*B, n) residuals: response, pearson, deviance, working, anscombe, studentized or (randomised) quantile.
 
     With `standardized` the first five are divided by `sqrt(phi (1 - h))`; `seed` is for the quantile residuals.
@@ -38,39 +35,39 @@ def residuals(result: Result, kind: str = "deviance", standardized: bool = False
     if kind == "quantile":
         return quantile_residuals(result, seed)
     parts = []
-    for values in result._values():
+    for values in result.row_values():
         part = rowwise.residuals(values, result.family, result.link, kind)
         if standardized:
-            left = 1 - rowwise.leverage(values, result._state["root"])
-            part = part / (result._state["dispersion"].unsqueeze(-1) * left).sqrt()
+            left = 1 - rowwise.leverage(values, result.flat.root)
+            part = part / (result.flat.dispersion.unsqueeze(-1) * left).sqrt()
         parts.append(part)
-    return result._out(torch.cat(parts, -1))
+    return result.shaped(torch.cat(parts, -1))
 
 
-def leverage(result: Result) -> Tensor:
+def leverage(result: Fitted) -> Tensor:
     """(*B, n) the diagonal of the hat matrix."""
-    root = result._state["root"]
-    return result._out(torch.cat([rowwise.leverage(values, root) for values in result._values()], -1))
+    root = result.flat.root
+    return result.shaped(torch.cat([rowwise.leverage(values, root) for values in result.row_values()], -1))
 
 
-def cooks_distance(result: Result) -> Tensor:
+def cooks_distance(result: Fitted) -> Tensor:
     """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`."""
     parts = []
-    scale = (result._state["dispersion"] * result._state["rank"]).unsqueeze(-1)
-    for values in result._values():
-        h = rowwise.leverage(values, result._state["root"])
+    scale = (result.flat.dispersion * result.flat.rank).unsqueeze(-1)
+    for values in result.row_values():
+        h = rowwise.leverage(values, result.flat.root)
         pearson = rowwise.residuals(values, result.family, result.link, "pearson")
         parts.append((pearson / (1 - h)).square() * h / scale)
-    return result._out(torch.cat(parts, -1))
+    return result.shaped(torch.cat(parts, -1))
 
 
-def dfbetas(result: Result, scaled: bool = True) -> Tensor:
+def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     """(*B, n, p) how far each coefficient moves when the row is taken in, in its standard errors without the row.
 
     `scaled=False` leaves the differences in the units of the coefficients. NaN for a row of leverage one and for
     aliased columns.
     """
-    keep, root = result._state["keep"], result._state["root"]
+    keep, root = result.flat.keep, result.flat.root
     error, inverse = (
         bordered.inverse_diagonal(root).sqrt().unsqueeze(-2),
         bordered.inverse(root),
@@ -81,10 +78,10 @@ def dfbetas(result: Result, scaled: bool = True) -> Tensor:
         if scaled:
             moved = moved / (error * _deletion_dispersion(result, values, left).sqrt().unsqueeze(-1))
         parts.append(torch.where(keep.unsqueeze(-2), moved, torch.nan))
-    return result._out(torch.cat(parts, -2))
+    return result.shaped(torch.cat(parts, -2))
 
 
-def dffits(result: Result) -> Tensor:
+def dffits(result: Fitted) -> Tensor:
     """(*B, n) how far the row's own linear predictor moves when it is taken in, in standard errors without it.
 
     `pearson sqrt(h) / (1 - h) / sqrt(phi without the row)`.
@@ -92,12 +89,12 @@ def dffits(result: Result) -> Tensor:
     parts = []
     for values, left in _deleted(result):
         pearson = rowwise.residuals(values, result.family, result.link, "pearson")
-        share = rowwise.leverage(values, result._state["root"]).sqrt() / left
+        share = rowwise.leverage(values, result.flat.root).sqrt() / left
         parts.append(pearson * share / _deletion_dispersion(result, values, left).sqrt())
-    return result._out(torch.cat(parts, -1))
+    return result.shaped(torch.cat(parts, -1))
 
 
-def studentized(result: Result) -> Tensor:
+def studentized(result: Fitted) -> Tensor:
     """(*B, n) deletion residuals, `sign(y - mu) sqrt((d^2 + h p^2 / (1 - h)) / phi without the row)`.
 
     `d` and `p` are the deviance and the Pearson residual. For least squares the externally studentised residual,
@@ -106,13 +103,13 @@ def studentized(result: Result) -> Tensor:
     parts = []
     for values, left in _deleted(result):
         d, p = (rowwise.residuals(values, result.family, result.link, kind) for kind in ("deviance", "pearson"))
-        h = rowwise.leverage(values, result._state["root"])
+        h = rowwise.leverage(values, result.flat.root)
         square = (d.square() + h * p.square() / left) / _deletion_dispersion(result, values, left)
         parts.append(torch.sign(d) * square.sqrt())
-    return result._out(torch.cat(parts, -1))
+    return result.shaped(torch.cat(parts, -1))
 
 
-def loo_predict(result: Result, kind: str = "mean") -> Tensor:
+def loo_predict(result: Fitted, kind: str = "mean") -> Tensor:
     """(*B, n) the mean (or the linear predictor, `kind="link"`) of each row by the fit without it.
 
     NaN for a row of leverage one and where the step leaves the range of the link. Raises `ValueError` for an
@@ -121,33 +118,33 @@ def loo_predict(result: Result, kind: str = "mean") -> Tensor:
     if kind not in MEANS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(MEANS)}.")
     parts = [eta if kind == "link" else result.link(eta) for _, eta in _left_out(result)]
-    return result._out(torch.cat(parts, -1))
+    return result.shaped(torch.cat(parts, -1))
 
 
-def cv_deviance(result: Result) -> Tensor:
+def cv_deviance(result: Fitted) -> Tensor:
     """(*B) the deviance of every row at the mean predicted without it: leave-one-out cross-validation.
 
     For least squares the prediction sum of squares (PRESS). NaN where a row of leverage one has no prediction.
     Source: Allen (1974), Technometrics 16.
     """
-    total = torch.zeros_like(result._state["deviance"])
+    total = torch.zeros_like(result.flat.deviance)
     for values, eta in _left_out(result):
         half = result.family.half_deviance(values.rows.y, eta, result.link(eta), result.link)
         total = total + torch.where(values.used, 2 * half * values.rows.weight, 0.0).sum(-1)
-    return result._out(total)
+    return result.shaped(total)
 
 
-def _deleted(result: Result) -> Iterator[tuple[RowValues, Tensor]]:
+def _deleted(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and what `1 - h` leaves of each row: NaN where nothing is left."""
-    for values in result._values():
-        left = 1 - rowwise.leverage(values, result._state["root"])
+    for values in result.row_values():
+        left = 1 - rowwise.leverage(values, result.flat.root)
         yield values, torch.where(left > EXACT, left, torch.nan)
 
 
-def _left_out(result: Result) -> Iterator[tuple[RowValues, Tensor]]:
+def _left_out(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and the linear predictor of each row by the fit without one repeat of it."""
-    for values in result._values():
-        spread = quadratic(values.rows, result._state["root"])  # x' H^-1 x
+    for values in result.row_values():
+        spread = quadratic(values.rows, result.flat.root)  # x' H^-1 x
         left = 1 - values.information / values.repeats * spread
         eta = values.eta - spread * values.score / values.repeats / torch.where(left > EXACT, left, torch.nan)
         eta = torch.where(values.used, eta, values.eta)
@@ -155,18 +152,18 @@ def _left_out(result: Result) -> Iterator[tuple[RowValues, Tensor]]:
         yield values, torch.where(inside, eta, torch.nan)
 
 
-def _deletion_dispersion(result: Result, values: RowValues, left: Tensor) -> Tensor:
+def _deletion_dispersion(result: Fitted, values: RowValues, left: Tensor) -> Tensor:
     """(B, n) the dispersion that is estimated without the row; 1, or the number given, where it is not estimated.
 
     `(T - r^2 / (1 - h)) / (df - 1)`, with Pearson's statistic and residual, or the deviance and its residual
     where that is the estimate.
     """
-    phi = result._state["dispersion"].unsqueeze(-1)
+    phi = result.flat.dispersion.unsqueeze(-1)
     if result.statistic_name == "z":
         return phi.expand_as(left)
     kind = "pearson" if result.dispersion_kind == "pearson" else "deviance"
-    total = result._state[kind].unsqueeze(-1)
-    freedom = (result._state["nobs"] - result._state["rank"]).unsqueeze(-1)
+    total = (result.flat.pearson if kind == "pearson" else result.flat.deviance).unsqueeze(-1)
+    freedom = (result.flat.nobs - result.flat.rank).unsqueeze(-1)
     share = rowwise.residuals(values, result.family, result.link, kind).square() / left / total
     without = phi * (1 - share) * freedom / (freedom - values.repeats)
     return torch.where((without > 0) & (freedom > values.repeats), without, torch.nan)

@@ -10,7 +10,7 @@ Source: Bjornstad (1990), Predictive likelihood: a review, Stat. Sci. 5; Barndor
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +21,10 @@ from torchglm import special
 from torchglm.distributions import log_tails, quantile
 from torchglm.distributions.tails import count_quantile
 from torchglm.families import Family
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.links import Link
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 KINDS = ("mean", "link", "response")
 REACH = 6.5  # standard errors to which the quadrature goes where it takes even steps
@@ -37,7 +35,7 @@ Nodes = tuple[Tensor, Tensor]  # where, and with which weights
 
 @torch.no_grad()
 def predict_interval(
-    result: Result,
+    result: Fitted,
     x: Any,
     offset: Any = None,
     kind: str = "mean",
@@ -99,7 +97,7 @@ def _divisor(weights: Any, trials: Any, like: Tensor) -> Tensor:
     return total
 
 
-def _response(result: Result, eta: Tensor, error: Tensor, level: float, divisor: Tensor) -> Tensor:
+def _response(result: Fitted, eta: Tensor, error: Tensor, level: float, divisor: Tensor) -> Tensor:
     refuse_quasi(result, "prediction intervals")
     m = eta.shape[-1]
     flat = [value.reshape(-1, m) for value in (eta, error, divisor)]
@@ -112,7 +110,7 @@ def _response(result: Result, eta: Tensor, error: Tensor, level: float, divisor:
     return torch.cat(parts, -2).reshape(*eta.shape, 2)
 
 
-def _predictor_nodes(result: Result, eta: Tensor, error: Tensor, divisor: Tensor) -> Nodes:
+def _predictor_nodes(result: Fitted, eta: Tensor, error: Tensor, divisor: Tensor) -> Nodes:
     """Nodes for the linear predictor: few where the noise of a response hides its error, even steps where not.
 
     With `r` the largest ratio of the two, even steps of `0.9 / sqrt(1 + r^2)` are right to 1e-8.
@@ -125,13 +123,13 @@ def _predictor_nodes(result: Result, eta: Tensor, error: Tensor, divisor: Tensor
     return z, torch.softmax(-z.square() / 2, 0)
 
 
-def _ratio(result: Result, eta: Tensor, error: Tensor, divisor: Tensor) -> Tensor:
+def _ratio(result: Fitted, eta: Tensor, error: Tensor, divisor: Tensor) -> Tensor:
     """(B, m) the standard error of a mean beside the standard deviation of a response."""
     noise = (result.dispersion.reshape(-1, 1) / divisor * result.family.variance(result.link(eta))).sqrt()
     return (error * result.link.inverse_deriv(eta).abs() / noise).nan_to_num(0.0, 0.0, 0.0)
 
 
-def _dispersion_nodes(result: Result) -> Nodes:
+def _dispersion_nodes(result: Fitted) -> Nodes:
     """Nodes for the normal score of the dispersion; the one node 0 where it is known."""
     if result.statistic_name == "z":
         return _hermite(1, result.dispersion)
@@ -161,7 +159,7 @@ class Mixture(Distribution):
 
     @classmethod
     def of(
-        cls, result: Result, predictors: Nodes, dispersions: Nodes, eta: Tensor, error: Tensor, divisor: Tensor
+        cls, result: Fitted, predictors: Nodes, dispersions: Nodes, eta: Tensor, error: Tensor, divisor: Tensor
     ) -> Mixture:
         """The law of responses with linear predictors `eta`, their errors and prior weights, all (B, m)."""
         phi, freedom = result.dispersion.reshape(-1, 1), result.df_resid.reshape(-1, 1)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchglm.fitting.shape import Fitted
+from torchglm.fitting.shape import RowMeans
+from torchglm.inference.fitted import Fitted
 from torchglm.rows.rows import Rows
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 SYSTEMS = ("R",)
 DISPERSED = ("gaussian", "gamma", "inverse_gaussian")  # R's logLik.glm counts a dispersion for these
@@ -42,7 +40,7 @@ class Likelihood:
         return {name: getattr(self, name).tolist() for name in ("loglik", "df", "aic", "bic")}
 
 
-def like(result: Result, system: str) -> Likelihood:
+def like(result: Fitted, system: str = "R") -> Likelihood:
     """The log-likelihood, df, AIC and BIC of a fit as R's `logLik`, `AIC` and `BIC` give them.
 
     Where R differs: Gamma and inverse Gaussian take `phi = D / sum w` in place of the maximum likelihood one, and
@@ -56,22 +54,22 @@ def like(result: Result, system: str) -> Likelihood:
     name = result.family.name
     quasi = not result.family.has_dispersion and result.dispersion_kind != "fixed"
     known = name in DISPERSED + COUNTED and not quasi
-    df = result.rank + float(name in DISPERSED) + float(result._state["estimated_shape"])
+    df = result.rank + float(name in DISPERSED) + float(result.estimated_shape)
     loglik, nobs = _at_mean_deviance(result, name in DISPERSED)
     return Likelihood(torch.where(torch.tensor(known, device=loglik.device), loglik, torch.nan), df, nobs)
 
 
-def _at_mean_deviance(result: Result, dispersed: bool) -> tuple[Tensor, Tensor]:
+def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
     """(*B) R's log-likelihood and number of rows."""
-    state, family = result._state, result.family
-    fitted = Fitted(result.source, result.link, state["coef"])
-    weight, count = fitted.sum(lambda rows, _: torch.stack([rows.weight.sum(-1), (rows.weight > 0).sum(-1)]))
+    flat, family = result.flat, result.family
+    means = RowMeans(result.source, result.link, flat.coef)
+    weight, count = means.sum(lambda rows, _: torch.stack([rows.weight.sum(-1), (rows.weight > 0).sum(-1)]))
     gaussian = family.name == "gaussian"  # its phi and its weights are those of least squares
-    phi = state["deviance"] / (count if gaussian else weight) if dispersed else torch.ones_like(count)
+    phi = flat.deviance / (count if gaussian else weight) if dispersed else torch.ones_like(count)
 
     def log_density(rows: Rows, mu: Tensor) -> Tensor:
         density = family.log_prob(rows.y, mu, phi.unsqueeze(-1), rows.weight if gaussian or not dispersed else 1.0)
         times = 1.0 if gaussian or not dispersed else rows.weight
         return torch.where(rows.weight > 0, times * density, 0.0).sum(-1)
 
-    return result._out(fitted.sum(log_density)), result._out(count)
+    return result.shaped(means.sum(log_density)), result.shaped(count)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.rows.rows import Rows
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 STEP = 1e-4  # of the central differences through a formula, in standard deviations of the variable
 
@@ -34,7 +32,7 @@ class Change(NamedTuple):
     divisor: float
 
 
-def changes(result: Result, variables: Sequence[str] | None, data: Any, offset: Any) -> tuple[Slice, list[Change]]:
+def changes(result: Fitted, variables: Sequence[str] | None, data: Any, offset: Any) -> tuple[Slice, list[Change]]:
     """The designs of a table with each variable moved, and which pairs of them are effects.
 
     A numeric variable is moved a little to either side, a category to each of its levels. Raises `ValueError` for
@@ -60,7 +58,7 @@ def changes(result: Result, variables: Sequence[str] | None, data: Any, offset: 
     return _slice(result, designs, columns, data, offset), found
 
 
-def settle(result: Result, settings: Sequence[Mapping[str, Any]], data: Any, offset: Any) -> Slice:
+def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, offset: Any) -> Slice:
     """The designs of a table with variables set to chosen values, one for each setting."""
     columns = _columns(result, data)
     for name in settings[0]:
@@ -68,7 +66,7 @@ def settle(result: Result, settings: Sequence[Mapping[str, Any]], data: Any, off
     return _slice(result, [_moved(result, columns, one) for one in settings], columns, data, offset)
 
 
-def _columns(result: Result, data: Any) -> dict[str, Any]:
+def _columns(result: Fitted, data: Any) -> dict[str, Any]:
     """The columns of the table that the design reads."""
     from torchglm import tables
     from torchglm.tables.columns import column_values
@@ -82,7 +80,7 @@ def _columns(result: Result, data: Any) -> dict[str, Any]:
     return {name: column_values(table.column(name)) for name in result.spec.columns}
 
 
-def _levels(result: Result, name: str) -> list[Any] | None:
+def _levels(result: Fitted, name: str) -> list[Any] | None:
     """The levels of a variable that is a category, else None; `ValueError` where no term reads it."""
     spec = result.spec
     if name not in spec.columns:
@@ -95,14 +93,14 @@ def _levels(result: Result, name: str) -> list[Any] | None:
     return None
 
 
-def _moved(result: Result, columns: Mapping[str, Any], values: Mapping[str, Any]) -> Tensor:
+def _moved(result: Fitted, columns: Mapping[str, Any], values: Mapping[str, Any]) -> Tensor:
     """The design of the table with these columns replaced, by a value for all rows or one for each."""
     count = len(next(iter(columns.values())))
     new = {
         name: value if isinstance(value, np.ndarray) else np.full(count, value, dtype=_dtype(value))
         for name, value in values.items()
     }
-    return result.spec.transform({**columns, **new}).to(result._state["coef"])
+    return result.spec.transform({**columns, **new}).to(result.flat.coef)
 
 
 def _dtype(value: Any) -> Any:
@@ -110,12 +108,12 @@ def _dtype(value: Any) -> Any:
     return None if isinstance(value, (bool, int, float)) else object
 
 
-def _slice(result: Result, designs: list[Tensor], columns: Mapping[str, Any], data: Any, offset: Any) -> Slice:
+def _slice(result: Fitted, designs: list[Tensor], columns: Mapping[str, Any], data: Any, offset: Any) -> Slice:
     from torchglm.inference.predict import _offset
 
-    coef = result._state["coef"]
+    coef = result.flat.coef
     count = len(next(iter(columns.values())))
     one = torch.ones(coef.shape[0], count, dtype=coef.dtype, device=coef.device)
-    like = result._out(one)
+    like = result.shaped(one)
     shift = (torch.zeros_like(like) + _offset(result, offset, like, data)).reshape(one.shape)
     return Slice(Rows(designs[0], torch.zeros_like(one), one, shift), one, designs)

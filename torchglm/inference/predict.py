@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.rows import bordered
 
 if TYPE_CHECKING:
-    from torchglm.model.result import Result
     from torchglm.rows.indexed import Indexed
 
 KINDS = ("mean", "link")
 
 
 def predict(
-    result: Result, x: Any, offset: Any = None, kind: str = "mean", se: bool = False, unseen: str | None = None
+    result: Fitted, x: Any, offset: Any = None, kind: str = "mean", se: bool = False, unseen: str | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
 
@@ -44,11 +44,11 @@ def predict(
     return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
 
 
-def _variance(result: Result, design: Tensor, indexed: Indexed | None) -> Tensor:
+def _variance(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor:
     """The variances of linear predictors, without the covariance of all pairs of levels where there are very many."""
-    root = result._state["root"]
+    root = result.flat.root
     if indexed is not None and bordered.is_arrow(root) and result.covariance_is_root:
-        return result._state["dispersion"].unsqueeze(-1) * indexed.length(design, root)
+        return result.flat.dispersion.unsqueeze(-1) * indexed.length(design, root)
     cov = result.covariance()
     spread = torch.where(torch.isfinite(cov), cov, 0.0)
     if indexed is None:
@@ -56,7 +56,7 @@ def _variance(result: Result, design: Tensor, indexed: Indexed | None) -> Tensor
     return indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:]))
 
 
-def _design(result: Result, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:
+def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:
     """The columns of new rows, with the index columns beside them where factors have many levels."""
     if result.spec is not None and not isinstance(x, Tensor):
         from torchglm.design import Design
@@ -78,7 +78,7 @@ def _design(result: Result, x: Any, coef: Tensor, unseen: str | None = None) -> 
     return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None
 
 
-def _offset(result: Result, offset: Any, eta: Tensor, x: Any) -> Tensor | float:
+def _offset(result: Fitted, offset: Any, eta: Tensor, x: Any) -> Tensor | float:
     from torchglm import inputs
 
     columns = result.context.get("columns") or {}

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from torchglm.distributions import log_tails
 from torchglm.families import Family
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 SMALLEST = 1e-300  # a probability that rounds to 0 has no normal quantile
 Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision
 
 
 @torch.no_grad()
-def quantile_residuals(result: Result, seed: int = 0) -> Tensor:
+def quantile_residuals(result: Fitted, seed: int = 0) -> Tensor:
     """(*B, n) `Phi^-1(u)`, `u = F(y)`, or uniform on `(F(y-), F(y)]` where the law of `y` has an atom.
 
     The uniform numbers depend on `seed` and on the row alone: a model of a batch, or a chunk of a stream, has the
@@ -30,15 +26,15 @@ def quantile_residuals(result: Result, seed: int = 0) -> Tensor:
     Source: Dunn & Smyth (1996), J. Comput. Graph. Stat. 5.
     """
     refuse_quasi(result, "quantile residuals")
-    phi = result._state["dispersion"].unsqueeze(-1)
+    phi = result.flat.dispersion.unsqueeze(-1)
     generator, parts = torch.Generator().manual_seed(seed), []
-    for values in result._values():
+    for values in result.row_values():
         uniform = torch.rand(values.mu.shape[-1], dtype=torch.float64, generator=generator).to(values.mu.device)
         parts.append(_scores(values, result.family, phi, uniform))
-    return result._out(torch.cat(parts, -1))
+    return result.shaped(torch.cat(parts, -1))
 
 
-def refuse_quasi(result: Result, what: str) -> None:
+def refuse_quasi(result: Fitted, what: str) -> None:
     """Raise `ValueError` where the fit is a quasi-likelihood and `what` needs a law."""
     if not result.family.has_dispersion and result.dispersion_kind != "fixed":
         raise ValueError(

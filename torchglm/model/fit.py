@@ -20,9 +20,9 @@ from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.start import design_triangle
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
+from torchglm.inference.build import build
 from torchglm.inputs import Data
 from torchglm.links import Link
-from torchglm.model.build import build
 from torchglm.model.result import Result
 
 SINGULAR = ("drop", "minnorm", "error")
@@ -134,7 +134,7 @@ def fit(
     if singular != "drop":
         solution = _resolve_aliases(solution, data, singular)
     _warn(solution, data.names, data.batch, chosen)
-    return build(
+    fitted = build(
         solution,
         data.source,
         family,
@@ -147,6 +147,7 @@ def fit(
         tol=tol,
         context=data.context,
     )
+    return Result.of(fitted)
 
 
 def _piecewise(data: Any) -> bool:

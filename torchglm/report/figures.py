@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.influence import Influence
 from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, quiet_axes
@@ -17,7 +18,6 @@ from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, quiet_axe
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from torchglm.model.result import Result
 
 _NAMED = 3  # rows that carry their number
 _ACROSS = 2  # histograms in a line
@@ -131,7 +131,7 @@ def histogram(residual: Tensor, kind: str = "residual", reach: float = 6.0) -> F
     return figure
 
 
-def distributions(result: Result, most: int = 12) -> Figure:
+def distributions(result: Fitted, most: int = 12) -> Figure:
     """A histogram of each coefficient over the converged models of a batch, over their central 98 %."""
     from torchglm.report.overview import ModelBatch
 

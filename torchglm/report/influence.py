@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchglm.inference.adequacy.screening import run
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.rows import bordered
 from torchglm.rows.rows import whole
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 _EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly: it has no distance
 _LISTED = 10
@@ -55,18 +52,18 @@ class Influence:
     distances; `count` the rows that count, `high` those whose distance exceeds 4 / n of their model.
     """
 
-    def __init__(self, result: Result, most: int = 200, sampled: int = 1500) -> None:
+    def __init__(self, result: Fitted, most: int = 200, sampled: int = 1500) -> None:
         self.result, self.most = result, most
         self.top: Cases | None = None
         self.sample: Cases | None = None
         self.count = self.high = self.seen = 0
-        state = result._state
-        self.fitted = (state["nobs"] > state["rank"]).unsqueeze(-1)
-        self.step = max(1, int(float(state["nobs"].nansum()) / sampled))
+        flat = result.flat
+        self.fitted = (flat.nobs > flat.rank).unsqueeze(-1)
+        self.step = max(1, int(float(flat.nobs.nansum()) / sampled))
 
     @classmethod
     @torch.no_grad()
-    def of(cls, result: Result) -> Influence:
+    def of(cls, result: Fitted) -> Influence:
         """The influence of the rows of a fit: one pass. Raises ValueError where it holds none."""
         found = cls(result)
         run(result, [found])
@@ -74,16 +71,16 @@ class Influence:
 
     def add(self, values: RowValues) -> None:
         """Take in a chunk."""
-        state, used = self.result._state, values.used
-        h = leverage(values, state["root"])
+        fit, used = self.result.flat, values.used
+        h = leverage(values, fit.root)
         left = torch.where(1 - h > _EXACT, 1 - h, torch.nan)
         pearson = residuals(values, self.result.family, self.result.link, "pearson")
-        residual = pearson / (state["dispersion"].unsqueeze(-1) * left).sqrt()
-        cook = residual.square() * h / left / state["rank"].unsqueeze(-1)
+        residual = pearson / (fit.dispersion.unsqueeze(-1) * left).sqrt()
+        cook = residual.square() * h / left / fit.rank.unsqueeze(-1)
         fine = used & self.fitted & cook.isfinite()
         cook = torch.where(fine, cook, -1.0)
         self.count += int(fine.sum())
-        self.high += int((cook > 4 / state["nobs"].unsqueeze(-1)).sum())
+        self.high += int((cook > 4 / fit.nobs.unsqueeze(-1)).sum())
         models, n = cook.shape
         flat = cook.reshape(-1)
         parts = (values, h, residual, cook, left)
@@ -111,14 +108,14 @@ class Influence:
 
     def _shift(self, values: RowValues, left: Tensor, model: Tensor, row: Tensor) -> Tensor:
         """(k, p) by how many standard errors each coefficient moves when the row is taken in."""
-        state = self.result._state
-        inverse = bordered.inverse(state["root"])  # (B, p, p)
+        fit = self.result.flat
+        inverse = bordered.inverse(fit.root)  # (B, p, p)
         x = whole(values.rows.at(row)) if values.rows.shared else values.x[model, row]
         single = len(inverse) == 1  # one matrix serves all rows, and is not repeated for each
         moved = x @ inverse[0] if single else (x.unsqueeze(-2) @ inverse[model]).squeeze(-2)
         moved = moved * (values.score / left)[model, row].unsqueeze(-1)
-        error = (state["dispersion"].unsqueeze(-1) * inverse.diagonal(dim1=-2, dim2=-1)).sqrt()[model]
-        return torch.where(state["keep"][model], moved / error, torch.nan)
+        error = (fit.dispersion.unsqueeze(-1) * inverse.diagonal(dim1=-2, dim2=-1)).sqrt()[model]
+        return torch.where(fit.keep[model], moved / error, torch.nan)
 
     @property
     def largest(self) -> Cases:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
+from torchglm.inference.fitted import Fitted
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Observations:
     @classmethod
     def of(
         cls,
-        result: Result,
+        result: Fitted,
         y: Tensor | None = None,
         mu: Tensor | None = None,
         weight: Tensor | None = None,
@@ -48,7 +46,7 @@ class Observations:
             )
         repeats = None
         if y is None or mu is None:
-            if not has_rows(result):
+            if not result.has_rows:
                 return None
             y, mu, weight, offset, repeats = _first(result)
             if exposure is None and result.link.name == "log" and bool((offset != 0).any()):
@@ -97,16 +95,11 @@ class Observations:
         )
 
 
-def has_rows(result: Result) -> bool:
-    """Whether rows stand behind the result: held, or read again at each pass. A loaded one has none."""
-    return result._source is not None
-
-
-def _first(result: Result, most: int = 1_000_000) -> list[Tensor]:
+def _first(result: Fitted, most: int = 1_000_000) -> list[Tensor]:
     """Response, mean, weight, offset and repeats (B, n) of the rows behind a result; of a stream the first."""
     pieces: list[tuple[Tensor, ...]] = []
     count = 0
-    for values in result._values():
+    for values in result.row_values():
         pieces.append((values.rows.y, values.mu, values.rows.weight, values.rows.offset, values.repeats))
         count += values.mu.numel()
         if count >= most:

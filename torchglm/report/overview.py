@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
 from torchglm.report.single import d_squared, group_label, jsonable, left_out, policies, roles, share
@@ -17,16 +18,15 @@ from torchglm.report.single import d_squared, group_label, jsonable, left_out, p
 if TYPE_CHECKING:
     import pandas as pd
 
-    from torchglm.model.result import Result
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _QUANTILE_NAMES = ("min", "25 %", "median", "75 %", "max")
 
 
 class ModelBatch:
-    """The reading of a Result with batch dimensions; models are numbered in row-major order."""
+    """The reading of a Fitted with batch dimensions; models are numbered in row-major order."""
 
-    def __init__(self, result: Result, level: float, worst: int = 10) -> None:
+    def __init__(self, result: Fitted, level: float, worst: int = 10) -> None:
         self.result, self.level, self.worst_shown = result, level, worst
         self.shape = result.coef.shape[:-1]
         self.n_models = math.prod(self.shape)

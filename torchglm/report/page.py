@@ -10,10 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchglm.inference.adequacy.check import Check, check
+from torchglm.inference.fitted import Fitted
 from torchglm.report import tables
 from torchglm.report.document import Facts, Table
 from torchglm.report.influence import Influence
-from torchglm.report.observations import Observations, has_rows
+from torchglm.report.observations import Observations
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.single import SingleModel
@@ -22,15 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from torchglm.inference.adequacy.check import Check
-    from torchglm.model.result import Result
-
 _WIDE = 10_000  # characters: tables scroll, so none is split
 _MOST_SENTENCES = 40
 
 
 def write_page(
-    result: Result,
+    result: Fitted,
     path: str | Path,
     y: Tensor | None = None,
     mu: Tensor | None = None,
@@ -50,7 +49,7 @@ def write_page(
     """
     path = Path(path)
     rows = Observations.of(result, y, mu, weight, exposure)
-    text = page(result, rows, title, config, level, own=y is None and not new_rows and has_rows(result))
+    text = page(result, rows, title, config, level, own=y is None and not new_rows and result.has_rows)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -62,7 +61,7 @@ def write_page(
 
 
 def page(
-    result: Result,
+    result: Fitted,
     rows: Observations | None,
     title: str | None = None,
     config: Mapping[str, Any] | str | None = None,
@@ -96,7 +95,7 @@ def page(
     )
 
 
-def _on_rows(result: Result, rows: Observations | None) -> dict[str, Any]:
+def _on_rows(result: Fitted, rows: Observations | None) -> dict[str, Any]:
     """What the page says of rows, be they those of the fit or others."""
     if rows is None:
         return {"predictions": [], "deciles": None, "checks": []}
@@ -108,7 +107,7 @@ def _on_rows(result: Result, rows: Observations | None) -> dict[str, Any]:
     }
 
 
-def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> dict[str, Any]:
+def _on_own_rows(result: Fitted, view: SingleModel | ModelBatch, own: bool) -> dict[str, Any]:
     """The checks in words, what single rows do, and what a reader must know at once."""
     nothing = {
         "warnings": view.warnings(),
@@ -124,7 +123,7 @@ def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> d
     if not own:
         return nothing
     try:
-        checked = _check_parts(result.check(), result, view)
+        checked = _check_parts(check(result), result, view)
     except ValueError as error:  # the fit and the rest of its report are worth having without them
         checked = {"warnings": [*view.warnings(), f"The checks could not be made: {error}"]}
     found = Influence.of(result)
@@ -141,7 +140,7 @@ def _on_own_rows(result: Result, view: SingleModel | ModelBatch, own: bool) -> d
     )
 
 
-def _check_parts(check: Check, result: Result, view: SingleModel | ModelBatch) -> dict[str, Any]:
+def _check_parts(check: Check, result: Fitted, view: SingleModel | ModelBatch) -> dict[str, Any]:
     """What the page says of a check: findings at the top, then the tests."""
     batch = isinstance(view, ModelBatch)
     known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", *check.tests})

@@ -9,6 +9,7 @@ import torch
 from torch.distributions import constraints
 
 from torchglm import families
+from torchglm.inference.fitted import Fitted
 from torchglm.report import figures, plots, tables, words
 from torchglm.report.binned import Calibration
 from torchglm.report.influence import Influence
@@ -18,7 +19,6 @@ from torchglm.report.scores import normal_scores
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from torchglm.model.result import Result
     from torchglm.report.document import Table
 
 _MOST_SCORED = 50_000  # rows whose residuals are computed; more are sampled, which no reader could see
@@ -33,7 +33,7 @@ class Panel:
     figure: Figure
 
 
-def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
+def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
     """The forest of one model (none without slopes), or the spread of a batch's estimates and deviances."""
     if result.coef.ndim > 1:
         return [
@@ -69,7 +69,7 @@ def coefficient_panels(result: Result, level: float = 0.95) -> list[Panel]:
     ]
 
 
-def predictions(result: Result, rows: Observations) -> tuple[list[Panel], Table]:
+def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Table]:
     """Calibration, lift and Lorenz curve with the deciles behind them; events per unit of time for censored times."""
     rate = "rates per unit of exposure" if rows.exposure is not None else "means"
     law = result.family
@@ -105,7 +105,7 @@ def predictions(result: Result, rows: Observations) -> tuple[list[Panel], Table]
     return panels, tables.deciles(sums, exposed, weighted)
 
 
-def residual_panels(result: Result, rows: Observations) -> list[Panel]:
+def residual_panels(result: Fitted, rows: Observations) -> list[Panel]:
     """Residuals and their spread against fitted values, normal Q–Q plot, and a rootogram for counts or a histogram."""
     # a fit without residual degrees of freedom, or an exact one, has no scale to divide by
     rows = replace(rows, dispersion=torch.where(rows.dispersion > 0, rows.dispersion, 1.0))
@@ -175,11 +175,11 @@ def influence_panels(found: Influence) -> list[Panel]:
     ]
 
 
-def _rest(result: Result) -> str:
+def _rest(result: Fitted) -> str:
     return f" The first 12 of {len(result.names)}." if len(result.names) > 12 else ""
 
 
-def _counts(result: Result, rows: Observations) -> bool:
+def _counts(result: Fitted, rows: Observations) -> bool:
     """Whether responses are whole numbers without an upper end, and the family gives them probabilities."""
     law = result.family.distribution(rows.mu, rows.dispersion)
     whole = bool((rows.y == rows.y.round()).all())

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
 from torchglm.report.single import Coefficient, coefficients
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from torchglm.families import Family
-    from torchglm.model.result import Result
 
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"
@@ -28,7 +28,7 @@ _LABEL = 24  # characters of a coefficient's name beside a plot
 _POINTS = 2000  # rows up to which residuals are drawn one by one
 
 
-def forest(result: Result, level: float = 0.95, most: int = 40) -> Figure:
+def forest(result: Fitted, level: float = 0.95, most: int = 40) -> Figure:
     """Estimates with intervals, one line per coefficient but the intercept; ratios on a log axis.
 
     Beyond `most` coefficients those of largest |statistic| are drawn, in the order of the table.
@@ -225,7 +225,7 @@ def rootogram(
     return figure
 
 
-def quartiles(result: Result, show: int = 40) -> Figure:
+def quartiles(result: Fitted, show: int = 40) -> Figure:
     """Each slope over the converged models of a batch: range (thin), quartiles (thick) and median."""
     from torchglm.report.overview import ModelBatch
 
@@ -245,7 +245,7 @@ def quartiles(result: Result, show: int = 40) -> Figure:
     return figure
 
 
-def deviances(result: Result) -> Figure:
+def deviances(result: Fitted) -> Figure:
     """Histogram over the converged models of a batch of deviance per residual degree of freedom."""
     from torchglm.report.overview import ModelBatch
 

@@ -7,14 +7,15 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from torchglm.inference.fitted import Fitted
 from torchglm.report import words
+from torchglm.report.describe import describe
 from torchglm.report.document import Block, Document, Facts, Notes, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from torchglm.fitting.status import Status
-    from torchglm.model.result import Result
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Coefficient:
         return _exp(self.estimate), _exp(self.low), _exp(self.high)
 
 
-def coefficients(result: Result, level: float = 0.95) -> list[Coefficient]:
+def coefficients(result: Fitted, level: float = 0.95) -> list[Coefficient]:
     """The coefficient table of a single model as plain floats, in the order of the design's columns."""
     columns = [
         t.detach().double().cpu().tolist() for t in (result.coef, result.std_err, result.statistic, result.p_value)
@@ -52,9 +53,9 @@ def coefficients(result: Result, level: float = 0.95) -> list[Coefficient]:
 
 
 class SingleModel:
-    """The reading of a Result without batch dimensions."""
+    """The reading of a Fitted without batch dimensions."""
 
-    def __init__(self, result: Result, level: float) -> None:
+    def __init__(self, result: Fitted, level: float) -> None:
         self.result, self.level = result, level
         self.status = cast("Status", result.status)  # of one model it is no list
         self.family, self.link = result.family.name, result.link.name
@@ -178,7 +179,7 @@ class SingleModel:
                 row["ratio"], row["ratio_low"], row["ratio_high"] = c.ratio
         return jsonable(
             {
-                **r.describe(),
+                **describe(r),
                 "family": self.family,
                 "status": self.status.name.lower(),
                 "level": self.level,
@@ -264,23 +265,23 @@ def d_squared(deviance: float, null: float) -> float:
     return 1 - deviance / null if null > 0 else math.nan
 
 
-def robust_errors(result: Result) -> str:
+def robust_errors(result: Fitted) -> str:
     """`, standard errors HC3` where another covariance than the model's stands behind them; else nothing."""
     return "" if result.covariance_kind == "model" else f", standard errors {result.covariance_kind}"
 
 
-def roles(result: Result) -> list[tuple[str, str]]:
+def roles(result: Fitted) -> list[tuple[str, str]]:
     """The columns that a formula fit took as exposure, offset, weights and so on, as facts."""
     return [(role.capitalize(), str(column)) for role, column in (result.context.get("columns") or {}).items()]
 
 
-def left_out(result: Result) -> list[tuple[str, str]]:
+def left_out(result: Fitted) -> list[tuple[str, str]]:
     """The rows left out of a formula fit for missing values, as a fact; empty where there are none."""
     rows = (result.context.get("tally") or {}).get("rows", 0)
     return [("Left out", f"{rows:,} row{'s' * (rows != 1)}")] if rows else []
 
 
-def policies(result: Result) -> list[str]:
+def policies(result: Fitted) -> list[str]:
     """What the policies on missing values, rare and unseen levels did to the rows of a formula fit, in sentences."""
     from torchglm.design import tally
 
@@ -295,7 +296,7 @@ def policies(result: Result) -> list[str]:
     return [f"{what}: {said}." for what, said in found.items() if said]
 
 
-def _event(result: Result) -> list[tuple[str, str]]:
+def _event(result: Fitted) -> list[tuple[str, str]]:
     """Which of the two levels of a categorical response is the event; empty for a numeric one."""
     response = {} if result.spec is None else result.spec.to_dict().get("response") or {}
     if "levels" not in response:
@@ -304,7 +305,7 @@ def _event(result: Result) -> list[tuple[str, str]]:
     return [("Response", f"{response['text']} = {success} (1), {failure} (0)")]
 
 
-def references(result: Result) -> dict[str, str]:
+def references(result: Fitted) -> dict[str, str]:
     """The reference level of each factor under treatment coding, by the factor's text in the formula."""
     made = {} if result.spec is None else result.spec.to_dict()
     return {
@@ -314,7 +315,7 @@ def references(result: Result) -> dict[str, str]:
     }
 
 
-def group_label(result: Result, group: Any) -> str:
+def group_label(result: Fitted, group: Any) -> str:
     """A group of a `by=` fit as `state = CA, year = 2001`."""
     values = group if isinstance(group, tuple | list) else (group,)
     names = result.group_names or [""] * len(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Document
 from torchglm.report.overview import ModelBatch
 from torchglm.report.single import SingleModel
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, Group
 
-    from torchglm.model.result import Result
 
 _WIDE = 10_000  # characters; formats that scroll keep exp(coef) beside its coefficient
 
@@ -25,7 +25,7 @@ class Summary:
     `rich.print(summary)` shows tables. `summary[i]` is the summary of one member of a batch.
     """
 
-    def __init__(self, result: Result, level: float = 0.95) -> None:
+    def __init__(self, result: Fitted, level: float = 0.95) -> None:
         if not 0 < level < 1:
             raise ValueError(f"An interval needs 0 < level < 1; got level = {level}. Use 0.95 for 95 %.")
         self.result, self.level = result, level
@@ -35,7 +35,7 @@ class Summary:
 
     def __getitem__(self, index: Any) -> Summary:
         """The summary of the member `index` of a batch."""
-        return Summary(self.result[index], self.level)
+        return Summary(self.result.member(index), self.level)
 
     def document(self, width: int = 100) -> Document:
         """The title and blocks that every format renders; tables wider than `width` characters are split."""

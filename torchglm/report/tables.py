@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Table
 from torchglm.report.overview import ModelBatch
 
 if TYPE_CHECKING:
     from torchglm.inference.adequacy.check import Check
-    from torchglm.model.result import Result
     from torchglm.report.binned import Calibration
     from torchglm.report.influence import Influence
 
@@ -126,7 +126,7 @@ def tests(check: Check) -> Table:
     return Table("Tests of the models", ("test", "models", f"p < {level}", f"adjusted p < {level}"), rows)
 
 
-def findings(result: Result, check: Check) -> Table:
+def findings(result: Fitted, check: Check) -> Table:
     """What was found in a batch by topic, with the first models that show it."""
     view = ModelBatch(result, 0.95)
     topics = list(dict.fromkeys(f.topic for one in check.findings for f in one))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from torchglm.model import storage
+from torchglm.model.result import Result
 
 
 def load(path: Any, model: nn.Module | None = None) -> Any:
@@ -21,7 +22,7 @@ def load(path: Any, model: nn.Module | None = None) -> Any:
     if place.suffix != ".ckpt":
         if model is not None:
             raise ValueError(f"model= goes with a checkpoint of Lightning (.ckpt); {place} has none.")
-        return storage.load(place)
+        return Result.of(storage.load(place))
     from torchglm.training.kept import load_checkpoint
 
     return load_checkpoint(place, model)

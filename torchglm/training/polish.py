@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.shape import Fitted, alpha_ml, maximise, power_ml
+from torchglm.fitting.shape import RowMeans, alpha_ml, maximise, power_ml
 from torchglm.fitting.status import Status
 from torchglm.inputs import LoaderRows, as_batch
 from torchglm.model.head import GLMHead
@@ -96,7 +96,7 @@ class _Shape:
     def fit(self, coef: Tensor, keep: bool = True) -> tuple[bool, float]:
         """Whether the best shape is on its limit, and how far from it the shape was: the root of twice the gain in
         log-likelihood, which is its distance in standard errors. `keep` leaves the best one in the family."""
-        family, fitted = self.head.family, Fitted(self.source, self.head.link, coef)
+        family, fitted = self.head.family, RowMeans(self.source, self.head.link, coef)
         [(name, raw)] = family.named_parameters()
         one = torch.ones(1, dtype=torch.float64, device=coef.device)
         before = family.with_parameters({name: raw.to(one).reshape(1)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +16,10 @@ from torchglm.inference.adequacy.diagnostics import has_zeros
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, link_power, run
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.inference.table import Outcome, Table
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 INFLATED = 10.0  # a variance inflation worth a sentence
 MOVING = 1.0  # a Cook's distance worth a sentence
@@ -122,17 +120,17 @@ class Check:
 class Influence:
     """The largest Cook's distance of each model, where it is, and the leverage there."""
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         self.result = result
-        self.largest = torch.zeros_like(result._state["deviance"])
+        self.largest = torch.zeros_like(result.flat.deviance)
         self.row = torch.zeros_like(self.largest, dtype=torch.int64)
         self.leverage, self.seen = self.largest.clone(), 0
 
     def add(self, values: RowValues) -> None:
-        state = self.result._state
-        h = leverage(values, state["root"])
+        flat = self.result.flat
+        h = leverage(values, flat.root)
         pearson = residuals(values, self.result.family, self.result.link, "pearson")
-        scale = (state["dispersion"] * state["rank"]).unsqueeze(-1)
+        scale = (flat.dispersion * flat.rank).unsqueeze(-1)
         left = torch.where(1 - h > 1e-9, 1 - h, torch.inf)  # a row fitted exactly has no distance
         cook = torch.nan_to_num((pearson / left).square() * h / scale, 0.0, 0.0, 0.0)
         top, place = cook.max(-1)
@@ -146,9 +144,9 @@ class Influence:
 class _Deviance:
     """The deviance of the rows, by which they are known to be those of the fit."""
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         self.result = result
-        self.total = torch.zeros_like(result._state["deviance"])
+        self.total = torch.zeros_like(result.flat.deviance)
         self.rounding = self.total.clone()  # what an error of 1e-9 in every mean adds to it
 
     def add(self, values: RowValues) -> None:
@@ -160,8 +158,8 @@ class _Deviance:
 
     def judge(self) -> None:
         """Raise `ValueError` where a model that converged has another deviance on these rows."""
-        fitted = self.result._state["deviance"]
-        fine = self.result._state["status"] == int(Status.CONVERGED)
+        fitted = self.result.flat.deviance
+        fine = self.result.flat.converged
         other = fine & ~((self.total - fitted).abs() <= 1e-4 * fitted + 1e-6 + self.rounding)
         if bool(other.any()):
             i = int(other.nonzero()[0, 0])
@@ -171,7 +169,7 @@ class _Deviance:
             )
 
 
-def screens_of(result: Result) -> dict[str, Any]:
+def screens_of(result: Fitted) -> dict[str, Any]:
     """The tests that apply to a fit, by topic; none where a penalty pulls its coefficients from the maximum."""
     if result.penalty is not None:
         return {}
@@ -186,7 +184,7 @@ def screens_of(result: Result) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def check(result: Result, level: float = 0.05) -> Check:
+def check(result: Fitted, level: float = 0.05) -> Check:
     """Ask whether the model holds, and say what speaks against it; see `Check`.
 
     The tests that apply (link; dispersion and zeros of counts; variance against the mean where the dispersion is
@@ -204,7 +202,7 @@ def check(result: Result, level: float = 0.05) -> Check:
     deviance = _Deviance(result)
     run(result, [*screens.values(), moving, deviance, *([power] if link_power(result) is not None else [])])
     deviance.judge()
-    fine = result._out(result._state["status"] == int(Status.CONVERGED))
+    fine = result.shaped(result.flat.converged)
     outcomes = {topic: screen.outcome() for topic, screen in screens.items()}
     if "link" in screens:
         outcomes["link"] = screens["link"].outcome(_inflation(result))
@@ -214,7 +212,7 @@ def check(result: Result, level: float = 0.05) -> Check:
         adjusted = adjust(torch.stack(list(p_values.values()), -1), "holm")
         p_values = dict(zip(tests, adjusted.unbind(-1), strict=True))
     separated = None
-    if bool((result._state["status"] == int(Status.SEPARATED)).any()):
+    if bool((result.flat.status == int(Status.SEPARATED)).any()):
         separated = separation(result)
     inflation = {name: value.reshape(-1) for name, value in vif(result).items()}
     findings = [
@@ -224,17 +222,17 @@ def check(result: Result, level: float = 0.05) -> Check:
             *_tested(result, i, screens, power, tests, p_values, level),
             *_moving(moving, i, bool(fine.reshape(-1)[i])),
         ]
-        for i in range(result._state["deviance"].shape[0])
+        for i in range(result.flat.deviance.shape[0])
     ]
     title = f"Check of {result.family}, link {result.link.name}"
     return Check(title, level, findings, tests, p_values, result.batch_shape)
 
 
-def _inflation(result: Result) -> Tensor | float:
+def _inflation(result: Fitted) -> Tensor | float:
     """(B) by how much counts vary more than their family says, so that this is not taken for a wrong link."""
     if result.family.name not in Overdispersion.FAMILIES or result.dispersion_kind != "fixed":
         return 1.0
-    ratio = result._state["pearson"] / (result._state["nobs"] - result._state["rank"])
+    ratio = result.flat.pearson / (result.flat.nobs - result.flat.rank)
     return torch.where(ratio > 1, ratio, 1.0)
 
 
@@ -243,8 +241,8 @@ def _where(outcome: Outcome, fine: Tensor) -> Outcome:
     return Outcome(outcome.title, torch.where(fine, outcome.statistic, torch.nan), outcome.df, outcome.df_resid)
 
 
-def _ending(result: Result, i: int, separated: Separation | None) -> Sequence[Finding]:
-    status = Status(int(result._state["status"][i]))
+def _ending(result: Fitted, i: int, separated: Separation | None) -> Sequence[Finding]:
+    status = Status(int(result.flat.status[i]))
     if status == Status.CONVERGED:
         return []
     if separated is not None and bool(separated.found.reshape(-1)[i]):
@@ -254,7 +252,7 @@ def _ending(result: Result, i: int, separated: Separation | None) -> Sequence[Fi
 
 
 def _tested(
-    result: Result,
+    result: Fitted,
     i: int,
     screens: dict[str, Any],
     power: PowerLink,
@@ -276,10 +274,10 @@ def _moving(screen: Influence, i: int, fine: bool) -> Sequence[Finding]:
     return [Finding("influence", largest, None, *sentences.influence(screen, i))] if fine and largest > MOVING else []
 
 
-def _columns(result: Result, i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
+def _columns(result: Fitted, i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
     found = []
-    aliased = (~result._state["keep"][i]).nonzero()[:, 0].tolist()
-    if aliased and int(result._state["status"][i]) != int(Status.NOT_FINITE):
+    aliased = (~result.flat.keep[i]).nonzero()[:, 0].tolist()
+    if aliased and int(result.flat.status[i]) != int(Status.NOT_FINITE):
         names = [result.names[j] for j in aliased]
         found.append(Finding("aliased", float(len(names)), None, *sentences.aliased(names)))
     high = {name: float(value[i]) for name, value in inflation.items() if float(value[i]) > INFLATED}

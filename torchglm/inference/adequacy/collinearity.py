@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.rows import bordered
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
-
-def condition_indices(result: Result) -> Tensor:
+def condition_indices(result: Fitted) -> Tensor:
     """(*B, p) largest over each singular value of `sqrt(W) X` with columns of length one, in rising order.
 
     Above 30 some columns nearly determine each other. The last is the scaled condition number; NaN stands for
@@ -22,31 +19,31 @@ def condition_indices(result: Result) -> Tensor:
     """
     values, known = _spectrum(result)
     ratio = torch.where(known, values.amax(-1, keepdim=True) / values, torch.nan)
-    return result._out(ratio.sort(-1).values)
+    return result.shaped(ratio.sort(-1).values)
 
 
-def near_dependency(result: Result) -> Tensor:
+def near_dependency(result: Fitted) -> Tensor:
     """(*B, p) the combination of columns of length one nearest to zero, signs and sizes as in `sum v_j x_j / |x_j|`."""
     _, vectors = torch.linalg.eigh(_scaled(result))
-    return result._out(vectors[..., 0])
+    return result.shaped(vectors[..., 0])
 
 
-def _scaled(result: Result) -> Tensor:
+def _scaled(result: Fitted) -> Tensor:
     """(B, p, p) the information with a unit diagonal; aliased columns are 2 on it, out of the way."""
-    keep, gram = result._state["keep"], bordered.written_out(result._state["gram"])
+    keep, gram = result.flat.keep, bordered.written_out(result.flat.gram)
     length = torch.where(keep, gram.diagonal(dim1=-2, dim2=-1), 1.0).clamp(min=1e-300).sqrt()
     both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
     scaled = torch.where(both, gram / length.unsqueeze(-1) / length.unsqueeze(-2), 0.0)
     return torch.nan_to_num(scaled) + torch.diag_embed(2.0 * (~keep).to(scaled.dtype))
 
 
-def _spectrum(result: Result) -> tuple[Tensor, Tensor]:
+def _spectrum(result: Fitted) -> tuple[Tensor, Tensor]:
     """(B, p) singular values of the scaled design in rising order, and which belong to it.
 
     They come from the inverse root of the information, which is good to the condition of the design and not of its
     square; with a penalty, which the root holds too, and beside a factor of very many levels from the information.
     """
-    keep, root = result._state["keep"], result._state["root"]
+    keep, root = result.flat.keep, result.flat.root
     if result.penalty is None and bordered.is_arrow(root):
         own = keep.all(0)
         values = torch.linalg.eigvalsh(_scaled(result)[:, own][..., own]).clamp(min=0).sqrt()
@@ -56,12 +53,12 @@ def _spectrum(result: Result) -> tuple[Tensor, Tensor]:
         values = torch.linalg.eigvalsh(_scaled(result)).clamp(min=0).sqrt()
         outside = torch.zeros_like(values, dtype=torch.bool)
         return values, ~outside
-    length = torch.where(keep, result._state["gram"].diagonal(dim1=-2, dim2=-1), 0.0).sqrt()
+    length = torch.where(keep, result.flat.gram.diagonal(dim1=-2, dim2=-1), 0.0).sqrt()
     strength = torch.linalg.svdvals(torch.nan_to_num(length.unsqueeze(-1) * root))  # falling, zero where aliased
     return torch.where(strength > 0, 1 / strength, 0.0), strength > 0
 
 
-def vif(result: Result, terms: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
+def vif(result: Fitted, terms: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
     """How many times each term's variances (squared, for the generalised one of several columns) are inflated.
 
     (*B) by term: `det R_term det R_others / det R`, `R` the correlation of the estimates without the intercept, to
@@ -71,7 +68,7 @@ def vif(result: Result, terms: Mapping[str, Sequence[int]] | None = None) -> dic
     """
     if terms is None:
         terms = {name: [j] for j, name in enumerate(result.names)} if result.spec is None else result.spec.terms
-    keep, inverse = result._state["keep"], bordered.inverse(result._state["root"])
+    keep, inverse = result.flat.keep, bordered.inverse(result.flat.root)
     inner = [j for columns in terms.values() for j in columns if result.names[j] != "(Intercept)"]
     covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), inverse, torch.eye(keep.shape[-1]).to(inverse))
     size = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -84,5 +81,5 @@ def vif(result: Result, terms: Mapping[str, Sequence[int]] | None = None) -> dic
         rest = [j for j in inner if j not in own]
         logs = [torch.linalg.slogdet(correlation[:, part][:, :, part]).logabsdet for part in (own, rest, inner)]
         ratio = ((logs[0] + logs[1] - logs[2]) / len(own)).exp()
-        found[name] = result._out(torch.where(keep[:, own].all(-1), ratio, torch.nan))
+        found[name] = result.shaped(torch.where(keep[:, own].all(-1), ratio, torch.nan))
     return found

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.distributions import constraints
 
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, link_power, run
 from torchglm.inference.adequacy.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.table import Outcome
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
-
-def _one(result: Result, screen: Any) -> Outcome:
+def _one(result: Fitted, screen: Any) -> Outcome:
     unpenalised(result, "a test of the model")
     run(result, [screen])
     return screen.outcome()
 
 
-def _of(result: Result, names: Sequence[str], what: str) -> None:
+def _of(result: Fitted, names: Sequence[str], what: str) -> None:
     if result.family.name not in names or result.dispersion_kind != "fixed":
         raise ValueError(
             f"{what} is for {' and '.join(names)} fits with dispersion 1, this is {result.family} with "
@@ -30,19 +28,19 @@ def _of(result: Result, names: Sequence[str], what: str) -> None:
         )
 
 
-def link_test(result: Result) -> Outcome:
+def link_test(result: Fitted) -> Outcome:
     """(*B) Pregibon's link test without a refit, see `LinkTest`."""
     return _one(result, LinkTest(result))
 
 
-def power_link_test(result: Result) -> Outcome:
+def power_link_test(result: Fitted) -> Outcome:
     """(*B) the score test along the power links, see `PowerLink`. Raises `ValueError` for a link that is none."""
     if link_power(result) is None:
         raise ValueError(f"the link {result.link.name} is no power of the mean. Use link_test().")
     return _one(result, PowerLink(result))
 
 
-def dispersion_test(result: Result, kind: str = "dean") -> Outcome:
+def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
     """(*B) over- or under-dispersion: `dean` (Poisson, binomial), or `nb1`, `nb2` of Cameron and Trivedi (Poisson).
 
     Raises `ValueError` for other families or an unknown kind.
@@ -59,7 +57,7 @@ def dispersion_test(result: Result, kind: str = "dean") -> Outcome:
     return _one(result, make())
 
 
-def zero_test(result: Result) -> Outcome:
+def zero_test(result: Fitted) -> Outcome:
     """(*B) the zeros observed against those expected, see `ZeroCount`. Raises `ValueError` for a law without zeros."""
     if not has_zeros(result):
         raise ValueError(
@@ -69,12 +67,12 @@ def zero_test(result: Result) -> Outcome:
     return _one(result, ZeroCount(result))
 
 
-def has_zeros(result: Result) -> bool:
+def has_zeros(result: Fitted) -> bool:
     """True where the law puts probability on zero and its dispersion is known: an estimate would add to the noise."""
     known = result.dispersion_kind == "fixed" or result.family.has_dispersion and result.dispersion_kind == "number"
     return known and type(result.family.support) is type(constraints.nonnegative)
 
 
-def variance_test(result: Result) -> Outcome:
+def variance_test(result: Fitted) -> Outcome:
     """(*B) the variance function against the residuals, see `VarianceTrend`."""
     return _one(result, VarianceTrend(result))

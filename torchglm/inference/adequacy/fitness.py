@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 SPARSE = 5.0  # an expected count below which chi-squared is a poor law for a cell
 
 
-def goodness_of_fit(result: Result, kind: str = "deviance") -> Outcome:
+def goodness_of_fit(result: Fitted, kind: str = "deviance") -> Outcome:
     """(*B) the deviance, or Pearson's statistic, against chi-squared with `df_resid` degrees of freedom.
 
     It holds where the dispersion is known and every row carries much information (Poisson means or binomial counts of
@@ -33,9 +29,9 @@ def goodness_of_fit(result: Result, kind: str = "deviance") -> Outcome:
             "link_test() and variance_test(), or fit with a known dispersion."
         )
     notes: tuple[str, ...] = ()
-    if result._source is not None:
+    if result.has_rows:
         screen = _Sparse(result)
-        for values in result._values():
+        for values in result.row_values():
             screen.add(values)
         share = float((screen.few / screen.count).max())
         if share > 0.2:
@@ -50,9 +46,9 @@ def goodness_of_fit(result: Result, kind: str = "deviance") -> Outcome:
 class _Sparse:
     """Counts the rows whose statistic is far from chi-squared: `w mu` (and `w (1 - mu)`) below five."""
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         self.result = result
-        self.few = torch.zeros_like(result._state["deviance"])
+        self.few = torch.zeros_like(result.flat.deviance)
         self.count = self.few.clone()
 
     def add(self, values: RowValues) -> None:
@@ -64,7 +60,7 @@ class _Sparse:
         self.count += (values.used * values.repeats).sum(-1)
 
 
-def hosmer_lemeshow(result: Result, groups: int = 10) -> Outcome:
+def hosmer_lemeshow(result: Fitted, groups: int = 10) -> Outcome:
     """(*B) observed against expected counts of yes and no in groups of equal weight by fitted probability.
 
     `sum (O - E)^2 / (E (1 - E / n))` over the groups, chi-squared with `groups - 2` degrees of freedom; rows of equal
@@ -78,7 +74,7 @@ def hosmer_lemeshow(result: Result, groups: int = 10) -> Outcome:
         raise ValueError(f"groups must be 3 or more, got {groups}.")
     parts = [
         (values.mu, torch.where(values.used, values.rows.y * values.rows.weight, 0.0), values.rows.weight)
-        for values in result._values()
+        for values in result.row_values()
     ]
     mu, yes, weight = (torch.cat(column, -1) for column in zip(*parts, strict=True))
     mu, order = torch.where(weight > 0, mu, torch.inf).sort(-1)
@@ -103,7 +99,7 @@ def hosmer_lemeshow(result: Result, groups: int = 10) -> Outcome:
         if bool(few.any())
         else ()
     )
-    return Outcome(f"Hosmer-Lemeshow ({groups} groups)", result._out(statistic), result._out(df), None, notes)
+    return Outcome(f"Hosmer-Lemeshow ({groups} groups)", result.shaped(statistic), result.shaped(df), None, notes)
 
 
 def _tied(group: Tensor, sorted_value: Tensor) -> Tensor:

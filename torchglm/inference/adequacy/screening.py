@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
 from torchglm.rows import bordered
 from torchglm.rows.products import project
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 FLAT = 1e-9  # an added column that keeps less than this share of itself beside the design adds nothing
 POWERS = {"identity": 1.0, "log": 0.0, "sqrt": 0.5, "inverse": -1.0, "inverse_squared": -2.0}
@@ -31,9 +29,9 @@ class Screen(Protocol):
 
 
 @torch.no_grad()
-def run(result: Result, screens: Sequence[Screen]) -> None:
+def run(result: Fitted, screens: Sequence[Screen]) -> None:
     """Show every chunk of the rows to all screens: one pass."""
-    for values in result._values():
+    for values in result.row_values():
         for screen in screens:
             screen.add(values)
 
@@ -46,8 +44,8 @@ class AddedColumn:
     is the exact test. `step = U / V` is its coefficient after one step. Source: Pregibon (1982), Score tests in GLIM.
     """
 
-    def __init__(self, result: Result, k: int) -> None:
-        coef = result._state["coef"]
+    def __init__(self, result: Fitted, k: int) -> None:
+        coef = result.flat.coef
         models, p = coef.shape
         self.result = result
         self.u, self.zz, self.zx = coef.new_zeros(models, k), coef.new_zeros(models, k, k), coef.new_zeros(models, k, p)
@@ -72,7 +70,7 @@ class AddedColumn:
         a = self.combination().unsqueeze(-1)
         inside = self.zx.mT @ a
         whole = (a.mT @ self.zz @ a)[:, 0, 0]
-        variance = whole - bordered.within(self.result._state["root"], inside)[:, 0, 0]
+        variance = whole - bordered.within(self.result.flat.root, inside)[:, 0, 0]
         known = variance > FLAT * whole
         score = (self.u.unsqueeze(-2) @ a)[:, 0, 0]
         return torch.where(known, score, torch.nan), torch.where(known, variance, torch.nan)
@@ -80,21 +78,21 @@ class AddedColumn:
     def step(self) -> tuple[Tensor, Tensor]:
         """(B) the coefficient of the column after one step, and its standard error."""
         score, variance = self.solve()
-        return score / variance, (self.result._state["dispersion"] / variance).sqrt()
+        return score / variance, (self.result.flat.dispersion / variance).sqrt()
 
     def test(self, title: str, inflation: Tensor | float = 1.0) -> Outcome:
         """The test, at `inflation` (B) times the dispersion of the fit."""
         score, variance = self.solve()
-        square = score.square() / variance / (self.result._state["dispersion"] * inflation)
+        square = score.square() / variance / (self.result.flat.dispersion * inflation)
         return from_square(self.result, title, square)
 
 
-def from_square(result: Result, title: str, square: Tensor) -> Outcome:
+def from_square(result: Fitted, title: str, square: Tensor) -> Outcome:
     """A squared statistic of one degree of freedom as chi-squared, or as F where the dispersion is estimated."""
-    one, out = torch.ones_like(square), result._out
+    one, out = torch.ones_like(square), result.shaped
     if result.statistic_name == "z":
         return Outcome(title, out(square), out(one))
-    df = result._state["nobs"] - result._state["rank"]
+    df = result.flat.nobs - result.flat.rank
     left = (df - square) / (df - 1)
     return Outcome(
         title,
@@ -110,7 +108,7 @@ class LinkTest(AddedColumn):
     The predictor is taken without its offset and from its mean. Source: Pregibon (1980), Goodness of link tests.
     """
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         super().__init__(result, 3)
         self.origin: Tensor | None = None
 
@@ -136,11 +134,11 @@ class PowerLink(AddedColumn):
     Pregibon (1980), Goodness of link tests for generalized linear models, Appl. Stat. 29.
     """
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         super().__init__(result, 1)
         self.power = link_power(result)
         self.origin: Tensor | None = None
-        self.positive = torch.ones_like(result._state["deviance"], dtype=torch.bool)
+        self.positive = torch.ones_like(result.flat.deviance, dtype=torch.bool)
 
     def columns(self, values: RowValues) -> list[Tensor]:
         power = 0.0 if self.power is None else self.power
@@ -174,7 +172,7 @@ class PowerLink(AddedColumn):
         return replace(self.test("power of the link"), notes=notes)
 
 
-def link_power(result: Result) -> float | None:
+def link_power(result: Fitted) -> float | None:
     """The power `p` of a link `mu^p`, 0 for the log; None for other links."""
     power = POWERS.get(result.link.name, getattr(result.link, "power", None))
     return None if power is None else float(power)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy.screening import POWERS, PowerLink, link_power
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.table import stated
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 Words = tuple[str, str]
 
 
-def link(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def link(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On a link that does not bend as the data do."""
     said = (
         f"The link {result.link.name} does not bend as the data do: the square of the linear predictor adds to the "
@@ -35,9 +33,9 @@ def link(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Wor
     return said, advice
 
 
-def dispersion(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def dispersion(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On counts that vary more or less than the family says."""
-    ratio = float(result._state["pearson"][i] / (result._state["nobs"][i] - result._state["rank"][i]))
+    ratio = float(result.flat.pearson[i] / (result.flat.nobs[i] - result.flat.rank[i]))
     more = float(screen.score()[i]) > 0
     said = (
         f"The counts vary {'more' if more else 'less'} than the {_family(result)} family says: Pearson's "
@@ -48,7 +46,7 @@ def dispersion(result: Result, screen: Any, power: PowerLink, i: int, p: float) 
     return said, f"Try {other}dispersion='pearson', or robust('HC3'); look for a column that is missing."
 
 
-def zeros(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def zeros(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On more or fewer zeros than expected."""
     seen, expected = float(screen.observed[i]), float(screen.expected[i])
     said = (
@@ -63,7 +61,7 @@ def zeros(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Wo
     return said, "See whether rows with zeros are missing from the data; else compare with another family."
 
 
-def variance(result: Result, screen: Any, power: PowerLink, i: int, p: float) -> Words:
+def variance(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Words:
     """On a variance that grows otherwise than the family says."""
     slope = float(screen.power()[i])
     said = (
@@ -79,7 +77,7 @@ def variance(result: Result, screen: Any, power: PowerLink, i: int, p: float) ->
     return said, f"Try a family {steeper}, Tweedie with another power, or robust('HC3')."
 
 
-def _family(result: Result) -> str:
+def _family(result: Fitted) -> str:
     return type(result.family).__name__
 
 
@@ -110,7 +108,7 @@ def aliased(names: list[str]) -> Words:
     )
 
 
-def separation(result: Result, found: Any, i: int) -> Words:
+def separation(result: Fitted, found: Any, i: int) -> Words:
     """On a likelihood without a maximum."""
     columns = found.columns(i if result.batch_shape and len(result.batch_shape) == 1 else None)
     rows, nobs = (float(value.reshape(-1)[i]) for value in (found.rows, found.nobs))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from torchglm.fitting import linalg
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.rows.products import gram, project, times
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 MOVED = 0.05  # a row is told apart where a step along the direction, of largest move 1, moves it by more
 AGAINST = 1e-3  # no row may be moved the wrong way by more than this share
@@ -49,7 +46,7 @@ class Separation:
 
 
 @torch.no_grad()
-def separation(result: Result) -> Separation:
+def separation(result: Fitted) -> Separation:
     """Look for separation along the next Newton step of each model, three passes over the rows.
 
     Where the likelihood has no maximum the steps settle on a direction of recession: each adds one to the predictors
@@ -57,21 +54,21 @@ def separation(result: Result) -> Separation:
     along it. Source: Albert & Anderson (1984), Biometrika 71; Correia, Guimaraes & Zylkin (2019), Verifying the
     existence of maximum likelihood estimates for generalized linear models.
     """
-    state = result._state
-    score, information = torch.zeros_like(state["coef"]), None
-    for values in result._values():
+    flat = result.flat
+    score, information = torch.zeros_like(flat.coef), None
+    for values in result.row_values():
         score += project(values.rows, values.score)
         own = gram(values.rows, values.information)
         information = own if information is None else information + own
     assert information is not None
-    step = linalg.inverse_of(information, state["keep"]).solve(torch.where(state["keep"], score, 0.0))
-    largest = torch.zeros_like(state["deviance"])
-    for values in result._values():
+    step = linalg.inverse_of(information, flat.keep).solve(torch.where(flat.keep, score, 0.0))
+    largest = torch.zeros_like(flat.deviance)
+    for values in result.row_values():
         largest = torch.maximum(largest, _along(values, step).abs().amax(-1))
     direction = step / torch.where(largest > 0, largest, 1.0).unsqueeze(-1)
     worst, rows = torch.zeros_like(largest), torch.zeros_like(largest)
     moves = torch.zeros_like(step)
-    for values in result._values():
+    for values in result.row_values():
         move = _along(values, direction)
         rise = torch.sign(values.score) * move
         worst = torch.maximum(worst, (-rise).amax(-1))
@@ -83,10 +80,10 @@ def separation(result: Result) -> Separation:
     found = (largest > 0.3) & (worst < AGAINST)
     return Separation(
         result.names,
-        result._out(found),
-        result._out(torch.where(found.unsqueeze(-1), direction, 0.0)),
-        result._out(moves),
-        result._out(torch.where(found, rows, 0.0)),
+        result.shaped(found),
+        result.shaped(torch.where(found.unsqueeze(-1), direction, 0.0)),
+        result.shaped(moves),
+        result.shaped(torch.where(found, rows, 0.0)),
         result.nobs,
     )
 

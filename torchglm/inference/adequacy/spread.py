@@ -5,19 +5,15 @@ A row that stands for repeats (`freq`) counts as often as it was seen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from torchglm.inference.adequacy.screening import middle
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.inference.table import Outcome
 from torchglm.rows import bordered
 from torchglm.rows.products import project
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 
 class Overdispersion:
@@ -31,16 +27,16 @@ class Overdispersion:
 
     FAMILIES = ("poisson", "binomial")
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         self.result, self.binomial = result, result.family.name == "binomial"
-        self.excess = torch.zeros_like(result._state["deviance"])
+        self.excess = torch.zeros_like(result.flat.deviance)
         self.square = self.excess.clone()
 
     def add(self, values: RowValues) -> None:
         mu, used = values.mu, values.used
         times = values.repeats if self.binomial else values.rows.weight  # the weight of a Poisson row repeats it
         times = torch.where(used, times, 1.0)
-        h = leverage(values, self.result._state["root"]) / times
+        h = leverage(values, self.result.flat.root) / times
         if self.binomial:
             m = values.prior
             y = m * values.rows.y
@@ -58,7 +54,7 @@ class Overdispersion:
         return torch.where(self.square > 0, self.excess / self.square.sqrt(), torch.nan)
 
     def outcome(self) -> Outcome:
-        square = self.result._out(self.score().square())
+        square = self.result.shaped(self.score().square())
         return Outcome("dispersion (Dean)", square, torch.ones_like(square))
 
 
@@ -70,11 +66,11 @@ class CameronTrivedi:
     Source: Cameron & Trivedi (1990), J. Econometrics 46, 347-364.
     """
 
-    def __init__(self, result: Result, kind: str = "nb2") -> None:
+    def __init__(self, result: Fitted, kind: str = "nb2") -> None:
         if kind not in ("nb1", "nb2"):
             raise ValueError(f"unknown kind {kind!r}. Known: nb1, nb2.")
         self.result, self.kind = result, kind
-        self.sums = torch.zeros(4, *result._state["deviance"].shape).to(result._state["deviance"])
+        self.sums = torch.zeros(4, *result.flat.deviance.shape).to(result.flat.deviance)
 
     def add(self, values: RowValues) -> None:
         y, mu, times = values.rows.y, values.mu, values.rows.weight
@@ -95,7 +91,7 @@ class CameronTrivedi:
 
     def outcome(self) -> Outcome:
         slope, error = self.alpha()
-        square = self.result._out((slope / error).square())
+        square = self.result.shaped((slope / error).square())
         notes = (f"alpha {float(slope):.4g} (std err {float(error):.2g})",) if slope.numel() == 1 else ()
         return Outcome(f"dispersion (Cameron-Trivedi, {self.kind})", square, torch.ones_like(square), notes=notes)
 
@@ -109,15 +105,15 @@ class ZeroCount:
     models, Stat. Methods Med. Res. 28.
     """
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         self.result = result
-        state = result._state
-        self.observed = torch.zeros_like(state["deviance"])
+        flat = result.flat
+        self.observed = torch.zeros_like(flat.deviance)
         self.expected, self.spread = self.observed.clone(), self.observed.clone()
-        self.pull = torch.zeros_like(state["coef"])
+        self.pull = torch.zeros_like(flat.coef)
 
     def add(self, values: RowValues) -> None:
-        family, phi = self.result.family, self.result._state["dispersion"].unsqueeze(-1)
+        family, phi = self.result.family, self.result.flat.dispersion.unsqueeze(-1)
         mu = torch.where(values.used, values.mu, 1.0)
         zero = torch.zeros_like(mu)
         none = family.log_prob(zero, mu, phi, torch.where(values.used, values.prior, 1.0)).exp()
@@ -131,13 +127,13 @@ class ZeroCount:
 
     def score(self) -> Tensor:
         """(B) the statistic, standard normal under the model; NaN where no zero can be told from the fit."""
-        state = self.result._state
-        adapted = bordered.within(state["root"], self.pull.unsqueeze(-1))[:, 0, 0] / state["dispersion"]
+        flat = self.result.flat
+        adapted = bordered.within(flat.root, self.pull.unsqueeze(-1))[:, 0, 0] / flat.dispersion
         variance = self.spread - adapted
         return torch.where(variance > 1e-8 * self.spread, (self.observed - self.expected) / variance.sqrt(), torch.nan)
 
     def outcome(self) -> Outcome:
-        square = self.result._out(self.score().square())
+        square = self.result.shaped(self.score().square())
         notes = (
             (f"{float(self.observed):g} zeros, {float(self.expected):.1f} expected",)
             if (self.observed.numel() == 1)
@@ -154,13 +150,13 @@ class VarianceTrend:
     in the power of the mean. Source: Koenker (1981), J. Econometrics 17, 107-112.
     """
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         self.result = result
-        self.sums = torch.zeros(6, *result._state["deviance"].shape).to(result._state["deviance"])
+        self.sums = torch.zeros(6, *result.flat.deviance.shape).to(result.flat.deviance)
         self.origin: Tensor | None = None
 
     def add(self, values: RowValues) -> None:
-        left = 1 - leverage(values, self.result._state["root"]) / values.repeats
+        left = 1 - leverage(values, self.result.flat.root) / values.repeats
         square = residuals(values, self.result.family, self.result.link, "pearson").square() / left / values.repeats
         used = values.used & (left > 1e-6)
         v = torch.where(used, values.mu, 1.0)
@@ -183,6 +179,6 @@ class VarianceTrend:
         n, v, q, vv, vq, qq = self.sums
         spread = vv - v.square() / n
         square = n * (vq - v * q / n).square() / (spread * (qq - q.square() / n))
-        square = self.result._out(torch.where(spread > 1e-12 * vv, square, torch.nan))
+        square = self.result.shaped(torch.where(spread > 1e-12 * vv, square, torch.nan))
         notes = (f"slope of the variance ratio {float(self.power()):.3g}",) if spread.numel() == 1 else ()
         return Outcome("variance against the mean (Koenker)", square, torch.ones_like(square), notes=notes)

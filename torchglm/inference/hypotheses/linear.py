@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.table import Outcome
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 DEPENDENT = 1e-10  # of its own length: a restriction with no more than this of its own says what others say
 
 
-def wald(result: Result, hypothesis: Any, value: Any = None) -> Outcome:
+def wald(result: Fitted, hypothesis: Any, value: Any = None) -> Outcome:
     """The Wald test of `L b = r` in every model, `W = (L b - r)' (L V L')^-1 (L b - r)`.
 
     `hypothesis` is text on coefficient names, restrictions parted by commas, such as `"age = 0, 2*x2 = x3 + 1"`
@@ -60,7 +58,7 @@ def quadratic(gap: Tensor, matrix: Tensor) -> Tensor:
     return torch.where(regular, white.square().sum(-1), torch.nan)
 
 
-def _restrictions(result: Result, hypothesis: Any, value: Any) -> tuple[Tensor, Tensor]:
+def _restrictions(result: Fitted, hypothesis: Any, value: Any) -> tuple[Tensor, Tensor]:
     """The matrix (q, p) and the right side (q,) of a hypothesis."""
     p, device = len(result.names), result.coef.device
     if isinstance(hypothesis, str):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchglm.fitting.linalg import independent_columns
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
 from torchglm.inference.table import Outcome
@@ -15,14 +16,11 @@ from torchglm.rows import bordered
 from torchglm.rows.products import project, stack_factors, triangle
 from torchglm.rows.rows import Rows, wide
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
-
 SPAN = 1e-7  # of its length: a column with less of its own lies in the span of the others
 
 
 @torch.no_grad()
-def lrt(small: Result, big: Result) -> Outcome:
+def lrt(small: Fitted, big: Fitted) -> Outcome:
     """The likelihood ratio test of a fit against a larger one that contains it, in every model of a batch.
 
     `LR = (D_small - D_big) / phi` with `phi` that of the larger fit: chi-squared with the difference of the ranks where
@@ -42,7 +40,7 @@ def lrt(small: Result, big: Result) -> Outcome:
     _judge_nested(small, big)
     usable = torch.where(df > 0, df, torch.nan)
     title = "Likelihood ratio test"
-    if big._state["estimated_shape"]:
+    if big.estimated_shape:
         return Outcome(title, (2 * (big.loglik - small.loglik)).clamp(min=0) * usable / usable, usable)
     rise = (small.deviance - big.deviance).clamp(min=0) / big.dispersion
     if big.statistic_name == "t":
@@ -50,7 +48,7 @@ def lrt(small: Result, big: Result) -> Outcome:
     return Outcome(title, rise * usable / usable, usable)
 
 
-def comparable(first: Result, second: Result) -> None:
+def comparable(first: Fitted, second: Fitted) -> None:
     """Raise `ValueError` where the likelihoods of two fits do not speak of the same thing."""
     unpenalised(first, "a likelihood ratio test")
     unpenalised(second, "a likelihood ratio test")
@@ -68,7 +66,7 @@ def comparable(first: Result, second: Result) -> None:
     same_rows(first, second)
 
 
-def unpenalised(result: Result, what: str) -> None:
+def unpenalised(result: Fitted, what: str) -> None:
     """Raise `ValueError` for a fit whose deviance is not that of maximum likelihood, or that was made robust."""
     if result.penalty is not None:
         raise ValueError(f"{what} needs maximum likelihood and this fit has a penalty. Fit it without.")
@@ -78,10 +76,10 @@ def unpenalised(result: Result, what: str) -> None:
         )
 
 
-def same_rows(first: Result, second: Result, offsets: bool = True) -> None:
+def same_rows(first: Fitted, second: Fitted, offsets: bool = True) -> None:
     """Raise `ValueError` where two fits are seen not to rest on the same rows, responses, weights (and offsets)."""
     pairs = [("rows", first.nobs, second.nobs)]
-    if first._source is not None and second._source is not None:
+    if first.has_rows and second.has_rows:
         pairs += [
             (name, a, b)
             for (name, a), (_, b) in zip(_sums(first), _sums(second), strict=True)
@@ -97,7 +95,7 @@ def same_rows(first: Result, second: Result, offsets: bool = True) -> None:
             )
 
 
-def _sums(result: Result) -> list[tuple[str, Tensor]]:
+def _sums(result: Fitted) -> list[tuple[str, Tensor]]:
     """Sums over the rows that tell one set of responses, weights and offsets from another."""
     total: Tensor | None = None
     for chunk in result.source:
@@ -110,14 +108,14 @@ def _sums(result: Result) -> list[tuple[str, Tensor]]:
     return list(zip(names, total, strict=True))
 
 
-def _law(result: Result) -> str:
+def _law(result: Fitted) -> str:
     """The family, with its shape where that is fixed."""
-    if result._state["estimated_shape"]:
+    if result.estimated_shape:
         return f"{result.family.name} with estimated shape"
     return f"{result.family.name} {[value.tolist() for value in result.family.parameters()] or ''}".rstrip()
 
 
-def _link(result: Result) -> str:
+def _link(result: Fitted) -> str:
     power = getattr(result.link, "power", None)
     return result.link.name if power is None else f"{result.link.name}({power})"
 
@@ -126,9 +124,9 @@ def _list(value: Tensor) -> str:
     return str(value.tolist() if value.numel() <= 4 else f"of {value.numel()} models")
 
 
-def _judge_nested(small: Result, big: Result) -> None:
+def _judge_nested(small: Fitted, big: Fitted) -> None:
     """Raise `ValueError` where the design of the smaller model is not in the span of the larger one's."""
-    if small._source is None or big._source is None or not _aligned(small, big):
+    if not small.has_rows or not big.has_rows or not _aligned(small, big):
         extra = ", ".join(name for name in small.names if name not in big.names)
         if not extra:
             return
@@ -150,7 +148,7 @@ def _judge_nested(small: Result, big: Result) -> None:
         )
 
 
-def _aligned(small: Result, big: Result) -> bool:
+def _aligned(small: Fitted, big: Fitted) -> bool:
     sizes = [[rows.y.shape[-1] for rows in result.source] for result in (small, big)]
     return sizes[0] == sizes[1]
 
@@ -168,7 +166,7 @@ def _batched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def score_test(result: Result, added: Any) -> Outcome:
+def score_test(result: Fitted, added: Any) -> Outcome:
     """Rao's score test of columns added to a fit, which is not refitted.
 
     `S = U' (Z'WZ - Z'WX (X'WX)^-1 X'WZ)^-1 U / phi`, `U = Z' (dl/deta)` at the fit, `W` the expected information:
@@ -180,8 +178,8 @@ def score_test(result: Result, added: Any) -> Outcome:
     """
     unpenalised(result, "a score test")
     columns = _added(result, added)
-    state = result._state
-    coef, root = state["coef"], state["root"]
+    flat = result.flat
+    coef, root = flat.coef, flat.root
     models, p, q = coef.shape[0], coef.shape[1], columns.shape[-1]
     score, own = coef.new_zeros(models, q), coef.new_zeros(models, q, q)
     cross, start = coef.new_zeros(models, p, q), 0
@@ -198,7 +196,7 @@ def score_test(result: Result, added: Any) -> Outcome:
     if start != columns.shape[-2]:
         raise ValueError(f"added has {columns.shape[-2]} rows, the fit {start}. Give one for each row.")
     statistic, df = _scaled_score(score, own, own - bordered.within(root, cross))
-    return Outcome("Score test of added columns", result._out(statistic / state["dispersion"]), result._out(df))
+    return Outcome("Score test of added columns", result.shaped(statistic / flat.dispersion), result.shaped(df))
 
 
 def _scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +212,7 @@ def _scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Ten
     return (along.square() / torch.where(new, values, torch.inf)).sum(-1) * df / df, df
 
 
-def _added(result: Result, added: Any) -> Tensor:
+def _added(result: Fitted, added: Any) -> Tensor:
     """(n, q) or (B, n, q) the added columns as numbers."""
     from torchglm import inputs
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
-from torchglm.inference.limits.refit import submodel
+from torchglm.inference.submodel import submodel
 from torchglm.inference.table import Table, upper_tail
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 Terms = Mapping[str, Sequence["int | str"]]
 TYPES = {1: "I", 2: "II", 3: "III", "1": "I", "2": "II", "3": "III", "I": "I", "II": "II", "III": "III"}
 
 
-def anova(result: Result, type: int | str = 1, terms: Terms | None = None) -> Table:
+def anova(result: Fitted, type: int | str = 1, terms: Terms | None = None) -> Table:
     """The analysis of deviance by term, for every model of a batch.
 
     Type I adds the terms in the order of the formula to the null model; type II gives each term its rise of deviance
@@ -57,7 +54,7 @@ def anova(result: Result, type: int | str = 1, terms: Terms | None = None) -> Ta
     return Table(f"Analysis of deviance, type {TYPES[type]}", list(named), columns, fits.notes())
 
 
-def drop1(result: Result, terms: Terms | None = None) -> Table:
+def drop1(result: Fitted, terms: Terms | None = None) -> Table:
     """What dropping each term costs, for every model of a batch; terms inside an interaction are not dropped.
 
     Columns: `df`, `deviance` (of the fit without the term), `aic` (as `Result.aic`), `F` or `chi2` and `p` as `anova`
@@ -84,11 +81,11 @@ def drop1(result: Result, terms: Terms | None = None) -> Table:
 class _Fits:
     """The fits of submodels, each made once; the whole model is at hand."""
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Fitted) -> None:
         self.whole = tuple(range(len(result.names)))
         self.result, self.made = result, {self.whole: result}
 
-    def __call__(self, columns: tuple[int, ...]) -> Result:
+    def __call__(self, columns: tuple[int, ...]) -> Fitted:
         if columns not in self.made:
             self.made[columns] = submodel(self.result, columns)
         return self.made[columns]
@@ -110,7 +107,7 @@ class _Fits:
         return self(columns).rank
 
 
-def _tests(result: Result, fits: _Fits, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, Tensor]:
+def _tests(result: Fitted, fits: _Fits, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> dict[str, Tensor]:
     """`df`, `deviance`, the statistic and `p` of pairs of a smaller and a larger set of columns."""
     df = torch.stack([fits.rank(big) - fits.rank(small) for small, big in pairs], -1)
     fall = torch.stack([fits.deviance(small) - fits.deviance(big) for small, big in pairs], -1)
@@ -132,7 +129,7 @@ def _pair(
     return tuple(without), tuple(sorted([*without, *named[name]]))
 
 
-def columns_of(result: Result, terms: Terms | None = None) -> tuple[list[int], dict[str, list[int]]]:
+def columns_of(result: Fitted, terms: Terms | None = None) -> tuple[list[int], dict[str, list[int]]]:
     """The columns that are always in (the intercept, and those of no term), and the columns of each term."""
     names = result.names
     given: Terms = (

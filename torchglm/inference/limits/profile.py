@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,19 +12,17 @@ from torchglm import special
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.status import FitWarning, Status
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.crossing import crossing
 from torchglm.inference.limits.refit import ROOM, Held
 from torchglm.rows import bordered
 from torchglm.rows.rows import Rows, wide
 
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
-
 TOL = 1e-10  # of the refits: their deviance is then good to far more digits than the limits ask for
 
 
 @torch.no_grad()
-def profile_interval(result: Result, level: float) -> Tensor:
+def profile_interval(result: Fitted, level: float) -> Tensor:
     """(B, p, 2) the profile likelihood limits of every coefficient of the flat models.
 
     A limit is the value `b` of the coefficient, all others refitted, with `(D(b) - D) / phi = z^2`, where `D` is the
@@ -44,12 +41,12 @@ def profile_interval(result: Result, level: float) -> Tensor:
             f"profile limits come from the likelihood and cannot use the covariance "
             f"{result.covariance_kind}. Use method='wald', or the fit without robust()."
         )
-    state = result._state
+    flat = result.flat
     tail = torch.tensor(0.5 + level / 2, dtype=torch.float64)
     target = float(special.normal_icdf(tail))
-    out = torch.full((*state["coef"].shape, 2), torch.nan, dtype=torch.float64, device=state["coef"].device)
-    known = (state["status"] != int(Status.NOT_FINITE)) & (state["dispersion"] > 0)
-    model, column = (state["keep"] & known.unsqueeze(-1)).nonzero().unbind(-1)
+    out = torch.full((*flat.coef.shape, 2), torch.nan, dtype=torch.float64, device=flat.coef.device)
+    known = (flat.status != int(Status.NOT_FINITE)) & (flat.dispersion > 0)
+    model, column = (flat.keep & known.unsqueeze(-1)).nonzero().unbind(-1)
     p = out.shape[-2]
     lanes = max(2, ROOM // max(p * p, 64 * p))
     for start in range(0, model.numel(), lanes // 2):
@@ -58,7 +55,7 @@ def profile_interval(result: Result, level: float) -> Tensor:
     return out
 
 
-def _limits(result: Result, model: Tensor, column: Tensor, target: float) -> Tensor:
+def _limits(result: Fitted, model: Tensor, column: Tensor, target: float) -> Tensor:
     """(T, 2) the lower and upper limits of coefficients `column[t]` of the models `model[t]`."""
     side = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=model.device).repeat_interleave(model.numel())
     profile = _Profile(result, model.repeat(2), column.repeat(2), side)
@@ -76,19 +73,19 @@ def _limits(result: Result, model: Tensor, column: Tensor, target: float) -> Ten
 class _Profile:
     """The signed root deviance of lanes, each a model with one coefficient moved to one side."""
 
-    def __init__(self, result: Result, model: Tensor, column: Tensor, side: Tensor) -> None:
-        state, lane = result._state, torch.arange(model.numel(), device=model.device)
+    def __init__(self, result: Fitted, model: Tensor, column: Tensor, side: Tensor) -> None:
+        flat, lane = result.flat, torch.arange(model.numel(), device=model.device)
         self.family, self.link, self.side, self.model = result.family, result.link, side, model
-        coef, root = state["coef"][model], state["root"][model]
-        self.held = Held(result.source, model, column, state["keep"])
+        coef, root = flat.coef[model], flat.root[model]
+        self.held = Held(result.source, model, column, flat.keep)
         self.rows = sum(rows.y.shape[-1] for rows in result.source) if isinstance(result.source, list) else None
-        self.deviance, self.phi = state["deviance"][model], state["dispersion"][model]
+        self.deviance, self.phi = flat.deviance[model], flat.dispersion[model]
         self.centre = coef[lane, column]
         self.others = torch.gather(coef, 1, self.held.others)
         covariance = bordered.inverse_column(root, column)  # (T, p) with the coefficient's own
         variance = covariance[lane, column]
         self.error = (variance * self.phi).sqrt()
-        poor = (state["status"][model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)
+        poor = (flat.status[model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)
         self.scale = self.size = self.error
         if bool(poor.any()):  # such a fit says little of its own width: the size of the coefficient says more
             size = torch.fmax(self.centre.abs(), 1 / largest(result.source)[model, column])

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from torchglm.fitting.irls import irls
-from torchglm.fitting.status import Status
 from torchglm.rows.ranks import seen
 from torchglm.rows.rows import Rows, select, wide
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 ROOM = 1 << 23  # numbers of a design that is made for a refit and held at one time
 
@@ -89,43 +83,3 @@ class Held:
         if self.used is not None:
             x = x * self.used
         return rows._replace(x=x, offset=rows.offset + self.value.unsqueeze(-1) * own)
-
-
-@torch.no_grad()
-def submodel(result: Result, columns: Sequence[int]) -> Result:
-    """The fit of the same models on some of their columns, with the shape parameters they have."""
-    from torchglm.model.build import build
-
-    state = result._state
-    source: Iterable[Rows] = Columns(
-        result.source, torch.tensor(list(columns), dtype=torch.int64, device=state["coef"].device)
-    )
-    first = next(iter(result.source))
-    if result.rows is not None and result.rows.x.numel() <= ROOM:
-        source = list(source)
-    solution = irls(
-        source,
-        result.family,
-        result.link,
-        tol=min(state["tol"], 1e-8),
-        rank_tol=1e-6 if first.x.dtype == torch.float32 else 1e-12,
-        skip=state["status"] == int(Status.NOT_FINITE),
-    )
-    fixed = float(state["dispersion"][0]) if result.dispersion_kind == "number" else None
-    kind = fixed if result.dispersion_kind in ("number", "fixed") else result.dispersion_kind
-    names = [result.names[j] for j in columns]
-    small = build(
-        solution,
-        source,
-        result.family,
-        result.link,
-        result.batch_shape,
-        names,
-        constant=result.intercept and 0 in columns,
-        penalty=None,
-        dispersion=kind,
-        tol=state["tol"],
-        context={},
-    )
-    small._state["estimated_shape"] = state["estimated_shape"]
-    return small

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,15 +10,13 @@ from torch import Tensor
 from torchglm import special
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
-from torchglm.fitting.shape import Fitted, dispersion_ml, maximise
+from torchglm.fitting.shape import RowMeans, dispersion_ml, maximise
 from torchglm.fitting.status import Status
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.limits.crossing import crossing
 from torchglm.inference.limits.refit import lanes
 from torchglm.inference.table import Table
-
-if TYPE_CHECKING:
-    from torchglm.model.result import Result
 
 STEP = 1e-2  # of the five-point second difference, on the log or logit scale
 TOL = 1e-12  # of the refits
@@ -27,7 +24,7 @@ Profile = Callable[[Tensor, Tensor], Tensor]  # models (T,) and a parameter on i
 
 
 @torch.no_grad()
-def shape_parameters(result: Result, level: float = 0.95) -> Table:
+def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
     """What a fit estimates beside its coefficients, for every model of a batch.
 
     Rows, where they are estimated: `dispersion` `phi`, and for the Gamma its `shape` `1 / phi`; for the negative
@@ -45,7 +42,7 @@ def shape_parameters(result: Result, level: float = 0.95) -> Table:
     unpenalised(result, "a shape by maximum likelihood")
     target = float(special.normal_icdf(torch.tensor(0.5 + level / 2, dtype=torch.float64)))
     rows: dict[str, Tensor] = {}
-    if result._state["estimated_shape"]:
+    if result.estimated_shape:
         name = next(name for name, _ in result.family.named_parameters())
         rows |= _alpha(result, target) if name == "log_alpha" else _power(result, target)
     if result.family.has_dispersion and result.dispersion_kind != "number":
@@ -53,21 +50,21 @@ def shape_parameters(result: Result, level: float = 0.95) -> Table:
     if not rows:
         raise ValueError(f"this {result.family.name} fit estimated its coefficients alone: no dispersion, no shape.")
     columns = {
-        name: result._out(torch.stack([row[:, i] for row in rows.values()], -1))
+        name: result.shaped(torch.stack([row[:, i] for row in rows.values()], -1))
         for i, name in enumerate(("estimate", "std_err", "lower", "upper"))
     }
     return Table(f"Dispersion and shape by maximum likelihood, {100 * level:g} % profile limits", list(rows), columns)
 
 
-def _dispersion(result: Result, target: float) -> dict[str, Tensor]:
+def _dispersion(result: Fitted, target: float) -> dict[str, Tensor]:
     """(B, 4) `phi` and where the family has one its shape; the means do not depend on `phi`."""
-    state = result._state
-    start = state["deviance"] / state["nobs"]
-    best = dispersion_ml(result.source, result.family, result.link, state["coef"], start)
+    flat = result.flat
+    start = flat.deviance / flat.nobs
+    best = dispersion_ml(result.source, result.family, result.link, flat.coef, start)
 
     def loglik(model: Tensor, log_phi: Tensor) -> Tensor:
-        fitted = Fitted(lanes(result.source, model), result.link, state["coef"][model])
-        return fitted.loglik(take_family(result.family, model), log_phi.exp())
+        means = RowMeans(lanes(result.source, model), result.link, flat.coef[model])
+        return means.loglik(take_family(result.family, model), log_phi.exp())
 
     usable = (best > 0) & torch.isfinite(best)
     found = _limits(loglik, torch.where(usable, best, torch.nan).log(), target)
@@ -77,11 +74,11 @@ def _dispersion(result: Result, target: float) -> dict[str, Tensor]:
     return rows | {"shape": _reciprocal(phi)} if result.family.name == "gamma" else rows
 
 
-def _alpha(result: Result, target: float) -> dict[str, Tensor]:
+def _alpha(result: Fitted, target: float) -> dict[str, Tensor]:
     """(B, 4) alpha and theta of negative binomial models."""
-    state = result._state
-    alpha = result.family.get_parameter("log_alpha").exp().expand(state["coef"].shape[0])
-    known = state["status"] != int(Status.NOT_FINITE)
+    flat = result.flat
+    alpha = result.family.get_parameter("log_alpha").exp().expand(flat.coef.shape[0])
+    known = flat.status != int(Status.NOT_FINITE)
     inner = known & (alpha > 0)
 
     def loglik(model: Tensor, log_alpha: Tensor) -> Tensor:
@@ -96,10 +93,10 @@ def _alpha(result: Result, target: float) -> dict[str, Tensor]:
     return {"alpha": out, "theta": _reciprocal(out)}
 
 
-def _from_zero(result: Result, loglik: Profile, edge: Tensor, target: float) -> Tensor:
+def _from_zero(result: Fitted, loglik: Profile, edge: Tensor, target: float) -> Tensor:
     """(E, 4) estimate, error and limits of models whose likelihood falls from `alpha = 0` on."""
-    fitted = Fitted(lanes(result.source, edge), result.link, result._state["coef"][edge])
-    squares = fitted.sum(lambda rows, mu: (rows.weight * mu.square()).sum(-1))
+    means = RowMeans(lanes(result.source, edge), result.link, result.flat.coef[edge])
+    squares = means.sum(lambda rows, mu: (rows.weight * mu.square()).sum(-1))
     zero = torch.zeros_like(squares)
     top = loglik(edge, zero.log())
     first = target / (squares / 2).sqrt()  # the information of alpha at 0 is half the sum of the squared means
@@ -111,12 +108,12 @@ def _from_zero(result: Result, loglik: Profile, edge: Tensor, target: float) -> 
     return torch.stack([zero, zero * torch.nan, zero, upper], -1)
 
 
-def _power(result: Result, target: float) -> dict[str, Tensor]:
+def _power(result: Fitted, target: float) -> dict[str, Tensor]:
     """(B, 4) the variance power of Tweedie models, on the logit scale of `power - 1`."""
-    state = result._state
-    raw = result.family.get_parameter("raw_power").expand(state["coef"].shape[0])
-    known = state["status"] != int(Status.NOT_FINITE)
-    phi = (state["deviance"] / state["nobs"]).log()
+    flat = result.flat
+    raw = result.family.get_parameter("raw_power").expand(flat.coef.shape[0])
+    known = flat.status != int(Status.NOT_FINITE)
+    phi = (flat.deviance / flat.nobs).log()
 
     def loglik(model: Tensor, value: Tensor) -> Tensor:
         return _refitted(result, model, "raw_power", value, phi[model])
@@ -135,16 +132,16 @@ def _power(result: Result, target: float) -> dict[str, Tensor]:
     return {"power": torch.where(known.unsqueeze(-1), out, torch.nan)}
 
 
-def _refitted(result: Result, model: Tensor, name: str, value: Tensor, log_phi: Tensor | None) -> Tensor:
+def _refitted(result: Fitted, model: Tensor, name: str, value: Tensor, log_phi: Tensor | None) -> Tensor:
     """(T,) the log-likelihood with a shape parameter at a value, coefficients (and a dispersion) at their maximum."""
     family, source = take_family(result.family, model).with_parameters({name: value}), lanes(result.source, model)
-    start = result._state["coef"][model]
+    start = result.flat.coef[model]
     solution = irls(source, family, result.link, start=start, tol=TOL)
-    fitted = Fitted(source, result.link, solution.coef)
+    means = RowMeans(source, result.link, solution.coef)
     if log_phi is None:
-        return fitted.loglik(family, torch.ones_like(value))
-    best = maximise(lambda at: fitted.loglik(family, at.exp()), log_phi, -100.0, 100.0)
-    return fitted.loglik(family, best.exp())
+        return means.loglik(family, torch.ones_like(value))
+    best = maximise(lambda at: means.loglik(family, at.exp()), log_phi, -100.0, 100.0)
+    return means.loglik(family, best.exp())
 
 
 def _limits(loglik: Profile, centre: Tensor, target: float) -> Tensor:

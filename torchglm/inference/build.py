@@ -1,10 +1,11 @@
-"""From a solution to a Result: degrees of freedom, dispersion, and what is kept of the rows."""
+"""From a solution to what is kept of it: degrees of freedom, dispersion, information."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.inference.covariance import observed_inverse
+from torchglm.inference.fitted import DISPERSIONS, Fitted, Flat
 from torchglm.links import Link
-from torchglm.model.result import DISPERSIONS, Result
 from torchglm.rows.ranks import ranks_of
 from torchglm.rows.rows import Rows
 
@@ -35,8 +36,8 @@ def build(
     dispersion: str | float | None,
     tol: float,
     context: dict[str, Any],
-) -> Result:
-    """The Result of a solution on a re-iterable source; `constant` says that the first column is an intercept.
+) -> Fitted:
+    """What is left of a solution on a re-iterable source; `constant` says that the first column is an intercept.
 
     Raises `ValueError` for an unknown dispersion.
     """
@@ -46,36 +47,41 @@ def build(
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
     deviance, pearson = 2 * moments.objective, moments.pearson
-    state = {
-        "coef": coef,
-        "keep": solution.keep,
-        "root": solution.root,
-        "gram": moments.gram,
-        "deviance": deviance,
-        "pearson": pearson,
-        "nobs": nobs,
-        "rank": rank,
-        "status": solution.status,
-        "n_iter": solution.n_iter,
-        "minnorm": solution.minnorm,
-        "tol": tol,
-        "names": names,
-        "family": family,
-        "estimated_shape": estimated,
-        "link": link,
-        "penalty": penalty,
-        "batch": batch,
-        "context": context,
-        "intercept": constant,
-    }
-    if context.get("event"):
-        state["observed"] = observed_inverse(source, family, link, coef, solution.keep)
-    state["dispersion_kind"], phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
-    state["dispersion"] = torch.where(solution.status == int(Status.NOT_FINITE), torch.nan, phi)
-    result = Result(state, source)
-    if ranks_of(source).size > 1:  # while all processes are here: later one may ask alone
-        state |= {"null_deviance": result._flat_null_deviance, "loglik": result._flat_loglik}
-    return result
+    kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
+    flat = Flat(
+        coef=coef,
+        keep=solution.keep,
+        root=solution.root,
+        gram=moments.gram,
+        deviance=deviance,
+        pearson=pearson,
+        dispersion=torch.where(solution.status == int(Status.NOT_FINITE), torch.nan, phi),
+        nobs=nobs,
+        rank=rank,
+        status=solution.status,
+        n_iter=solution.n_iter,
+        observed=observed_inverse(source, family, link, coef, solution.keep) if context.get("event") else None,
+    )
+    fitted = Fitted(
+        flat,
+        names,
+        family,
+        link,
+        penalty,
+        batch,
+        intercept=constant,
+        dispersion_kind=kind,
+        estimated_shape=estimated,
+        minnorm=solution.minnorm,
+        tol=tol,
+        context=context,
+        chunks=source,
+    )
+    if ranks_of(source).size == 1:
+        return fitted
+    # while all processes are here: later one may ask alone
+    null_deviance, loglik = fitted.null_deviance.reshape(-1), fitted.loglik.reshape(-1)
+    return replace(fitted, flat=replace(flat, null_deviance=null_deviance, loglik=loglik))
 
 
 def _dispersion(

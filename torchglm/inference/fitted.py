@@ -1,0 +1,349 @@
+"""Fitted: what fitting leaves of a model or a batch of them, and the numbers of the fit as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from torchglm import special
+from torchglm.families import Family
+from torchglm.fitting.irls import irls
+from torchglm.fitting.kernel import take_family
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.shape import dispersion_ml, loglik
+from torchglm.fitting.status import Status
+from torchglm.inference.limits.refit import lanes
+from torchglm.inference.rowwise import RowValues, row_values
+from torchglm.links import Link
+from torchglm.rows import bordered
+from torchglm.rows.ranks import seen
+from torchglm.rows.rows import Rows, WithoutColumns
+
+DISPERSIONS = ("pearson", "deviance", "ml")
+Kind = TypeVar("Kind", bound="Fitted")
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """The tensors of a fit over its flat models `(B)`, all batch dimensions in one.
+
+    Dropped columns are zero in `coef` (B, p) and False in `keep` (B, p); `root root'` is the inverse of the information
+    plus the penalty's quadratic part, `gram` the information alone, `observed` (B, p, p) the inverse of the observed
+    information where times are censored, and `covariance` (B, p, p) the one that stands in place of the model's.
+    `null_deviance` and `loglik` are None until they are asked for.
+    """
+
+    coef: Tensor
+    keep: Tensor
+    root: Tensor
+    gram: Tensor
+    deviance: Tensor
+    pearson: Tensor
+    dispersion: Tensor
+    nobs: Tensor
+    rank: Tensor
+    status: Tensor
+    n_iter: Tensor
+    observed: Tensor | None = None
+    covariance: Tensor | None = None
+    null_deviance: Tensor | None = None
+    loglik: Tensor | None = None
+
+    def take(self, models: Tensor) -> Flat:
+        """Some of the models."""
+        return Flat(**{name: value[models] for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors there are, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def failed(self) -> Tensor:
+        """(B) True where the numbers became infinite or NaN and nothing was fitted."""
+        return self.status == int(Status.NOT_FINITE)
+
+    @property
+    def converged(self) -> Tensor:
+        """(B) True where the maximum was found."""
+        return self.status == int(Status.CONVERGED)
+
+    @property
+    def df_resid(self) -> Tensor:
+        """(B) `nobs - rank`."""
+        return self.nobs - self.rank
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fitted:
+    """A fitted GLM or a batch of them: what the search left (`flat`), and the numbers of the fit, each `(*B)`.
+
+    All of inference and every report is a function of a `Fitted`; `torchglm.Result` is one. `chunks` are the rows it
+    was fitted on, read again at each pass where they do not fit into memory, or None where they are not held.
+    """
+
+    flat: Flat
+    names: list[str]
+    family: Family
+    link: Link
+    penalty: Penalty | str | None
+    batch_shape: torch.Size  # the batch dimensions (*B); empty for one model
+    intercept: bool
+    dispersion_kind: str
+    estimated_shape: bool
+    minnorm: bool  # dropped columns have coefficients after all
+    tol: float
+    context: dict[str, Any]
+    covariance_kind: str = "model"  # of the covariance behind `std_err`: "model", or the one `robust` was asked for
+    chunks: Iterable[Rows] | None = None
+
+    # shapes ------------------------------------------------------------------------------------------------
+
+    def shaped(self, value: Tensor) -> Tensor:
+        """(*B, ...) a tensor over the flat models (B, ...) in the batch's own shape."""
+        return value.reshape(self.batch_shape + value.shape[1:])
+
+    def member(self: Kind, model: int) -> Kind:
+        """One model of a batch; of a batch of several dimensions the slice. The rows of a stream stay where they are.
+
+        Raises `TypeError` for one model.
+        """
+        if not self.batch_shape:
+            raise TypeError("this is one model, not a batch; it has no members.")
+        index = torch.arange(self.batch_shape.numel()).reshape(self.batch_shape)[model]
+        flat = index.reshape(-1).to(self.flat.coef.device)
+        group = None if self.groups is None else self.groups[int(model)]
+        return replace(
+            self,
+            flat=self.flat.take(flat),
+            family=take_family(self.family, flat if index.dim() else flat[0]),
+            batch_shape=index.shape,
+            context=self.context | {"groups": None, "group": group},
+            chunks=None if self.chunks is None else lanes(self.chunks, flat),
+        )
+
+    # coefficients ------------------------------------------------------------------------------------------
+
+    @property
+    def coef(self) -> Tensor:
+        """(*B, p) the coefficients; NaN where a column is aliased."""
+        known = (self.flat.keep | self.minnorm) & ~self.flat.failed.unsqueeze(-1)
+        return self.shaped(torch.where(known, self.flat.coef, torch.nan))
+
+    @property
+    def std_err(self) -> Tensor:
+        """(*B, p) standard errors, the square roots of the diagonal of `covariance()`."""
+        return self.shaped(self._variances.sqrt())
+
+    @cached_property
+    def _variances(self) -> Tensor:
+        if not self.covariance_is_root:
+            return self.flat_covariance.diagonal(dim1=-2, dim2=-1)
+        own = bordered.inverse_diagonal(self.flat.root)  # without the products of all pairs of columns
+        return torch.where(self.flat.keep, self.flat.dispersion.unsqueeze(-1) * own, torch.nan)
+
+    @property
+    def covariance_is_root(self) -> bool:
+        """Whether the covariance behind `std_err` is the dispersion times the inverse whose root the fit left."""
+        return self.flat.covariance is None and self.penalty is None and not self.context.get("event")
+
+    @property
+    def flat_covariance(self) -> Tensor:
+        """(B, p, p) the covariance behind `std_err`; NaN for aliased columns."""
+        return self.model_covariance if self.flat.covariance is None else self.flat.covariance
+
+    @property
+    def model_covariance(self) -> Tensor:
+        """(B, p, p) dispersion times the inverse information; with a penalty `H^-1 G H^-1` of the penalised fit."""
+        flat = self.flat
+        if self.context.get("event") and flat.observed is not None:
+            unscaled = flat.observed
+        else:
+            unscaled = bordered.inverse(flat.root)
+            if self.penalty is not None:
+                unscaled = unscaled @ bordered.written_out(flat.gram) @ unscaled
+        both = flat.keep.unsqueeze(-1) & flat.keep.unsqueeze(-2)
+        return torch.where(both, flat.dispersion[:, None, None] * unscaled, torch.nan)
+
+    def covariance(self) -> Tensor:
+        """(*B, p, p) the covariance behind `std_err`; NaN for aliased columns."""
+        return self.shaped(self.flat_covariance)
+
+    @property
+    def statistic(self) -> Tensor:
+        """(*B, p) coefficient over standard error: t or z, see `statistic_name`."""
+        return self.coef / self.std_err
+
+    @property
+    def statistic_name(self) -> str:
+        """`"t"` where the dispersion is estimated, else `"z"`."""
+        return "t" if self.dispersion_kind in DISPERSIONS else "z"
+
+    @property
+    def p_value(self) -> Tensor:
+        """(*B, p) two-sided p-values by the survival function, so that they never round to zero early."""
+        size = self.statistic.abs()
+        if self.statistic_name == "z":
+            return 2 * special.normal_sf(size)
+        return 2 * special.student_t_sf(size, self.df_resid.unsqueeze(-1).expand_as(size))
+
+    def conf_int(self, level: float = 0.95) -> Tensor:
+        """(*B, p, 2) Wald limits of the coefficients, with t or z quantiles.
+
+        They say nothing where the status is SEPARATED or BOUNDARY. Raises `ValueError` for a level outside (0, 1).
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+        half = self.quantile(level).unsqueeze(-1) * self.std_err
+        return torch.stack([self.coef - half, self.coef + half], -1)
+
+    def quantile(self, level: float) -> Tensor:
+        """(*B) the two-sided quantile of the reference distribution of `statistic`."""
+        tail = torch.full_like(self.df_resid, 0.5 + level / 2)
+        if self.statistic_name == "z":
+            return special.normal_icdf(tail)
+        return special.student_t_icdf(tail, self.df_resid)
+
+    # how well ----------------------------------------------------------------------------------------------
+
+    @property
+    def deviance(self) -> Tensor:
+        """(*B) the unscaled weighted deviance."""
+        return self.shaped(self.flat.deviance)
+
+    @property
+    def pearson_chi2(self) -> Tensor:
+        """(*B) Pearson's statistic, `sum w (y - mu)^2 / V(mu)`."""
+        return self.shaped(self.flat.pearson)
+
+    @property
+    def dispersion(self) -> Tensor:
+        """(*B) the dispersion `phi` behind the standard errors."""
+        return self.shaped(self.flat.dispersion)
+
+    @property
+    def nobs(self) -> Tensor:
+        """(*B) rows of positive weight, or the sum of the repeats."""
+        return self.shaped(self.flat.nobs)
+
+    @property
+    def rank(self) -> Tensor:
+        """(*B) independent columns of the design."""
+        return self.shaped(self.flat.rank)
+
+    @property
+    def df_resid(self) -> Tensor:
+        """(*B) `nobs - rank`."""
+        return self.shaped(self.flat.df_resid)
+
+    @property
+    def df_null(self) -> Tensor:
+        """(*B) `nobs` less one for the intercept of the null model."""
+        return self.nobs - float(self.intercept)
+
+    @cached_property
+    def null_deviance(self) -> Tensor:
+        """(*B) the deviance of the model with the intercept (and the offset) alone."""
+        if self.flat.null_deviance is not None:
+            return self.shaped(self.flat.null_deviance)
+        source = seen(self.source, lambda own: WithoutColumns(own, self.intercept))
+        null = irls(source, self.family, self.link, tol=self.tol, skip=self.flat.failed)
+        return self.shaped(2 * null.moments.objective)
+
+    @cached_property
+    def loglik(self) -> Tensor:
+        """(*B) the fully normalised log-likelihood, at the maximum likelihood dispersion; NaN for a quasi fit."""
+        flat = self.flat
+        if flat.loglik is not None:
+            return self.shaped(flat.loglik)
+        phi = flat.dispersion
+        if not self.family.has_dispersion:
+            if self.dispersion_kind != "fixed":
+                return self.shaped(torch.full_like(phi, torch.nan))  # a quasi-likelihood has no likelihood
+        elif self.dispersion_kind != "number":
+            phi = dispersion_ml(self.source, self.family, self.link, flat.coef, flat.deviance / flat.nobs)
+        value = loglik(self.source, self.family, self.link, flat.coef, phi)
+        return self.shaped(torch.where(flat.failed, torch.nan, value))
+
+    @property
+    def n_parameters(self) -> Tensor:
+        """(*B) every estimated parameter: the rank, a dispersion, a shape."""
+        dispersion = self.family.has_dispersion and self.dispersion_kind != "number"
+        return self.rank + float(dispersion) + float(self.estimated_shape)
+
+    @property
+    def aic(self) -> Tensor:
+        """(*B) Akaike's criterion, `-2 loglik + 2 k`, with every estimated parameter counted."""
+        return -2 * self.loglik + 2 * self.n_parameters
+
+    @property
+    def bic(self) -> Tensor:
+        """(*B) the Bayesian criterion, `-2 loglik + k log(nobs)`."""
+        return -2 * self.loglik + self.n_parameters * self.nobs.log()
+
+    @property
+    def status(self) -> Status | list[Any]:
+        """How the fit ended: a `Status`, or for a batch a (nested) list of them."""
+
+        def named(codes: Any) -> Any:
+            return [named(code) for code in codes] if isinstance(codes, list) else Status(codes)
+
+        return named(self.shaped(self.flat.status).tolist())
+
+    @property
+    def converged(self) -> Tensor:
+        """(*B) True where the maximum was found."""
+        return self.shaped(self.flat.converged)
+
+    @property
+    def n_iter(self) -> Tensor:
+        """(*B) accepted steps."""
+        return self.shaped(self.flat.n_iter)
+
+    # where the rows came from ------------------------------------------------------------------------------
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows stand behind the fit: held, or read again at each pass. A loaded one has none."""
+        return self.chunks is not None
+
+    @property
+    def source(self) -> Iterable[Rows]:
+        """The rows the model was fitted on; raises `ValueError` where they are not held (a loaded result)."""
+        if self.chunks is None:
+            raise ValueError("this result holds no rows (it was loaded). Attach them: result.with_rows(x, y, ...).")
+        return self.chunks
+
+    @property
+    def rows(self) -> Rows | None:
+        """The rows in memory, or None for a loaded or streamed fit."""
+        return self.chunks[0] if isinstance(self.chunks, list) and len(self.chunks) == 1 else None
+
+    def row_values(self, observed: bool = False) -> Iterator[RowValues]:
+        """The values of every chunk of the rows at the fitted coefficients, see `rowwise.row_values`."""
+        return row_values(self.source, self.family, self.link, self.flat.coef, observed)
+
+    @property
+    def formula(self) -> str | None:
+        """The formula of the fit, or None."""
+        return self.context.get("formula")
+
+    @property
+    def spec(self) -> Any:
+        """The design's specification (a `DesignSpec`), or None for a fit on arrays."""
+        return self.context.get("spec")
+
+    @property
+    def groups(self) -> Sequence[Any] | None:
+        """The labels of the models of a `by=` fit, or None."""
+        return self.context.get("groups")
+
+    @property
+    def group_names(self) -> list[str] | None:
+        """The columns of a `by=` fit, or None."""
+        return self.context.get("group_names")

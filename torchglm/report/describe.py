@@ -1,0 +1,46 @@
+"""The facts about a fit as plain data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torchglm.fitting.status import Status
+from torchglm.inference.fitted import Fitted
+
+NUMBERS = (
+    "nobs",
+    "rank",
+    "df_resid",
+    "df_null",
+    "deviance",
+    "null_deviance",
+    "pearson_chi2",
+    "dispersion",
+    "loglik",
+    "aic",
+    "bic",
+    "n_iter",
+    "converged",
+)
+
+
+def describe(fitted: Fitted) -> dict[str, Any]:
+    """See `Result.describe`."""
+    codes = [str(Status(code)) for code in fitted.flat.status.tolist()]
+    facts: dict[str, Any] = {
+        "family": str(fitted.family),
+        "link": fitted.link.name,
+        "formula": fitted.formula,
+        "penalty": None if fitted.penalty is None else str(fitted.penalty),
+        "dispersion_kind": fitted.dispersion_kind,
+        "covariance": fitted.covariance_kind,
+        "status": codes if fitted.batch_shape else codes[0],
+    }
+    return facts | {name: _plain(getattr(fitted, name).tolist()) for name in NUMBERS}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
