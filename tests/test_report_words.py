@@ -8,6 +8,7 @@ import pytest
 
 from torchglm.report import words
 from torchglm.report.document import Document, Facts, Notes, Table
+from torchglm.writing import numbers
 
 NAN = math.nan
 
@@ -27,7 +28,7 @@ NAN = math.nan
     ],
 )
 def test_p_value_is_never_printed_as_zero(p: float, text: str) -> None:
-    assert words.p_value(p) == text
+    assert numbers.p_value(p) == text
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_p_value_is_never_printed_as_zero(p: float, text: str) -> None:
     ],
 )
 def test_number_keeps_six_digits(value: float, text: str) -> None:
-    assert words.number(value) == text
+    assert numbers.number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -53,12 +54,12 @@ def test_number_keeps_six_digits(value: float, text: str) -> None:
     [(1.0, "1.000"), (12345.6, "12,346"), (0.00012346, "0.0001235"), (3.2e-9, "3.200e-09"), (0.0, "0.000")],
 )
 def test_short_keeps_four_digits(value: float, text: str) -> None:
-    assert words.short(value) == text
+    assert numbers.short(value) == text
 
 
 def test_fixed_shares_the_decimals_of_the_median_scale() -> None:
     rows = [(0.5096, 0.0492), (-12.3, 3.1), (1.217e-6, 3.9e-7), (0.00184, 0.00115), (NAN, NAN), (0.3, 0.02)]
-    assert words.fixed(rows, [0.0492, 3.1, 3.9e-7, 0.000115, NAN, 0.02]) == [
+    assert numbers.fixed(rows, [0.0492, 3.1, 3.9e-7, 0.000115, NAN, 0.02]) == [
         ["0.5096", "0.0492"],
         ["-12.3000", "3.1000"],
         ["1.217e-06", "3.900e-07"],
@@ -69,14 +70,14 @@ def test_fixed_shares_the_decimals_of_the_median_scale() -> None:
 
 
 def test_fixed_shows_how_a_ratio_differs_from_one() -> None:
-    assert words.fixed([(1.000001217, 1.000000451, 1.000001983)], [3.9e-7]) == [
+    assert numbers.fixed([(1.000001217, 1.000000451, 1.000001983)], [3.9e-7]) == [
         ["1.000001217", "1.000000451", "1.000001983"]
     ]
 
 
 def test_fixed_without_any_scale() -> None:
-    assert words.fixed([(NAN, NAN)], [NAN]) == [["NA", "NA"]]
-    assert words.fixed([(0.0, 0.0)], [0.0]) == [["0.00", "0.00"]]
+    assert numbers.fixed([(NAN, NAN)], [NAN]) == [["NA", "NA"]]
+    assert numbers.fixed([(0.0, 0.0)], [0.0]) == [["0.00", "0.00"]]
 
 
 @pytest.mark.parametrize(

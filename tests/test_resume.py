@@ -27,7 +27,6 @@ LEARNED = 2 * PASS  # pieces read before the first pass of the fit: levels are l
 
 DRIVER = """
 import os, signal, sys
-from torchglm.store import checkpoints
 from torchglm.cli import main
 from torchglm.tables import read_table
 from torchglm.tables.scan import Scan
@@ -50,7 +49,7 @@ def counted(self):
 def dying(source, target):
     die("replace")
     replace(source, target)
-Scan.pieces, checkpoints.os.replace, files.HOLD = counted, dying, 0
+Scan.pieces, os.replace, files.HOLD = counted, dying, 0
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -268,7 +267,7 @@ def test_a_disk_that_fills_on_the_way_does_not_end_the_fit(tmp_path: Path, monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torchglm.store.checkpoints.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.warns(UserWarning, match="goes on without checkpoints: .*No space left"):
         kept(state)
     kept(state)  # said once

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchglm.cli.printing import plain, print_document, print_summary
+from torchglm.cli.printing import print_document, print_json, print_summary
 from torchglm.cli.waiting import waiting
 from torchglm.store import runs
 
@@ -120,9 +120,7 @@ def evaluate(arguments: Sequence[str]) -> None:
         unseen=given.unseen,
     )
     if given.format == "json":
-        import json
-
-        print(json.dumps(plain(found.to_dict()), indent=1, ensure_ascii=False))
+        print_json(found.to_dict())
         return
     print_document(found.document())
 
@@ -169,9 +167,7 @@ def check(arguments: Sequence[str]) -> None:
     if given.format == "text":
         print(found)
         return
-    import json
-
-    print(json.dumps(plain(found.to_dict()), indent=1, ensure_ascii=False))
+    print_json(found.to_dict())
 
 
 def report(arguments: Sequence[str]) -> None:
@@ -245,9 +241,7 @@ def compare(arguments: Sequence[str]) -> None:
     if given.format == "text":
         print(to_text(found))
         return
-    import json
-
-    print(json.dumps(plain(found), indent=1, ensure_ascii=False))
+    print_json(found)
 
 
 def check_level(level: float, flag: str = "--level") -> None:

@@ -10,6 +10,7 @@ from torchglm.cli.rows import attached, of_the_fit
 from torchglm.report import words
 from torchglm.report.document import Table
 from torchglm.store import runs
+from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     from torchglm.model.result import Result
@@ -105,7 +106,7 @@ def _cell(name: str, value: float) -> str:
     if value != value:
         return ""
     if name == "p":
-        return words.p_value(value)
+        return numbers.p_value(value)
     if name == "D2":
         return f"{value:.4f}"
-    return words.statistic(value) if name == "LR" else words.number(value)
+    return numbers.statistic(value) if name == "LR" else numbers.number(value)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from typing import TYPE_CHECKING, Any
+
+from torchglm.writing.numbers import jsonable
 
 if TYPE_CHECKING:
     from torchglm.model.result import Result
     from torchglm.report.document import Document
 
 
-def plain(value: Any) -> Any:
-    """Numbers as JSON knows them: NaN and the infinities as null."""
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def print_json(found: Any) -> None:
+    """Plain data for a program; NaN and the infinities as null."""
+    print(json.dumps(jsonable(found), indent=1, ensure_ascii=False))
 
 
 def print_summary(result: Result, level: float = 0.95, form: str = "text") -> None:
@@ -29,7 +26,7 @@ def print_summary(result: Result, level: float = 0.95, form: str = "text") -> No
     if form == "markdown":
         print(found.to_markdown())
     elif form == "json":
-        print(json.dumps(found.to_dict(), indent=1, ensure_ascii=False))
+        print_json(found.to_dict())
     elif sys.stdout.isatty():
         from rich.console import Console
 

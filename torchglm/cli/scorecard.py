@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
+from torchglm.writing import numbers
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,23 @@ def _facts(found: Evaluation) -> list[tuple[str, str]]:
     facts = [
         ("Run", found.run),
         ("Model", found.model),
-        ("Rows", words.number(s["rows"])),
-        *([("Weight", words.number(s["weight"]))] if s["weight"] != s["rows"] else []),
-        ("Deviance", words.number(s["deviance"])),
-        ("Mean deviance", words.short(s["mean_deviance"], 5)),
+        ("Rows", numbers.number(s["rows"])),
+        *([("Weight", numbers.number(s["weight"]))] if s["weight"] != s["rows"] else []),
+        ("Deviance", numbers.number(s["deviance"])),
+        ("Mean deviance", numbers.short(s["mean_deviance"], 5)),
         ("D² (explained)", _short(s["d_squared"])),
         ("Mean NLL", _short(s["nll"])),
         *([] if math.isnan(s["crps"]) else [("Mean CRPS", _short(s["crps"]))]),
         ("Pearson dispersion", _short(s["pearson_dispersion"])),
-        ("Observed", words.number(s["observed"])),
-        ("Expected", words.number(s["expected"])),
+        ("Observed", numbers.number(s["observed"])),
+        ("Expected", numbers.number(s["expected"])),
         ("Observed / expected", _ratio(s["observed_expected"], s["observed_expected_se"])),
         ("Calibration error", _short(s["calibration_error"])),
         ("Gini", _short(s["gini"])),
     ]
     if found.coverage is not None:
         level, covered = (found.coverage[key] for key in ("level", "share"))
-        facts.append((f"Coverage of {words.percent(level)}", f"{100 * covered:.2f} %"))
+        facts.append((f"Coverage of {numbers.percent(level)}", f"{100 * covered:.2f} %"))
     return facts
 
 
@@ -85,10 +85,10 @@ def _deciles(found: Evaluation) -> Table:
     rows = [
         (
             str(i),
-            words.number(row["weight"]),
+            numbers.number(row["weight"]),
             _short(row["predicted"]),
             _short(row["observed"]),
-            _short(row["observed"] / row["predicted"]) if row["predicted"] else words.MISSING,
+            _short(row["observed"] / row["predicted"]) if row["predicted"] else numbers.MISSING,
             _short(row["lift"]),
         )
         for i, row in enumerate(full, 1)
@@ -100,10 +100,10 @@ def _deciles(found: Evaluation) -> Table:
 def _by(table: dict[str, Any]) -> Table:
     rows = [
         (
-            words.MISSING if row["value"] is None else str(row["value"]),
+            numbers.MISSING if row["value"] is None else str(row["value"]),
             f"{row['rows']:,}",
-            words.number(row["observed"]),
-            words.number(row["expected"]),
+            numbers.number(row["observed"]),
+            numbers.number(row["expected"]),
             _ratio(row["ratio"], row["se"]),
         )
         for row in table["rows"]
@@ -123,8 +123,8 @@ def _notes(found: Evaluation) -> list[str]:
 
 
 def _ratio(ratio: float, error: float) -> str:
-    return words.MISSING if math.isnan(ratio) else f"{ratio:.4f} ± {2 * error:.4f}"
+    return numbers.MISSING if math.isnan(ratio) else f"{ratio:.4f} ± {2 * error:.4f}"
 
 
 def _short(value: float) -> str:
-    return words.MISSING if math.isnan(value) else words.short(value, 5)
+    return numbers.MISSING if math.isnan(value) else numbers.short(value, 5)

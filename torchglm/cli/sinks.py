@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from torchglm.writing.files import replaced
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -66,8 +68,6 @@ def sink(out: str) -> Iterator[Callable[[pa.Table], None]]:
     nothing behind where anything fails.
     """
     target = Path(out)
-    draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
-    place: Any = sys.stdout.buffer if out == TERMINAL else draft
     new = [folder for folder in target.parents if not folder.exists()]
     writer: Any = None
     schema: Any = None
@@ -76,22 +76,19 @@ def sink(out: str) -> Iterator[Callable[[pa.Table], None]]:
         nonlocal writer, schema
         if writer is None:
             schema = table.schema
-            target.parent.mkdir(parents=True, exist_ok=True)
             writer = _writer(target.suffix.lower())(place, schema)
         writer.write_table(table if table.schema.equals(schema) else table.cast(schema))
 
     try:
-        yield append
-        if writer is not None:
-            writer.close()
-        if out != TERMINAL:
-            draft.replace(target)
+        with nullcontext(sys.stdout.buffer) if out == TERMINAL else replaced(target) as place:
+            yield append
+            if writer is not None:
+                writer.close()
     except BrokenPipeError:
         raise
     except OSError as error:
         raise ValueError(f"{out} cannot be written: {error}.") from error
     finally:
-        draft.unlink(missing_ok=True)
         for folder in new:
             with suppress(OSError):  # it was never made, or holds the file
                 folder.rmdir()

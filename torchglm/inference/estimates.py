@@ -11,6 +11,7 @@ from torch import Tensor
 from torchglm import special
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.table import Table
+from torchglm.writing.numbers import limits
 
 Function = Callable[[Tensor], Tensor]
 
@@ -39,7 +40,7 @@ class Estimates:
 
     def table(self) -> Table:
         """The numbers as a table, which prints, gives columns and turns into a frame."""
-        low, high = (f"{100 * share:.4g} %" for share in (0.5 - self.level / 2, 0.5 + self.level / 2))
+        low, high = limits(self.level)
         name = "t" if bool(torch.isfinite(self.df).any()) else "z"
         return Table(
             "Estimates",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm import special
+from torchglm.writing.numbers import cell, p_value, stated
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Table:
             )
         cells = [["", *self.columns]]
         for i, name in enumerate(self.rows):
-            cells.append([name, *(cell(float(value[i]), key.startswith("p")) for key, value in self.columns.items())])
+            cells.append([name, *(_text(key, float(value[i])) for key, value in self.columns.items())])
         widths = [max(len(line[j]) for line in cells) for j in range(len(cells[0]))]
         lines = [
             line[0].ljust(widths[0])
@@ -139,18 +139,6 @@ class Table:
     __repr__ = __str__
 
 
-def cell(value: float, p: bool = False) -> str:
-    """A number of a table: five digits, a p-value never zero, and a blank for NaN."""
-    if math.isnan(value):
-        return ""
-    if p:
-        return "<1e-16" if value < 1e-16 else f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
-    if value == int(value) if math.isfinite(value) else False:
-        return f"{value:.0f}"
-    return f"{value:.5g}" if abs(value) < 1e5 else f"{value:.1f}"
-
-
-def stated(p: float) -> str:
-    """A p-value after the letter p: `= 0.012`, or `< 1e-16`."""
-    text = cell(p, p=True)
-    return f"< {text[1:]}" if text.startswith("<") else f"= {text}"
+def _text(column: str, value: float) -> str:
+    """The cell of a column, of p-values where its name begins with p; a blank for NaN."""
+    return p_value(value) if column.startswith("p") and value == value else cell(value)

@@ -12,6 +12,7 @@ import torch
 
 from torchglm import families, links
 from torchglm.inference.fitted import Fitted, Flat
+from torchglm.writing.files import replaced
 
 FORMAT = 1
 
@@ -19,7 +20,6 @@ FORMAT = 1
 def save(fitted: Fitted, path: Any) -> None:
     """Write `result.json` and `tensors.pt` into the folder `path`, made where it is missing."""
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
     known = {"null_deviance": fitted.null_deviance.reshape(-1), "loglik": fitted.loglik.reshape(-1)}
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}
     tensors |= {f"family.{name}": value.detach().cpu() for name, value in fitted.family.named_parameters()}
@@ -43,8 +43,10 @@ def save(fitted: Fitted, path: Any) -> None:
         "context": context,
         "spec": None if spec is None else spec.to_dict(),
     }
-    torch.save(tensors, folder / "tensors.pt")
-    (folder / "result.json").write_text(json.dumps(facts, indent=1, default=_json))
+    with replaced(folder / "tensors.pt") as draft:
+        torch.save(tensors, draft)
+    with replaced(folder / "result.json") as draft:
+        draft.write_text(json.dumps(facts, indent=1, default=_json))
 
 
 def load(path: Any) -> Fitted:

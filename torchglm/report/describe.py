@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torchglm.fitting.status import Status
 from torchglm.inference.fitted import Fitted
+from torchglm.writing.numbers import jsonable
 
 NUMBERS = (
     "nobs",
@@ -37,10 +37,4 @@ def describe(fitted: Fitted) -> dict[str, Any]:
         "covariance": fitted.covariance_kind,
         "status": codes if fitted.batch_shape else codes[0],
     }
-    return facts | {name: _plain(getattr(fitted, name).tolist()) for name in NUMBERS}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return facts | {name: jsonable(getattr(fitted, name).tolist()) for name in NUMBERS}

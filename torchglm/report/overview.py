@@ -13,7 +13,8 @@ from torch import Tensor
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Notes, Table
-from torchglm.report.single import d_squared, group_label, jsonable, left_out, policies, roles, share
+from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
+from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +63,8 @@ class ModelBatch:
             ("Observations", _range(nobs)),
             *left_out(self.result),
             ("Iterations", _range(steps)),
-            ("Total deviance", words.number(_total(deviance))),
-            ("Total null deviance", words.number(_total(null))),
+            ("Total deviance", numbers.number(_total(deviance))),
+            ("Total null deviance", numbers.number(_total(null))),
             ("D² (all models)", share(d_squared(_total(deviance), _total(null)))),
         ]
         if self.result.groups is not None and self.result.group_names:
@@ -77,7 +78,7 @@ class ModelBatch:
             for status, n in self.status_counts().items()
         ]
         rows = list(self.quartiles().values())
-        cells = words.fixed([row[1:] for row in rows], [row[4] - row[2] for row in rows])
+        cells = numbers.fixed([row[1:] for row in rows], [row[4] - row[2] for row in rows])
         spread = [(name, f"{int(row[0]):,}", *c) for name, row, c in zip(self.result.names, rows, cells, strict=True)]
         worst = [(self.label(i), *row) for i, row in zip(self.worst(), self._worst_cells(), strict=True)]
         head = ("model", "status", "observations", "deviance", "deviance/df", "iterations")
@@ -96,10 +97,10 @@ class ModelBatch:
             (
                 self.label(i),
                 words.status_title(self.statuses[i].name),
-                words.number(nobs[i]),
-                words.number(deviance[i]),
+                numbers.number(nobs[i]),
+                numbers.number(deviance[i]),
                 share(d_squared(deviance[i], null[i])),
-                words.short(phi[i]),
+                numbers.short(phi[i]),
                 f"{steps[i]:.0f}",
             )
             for i in shown
@@ -181,7 +182,7 @@ class ModelBatch:
             }
             for name, row in self.quartiles().items()
         ]
-        return jsonable(
+        return numbers.jsonable(
             {
                 "family": r.family.name,
                 "link": r.link.name,
@@ -242,9 +243,9 @@ class ModelBatch:
         return [
             (
                 words.status_title(self.statuses[i].name),
-                words.number(float(nobs[i])),
-                words.number(float(deviance[i])),
-                words.short(float(ratio[i])),
+                numbers.number(float(nobs[i])),
+                numbers.number(float(deviance[i])),
+                numbers.short(float(ratio[i])),
                 f"{int(steps[i])}",
             )
             for i in self.worst()
@@ -272,7 +273,7 @@ def _quartiles(values: Tensor) -> tuple[float, ...]:
 
 def _range(values: Tensor) -> str:
     low, high = float(values.min()), float(values.max())
-    return words.number(low) if low == high else f"{words.number(low)} to {words.number(high)}"
+    return numbers.number(low) if low == high else f"{numbers.number(low)} to {numbers.number(high)}"
 
 
 def _total(values: Tensor) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -19,6 +18,7 @@ from torchglm.report.observations import Observations
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.single import SingleModel
+from torchglm.writing.files import replaced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,13 +50,8 @@ def write_page(
     path = Path(path)
     rows = Observations.of(result, y, mu, weight, exposure)
     text = page(result, rows, title, config, level, own=y is None and not new_rows and result.has_rows)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with replaced(path) as draft:
         draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 

@@ -14,6 +14,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
 from torchglm.report.single import Coefficient, coefficients
+from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,10 +54,10 @@ def forest(result: Fitted, level: float = 0.95, most: int = 40) -> Figure:
     axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
     axes.grid(False, axis="y")
     if ratio is None:
-        axes.set_xlabel(f"coefficient, {words.percent(level)} interval")
+        axes.set_xlabel(f"coefficient, {numbers.percent(level)} interval")
     else:
         _ratio_axis(axes)
-        axes.set_xlabel(f"{ratio}, {words.percent(level)} interval")
+        axes.set_xlabel(f"{ratio}, {numbers.percent(level)} interval")
     return figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +11,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.describe import describe
 from torchglm.report.document import Block, Document, Facts, Notes, Table
+from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,26 +85,26 @@ class SingleModel:
             ("Family", _with_shape(r.family)),
             ("Link", words.link_title(self.link)),
             *roles(r),
-            ("Observations", words.number(_float(r.nobs))),
+            ("Observations", numbers.number(_float(r.nobs))),
             *left_out(r),
             ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
-            ("Residual df", words.number(_float(r.df_resid))),
-            ("Null df", words.number(_float(r.df_null))),
+            ("Residual df", numbers.number(_float(r.df_resid))),
+            ("Null df", numbers.number(_float(r.df_null))),
             ("Dispersion", self._dispersion()),
             ("Status", self._status()),
-            ("Deviance", words.number(deviance)),
-            ("Null deviance", words.number(null)),
+            ("Deviance", numbers.number(deviance)),
+            ("Null deviance", numbers.number(null)),
             ("D² (explained)", share(d_squared(deviance, null))),
-            ("Pearson χ²", words.number(_float(r.pearson_chi2))),
-            ("Log-likelihood", words.number(_float(r.loglik))),
-            ("AIC", words.number(_float(r.aic))),
-            ("BIC", words.number(_float(r.bic))),
+            ("Pearson χ²", numbers.number(_float(r.pearson_chi2))),
+            ("Log-likelihood", numbers.number(_float(r.loglik))),
+            ("AIC", numbers.number(_float(r.aic))),
+            ("BIC", numbers.number(_float(r.bic))),
             ("Penalty", self._penalty()),
         ]
 
     def tables(self, width: int) -> list[Table]:
         """The coefficient table, with exp(coef) beside it or, past `width` characters, below it."""
-        low, high = words.limits(self.level)
+        low, high = numbers.limits(self.level)
         name = self.result.statistic_name
         cells = self._coefficient_cells()
         head = ("", "estimate", "std. error", f"{name} value", "p-value", low, high)
@@ -138,7 +139,7 @@ class SingleModel:
         """How the numbers were obtained, a sentence each."""
         r = self.result
         law = f"Student t with {_float(r.df_resid):.0f} df" if r.statistic_name == "t" else "normal"
-        lines = [f"Tests and {words.percent(self.level)} intervals: Wald, {law}{robust_errors(r)}."]
+        lines = [f"Tests and {numbers.percent(self.level)} intervals: Wald, {law}{robust_errors(r)}."]
         if self.ratio_name is not None:
             what = {"logit": "odds"}.get(self.link, words.mean_name(self.family))
             has = any(c.name == words.INTERCEPT for c in self.coefficients)
@@ -177,7 +178,7 @@ class SingleModel:
         if self.ratio_name is not None:
             for row, c in zip(rows, self.coefficients, strict=True):
                 row["ratio"], row["ratio_low"], row["ratio_high"] = c.ratio
-        return jsonable(
+        return numbers.jsonable(
             {
                 **describe(r),
                 "family": self.family,
@@ -203,23 +204,23 @@ class SingleModel:
 
     def _coefficient_cells(self) -> list[tuple[str, ...]]:
         rows = [(c.estimate, c.std_err, c.low, c.high) for c in self.coefficients]
-        cells = words.fixed(rows, [c.std_err for c in self.coefficients])
+        cells = numbers.fixed(rows, [c.std_err for c in self.coefficients])
         return [
-            (c.name, e, s, words.statistic(c.statistic), words.p_value(c.p_value), low, high)
+            (c.name, e, s, numbers.statistic(c.statistic), numbers.p_value(c.p_value), low, high)
             for c, (e, s, low, high) in zip(self.coefficients, cells, strict=True)
         ]
 
     def _ratio_cells(self) -> list[list[str]]:
         rows = [c.ratio for c in self.coefficients]
         scales = [c.std_err * ratio[0] for c, ratio in zip(self.coefficients, rows, strict=True)]
-        return words.fixed(rows, scales)
+        return numbers.fixed(rows, scales)
 
     def _dispersion(self) -> str:
         how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df", "ml": "maximum likelihood"}.get(
             self.result.dispersion_kind, "given"
         )
         phi = _float(self.result.dispersion)
-        return words.MISSING if math.isnan(phi) else f"{phi:.5g} ({how})"
+        return numbers.MISSING if math.isnan(phi) else f"{phi:.5g} ({how})"
 
     def _status(self) -> str:
         iterations = int(_float(self.result.n_iter))
@@ -322,20 +323,9 @@ def group_label(result: Fitted, group: Any) -> str:
     return ", ".join(f"{n} = {v}" if n else str(v) for n, v in zip(names, values, strict=True))
 
 
-def jsonable(value: Any) -> Any:
-    """`value` with every NaN and infinity turned into None and every sequence into a list."""
-    if isinstance(value, Mapping):
-        return {str(k): jsonable(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
 def share(value: float) -> str:
     """A share such as D² to four decimals."""
-    return words.MISSING if math.isnan(value) else f"{value:.4f}"
+    return numbers.MISSING if math.isnan(value) else f"{value:.4f}"
 
 
 def _float(value: Any) -> float:
@@ -354,7 +344,7 @@ def _listed(names: Sequence[str]) -> str:
 def _with_shape(family: Any) -> str:
     """The family's name with its shape parameter: `negative binomial (alpha 0.62)`."""
     parts = [
-        f"{key} {words.short(float(getattr(family, key)))}"
+        f"{key} {numbers.short(float(getattr(family, key)))}"
         for key in ("alpha", "power")
         if getattr(family, key, None) is not None
     ]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from torchglm.inference.fitted import Fitted
-from torchglm.report import words
 from torchglm.report.document import Table
 from torchglm.report.overview import ModelBatch
+from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     from torchglm.inference.adequacy.check import Check
@@ -26,7 +26,7 @@ def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Table:
     full = sums.weight > 0
     observed, predicted, error = (t.tolist() for t in sums.rates())
     count, weight = sums.count[full].tolist(), sums.weight[full].tolist()
-    cells = words.fixed(
+    cells = numbers.fixed(
         [(a, b) for a, b in zip(predicted, observed, strict=True)], [e if e == e else math.nan for e in error]
     )
     head = [
@@ -39,8 +39,8 @@ def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Table:
     ]
     rows = []
     for i, (n, w, pair, o, m, e) in enumerate(zip(count, weight, cells, observed, predicted, error, strict=True), 1):
-        extra = [words.short(w, 5)] if exposed or weighted else []
-        ratio = f"{o / m:.3f}" if m > 0 else words.MISSING
+        extra = [numbers.short(w, 5)] if exposed or weighted else []
+        ratio = f"{o / m:.3f}" if m > 0 else numbers.MISSING
         spread = f" ± {2 * e / m:.3f}" if m > 0 and 2 * e < 100 * m else ""
         rows.append([str(i), f"{n:,.0f}", *extra, *pair, ratio + spread])
     return Table(f"{'Rates' if exposed else 'Means'} by decile of prediction", head, rows)
@@ -63,10 +63,10 @@ def influential(found: Influence) -> Table:
                 *name,
                 str(int(cases.row[i])),
                 _response(y, result.family.signed),
-                words.short(mu),
+                numbers.short(mu),
                 f"{residual:.2f}",
-                words.short(h, 3),
-                words.short(cook, 3),
+                numbers.short(h, 3),
+                numbers.short(cook, 3),
                 f"{float(shift[top]):+.2f} se of {result.names[top]}",
             ]
         )
@@ -78,7 +78,7 @@ def _response(value: float, signed: bool) -> str:
     """A response; a censored time, which a signed family holds below zero, as `12.5+`."""
     if signed and value < 0:
         return f"{_response(-value, False)}+"
-    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e7 else words.short(value)
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e7 else numbers.short(value)
 
 
 def influence_note(found: Influence) -> str:
@@ -103,9 +103,9 @@ def tests(check: Check) -> Table:
         rows = [
             (
                 names.get(topic, topic),
-                f"{_SIGNS[test.statistic_name]} = {words.statistic(float(test.statistic))}",
-                words.p_value(float(test.p_value)),
-                words.p_value(float(check.adjusted[topic])),
+                f"{_SIGNS[test.statistic_name]} = {numbers.statistic(float(test.statistic))}",
+                numbers.p_value(float(test.p_value)),
+                numbers.p_value(float(check.adjusted[topic])),
             )
             for topic, test in check.tests.items()
             if not bool(test.p_value.isnan())

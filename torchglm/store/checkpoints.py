@@ -6,8 +6,6 @@ killed at any time leaves one or the other. It holds tensors and text; reading i
 
 from __future__ import annotations
 
-import io
-import os
 import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 
 from torchglm.fitting.progress import Progress
 from torchglm.store.runs import CHECKPOINT, MARK
+from torchglm.writing.files import replaced
 
 FORMAT = 1
 
@@ -54,31 +53,13 @@ class Checkpoint:
     def _write(self, progress: Progress | None) -> None:
         tensors: dict[str, Any] = {f.name: getattr(progress, f.name, None) for f in fields(Progress)}
         content = {name: value.cpu() for name, value in tensors.items() if value is not None}
-        held = io.BytesIO()
-        torch.save({"format": FORMAT, "config": self.config, "rows": self.rows, **content}, held)
         try:
-            replace_file(self.folder / CHECKPOINT, held.getvalue())
+            with replaced(self.folder / CHECKPOINT) as draft, open(draft, "wb") as file:
+                torch.save({"format": FORMAT, "config": self.config, "rows": self.rows, **content}, file)
         except OSError as error:
             if not self.failed:
                 warnings.warn(f"the fit goes on without checkpoints: {error}.", stacklevel=2)
             self.failed = True
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whose old content stands until the new is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-    if os.name == "posix":  # the new name, too, must be on the disk
-        place = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(place)
-        finally:
-            os.close(place)
 
 
 def finished(folder: Path) -> bool:

@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchglm.writing.files import stem
+
 if TYPE_CHECKING:
     from torchglm.model.result import Result
 
@@ -30,7 +32,8 @@ MARK = "result.json"
 FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html", "log.txt")
 CHECKPOINT = "checkpoint.pt"
 TRAINING = "last.ckpt"
-OWN = {*FILES, CHECKPOINT, TRAINING, f".{CHECKPOINT}.part", f".{TRAINING}.part"}
+OWN = {*FILES, CHECKPOINT, TRAINING}
+DRAFTS = tuple(stem(name) for name in (CHECKPOINT, TRAINING))  # of a process that was killed as it wrote
 ROOM = 16 << 20  # bytes that a run folder may well take
 OLD = 24 * 3600  # seconds
 
@@ -45,7 +48,7 @@ def check_target(path: str | Path) -> Path:
         raise ValueError(f"output_dir {path} is a file. Name a folder.")
     _restore(target)
     inside = [file.name for file in target.iterdir()] if target.is_dir() else []
-    foreign = sorted(set(inside) - OWN)
+    foreign = sorted(name for name in inside if not _own(name))
     if foreign and not (target / MARK).is_file():
         raise ValueError(
             f"output_dir {path} holds {foreign[0]!r} and no run, so it is left alone. "
@@ -69,6 +72,11 @@ def check_target(path: str | Path) -> Path:
     except OSError as error:
         raise ValueError(f"output_dir {path} cannot be written: {error.strerror} in {parent}.") from None
     return target
+
+
+def _own(name: str) -> bool:
+    """Whether a file in a run folder is one that a run writes."""
+    return name in OWN or name.startswith(DRAFTS)
 
 
 def _restore(target: Path) -> None:
@@ -116,7 +124,7 @@ def _replace(target: Path, made: Path) -> None:
         old.rename(target)
         raise
     for file in old.iterdir():
-        if file.name not in OWN:
+        if not _own(file.name):
             file.rename(target / file.name)
     shutil.rmtree(old)
 

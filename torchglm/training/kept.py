@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from torch import nn
 
 from torchglm.training.module import LitGLM
+from torchglm.writing.files import replaced
 
 
 class Keep(Callback):
@@ -24,12 +24,11 @@ class Keep(Callback):
         self.path = path
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        part = self.path.with_name(f".{self.path.name}.part")
-        trainer.save_checkpoint(part)  # every process takes part, the first writes
-        if trainer.is_global_zero:
-            with open(part, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(part, self.path)
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(self.path)  # every process takes part, the first alone writes
+            return
+        with replaced(self.path) as draft:
+            trainer.save_checkpoint(draft)
 
 
 def train(trainer: Trainer, module: LightningModule, batches: Iterable[Any], kept: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy.screening import POWERS, PowerLink, link_power
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.table import stated
+from torchglm.writing.numbers import stated
 
 Words = tuple[str, str]
 
