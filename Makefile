@@ -1,6 +1,8 @@
 # make run    fit configs/poisson.yaml from nothing and say where the report is
 # make test   the test suite          make lint   ruff and mypy
 # make bench  torchglm beside its peers (minutes)          make bench-full   the same at full size
+# make gpu    the CUDA tests and what a CUDA device makes of torchglm, in six minutes; OUT=FOLDER keeps the table.
+#             PYTHON=python3 takes that interpreter with the packages it has, and no network
 
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 VENV   := .venv
@@ -11,10 +13,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-full clean
+.PHONY: help run test lint bench bench-full gpu clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -3
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +49,20 @@ bench: $(VENV)/.stamp-bench
 
 bench-full: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks --full
+
+# An interpreter that was named brings its own packages; else it is that of .venv.
+ifeq ($(origin PYTHON),file)
+gpu: $(VENV)/.stamp-dev
+GPU_PYTHON := $(BIN)/python
+else
+GPU_PYTHON := $(PYTHON)
+endif
+
+gpu:
+	@found=$$($(GPU_PYTHON) -c 'import torch; print(torch.cuda.is_available())') || exit 1; \
+	if [ "$$found" != True ]; then echo 'No CUDA device is here: there is nothing to run.'; exit 0; fi; \
+	$(GPU_PYTHON) -m pytest -m cuda -q --maxfail=20 --durations=10 -p no:cacheprovider tests; tests=$$?; \
+	$(GPU_PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT)) && exit $$tests
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

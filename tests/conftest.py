@@ -1,9 +1,25 @@
-"""Shared by all tests: those marked `cuda` are skipped where no CUDA device is at hand."""
+"""Shared by all tests: those marked `cuda` are skipped where no CUDA device is at hand.
+
+Files whose tests need a package that a machine with one may lack are left out there, and the header says so.
+"""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
+
+NEEDED = {
+    "polars": ["test_data_chunks.py", "test_data_design.py", "test_data_tables.py", "test_fit_inputs.py"],
+    "jsonargparse": ["test_cli*.py", "test_configs.py"],
+}
+missing = [package for package in NEEDED if find_spec(package) is None]
+collect_ignore_glob = [pattern for package in missing for pattern in NEEDED[package]]
+
+
+def pytest_report_header() -> list[str]:
+    return [f"left out for want of {package}: {', '.join(NEEDED[package])}" for package in missing]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

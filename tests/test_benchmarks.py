@@ -10,8 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import contenders, levels, measure, problem, render, scaling, stream
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu.sections import SECTIONS
 from benchmarks.workloads import workloads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,3 +116,37 @@ def test_training_by_minibatch_reaches_the_optimum_on_every_road() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(lines) == 8 and "| bare loop of torch |" in done.stdout and "| fit_sgd, its training |" in done.stdout
+
+
+def test_every_section_for_a_gpu_runs_and_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--quick", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert {line["section"] for line in found["lines"]} == set(SECTIONS) and found["failed"] == []
+    assert all(line["seconds"] >= line["least"] > 0 for line in found["lines"])
+    said = capsys.readouterr().out
+    assert found["card"] in said and (tmp_path / "gpu.md").read_text().splitlines()[-1] in said
+    assert "GB/s" in said and "fits/s" in said and "4 steps" in said
+
+
+def test_a_section_that_breaks_is_told_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> list[object]:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(SECTIONS, "many", broken)
+    assert gpu.main(["--quick", "--device", "cpu", "--only", "many", "step"]) == 1
+    said = capsys.readouterr()
+    assert "no such luck" in said.err and "GLMHead" in said.out
+    assert gpu.main(["--quick", "--device", "cpu", "--only", "step", "--budget", "0"]) == 0
+    assert "left out" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_without_a_gpu_there_is_nothing_to_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main([]) == 0
+    assert "No CUDA device" in capsys.readouterr().out
+    done = subprocess.run(
+        ["make", "gpu", f"PYTHON={sys.executable}"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and "No CUDA device" in done.stdout

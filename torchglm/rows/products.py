@@ -12,6 +12,8 @@ from torchglm.rows import bordered
 from torchglm.rows.rows import Rows, is_all, whole
 from torchglm.rows.threads import scratch
 
+SLAB = 4096  # rows of a product on a GPU, one of many side by side
+
 
 def linear_predictor(rows: Rows, coef: Tensor) -> Tensor:
     """`eta = x coef + offset`, shape `(B, n)`, for coefficients `(B, p)`, in their dtype."""
@@ -64,7 +66,7 @@ def project(rows: Rows, values: Tensor) -> Tensor:
     if not rows.shared:
         out = product(values.unsqueeze(-2), rows.x).squeeze(-2)
     elif values.shape[0] == 1:
-        out = product(values[0], rows.x).unsqueeze(0)
+        out = _side_by_side(values.mT, rows.x) if rows.on_card else product(values[0], rows.x).unsqueeze(0)
     else:
         out = in_groups(values, lambda part: part @ rows.x)
     return torch.cat([values.sum(-1, keepdim=True), out], -1) if rows.intercept else out
@@ -102,8 +104,22 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Tensor:
         half = _design(rows, root, torch.float32 if single else torch.float64)
         return product(half.mT, half).to(torch.float64)
     x = _design(rows, None)
-    scaled = scratch("scaled", *x.shape) if x.device.type == "cpu" else torch.empty_like(x)
+    if rows.on_card:
+        scaled = x * weight.unsqueeze(-1)
+        return scaled.mT @ x if len(x) > 1 else _side_by_side(scaled[0], x[0]).unsqueeze(0)
+    scaled = scratch("scaled", *x.shape)
     return product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x)
+
+
+def _side_by_side(a: Tensor, b: Tensor) -> Tensor:
+    """`a' b` on a GPU, for `a` (n, k) and `b` (n, m) of few columns and very many rows.
+
+    One product of so small a result keeps a few of the processors busy; slabs of rows, summed after, keep all.
+    """
+    count = a.shape[0] // SLAB
+    whole = count * SLAB
+    slabs = a[:whole].unflatten(0, (count, SLAB)).mT @ b[:whole].unflatten(0, (count, SLAB))
+    return slabs.sum(0) + a[whole:].mT @ b[whole:]
 
 
 def _roots(rows: Rows, weight: Tensor) -> Tensor | None:

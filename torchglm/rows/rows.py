@@ -14,6 +14,7 @@ from torchglm.rows.indexed import Indexed
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
 BLOCK = 1 << 18
 INDEXED_BLOCK = 1 << 15  # rows of a block with index columns
+CARD_BLOCK = 1 << 27  # numbers of a block or a piece on a GPU: a gigabyte, whose work outweighs its launches
 PIECE = 1 << 18  # numbers of the design of a piece of rows; with 16 times as many inference takes twice as long
 ROOM = 1 << 25  # the same with index columns, where Grams between them cost more than rows
 
@@ -45,6 +46,11 @@ class Rows(NamedTuple):
     def band(self) -> int:
         """The columns of the Gram as it is kept."""
         return self.columns if self.indexed is None else self.indexed.band
+
+    @property
+    def on_card(self) -> bool:
+        """True where the rows are not in the memory of the CPU."""
+        return self.y.device.type != "cpu"
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +92,10 @@ class Rows(NamedTuple):
         """These rows in pieces whose design may be written out, with so many `columns` instead of its own if given."""
         models, n = self.y.shape
         columns = max(1, columns or self.columns)
-        step = PIECE // (columns if self.shared else columns * models) if self.indexed is None else ROOM // columns
+        most = PIECE if self.indexed is None else ROOM
+        if self.on_card:
+            most = CARD_BLOCK
+        step = most // (columns if self.shared or self.indexed is not None else columns * models)
         step = max(256, step)
         return (self.between(start, start + step) for start in range(0, max(n, 1), step))
 
@@ -94,21 +103,24 @@ class Rows(NamedTuple):
         """Blocks that fit a cache, each with the models it belongs to."""
         models, n = self.y.shape
         p = max(1, self.columns)
+        size = CARD_BLOCK if self.on_card else BLOCK
         if self.indexed is not None:
             # so that the Grams of the blocks are not the most of the work
             most = max(INDEXED_BLOCK, p * self.indexed.band // 4)
+            if self.on_card:
+                most = max(most, size // (8 + self.x.shape[-1]))
             count = -(-n // most)
             step = -(-n // (count + -count % 4)) if count > 1 else max(n, 1)  # as many for each thread
             for start in range(0, n, step):
                 yield slice(0, models), self.between(start, min(n, start + step))
             return
         if self.shared:
-            step = max(256, 2 * BLOCK // p if models == 1 else BLOCK // (p * (p + 1) // 2 + models))
+            step = max(256, 2 * size // p if models == 1 else size // (p * (p + 1) // 2 + models))
             for start in range(0, n, step):
                 yield slice(0, models), self.between(start, min(n, start + step))
             return
-        group = max(1, BLOCK // max(1, n * p))
-        step = n if group > 1 else max(256, BLOCK // p)
+        group = max(1, size // max(1, n * p))
+        step = n if group > 1 else max(256, size // p)
         for first in range(0, models, group):
             chosen = slice(first, min(models, first + group))
             part = self.take(chosen)
