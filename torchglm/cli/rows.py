@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchglm import inputs
 from torchglm.design import Design, Tally, groups, tally
+from torchglm.design.factors import shown
 from torchglm.tables import Scan, numbers, read_table
 
 if TYPE_CHECKING:
@@ -141,13 +142,13 @@ class Batch:
         if not keys:
             yield 0, self.result, None
             return
-        place = {tuple(map(_plain, label)): i for i, label in enumerate(self.result.groups or [])}
+        place = {label: i for i, label in enumerate(self.result.groups or [])}
         codes, labels = groups(self.design.table, keys)
         for code, label in enumerate(labels):
             rows = (codes == code).nonzero()[:, 0]
-            model = place.get(tuple(map(_plain, label)))
+            model = place.get(label)
             if model is None:
-                said = ", ".join(f"{key} = {value!r}" for key, value in zip(keys, label, strict=True))
+                said = ", ".join(f"{key} = {shown(value)}" for key, value in zip(keys, label, strict=True))
                 raise ValueError(
                     f"{len(rows)} rows belong to the group {said}, for which no model was fitted. Drop "
                     "such rows, or fit again with that group."
@@ -235,8 +236,3 @@ def _check_exposure(exposure: Tensor, name: str, design: Design, first: int) -> 
         raise ValueError(
             f"Exposure {name!r} must be finite and > 0; row {row} has {float(exposure[i]):g}. Correct or drop that row."
         )
-
-
-def _plain(value: Any) -> Any:
-    """A group's label as JSON keeps it."""
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

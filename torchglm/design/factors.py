@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +13,11 @@ from torchglm.design.blocks import Block, Dense, Indicator
 from torchglm.design.contrasts import coding_of, contrasts_of
 from torchglm.design.expressions import Columns, Expression
 from torchglm.design.frame import Frame
-from torchglm.design.levels import category_column, codes
+from torchglm.design.levels import category
 from torchglm.design.transforms import fields, plain, rich
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from torchglm.design.values import Coded, kind_of, spelled
+from torchglm.design.values import plain as written
+from torchglm.design.values import rich as read
 
 UNSEEN = ("error", "reference", "other")
 OTHER = "other"  # the level that rare levels are pooled into
@@ -141,7 +143,7 @@ class Categorical:
         """
         name = expression.text
         if expression.levels is not None:
-            levels, pool = expression.levels, None
+            levels, pool = [spelled(level, levels) for level in expression.levels], None
         if pool is not None:
             few = set(pool.levels)
             levels = [*(level for level in levels if level not in few), OTHER]
@@ -150,7 +152,8 @@ class Categorical:
             reduced = [f"{name}[T.{level}]" for level in levels[1:]]
             return cls(expression, levels, [f"{name}[{level}]" for level in levels], reduced, pool=pool)
         try:
-            factor = cls(expression, levels, *coding_of(made, levels, name))
+            labels = [level if isinstance(level, (str, int, float)) else str(level) for level in levels]
+            factor = cls(expression, levels, *coding_of(made, labels, name))
         except (ValueError, IndexError, AttributeError) as error:
             raise ValueError(f"The contrasts in {name!r} do not fit its levels {levels}: {error}") from None
         factor.pool = pool
@@ -174,8 +177,9 @@ class Categorical:
         Raises ValueError that names them where a level is not among the learned ones and `unseen="error"`, or
         `unseen="other"` and no rare levels were pooled.
         """
-        column = category_column(self.expression, frame)
-        found = self._known(column)
+        column = category(self.expression, frame)
+        places = map(self._places.get, column.values, repeat(-1))
+        found = np.fromiter(places, np.int64, len(column.values))[column.codes]
         new = found < 0
         if not new.any():
             return found
@@ -184,27 +188,24 @@ class Categorical:
         counts[self.expression.text] = int(new.sum())
         return np.where(new, len(self.levels) - 1 if unseen == OTHER else self.reference, found)
 
-    def _known(self, column: pa.ChunkedArray) -> np.ndarray:
-        """The index of each row's level, that of "other" for pooled ones; -1 for levels never seen."""
-        if self.pool is None:
-            return codes(column, self.levels)
+    @cached_property
+    def _places(self) -> dict[Any, int]:
+        """The index of each level, that of "other" for those pooled into it."""
         last = len(self.levels) - 1
-        found = np.minimum(codes(column, [*self.levels[:last], *self.pool.levels]), last)
-        if (found < 0).any():
-            found[codes(column, [OTHER]) == 0] = last
-        return found
+        pooled = [] if self.pool is None else [*self.pool.levels, OTHER]
+        return dict.fromkeys(pooled, last) | dict(zip(self.levels, range(len(self.levels)), strict=True))
 
-    def _unseen(self, column: pa.ChunkedArray, new: np.ndarray, frame: Frame, unseen: str) -> str:
-        import pyarrow as pa
-
-        values = column.filter(pa.array(new)).unique().to_pylist()
-        known = ", ".join(map(repr, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
-        listed = ", ".join(map(repr, values[:5])) + (", …" if len(values) > 5 else "")
+    def _unseen(self, column: Coded, new: np.ndarray, frame: Frame, unseen: str) -> str:
+        values = [column.values[i] for i in dict.fromkeys(column.codes[new].tolist())]
+        known = ", ".join(map(shown, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
+        listed = ", ".join(map(shown, values[:5])) + (", …" if len(values) > 5 else "")
         lacks = "" if unseen != OTHER else "The fit pooled no rare levels of it, so 'other' has no coefficient. "
         also = ", or as 'other' with unseen='other'" if self.pool else ""
+        here, there = kind_of(values), kind_of(self.levels)
+        other = "" if here == there else f"It holds {here} here, and held {there} in the fit: give it that type. "
         return (
             f"{self.expression.text!r} has {int(new.sum())} rows with unknown levels: {listed}; "
-            f"the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. {lacks}"
+            f"the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. {lacks}{other}"
             f"Leave these rows out, or code them as the reference level with unseen='reference'{also}."
         )
 
@@ -214,23 +215,34 @@ class Categorical:
         names = {} if self.codings is None else {"full": self.full, "reduced": self.reduced}
         return {
             "kind": self.kind,
-            "levels": self.levels,
+            "levels": [written(level) for level in self.levels],
             "reference": self.reference,
             "codings": codings,
             **names,
-            **({} if self.pool is None else {"pooled": self.pool.levels, "pooled_rows": self.pool.rows}),
+            **({} if self.pool is None else _pool_dict(self.pool)),
         }
 
     @classmethod
     def from_dict(cls, expression: Expression, data: dict[str, Any]) -> Categorical:
         """The inverse of `to_dict`."""
-        levels, reference, name = list(data["levels"]), int(data["reference"]), expression.text
-        pool = Pool(list(data["pooled"]), int(data["pooled_rows"])) if "pooled" in data else None
+        levels, reference, name = [read(level) for level in data["levels"]], int(data["reference"]), expression.text
+        pool = None
+        if "pooled" in data:
+            pool = Pool([read(level) for level in data["pooled"]], int(data["pooled_rows"]))
         if data["codings"] is None:
             reduced = [f"{name}[T.{level}]" for i, level in enumerate(levels) if i != reference]
             return cls(expression, levels, [f"{name}[{level}]" for level in levels], reduced, reference, pool=pool)
         whole, part = (np.asarray(coding, np.float64).reshape(len(levels), -1) for coding in data["codings"])
         return cls(expression, levels, list(data["full"]), list(data["reduced"]), reference, (whole, part), pool)
+
+
+def shown(level: Any) -> str:
+    """A level in a message: text in quotes, others as they are written."""
+    return repr(level) if isinstance(level, (str, bytes)) else str(level)
+
+
+def _pool_dict(pool: Pool) -> dict[str, Any]:
+    return {"pooled": [written(level) for level in pool.levels], "pooled_rows": pool.rows}
 
 
 Factor = Numeric | Categorical

@@ -11,7 +11,7 @@ from torchglm.design.expressions import Expression
 from torchglm.design.factors import OTHER, Categorical, Factor, Numeric, Pool
 from torchglm.design.formulas import Formula, parse, parts, plain
 from torchglm.design.frame import Frame
-from torchglm.design.levels import category_column, found_levels, is_categorical, is_ordered, occurring
+from torchglm.design.levels import category, is_categorical, occurring
 from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
@@ -155,7 +155,12 @@ class _Learner:
             self._begin(frame.table.schema)
         self.rows += len(frame)
         for text, levels in self.levels.items():
-            found_levels(category_column(self.expressions[text], frame), levels)
+            column = category(self.expressions[text], frame)
+            found = zip(column.values, column.counts.tolist(), strict=True)
+            if levels:
+                levels.update([(level, levels.get(level, 0) + count) for level, count in found])
+            else:
+                levels.update(found)
         self.gathered.add(frame)
 
     @property
@@ -177,11 +182,13 @@ class _Learner:
 
     def _begin(self, schema: pa.Schema) -> None:
         """Decide from the columns' types which factors are categories."""
+        import pyarrow as pa
+
         for text, expression in self.expressions.items():
             kind = None if expression.column is None else schema.field(expression.column).type
             if expression.categorical or (kind is not None and is_categorical(expression, kind)):
                 self.levels[text] = {}
-                self.ordered[text] = kind is not None and is_ordered(kind)
+                self.ordered[text] = kind is not None and pa.types.is_dictionary(kind)
             elif expression.learns:
                 self.gathered.pieces.update({name: [] for name in expression.columns})
         coded = {name for text in self.levels for name in self.expressions[text].columns}

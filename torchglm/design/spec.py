@@ -22,7 +22,7 @@ from torchglm.tables.columns import as_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 INTERCEPT = "(Intercept)"
 MANY = 24  # columns of zeros and ones from which on look-ups are faster than products
 

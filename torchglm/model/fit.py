@@ -172,7 +172,7 @@ def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
     if result.spec is not None and y is None:
         design = result.spec.design(x, response=True, also=[*columns.values(), *keys])
         data = inputs.from_design(design, result.family, {**columns, **per_row}, keys, device, None)
-        if _plain(data.context.get("groups")) != _plain(result.groups):
+        if data.context.get("groups") != result.groups:
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
     else:
         first = result.names[:1] == ["(Intercept)"]
@@ -183,11 +183,6 @@ def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
             f"{tuple(result.batch_shape)} and {len(result.names)}. Pass the rows it was fitted on."
         )
     return result.on(data.source)
-
-
-def _plain(groups: Sequence[Any] | None) -> list[Any] | None:
-    """Labels as JSON gives them back."""
-    return None if groups is None else [list(label) if isinstance(label, tuple) else label for label in groups]
 
 
 def _check_options(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from torchglm import families, links
+from torchglm.design.values import plain, rich
 from torchglm.inference.fitted import Fitted, Flat
 from torchglm.writing.files import replaced
 
@@ -23,7 +25,7 @@ def save(fitted: Fitted, path: Any) -> None:
     known = {"null_deviance": fitted.null_deviance.reshape(-1), "loglik": fitted.loglik.reshape(-1)}
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}
     tensors |= {f"family.{name}": value.detach().cpu() for name, value in fitted.family.named_parameters()}
-    context = {k: v for k, v in fitted.context.items() if k != "spec"}
+    context = {k: v for k, v in fitted.context.items() if k != "spec"} | _labels(fitted.context, plain)
     spec = fitted.spec
     facts = {
         "format": FORMAT,
@@ -84,7 +86,7 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
     for name, want in (("coef", (models, p)), ("keep", (models, p)), ("root", (models, p)), ("status", (models,))):
         if getattr(flat, name).shape[: len(want)] != want:
             raise TypeError(f"{name} has shape {tuple(getattr(flat, name).shape)}, expected {want}")
-    context = facts["context"]
+    context = facts["context"] | _labels(facts["context"], rich)
     if facts["spec"] is not None:
         from torchglm.design import DesignSpec
 
@@ -105,6 +107,15 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
         context,
         facts["covariance_kind"],
     )
+
+
+def _labels(context: dict[str, Any], each: Callable[[Any], Any]) -> dict[str, Any]:
+    """The labels of groups, those of all models and of one, with every value written or read."""
+    groups, group = context.get("groups"), context.get("group")
+    return {
+        "groups": None if groups is None else [tuple(map(each, label)) for label in groups],
+        "group": None if group is None else tuple(map(each, group)),
+    }
 
 
 def _fixed_power(family: families.Family) -> float | None:

@@ -299,20 +299,20 @@ def policies(result: Fitted) -> list[str]:
 
 def _event(result: Fitted) -> list[tuple[str, str]]:
     """Which of the two levels of a categorical response is the event; empty for a numeric one."""
-    response = {} if result.spec is None else result.spec.to_dict().get("response") or {}
-    if "levels" not in response:
+    response = None if result.spec is None else result.spec.response
+    if response is None or response.levels is None:
         return []
-    failure, success = response["levels"]
-    return [("Response", f"{response['text']} = {success} (1), {failure} (0)")]
+    failure, success = response.levels
+    return [("Response", f"{response.expression.text} = {success} (1), {failure} (0)")]
 
 
 def references(result: Fitted) -> dict[str, str]:
     """The reference level of each factor under treatment coding, by the factor's text in the formula."""
-    made = {} if result.spec is None else result.spec.to_dict()
+    factors = {} if result.spec is None else result.spec.factors
     return {
-        f["text"]: str(f["levels"][f["reference"]])
-        for f in made.get("factors", ())
-        if f["kind"] == "categorical" and f["codings"] is None
+        text: str(factor.levels[factor.reference])
+        for text, factor in factors.items()
+        if factor.kind == "categorical" and factor.codings is None
     }
 
 

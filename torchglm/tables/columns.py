@@ -148,12 +148,17 @@ def _from_mapping(data: Mapping[str, Any]) -> pa.Table:
 
 
 def _from_pandas(frame: Any) -> pa.Table:
+    """Objects that all have one type (periods, intervals) are taken for what they are."""
     import pyarrow as pa
 
     try:
-        return plain_strings(pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata())
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"A column mixes types: {error}. Give it one type first.") from None
+        try:
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+        except pa.ArrowInvalid:
+            table = pa.Table.from_pandas(frame.infer_objects(), preserve_index=False)
+    except (pa.ArrowException, TypeError) as error:
+        raise ValueError(f"A column mixes types, or has one that tables do not know: {error}. Convert it first.") from None
+    return plain_strings(table.replace_schema_metadata())
 
 
 def _from_polars(frame: Any, columns: list[str]) -> pa.Table:
