@@ -206,7 +206,7 @@ def test_bad_requests_are_refused_with_what_to_do() -> None:
         named.marginal_effects()
     with pytest.raises(ValueError, match="no term of the formula reads 'size'"):
         named.predictions({"size": 1.0}, DATA)
-    with pytest.raises(ValueError, match="no column 'age' in data"):
+    with pytest.raises(ValueError, match="No column 'age' in the data"):
         named.marginal_effects(data=DATA[["size"]])
     with pytest.raises(ValueError, match="no column 'weight'"):
         torchglm.fit(X, DATA.claims, family="poisson").marginal_effects(["weight"])
@@ -228,3 +228,36 @@ def test_effects_go_through_a_link_without_closed_forms() -> None:
     own, log = (torchglm.fit(X, DATA.claims, family="poisson", link=link) for link in (Doubled(), "log"))
     torch.testing.assert_close(own.marginal_effects().value, log.marginal_effects().value, rtol=1e-6, atol=0)
     torch.testing.assert_close(own.marginal_effects().std_err, log.marginal_effects().std_err, rtol=1e-5, atol=0)
+
+
+def _repeated() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Rows with repeats f (some none), and the same rows written out; `junk` holds what no table takes."""
+    g = np.random.default_rng(0)
+    few = {"x": g.normal(size=60), "k": g.choice(list("ab"), 60), "f": g.integers(0, 9, 60)}
+    few["y"] = g.poisson(np.exp(0.5 + 0.6 * few["x"] + 0.5 * (few["k"] == "b")))
+    few["id"] = 2**53 + np.arange(60) % 3
+    return few | {"junk": [1, "a"] * 30}, {name: np.repeat(values, few["f"]) for name, values in few.items()}
+
+
+def test_averages_count_each_row_as_often_as_it_was_seen() -> None:
+    few, many = _repeated()
+    formula = "y ~ x * k + C(id)"
+    whole = torchglm.fit(formula, many, family="poisson")
+    named = torchglm.fit(formula, few, family="poisson", freq="f")
+    values = torchglm.fit(formula, {k: v for k, v in few.items() if k != "junk"}, family="poisson", freq=few["f"])
+    for truth, ask in (
+        (
+            whole.marginal_effects(["x", "k", "id"], data=many),
+            lambda r, **o: r.marginal_effects(["x", "k", "id"], few, **o),
+        ),
+        (whole.predictions({"k": ["a", "b"]}, many), lambda r, **o: r.predictions({"k": ["a", "b"]}, few, **o)),
+    ):
+        for found in (ask(named), ask(values, freq=few["f"]), ask(values, freq="f")):
+            torch.testing.assert_close(found.value, truth.value)
+            torch.testing.assert_close(found.std_err, truth.std_err)
+        with pytest.raises(ValueError, match="fitted with freq=, and none is given"):
+            ask(values)
+        with pytest.raises(ValueError, match="freq has shape"):
+            ask(values, freq=few["f"][:9])
+    with pytest.raises(ValueError, match="freq='f', a column that data lacks"):
+        named.marginal_effects(["x"], {name: few[name] for name in ("x", "k", "id")})

@@ -253,11 +253,20 @@ def _clock(nanoseconds: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{part}"
 
 
+KINDS: list[tuple[type | tuple[type, ...], str]] = [
+    (bool, "truth values"),
+    ((int, float, Decimal), "numbers"),
+    (str, "text"),
+    (Moment, "dates"),
+    (Span, "durations"),
+    (Clock, "times of day"),
+]
+
+
 def kind_of(values: Sequence[Any]) -> str:
     """What values are, in a word: "numbers", "text", "times", …, those of the first of them."""
-    names = {bool: "truth values", int: "numbers", float: "numbers", Decimal: "numbers", str: "text", Moment: "dates"}
-    first = type(values[0]) if len(values) else str
-    return names.get(first, {Span: "durations", Clock: "times of day"}.get(first, f"{first.__name__} values"))
+    first = values[0] if len(values) else ""
+    return next((name for kind, name in KINDS if isinstance(first, kind)), f"{type(first).__name__} values")
 
 
 def in_order(values: Iterable[Any]) -> list[Any]:
@@ -274,14 +283,15 @@ def spelled(value: Any, levels: Sequence[Any]) -> Any:
     """The level that somebody means by a value, or by what it looks like in print; the value where there is none."""
     import pyarrow as pa
 
-    if not isinstance(value, str):
-        try:
-            [value] = coded(pa.chunked_array([pa.array([value])]), "").values or [value]
-        except (pa.ArrowException, ValueError):
-            return _of_pandas(value, levels)
-    if value in levels:
+    if value in levels or isinstance(value, (int, float)):
         return value
-    return next((level for level in levels if str(level) == value), value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return next((level for level in levels if str(level) == value), value)
+    try:
+        given = pa.array(np.array([value]) if isinstance(value, np.generic) else [value])
+        return (coded(pa.chunked_array([given]), "").values or [value])[0]
+    except (pa.ArrowException, TypeError, ValueError):
+        return _of_pandas(value, levels)
 
 
 def _of_pandas(value: Any, levels: Sequence[Any]) -> Any:

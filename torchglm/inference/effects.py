@@ -94,15 +94,21 @@ def _average(
 
 
 def marginal_effects(
-    result: Fitted, variables: Sequence[str] | None = None, data: Any = None, offset: Any = None, level: float = 0.95
+    result: Fitted,
+    variables: Sequence[str] | None = None,
+    data: Any = None,
+    offset: Any = None,
+    level: float = 0.95,
+    freq: Any = None,
 ) -> Estimates:
     """(*B, k) average effects on the mean: of one unit more at the margin, or of a level against the reference.
 
     For a fit on arrays the variables are columns, and the effect of column `j` is the average of
     `dmu/deta coef_j` over the rows of the fit (streamed ones too). A formula fit needs `data`, a table to average
     over: the effect of a numeric variable goes through all terms it is part of, and a category has one effect for each
-    level but the first, all rows being moved from the first level to it. Offsets are part of the means. Raises
-    `ValueError` for unknown variables. Source: Williams (2012), Stata Journal 12(2).
+    level but the first, all rows being moved from the first level to it. Offsets are part of the means, and
+    each row of `data` counts `freq` times, a column or values; a fit with `freq=` takes its column. Raises `ValueError`
+    for unknown variables. Source: Williams (2012), Stata Journal 12(2).
     """
     if result.spec is None:
         names = [name for name in result.names if name != "(Intercept)"] if variables is None else list(variables)
@@ -116,7 +122,7 @@ def marginal_effects(
         unit = torch.eye(result.flat.coef.shape[-1]).to(mean)[index]
         slope = mean.unsqueeze(-1) * unit + beta * bend
         return estimates(result, (beta * mean.unsqueeze(-1))[..., 0], errors(result, slope), names, level)
-    part, found = changes(result, variables, data, offset)
+    part, found = changes(result, variables, data, offset, freq)
 
     def by_variable(part: Slice, coef: Tensor) -> Tensor:
         means = [result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs]
@@ -127,13 +133,18 @@ def marginal_effects(
 
 
 def predictions(
-    result: Fitted, at: Mapping[str, Any], data: Any = None, offset: Any = None, level: float = 0.95
+    result: Fitted,
+    at: Mapping[str, Any],
+    data: Any = None,
+    offset: Any = None,
+    level: float = 0.95,
+    freq: Any = None,
 ) -> Estimates:
     """(*B, k) average predicted means with variables set to chosen values in every row, all combinations of them.
 
     `at` maps variables (columns of a fit on arrays) to a value or a list of them. The other variables are as in the
     rows of the fit, or in `data`, a table, which a formula fit needs. The limits are those of the link of the
-    average, mapped back. Raises `ValueError` for unknown variables.
+    average, mapped back. `freq` as in `marginal_effects`. Raises `ValueError` for unknown variables.
     """
     choices = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in at.items()}
     settings = [dict(zip(choices, one, strict=True)) for one in itertools.product(*choices.values())]
@@ -142,7 +153,7 @@ def predictions(
         index = {name: _column(result, name) for name in choices}
         slices = _held(result, [{index[name]: float(value) for name, value in one.items()} for one in settings])
     else:
-        slices = iter([settle(result, settings, data, offset)])
+        slices = iter([settle(result, settings, data, offset, freq)])
 
     def means(part: Slice, coef: Tensor) -> Tensor:
         return torch.stack([result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs], -2)

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchglm import inputs, tables
+from torchglm.design.frame import Frame
+from torchglm.design.values import spelled
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.predict import _offset
 from torchglm.rows.rows import Rows
 
 STEP = 1e-4  # of the central differences through a formula, in standard deviations of the variable
@@ -32,52 +36,65 @@ class Change(NamedTuple):
     divisor: float
 
 
-def changes(result: Fitted, variables: Sequence[str] | None, data: Any, offset: Any) -> tuple[Slice, list[Change]]:
+def changes(
+    result: Fitted, variables: Sequence[str] | None, data: Any, offset: Any, freq: Any
+) -> tuple[Slice, list[Change]]:
     """The designs of a table with each variable moved, and which pairs of them are effects.
 
     A numeric variable is moved a little to either side, a category to each of its levels. Raises `ValueError` for
     unknown variables or without a table.
     """
-    spec, columns = result.spec, _columns(result, data)
-    names = spec.columns if variables is None else list(variables)
+    frame = _frame(result, data, freq)
+    names = result.spec.columns if variables is None else list(variables)
     designs: list[Tensor] = []
     found: list[Change] = []
     for name in names:
         levels = _levels(result, name)
         start = len(designs)
         if levels is not None:
-            designs += [_moved(result, columns, {name: level}) for level in levels]
+            designs += [_moved(result, frame, {name: level}) for level in levels]
             found += [
                 Change(f"{name}: {level} - {levels[0]}", start + j, start, 1.0) for j, level in enumerate(levels) if j
             ]
             continue
-        values = columns[name].astype(np.float64)
+        values = _numbers(frame, name)
         step = STEP * (float(values.std()) or max(1.0, float(np.abs(values).max(initial=1.0))))
-        designs += [_moved(result, columns, {name: values + side * step}) for side in (1, -1)]
+        designs += [_moved(result, frame, {name: values + side * step}) for side in (1, -1)]
         found.append(Change(name, start, start + 1, 2 * step))
-    return _slice(result, designs, columns, data, offset), found
+    return _slice(result, designs, frame, offset, freq), found
 
 
-def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, offset: Any) -> Slice:
+def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, offset: Any, freq: Any) -> Slice:
     """The designs of a table with variables set to chosen values, one for each setting."""
-    columns = _columns(result, data)
-    for name in settings[0]:
-        _levels(result, name)
-    return _slice(result, [_moved(result, columns, one) for one in settings], columns, data, offset)
+    frame = _frame(result, data, freq)
+    known = {name: _levels(result, name) for name in settings[0]}
+    designs = []
+    for one in settings:
+        given = {name: spelled(v, levels) if (levels := known[name]) is not None else v for name, v in one.items()}
+        designs.append(_moved(result, frame, given))
+    return _slice(result, designs, frame, offset, freq)
 
 
-def _columns(result: Fitted, data: Any) -> dict[str, Any]:
-    """The columns of the table that the design reads."""
-    from torchglm import tables
-    from torchglm.tables.columns import column_values
-
+def _frame(result: Fitted, data: Any, freq: Any) -> Frame:
+    """The rows of a table over the columns that the design, the offset and the repeats are made of."""
     if data is None:
         raise ValueError("a formula fit keeps no table. Pass data=, the rows to average over (those of the fit, say).")
-    table = tables.as_table(data)
-    absent = [name for name in result.spec.columns if name not in table.column_names]
-    if absent:
-        raise ValueError(f"no column {', '.join(map(repr, absent))} in data. It has: {', '.join(table.column_names)}.")
-    return {name: column_values(table.column(name)) for name in result.spec.columns}
+    roles = result.context.get("columns") or {}
+    also = [column for role, column in roles.items() if role in ("offset", "exposure", "freq")]
+    names = tables.columns.names_of(data)
+    wanted = [
+        *result.spec.columns,
+        *(column for column in [*also, freq] if isinstance(column, str) and column in names),
+    ]
+    return Frame(tables.as_table(data, wanted), wanted)
+
+
+def _numbers(frame: Frame, name: str) -> np.ndarray:
+    """A column of numbers, `(n,)` float64. Raises `ValueError` for one of text."""
+    values = frame.values(name)
+    if values.dtype == object:
+        raise ValueError(f"column {name!r} of data holds no numbers, as it did in the fit. Give it that type.")
+    return values.astype(np.float64)
 
 
 def _levels(result: Fitted, name: str) -> list[Any] | None:
@@ -93,27 +110,38 @@ def _levels(result: Fitted, name: str) -> list[Any] | None:
     return None
 
 
-def _moved(result: Fitted, columns: Mapping[str, Any], values: Mapping[str, Any]) -> Tensor:
-    """The design of the table with these columns replaced, by a value for all rows or one for each."""
-    count = len(next(iter(columns.values())))
-    new = {
-        name: value if isinstance(value, np.ndarray) else np.full(count, value, dtype=_dtype(value))
-        for name, value in values.items()
-    }
-    return result.spec.transform({**columns, **new}).to(result.flat.coef)
+def _moved(result: Fitted, frame: Frame, values: Mapping[str, Any]) -> Tensor:
+    """The design of the rows with these columns replaced, by a value for all rows or one for each."""
+    return result.spec.apply(frame.moved(values)).x.to(result.flat.coef)
 
 
-def _dtype(value: Any) -> Any:
-    """Numbers stay numbers; whatever else a level is, it is kept as it is."""
-    return None if isinstance(value, (bool, int, float)) else object
-
-
-def _slice(result: Fitted, designs: list[Tensor], columns: Mapping[str, Any], data: Any, offset: Any) -> Slice:
-    from torchglm.inference.predict import _offset
-
+def _slice(result: Fitted, designs: list[Tensor], frame: Frame, offset: Any, freq: Any) -> Slice:
     coef = result.flat.coef
-    count = len(next(iter(columns.values())))
-    one = torch.ones(coef.shape[0], count, dtype=coef.dtype, device=coef.device)
+    one = torch.ones(coef.shape[0], len(frame), dtype=coef.dtype, device=coef.device)
     like = result.shaped(one)
-    shift = (torch.zeros_like(like) + _offset(result, offset, like, data)).reshape(one.shape)
-    return Slice(Rows(designs[0], torch.zeros_like(one), one, shift), one, designs)
+    shift = (torch.zeros_like(like) + _offset(result, offset, like, frame.table)).reshape(one.shape)
+    return Slice(Rows(designs[0], torch.zeros_like(one), one, shift), one * _repeats(result, frame, freq), designs)
+
+
+def _repeats(result: Fitted, frame: Frame, freq: Any) -> Tensor | float:
+    """(n,) how often each row counts: `freq`, or its column in a fit that had one. Raises `ValueError` without."""
+    name = (
+        freq if isinstance(freq, str) else (result.context.get("columns") or {}).get("freq") if freq is None else None
+    )
+    if name is not None:
+        if name not in frame.table.column_names:
+            raise ValueError(f"the model was fitted with freq={name!r}, a column that data lacks. Pass freq=.")
+        given = tables.numbers(frame.table, name)
+    elif freq is None:
+        if result.context.get("freq"):
+            raise ValueError(
+                "the model was fitted with freq=, and none is given for these rows. Pass freq= (1 for one)."
+            )
+        return 1.0
+    else:
+        given = torch.as_tensor(freq) if isinstance(freq, (int, float)) else inputs.tensor(freq, "freq")
+        given = given.to(torch.float64).expand(len(frame)) if given.dim() == 0 else given.to(torch.float64)
+    if given.shape != (len(frame),):
+        raise ValueError(f"freq has shape {tuple(given.shape)}, data {len(frame)} rows. Pass one value for each row.")
+    inputs.check_weights(given, "freq")
+    return given.to(result.flat.coef)

@@ -90,7 +90,7 @@ def _offset(result: Fitted, offset: Any, eta: Tensor, x: Any) -> Tensor | float:
     ):
         from torchglm import tables
 
-        table = tables.as_table(x)
+        table = tables.as_table(x, [columns[role] for role in ("offset", "exposure") if role in columns])
         total = torch.zeros_like(eta)
         if "offset" in columns:
             total = total + torch.as_tensor(tables.numbers(table, columns["offset"])).to(eta)

@@ -124,6 +124,7 @@ def assemble(
         "offset": "offset" in given or "exposure" in given,
         "event": "event" in given,
         "trials": "trials" in given,
+        "freq": "freq" in given,
     }
     return Data(
         [rows],

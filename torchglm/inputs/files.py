@@ -154,6 +154,7 @@ class FileRows(SpecRows):
             "offset": "offset" in self.roles or "exposure" in self.roles,
             "event": "event" in self.roles,
             "trials": "trials" in self.roles,
+            "freq": "freq" in self.roles,
             "formula": self.spec.formula,
             "spec": self.spec,
             "columns": self.roles,

@@ -157,7 +157,9 @@ def _from_pandas(frame: Any) -> pa.Table:
         except pa.ArrowInvalid:
             table = pa.Table.from_pandas(frame.infer_objects(), preserve_index=False)
     except (pa.ArrowException, TypeError) as error:
-        raise ValueError(f"A column mixes types, or has one that tables do not know: {error}. Convert it first.") from None
+        raise ValueError(
+            f"A column mixes types, or has one that tables do not know: {error}. Convert it first."
+        ) from None
     return plain_strings(table.replace_schema_metadata())
 
 
@@ -172,15 +174,15 @@ def _from_polars(frame: Any, columns: list[str]) -> pa.Table:
 
 
 def plain_strings(table: pa.Table) -> pa.Table:
-    """String views as plain strings, which every Arrow kernel takes."""
+    """String and binary views as plain strings and bytes, which every Arrow kernel takes."""
     import pyarrow as pa
 
+    plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     for i, field in enumerate(table.schema):
         kind = field.type
-        if pa.types.is_dictionary(kind) and pa.types.is_string_view(kind.value_type):
-            kind = pa.dictionary(kind.index_type, pa.large_string(), kind.ordered)
-        elif pa.types.is_string_view(kind):
-            kind = pa.large_string()
+        if pa.types.is_dictionary(kind) and kind.value_type in plain:
+            kind = pa.dictionary(kind.index_type, plain[kind.value_type], kind.ordered)
+        kind = plain.get(kind, kind)
         if kind != field.type:
             table = table.set_column(i, field.name, table.column(i).cast(kind))
     return table
