@@ -21,7 +21,7 @@ from torch import Tensor
 
 import torchglm
 from torchglm import FitWarning, Result
-from torchglm.inference.hypotheses.linear import parse
+from torchglm.design.restrictions import restrictions
 from torchglm.inference.hypotheses.terms import factors
 
 EXPECTED = json.loads((Path(__file__).parent / "reference_inference" / "expected.json").read_text())
@@ -147,7 +147,7 @@ def test_the_likelihood_of_another_system_is_refused() -> None:
     ],
 )
 def test_hypotheses_in_words_become_a_matrix(text: str, rows: list[dict[str, float]], right: list[float]) -> None:
-    matrix, values = parse(text, NAMES)
+    matrix, values = (torch.from_numpy(part) for part in restrictions(text, NAMES))
     want = torch.tensor([[float(row.get(name, 0)) for name in NAMES] for row in rows], dtype=torch.float64)
     torch.testing.assert_close(matrix, want)
     torch.testing.assert_close(values, torch.tensor(right, dtype=torch.float64))
@@ -174,7 +174,36 @@ def test_hypotheses_in_words_become_a_matrix(text: str, rows: list[dict[str, flo
 )
 def test_hypotheses_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="hypothesis|restriction"):
-        parse(text, NAMES)
+        restrictions(text, NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", ["{}", "`{}`", "-1 + {} = -1e0", "+{} = -(2 - 2)", "2 * {} - {} = 0", "0 = {}"])
+def test_every_name_is_read_as_it_stands(name: str, form: str) -> None:
+    matrix, values = restrictions(form.replace("{}", name), NAMES)
+    assert abs(matrix).tolist() == [[float(other == name) for other in NAMES]] and values.tolist() == [0.0]
+
+
+def test_lists_and_dicts_of_hypotheses_are_their_texts() -> None:
+    x, y = design()
+    result = poisson(x, y)
+    want = result.wald("x0 = 1, x1 - x2 = 0.5")
+    for same in (["x0 = 1", "x1 - x2 = .5"], {"x0": 1, "x1 - x2": 0.5}, {"x0 - 1": 0, "x1 = x2": 5e-1}):
+        torch.testing.assert_close(result.wald(same).statistic, want.statistic, rtol=1e-12, atol=0)
+
+
+def test_what_is_wrong_in_a_hypothesis_is_named() -> None:
+    result = poisson(*design())
+    with pytest.raises(ValueError, match=r"no coefficient 'weight', of .* Known coefficients: \(Intercept\), x0, x1"):
+        result.wald("x0 = weight")
+    with pytest.raises(
+        ValueError, match=r"hypothesis 'x0 x1': Missing operator between `x0` and `x1`\. Known"
+    ):
+        result.wald("x0 x1")
+    with pytest.raises(ValueError, match=r"cannot read the hypothesis 'x0\*x1': Only one non-scalar factor"):
+        result.wald("x0*x1")
+    with pytest.raises(ValueError, match="has two signs '='. Part restrictions by commas"):
+        result.wald("x0 = x1 = 0")
 
 
 @pytest.mark.parametrize("kind", ["model", "HC3"])

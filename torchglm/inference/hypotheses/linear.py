@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchglm.design.restrictions import restrictions
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.table import Outcome
 
-NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 DEPENDENT = 1e-10  # of its own length: a restriction with no more than this of its own says what others say
 
 
@@ -20,9 +19,10 @@ def wald(result: Fitted, hypothesis: Any, value: Any = None) -> Outcome:
     """The Wald test of `L b = r` in every model, `W = (L b - r)' (L V L')^-1 (L b - r)`.
 
     `hypothesis` is text on coefficient names, restrictions parted by commas, such as `"age = 0, 2*x2 = x3 + 1"`
-    (no `=` means `= 0`; names that are no words may stand in backticks), or a matrix `L` (q, p), or one row (p,), with
-    `value` `r` (q,) or a number (default 0). `V` is the covariance behind `std_err`, so that a robust result is tested
-    robustly. Chi-squared with q degrees of freedom, or `F = W / q` with `df_resid` where the dispersion is estimated.
+    (no `=` means `= 0`; names may stand in backticks), a list of such texts, a dict of their values, or a matrix `L`
+    (q, p), or one row (p,), with `value` `r` (q,) or a number (default 0). `V` is the covariance behind `std_err`, so
+    that a robust result is tested robustly. Chi-squared with q degrees of freedom, or `F = W / q` with `df_resid` where
+    the dispersion is estimated.
     NaN where a coefficient of the hypothesis is aliased or `L V L'` is singular (fewer clusters than restrictions).
     Raises `ValueError` for unknown names and for restrictions that depend on one another.
     Source: Wald (1943); Fox & Weisberg, An R Companion to Applied Regression, 5.3 (linearHypothesis).
@@ -38,7 +38,7 @@ def wald(result: Fitted, hypothesis: Any, value: Any = None) -> Outcome:
     statistic = torch.where(unknown | broken, torch.nan, quadratic(gap, left))
     q = torch.full_like(statistic, float(matrix.shape[0]))
     title = f"Wald test ({result.covariance_kind} covariance)"
-    notes = (f"  {hypothesis}",) if isinstance(hypothesis, str) else ()
+    notes = (f"  {hypothesis}",) if in_words(hypothesis) else ()
     if result.statistic_name == "t":
         return Outcome(title, statistic / q, q, result.df_resid, notes)
     return Outcome(title, statistic, q, None, notes)
@@ -58,13 +58,20 @@ def quadratic(gap: Tensor, matrix: Tensor) -> Tensor:
     return torch.where(regular, white.square().sum(-1), torch.nan)
 
 
+def in_words(hypothesis: Any) -> bool:
+    """Whether a hypothesis is text, a list of texts or a dict of their values, not numbers."""
+    if isinstance(hypothesis, (str, Mapping)):
+        return True
+    return isinstance(hypothesis, Sequence) and len(hypothesis) > 0 and all(isinstance(h, str) for h in hypothesis)
+
+
 def _restrictions(result: Fitted, hypothesis: Any, value: Any) -> tuple[Tensor, Tensor]:
     """The matrix (q, p) and the right side (q,) of a hypothesis."""
     p, device = len(result.names), result.coef.device
-    if isinstance(hypothesis, str):
+    if in_words(hypothesis):
         if value is not None:
             raise ValueError("a hypothesis in words has its values in it ('age = 1'); leave value= away.")
-        matrix, right = parse(hypothesis, result.names)
+        matrix, right = (torch.from_numpy(part) for part in restrictions(hypothesis, result.names))
     else:
         matrix = torch.atleast_2d(torch.as_tensor(hypothesis, dtype=torch.float64))
         right = torch.as_tensor(0.0 if value is None else value, dtype=torch.float64).expand(matrix.shape[:1])
@@ -81,105 +88,3 @@ def _restrictions(result: Fitted, hypothesis: Any, value: Any) -> tuple[Tensor, 
             "Leave out those that follow from (or contradict) the others."
         )
     return matrix.to(device), right.to(device)
-
-
-def parse(text: str, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """`L` (q, p) and `r` (q,) of restrictions in words, see `wald`. Raises `ValueError` where they cannot be read."""
-    rows, right = [], []
-    reader = _Reader(text, names)
-    while True:
-        row, constant = reader.side()
-        if reader.take("="):
-            other, number = reader.side()
-            row, constant = row - other, constant - number
-        if not bool((row != 0).any()):
-            raise ValueError(f"a restriction of {text!r} holds no coefficient. Known: {', '.join(names)}.")
-        rows.append(row)
-        right.append(-constant)
-        if reader.done:
-            return torch.stack(rows), torch.tensor(right, dtype=torch.float64)
-        if not reader.take(","):
-            raise reader.error("a comma, '=', '+' or '-'")
-
-
-class _Reader:
-    """Reads sums of multiples of names, the longest name first, for names may hold any sign."""
-
-    def __init__(self, text: str, names: Sequence[str]) -> None:
-        self.text, self.at = text, 0
-        self.names = {name: j for j, name in enumerate(names)}
-        self.longest = sorted(names, key=len, reverse=True)
-
-    @property
-    def done(self) -> bool:
-        self.skip()
-        return self.at >= len(self.text)
-
-    def skip(self) -> None:
-        while self.at < len(self.text) and self.text[self.at].isspace():
-            self.at += 1
-
-    def take(self, sign: str) -> bool:
-        self.skip()
-        found = self.text.startswith(sign, self.at)
-        self.at += len(sign) if found else 0
-        return found
-
-    def error(self, wanted: str) -> ValueError:
-        return ValueError(
-            f"cannot read the hypothesis {self.text!r} at {self.text[self.at :] or 'its end'!r}: expected "
-            f"{wanted}. Known coefficients: {', '.join(self.names)}."
-        )
-
-    def side(self) -> tuple[Tensor, float]:
-        """One side of an equation: a row of coefficients and a constant."""
-        row, constant = torch.zeros(len(self.names), dtype=torch.float64), 0.0
-        sign = -1.0 if self.take("-") else 1.0
-        while True:
-            factor, column = self.product()
-            if column is None:
-                constant += sign * factor
-            else:
-                row[column] += sign * factor
-            if self.take("+"):
-                sign = 1.0
-            elif self.take("-"):
-                sign = -1.0
-            else:
-                return row, constant
-
-    def product(self) -> tuple[float, int | None]:
-        """Numbers times at most one name."""
-        factor, column = self.atom()
-        while True:
-            if self.take("*"):
-                number, other = self.atom()
-                if column is not None and other is not None:
-                    raise ValueError(f"the hypothesis {self.text!r} multiplies two coefficients; it must be linear.")
-                factor, column = factor * number, other if column is None else column
-            elif self.take("/"):
-                number, other = self.atom()
-                if other is not None or number == 0:
-                    raise self.error("a number other than 0 to divide by")
-                factor /= number
-            else:
-                return factor, column
-
-    def atom(self) -> tuple[float, int | None]:
-        self.skip()
-        quoted = self.take("`")
-        for name in self.longest:
-            end = self.at + len(name)
-            if self.text.startswith(name, self.at) and (self.text[end : end + 1] == "`" if quoted else self._ends(end)):
-                self.at = end + int(quoted)
-                return 1.0, self.names[name]
-        match = None if quoted else NUMBER.match(self.text, self.at)
-        if match is None or not self._ends(match.end()):
-            raise self.error("a coefficient or a number")
-        self.at = match.end()
-        return float(match.group()), None
-
-    def _ends(self, end: int) -> bool:
-        """True where a word may end: the next character does not carry it on."""
-        following = self.text[end : end + 1]
-        return not following or not (following.isalnum() or following in "_.[:(")
