@@ -196,9 +196,7 @@ def test_what_is_wrong_in_a_hypothesis_is_named() -> None:
     result = poisson(*design())
     with pytest.raises(ValueError, match=r"no coefficient 'weight', of .* Known coefficients: \(Intercept\), x0, x1"):
         result.wald("x0 = weight")
-    with pytest.raises(
-        ValueError, match=r"hypothesis 'x0 x1': Missing operator between `x0` and `x1`\. Known"
-    ):
+    with pytest.raises(ValueError, match=r"hypothesis 'x0 x1': Missing operator between `x0` and `x1`\. Known"):
         result.wald("x0 x1")
     with pytest.raises(ValueError, match=r"cannot read the hypothesis 'x0\*x1': Only one non-scalar factor"):
         result.wald("x0*x1")

@@ -27,9 +27,7 @@ def restrictions(hypothesis: str | Sequence[str] | Mapping[str, float], names: S
     try:
         found = LinearConstraints.from_spec(spec, variable_names=[_sign(j) for j in range(len(names))])
     except KeyError as error:
-        raise ValueError(
-            f"no coefficient {error.args[0]!r}, of the hypothesis {hypothesis!r}. {known}"
-        ) from None
+        raise ValueError(f"no coefficient {error.args[0]!r}, of the hypothesis {hypothesis!r}. {known}") from None
     except (FormulaSyntaxError, RuntimeError, ZeroDivisionError, SyntaxError, TypeError) as error:
         said = re.sub(r"__(\d+)", lambda word: names[int(word[1])], str(error).partition("\n")[0].rstrip("."))
         raise ValueError(f"cannot read the hypothesis {hypothesis!r}: {said}. {known}") from None
