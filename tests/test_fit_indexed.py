@@ -14,11 +14,13 @@ import torch
 
 import torchglm as tg
 from torchglm.design import build, spec
-from torchglm.fitting import linalg
 from torchglm.fitting.feasible import feasible
 from torchglm.inputs import files
-from torchglm.rows import bordered
+from torchglm.rows import indexed as indexed_rows
+from torchglm.rows import inverses
+from torchglm.rows.grams import Bordered
 from torchglm.rows.indexed import Index, Indexed
+from torchglm.rows.inverses import DenseRoot
 from torchglm.rows.products import gram, linear_predictor, project, quadratic
 from torchglm.rows.rows import Rows, select, whole
 
@@ -36,7 +38,7 @@ FORMULAS = [
 @pytest.fixture(params=["all pairs", "border"], autouse=True)
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Grams with all pairs of columns, or with the levels of the largest factor on a diagonal of their own."""
-    monkeypatch.setattr(bordered, "MANY", 8 if request.param == "border" else 10**9)
+    monkeypatch.setattr(indexed_rows, "MANY", 8 if request.param == "border" else 10**9)
     return str(request.param)
 
 
@@ -88,8 +90,8 @@ def test_products_are_those_of_the_columns_written_out(models: int, dtype: torch
     root = torch.randn(models, 19, 19, dtype=torch.float64)
     torch.testing.assert_close(linear_predictor(rows, coef), coef @ x.mT + rows.offset)
     torch.testing.assert_close(project(rows, rows.y), rows.y @ x)
-    torch.testing.assert_close(gram(rows, rows.weight), (x * rows.weight.unsqueeze(-1)).mT @ x)
-    torch.testing.assert_close(quadratic(rows, root), (x @ root).square().sum(-1))
+    torch.testing.assert_close(gram(rows, rows.weight).written_out(), (x * rows.weight.unsqueeze(-1)).mT @ x)
+    torch.testing.assert_close(quadratic(rows, DenseRoot(root)), (x @ root).square().sum(-1))
 
 
 def test_pieces_and_places_of_rows_are_those_of_the_columns_written_out() -> None:
@@ -207,7 +209,7 @@ def test_a_start_inside_the_range_of_the_mean_is_found(kept: str) -> None:
     [rows] = tg.fit("y ~ a + b + z", _table(), family="poisson").source
     zero = torch.zeros(1, rows.columns, dtype=torch.float64)
     found = feasible([rows], zero, torch.ones_like(zero, dtype=torch.bool), (1.0, torch.inf), torch.ones(1).double())
-    assert bordered.is_arrow(gram(rows, rows.weight)) == (kept == "border")
+    assert isinstance(gram(rows, rows.weight), Bordered) == (kept == "border")
     assert bool((linear_predictor(rows, found) > 1.0).all())
 
 
@@ -234,26 +236,32 @@ def test_a_border_holds_what_all_pairs_hold() -> None:
     assert rows.indexed is not None
     weight, value = rows.weight, torch.randn(1, rows.columns, 2, dtype=torch.float64)
     kept = gram(rows, weight)
-    assert bordered.is_arrow(kept) == (rows.band < rows.columns)
+    assert isinstance(kept, Bordered) == (rows.layout.levels is not None)
+    assert kept.layout == rows.layout == rows.layout.gram(1).layout
     x = whole(rows)
     full = (x * weight.unsqueeze(-1)).mT @ x
     ridge = torch.rand(1, rows.columns, dtype=torch.float64)
-    torch.testing.assert_close(bordered.written_out(kept), full)
-    torch.testing.assert_close(bordered.diagonal(kept), full.diagonal(dim1=1, dim2=2))
-    kept, full = bordered.with_ridge(kept, ridge), full + torch.diag_embed(ridge)
-    torch.testing.assert_close(bordered.written_out(kept), full)
+    torch.testing.assert_close(kept.written_out(), full)
+    torch.testing.assert_close(kept.diagonal(), full.diagonal(dim1=1, dim2=2))
+    kept, full = kept.with_ridge(ridge), full + torch.diag_embed(ridge)
+    torch.testing.assert_close(kept.written_out(), full)
     keep = torch.ones_like(ridge, dtype=torch.bool)
-    inverse, want = linalg.inverse_of(kept, keep), torch.linalg.inv(full)
-    torch.testing.assert_close(bordered.inverse(inverse.root), want)
-    torch.testing.assert_close(bordered.inverse_diagonal(inverse.root), want.diagonal(dim1=1, dim2=2))
-    torch.testing.assert_close(bordered.inverse_column(inverse.root, torch.tensor([5])), want[..., 5])
-    torch.testing.assert_close(bordered.within(inverse.root, value), value.mT @ want @ value)
+    inverse, want = kept.invert(keep), torch.linalg.inv(full)
+    torch.testing.assert_close(inverse.root.inverse(), want)
+    torch.testing.assert_close(inverse.root.inverse_diagonal(), want.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(inverse.root.inverse_column(torch.tensor([5])), want[..., 5])
+    torch.testing.assert_close(inverse.root.within(value), value.mT @ want @ value)
     torch.testing.assert_close(inverse.solve(ridge), (want @ ridge.unsqueeze(-1)).squeeze(-1))
-    torch.testing.assert_close(quadratic(rows, inverse.root), ((x @ want[0]) * x).sum(-1).unsqueeze(0))
+    length = ((x @ want[0]) * x).sum(-1).unsqueeze(0)
+    torch.testing.assert_close(quadratic(rows, inverse.root), length)
+    torch.testing.assert_close(inverse.root.lengths(x), length)
+    half = full.diagonal(dim1=1, dim2=2).sqrt()
+    values = torch.linalg.svdvals(half.unsqueeze(-1) * torch.linalg.cholesky(want))
+    torch.testing.assert_close(inverse.root.spectrum(half, keep), values)
 
 
 def test_a_matrix_of_too_many_pairs_is_refused_with_its_size(monkeypatch: pytest.MonkeyPatch, kept: str) -> None:
-    monkeypatch.setattr(bordered, "FULL", 100)
+    monkeypatch.setattr(inverses, "FULL", 100)
     table = _table()
     if kept == "all pairs":
         with pytest.raises(ValueError, match="29 columns takes 0 GB"):

@@ -303,7 +303,7 @@ def swap(key: str, value: Any) -> Callable[[Path], None]:
 
 def less_tensors(path: Path) -> None:
     tensors = torch.load(path, weights_only=True)
-    del tensors["root"]
+    del tensors["root.matrix"]
     torch.save(tensors, path)
 
 

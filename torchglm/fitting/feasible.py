@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from torchglm.fitting import linalg
+from torchglm.rows.grams import Gram
 from torchglm.rows.products import gram, linear_predictor, project
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64
@@ -28,7 +28,7 @@ def feasible(source: Iterable[Rows], coef: Tensor, keep: Tensor, ends: tuple[flo
             curvature, score, inside = _lacking(source, coef, ends, margin)
             if bool(inside.all()):
                 return coef
-            step = linalg.inverse_of(curvature, keep).solve(torch.where(keep, score, 0.0))
+            step = curvature.invert(keep).solve(torch.where(keep, score, 0.0))
             moving = ~inside & torch.isfinite(step).all(-1)
             if not bool((step.abs() > 1e-12 * coef.abs())[moving].any()):
                 break
@@ -38,9 +38,9 @@ def feasible(source: Iterable[Rows], coef: Tensor, keep: Tensor, ends: tuple[flo
 
 def _lacking(
     source: Iterable[Rows], coef: Tensor, ends: tuple[float, float], margin: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Gram, Tensor, Tensor]:
     """Gram and score of the squared lacks, and (B,) True where no row lacks half of the margin."""
-    curvature: Tensor | None = None  # as the rows keep their Grams
+    curvature: Gram | None = None
     score = torch.zeros_like(coef)
     outside, ranks = torch.zeros_like(margin[:, 0]), ranks_of(source)
     with ranks.together():
@@ -54,8 +54,9 @@ def _lacking(
             score = score + project(rows, low - high)
             outside = outside + (~((low + high) <= margin / 2)).sum(-1)
     assert curvature is not None  # every process has rows
-    curvature, score, outside = ranks.sum(curvature, score, outside)
-    return curvature, score, outside == 0
+    parts = curvature.parts
+    *summed, score, outside = ranks.sum(*parts.values(), score, outside)
+    return curvature.of(dict(zip(parts, summed, strict=True))), score, outside == 0
 
 
 def distance(source: Iterable[Rows], coef: Tensor, ends: tuple[float, float]) -> Tensor:

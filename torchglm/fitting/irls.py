@@ -18,12 +18,12 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer
 from torchglm.fitting.regular import fit_regular
 from torchglm.fitting.sample import LENDING, sample
-from torchglm.fitting.search import Solver
+from torchglm.fitting.search import Solver, Unsuited
 from torchglm.fitting.start import at_coefficients, begin, resume, room
 from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
-from torchglm.rows import bordered
+from torchglm.rows.inverses import placed
 from torchglm.rows.ranks import own_rows, seen
 from torchglm.rows.rows import InPairs, Rows
 from torchglm.rows.threads import small_operators
@@ -59,7 +59,7 @@ def irls(
     """
     try:
         return _irls(source, family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
-    except bordered.Unsuited:
+    except Unsuited:
         return _irls(_in_pairs(source), family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
 
 
@@ -128,7 +128,7 @@ def _standing(
     solver = Solver(chunks, head, family, link, penalty, 1e-8, 1, rank_tol)
     try:
         return solver, at_coefficients(solver, torch.arange(solver.models, device=solver.device), coef)
-    except bordered.Unsuited:
+    except Unsuited:
         return _standing(_in_pairs(source), family, link, coef, penalty, rank_tol)
 
 
@@ -215,7 +215,7 @@ def _choose(mask: Tensor, first: Solution, second: Solution) -> Solution:
     """Model by model the first solution where `mask` is true, else the second."""
     index = mask.nonzero()[:, 0]
     values = {
-        f.name: getattr(second, f.name).index_copy(0, index, getattr(first, f.name)[index])
+        f.name: placed(getattr(second, f.name), index, getattr(first, f.name)[index])
         for f in fields(Solution)
         if f.name not in ("moments", "minnorm")
     }

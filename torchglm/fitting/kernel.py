@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.links import Link
+from torchglm.rows.grams import Dense
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, is_all, to_float64, whole
@@ -21,26 +22,15 @@ from torchglm.rows.threads import spread
 COARSE = 0.01  # least share of a deviance in the sum of the terms it is the difference of
 
 
-def fold(
-    source: Iterable[Rows],
-    point: Point,
-    family: Family,
-    link: Link,
-    models: int,
-    p: int,
-    device: torch.device,
-    band: int | None = None,
-) -> Moments:
-    """One pass over a source: the moments of all its rows at a point; `band` as in `Moments.zero`."""
+def fold(source: Iterable[Rows], point: Point, family: Family, link: Link) -> Moments:
+    """One pass over a source: the moments of all its rows at a point. Raises `ValueError` where it holds none."""
     ranks, total = ranks_of(source), None
     with ranks.together():
         for rows in own_rows(source):
             part = moments(rows, point, family, link)
             total = part if total is None else total + part
     if total is None:
-        total = Moments.zero(models, p, device, band if point.curved else 0)
-    if total.factor is None and point.factor:
-        total = replace(total, factor=total.gram.new_zeros(models, p + 1, p + 1))
+        raise ValueError("the source holds no rows (n = 0). Pass at least one row.")
     return total.over(ranks)
 
 
@@ -83,8 +73,9 @@ def _at(point: Point, models: slice) -> Point:
 
 def _concatenate(parts: list[Moments]) -> Moments:
     lists: dict[str, list[Any]] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Moments)}
+    grams = lists.pop("gram")
     joined: dict[str, Any] = {name: None if values[0] is None else torch.cat(values) for name, values in lists.items()}
-    return Moments(**joined)
+    return Moments(grams[0].cat(grams[1:]), **joined)
 
 
 def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Moments:
@@ -115,7 +106,7 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     weight, count, response = _census(rows, family, plain) if counted else (none,) * 3
     pearson, change = _report(rows, eta, mu, point.before, family, plain) if point.before is not None else (none, none)
     factor = _factor(rows, score, information) if point.factor else None
-    curvature = gram(rows, information, point.single) if point.curved else mu.new_zeros(mu.shape[0], 0, 0)
+    curvature = gram(rows, information, point.single) if point.curved else Dense(mu.new_zeros(mu.shape[0], 0, 0))
     return Moments(
         curvature, project(rows, score), half.sum(-1), scale, bad, weight, count, response, pearson, change, factor
     )

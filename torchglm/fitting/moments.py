@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm.rows.grams import Gram, Layout
+from torchglm.rows.inverses import placed
 from torchglm.rows.products import stack_factors
 from torchglm.rows.ranks import Ranks
 
@@ -22,7 +24,7 @@ class Moments:
     """What one pass leaves behind, for `B` models; `a + b` are the moments of the rows of both.
 
     Fields, with the row weight `w`, the score `s = dl/deta` and the information `W` per row:
-    `gram` (B, p, p) sum of `w W x x'`, or what `arrow` keeps of it; `score` (B, p) sum of `w s x`; `objective` (B,)
+    `gram` the sum of `w W x x'`; `score` (B, p) sum of `w s x`; `objective` (B,)
     half the deviance, to its last digits where the pass reports;
     `scale` (B,) sum of `w W eta^2`; `invalid` (B,) rows whose mean is outside the family's range;
     `weight`, `count` and `response` (B,) sum of `w`, the rows of positive weight (their repeats) and sum of `w y`
@@ -31,7 +33,7 @@ class Moments:
     or None.
     """
 
-    gram: Tensor
+    gram: Gram
     score: Tensor
     objective: Tensor
     scale: Tensor
@@ -44,14 +46,13 @@ class Moments:
     factor: Tensor | None = None
 
     @staticmethod
-    def zero(models: int, p: int, device: torch.device, band: int | None = None) -> Moments:
-        """The moments of no rows, with so many columns of the Gram (None: `p`)."""
+    def zero(models: int, layout: Layout, device: torch.device) -> Moments:
+        """The moments of no rows of a design."""
 
         def none(*shape: int) -> Tensor:
             return torch.zeros(models, *shape, dtype=torch.float64, device=device)
 
-        gram = none(p, p) if band is None else none(p if band else 0, band)
-        return Moments(gram, none(p), *(none() for _ in range(8)))
+        return Moments(layout.gram(models, device), none(layout.columns), *(none() for _ in range(8)))
 
     def __add__(self, other: Moments) -> Moments:
         sums = {
@@ -67,10 +68,13 @@ class Moments:
         """The moments of the rows of all processes."""
         if ranks.size == 1:
             return self
-        names = [f.name for f in fields(self) if f.name not in ("change", "factor")]
-        sums = dict(zip(names, ranks.sum(*(getattr(self, name) for name in names)), strict=True))
+        names = [f.name for f in fields(self) if f.name not in ("gram", "change", "factor")]
+        parts = self.gram.parts
+        summed = ranks.sum(*parts.values(), *(getattr(self, name) for name in names))
+        gram = self.gram.of(dict(zip(parts, summed[: len(parts)], strict=True)))
+        sums = dict(zip(names, summed[len(parts) :], strict=True))
         factor = None if self.factor is None else ranks.stacked(self.factor)
-        return Moments(**sums, change=ranks.largest(self.change)[0], factor=factor)
+        return Moments(gram, **sums, change=ranks.largest(self.change)[0], factor=factor)
 
     def take(self, models: Tensor) -> Moments:
         """The moments of some of the models, `models` in ascending order."""
@@ -87,14 +91,14 @@ class Moments:
         kept: dict[str, Any] = {}
         for f in fields(self):
             value, new = getattr(self, f.name), getattr(part, f.name)
-            kept[f.name] = value if value is None or new is None else value.index_copy(0, models, new)
+            kept[f.name] = value if value is None or new is None else placed(value, models, new)
         return Moments(**kept)
 
     @cached_property
     def valid(self) -> Tensor:
         """(B,) True where every mean is in range and every sum finite."""
         finite = torch.isfinite(self.objective) & torch.isfinite(self.score).all(-1)
-        return finite & torch.isfinite(self.gram).all(-1).all(-1) & (self.invalid == 0)
+        return finite & self.gram.finite() & (self.invalid == 0)
 
 
 @dataclass(frozen=True)

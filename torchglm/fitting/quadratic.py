@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchglm.fitting import linalg
+from torchglm.rows.grams import Dense
 
 SWEEPS = 5  # of coordinate descent between two exact solves
 ROUNDS = 400
@@ -22,9 +22,9 @@ def soft_step(gram: Tensor, score: Tensor, coef: Tensor, l1: Tensor, keep: Tenso
     IMA J. Numer. Anal. 20, 389-403.
     """
     free = (l1 == 0) & keep
-    smooth = linalg.invert_gram(gram, free)
+    smooth = Dense(gram).invert(free)
     across = gram * free.unsqueeze(-1)  # rows of the free columns
-    inner = smooth.root @ (smooth.root.mT @ across)  # free columns regressed on all
+    inner = smooth.root.matrix @ (smooth.root.matrix.mT @ across)  # free columns regressed on all
     bound = keep & ~free
     both = bound.unsqueeze(-1) & bound.unsqueeze(-2)
     reduced = torch.where(both, gram - across.mT @ inner, 0.0)
@@ -46,7 +46,7 @@ def _bound_values(gram: Tensor, score: Tensor, coef: Tensor, l1: Tensor, keep: T
         value = torch.where(ended.unsqueeze(-1), value, _sweeps(gram, pull, value, l1, keep))
         sign = torch.sign(value)
         active = keep & (sign != 0)
-        exact = linalg.invert_gram(gram, active).solve(torch.where(active, pull - l1 * sign, 0.0))
+        exact = Dense(gram).invert(active).solve(torch.where(active, pull - l1 * sign, 0.0))
         left = pull - (gram @ exact.unsqueeze(-1)).squeeze(-1)
         holds = (torch.sign(exact) == sign) | ~active
         still = active | ~keep | (left.abs() <= l1 + SLACK * size)

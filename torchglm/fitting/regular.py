@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.search import SLACK, STEADY, Solver
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
+from torchglm.rows.grams import GRAM_PIVOT, Gram
+from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows, to_float64
 from torchglm.rows.threads import spread
 
@@ -92,15 +95,15 @@ def _fit(rows: Rows, family: Family, solver: Solver, part: slice, wanted: Tensor
     """Fit the group `part`, and write those of its models that are wanted and regular; they are wanted no more."""
     ends = _newton(rows, family, solver)
     last = block_moments(rows, Point(ends.coef, before=ends.before), family, solver.link)
-    inverse = linalg.invert_gram(last.gram, torch.ones_like(ends.coef, dtype=torch.bool))
+    inverse = last.gram.invert(torch.ones_like(ends.coef, dtype=torch.bool))
     fine = ends.regular & last.valid & (last.objective <= ends.level) & (last.change <= STEADY)
-    fine &= inverse.positive & (inverse.pivot >= linalg.GRAM_PIVOT) & wanted[part]
+    fine &= inverse.positive & (inverse.pivot >= GRAM_PIVOT) & wanted[part]
     coef, last = solver.polished(ends.coef, last, inverse, fine)
     chosen = fine.nonzero()[:, 0]
     lane = chosen + part.start
     whole = chosen.numel() == fine.numel()
 
-    def write(target: Tensor, value: Tensor) -> None:
+    def write(target: Any, value: Tensor | Gram | Root) -> None:
         if whole:
             target[part] = value
         else:

@@ -24,7 +24,8 @@ from torchglm.fitting.quadratic import soft_step
 from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
-from torchglm.rows import bordered
+from torchglm.rows.grams import GRAM_PIVOT, Gram
+from torchglm.rows.inverses import Inverse
 from torchglm.rows.ranks import rows_in_memory, seen
 from torchglm.rows.rows import Rows
 
@@ -42,6 +43,10 @@ ARRIVED = (1e-3, 1e-6)  # share of the tolerance that a step with a Gram of its 
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
 EPS = torch.finfo(torch.float64).eps
+
+
+class Unsuited(Exception):
+    """The layout of the Grams does not suit: a step needs all pairs of their columns."""
 
 
 class Solver:
@@ -64,17 +69,17 @@ class Solver:
         self.family, self.full_family, self.link = family, family, link
         self.penalty, self.tol, self.max_iter, self.rank_tol = penalty, tol, max_iter, rank_tol
         self.models, self.p, self.device = head.y.shape[0], head.columns, head.y.device
-        self.band = head.band
-        if head.indexed is not None and self.band == self.p:
-            bordered.check_size(self.p)
+        self.layout = head.layout
+        if head.indexed is not None:
+            self.layout.check()
         self.canonical = family.is_canonical(link) and not fence
         self.smooth_penalty = penalty is None or penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
-        if self.band < self.p and not self.smooth_penalty:
-            raise bordered.Unsuited
+        if not self.smooth_penalty:
+            self.need_all_pairs()
         self.open_ended = not any(map(math.isfinite, edges(family, link)))
         # where a barrier can take over, a search that an edge stops need not creep up to it
         self.creep = (4, SHORTEST) if self.open_ended or fence else (2, BLOCKED)
-        self.held: tuple[Tensor, linalg.Inverted] | None = None
+        self.held: tuple[Gram, Inverse] | None = None
         # one model over many rows in memory: the Gram is the dearest part of a pass
         self.chord = (
             self.models == 1
@@ -85,18 +90,14 @@ class Solver:
         )
         self.arrived = ARRIVED[0 if self.canonical else 1] * tol
 
-    def fold(self, point: Point, models: int) -> Moments:
+    def fold(self, point: Point) -> Moments:
         """A pass over the rows of the models still fitted."""
-        return fold(
-            self.source,
-            replace(point, fence=self.fence),
-            self.family,
-            self.link,
-            models,
-            self.p,
-            self.device,
-            self.band,
-        )
+        return fold(self.source, replace(point, fence=self.fence), self.family, self.link)
+
+    def need_all_pairs(self) -> None:
+        """Raise `Unsuited` where Grams are not kept with all pairs of columns."""
+        if self.layout.levels is not None:
+            raise Unsuited
 
     def run(self, search: Search, out: Solution) -> None:
         """Take every model to its end, from a first point, and write it into `out`."""
@@ -114,13 +115,13 @@ class Solver:
 
     def blank(self) -> Solution:
         """A solution of no model yet."""
-        zero = Moments.zero(self.models, self.p, self.device, self.band)
+        zero = Moments.zero(self.models, self.layout, self.device)
         whole = torch.zeros(self.models, dtype=torch.int64, device=self.device)
         return Solution(
             zero.score.clone(),
             torch.zeros_like(zero.score, dtype=torch.bool),
             zero,
-            zero.gram.clone(),
+            self.layout.root(self.models, self.device),
             whole,
             whole.clone(),
             whole.bool(),
@@ -149,8 +150,7 @@ class Solver:
                 s.coef if report else None,
                 curved=not light,
                 single=bool(s.single.all()) and not report,
-            ),
-            s.lane.numel(),
+            )
         )
         if light:
             moments = replace(moments, gram=s.moments.gram)
@@ -243,10 +243,10 @@ class Solver:
         """The next direction of every model, and whether the pass along it may be the last."""
         delta, decrement, inverse = self.direction(s.moments, s.coef, s.keep, s.factored, s.total)
         indefinite = ~inverse.positive & ~s.factored
-        poor = inverse.positive & ~(inverse.pivot >= linalg.GRAM_PIVOT) & ~s.factored & (s.drift == 0)
+        poor = inverse.positive & ~(inverse.pivot >= GRAM_PIVOT) & ~s.factored & (s.drift == 0)
         expected_failed = indefinite & ((s.fisher > 0) | self.canonical)
-        if bordered.is_arrow(s.moments.gram) and bool((poor | expected_failed).any()):
-            raise bordered.Unsuited
+        if bool((poor | expected_failed).any()):
+            self.need_all_pairs()
         factored = s.factored | poor | expected_failed
         refresh = (poor | indefinite) & ~(s.refresh & s.factored)
         fisher = torch.where(indefinite & ~expected_failed, 3, s.fisher)
@@ -284,7 +284,7 @@ class Solver:
     @staticmethod
     def rounding(s: Search) -> Tensor:
         """What rounding does to the objective: of the terms `x_j coef_j`, which may cancel in `eta`, and of `y`."""
-        terms = (s.coef.square() * bordered.diagonal(s.moments.gram).abs()).sum(-1)
+        terms = (s.coef.square() * s.moments.gram.diagonal().abs()).sum(-1)
         return 4 * EPS * ((terms * s.objective.abs()).sqrt() + s.volume)
 
     def objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ class Solver:
 
     def direction(
         self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, total: Tensor
-    ) -> tuple[Tensor, Tensor, linalg.Inverted]:
+    ) -> tuple[Tensor, Tensor, Inverse]:
         """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it."""
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         score = moments.score if ridge is None else moments.score - ridge * coef
@@ -306,7 +306,7 @@ class Solver:
             self.held = (moments.gram, inverse)
         l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
         if l1 is not None and ridge is not None:
-            curvature = moments.gram + torch.diag_embed(ridge)
+            curvature = moments.gram.with_ridge(ridge).written_out()
             delta = soft_step(curvature, score, coef, l1, keep)
             bend = (delta * (curvature @ delta.unsqueeze(-1)).squeeze(-1)).sum(-1)
             kink = (l1 * ((coef + delta).abs() - coef.abs())).sum(-1)
@@ -341,7 +341,7 @@ class Solver:
         if not at_hand:
             source, family = self.source, self.family
             self.restrict(s.lane)
-            last = self.fold(Point(s.coef, False, bool(s.factored.any()), s.coef), s.lane.numel())
+            last = self.fold(Point(s.coef, False, bool(s.factored.any()), s.coef))
             self.source, self.family = source, family
         ridge = None if self.penalty is None else self.penalty.ridge(s.coef, s.total)
         inverse = linalg.invert(last, self.smooth(s.coef, s.keep, s.total), s.factored, ridge)
@@ -352,13 +352,13 @@ class Solver:
             value = getattr(last, f.name)
             if f.name != "factor":
                 getattr(out.moments, f.name)[s.lane] = value
-        out.root[s.lane] = torch.where(inverse.positive[:, None, None], inverse.root, torch.nan)
+        out.root[s.lane] = inverse.root.only(inverse.positive)
         out.status[s.lane] = torch.as_tensor(status, device=self.device).to(out.status.dtype)
         out.n_iter[s.lane] = s.n_iter
         out.cut[s.lane] = s.cut
 
     def polished(
-        self, coef: Tensor, last: Moments, inverse: linalg.Inverted, sound: Tensor, ridge: Tensor | None = None
+        self, coef: Tensor, last: Moments, inverse: Inverse, sound: Tensor, ridge: Tensor | None = None
     ) -> tuple[Tensor, Moments]:
         """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
 

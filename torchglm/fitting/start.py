@@ -19,7 +19,7 @@ from torchglm.fitting.search import Solver
 from torchglm.fitting.state import Search, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
-from torchglm.rows import bordered
+from torchglm.rows.grams import GRAM_PIVOT
 from torchglm.rows.products import triangle
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, wide
@@ -40,12 +40,12 @@ def resume(solver: Solver, lane: Tensor, part: Solution, lend: bool) -> Search:
     Where they are many enough to `lend` their Gram, scaled to all rows, the first steps are taken with it.
     """
     no, coef, gram = torch.zeros_like(lane, dtype=torch.bool), part.coef, part.moments.gram
-    single = solver.chord and bool(linalg.allows_single(gram, linalg.inverse_of(gram, part.keep)).all())
+    single = solver.chord and bool(linalg.allows_single(gram, gram.invert(part.keep)).all())
     point = replace(_first_point(solver, coef, no), census=True, curved=not lend, single=single)
-    moments = solver.fold(point, lane.numel())
+    moments = solver.fold(point)
     if lend:
         scale = moments.weight / part.moments.weight
-        moments = replace(moments, gram=gram * scale[:, None, None])
+        moments = replace(moments, gram=gram.scaled(scale))
     search = _search(solver, lane, coef, torch.ones_like(coef, dtype=torch.bool), moments, moments, no)
     if lend:
         search = replace(search, stale=~no, decrement=torch.full_like(search.decrement, torch.inf))
@@ -56,7 +56,7 @@ def at_coefficients(solver: Solver, lane: Tensor, coef: Tensor) -> Search:
     """The search at given coefficients, aliased columns known, before any step is aimed."""
     keep, factored, first = _columns(solver, lane.numel())
     point = Point(coef, False, bool(factored.any()))
-    return _search(solver, lane, torch.where(keep, coef, 0.0), keep, solver.fold(point, lane.numel()), first, factored)
+    return _search(solver, lane, torch.where(keep, coef, 0.0), keep, solver.fold(point), first, factored)
 
 
 def _point(solver: Solver, lane: Tensor, start: Tensor | None) -> tuple[Search, Tensor]:
@@ -109,41 +109,38 @@ def _search(
 
 def _columns(solver: Solver, models: int) -> tuple[Tensor, Tensor, Moments]:
     """The columns that are kept, the models whose condition asks for a QR factor, and the first pass's moments."""
-    first = solver.fold(Point(), models)
+    first = solver.fold(Point())
     mean = first.response / first.weight
     bad = (~first.valid).nonzero()[:, 0]
     level = Point(constant=mean)
     if bad.numel():  # a mean per row with no linear predictor, such as log 0
-        first = first.place(bad, solver.fold(level, models).take(bad))
+        first = first.place(bad, solver.fold(level).take(bad))
     keep, factored = _rank(solver, first, models)
     if bool(factored.any()):
-        first = solver.fold(Point(factor=True), models)
+        first = solver.fold(Point(factor=True))
         if bad.numel():
-            first = first.place(bad, solver.fold(replace(level, factor=True), models).take(bad))
+            first = first.place(bad, solver.fold(replace(level, factor=True)).take(bad))
     return keep, factored, first
 
 
 def _rank(solver: Solver, first: Moments, models: int) -> tuple[Tensor, Tensor]:
     """Columns that depend on those before them are dropped, unless they are penalised."""
-    keep = torch.ones_like(first.score, dtype=torch.bool)
-    ridge, held_all = torch.zeros_like(first.score), torch.zeros_like(keep)
+    ridge, held_all = torch.zeros_like(first.score), torch.zeros_like(first.score, dtype=torch.bool)
     if solver.penalty is not None:
         ridge = solver.penalty.ridge(first.score, first.weight)
         l1 = solver.penalty.nonsmooth(first.score, first.weight)
         held_all = ridge > 0 if l1 is None else (ridge > 0) | (l1 > 0)
-    gram = bordered.with_ridge(first.gram, ridge)
-    factored = torch.zeros(models, dtype=torch.bool, device=keep.device)
-    if bordered.is_arrow(gram):
-        return linalg.independent_of_levels(gram, held_all), factored
-    inverse = linalg.invert_gram(gram, keep)
-    doubtful = (~inverse.positive | ~(inverse.pivot >= linalg.GRAM_PIVOT)).nonzero()[:, 0]
+    gram = first.gram.with_ridge(ridge)
+    keep, unclear = gram.independent(held_all)
+    factored, doubtful = torch.zeros(models, dtype=torch.bool, device=keep.device), unclear.nonzero()[:, 0]
     if doubtful.numel():
+        solver.need_all_pairs()
         held = held_all[doubtful]
         design = design_triangle(solver.source, doubtful, solver.p)
         own = torch.where(held.unsqueeze(-2), 0.0, design)
         keep[doubtful] = linalg.independent_columns(own, solver.rank_tol) | held
-        again = linalg.invert_gram(gram[doubtful], keep[doubtful] & ~(held & (ridge[doubtful] == 0)))
-        factored[doubtful] = ~again.positive | ~(again.pivot >= linalg.GRAM_PIVOT)
+        again = gram[doubtful].invert(keep[doubtful] & ~(held & (ridge[doubtful] == 0)))
+        factored[doubtful] = ~again.positive | ~(again.pivot >= GRAM_PIVOT)
     return keep, factored
 
 
@@ -151,8 +148,7 @@ def _valid_start(
     solver: Solver, coef: Tensor, keep: Tensor, factored: Tensor, mean: Tensor, total: Tensor, given: bool
 ) -> tuple[Moments, Tensor, Tensor]:
     """The moments at the first coefficients, or where those are invalid at a constant mean, or at any valid point."""
-    models = coef.shape[0]
-    moments = solver.fold(_first_point(solver, coef, factored), models)
+    moments = solver.fold(_first_point(solver, coef, factored))
     bad = (~moments.valid).nonzero()[:, 0]
     if bad.numel() and given:
         warnings.warn(
@@ -162,13 +158,13 @@ def _valid_start(
         )
     if bad.numel():
         coef = coef.index_copy(0, bad, _level(solver, keep, mean, total)[bad])
-        moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
+        moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored)).take(bad))
     bad, ends = (~moments.valid).nonzero()[:, 0], edges(solver.family, solver.link)
     if bad.numel() and any(map(math.isfinite, ends)):
         size = room(mean, solver.family, solver.link, ends)
         found = feasible(solver.source, torch.nan_to_num(coef), keep, ends, size)
         coef = coef.index_copy(0, bad, found[bad])
-        moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored), models).take(bad))
+        moments = moments.place(bad, solver.fold(_first_point(solver, coef, factored)).take(bad))
     return moments, coef, moments.valid
 
 
@@ -186,7 +182,7 @@ def _first_point(solver: Solver, coef: Tensor, factored: Tensor) -> Point:
 
 def _level(solver: Solver, keep: Tensor, mean: Tensor, total: Tensor) -> Tensor:
     """(B, p) the coefficients that come nearest to one mean for all rows."""
-    moments = solver.fold(Point(constant=mean), keep.shape[0])
+    moments = solver.fold(Point(constant=mean))
     return solver.direction(moments, torch.zeros_like(moments.score), keep, torch.zeros_like(keep[:, 0]), total)[0]
 
 
@@ -203,7 +199,7 @@ def _better_start(
     if not bool(far.any()):
         return moments, coef
     level = _level(solver, keep, mean, total)
-    other = solver.fold(_first_point(solver, level, factored), keep.shape[0])
+    other = solver.fold(_first_point(solver, level, factored))
     better = far & other.valid & (solver.objective(other, level, total) < solver.objective(moments, coef, total))
     index = better.nonzero()[:, 0]
     return moments.place(index, other.take(index)), torch.where(better.unsqueeze(-1), level, coef)

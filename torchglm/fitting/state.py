@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from torchglm.fitting.moments import Moments
+from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows
 
 
@@ -23,7 +24,7 @@ class Solution:
     coef: Tensor
     keep: Tensor
     moments: Moments
-    root: Tensor
+    root: Root
     status: Tensor
     n_iter: Tensor
     cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid

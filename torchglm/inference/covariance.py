@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import linalg
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.status import FitWarning
@@ -20,7 +19,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM, lanes
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Link
-from torchglm.rows import bordered
+from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows
@@ -52,10 +51,9 @@ def covariance(result: Fitted, kind: str, clusters: Any) -> Tensor:
 
 def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, keep: Tensor) -> Tensor:
     """(B, p, p) the inverse of the observed information for `phi = 1`; NaN where it is not positive definite."""
-    moments = fold(source, Point(coef, True), family, link, coef.shape[0], coef.shape[1], coef.device)
-    inverse = linalg.inverse_of(moments.gram, keep)
-    whole = bordered.inverse(inverse.root)
-    return torch.where(inverse.positive[:, None, None], whole, torch.nan)
+    moments = fold(source, Point(coef, True), family, link)
+    inverse = moments.gram.invert(keep)
+    return inverse.root.only(inverse.positive).inverse()
 
 
 def heteroscedastic(
@@ -63,7 +61,7 @@ def heteroscedastic(
     family: Family,
     link: Link,
     coef: Tensor,
-    root: Tensor,
+    root: Root,
     kind: str,
     nobs: Tensor,
     rank: Tensor,
@@ -85,9 +83,11 @@ def heteroscedastic(
                 square = square / torch.where(left > 1e-9, left, torch.nan).pow(power)
             own = gram(values.rows, torch.where(values.used, square, 0.0))
             meat = own if meat is None else meat + own
-    [meat] = ranks.sum(torch.zeros_like(root) if meat is None else meat)
+    assert meat is not None  # every process has rows
+    parts = meat.parts
+    meat = meat.of(dict(zip(parts, ranks.sum(*parts.values()), strict=True)))
     scale = (nobs / (nobs - rank))[:, None, None] if kind == "HC1" else 1.0
-    return scale * _sandwich(root, meat)
+    return scale * _sandwich(root, meat.written_out())
 
 
 def clustered(
@@ -95,7 +95,7 @@ def clustered(
     family: Family,
     link: Link,
     coef: Tensor,
-    root: Tensor,
+    root: Root,
     columns: list[Tensor],
     nobs: Tensor,
     rank: Tensor,
@@ -212,6 +212,6 @@ def _codes(labels: Any, batch: torch.Size) -> Tensor:
     return torch.from_numpy(codes.reshape(-1, array.shape[-1]) if array.ndim > 1 else codes.reshape(-1))
 
 
-def _sandwich(root: Tensor, meat: Tensor) -> Tensor:
-    bread, meat = bordered.inverse(root), bordered.written_out(meat)
+def _sandwich(root: Root, meat: Tensor) -> Tensor:
+    bread = root.inverse()
     return bread @ meat @ bread

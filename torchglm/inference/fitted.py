@@ -20,10 +20,12 @@ from torchglm.fitting.status import Status
 from torchglm.inference.limits.refit import lanes
 from torchglm.inference.rowwise import RowValues, row_values
 from torchglm.links import Link
-from torchglm.rows import bordered
+from torchglm.rows.grams import Gram, Layout
+from torchglm.rows.inverses import Root
 from torchglm.rows.ranks import seen
 from torchglm.rows.rows import Rows, WithoutColumns
 
+MATRICES = ("root", "gram")
 DISPERSIONS = ("pearson", "deviance", "ml")
 Kind = TypeVar("Kind", bound="Fitted")
 
@@ -40,8 +42,8 @@ class Flat:
 
     coef: Tensor
     keep: Tensor
-    root: Tensor
-    gram: Tensor
+    root: Root
+    gram: Gram
     deviance: Tensor
     pearson: Tensor
     dispersion: Tensor
@@ -56,12 +58,32 @@ class Flat:
 
     def take(self, models: Tensor) -> Flat:
         """Some of the models."""
-        return Flat(**{name: value[models] for name, value in self.tensors().items()})
+        return Flat(**{name: value[models] for name, value in self._known().items()})
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors there are, by name."""
+    def _known(self) -> dict[str, Any]:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors there are by name, those of `root` and `gram` as `root.matrix` and the like."""
+        kept = {f"{name}.{part}": tensor for name in MATRICES for part, tensor in getattr(self, name).parts.items()}
+        return {name: value for name, value in self._known().items() if name not in MATRICES} | kept
+
+    @staticmethod
+    def of_tensors(tensors: dict[str, Tensor], layout: Layout) -> Flat:
+        """From tensors by name and the layout of the Gram. Raises `TypeError` for missing ones or other shapes."""
+        models, p = tensors["status"].shape[0], layout.columns
+        blank: dict[str, Gram | Root] = {"gram": layout.gram(models), "root": layout.root(models)}
+        want = {f"{name}.{part}": value.shape for name in MATRICES for part, value in blank[name].parts.items()}
+        want |= {"coef": torch.Size((models, p)), "keep": torch.Size((models, p))}
+        for name, shape in want.items():
+            if name not in tensors or tensors[name].shape != shape:
+                got = tuple(tensors[name].shape) if name in tensors else "no value"
+                raise TypeError(f"{name} has {got}, expected {tuple(shape)}")
+        held: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
+        for name, kind in blank.items():
+            held[name] = kind.of({part: tensors[f"{name}.{part}"] for part in kind.parts})
+        return Flat(**held)
 
     @property
     def failed(self) -> Tensor:
@@ -144,7 +166,7 @@ class Fitted:
     def _variances(self) -> Tensor:
         if not self.covariance_is_root:
             return self.flat_covariance.diagonal(dim1=-2, dim2=-1)
-        own = bordered.inverse_diagonal(self.flat.root)  # without the products of all pairs of columns
+        own = self.flat.root.inverse_diagonal()  # without the products of all pairs of columns
         return torch.where(self.flat.keep, self.flat.dispersion.unsqueeze(-1) * own, torch.nan)
 
     @property
@@ -164,9 +186,9 @@ class Fitted:
         if self.context.get("event") and flat.observed is not None:
             unscaled = flat.observed
         else:
-            unscaled = bordered.inverse(flat.root)
+            unscaled = flat.root.inverse()
             if self.penalty is not None:
-                unscaled = unscaled @ bordered.written_out(flat.gram) @ unscaled
+                unscaled = unscaled @ flat.gram.written_out() @ unscaled
         both = flat.keep.unsqueeze(-1) & flat.keep.unsqueeze(-2)
         return torch.where(both, flat.dispersion[:, None, None] * unscaled, torch.nan)
 

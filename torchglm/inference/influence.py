@@ -17,7 +17,6 @@ from torchglm.inference import rowwise
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.rowwise import RowValues
-from torchglm.rows import bordered
 from torchglm.rows.products import quadratic
 
 EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly; nothing is left without it
@@ -68,10 +67,7 @@ def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     aliased columns.
     """
     keep, root = result.flat.keep, result.flat.root
-    error, inverse = (
-        bordered.inverse_diagonal(root).sqrt().unsqueeze(-2),
-        bordered.inverse(root),
-    )  # (B, 1, p), (B, p, p)
+    error, inverse = root.inverse_diagonal().sqrt().unsqueeze(-2), root.inverse()  # (B, 1, p), (B, p, p)
     parts = []
     for values, left in _deleted(result):
         moved = (values.x @ inverse) * (values.score / left).unsqueeze(-1)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.linalg import Inverse, invert_gram
 from torchglm.links import Link
+from torchglm.rows.grams import Dense
+from torchglm.rows.inverses import DenseInverse
 from torchglm.rows.products import gram, linear_predictor, project, quadratic
 from torchglm.rows.rows import Rows, to_float64, whole
 
@@ -80,8 +81,7 @@ class Summary:
 
     def inverse(self) -> Tensor:
         """(p, p) the inverse of the information."""
-        root = inverted(self.information).root[0]
-        return root @ root.mT
+        return inverted(self.information).root.inverse()[0]
 
     def df_resid(self) -> Tensor:
         """The degrees of freedom of the dispersion."""
@@ -109,7 +109,7 @@ def pearson_slopes(rows: Rows, known: Summary, family: Family, link: Link) -> tu
         second = _derivative(first, eta)
     size = square.detach() + phi / rows.weight
     first, second = _held(first.detach(), size / error), _held(second, 2 * size / error.square())
-    return project(rows, rows.weight * first)[0], gram(rows, rows.weight * second)[0]
+    return project(rows, rows.weight * first)[0], gram(rows, rows.weight * second).written_out()[0]
 
 
 def information_bend(rows: Rows, known: Summary, family: Family, link: Link, observed: bool) -> Tensor:
@@ -138,10 +138,10 @@ def information_bend(rows: Rows, known: Summary, family: Family, link: Link, obs
     return total.view_as(known.bend)
 
 
-def inverted(information: Tensor) -> Inverse:
-    """The inverse of one `(p, p)` information, as `Inverse` of a batch of one."""
+def inverted(information: Tensor) -> DenseInverse:
+    """The inverse of one `(p, p)` information, as `DenseInverse` of a batch of one."""
     keep = torch.ones(1, information.shape[-1], dtype=torch.bool, device=information.device)
-    return invert_gram(information.unsqueeze(0), keep)
+    return Dense(information.unsqueeze(0)).invert(keep)
 
 
 def _predicted(rows: Rows, known: Summary, family: Family) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,6 +167,6 @@ def _held(slope: Tensor, most: Tensor) -> Tensor:
 
 def _changed(matrix: Tensor, change: Tensor) -> Tensor:
     """`matrix + change`, the change shortened where in some direction it is more than its trusted share."""
-    root = inverted(matrix).root[0]
+    root = inverted(matrix).root.matrix[0]
     share = torch.linalg.eigvalsh(root.mT @ change @ root).abs().amax()
     return matrix + change * (TRUSTED / share.clamp(min=TRUSTED))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
-from torchglm.rows import bordered
 
 if TYPE_CHECKING:
     from torchglm.rows.indexed import Indexed
@@ -46,9 +45,8 @@ def predict(
 
 def _variance(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor:
     """The variances of linear predictors, without the covariance of all pairs of levels where there are very many."""
-    root = result.flat.root
-    if indexed is not None and bordered.is_arrow(root) and result.covariance_is_root:
-        return result.flat.dispersion.unsqueeze(-1) * indexed.length(design, root)
+    if result.covariance_is_root:
+        return result.flat.dispersion.unsqueeze(-1) * result.flat.root.lengths(design, indexed)
     cov = result.covariance()
     spread = torch.where(torch.isfinite(cov), cov, 0.0)
     if indexed is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.links import Link
+from torchglm.rows.inverses import Root
 from torchglm.rows.products import linear_predictor, quadratic
 from torchglm.rows.rows import Rows, to_float64, whole
 
@@ -69,7 +70,7 @@ def row_values(
         )
 
 
-def leverage(values: RowValues, root: Tensor) -> Tensor:
+def leverage(values: RowValues, root: Root) -> Tensor:
     """(B, n) the diagonal of the hat matrix, `w W x' (root root') x`; 0 for rows without weight."""
     return values.information * quadratic(values.rows, root)
 

@@ -212,7 +212,7 @@ class Renewable:
         point = Point(
             at, observed and not self.family.is_canonical(self.link), before=at if report else None, census=True
         )
-        return fold([rows], point, self.family, self.link, 1, rows.columns, rows.y.device)
+        return fold([rows], point, self.family, self.link)
 
     def _first(self, rows: Rows) -> Tensor:
         """The coefficients of the first minibatch, by IRLS."""
@@ -276,17 +276,19 @@ class Renewable:
     def _direction(self, rows: Rows, here: Moments, coef: Tensor, old: Summary) -> tuple[Tensor, Tensor]:
         """Newton's step, with the expected information where the observed one is not positive definite."""
         score = here.score - (old.curvature @ (coef - old.coef)).unsqueeze(0)
-        inverse = inverted(here.gram[0] + old.curvature)
+        inverse = inverted(here.gram.written_out()[0] + old.curvature)
         if not bool(inverse.positive.all()):
-            inverse = inverted(self._moments(rows, coef, False).gram[0] + old.curvature)
+            inverse = inverted(self._moments(rows, coef, False).gram.written_out()[0] + old.curvature)
         delta = inverse.solve(score)
         return delta[0], (score * delta).sum()
 
     def _gained(self, rows: Rows, old: Summary | None, coef: Tensor, censored: bool) -> Summary:
         """The summary with a minibatch added at its coefficients, the observed information throughout if `censored`."""
         last = self._moments(rows, coef, False, report=True)
-        expected, count = last.gram[0], last.count[0]
-        observed = expected if self.family.is_canonical(self.link) else self._moments(rows, coef, True).gram[0]
+        expected, count = last.gram.written_out()[0], last.count[0]
+        observed = (
+            expected if self.family.is_canonical(self.link) else self._moments(rows, coef, True).gram.written_out()[0]
+        )
         if old is None:
             self._check_rank(expected)
         old = Summary.of_nothing(coef) if old is None else old.moved(coef)

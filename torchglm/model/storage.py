@@ -14,9 +14,10 @@ import torch
 from torchglm import families, links
 from torchglm.design.values import plain, rich
 from torchglm.inference.fitted import Fitted, Flat
+from torchglm.rows.grams import Gram, Layout
 from torchglm.writing.files import replaced
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(fitted: Fitted, path: Any) -> None:
@@ -40,6 +41,7 @@ def save(fitted: Fitted, path: Any) -> None:
         "dispersion_kind": fitted.dispersion_kind,
         "covariance_kind": fitted.covariance_kind,
         "batch": list(fitted.batch_shape),
+        "levels": _levels(fitted.flat.gram),
         "minnorm": fitted.minnorm,
         "tol": fitted.tol,
         "context": context,
@@ -81,11 +83,12 @@ def load(path: Any) -> Fitted:
 def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
     """What a fit is made of. Raises `TypeError` for tensors that are missing or of other shapes than the facts say."""
     shape = {k.removeprefix("family."): v for k, v in tensors.items() if k.startswith("family.")}
-    flat = Flat(**{k: v for k, v in tensors.items() if not k.startswith("family.")})
-    models, p = math.prod(facts["batch"]), len(facts["names"])
-    for name, want in (("coef", (models, p)), ("keep", (models, p)), ("root", (models, p)), ("status", (models,))):
-        if getattr(flat, name).shape[: len(want)] != want:
-            raise TypeError(f"{name} has shape {tuple(getattr(flat, name).shape)}, expected {want}")
+    layout = Layout(len(facts["names"]), None if facts["levels"] is None else slice(*facts["levels"]))
+    flat = Flat.of_tensors({k: v for k, v in tensors.items() if not k.startswith("family.")}, layout)
+    if flat.status.shape != (math.prod(facts["batch"]),):
+        raise TypeError(
+            f"status has shape {tuple(flat.status.shape)}, expected one for each of {facts['batch']} models"
+        )
     context = facts["context"] | _labels(facts["context"], rich)
     if facts["spec"] is not None:
         from torchglm.design import DesignSpec
@@ -116,6 +119,12 @@ def _labels(context: dict[str, Any], each: Callable[[Any], Any]) -> dict[str, An
         "groups": None if groups is None else [tuple(map(each, label)) for label in groups],
         "group": None if group is None else tuple(map(each, group)),
     }
+
+
+def _levels(gram: Gram) -> list[int] | None:
+    """The columns that a diagonal is kept of, if any."""
+    levels = gram.layout.levels
+    return None if levels is None else [levels.start, levels.stop]
 
 
 def _fixed_power(family: families.Family) -> float | None:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torchglm.inference.adequacy.screening import run
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues, leverage, residuals
-from torchglm.rows import bordered
 from torchglm.rows.rows import whole
 
 _EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly: it has no distance
@@ -109,7 +108,7 @@ class Influence:
     def _shift(self, values: RowValues, left: Tensor, model: Tensor, row: Tensor) -> Tensor:
         """(k, p) by how many standard errors each coefficient moves when the row is taken in."""
         fit = self.result.flat
-        inverse = bordered.inverse(fit.root)  # (B, p, p)
+        inverse = fit.root.inverse()  # (B, p, p)
         x = whole(values.rows.at(row)) if values.rows.shared else values.x[model, row]
         single = len(inverse) == 1  # one matrix serves all rows, and is not repeated for each
         moved = x @ inverse[0] if single else (x.unsqueeze(-2) @ inverse[model]).squeeze(-2)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from torchglm.rows import bordered
+from torchglm.rows.grams import Bordered, Dense, Gram, Layout
+
+MANY = 256  # levels from which on, if they are most of the columns, the border is less work than all pairs
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Indexed:
     places: Tensor
     indices: tuple[Index, ...]
     width: int
-    bordered: bool = True  # may the Gram be kept as border and diagonal (see `arrow`)?
+    bordered: bool = True  # may the Gram be kept as border and diagonal ?
 
     @property
     def large(self) -> Index | None:
@@ -70,13 +72,16 @@ class Indexed:
         if not self.bordered or not self.indices:
             return None
         most = max(self.indices, key=lambda index: index.count)
-        fits = most.count >= bordered.MANY and 2 * most.count >= self.width and (most.columns.step or 1) == 1
+        fits = most.count >= MANY and 2 * most.count >= self.width and (most.columns.step or 1) == 1
         return most if fits else None
 
     @property
-    def band(self) -> int:
-        """The columns of a Gram as it is kept: all, or those beside the large factor and its diagonal."""
-        return self.width if self.large is None else self.width - self.large.count + 1
+    def layout(self) -> Layout:
+        """How the Gram is kept."""
+        large = self.large
+        if large is None:
+            return Layout(self.width)
+        return Layout(self.width, slice(large.columns.start, large.columns.start + large.count))
 
     def at(self, rows: Tensor | slice) -> Indexed:
         """The design of some of the rows."""
@@ -161,10 +166,12 @@ class Indexed:
             out[:, index.columns] = index.sums(index.weighted(values))
         return out
 
-    def gram(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The design's `x' diag(weight) x`, (B, width, band), for weights `(B, n)`; see `arrow`."""
-        if self.large is not None:
-            return self._bordered(self.large, x, weight)
+    def gram(self, x: Tensor, weight: Tensor) -> Gram:
+        """The design's `x' diag(weight) x` for weights `(B, n)`, as its layout keeps it."""
+        return Dense(self._all_pairs(x, weight)) if self.large is None else self._bordered(self.large, x, weight)
+
+    def _all_pairs(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The Gram (B, width, width) of all pairs of columns."""
         out = weight.new_zeros(weight.shape[0], self.width, self.width)
         across = x.mT.contiguous() * weight.unsqueeze(-2)  # (B, q, n)
         out[:, self.places.unsqueeze(-1), self.places] = across @ x
@@ -177,27 +184,22 @@ class Indexed:
             out[:, index.columns, self.places] = sides.mT
         for first, second in combinations(self.indices, 2):
             values = second.weighted(first.weighted(weight))
-            table = tally(_pairs(first, second), values, (first.count + 1) * (second.count + 1))
+            table = tally(_places(first, second), values, (first.count + 1) * (second.count + 1))
             inner = table.view(-1, first.count + 1, second.count + 1)[:, :-1, :-1]
             out[:, first.columns, second.columns] = inner
             out[:, second.columns, first.columns] = inner.mT
         return out
 
-    def _bordered(self, large: Index, x: Tensor, weight: Tensor) -> Tensor:
+    def _bordered(self, large: Index, x: Tensor, weight: Tensor) -> Bordered:
         """The Gram with the levels of one factor on a diagonal of their own."""
-        first, after = large.columns.start, large.columns.start + large.count
-        beside = self._without(large)
-        out = weight.new_zeros(weight.shape[0], self.width, beside.width + 1)
-        corner = beside.gram(x, weight)
-        out[:, :first, :-1], out[:, after:, :-1] = corner[:, :first], corner[:, first:]
-        out[:, :first, -1] = out[:, after:, -1] = -1.0  # not of the factor
-        values, levels = large.weighted(weight), out[:, first:after]
-        levels[..., -1] = large.sums(large.weighted(values))
-        levels[..., beside.places] = large.sums(x.mT.contiguous() * values.unsqueeze(-2)).mT
+        beside, values = self._without(large), large.weighted(weight)
+        across = weight.new_zeros(weight.shape[0], large.count, beside.width)
+        across[..., beside.places] = large.sums(x.mT.contiguous() * values.unsqueeze(-2)).mT
         for index in beside.indices:
-            table = tally(_pairs(large, index), index.weighted(values), (large.count + 1) * (index.count + 1))
-            levels[..., index.columns] = table.view(-1, large.count + 1, index.count + 1)[:, :-1, :-1]
-        return out
+            table = tally(_places(large, index), index.weighted(values), (large.count + 1) * (index.count + 1))
+            across[..., index.columns] = table.view(-1, large.count + 1, index.count + 1)[:, :-1, :-1]
+        own = large.sums(large.weighted(values))
+        return Bordered(beside._all_pairs(x, weight), across, own, large.columns.start)
 
     def _without(self, large: Index) -> Indexed:
         """The design without the columns of one factor."""
@@ -220,13 +222,13 @@ class Indexed:
             total += index.weighted(index.weighted(index.spread(own)) + 2 * (sides * x.mT).sum(-2))
         for first, second in combinations(self.indices, 2):
             table = pad(matrix[:, first.columns, second.columns], (0, 1, 0, 1)).flatten(1)
-            total += 2 * second.weighted(first.weighted(table.index_select(1, _pairs(first, second))))
+            total += 2 * second.weighted(first.weighted(table.index_select(1, _places(first, second))))
         return total
 
-    def length(self, x: Tensor, root: Tensor) -> Tensor:
-        """`x' V V' x + x' diag(e) x` of every row, (B, n), for roots `[V, e]` (B, width, q + 1) of an inverse."""
-        border, own = root[..., :-1].mT, root[..., -1]
-        total = self.times(x, border.reshape(-1, self.width)).view(*border.shape[:2], -1).square().sum(1)
+    def length(self, x: Tensor, border: Tensor, own: Tensor) -> Tensor:
+        """`x' V V' x + x' diag(e) x` of every row, (B, n), for `V` (B, width, q) and `e` (B, width)."""
+        columns = border.mT.reshape(-1, self.width)
+        total = self.times(x, columns).view(border.shape[0], border.shape[-1], -1).square().sum(1)
         for index in self.indices:
             total += index.weighted(index.weighted(index.spread(own[:, index.columns])))
         return total + own[:, self.places] @ x.square().mT
@@ -238,6 +240,6 @@ def tally(codes: Tensor, values: Tensor, bins: int) -> Tensor:
     return total.scatter_add_(-1, codes.expand_as(values), values)
 
 
-def _pairs(first: Index, second: Index) -> Tensor:
+def _places(first: Index, second: Index) -> Tensor:
     """(n,) the places of the rows in the table of all pairs of their columns."""
     return first.codes.long() * (second.count + 1) + second.codes

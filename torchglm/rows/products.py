@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchglm.rows import bordered
+from torchglm.rows.grams import Dense, Gram
+from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows, is_all, whole
 from torchglm.rows.threads import scratch
 
@@ -72,13 +73,9 @@ def project(rows: Rows, values: Tensor) -> Tensor:
     return torch.cat([values.sum(-1, keepdim=True), out], -1) if rows.intercept else out
 
 
-def quadratic(rows: Rows, root: Tensor) -> Tensor:
-    """(B, n) `x' root root' x` of every row, for roots `(B, p, p)` or as `arrow` keeps them."""
-    if rows.indexed is not None:
-        if bordered.is_arrow(root):
-            return rows.indexed.length(rows.x, root)
-        return rows.indexed.quadratic(rows.x, root @ root.mT)
-    return (whole(rows) @ root).square().sum(-1)
+def quadratic(rows: Rows, root: Root) -> Tensor:
+    """(B, n) `x' root root' x` of every row."""
+    return root.lengths(whole(rows) if rows.indexed is None else rows.x, rows.indexed)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -88,8 +85,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.from_numpy(np.matmul(a.numpy(), b.numpy()))
 
 
-def gram(rows: Rows, weight: Tensor, single: bool = False) -> Tensor:
-    """`x' diag(weight) x`, shape `(B, p, p)`, for the design of the rows and weights `(B, n)`.
+def gram(rows: Rows, weight: Tensor, single: bool = False) -> Gram:
+    """`x' diag(weight) x`, as the layout of the rows keeps it, for the design of the rows and weights `(B, n)`.
 
     On a CPU numpy's `a.T @ a` calls BLAS' syrk, which torch has not: half the work of a product. One design for
     many models takes one product of the weights with all pairs of columns. A `single` syrk runs in float32, at twice
@@ -98,17 +95,17 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Tensor:
     if rows.indexed is not None:
         return rows.indexed.gram(rows.x, weight)
     if rows.shared and weight.shape[0] > 1:
-        return _gram_of_pairs(whole(rows), weight)
+        return Dense(_gram_of_pairs(whole(rows), weight))
     root = _roots(rows, weight)
     if root is not None:
         half = _design(rows, root, torch.float32 if single else torch.float64)
-        return product(half.mT, half).to(torch.float64)
+        return Dense(product(half.mT, half).to(torch.float64))
     x = _design(rows, None)
     if rows.on_card:
         scaled = x * weight.unsqueeze(-1)
-        return scaled.mT @ x if len(x) > 1 else _side_by_side(scaled[0], x[0]).unsqueeze(0)
+        return Dense(scaled.mT @ x if len(x) > 1 else _side_by_side(scaled[0], x[0]).unsqueeze(0))
     scaled = scratch("scaled", *x.shape)
-    return product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x)
+    return Dense(product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x))
 
 
 def _side_by_side(a: Tensor, b: Tensor) -> Tensor:

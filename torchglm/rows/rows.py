@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from torchglm.rows.grams import Layout
 from torchglm.rows.indexed import Indexed
 
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
@@ -43,9 +44,9 @@ class Rows(NamedTuple):
         return self.x.shape[-1] + int(self.intercept) if self.indexed is None else self.indexed.width
 
     @property
-    def band(self) -> int:
-        """The columns of the Gram as it is kept."""
-        return self.columns if self.indexed is None else self.indexed.band
+    def layout(self) -> Layout:
+        """How the Grams of the design are kept."""
+        return Layout(self.columns) if self.indexed is None else self.indexed.layout
 
     @property
     def on_card(self) -> bool:
@@ -106,7 +107,7 @@ class Rows(NamedTuple):
         size = CARD_BLOCK if self.on_card else BLOCK
         if self.indexed is not None:
             # so that the Grams of the blocks are not the most of the work
-            most = max(INDEXED_BLOCK, p * self.indexed.band // 4)
+            most = max(INDEXED_BLOCK, self.layout.numbers // 4)
             if self.on_card:
                 most = max(most, size // (8 + self.x.shape[-1]))
             count = -(-n // most)

@@ -2,7 +2,7 @@
 
 descent = Descent(family, link, columns, intercept)
 while descent.status is None:
-    descent.take(fold(source, descent.point, family, link, 1, descent.columns, device))
+    descent.take(fold(source, descent.point, family, link))
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.search import DRIFT, ROUNDING, SHORTEST, SLACK, STEADY, Solver
 from torchglm.fitting.status import Status
 from torchglm.links import Link
+from torchglm.rows.grams import GRAM_PIVOT
+from torchglm.rows.inverses import Inverse
 from torchglm.rows.rows import Rows
 
 LINEAR = 1e-4  # share of the tolerance that a step by expected information, which gains digits one by one, may show
@@ -52,7 +54,7 @@ class Descent:
         self.constant: Tensor | None = None
         self.trial = None if start is None else start.to(device, torch.float64).reshape(1, p)
         self.coef: Tensor | None = None
-        self.moments = Moments.zero(1, p, blank.device)
+        self.moments = Moments.zero(1, rows.layout, blank.device)
         self.value = self.first = self.moments.objective
         self.delta, self.length = torch.zeros(1, p, dtype=torch.float64, device=device), 1.0
         self.decrement = self.value
@@ -73,8 +75,8 @@ class Descent:
         """`H^-1 G H^-1` (p, p), `G` the information of the last accepted pass, `H` the same with the penalty's."""
         assert self.coef is not None
         _, _, inverse = self._direction(self.moments, self.coef)
-        half = inverse.root[0] @ inverse.root[0].mT
-        return half if self.solver.penalty is None else half @ self.moments.gram[0] @ half
+        half = inverse.root.inverse()[0]
+        return half if self.solver.penalty is None else half @ self.moments.gram.written_out()[0] @ half
 
     def take(self, moments: Moments) -> None:
         """Judge the pass at `point`. Raises `ValueError` where no valid mean is found to start from."""
@@ -92,7 +94,7 @@ class Descent:
         if not bool(moments.valid.all()):
             self._level(moments)
             return
-        if not self.factored and not bool(self._inverse_of(moments).pivot > linalg.GRAM_PIVOT):
+        if not self.factored and not bool(self._inverse_of(moments).pivot > GRAM_PIVOT):
             self.factored = True  # the same pass again, with a factor to judge the columns by
             return
         if moments.factor is not None:
@@ -150,7 +152,7 @@ class Descent:
         self.fisher = max(0, self.fisher - 1) if moved else self.fisher
         delta, self.decrement, inverse = self._direction(moments, self.coef)
         self.length, self.delta, self.closing = 1.0, delta, False
-        poor = not bool(inverse.pivot > linalg.GRAM_PIVOT)
+        poor = not bool(inverse.pivot > GRAM_PIVOT)
         if poor and not self.factored and self.drift == 0:  # this point again, by other curvature
             canonical = self.solver.canonical or self.fisher > 0
             self.fisher, self.factored = (0, True) if canonical or bool(inverse.positive.all()) else (3, False)
@@ -168,7 +170,7 @@ class Descent:
         deviance = 2 * self.value.abs() + 2e-3 * self.first.abs()
         return tol * deviance + self.solver.floor(self.moments)
 
-    def _direction(self, moments: Moments, coef: Tensor) -> tuple[Tensor, Tensor, linalg.Inverted]:
+    def _direction(self, moments: Moments, coef: Tensor) -> tuple[Tensor, Tensor, Inverse]:
         factored = torch.full_like(self.keep[:, 0], moments.factor is not None)
         return self.solver.direction(moments, coef, self.keep, factored, moments.weight)
 
@@ -180,5 +182,5 @@ class Descent:
         l1 = penalty.nonsmooth(moments.score, moments.weight)
         return ridge if l1 is None else ridge + l1
 
-    def _inverse_of(self, moments: Moments) -> linalg.Inverse:
-        return linalg.invert_gram(moments.gram + torch.diag_embed(self._ridge(moments)), self.keep)
+    def _inverse_of(self, moments: Moments) -> Inverse:
+        return moments.gram.with_ridge(self._ridge(moments)).invert(self.keep)

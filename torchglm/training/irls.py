@@ -216,7 +216,7 @@ def over_ranks(own: Moments) -> Moments:
     """The moments of the rows of all ranks, the same on each to the last bit."""
     if rank_and_world()[1] == 1:
         return own
-    device = own.gram.device
+    device = own.score.device
     parts: list[Any] = [None] * rank_and_world()[1]
     torch.distributed.all_gather_object(parts, _moved(own, "cpu"))
     total = parts[0]

@@ -147,7 +147,7 @@ class IRLSHead(Callback):
     def _loss(source: LoaderRows, head: GLMHead, coef: Tensor, penalty: Penalty | None) -> Tensor:
         """(B,) half the mean deviance over the source, infinite where a mean is out of range."""
         point = Point(coef, before=coef, census=True, curved=False)
-        sums = fold(source, point, head.family, head.link, coef.shape[0], coef.shape[1], coef.device)
+        sums = fold(source, point, head.family, head.link)
         if not bool((sums.weight > 0).all()):
             raise ValueError("The loader holds no row of positive weight to refit the head on.")
         total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
-from torchglm.rows import bordered
 
 
 def condition_indices(result: Fitted) -> Tensor:
@@ -30,7 +29,7 @@ def near_dependency(result: Fitted) -> Tensor:
 
 def _scaled(result: Fitted) -> Tensor:
     """(B, p, p) the information with a unit diagonal; aliased columns are 2 on it, out of the way."""
-    keep, gram = result.flat.keep, bordered.written_out(result.flat.gram)
+    keep, gram = result.flat.keep, result.flat.gram.written_out()
     length = torch.where(keep, gram.diagonal(dim1=-2, dim2=-1), 1.0).clamp(min=1e-300).sqrt()
     both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
     scaled = torch.where(both, gram / length.unsqueeze(-1) / length.unsqueeze(-2), 0.0)
@@ -41,20 +40,15 @@ def _spectrum(result: Fitted) -> tuple[Tensor, Tensor]:
     """(B, p) singular values of the scaled design in rising order, and which belong to it.
 
     They come from the inverse root of the information, which is good to the condition of the design and not of its
-    square; with a penalty, which the root holds too, and beside a factor of very many levels from the information.
+    square; with a penalty, which the root holds too, from the information.
     """
-    keep, root = result.flat.keep, result.flat.root
-    if result.penalty is None and bordered.is_arrow(root):
-        own = keep.all(0)
-        values = torch.linalg.eigvalsh(_scaled(result)[:, own][..., own]).clamp(min=0).sqrt()
-        values = torch.nn.functional.pad(values, (int((~own).sum()), 0))
-        return values, values > 0
+    keep = result.flat.keep
     if result.penalty is not None:
         values = torch.linalg.eigvalsh(_scaled(result)).clamp(min=0).sqrt()
         outside = torch.zeros_like(values, dtype=torch.bool)
         return values, ~outside
-    length = torch.where(keep, result.flat.gram.diagonal(dim1=-2, dim2=-1), 0.0).sqrt()
-    strength = torch.linalg.svdvals(torch.nan_to_num(length.unsqueeze(-1) * root))  # falling, zero where aliased
+    length = torch.where(keep, result.flat.gram.diagonal(), 0.0).sqrt()
+    strength = result.flat.root.spectrum(length, keep)  # falling, zero where aliased
     return torch.where(strength > 0, 1 / strength, 0.0), strength > 0
 
 
@@ -68,7 +62,7 @@ def vif(result: Fitted, terms: Mapping[str, Sequence[int]] | None = None) -> dic
     """
     if terms is None:
         terms = {name: [j] for j, name in enumerate(result.names)} if result.spec is None else result.spec.terms
-    keep, inverse = result.flat.keep, bordered.inverse(result.flat.root)
+    keep, inverse = result.flat.keep, result.flat.root.inverse()
     inner = [j for columns in terms.values() for j in columns if result.names[j] != "(Intercept)"]
     covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), inverse, torch.eye(keep.shape[-1]).to(inverse))
     size = covariance.diagonal(dim1=-2, dim2=-1).sqrt()

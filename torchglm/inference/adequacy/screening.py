@@ -15,7 +15,6 @@ from torch import Tensor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
-from torchglm.rows import bordered
 from torchglm.rows.products import project
 
 FLAT = 1e-9  # an added column that keeps less than this share of itself beside the design adds nothing
@@ -70,7 +69,7 @@ class AddedColumn:
         a = self.combination().unsqueeze(-1)
         inside = self.zx.mT @ a
         whole = (a.mT @ self.zz @ a)[:, 0, 0]
-        variance = whole - bordered.within(self.result.flat.root, inside)[:, 0, 0]
+        variance = whole - self.result.flat.root.within(inside)[:, 0, 0]
         known = variance > FLAT * whole
         score = (self.u.unsqueeze(-2) @ a)[:, 0, 0]
         return torch.where(known, score, torch.nan), torch.where(known, variance, torch.nan)

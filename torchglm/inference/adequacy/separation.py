@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchglm.fitting import linalg
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.rows.products import gram, project, times
@@ -61,7 +60,7 @@ def separation(result: Fitted) -> Separation:
         own = gram(values.rows, values.information)
         information = own if information is None else information + own
     assert information is not None
-    step = linalg.inverse_of(information, flat.keep).solve(torch.where(flat.keep, score, 0.0))
+    step = information.invert(flat.keep).solve(torch.where(flat.keep, score, 0.0))
     largest = torch.zeros_like(flat.deviance)
     for values in result.row_values():
         largest = torch.maximum(largest, _along(values, step).abs().amax(-1))

@@ -12,7 +12,6 @@ from torchglm.inference.adequacy.screening import middle
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.inference.table import Outcome
-from torchglm.rows import bordered
 from torchglm.rows.products import project
 
 
@@ -128,7 +127,7 @@ class ZeroCount:
     def score(self) -> Tensor:
         """(B) the statistic, standard normal under the model; NaN where no zero can be told from the fit."""
         flat = self.result.flat
-        adapted = bordered.within(flat.root, self.pull.unsqueeze(-1))[:, 0, 0] / flat.dispersion
+        adapted = flat.root.within(self.pull.unsqueeze(-1))[:, 0, 0] / flat.dispersion
         variance = self.spread - adapted
         return torch.where(variance > 1e-8 * self.spread, (self.observed - self.expected) / variance.sqrt(), torch.nan)
 

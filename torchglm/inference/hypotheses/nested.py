@@ -12,7 +12,6 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
 from torchglm.inference.table import Outcome
-from torchglm.rows import bordered
 from torchglm.rows.products import project, stack_factors, triangle
 from torchglm.rows.rows import Rows, wide
 
@@ -195,7 +194,7 @@ def score_test(result: Fitted, added: Any) -> Outcome:
         start += n
     if start != columns.shape[-2]:
         raise ValueError(f"added has {columns.shape[-2]} rows, the fit {start}. Give one for each row.")
-    statistic, df = _scaled_score(score, own, own - bordered.within(root, cross))
+    statistic, df = _scaled_score(score, own, own - root.within(cross))
     return Outcome("Score test of added columns", result.shaped(statistic / flat.dispersion), result.shaped(df))
 
 

@@ -15,7 +15,6 @@ from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.crossing import crossing
 from torchglm.inference.limits.refit import ROOM, Held
-from torchglm.rows import bordered
 from torchglm.rows.rows import Rows, wide
 
 TOL = 1e-10  # of the refits: their deviance is then good to far more digits than the limits ask for
@@ -82,7 +81,7 @@ class _Profile:
         self.deviance, self.phi = flat.deviance[model], flat.dispersion[model]
         self.centre = coef[lane, column]
         self.others = torch.gather(coef, 1, self.held.others)
-        covariance = bordered.inverse_column(root, column)  # (T, p) with the coefficient's own
+        covariance = root.inverse_column(column)  # (T, p) with the coefficient's own
         variance = covariance[lane, column]
         self.error = (variance * self.phi).sqrt()
         poor = (flat.status[model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)

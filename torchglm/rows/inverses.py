@@ -1,0 +1,274 @@
+"""Inverses of information matrices, as a step solves with them and as a fit keeps them.
+
+An `Inverse` belongs to a step: it solves, and says by its pivot how far the columns are independent. The `Root` of it
+is what a fit keeps, `root root'` being the inverse. Each is dense, with all pairs of columns, or bordered: beside a
+factor of very many levels the inverse is `V V' + diag(e)` with `V` of as many columns as there are others, and is
+written out only where someone asks for all of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from torchglm.rows.threads import all_cores
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FULL = 1 << 28  # numbers of a matrix of all pairs that is still written out
+
+
+def check_size(columns: int) -> None:
+    """Raise `ValueError` where all pairs of the columns are too many."""
+    if columns**2 > FULL:
+        size = f"{8e-9 * columns**2:,.0f} GB"
+        raise ValueError(
+            f"a matrix of all pairs of {columns:,} columns takes {size} and is not made. A fit, standard "
+            "errors, predictions and leverages do without it where one factor has most of the columns and "
+            "the others are independent of it; pool rare levels (rare=) for the rest."
+        )
+
+
+class Stacked(ABC):
+    """Tensors with the models in front, taken and written together as one tensor would be."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors `(B, ...)` by name."""
+
+    @abstractmethod
+    def of(self, parts: dict[str, Tensor]) -> Self:
+        """One of the same kind with other tensors."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """One of the same kind with every tensor changed."""
+        return self.of({name: change(part) for name, part in self.parts.items()})
+
+    def zip(self, change: Callable[[Tensor, Tensor], Tensor], other: Self) -> Self:
+        """One of the same kind, every tensor made of those of both."""
+        theirs = other.parts
+        return self.of({name: change(part, theirs[name]) for name, part in self.parts.items()})
+
+    def cat(self, others: Sequence[Self]) -> Self:
+        """The models of several, one after another."""
+        several = [self.parts, *(other.parts for other in others)]
+        return self.of({name: torch.cat([each[name] for each in several]) for name in several[0]})
+
+    def __getitem__(self, models: Tensor | slice) -> Self:
+        return self.map(lambda part: part[models])
+
+    def __setitem__(self, models: Tensor | slice, value: Self) -> None:
+        theirs = value.parts
+        for name, part in self.parts.items():
+            part[models] = theirs[name]
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on a device."""
+        return self.map(lambda part: part.to(device))
+
+    def only(self, models: Tensor) -> Self:
+        """The same with NaN for the models where `models` (B,) is False."""
+        return self.map(lambda part: torch.where(models.view(-1, *[1] * (part.dim() - 1)), part, torch.nan))
+
+
+Piled = TypeVar("Piled", Tensor, Stacked)
+
+
+def placed(value: Piled, models: Tensor, new: Piled) -> Piled:
+    """`value` (B, ...) with some models, in ascending order, replaced by those of `new`."""
+    if isinstance(value, Stacked):
+        return value.zip(lambda old, own: old.index_copy(0, models, own), new)
+    return value.index_copy(0, models, new)
+
+
+class Lookups(Protocol):
+    """A design whose products with numbers `x` (n, q) and looked-up columns are made without writing them out."""
+
+    def quadratic(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """(B, n) `x' A x` of every row, for matrices `(B, p, p)`."""
+
+    def length(self, x: Tensor, border: Tensor, own: Tensor) -> Tensor:
+        """(B, n) `x' V V' x + x' diag(e) x` of every row."""
+
+
+class Root(Stacked):
+    """What a fit keeps of the inverse of its information, for `B` models; zero where columns are dropped."""
+
+    @abstractmethod
+    def inverse(self) -> Tensor:
+        """(B, p, p) the inverse. Raises `ValueError` where it is too large to be written out."""
+
+    @abstractmethod
+    def inverse_diagonal(self) -> Tensor:
+        """(B, p) the diagonal of the inverse."""
+
+    @abstractmethod
+    def inverse_column(self, column: Tensor) -> Tensor:
+        """(B, p) a column of each inverse, `column` (B,)."""
+
+    @abstractmethod
+    def within(self, vectors: Tensor) -> Tensor:
+        """(B, k, k) the products `v' inverse v` of vectors `(B, p, k)`."""
+
+    @abstractmethod
+    def lengths(self, x: Tensor, indexed: Lookups | None = None) -> Tensor:
+        """(B, n) `x' inverse x` of every row of a design `(n, p)` or `(B, n, p)`, or of `x` with looked-up columns."""
+
+    @abstractmethod
+    def spectrum(self, length: Tensor, keep: Tensor) -> Tensor:
+        """(B, p) the falling singular values of the root, its rows times `length` (B, p); 0 for columns not kept."""
+
+
+@final
+@dataclass(frozen=True)
+class DenseRoot(Root):
+    """`matrix` (B, p, p), the inverse being `matrix matrix'`."""
+
+    matrix: Tensor
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        return {"matrix": self.matrix}
+
+    def of(self, parts: dict[str, Tensor]) -> DenseRoot:
+        return DenseRoot(**parts)
+
+    def inverse(self) -> Tensor:
+        return self.matrix @ self.matrix.mT
+
+    def inverse_diagonal(self) -> Tensor:
+        return self.matrix.square().sum(-1)
+
+    def inverse_column(self, column: Tensor) -> Tensor:
+        model = torch.arange(len(column), device=column.device)
+        return (self.matrix @ self.matrix[model, column].unsqueeze(-1)).squeeze(-1)
+
+    def within(self, vectors: Tensor) -> Tensor:
+        half = self.matrix.mT @ vectors
+        return half.mT @ half
+
+    def lengths(self, x: Tensor, indexed: Lookups | None = None) -> Tensor:
+        return (x @ self.matrix).square().sum(-1) if indexed is None else indexed.quadratic(x, self.inverse())
+
+    def spectrum(self, length: Tensor, keep: Tensor) -> Tensor:
+        return torch.linalg.svdvals(torch.nan_to_num(length.unsqueeze(-1) * self.matrix))
+
+
+@final
+@dataclass(frozen=True)
+class BorderedRoot(Root):
+    """`border` (B, p, q) and `own` (B, p), the inverse being `border border' + diag(own)`."""
+
+    border: Tensor
+    own: Tensor
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        return {"border": self.border, "own": self.own}
+
+    def of(self, parts: dict[str, Tensor]) -> BorderedRoot:
+        return BorderedRoot(**parts)
+
+    def inverse(self) -> Tensor:
+        check_size(self.border.shape[1])
+        return self.border @ self.border.mT + torch.diag_embed(self.own)
+
+    def inverse_diagonal(self) -> Tensor:
+        return self.border.square().sum(-1) + self.own
+
+    def inverse_column(self, column: Tensor) -> Tensor:
+        model = torch.arange(len(column), device=column.device)
+        found = (self.border @ self.border[model, column].unsqueeze(-1)).squeeze(-1)
+        found[model, column] += self.own[model, column]
+        return found
+
+    def within(self, vectors: Tensor) -> Tensor:
+        half = self.border.mT @ vectors
+        return half.mT @ half + vectors.mT @ (self.own.unsqueeze(-1) * vectors)
+
+    def lengths(self, x: Tensor, indexed: Lookups | None = None) -> Tensor:
+        if indexed is not None:
+            return indexed.length(x, self.border, self.own)
+        return (x @ self.border).square().sum(-1) + (x.square() @ self.own.unsqueeze(-1)).squeeze(-1)
+
+    def spectrum(self, length: Tensor, keep: Tensor) -> Tensor:
+        kept = keep.all(0)
+        scaled = (length.unsqueeze(-1) * self.inverse() * length.unsqueeze(-2))[:, kept][..., kept]
+        values = torch.linalg.eigvalsh(torch.nan_to_num(scaled)).clamp(min=0).sqrt().flip(-1)
+        return torch.nn.functional.pad(values, (0, int((~kept).sum())))
+
+    def solve(self, score: Tensor) -> Tensor:
+        """`inverse score`, shape `(B, p)`."""
+        return (self.border @ (self.border.mT @ score.unsqueeze(-1))).squeeze(-1) + self.own * score
+
+
+class Inverse(ABC):
+    """The inverse of an information matrix on its kept columns, for `B` models.
+
+    `pivot` (B,) is the smallest squared pivot of the scaled matrix, 1 for orthogonal columns and 0 (or NaN) for
+    dependent ones; `positive` (B,) is False where the matrix was not positive definite.
+    """
+
+    pivot: Tensor
+    positive: Tensor
+
+    @property
+    @abstractmethod
+    def root(self) -> Root:
+        """The root that a fit keeps."""
+
+    @abstractmethod
+    def solve(self, score: Tensor) -> Tensor:
+        """`information^-1 score`, shape `(B, p)`."""
+
+
+@final
+@dataclass(frozen=True)
+class DenseInverse(Inverse):
+    """By a factor of the matrix of all pairs, scaled: on the kept columns `keep` (B, p).
+
+    `upper' upper` (B, p, p) is the information of the columns divided by `scale` (B, p); dropped columns stand in it as
+    unit columns.
+    """
+
+    upper: Tensor
+    scale: Tensor
+    keep: Tensor
+    pivot: Tensor
+    positive: Tensor
+
+    @cached_property
+    def root(self) -> DenseRoot:
+        with all_cores(self.upper):
+            eye = torch.eye(self.upper.shape[-1], dtype=self.upper.dtype, device=self.upper.device)
+            root = torch.linalg.solve_triangular(self.upper, eye.expand_as(self.upper), upper=True)
+        return DenseRoot(torch.where(self.keep.unsqueeze(-1), root / self.scale.unsqueeze(-1), 0.0))
+
+    def solve(self, score: Tensor) -> Tensor:
+        right = torch.where(self.keep, score / self.scale, 0.0).unsqueeze(-1)
+        return torch.where(self.keep, torch.cholesky_solve(right, self.upper, upper=True).squeeze(-1) / self.scale, 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class BorderedInverse(Inverse):
+    """By elimination of the levels of one factor; the pivot is that of the other columns."""
+
+    eliminated: BorderedRoot
+    pivot: Tensor
+    positive: Tensor
+
+    @property
+    def root(self) -> BorderedRoot:
+        return self.eliminated
+
+    def solve(self, score: Tensor) -> Tensor:
+        return self.root.solve(score)
