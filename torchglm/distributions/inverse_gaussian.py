@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
-from torch.distributions.utils import broadcast_all
+from torch.distributions import constraints
 
 from torchglm import special
 from torchglm.distributions import tails
+from torchglm.distributions.base import Law
 from torchglm.special.incomplete import LogPair
 
 
-class InverseGaussian(Distribution):
+class InverseGaussian(Law):
     """Inverse Gaussian (Wald) law of mean `mu` and variance `dispersion mu^3`; the shape is `1 / dispersion`.
 
     `mean` and `dispersion`, positive, broadcast to the batch shape. Source: Chhikara and Folks (1989).
@@ -23,15 +23,10 @@ class InverseGaussian(Distribution):
     arg_constraints = {"mean": constraints.positive, "dispersion": constraints.positive}
     support = constraints.positive
     has_rsample = True
-    mean: Tensor = None  # type: ignore[assignment]  # an argument, where the base class has a property
+    dispersion: Tensor
 
     def __init__(self, mean: Tensor | float, dispersion: Tensor | float, validate_args: bool | None = None) -> None:
-        self.mean, self.dispersion = broadcast_all(mean, dispersion)
-        super().__init__(self.mean.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> InverseGaussian:
-        shape = Size(batch_shape)
-        return InverseGaussian(self.mean.expand(shape), self.dispersion.expand(shape), validate_args=False)
+        super().__init__(validate_args, mean=mean, dispersion=dispersion)
 
     @property
     def variance(self) -> Tensor:
@@ -43,9 +38,7 @@ class InverseGaussian(Distribution):
         k = 1.5 * self.dispersion * self.mean
         return self.mean / (torch.sqrt(1 + k**2) + k)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return special.inverse_gaussian_log_prob(value, self.mean, self.dispersion)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -65,12 +58,6 @@ class InverseGaussian(Distribution):
         ratio = 1 / (1 + half + torch.sqrt(half * (half + 2)))  # the smaller root over the mean
         smaller = torch.rand_like(mean) * (1 + ratio) <= 1
         return mean * torch.where(smaller, ratio, 1 / ratio)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        return tails.cdf(self, value)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return tails.icdf(self, value)
 
 
 @tails.log_tails.register

@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
-from torch.distributions.utils import broadcast_all
+from torch.distributions import constraints
 
 from torchglm import special
 from torchglm.distributions import tails
+from torchglm.distributions.base import Law
 from torchglm.special.incomplete import LogPair, wide
 
 _LEAST = 1e-30  # an alpha that is Poisson to the last digit, and whose inverse is finite
 
 
-class NegativeBinomialMean(Distribution):
+class NegativeBinomialMean(Law):
     """Negative binomial law of mean `mu` and variance `mu + alpha mu^2`, Poisson at `alpha = 0`.
 
     `mean > 0` and `alpha >= 0` broadcast to the batch shape; `1 / alpha` is torch's `total_count`. Source:
@@ -25,23 +25,16 @@ class NegativeBinomialMean(Distribution):
 
     arg_constraints = {"mean": constraints.positive, "alpha": constraints.nonnegative}
     support = constraints.nonnegative_integer
-    mean: Tensor = None  # type: ignore[assignment]  # an argument, where the base class has a property
+    alpha: Tensor
 
     def __init__(self, mean: Tensor | float, alpha: Tensor | float, validate_args: bool | None = None) -> None:
-        self.mean, self.alpha = broadcast_all(mean, alpha)
-        super().__init__(self.mean.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomialMean:
-        shape = Size(batch_shape)
-        return NegativeBinomialMean(self.mean.expand(shape), self.alpha.expand(shape), validate_args=False)
+        super().__init__(validate_args, mean=mean, alpha=alpha)
 
     @property
     def variance(self) -> Tensor:
         return self.mean * (1 + self.alpha * self.mean)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return special.negative_binomial_log_prob(value, self.mean, self.alpha)
 
     @torch.no_grad()
@@ -53,12 +46,6 @@ class NegativeBinomialMean(Distribution):
         shape_ = 1 / torch.where(mixed, alpha, 1.0)
         factor = torch.distributions.Gamma(shape_, shape_, validate_args=False).sample()
         return torch.poisson(mean * torch.where(mixed, factor, 1.0))
-
-    def cdf(self, value: Tensor) -> Tensor:
-        return tails.cdf(self, value)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return tails.icdf(self, value)
 
 
 @tails.log_tails.register

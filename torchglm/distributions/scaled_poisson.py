@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, Poisson, constraints
-from torch.distributions.utils import broadcast_all
+from torch.distributions import Poisson, constraints
 
 from torchglm import special
 from torchglm.distributions import tails
+from torchglm.distributions.base import Law
 from torchglm.special.incomplete import LogPair
 
 
-class ScaledPoisson(Distribution):
+class ScaledPoisson(Law):
     """`dispersion` times a Poisson count of mean `mean / dispersion`: its variance is `dispersion mean`.
 
     `mean > 0` and `dispersion > 0` broadcast to the batch shape. Source: Jorgensen (1997), The Theory of Dispersion
@@ -23,20 +23,15 @@ class ScaledPoisson(Distribution):
 
     arg_constraints = {"mean": constraints.nonnegative, "dispersion": constraints.positive}
     support = constraints.nonnegative
-    mean: Tensor = None  # type: ignore[assignment]  # an argument, where the base class has a property
+    dispersion: Tensor
 
     def __init__(self, mean: Tensor | float, dispersion: Tensor | float, validate_args: bool | None = None) -> None:
-        self.mean, self.dispersion = broadcast_all(mean, dispersion)
-        super().__init__(self.mean.shape, validate_args=validate_args)
+        super().__init__(validate_args, mean=mean, dispersion=dispersion)
 
     @property
     def count(self) -> Poisson:
         """The law of the count that is multiplied."""
         return Poisson(self.mean / self.dispersion, validate_args=False)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> ScaledPoisson:
-        shape = Size(batch_shape)
-        return ScaledPoisson(self.mean.expand(shape), self.dispersion.expand(shape), validate_args=False)
 
     @property
     def variance(self) -> Tensor:
@@ -47,16 +42,8 @@ class ScaledPoisson(Distribution):
         """Draws of the count, multiplied."""
         return self.dispersion * self.count.sample(Size(sample_shape))
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return special.poisson_log_prob(value / self.dispersion, self.mean / self.dispersion)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        return tails.cdf(self, value)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return tails.icdf(self, value)
 
 
 @tails.log_tails.register

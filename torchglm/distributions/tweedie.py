@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
-from torch.distributions.utils import broadcast_all
+from torch.distributions import constraints
 
 from torchglm import special
 from torchglm.distributions import tails
+from torchglm.distributions.base import Law
 from torchglm.special.incomplete import LogPair
 
 
-class Tweedie(Distribution):
+class Tweedie(Law):
     """Tweedie law of mean `mu` and variance `dispersion mu^power`, `1 < power < 2`: zero, or positive.
 
     A Poisson number of Gamma terms. `mean`, `dispersion` and `power` broadcast to the batch shape; `log_prob`
@@ -28,7 +28,8 @@ class Tweedie(Distribution):
         "power": constraints.interval(1.0, 2.0),
     }
     support = constraints.nonnegative
-    mean: Tensor = None  # type: ignore[assignment]  # an argument, where the base class has a property
+    dispersion: Tensor
+    power: Tensor
 
     def __init__(
         self,
@@ -37,21 +38,13 @@ class Tweedie(Distribution):
         power: Tensor | float,
         validate_args: bool | None = None,
     ) -> None:
-        self.mean, self.dispersion, self.power = broadcast_all(mean, dispersion, power)
-        super().__init__(self.mean.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Tweedie:
-        shape = Size(batch_shape)
-        mean, dispersion, power = (p.expand(shape) for p in (self.mean, self.dispersion, self.power))
-        return Tweedie(mean, dispersion, power, validate_args=False)
+        super().__init__(validate_args, mean=mean, dispersion=dispersion, power=power)
 
     @property
     def variance(self) -> Tensor:
         return self.dispersion * self.mean**self.power
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
+    def _log_prob(self, value: Tensor) -> Tensor:
         return special.tweedie_log_prob(value, self.mean, self.dispersion, self.power)
 
     @torch.no_grad()
@@ -62,12 +55,6 @@ class Tweedie(Distribution):
         number = torch.poisson(rate.expand(shape))
         drawn = torch.distributions.Gamma(number.clamp(min=1) * alpha, 1.0, validate_args=False).sample()
         return torch.where(number > 0, scale * drawn, 0.0)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        return tails.cdf(self, value)
-
-    def icdf(self, value: Tensor) -> Tensor:
-        return tails.icdf(self, value)
 
 
 @tails.log_tails.register
