@@ -91,7 +91,7 @@ def test_expected_information_is_the_mean_of_the_observed(case: Case, link: Link
     torch.testing.assert_close(by_row[1::2], expected[1::2], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("case", [c for c in ALL if c.family.canonical_name], ids=repr)
+@pytest.mark.parametrize("case", [c for c in ALL if c.family.canonical], ids=repr)
 def test_under_the_canonical_link_both_informations_are_one(case: Case) -> None:
     link = case.family.canonical_link
     assert case.family.is_canonical(link)

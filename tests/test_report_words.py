@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from torchglm import families, links
 from torchglm.report import words
 from torchglm.report.document import Document, Facts, Notes, Table
 from torchglm.writing import numbers
@@ -94,7 +95,7 @@ def test_fixed_without_any_scale() -> None:
     ],
 )
 def test_ratio_name(family: str, link: str, name: str | None) -> None:
-    assert words.ratio_name(family, link) == name
+    assert words.ratio_name(families.get(family), links.get(link)) == name
 
 
 @pytest.mark.parametrize(
@@ -151,12 +152,12 @@ def test_ratio_name(family: str, link: str, name: str | None) -> None:
 )
 def test_sentences(family: str, link: str, name: str, triple: tuple[float, ...], sentence: str) -> None:
     estimate, low, high = triple
-    assert words.Reading(family, link).sentence(name, estimate, low, high) == sentence
+    assert words.Reading(families.get(family), links.get(link)).sentence(name, estimate, low, high) == sentence
 
 
 def test_a_separated_coefficient_still_makes_a_sentence() -> None:
-    assert "do not bound" in words.Reading("bernoulli", "logit").sentence("x", 40.0, -4e4, 4e4)
-    assert "not estimated" in words.Reading("bernoulli", "logit").sentence("x", NAN, NAN, NAN)
+    assert "do not bound" in words.Reading(families.Bernoulli(), links.Logit()).sentence("x", 40.0, -4e4, 4e4)
+    assert "not estimated" in words.Reading(families.Bernoulli(), links.Logit()).sentence("x", NAN, NAN, NAN)
 
 
 def test_html_escapes_everything() -> None:
@@ -184,7 +185,7 @@ def test_long_names_are_cut_in_the_middle() -> None:
 
 def test_a_level_is_compared_with_its_reference_by_name() -> None:
     names = ["(Intercept)", "C(health)[T.poor]", "age", "age:C(health)[T.poor]"]
-    reading = words.Reading("poisson", "log", names, {"C(health)": "good"}, exposure=True)
+    reading = words.Reading(families.Poisson(), links.Log(), names, {"C(health)": "good"}, exposure=True)
     assert reading.sentence(names[1], 0.1, 0.0, 0.2).startswith("health = poor, against good, multiplies")
     assert "where the terms it interacts with are zero" in reading.sentence("age", 0.1, 0.0, 0.2)
     assert "on top of its parts" in reading.sentence(names[3], 0.1, 0.0, 0.2)

@@ -18,6 +18,7 @@ from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.proportions import Bernoulli, Binomial
 from torchglm.families.real import Gaussian
 from torchglm.families.tweedie import Tweedie
+from torchglm.links.inheritance import require_name
 
 __all__ = [
     "Bernoulli",
@@ -54,8 +55,12 @@ def names() -> list[str]:
 
 
 def get(family: str | Family, **arguments: float) -> Family:
-    """The family of that name with those arguments, or the family itself; `ValueError` for an unknown name."""
+    """The family of that name with those arguments, or the family itself.
+
+    Raises `ValueError` for an unknown name, `TypeError` for a family without one.
+    """
     if isinstance(family, Family):
+        require_name(family, "family")
         return family
     if family not in _BY_NAME:
         raise ValueError(f"unknown family {family!r}. Known: {', '.join(_BY_NAME)}.")

@@ -5,14 +5,38 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
+from torch.func import jvp
 
-from torchglm import links
 from torchglm.families.arithmetic import any_observed, like, mask
 from torchglm.links import Link
+from torchglm.links.inheritance import check_name, renounce
+
+# what a subclass with formulas of its own does not take from its parent, ingredients first: see `renounce`
+MADE_OF = {
+    "variance_log_deriv": ("variance",),
+    "slope_over_variance": ("variance",),
+    "theta": ("variance",),
+    "cumulant": ("variance",),
+    "unit_deviance": ("variance",),
+    "nll": ("variance",),
+    "nll_saturated": ("variance",),
+    "log_base": ("variance",),
+    "shape_slopes": ("variance", "unit_deviance", "log_base"),
+    "crps": ("variance", "log_base"),
+    "distribution": ("variance", "log_base"),
+    "half_deviance": ("unit_deviance", "nll"),
+    "rough_half_deviance": ("unit_deviance", "nll", "half_deviance"),
+    "rough_size": ("unit_deviance", "nll", "half_deviance", "rough_half_deviance"),
+    "rough_nll": ("nll", "cumulant"),
+    "score_and_weight": ("variance", "unit_deviance", "nll", "variance_log_deriv", "slope_over_variance"),
+    "canonical": ("variance", "unit_deviance", "nll", "score_and_weight"),
+    "least_squares": ("unit_deviance", "nll"),
+}
 
 
 class Family(nn.Module):
@@ -20,6 +44,10 @@ class Family(nn.Module):
 
     `y` is the response as `encode` leaves it, `mu > 0` the mean in the family's range, `eta` the linear
     predictor. Shapes are free; a shape parameter with batch dimensions `(*B)` meets rows `(*B, n)`.
+
+    A family is what its class is: a name is for people, and a subclass has one of its own (else `TypeError`). Of its
+    parent it keeps the formulas that its own bear out: one with another `variance` writes `unit_deviance`, `nll`,
+    `nll_saturated` and `log_base` as well, and has the general score.
     Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.2; Jorgensen (1997), The Theory of
     Dispersion Models.
     """
@@ -28,18 +56,33 @@ class Family(nn.Module):
     has_dispersion: bool = True
     support: constraints.Constraint
     support_text: str
-    canonical_name: str = ""
+    canonical: type[Link] | None = None  # whose observed and expected information are the same
+    least_squares: bool = False  # True where the unit deviance is (y - mu)^2
+    mean_text: str = "expected response"  # what the mean is called in a sentence
+    ratio_text: str = "ratio of means"  # and what exp(coef) is, where it multiplies the mean
     mean_lower: float = 0.0
     mean_upper: float = math.inf
     signed: bool = False  # True where `encode` gives the sign of y a meaning: the size is then |y|
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        renounce(cls, Family, MADE_OF)
+
     def __init__(self) -> None:
+        check_name(type(self))
         super().__init__()
 
     @property
     def canonical_link(self) -> Link:
-        """The link for which `theta` is linear in `eta`: Newton's method and Fisher scoring are then one."""
-        return links.get(self.canonical_name)
+        """The link for which `theta` is linear in `eta`: Newton's method and Fisher scoring are then one.
+
+        Raises `ValueError` where the class names none.
+        """
+        if self.canonical is None:
+            raise ValueError(
+                f"the family {self.name} names no canonical link. Pass link=, or write default_link in its class."
+            )
+        return self.canonical()
 
     @property
     def default_link(self) -> Link:
@@ -48,23 +91,24 @@ class Family(nn.Module):
 
     def variance(self, mu: Tensor) -> Tensor:
         """The variance function `V(mu) = b''(theta)`: `Var(y) = phi V(mu) / w`."""
-        raise NotImplementedError
+        self._unsaid("variance")
 
     def variance_log_deriv(self, mu: Tensor) -> Tensor:
         """`V'(mu) / V(mu)`."""
-        raise NotImplementedError
+        pair = jvp(self.variance, (mu,), (torch.ones_like(mu),))
+        return pair[1] / pair[0]
 
     def theta(self, mu: Tensor) -> Tensor:
         """The canonical parameter of a mean."""
-        raise NotImplementedError
+        self._unsaid("theta")
 
     def cumulant(self, theta: Tensor) -> Tensor:
         """The cumulant function `b(theta)`: `b' = mu`, `b'' = V(mu)`."""
-        raise NotImplementedError
+        self._unsaid("cumulant")
 
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         """`d(y, mu) = 2 (loglik at mu = y minus loglik at mu)` for `phi = w = 1`: zero only at `y = mu`."""
-        raise NotImplementedError
+        self._unsaid("unit_deviance")
 
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         """`b(theta) - y theta` from `eta`, finite in the tails of every dtype.
@@ -72,27 +116,27 @@ class Family(nn.Module):
         The negative log-density for `phi = w = 1` less the terms that depend on `y` alone (see
         `nll_saturated` and `log_base`, which hold them).
         """
-        raise NotImplementedError
+        self._unsaid("nll")
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         """`nll` at `mu = y`, so that `nll - nll_saturated = unit_deviance / 2`."""
-        raise NotImplementedError
+        self._unsaid("nll_saturated")
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         """The log-density at `mu = y`; `dispersion` is `phi / w`."""
-        raise NotImplementedError
+        self._unsaid("log_base")
 
     def shape_slopes(self, y: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """The first and second derivative of the log-density by the logarithm of a family's one shape parameter."""
-        raise NotImplementedError
+        self._unsaid("shape_slopes")
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         """A mean for each row from which the first step of IRLS is taken, inside the family's range."""
-        raise NotImplementedError
+        self._unsaid("initial_mean")
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """The distribution of `y` as an object that can be sampled."""
-        raise NotImplementedError
+        self._unsaid("distribution")
 
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         """The continuous ranked probability score of `distribution(mu, dispersion)` at what `y` stands for there.
@@ -136,6 +180,8 @@ class Family(nn.Module):
         The second is the expected information, or where `observed` is true the observed one
         `d h - (y - mu) h'`, `h = (dmu/deta) / V`, from the relative slopes of link and variance.
         """
+        if self.signed:
+            self._unsaid("score_and_weight")
         slope = link.inverse_deriv(eta)
         ratio = self.slope_over_variance(slope, mu)
         score = (y - mu) * ratio
@@ -147,7 +193,7 @@ class Family(nn.Module):
 
     def is_canonical(self, link: Link) -> bool:
         """True where observed and expected information are known to be the same for this link."""
-        return link.name == self.canonical_name
+        return type(link) is self.canonical
 
     def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
         """`(dmu/deta) / V(mu)`, by ratios where `V` itself would underflow."""
@@ -168,6 +214,15 @@ class Family(nn.Module):
     def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         """`nll` where `mu = link(eta)` is at hand, up to rounding of its terms; cheaper still, with `y` given once."""
         return self.nll(y, eta, link)
+
+    def _unsaid(self, formula: str) -> NoReturn:
+        parents = [
+            base.__name__
+            for base in type(self).__mro__[1:]
+            if issubclass(base, Family) and getattr(base, formula) is not getattr(Family, formula)
+        ]
+        why = f", and that of {parents[0]} does not hold beside its other formulas" if parents else ""
+        raise NotImplementedError(f"{type(self).__name__} does not say its {formula}{why}. Write it in the class.")
 
     def with_parameters(self, values: dict[str, Tensor]) -> Family:
         """A copy of the family with these values of its shape parameters, by name."""

@@ -19,10 +19,12 @@ class Poisson(Family):
     """Counts: `V = mu`. The log link makes rates that multiply."""
 
     name = "poisson"
-    canonical_name = "log"
+    canonical = links.Log
     has_dispersion = False
     support = constraints.nonnegative
     support_text = "y >= 0"
+    mean_text = "expected count"
+    ratio_text = "rate ratio"
 
     def variance(self, mu: Tensor) -> Tensor:
         return mu
@@ -85,6 +87,8 @@ class NegativeBinomial(Family):
     has_dispersion = False
     support = constraints.nonnegative
     support_text = "y >= 0"
+    mean_text = "expected count"
+    ratio_text = "rate ratio"
 
     def __init__(self, alpha: float | Tensor | None = None) -> None:
         super().__init__()

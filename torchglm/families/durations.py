@@ -24,10 +24,11 @@ class Exponential(ConstantVariation):
     signed = True
     support = constraints.positive
     support_text = "y > 0"
+    mean_text = "expected time"
 
     @property
     def canonical_link(self) -> Link:
-        return links.Inverse()  # no canonical_name: where times are censored, observed and expected differ
+        return links.Inverse()  # not `canonical`: where times are censored, observed and expected differ
 
     @property
     def default_link(self) -> Link:

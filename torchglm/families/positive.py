@@ -9,7 +9,7 @@ from torch import Tensor, distributions
 from torch.distributions import constraints
 
 from torchglm import distributions as exact
-from torchglm import special
+from torchglm import links, special
 from torchglm.families.arithmetic import any_observed, like, log_less_excess, mask
 from torchglm.families.base import Family
 from torchglm.links import Link
@@ -35,7 +35,7 @@ class Gamma(ConstantVariation):
     """Positive and skewed, constant coefficient of variation: `V = mu^2`; the shape is `1 / phi`."""
 
     name = "gamma"
-    canonical_name = "inverse"
+    canonical = links.Inverse
     support = constraints.positive
     support_text = "y > 0"
 
@@ -50,7 +50,7 @@ class Gamma(ConstantVariation):
         return y / mu + 1
 
     def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        return y / mu + (eta if link.name == "log" else mu.log())
+        return y / mu + (eta if type(link) is links.Log else mu.log())
 
     def score_and_weight(
         self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
@@ -87,7 +87,7 @@ class InverseGaussian(Family):
     """Positive with a heavy right tail (first passage times): `V = mu^3`."""
 
     name = "inverse_gaussian"
-    canonical_name = "inverse_squared"
+    canonical = links.InverseSquared
     support = constraints.positive
     support_text = "y > 0"
 

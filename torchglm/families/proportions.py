@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
 
-from torchglm import special
+from torchglm import links, special
 from torchglm.families.arithmetic import any_observed, like, mask, product, values_are_known
 from torchglm.families.base import Family
 from torchglm.families.refusal import RowError
@@ -16,9 +16,11 @@ from torchglm.links import Link
 class _Proportion(Family):
     """What Bernoulli and Binomial share: `V = mu (1 - mu)` on proportions of `w` trials."""
 
-    canonical_name = "logit"
+    canonical = links.Logit
     has_dispersion = False
     support = constraints.unit_interval
+    mean_text = "probability"
+    ratio_text = "risk ratio"
     mean_upper = 1.0
 
     def variance(self, mu: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ class _Proportion(Family):
     def score_and_weight(
         self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
     ) -> tuple[Tensor, Tensor]:
-        if link.name == "logit":
+        if self.is_canonical(link):
             other = torch.sigmoid(-eta)  # 1 - mu, without rounding at the upper end
             return y * other - (1 - y) * mu, mu * other
         up, down = link.relative_slope(eta), link.complement_slope(eta)

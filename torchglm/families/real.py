@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributions
 from torch.distributions import constraints
 
-from torchglm import special
+from torchglm import links, special
 from torchglm.families.arithmetic import like
 from torchglm.families.base import Family
 from torchglm.links import Link
@@ -18,7 +18,8 @@ class Gaussian(Family):
     """Normal errors: `V = 1`. The identity link makes least squares."""
 
     name = "gaussian"
-    canonical_name = "identity"
+    canonical = links.Identity
+    least_squares = True
     support = constraints.real
     support_text = "finite y"
     mean_lower = -math.inf

@@ -39,7 +39,6 @@ class Tweedie(Family):
         if not (value == 0 or value >= 1) or not math.isfinite(value):
             raise ValueError(f"Tweedie needs power 0 or >= 1, got {power}. Between 1 and 2 is the usual range.")
         self._fixed = None if 1 < value < 2 else value
-        self.canonical_name = "" if self._limit is None else self._limit.canonical_name
         raw = torch.tensor(value - 1 if 1 < value < 2 else 0.5, dtype=torch.float64).logit()
         self.raw_power = nn.Parameter(raw, requires_grad=power is None)
         self.support = (
@@ -52,6 +51,14 @@ class Tweedie(Family):
     def _limit(self) -> Family | None:
         """The family this one is, where it has a name of its own."""
         return _LIMITS.get(self._fixed)
+
+    @property
+    def canonical(self) -> type[Link] | None:  # type: ignore[override]
+        return None if self._limit is None else self._limit.canonical
+
+    @property
+    def least_squares(self) -> bool:  # type: ignore[override]
+        return self._limit is not None and self._limit.least_squares
 
     @property
     def power(self) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.moments import Moments, Point
-from torchglm.links import Link
+from torchglm.links import Identity, Link
 from torchglm.rows.grams import Dense
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -116,7 +116,7 @@ def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family
     """(B, n) half the unit deviance: to its last digits where the pass reports, else as cheaply as can be."""
     if point.relative:
         return family.rough_nll(rows.y, eta, mu, link)
-    if point.before is not None and link.name == "identity" and family.is_canonical(link) and point.coef is not None:
+    if point.before is not None and type(link) is Identity and family.least_squares and point.coef is not None:
         return _exact_residual(rows, point.coef).square() / 2
     if point.before is None:
         return family.rough_half_deviance(rows.y, eta, mu, link)

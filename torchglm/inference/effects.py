@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm import links
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.intervals import mean_limits
 from torchglm.inference.margins import Slice, changes, settle
 from torchglm.rows.rows import Rows, wide
 
-RATIO_LINKS = ("log", "logit", "cloglog")
+RATIO_LINKS = tuple(link.name for link in links.MEMBERS if link.multiplies)
 
 
 def coefficients(result: Fitted, level: float = 0.95) -> Estimates:
@@ -30,7 +31,7 @@ def ratios(result: Fitted, level: float = 0.95) -> Estimates:
 
     Raises `ValueError` for other links, under which a unit of a column multiplies nothing.
     """
-    if result.link.name not in RATIO_LINKS:
+    if not result.link.multiplies:
         raise ValueError(
             f"under the link {result.link.name} exp(coef) is not a ratio. Use marginal_effects(), or one "
             f"of the links {', '.join(RATIO_LINKS)}."

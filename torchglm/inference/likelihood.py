@@ -8,13 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm.families import (
+    Bernoulli,
+    Binomial,
+    Exponential,
+    Gamma,
+    Gaussian,
+    InverseGaussian,
+    NegativeBinomial,
+    Poisson,
+)
 from torchglm.fitting.shape import RowMeans
 from torchglm.inference.fitted import Fitted
 from torchglm.rows.rows import Rows
 
 SYSTEMS = ("R",)
-DISPERSED = ("gaussian", "gamma", "inverse_gaussian")  # R's logLik.glm counts a dispersion for these
-COUNTED = ("poisson", "binomial", "bernoulli", "negative_binomial", "exponential")
+DISPERSED = (Gaussian, Gamma, InverseGaussian)  # R's logLik.glm counts a dispersion for these
+COUNTED = (Poisson, Binomial, Bernoulli, NegativeBinomial, Exponential)
 
 
 @dataclass(frozen=True)
@@ -46,16 +56,16 @@ def like(result: Fitted, system: str = "R") -> Likelihood:
     Where R differs: Gamma and inverse Gaussian take `phi = D / sum w` in place of the maximum likelihood one, and
     multiply the log-densities by the prior weights; a dispersion always counts as estimated; BIC's n is the number of
     rows of positive weight, whatever their repeats. An exponential fit is that of `survival::survreg`. NaN where R has
-    no likelihood: quasi and Tweedie fits. Raises `ValueError` for an unknown system.
+    no likelihood: quasi and Tweedie fits, families of one's own. Raises `ValueError` for an unknown system.
     Source: R 4.2, `stats::logLik.glm`, `Gamma()$aic`, `inverse.gaussian()$aic`, `MASS::logLik.negbin`.
     """
     if system not in SYSTEMS:
         raise ValueError(f"unknown system {system!r}. Known: {', '.join(SYSTEMS)}.")
-    name = result.family.name
+    kind = type(result.family)
     quasi = not result.family.has_dispersion and result.dispersion_kind != "fixed"
-    known = name in DISPERSED + COUNTED and not quasi
-    df = result.rank + float(name in DISPERSED) + float(result.estimated_shape)
-    loglik, nobs = _at_mean_deviance(result, name in DISPERSED)
+    known = kind in DISPERSED + COUNTED and not quasi
+    df = result.rank + float(kind in DISPERSED) + float(result.estimated_shape)
+    loglik, nobs = _at_mean_deviance(result, kind in DISPERSED)
     return Likelihood(torch.where(torch.tensor(known, device=loglik.device), loglik, torch.nan), df, nobs)
 
 
@@ -64,7 +74,7 @@ def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
     flat, family = result.flat, result.family
     means = RowMeans(result.source, result.link, flat.coef)
     weight, count = means.sum(lambda rows, _: torch.stack([rows.weight.sum(-1), (rows.weight > 0).sum(-1)]))
-    gaussian = family.name == "gaussian"  # its phi and its weights are those of least squares
+    gaussian = type(family) is Gaussian  # its phi and its weights are those of least squares
     phi = flat.deviance / (count if gaussian else weight) if dispersed else torch.ones_like(count)
 
     def log_density(rows: Rows, mu: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ find it by themselves and ask for a reference formula.
 from __future__ import annotations
 
 from torchglm.links.base import Link
+from torchglm.links.inheritance import require_name
 from torchglm.links.positive import Log, Softplus
 from torchglm.links.powers import Identity, Inverse, InverseSquared, Power, Sqrt
 from torchglm.links.proportions import Cauchit, CLogLog, Logit, LogLog, Probit
@@ -53,8 +54,9 @@ def names() -> list[str]:
 
 
 def get(link: str | Link) -> Link:
-    """The link of that name, or the link itself; raises `ValueError` for an unknown name."""
+    """The link of that name, or the link itself; `ValueError` for an unknown name, `TypeError` for one without."""
     if isinstance(link, Link):
+        require_name(link, "link")
         return link
     if link not in _BY_NAME:
         raise ValueError(f"unknown link {link!r}. Known: {', '.join(_BY_NAME)}; or pass links.Power(p).")

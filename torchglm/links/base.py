@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import jvp
+
+from torchglm.links.inheritance import check_name, renounce
+
+# what a subclass with an inverse of its own does not take from its parent: see `renounce`
+MADE_OF = {
+    "lower": ("inverse",),
+    "rates": ("inverse",),
+    "multiplies": ("inverse",),
+    "exponent": ("inverse",),
+    "inside": ("inverse", "lower"),
+    "link": ("inverse",),
+    "inverse_deriv": ("inverse",),
+    "inverse_curvature": ("inverse",),
+    "log_inverse": ("inverse",),
+    "log_complement": ("inverse",),
+    "log_inverse_deriv": ("inverse",),
+    "relative_slope": ("inverse",),
+    "complement_slope": ("inverse",),
+}
 
 
 class Link(nn.Module):
@@ -14,20 +34,37 @@ class Link(nn.Module):
 
     Calling the module applies the inverse, `mu = g^-1(eta)`, elementwise on tensors of any shape, device and
     floating dtype. `lower` is the open lower end of the values of `eta` on which the map is one to one.
+
+    A link is what its class is: a name is for people, and a subclass has one of its own (else `TypeError`). Closed
+    forms of a parent hold for a subclass as long as it keeps the parent's `inverse`.
     Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.2.3.
     """
 
     name: str
     lower: float = -math.inf
     rates: bool = False  # True where a factor on a rate is a shift of eta, so that log(exposure) is an offset
+    multiplies: str = ""  # what exp(coef) multiplies: "mean", "odds" or "hazard"
+    exponent: float | None = None  # p of a link mu^p (0 for the logarithm)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.forward is not Link.forward:
+            raise TypeError(f"{cls.__name__} overrides forward. Write inverse(eta), which forward calls, and link(mu).")
+        renounce(cls, Link, MADE_OF)
+
+    def __init__(self) -> None:
+        check_name(type(self))
+        super().__init__()
 
     def inverse(self, eta: Tensor) -> Tensor:
         """The mean `mu = g^-1(eta)`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} says no inverse. Write inverse(eta), the mean.")
 
     def link(self, mu: Tensor) -> Tensor:
         """The linear predictor `eta = g(mu)`."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say link(mu), the way back of its inverse. Write it."
+        )
 
     def forward(self, eta: Tensor) -> Tensor:
         return self.inverse(eta)

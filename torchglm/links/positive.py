@@ -15,6 +15,8 @@ class Log(Link):
 
     name = "log"
     rates = True
+    multiplies = "mean"
+    exponent = 0.0
 
     def inverse(self, eta: Tensor) -> Tensor:
         return eta.exp()

@@ -14,6 +14,7 @@ class Identity(Link):
     """`mu = eta`."""
 
     name = "identity"
+    exponent = 1.0
 
     def inverse(self, eta: Tensor) -> Tensor:
         return eta
@@ -32,6 +33,7 @@ class Inverse(Link):
     """`mu = 1 / eta`, the canonical link of the Gamma family (up to sign)."""
 
     name = "inverse"
+    exponent = -1.0
 
     def inverse(self, eta: Tensor) -> Tensor:
         return eta.reciprocal()
@@ -54,6 +56,7 @@ class InverseSquared(Link):
 
     name = "inverse_squared"
     lower = 0.0
+    exponent = -2.0
 
     def inverse(self, eta: Tensor) -> Tensor:
         return eta.rsqrt()
@@ -76,6 +79,7 @@ class Sqrt(Link):
 
     name = "sqrt"
     lower = 0.0
+    exponent = 0.5
 
     def inverse(self, eta: Tensor) -> Tensor:
         return eta.square()
@@ -107,6 +111,10 @@ class Power(Link):
         if power == 0 or not math.isfinite(power):
             raise ValueError(f"Power needs a finite power other than 0, got {power}. Use Log for power 0.")
         self.power = float(power)
+
+    @property
+    def exponent(self) -> float:  # type: ignore[override]
+        return self.power
 
     def inverse(self, eta: Tensor) -> Tensor:
         return eta.pow(1 / self.power)

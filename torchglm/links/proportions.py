@@ -19,6 +19,7 @@ class Logit(Link):
     """`mu = 1 / (1 + exp(-eta))`: effects multiply the odds."""
 
     name = "logit"
+    multiplies = "odds"
 
     def inverse(self, eta: Tensor) -> Tensor:
         return torch.sigmoid(eta)
@@ -87,6 +88,7 @@ class CLogLog(Link):
 
     name = "cloglog"
     rates = True
+    multiplies = "hazard"
 
     def inverse(self, eta: Tensor) -> Tensor:
         return -torch.expm1(-eta.exp())

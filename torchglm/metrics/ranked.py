@@ -25,10 +25,11 @@ BITS = 18
 def ranked_sums(rows: Scored, family: Family, link: Link) -> Tensor:
     """`(3, 2^18)`: per bin of the predicted rate the weight `sum w e`, what was observed and what was expected.
 
-    With the log link an offset is a log exposure `e`, and the rate is `mu / e`. Times to an event are ranked by
-    their predicted hazard `e / mu`: the weight is the time at risk `sum w t / e`, observed and expected are events.
+    With a link that `multiplies` the mean (the log) an offset is a log exposure `e`, and the rate is `mu / e`. Times
+    to an event are ranked by their predicted hazard `e / mu`: the weight is the time at risk `sum w t / e`, observed
+    and expected are events.
     """
-    offset = rows.offset if link.name == "log" else None
+    offset = rows.offset if link.multiplies == "mean" else None
     exposure = torch.ones_like(rows.mu) if offset is None else torch.exp(offset)
     size, rate = (rows.y.abs() / exposure, exposure / rows.mu) if family.signed else (exposure, rows.mu / exposure)
     bits = rate.float().view(torch.int32)

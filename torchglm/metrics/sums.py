@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.links import Link
+from torchglm.links import Identity, Link
 from torchglm.metrics.rows import Scored
 
 
@@ -122,9 +122,9 @@ def has_power_variance(family: Family) -> bool:
 
 def null_is_closed(family: Family, link: Link) -> bool:
     """Whether sums alone refit the intercept of a null model with an offset."""
-    return (link.name == "log" and has_power_variance(family)) or (
-        link.name == "identity" and family.canonical_link.name == "identity"
-    )
+    if link.multiplies == "mean":
+        return has_power_variance(family)
+    return type(link) is Identity and family.is_canonical(link)
 
 
 def _without_offset(rows: Scored, family: Family, link: Link) -> tuple[Tensor, Tensor]:
@@ -140,7 +140,7 @@ def _without_offset(rows: Scored, family: Family, link: Link) -> tuple[Tensor, T
             f"D2 cannot refit the null model of {family.name}, {link.name} link, with an offset from sums. "
             "Fit an intercept with the offset once, and give it: D2(family, link, null=intercept)."
         )
-    if link.name == "identity":
+    if type(link) is Identity:
         return rows.y - rows.offset, rows.whole
     one = torch.ones((), dtype=torch.float64, device=rows.mu.device)
     power = family.variance_log_deriv(one)

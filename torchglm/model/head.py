@@ -65,7 +65,7 @@ class GLMHead(nn.Module):
         """
         start = (
             0.0
-            if self.link.name == "identity" and self.family.mean_lower < 0
+            if type(self.link) is links.Identity and self.family.mean_lower < 0
             else (float(self.link.link(torch.tensor(self.family.inner_mean, dtype=torch.float64))))
         )
         with torch.no_grad():

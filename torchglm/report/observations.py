@@ -49,7 +49,7 @@ class Observations:
             if not result.has_rows:
                 return None
             y, mu, weight, offset, repeats = _first(result)
-            if exposure is None and result.link.name == "log" and bool((offset != 0).any()):
+            if exposure is None and result.link.multiplies == "mean" and bool((offset != 0).any()):
                 exposure = offset.exp()
         models = result.dispersion.numel()
         shape = torch.broadcast_shapes(y.shape, mu.shape)

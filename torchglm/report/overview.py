@@ -34,7 +34,7 @@ class ModelBatch:
         self.coef = result.coef.detach().double().cpu().reshape(self.n_models, -1)
         self.converged = result.converged.detach().cpu().reshape(-1)
         self.statuses = list(_flat(result.status))
-        self.ratio_name = words.ratio_name(result.family.name, result.link.name)
+        self.ratio_name = words.ratio_name(result.family, result.link)
 
     def document(self, width: int) -> Document:
         """Title, facts, and three tables: how the fits ended, the coefficients' spread, the worst models."""

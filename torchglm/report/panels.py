@@ -57,7 +57,7 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
         ]
     if not any(name != words.INTERCEPT for name in result.names):
         return []
-    neutral = "1" if words.ratio_name(result.family.name, result.link.name) else "0"
+    neutral = "1" if words.ratio_name(result.family, result.link) else "0"
     return [
         Panel(
             "Coefficients with intervals",
@@ -73,7 +73,7 @@ def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Table]
     """Calibration, lift and Lorenz curve with the deciles behind them; events per unit of time for censored times."""
     rate = "rates per unit of exposure" if rows.exposure is not None else "means"
     law = result.family
-    if bool((rows.y < 0).any()) and law.name == "exponential":
+    if bool((rows.y < 0).any()) and law.signed:
         rows, law, rate = rows.as_events(), families.Poisson(), "events per unit of time"
     parts = (rows.y, rows.mu, rows.weight, rows.exposure)
     sums = Calibration.of(*parts, law, rows.dispersion)

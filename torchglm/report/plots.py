@@ -34,7 +34,7 @@ def forest(result: Fitted, level: float = 0.95, most: int = 40) -> Figure:
 
     Beyond `most` coefficients those of largest |statistic| are drawn, in the order of the table.
     """
-    ratio = words.ratio_name(result.family.name, result.link.name)
+    ratio = words.ratio_name(result.family, result.link)
     rows = [c for c in coefficients(result, level) if c.name != words.INTERCEPT and not c.aliased]
     shown = set(sorted(range(len(rows)), key=lambda i: -_size(rows[i]))[:most])
     rows = [c for i, c in enumerate(rows) if i in shown]

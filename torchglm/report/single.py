@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from torchglm.families import Bernoulli
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.describe import describe
@@ -59,7 +60,7 @@ class SingleModel:
     def __init__(self, result: Fitted, level: float) -> None:
         self.result, self.level = result, level
         self.status = cast("Status", result.status)  # of one model it is no list
-        self.family, self.link = result.family.name, result.link.name
+        self.family, self.link = result.family, result.link
         self.ratio_name = words.ratio_name(self.family, self.link)
         self.coefficients = coefficients(result, level)
 
@@ -72,7 +73,7 @@ class SingleModel:
         if self.warnings():
             blocks.append(Notes(self.warnings(), alarm=True))
         blocks.append(Notes(self.remarks()))
-        return Document(words.model_title(self.family, self.link), blocks)
+        return Document(words.model_title(self.family.name, self.link.name), blocks)
 
     def facts(self) -> list[tuple[str, str]]:
         """The header: what was fitted and how well, as names and formatted values."""
@@ -83,7 +84,7 @@ class SingleModel:
             *group,
             *_event(r),
             ("Family", _with_shape(r.family)),
-            ("Link", words.link_title(self.link)),
+            ("Link", words.link_title(self.link.name)),
             *roles(r),
             ("Observations", numbers.number(_float(r.nobs))),
             *left_out(r),
@@ -141,7 +142,7 @@ class SingleModel:
         law = f"Student t with {_float(r.df_resid):.0f} df" if r.statistic_name == "t" else "normal"
         lines = [f"Tests and {numbers.percent(self.level)} intervals: Wald, {law}{robust_errors(r)}."]
         if self.ratio_name is not None:
-            what = {"logit": "odds"}.get(self.link, words.mean_name(self.family))
+            what = "odds" if self.link.multiplies == "odds" else self.family.mean_text
             has = any(c.name == words.INTERCEPT for c in self.coefficients)
             base = f" For {words.INTERCEPT} it is the baseline {what}." if has else ""
             lines[0] += f" {self.ratio_name.capitalize()} = exp(estimate).{base}"
@@ -181,7 +182,7 @@ class SingleModel:
         return numbers.jsonable(
             {
                 **describe(r),
-                "family": self.family,
+                "family": self.family.name,
                 "status": self.status.name.lower(),
                 "level": self.level,
                 "d_squared": d_squared(deviance, null),
@@ -246,7 +247,7 @@ class SingleModel:
     def _spread(self) -> str:
         """A warning where φ is held at 1, the residuals are clearly wider, and no robust error allows for it."""
         r = self.result
-        if r.family.has_dispersion or self.family == "bernoulli" or r.covariance_kind not in ("model", "observed"):
+        if r.family.has_dispersion or type(self.family) is Bernoulli or r.covariance_kind not in ("model", "observed"):
             return ""
         if _float(r.dispersion) != 1 or not bool(r.converged):
             return ""
@@ -256,7 +257,7 @@ class SingleModel:
             return ""
         return (
             f"Pearson χ²/df is {ratio:.2f}: the response spreads more than dispersion 1 allows in the "
-            f"{words.family_title(self.family)} family, so the standard errors are too small. Estimate "
+            f"{words.family_title(self.family.name)} family, so the standard errors are too small. Estimate "
             'the dispersion (dispersion="pearson") or take a family with a wider variance.'
         )
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torchglm.families import Family
+from torchglm.links import Identity, Link
 from torchglm.writing.numbers import fixed, percent, short
 
 INTERCEPT = "(Intercept)"
@@ -27,37 +29,12 @@ _LINK_TITLES = {
     "inverse_squared": "inverse squared",
     "sqrt": "square root",
 }
-
-# What the mean of each family is called; a family that is absent has an "expected response".
-_MEANS = {
-    "poisson": "expected count",
-    "negative_binomial": "expected count",
-    "binomial": "probability",
-    "bernoulli": "probability",
-    "exponential": "expected time",
-}
-# What exp(coef) is called under a log link; a family that is absent has a "ratio of means".
-_LOG_RATIOS = {
-    "poisson": "rate ratio",
-    "negative_binomial": "rate ratio",
-    "binomial": "risk ratio",
-    "bernoulli": "risk ratio",
-}
 _LEVEL = re.compile(r"^(?:C\()?(?P<factor>[^\[\]]+?)(?:,[^\[\]]*)?\)?\[T\.(?P<level>.*)\]$")
 
 
-def mean_name(family: str) -> str:
-    """What the mean of a family is called in a sentence: `expected count`, `probability`, ..."""
-    return _MEANS.get(family, "expected response")
-
-
-def ratio_name(family: str, link: str) -> str | None:
+def ratio_name(family: Family, link: Link) -> str | None:
     """What exp(coef) is: `odds ratio`, `rate ratio`, `risk ratio`, `ratio of means`; None for other links."""
-    if link == "logit":
-        return "odds ratio"
-    if link == "log":
-        return _LOG_RATIOS.get(family, "ratio of means")
-    return None
+    return {"odds": "odds ratio", "mean": family.ratio_text}.get(link.multiplies)
 
 
 def family_title(family: str) -> str:
@@ -89,8 +66,8 @@ class Reading:
     factor's text in the formula; `exposure` whether the fit had an offset.
     """
 
-    family: str
-    link: str
+    family: Family
+    link: Link
     names: Sequence[str] = ()
     references: Mapping[str, str] = field(default_factory=dict)
     exposure: bool = False
@@ -101,7 +78,7 @@ class Reading:
         if math.isnan(estimate):
             return f"{name} is not estimated (aliased with other columns, or the fit failed)."
         subject = "The intercept" if name == INTERCEPT else self._subject(name)
-        if self.link in ("log", "logit") and high - low > _UNBOUNDED:
+        if self.link.multiplies in ("mean", "odds") and high - low > _UNBOUNDED:
             return f"{subject} has an effect that the rows do not bound (estimate {short(estimate)})."
         if name == INTERCEPT:
             return self._baseline(estimate, low, high)
@@ -128,9 +105,9 @@ class Reading:
 
     def _baseline(self, estimate: float, low: float, high: float) -> str:
         where = f"With every other term at zero and factors at their reference level, the {self._what()} is"
-        if self.link == "log":
+        if self.link.multiplies == "mean":
             return f"{where} {self._ratio(estimate, low, high)}{', per unit of exposure' * self.exposure}."
-        if self.link == "logit":
+        if self.link.multiplies == "odds":
             return (
                 f"{where.replace(' is', ' are')} {self._ratio(estimate, low, high)}, a probability of "
                 f"{short(_expit(estimate), 3)}."
@@ -138,7 +115,7 @@ class Reading:
         return f"{where} {self._values(estimate, low, high)}."
 
     def _effect(self, estimate: float, low: float, high: float) -> str:
-        if self.link in ("log", "logit"):
+        if self.link.multiplies in ("mean", "odds"):
             return f"multiplies the {self._what()} by {self._ratio(estimate, low, high)}{_change(estimate)}"
         if estimate < 0:
             return f"takes {self._values(-estimate, -high, -low)} from the {self._what()}"
@@ -146,9 +123,9 @@ class Reading:
 
     def _what(self) -> str:
         """What the coefficient moves."""
-        if self.link in ("log", "identity"):
-            return mean_name(self.family)
-        return "odds" if self.link == "logit" else f"{link_title(self.link)} predictor"
+        if self.link.multiplies == "mean" or type(self.link) is Identity:
+            return self.family.mean_text
+        return "odds" if self.link.multiplies == "odds" else f"{link_title(self.link.name)} predictor"
 
     def _ratio(self, estimate: float, low: float, high: float) -> str:
         return self._values(*(math.exp(min(v, 700.0)) for v in (estimate, low, high)))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 
-from torchglm.families import Family
+from torchglm.families import MEMBERS, Family
 from torchglm.inputs import GLMBatch
 from torchglm.links import Link
 from torchglm.model.head import GLMHead
@@ -92,7 +92,7 @@ class ClosedForm:
         """The closed form of a head, or of a model with a `line`, where it holds; None where autograd is needed.
 
         It is not for heads of which something else is trained (a shape, the dispersion) or the weight is not, for
-        subclasses, heads with hooks, and half precision.
+        subclasses of heads and of families, families of one's own, heads with hooks, and half precision.
         """
         line = HeadLine(model) if isinstance(model, GLMHead) else model
         head = getattr(model, "head", None) if line is model else model
@@ -103,9 +103,10 @@ class ClosedForm:
             for module in (model, *head.modules())
         )
         other = head.log_dispersion.requires_grad or head.family.estimates_shape
+        own = type(head.family) not in MEMBERS  # whose score is not known to be the slope of its nll
         whole = all(part.requires_grad and not part._backward_hooks for part in line.parts())
         precise = head.weight.dtype in (torch.float32, torch.float64)
-        return cls(line, scale) if whole and precise and not hooked and not other else None
+        return cls(line, scale) if whole and precise and not (hooked or other or own) else None
 
     def takes(self, rows: GLMBatch) -> bool:
         """Whether the rows have a response and a matrix on the device of the head."""

@@ -303,6 +303,6 @@ class _Sums:
         spread = torch.where(spread > 0, spread, family.variance(mean).sqrt()).detach()
         eta = link.link(mean)
         slope = link.inverse_deriv(eta).abs()
-        moved = torch.log(exposure / total) if link.name == "log" else self.offset / total
+        moved = torch.log(exposure / total) if link.multiplies == "mean" else self.offset / total
         curvature = (spread.square() / family.variance(mean)).detach()
         return float(eta - moved), float(spread / slope), float(curvature)

@@ -13,7 +13,7 @@ from torchglm.fitting.status import Status
 from torchglm.inference.adequacy import sentences
 from torchglm.inference.adequacy.collinearity import vif
 from torchglm.inference.adequacy.diagnostics import has_zeros
-from torchglm.inference.adequacy.screening import LinkTest, PowerLink, link_power, run
+from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, VarianceTrend, ZeroCount
 from torchglm.inference.fitted import Fitted
@@ -174,7 +174,7 @@ def screens_of(result: Fitted) -> dict[str, Any]:
     if result.penalty is not None:
         return {}
     made: dict[str, Any] = {"link": LinkTest(result)}
-    if result.family.name in Overdispersion.FAMILIES and result.dispersion_kind == "fixed":
+    if type(result.family) in Overdispersion.FAMILIES and result.dispersion_kind == "fixed":
         made["dispersion"] = Overdispersion(result)
     if has_zeros(result):
         made["zeros"] = ZeroCount(result)
@@ -200,7 +200,7 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     screens = screens_of(result)
     power, moving = PowerLink(result), Influence(result)
     deviance = _Deviance(result)
-    run(result, [*screens.values(), moving, deviance, *([power] if link_power(result) is not None else [])])
+    run(result, [*screens.values(), moving, deviance, *([power] if result.link.exponent is not None else [])])
     deviance.judge()
     fine = result.shaped(result.flat.converged)
     outcomes = {topic: screen.outcome() for topic, screen in screens.items()}
@@ -230,7 +230,7 @@ def check(result: Fitted, level: float = 0.05) -> Check:
 
 def _inflation(result: Fitted) -> Tensor | float:
     """(B) by how much counts vary more than their family says, so that this is not taken for a wrong link."""
-    if result.family.name not in Overdispersion.FAMILIES or result.dispersion_kind != "fixed":
+    if type(result.family) not in Overdispersion.FAMILIES or result.dispersion_kind != "fixed":
         return 1.0
     ratio = result.flat.pearson / (result.flat.nobs - result.flat.rank)
     return torch.where(ratio > 1, ratio, 1.0)

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch.distributions import constraints
 
-from torchglm.inference.adequacy.screening import LinkTest, PowerLink, link_power, run
+from torchglm.families import Family, Poisson
+from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
 from torchglm.inference.adequacy.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
@@ -20,11 +21,11 @@ def _one(result: Fitted, screen: Any) -> Outcome:
     return screen.outcome()
 
 
-def _of(result: Fitted, names: Sequence[str], what: str) -> None:
-    if result.family.name not in names or result.dispersion_kind != "fixed":
+def _of(result: Fitted, members: Sequence[type[Family]], what: str) -> None:
+    if type(result.family) not in members or result.dispersion_kind != "fixed":
         raise ValueError(
-            f"{what} is for {' and '.join(names)} fits with dispersion 1, this is {result.family} with "
-            f"dispersion {result.dispersion_kind!r}."
+            f"{what} is for {' and '.join(family.name for family in members)} fits with dispersion 1, "
+            f"this is {result.family} with dispersion {result.dispersion_kind!r}."
         )
 
 
@@ -35,7 +36,7 @@ def link_test(result: Fitted) -> Outcome:
 
 def power_link_test(result: Fitted) -> Outcome:
     """(*B) the score test along the power links, see `PowerLink`. Raises `ValueError` for a link that is none."""
-    if link_power(result) is None:
+    if result.link.exponent is None:
         raise ValueError(f"the link {result.link.name} is no power of the mean. Use link_test().")
     return _one(result, PowerLink(result))
 
@@ -45,15 +46,15 @@ def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
 
     Raises `ValueError` for other families or an unknown kind.
     """
-    made: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
+    made: dict[str, tuple[Callable[[], Any], tuple[type[Family], ...]]] = {
         "dean": (lambda: Overdispersion(result), Overdispersion.FAMILIES),
-        "nb1": (lambda: CameronTrivedi(result, "nb1"), ("poisson",)),
-        "nb2": (lambda: CameronTrivedi(result, "nb2"), ("poisson",)),
+        "nb1": (lambda: CameronTrivedi(result, "nb1"), (Poisson,)),
+        "nb2": (lambda: CameronTrivedi(result, "nb2"), (Poisson,)),
     }
     if kind not in made:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(made)}.")
-    make, names = made[kind]
-    _of(result, names, f"dispersion_test({kind!r})")
+    make, members = made[kind]
+    _of(result, members, f"dispersion_test({kind!r})")
     return _one(result, make())
 
 

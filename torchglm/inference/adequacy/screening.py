@@ -12,13 +12,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from torchglm import links
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
 from torchglm.rows.products import project
 
 FLAT = 1e-9  # an added column that keeps less than this share of itself beside the design adds nothing
-POWERS = {"identity": 1.0, "log": 0.0, "sqrt": 0.5, "inverse": -1.0, "inverse_squared": -2.0}
+POWERS = {link.name: link.exponent for link in links.MEMBERS if link.exponent is not None}
 
 
 class Screen(Protocol):
@@ -135,7 +136,7 @@ class PowerLink(AddedColumn):
 
     def __init__(self, result: Fitted) -> None:
         super().__init__(result, 1)
-        self.power = link_power(result)
+        self.power = result.link.exponent
         self.origin: Tensor | None = None
         self.positive = torch.ones_like(result.flat.deviance, dtype=torch.bool)
 
@@ -169,12 +170,6 @@ class PowerLink(AddedColumn):
             else (f"power after one step: {power:.3g} (std err {error:.2g}); the fit has {self.power}",)
         )
         return replace(self.test("power of the link"), notes=notes)
-
-
-def link_power(result: Fitted) -> float | None:
-    """The power `p` of a link `mu^p`, 0 for the log; None for other links."""
-    power = POWERS.get(result.link.name, getattr(result.link, "power", None))
-    return None if power is None else float(power)
 
 
 def middle(value: Tensor, used: Tensor) -> Tensor:

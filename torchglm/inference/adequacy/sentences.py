@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torchglm.families import Poisson
 from torchglm.fitting.status import Status
-from torchglm.inference.adequacy.screening import POWERS, PowerLink, link_power
+from torchglm.inference.adequacy.screening import POWERS, PowerLink
 from torchglm.inference.fitted import Fitted
 from torchglm.writing.numbers import stated
 
@@ -20,12 +21,15 @@ def link(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Wor
         f"fit (adjusted p {stated(p)}), and the coefficients are biased where that matters."
     )
     advice = "Try another link, or curved terms and interactions of the strongest columns."
-    if link_power(result) is not None:
+    if result.link.exponent is not None:
         step, error = (float(value[i]) for value in power.estimate())
-        near = [name for name, value in POWERS.items() if abs(value - step) <= 2 * error and name != result.link.name]
+        near = [
+            name for name, value in POWERS.items() if abs(value - step) <= 2 * error and value != result.link.exponent
+        ]
         if math.isfinite(step):
             said += (
-                f" A power link of about {step:.2g} (std err {error:.1g}) would fit better than {link_power(result):g}."
+                f" A power link of about {step:.2g} (std err {error:.1g}) would fit better than "
+                f"{result.link.exponent:g}."
             )
         if near:
             best = min(near, key=lambda name: abs(POWERS[name] - step))
@@ -42,7 +46,7 @@ def dispersion(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) 
         f"chi-squared is {ratio:.3g} for each degree of freedom (adjusted p {stated(p)}), so standard "
         f"errors are too {'small' if more else 'large'}, by a factor of about {math.sqrt(ratio):.3g}."
     )
-    other = "NegativeBinomial(), " if result.family.name == "poisson" and more else ""
+    other = "NegativeBinomial(), " if type(result.family) is Poisson and more else ""
     return said, f"Try {other}dispersion='pearson', or robust('HC3'); look for a column that is missing."
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchglm.families import Binomial, Poisson
 from torchglm.inference.adequacy.screening import middle
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues, leverage, residuals
@@ -24,10 +25,10 @@ class Overdispersion:
     Lawless (1989), JASA 84, 467-472; Dean (1992), JASA 87, 451-457.
     """
 
-    FAMILIES = ("poisson", "binomial")
+    FAMILIES = (Poisson, Binomial)
 
     def __init__(self, result: Fitted) -> None:
-        self.result, self.binomial = result, result.family.name == "binomial"
+        self.result, self.binomial = result, type(result.family) is Binomial
         self.excess = torch.zeros_like(result.flat.deviance)
         self.square = self.excess.clone()
 

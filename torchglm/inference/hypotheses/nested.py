@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm.families import Family
 from torchglm.fitting.linalg import independent_columns
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
 from torchglm.inference.table import Outcome
+from torchglm.links import Link
 from torchglm.rows.products import project, stack_factors, triangle
 from torchglm.rows.rows import Rows, wide
 
@@ -53,7 +55,7 @@ def comparable(first: Fitted, second: Fitted) -> None:
     unpenalised(second, "a likelihood ratio test")
     for what, a, b in (
         ("family", _law(first), _law(second)),
-        ("link", _link(first), _link(second)),
+        ("link", _text(first.link), _text(second.link)),
         ("dispersion", first.dispersion_kind, second.dispersion_kind),
         ("batch", tuple(first.batch_shape), tuple(second.batch_shape)),
     ):
@@ -110,13 +112,20 @@ def _sums(result: Fitted) -> list[tuple[str, Tensor]]:
 def _law(result: Fitted) -> str:
     """The family, with its shape where that is fixed."""
     if result.estimated_shape:
-        return f"{result.family.name} with estimated shape"
-    return f"{result.family.name} {[value.tolist() for value in result.family.parameters()] or ''}".rstrip()
+        return f"{_class(result.family)} with estimated shape"
+    return _text(result.family)
 
 
-def _link(result: Fitted) -> str:
-    power = getattr(result.link, "power", None)
-    return result.link.name if power is None else f"{result.link.name}({power})"
+def _text(part: Family | Link) -> str:
+    """A family or link by its class and what it holds."""
+    held = [value.tolist() for value in part.state_dict().values()] or ""
+    return f"{_class(part)} {part.extra_repr()} {held}".rstrip()
+
+
+def _class(part: Family | Link) -> str:
+    kind = type(part)
+    ours = kind.__module__.startswith("torchglm.")
+    return part.name if ours else f"{part.name} ({kind.__module__}.{kind.__qualname__})"
 
 
 def _list(value: Tensor) -> str:

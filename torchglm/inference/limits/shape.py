@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm import special
+from torchglm.families import Gamma
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.shape import RowMeans, dispersion_ml, maximise
@@ -71,7 +72,7 @@ def _dispersion(result: Fitted, target: float) -> dict[str, Tensor]:
     phi = torch.stack([best, found[:, 0] * best, best * found[:, 1].exp(), best * found[:, 2].exp()], -1)
     phi = torch.where(usable.unsqueeze(-1), phi, torch.nan)
     rows = {"dispersion": phi}
-    return rows | {"shape": _reciprocal(phi)} if result.family.name == "gamma" else rows
+    return rows | {"shape": _reciprocal(phi)} if type(result.family) is Gamma else rows
 
 
 def _alpha(result: Fitted, target: float) -> dict[str, Tensor]:
