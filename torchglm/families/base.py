@@ -29,12 +29,13 @@ MADE_OF = {
     "shape_slopes": ("variance", "unit_deviance", "log_base"),
     "crps": ("variance", "log_base"),
     "distribution": ("variance", "log_base"),
+    "log_prob": ("variance", "unit_deviance", "log_base"),
     "half_deviance": ("unit_deviance", "nll"),
     "rough_half_deviance": ("unit_deviance", "nll", "half_deviance"),
     "rough_size": ("unit_deviance", "nll", "half_deviance", "rough_half_deviance"),
     "rough_nll": ("nll", "cumulant"),
+    "canonical": ("variance", "score_and_weight"),  # a score that is written anew, not one that is renounced below
     "score_and_weight": ("variance", "unit_deviance", "nll", "variance_log_deriv", "slope_over_variance"),
-    "canonical": ("variance", "unit_deviance", "nll", "score_and_weight"),
     "least_squares": ("unit_deviance", "nll"),
 }
 
