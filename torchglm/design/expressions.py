@@ -57,6 +57,8 @@ REFUSED = {
     "offset": "give the offset as offset= or exposure=",
 }
 QUOTED = re.compile(r"`([^`]*)`")
+LARGEST = 1000  # degree or number of columns that a transform may be asked for
+UNREADABLE = (AttributeError, TypeError, KeyError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
 class Columns(Protocol):
@@ -85,7 +87,12 @@ class Expression:
             self.node = self.node.args[0]
         else:
             self.categorical, self.contrasts, self.levels = False, None, None
-        self.columns = tuple(dict.fromkeys(self._check(self.node)))
+        try:
+            self.columns = tuple(dict.fromkeys(self._check(self.node)))
+        except RecursionError:
+            raise ValueError(
+                f"{_short(text)} is nested too deep, or too long a sum. Compute it in the table."
+            ) from None
         if not self.columns:
             raise ValueError(f"{text!r} reads no column. A term of a formula needs at least one.")
         self.learns = not lookup and any(_called(node) in STATEFUL for node in ast.walk(self.node))
@@ -114,8 +121,10 @@ class Expression:
 
         try:
             return ast.parse(QUOTED.sub(name_for, text).strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"Cannot read {text!r} in the formula: {error}.") from None
+        except (SyntaxError, *UNREADABLE) as error:
+            raise ValueError(
+                f"Cannot read {_short(text)} in the formula: {error or 'it is nested too deep'}."
+            ) from None
 
     def _check(self, node: ast.AST) -> Iterator[str]:
         """The columns below a node, or ValueError at the first thing that may not stand in a formula."""
@@ -195,6 +204,9 @@ def _check_call(node: ast.Call, name: str, text: str) -> None:
         hidden = [key for key in named if key.startswith("_") or key == "None"]
         if hidden:
             raise ValueError(f"{name}() in {text!r} takes no argument {hidden[0]!r}.")
+        counts = [*node.args[1:], *(k.value for k in node.keywords if k.arg in ("degree", "df"))]
+        if any(isinstance(one, ast.Constant) and isinstance(one.value, int) and one.value > LARGEST for one in counts):
+            raise ValueError(f"{name}() in {_short(text)} is asked for more than {LARGEST:,} columns.")
         return
     takes = 1 if name == "I" else ELEMENTWISE[name][1]
     if named or len(node.args) != takes:
@@ -202,6 +214,10 @@ def _check_call(node: ast.Call, name: str, text: str) -> None:
             f"{name}() takes {takes} argument{'s' if takes > 1 else ''} in a formula, "
             f"got {len(node.args) + len(named)} in {text!r}."
         )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}…")
 
 
 def _quoted_column(node: ast.Call, text: str) -> str:

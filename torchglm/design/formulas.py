@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from torchglm.design.expressions import Expression
+from torchglm.design.expressions import UNREADABLE, Expression
+from torchglm.design.operators import bounded_parser
+from torchglm.design.quoting import Quoting, advice
 
 # A factor in a part of a term: its text, and whether it is coded at reduced rank.
 Scoped = tuple[str, bool]
+RESERVED = ("(Intercept)",)  # names of terms that are not columns
 COLOUR = re.compile(r"\x1b\[[0-9;]*m|⧛\[[0-9;]*m|⧚")
 
 
@@ -42,33 +46,46 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
     """Read a Wilkinson formula with formulaic's parser, and check every expression in it.
 
     `available` are the columns that `.` stands for (the response is left out of them).
-    Raises ValueError for a formula that cannot be read, that has several responses or parts (`|`), or that
-    holds anything but arithmetic and known functions.
+    Raises ValueError for a formula that cannot be read, that has several responses or parts (`|`), no term at all, too
+    many of them, or that holds anything but arithmetic and known functions.
     """
     from formulaic import Formula as Parser
     from formulaic.errors import FormulaicError
 
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"A formula is text such as 'y ~ a + C(b)', got {text!r}.")
+    quoting = Quoting(text)
+    columns = [quoting.bare(name) for name in available]
     try:
-        parsed = Parser(text, _context={"__formulaic_variables_available__": list(available)})
-    except (FormulaicError, SyntaxError, AttributeError, TypeError, KeyError, RecursionError) as error:
-        reason = COLOUR.sub("", str(error)).strip().splitlines() or ["it cannot be read"]
-        raise ValueError(f"Cannot read the formula {text!r}: {reason[0]}") from None
+        parsed = Parser(
+            quoting.text,
+            _parser=bounded_parser(),
+            _nested_parser=bounded_parser(),
+            _context={"__formulaic_variables_available__": columns},
+        )
+    except (FormulaicError, SyntaxError, *UNREADABLE) as error:
+        said = COLOUR.sub("", quoting.quoted(str(error))).replace(" (<unknown>, line 1)", "").strip()
+        reason = (said.splitlines() or ["it is nested too deep"])[0].removesuffix(".")
+        raise ValueError(f"Cannot read the formula {text!r}: {reason}.{advice(text, available)}") from None
     left, right = getattr(parsed, "lhs", None), getattr(parsed, "rhs", parsed)
     if not _is_flat(right) or (left is not None and not _is_flat(left)):
         raise ValueError(f"The formula {text!r} has several parts. Write one 'y ~ terms', without '|'.")
-    terms = tuple(_term(term) for term in right)
-    response = None
-    if left is not None:
-        factors = [factor for term in left for factor in term.factors]
-        if len(factors) != 1:
-            raise ValueError(
-                f"The left side of {text!r} must be one column or expression, got {len(factors)}. "
-                "For successes out of trials give trials=; fit several responses as a tensor."
-            )
-        response = _expression(factors[0])
-    return Formula(text, response, terms)
+    try:
+        terms = tuple(_term(term, quoting) for term in right)
+        sides = [] if left is None else [_expression(factor, quoting) for term in left for factor in term.factors]
+    except ValueError as error:
+        raise ValueError(f"{error}{advice(text, available)}") from None
+    if left is not None and len(sides) != 1:
+        raise ValueError(
+            f"The left side of {text!r} must be one column or expression, got {len(sides)}. "
+            "For successes out of trials give trials=; fit several responses as a tensor."
+        )
+    if not terms:
+        raise ValueError(
+            f"The formula {text!r} leaves no column. Write 'y ~ 1' for the intercept alone, 'y ~ x - 1' for x "
+            "without an intercept."
+        )
+    return Formula(text, sides[0] if sides else None, terms)
 
 
 def plain(columns: Iterable[str], response: str | None = None, intercept: bool = True) -> Formula:
@@ -115,17 +132,31 @@ def _is_flat(side: object) -> bool:
     return all(hasattr(term, "factors") for term in side)  # type: ignore[attr-defined]
 
 
-def _term(term: object) -> Term:
+def _term(term: object, quoting: Quoting) -> Term:
     scale = 1.0
-    factors = []
+    factors, names = [], []
     for factor in term.factors:  # type: ignore[attr-defined]
         if factor.eval_method.value == "literal":
-            scale *= float(ast.literal_eval(factor.expr))
-        else:
-            factors.append(_expression(factor))
-    return Term(str(term), tuple(factors), scale)
+            scale *= _number(factor.expr)
+            names.append(factor.expr)
+            continue
+        factors.append(_expression(factor, quoting))
+        text = factors[-1].text
+        names.append(f"`{text}`" if factors[-1].lookup and (":" in text or text in RESERVED) else text)
+    return Term(":".join(names), tuple(factors), scale)
 
 
-def _expression(factor: object) -> Expression:
-    lookup = factor.eval_method.value == "lookup"  # type: ignore[attr-defined]
-    return Expression(factor.expr, lookup)  # type: ignore[attr-defined]
+def _number(text: str) -> float:
+    try:
+        value = float(ast.literal_eval(text))
+    except (SyntaxError, *UNREADABLE):
+        value = math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]!r} is no number that can scale a term of a formula.")
+    return value
+
+
+def _expression(factor: object, quoting: Quoting) -> Expression:
+    if factor.eval_method.value == "lookup":  # type: ignore[attr-defined]
+        return Expression(quoting.name(factor.expr), lookup=True)  # type: ignore[attr-defined]
+    return Expression(quoting.quoted(factor.expr))  # type: ignore[attr-defined]

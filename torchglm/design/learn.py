@@ -12,6 +12,7 @@ from torchglm.design.factors import OTHER, Categorical, Factor, Numeric, Pool
 from torchglm.design.formulas import Formula, parse, parts, plain
 from torchglm.design.frame import Frame
 from torchglm.design.levels import category, is_categorical, occurring
+from torchglm.design.odd import check_response, check_text, without_index
 from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
@@ -44,8 +45,7 @@ def build(
 
     Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
     """
-    available = [name for name in names_of(data) if name not in also]
-    return _build(parse(formula, available), data, also, missing, unseen, rare)
+    return _build(read(formula, names_of(data), also), data, also, missing, unseen, rare)
 
 
 def build_columns(
@@ -90,7 +90,7 @@ def learn(
     def see(piece: pa.Table, first: int) -> bool:
         nonlocal learner, rows
         if learner is None:
-            learner = _Learner(parse(formula, [name for name in piece.column_names if name not in also]), rare)
+            learner = _Learner(read(formula, piece.column_names, also), rare)
         table = as_table(piece, learner.columns(also))
         learner.see(Frame(table, table.column_names, missing, first))
         rows += table.num_rows
@@ -108,6 +108,12 @@ def learn(
         raise ValueError("Every row has a missing value; none is left to learn a design from.")
     found[0].join(found[1:])
     return found[0].spec(missing, unseen)
+
+
+def read(formula: str, names: Sequence[str], also: Sequence[str]) -> Formula:
+    """A formula over a table with these columns; a `.` leaves out the response, `also`, and what numbers the rows."""
+    known = [name for name in names if name not in also]
+    return parse(formula, without_index(known, formula) if isinstance(formula, str) else known)
 
 
 def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unseen: str, rare: int) -> Design:
@@ -202,7 +208,7 @@ class _Learner:
                 "levels with fewer rows are then pooled into it."
             )
         left = self.formula.response
-        response = None if left is None else Response(left, self._factor(left, 0))
+        response = None if left is None else Response(left, self._response(left))
         right = {
             f.text: self._factor(f, self.rare)
             for f in dict.fromkeys(self.expressions[f.text] for term in self.formula.terms for f in term.factors)
@@ -217,11 +223,19 @@ class _Learner:
         )
         return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types)
 
+    def _response(self, expression: Expression) -> Factor:
+        factor = self._factor(expression, 0)
+        if isinstance(factor, Categorical) and not expression.categorical:
+            check_response(expression.text, factor.levels)
+        return factor
+
     def _factor(self, expression: Expression, rare: int) -> Factor:
         if expression.text not in self.levels:
             return Numeric.learn(expression, self.gathered)
         seen = self.levels[expression.text]
         levels = occurring(seen, self.ordered[expression.text])
+        if not expression.categorical and not self.ordered[expression.text]:
+            check_text(expression.text, seen)
         return Categorical.learn(expression, levels, Pool.of(seen, levels, rare))
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from torchglm.design.formulas import parse
+from torchglm.design.learn import read
 from torchglm.tables.chunks import Chunks, is_chunks
 from torchglm.tables.columns import check_columns
 from torchglm.tables.files import column_names, files
@@ -37,7 +37,7 @@ def columns_read(formula: str, source: Any, also: Sequence[str], said: str = "th
     lacks.
     """
     names, where = _columns(source)
-    parsed = parse(formula, [name for name in names if name not in also])
+    parsed = read(formula, names, also)
     if parsed.response is None:
         raise ValueError(f"{said} {formula!r} has no response. Write it as 'y ~ ...'.")
     wanted = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *also]))

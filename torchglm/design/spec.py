@@ -160,7 +160,7 @@ class DesignSpec:
     @property
     def intercept(self) -> bool:
         """Whether the first column is the intercept."""
-        return bool(self.parts) and self.parts[0][0] == INTERCEPT
+        return bool(self.parts) and any(not part.factors for part in self.parts[0][1])
 
     @property
     def width(self) -> int:

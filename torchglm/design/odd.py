@@ -1,0 +1,73 @@
+"""Odd text: columns that a formula takes for categories, and that were meant as numbers or as row labels."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+from torchglm.fitting.status import FitWarning
+
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")  # 1,5
+GROUPED = re.compile(r"\s*[+-]?\d{1,3}([,.'’\u00a0\u202f ]\d{3})+([.,]\d+)?\s*")  # 1,234.5 and 1.234,5
+INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__|index_level_\d+")
+
+
+def without_index(names: Sequence[str], formula: str) -> list[str]:
+    """The columns that `.` stands for: all but those that only number the rows, of which a warning tells."""
+    index = [name for name in names if INDEX.fullmatch(name)]
+    if index and re.search(r"(^|[\s~+*:(-])\.($|[\s+*:)^-])", formula):
+        listed = ", ".join(map(repr, index))
+        warnings.warn(
+            f"'.' leaves out {listed}, which only numbers the rows. If it is meant, add Q({index[0]!r}).",
+            FitWarning,
+            stacklevel=4,
+        )
+    return [name for name in names if name not in index]
+
+
+def check_text(name: str, levels: Mapping[str, int]) -> None:
+    """Look at the levels of a text column, each with its rows, that stands in a formula as it is.
+
+    Raises ValueError where all are numbers in another notation; warns where some few are no numbers.
+    """
+    if len(levels) < 2:
+        return
+    strange = [level for level in levels if COMMA.fullmatch(level) or GROUPED.fullmatch(level)]
+    plain = [level for level in levels if NUMBER.fullmatch(level)]
+    if strange and len(strange) + len(plain) == len(levels):
+        raise ValueError(
+            f"Column {name!r} holds text such as {strange[0]!r}: numbers that are not written as 1234.5. "
+            "Files with a decimal comma are read with decimal=',' (and delimiter=';', say); separators of thousands "
+            f"have to go. If these are categories, write {_code(name)}."
+        )
+    others = [level for level in levels if level not in set(plain)]
+    rows = sum(levels[level] for level in plain)
+    total = sum(levels.values())
+    worded = not any(sign.isdigit() for level in others for sign in level)
+    most = (len(plain) >= 8 and rows >= 0.9 * total) or (len(plain) >= 3 and worded and rows >= 0.5 * total)
+    if others and most:
+        shown = ", ".join(map(repr, others[:4])) + (", …" if len(others) > 4 else "")
+        warnings.warn(
+            f"column {name!r} holds text: {total - rows:,} of {total:,} rows are no numbers ({shown}), so it is a factor "
+            f"of {len(levels)} levels. If {others[0]!r} means missing, pass na=[{others[0]!r}]; "
+            f"if these are categories, write {_code(name)}.",
+            FitWarning,
+            stacklevel=4,
+        )
+
+
+def check_response(name: str, levels: Iterable[object]) -> None:
+    """Raise ValueError for a response that is a category of numbers other than 0 and 1."""
+    levels = list(levels)
+    if all(isinstance(level, (int, float)) for level in levels) and not set(levels) <= {0, 1}:
+        shown = ", ".join(map(str, levels[:6])) + (", …" if len(levels) > 6 else "")
+        raise ValueError(
+            f"The response {name!r} is a category of numbers: {shown}. For these numbers convert the column, "
+            f"astype(float) say; for 0 and 1 in the order of two categories write {_code(name)} on the left."
+        )
+
+
+def _code(name: str) -> str:
+    return f"C({name})" if name.isidentifier() else f"C(`{name}`)"
