@@ -50,8 +50,8 @@ def check_text(name: str, levels: Mapping[str, int]) -> None:
     if others and most:
         shown = ", ".join(map(repr, others[:4])) + (", …" if len(others) > 4 else "")
         warnings.warn(
-            f"column {name!r} holds text: {total - rows:,} of {total:,} rows are no numbers ({shown}), so it is a factor "
-            f"of {len(levels)} levels. If {others[0]!r} means missing, pass na=[{others[0]!r}]; "
+            f"column {name!r} holds text: {total - rows:,} of {total:,} rows are no numbers ({shown}), so it is a "
+            f"factor of {len(levels)} levels. If {others[0]!r} means missing, pass na=[{others[0]!r}]; "
             f"if these are categories, write {_code(name)}.",
             FitWarning,
             stacklevel=4,

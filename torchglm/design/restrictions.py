@@ -46,7 +46,13 @@ def _plain(text: str, names: Sequence[str]) -> str:
     def written(found: re.Match[str]) -> str:
         if found["number"]:
             return np.format_float_positional(float(found["number"]))  # it knows no exponents
-        return _sign(places[found["quoted"] or found["name"]])
+        name = found["quoted"] or found["name"]
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{name!r}, of the hypothesis {text!r}, is the name of {names.count(name)} coefficients. Give each "
+                "column a name of its own, or the hypothesis as a matrix."
+            )
+        return _sign(places[name])
 
     equations = [part.split("=") for part in word.sub(written, text).split(",")]
     if any(len(sides) > 2 for sides in equations):

@@ -171,6 +171,8 @@ def predictions(
 def _column(result: Fitted, name: str) -> int:
     if name not in result.names:
         raise ValueError(f"no column {name!r}. Known: {', '.join(result.names)}.")
+    if result.names.count(name) > 1:
+        raise ValueError(f"{name!r} is the name of several columns. Give each a name of its own.")
     return result.names.index(name)
 
 
