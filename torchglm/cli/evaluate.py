@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from torchglm.cli.law_scores import LawScores, as_given
+from torchglm.cli.law_scores import LawScores
 from torchglm.cli.ratios import Ratios
 from torchglm.cli.rows import Batch, Reader, alike, check_formula, rows_of
 from torchglm.cli.scorecard import Evaluation
@@ -51,13 +51,13 @@ class Scorer:
         offset = batch.offset
         for model, result, where in batch.parts():
             at = slice(None) if where is None else where
-            part = batch.new(where), None if offset is None else offset[at]
-            mu[at] = torch.as_tensor(result.predict(*part)).to(torch.float64)
+            x, own = batch.new(where), None if offset is None else offset[at]
+            mu[at] = torch.as_tensor(result.predict(x, offset=own)).to(torch.float64)
             variance[at] = result.dispersion * result.family.variance(mu[at])
             if model not in self.models:
                 self.models[model] = LawScores(result, self.coverage)
-            self.models[model].add(batch, rows, mu[at], part, at)
-        given = as_given(batch.roles)
+            self.models[model].add(batch, mu[at], x, own, at)
+        given = batch.roles.given
         if self.shared:
             self.d2.update(mu, batch.y, **given)
         for metric in self.ranked.values():

@@ -11,7 +11,6 @@ from torchglm.cli.rows import Batch
 
 if TYPE_CHECKING:
     from torchglm.model.result import Result
-    from torchglm.rows.rows import Rows
 
 
 class LawScores:
@@ -27,31 +26,36 @@ class LawScores:
         family = result.family
         self.result, self.level = result, coverage
         self.deviance, self.pearson = metrics.Deviance(family), metrics.PearsonDispersion(family)
+        self.nll = metrics.NLL(family, result.dispersion)
         self.quasi = not family.has_dispersion and result.dispersion_kind != "fixed"
         self.crps = _crps(result) if not self.quasi and not result.context.get("event") else None
         self.coverage = None if coverage is None else metrics.Coverage()
-        self.loglik = self.rows = torch.zeros((), dtype=torch.float64)
 
-    def add(self, batch: Batch, rows: Rows, mu: Tensor, part: tuple[Any, Tensor | None], at: Any) -> None:
-        """Take in the rows `at` of a batch, with their means; `part` is what predicts them."""
+    @property
+    def loglik(self) -> Tensor:
+        """The log-likelihood of the rows."""
+        return -self.nll.sums[0]
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows that count, with their repeats."""
+        return self.nll.sums[1]
+
+    def add(self, batch: Batch, mu: Tensor, x: Any, offset: Tensor | None, at: Any) -> None:
+        """Take in the rows `at` of a batch, with their means; `x` and `offset` are what predicts them."""
         result, y = self.result, batch.y[at]
-        given = {name: value[at] for name, value in as_given(batch.roles).items() if name not in ("offset", "exposure")}
-        for metric in (self.deviance, self.pearson):
-            metric.update(mu, y, **given)
-        weight, repeats = rows.weight[0, at], repeats_of(rows)[at]
-        used = weight > 0
-        prior = torch.where(used, weight / torch.where(used, repeats, 1.0), 1.0)
-        logs = result.family.log_prob(rows.y[0, at], mu, result.dispersion, prior)
-        count = torch.where(used, repeats, 0.0)
-        self.loglik = self.loglik + torch.where(used, repeats * logs, 0.0).sum()
-        self.rows = self.rows + count.sum()
-        weights, trials = (batch.roles[role][at] if role in batch.roles else None for role in ("weights", "trials"))
-        if self.crps is not None:
-            self.crps.dispersion = result.dispersion / (1.0 if weights is None else torch.where(used, weights, 1.0))
-            self.crps.update(mu, y, count, trials=trials)
+        roles = batch.roles.without("offset", "exposure").map(lambda name, value: value[at])
+        for metric in (self.deviance, self.pearson, self.nll, self.crps):
+            if metric is not None:
+                metric.update(mu, y, **roles.given)
         if self.coverage is not None and self.level is not None:
-            ends = result.predict_interval(*part, "response", self.level, _inside(weights, used), _inside(trials, used))
-            self.coverage.update(ends[..., 0], ends[..., 1], y, count)
+            # rows of weight 0 have no law, and count nowhere
+            law = roles.without("freq", "event").map(lambda name, value: torch.where(value > 0, value, 1.0))
+            ends = result.predict_interval(x, kind="response", level=self.level, offset=offset, **law.given)
+            from torchglm.metrics.rows import scored
+
+            count = scored(result.family, mu, y, roles).seen
+            self.coverage.update(ends[..., 0], ends[..., 1], y, freq=count)
 
 
 def _crps(result: Result) -> Any:
@@ -62,26 +66,3 @@ def _crps(result: Result) -> Any:
         return metrics.CRPS(result.family, result.dispersion)
     except ValueError:
         return None
-
-
-def _inside(value: Tensor | None, used: Tensor) -> Tensor | None:
-    """Weights of rows that count; 1 for the others, which count nowhere."""
-    return None if value is None else torch.where(used, value, 1.0)
-
-
-def as_given(roles: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The roles as metrics take them: one weight, one offset."""
-    found: dict[str, Tensor] = {name: roles[name] for name in ("trials", "event") if name in roles}
-    weights = [roles[name] for name in ("weights", "freq") if name in roles]
-    if weights:
-        found["weight"] = weights[0] if len(weights) == 1 else weights[0] * weights[1]
-    if "offset" in roles and "exposure" in roles:
-        found["offset"] = roles["offset"] + roles["exposure"].log()
-    else:
-        found.update({name: roles[name] for name in ("offset", "exposure") if name in roles})
-    return found
-
-
-def repeats_of(rows: Rows) -> Tensor:
-    """How often each row `(n,)` counts."""
-    return torch.ones_like(rows.weight[0]) if rows.repeats is None else rows.repeats[0].to(rows.weight.dtype)

@@ -92,11 +92,11 @@ class Prediction:
             value = result.predict(x, offset=offset, kind=kind, se=self.wanted.se)
             found |= dict(zip((kind, f"{kind}_se"), value if isinstance(value, tuple) else (value,), strict=False))
         if self.wanted.interval is not None:
-            ends = result.predict_interval(x, offset, "mean", self.wanted.interval)
+            ends = result.predict_interval(x, offset=offset, level=self.wanted.interval)
             found |= {"mean_low": ends[..., 0], "mean_high": ends[..., 1]}
         if self.wanted.response is not None:
-            weights, trials = (batch.roles[role][at] if role in batch.roles else None for role in ("weights", "trials"))
-            ends = result.predict_interval(x, offset, "response", self.wanted.response, weights, trials)
+            law = batch.roles.without("offset", "exposure").map(lambda name, value: value[at])
+            ends = result.predict_interval(x, kind="response", level=self.wanted.response, offset=offset, **law.given)
             found |= {"response_low": ends[..., 0], "response_high": ends[..., 1]}
         return found
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm import inputs
 from torchglm.design import Design, Tally, groups, tally
 from torchglm.design.factors import shown
+from torchglm.families.refusal import RowError
 from torchglm.tables import Scan, numbers, read_table
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Batch:
     result: Result
     table: pa.Table
     design: Design
-    roles: dict[str, Tensor]
+    roles: inputs.Roles
 
     def new(self, rows: Tensor | None) -> Design | Tensor:
         """What `predict` takes for some of the rows; None stands for all."""
@@ -109,12 +110,7 @@ class Batch:
     @property
     def offset(self) -> Tensor | None:
         """The offset, exposure included; None where the fit had neither."""
-        if "offset" not in self.roles and "exposure" not in self.roles:
-            return None
-        exposure = self.roles.get("exposure")
-        return self.roles.get("offset", torch.zeros(len(self.table), dtype=torch.float64)) + (
-            0.0 if exposure is None else exposure.log()
-        )
+        return self.roles.shift()
 
     @property
     def rows(self) -> Rows:
@@ -126,7 +122,7 @@ class Batch:
                     design.numbers,
                     self.y,
                     self.result.family,
-                    dict(self.roles),
+                    self.roles,
                     design.names,
                     False,
                     design.intercept,
@@ -215,9 +211,11 @@ class Reader:
         )
         self.tally.add(design)
         kept = table if design.kept is None else table.filter(pa.array(design.kept.numpy()))
-        roles = {role: numbers(design.table, name) for role, name in self.roles.items()}
-        if "exposure" in roles:
-            _check_exposure(roles["exposure"], self.roles["exposure"], design, first)
+        roles = inputs.Roles(**{role: numbers(design.table, name) for role, name in self.roles.items()})
+        try:
+            roles.shift()
+        except RowError as error:
+            raise error.moved(first + design.row(error.place[-1])) from None
         return Batch(self.result, kept, design, roles)
 
     @property
@@ -228,11 +226,3 @@ class Reader:
         return [line for line in (left and f"left out: {left}", recoded and f"taken in: {recoded}") if line]
 
 
-def _check_exposure(exposure: Tensor, name: str, design: Design, first: int) -> None:
-    bad = ~(exposure > 0) | exposure.isinf()
-    if bool(bad.any()):
-        i = int(bad.nonzero()[0])
-        row = first + (i if design.kept is None else int(design.kept.nonzero()[i]))
-        raise ValueError(
-            f"Exposure {name!r} must be finite and > 0; row {row} has {float(exposure[i]):g}. Correct or drop that row."
-        )

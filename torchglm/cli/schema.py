@@ -9,13 +9,12 @@ import torch
 
 from torchglm.families import Family
 from torchglm.fitting.penalties import Penalty
+from torchglm.inputs import ROLES
 from torchglm.links import Link
 
 if TYPE_CHECKING:
     from torchglm.model.result import Result
     from torchglm.store.checkpoints import Checkpoint
-
-ROLES = ("exposure", "offset", "weights", "freq", "trials", "event")
 
 
 @dataclass
@@ -25,10 +24,10 @@ class Data:
     Args:
         path: .csv or .parquet file, a glob, a folder, or a list of these
         formula: response ~ terms, such as "y ~ age + C(region)"
-        exposure: column of exposures; its logarithm is the offset
-        offset: column added to the linear predictor
         weights: column of prior weights; the variance is divided by them
         freq: column that counts how often a row occurred
+        offset: column added to the linear predictor
+        exposure: column of exposures; its logarithm is added to the linear predictor
         trials: column of binomial trials; the response counts successes
         event: column, 1 where the event was seen, 0 where the time is censored
         by: column or columns; one model per group, all fitted in one batched call
@@ -39,10 +38,10 @@ class Data:
 
     path: str | list[str]
     formula: str
-    exposure: str | None = None
-    offset: str | None = None
     weights: str | None = None
     freq: str | None = None
+    offset: str | None = None
+    exposure: str | None = None
     trials: str | None = None
     event: str | None = None
     by: str | list[str] | None = None

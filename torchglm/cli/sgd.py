@@ -18,7 +18,7 @@ from torchglm.cli.messages import one_line
 from torchglm.cli.schema import Job, Solver
 from torchglm.cli.stream import optimum_from, result_at
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.inputs import FileRows, exposure_link
+from torchglm.inputs import FileRows, Roles
 from torchglm.inputs.files import HOLD
 from torchglm.model.head import GLMHead
 from torchglm.rows.rows import is_all, whole
@@ -66,8 +66,7 @@ class SGD(Solver):
         if job.data.groups:
             raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")
         data, family, link = job.data, copy.deepcopy(job.family), job.link or job.family.default_link
-        if data.exposure is not None:
-            exposure_link(link)
+        Roles(**data.roles).check_link(link)
         rows = FileRows(data.formula, data.path, job.family, data.roles, data.policies, job.where, job.precision)
         intercept = rows.spec.intercept
         head = GLMHead(
@@ -109,7 +108,7 @@ class SGD(Solver):
             x = whole(part)[:, int(rows.spec.intercept) :]
             weight = None if is_all(part.weight, 1.0) else part.weight[0].to(x.dtype)
             offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
-            return GLMBatch(x, part.y[0].to(x.dtype), weight, offset)
+            return GLMBatch(x, part.y[0].to(x.dtype), weights=weight, offset=offset)
         if self._whole:
             raise ValueError(
                 "solver.optimizer lbfgs needs all rows in memory as one batch, in one process and at most "
@@ -125,7 +124,6 @@ class SGD(Solver):
         made = ArrowBatches(
             job.data.path,
             rows.spec,
-            weight=roles.pop("weights", None),
             batch_size=self.batch_size,
             shuffle=True,
             seed=job.seed,

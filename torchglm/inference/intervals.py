@@ -22,9 +22,15 @@ from torchglm.distributions import log_tails, quantile
 from torchglm.distributions.tails import count_quantile
 from torchglm.families import Family
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.predict import predict
+from torchglm.inference.predict import for_each, predict
 from torchglm.inference.quantile import refuse_quasi
+from torchglm.inputs import Roles
 from torchglm.links import Link
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 KINDS = ("mean", "link", "response")
 REACH = 6.5  # standard errors to which the quadrature goes where it takes even steps
@@ -37,29 +43,31 @@ Nodes = tuple[Tensor, Tensor]  # where, and with which weights
 def predict_interval(
     result: Fitted,
     x: Any,
-    offset: Any = None,
+    *,
     kind: str = "mean",
     level: float = 0.95,
-    weights: Any = None,
-    trials: Any = None,
     unseen: str | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """(*B, m, 2) limits for new rows `x` (m, columns): of the mean, the linear predictor or a new response.
 
     `mean`: the limits on the link scale, `eta -/+ q se` with the t or z quantile of the fit, mapped back; where one
     leaves the range of the link it is the edge of the means. `response`: quantiles of the law of a new response, of
     prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit. Limits of counts are
-    counts, so that they cover at least `level`. `unseen` is as in `predict`. Raises `ValueError` for an unknown kind, a
-    level outside (0, 1), or a response of a quasi-likelihood.
+    counts, so that they cover at least `level`. `offset`, `exposure` and `unseen` are as in `predict`. Raises
+    `ValueError` for an unknown kind, a level outside (0, 1), or a response of a quasi-likelihood, and `TypeError` for
+    roles that say nothing of what is asked for: `weights` and `trials` where it is no response, `freq` and `event`.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
-    pair = predict(result, x, offset, "link", True, unseen)
+    takes = ("offset", "exposure", "weights", "trials") if kind == "response" else ("offset", "exposure")
+    beside = Roles.of(roles, f"predict_interval of a {kind}", takes)
+    pair = predict(result, x, kind="link", se=True, unseen=unseen, offset=beside.offset, exposure=beside.exposure)
     eta, error = pair[0], pair[1]
     if kind == "response":
-        return _response(result, eta, error, level, _divisor(weights, trials, eta))
+        return _response(result, eta, error, level, _divisor(beside, eta, x))
     half = result.quantile(level).unsqueeze(-1) * error
     ends = torch.stack([eta - half, eta + half], -1)
     return ends if kind == "link" else mean_limits(ends, eta, result.link, result.family)
@@ -79,20 +87,13 @@ def mean_limits(ends: Tensor, eta: Tensor, link: Link, family: Family) -> Tensor
     return torch.where(rising, mean, mean.flip(-1))
 
 
-def _divisor(weights: Any, trials: Any, like: Tensor) -> Tensor:
+def _divisor(roles: Roles, like: Tensor, x: Any) -> Tensor:
     """The prior weight of every new row: that given, its trials, or 1."""
-    from torchglm import inputs
-
     total = torch.ones_like(like)
-    for name, value in (("weights", weights), ("trials", trials)):
-        if value is None:
-            continue
-        given = inputs.tensor(value, name, like.device).to(like.dtype)
-        if given.numel() != 1 and given.shape not in (like.shape, like.shape[-1:]) or not bool((given > 0).all()):
-            raise ValueError(
-                f"{name} for new rows must be > 0, one number or one for each of the {like.shape[-1]} "
-                f"rows; got shape {tuple(given.shape)}."
-            )
+    for name, value in roles.without("offset", "exposure").given.items():
+        given = for_each(name, value, like, x)
+        if not bool((given > 0).all()):
+            raise ValueError(f"{name} of new rows must be > 0; got {float(given.min()):g}. Drop rows of weight 0.")
         total = total * given
     return total
 

@@ -13,7 +13,8 @@ from torchglm import inputs, tables
 from torchglm.design.frame import Frame
 from torchglm.design.values import spelled
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.predict import _offset
+from torchglm.inference.predict import shift_of
+from torchglm.inputs import Roles
 from torchglm.rows.rows import Rows
 
 STEP = 1e-4  # of the central differences through a formula, in standard deviations of the variable
@@ -119,7 +120,7 @@ def _slice(result: Fitted, designs: list[Tensor], frame: Frame, offset: Any, fre
     coef = result.flat.coef
     one = torch.ones(coef.shape[0], len(frame), dtype=coef.dtype, device=coef.device)
     like = result.shaped(one)
-    shift = (torch.zeros_like(like) + _offset(result, offset, like, frame.table)).reshape(one.shape)
+    shift = (torch.zeros_like(like) + shift_of(result, Roles(offset=offset), like, frame.table)).reshape(one.shape)
     return Slice(Rows(designs[0], torch.zeros_like(one), one, shift), one * _repeats(result, frame, freq), designs)
 
 

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from torchglm import inputs
 from torchglm.inference.fitted import Fitted
+from torchglm.inputs import Roles
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
     from torchglm.rows.indexed import Indexed
 
 KINDS = ("mean", "link")
 
 
 def predict(
-    result: Fitted, x: Any, offset: Any = None, kind: str = "mean", se: bool = False, unseen: str | None = None
+    result: Fitted,
+    x: Any,
+    *,
+    kind: str = "mean",
+    se: bool = False,
+    unseen: str | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
 
     `x` has the columns of the fit without its intercept, or is a data frame (or a `Design`) for a formula fit. `unseen`
     is what a level of it counts as that the fit never saw: `"error"`, `"reference"` or `"other"`; None is what the fit
-    was told. The standard error of a mean is `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for
-    an unknown kind, and where the fit had an offset and none is given.
+    was told. `offset` and `exposure` are one number, one for each row, or the name of a column of the frame; a formula
+    fit that had them as columns takes them from the frame where neither is given. The standard error of a mean is
+    `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown kind, an exposure that `fit`
+    would refuse, and where the fit had an offset and none is given; `TypeError` for roles that say nothing of a mean.
     """
+    beside = Roles.of(roles, "predict", ("offset", "exposure"))
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     coef = result.coef
@@ -35,7 +50,7 @@ def predict(
     else:
         eta = indexed.times(design, known.flatten(0, -2) if coef.dim() > 1 else known.unsqueeze(0))
         eta = eta.reshape(*coef.shape[:-1], -1)
-    eta = eta + _offset(result, offset, eta, x)
+    eta = eta + shift_of(result, beside, eta, x)
     value = eta if kind == "link" else result.link(eta)
     if not se:
         return value
@@ -62,8 +77,6 @@ def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> 
         made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
         indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
         return made.numbers.to(coef), indexed
-    from torchglm import inputs
-
     design = inputs.tensor(x, "x", coef.device).to(coef.dtype)
     added = result.names[:1] == ["(Intercept)"]
     columns = len(result.names) - int(added)
@@ -76,37 +89,41 @@ def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> 
     return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None
 
 
-def _offset(result: Fitted, offset: Any, eta: Tensor, x: Any) -> Tensor | float:
-    from torchglm import inputs
-
+def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | float:
+    """What the offset and the exposure of new rows `x` add to predictors of the shape of `eta`, (*B, m)."""
     columns = result.context.get("columns") or {}
-    if (
-        offset is None
-        and result.spec is not None
-        and not isinstance(x, Tensor)
-        and ("offset" in columns or "exposure" in columns)
-    ):
+    from_frame = result.spec is not None and not isinstance(x, Tensor)
+    if not roles.given and from_frame:
+        roles = Roles(**{name: column for name, column in columns.items() if name in ("offset", "exposure")})
+    roles.check_link(result.link)
+    shift = roles.map(lambda name, value: for_each(name, value, eta, x)).shift(
+        torch.ones((), dtype=torch.bool, device=eta.device)
+    )
+    if shift is not None:
+        return shift
+    if result.context.get("offset"):
+        raise ValueError(
+            "the model was fitted with an offset (or exposure), and none is given for the new rows. "
+            "Pass exposure= (1 for means of a unit of exposure) or offset=."
+        )
+    return 0.0
+
+
+def for_each(name: str, value: Any, eta: Tensor, x: Any) -> Tensor:
+    """A role of new rows `x`: one number `()`, `(m,)`, or a value for each prediction (*B, m); a column by its name."""
+    if isinstance(value, str):
+        if inputs.column_names(x) is None and not isinstance(x, Mapping):
+            raise ValueError(f"{name}={value!r} names a column, and the new rows are no table. Pass its values.")
         from torchglm import tables
 
-        table = tables.as_table(x, [columns[role] for role in ("offset", "exposure") if role in columns])
-        total = torch.zeros_like(eta)
-        if "offset" in columns:
-            total = total + torch.as_tensor(tables.numbers(table, columns["offset"])).to(eta)
-        if "exposure" in columns:
-            total = total + torch.as_tensor(tables.numbers(table, columns["exposure"])).to(eta).log()
-        return total
-    if offset is None:
-        if result.context.get("offset"):
-            raise ValueError(
-                "the model was fitted with an offset (or exposure), and none is given for the new rows. "
-                "Pass offset= (0 for a unit of exposure)."
-            )
-        return 0.0
-    value = torch.as_tensor(offset) if isinstance(offset, (int, float)) else inputs.tensor(offset, "offset")
-    value = value.to(eta)
-    inputs.finite(value.reshape(-1), "offset")
-    if value.dim() == 0 or value.shape in (eta.shape, eta.shape[-1:]):
-        return value
-    raise ValueError(
-        f"offset has shape {tuple(value.shape)}, the predictions {tuple(eta.shape)}. Pass one offset for each row."
-    )
+        value = torch.as_tensor(tables.numbers(tables.as_table(x, [value]), value))
+    given = (torch.as_tensor(value) if isinstance(value, (int, float)) else inputs.tensor(value, name)).to(eta)
+    if given.shape == (eta.shape[-1], 1):
+        given = given.squeeze(-1)
+    if given.dim() and given.shape not in (eta.shape, eta.shape[-1:]):
+        raise ValueError(
+            f"{name} has shape {tuple(given.shape)}, the predictions {tuple(eta.shape)}. Pass one {name} for each row."
+        )
+    if name == "offset":
+        inputs.finite(torch.atleast_1d(given), name)
+    return given

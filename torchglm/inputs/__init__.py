@@ -13,7 +13,6 @@ from torchglm.inputs.checks import (
     check_support,
     check_weights,
     column_names,
-    exposure_link,
     finite,
     per_row,
     tensor,
@@ -21,12 +20,15 @@ from torchglm.inputs.checks import (
 from torchglm.inputs.files import FileRows, SpecRows, from_files, rows_by_spec
 from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
+from torchglm.inputs.roles import ROLES, Roles, paired
 
 __all__ = [
+    "ROLES",
     "Data",
     "FileRows",
     "GLMBatch",
     "LoaderRows",
+    "Roles",
     "SpecRows",
     "all_finite",
     "as_batch",
@@ -35,7 +37,6 @@ __all__ = [
     "check_support",
     "check_weights",
     "column_names",
-    "exposure_link",
     "finite",
     "from_arrays",
     "from_design",
@@ -45,6 +46,7 @@ __all__ = [
     "is_loader",
     "minibatch",
     "named",
+    "paired",
     "per_row",
     "rows_by_spec",
     "tensor",

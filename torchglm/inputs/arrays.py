@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.families.refusal import RowError
 from torchglm.fitting.status import FitWarning
 from torchglm.inputs import checks
+from torchglm.inputs.roles import Roles
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.rows import Rows
 
@@ -41,7 +41,7 @@ def from_arrays(
     x: Any,
     y: Any,
     family: Family,
-    per_row: dict[str, Any],
+    roles: Roles,
     intercept: bool,
     names: Sequence[str] | None,
     device: torch.device | None,
@@ -53,6 +53,8 @@ def from_arrays(
     names = checks.column_names(x) if names is None else list(names)
     design, response = checks.tensor(x, "x", device), checks.tensor(y, "y", device)
     response = response.to(design.device)
+    if design.dim() > 1:
+        response = checks.responses_in_rows(design, response)
     checks.check_shapes(design, response)
     if dtype is not None:
         design = design.to(dtype)
@@ -61,14 +63,14 @@ def from_arrays(
     if len(names) != p:
         raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
     names = ["(Intercept)", *names] if intercept else names
-    return assemble(design, response, family, per_row, names, intercept)
+    return assemble(design, response, family, roles, names, intercept)
 
 
 def assemble(
     design: Tensor,
     response: Tensor,
     family: Family,
-    per_row: dict[str, Any],
+    roles: Roles,
     names: list[str],
     intercept: bool,
     constant: bool = False,
@@ -81,27 +83,29 @@ def assemble(
     `indexed` are the index columns beside those of `design`.
     """
     shape, device = response.shape, design.device
-    given = {k: checks.per_row(v, shape, k, device) for k, v in per_row.items() if v is not None}
+    roles = roles.map(lambda name, value: checks.per_row(value, shape, name, device))
     batch = shape[:-1]
-    encode = {k: given[k] for k in ("trials", "event") if k in given}
-    coded, factor = family.encode(response, **encode)
     weight = torch.ones((), dtype=torch.float64, device=device).expand(shape)  # until a row has one of its own
-    for name in ("weights", "freq"):
-        if name in given:
-            checks.check_weights(given[name], name, strict)
-            weight = weight * given[name]
+    for name, value in (("weights", roles.weights), ("freq", roles.freq)):
+        if value is not None:
+            checks.check_weights(value, name, strict)
+            weight = weight * value
+    response, roles = roles.readable(response, weight > 0)
+    coded, factor = family.encode(response, trials=roles.trials, event=roles.event)
     weight = weight if factor is None else weight * factor
     if factor is not None and strict:
         checks.check_weights(factor, "trials", strict)
-    offset = _offset(given, shape, device)
     used = weight > 0
+    shift = roles.shift(used)
+    offset = torch.zeros((), dtype=torch.float64, device=device).expand(shape) if shift is None else shift
+    offset = offset if roles.exposure is None else offset.to(torch.float64)
     skip = _not_finite(design, coded, used, len(batch) > 0)
     if len(batch) and not bool(used.any(-1).all()):
         skip = ~used.any(-1) if skip is None else skip | ~used.any(-1)
     if skip is not None:
         used = used & ~skip.unsqueeze(-1)
     checks.check_support(coded, family, used)
-    checks.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
+    checks.finite(offset, "offset", used)
     if not bool(used.all()):
         if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
             warnings.warn(
@@ -110,7 +114,7 @@ def assemble(
         design, coded, offset = _neutral(design, coded, offset, used, family)
         weight = torch.where(used, weight, 0.0)
     n, models = shape[-1], batch.numel()
-    freq = given["freq"].reshape(models, n) if "freq" in given else None
+    freq = None if roles.freq is None else roles.freq.reshape(models, n)
     rows = Rows(
         design if design.dim() == 2 else design.reshape(models, n, design.shape[-1]),
         coded.reshape(models, n),
@@ -120,12 +124,6 @@ def assemble(
         intercept,
         indexed,
     )
-    context = {
-        "offset": "offset" in given or "exposure" in given,
-        "event": "event" in given,
-        "trials": "trials" in given,
-        "freq": "freq" in given,
-    }
     return Data(
         [rows],
         batch,
@@ -135,7 +133,7 @@ def assemble(
         design.dtype == torch.float32,
         intercept or constant or _starts_with_ones(rows),
         None if skip is None else skip.reshape(-1),
-        context,
+        roles.context,
     )
 
 
@@ -144,22 +142,6 @@ def _starts_with_ones(rows: Rows) -> bool:
     if rows.indexed is not None and rows.indexed.places[:1].tolist() != [0]:
         return False
     return rows.x.shape[-1] > 0 and bool((rows.x[..., :1, 0] == 1).all()) and bool((rows.x[..., 0] == 1).all())
-
-
-def _offset(given: dict[str, Tensor], shape: torch.Size, device: torch.device) -> Tensor:
-    offset = given.get("offset", torch.zeros((), dtype=torch.float64, device=device).expand(shape))
-    if "exposure" not in given:
-        return offset
-    exposure = given["exposure"]
-    bad = ~(exposure > 0) | torch.isinf(exposure)
-    if bool(bad.any()):
-        place = bad.nonzero()[0].tolist()
-        raise RowError(
-            "exposure must be finite and > 0; ",
-            place,
-            f" has {float(exposure[tuple(place)]):g}. A row without exposure carries no information: drop it.",
-        )
-    return offset + exposure.log()
 
 
 def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> Tensor | None:

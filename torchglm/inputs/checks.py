@@ -12,7 +12,6 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.refusal import RowError
 from torchglm.fitting.status import FitWarning
-from torchglm.links import Link
 
 
 def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
@@ -73,13 +72,32 @@ def column_names(x: Any) -> list[str] | None:
 
 
 def per_row(value: Any, shape: torch.Size, name: str, device: torch.device) -> Tensor:
-    """A value for each row: shape `(n,)` or that of `y`, never broadcast otherwise."""
+    """A value for each row: shape `(n,)`, a column `(n, 1)`, or that of `y`, never broadcast otherwise."""
     given = tensor(value, name, device)
     if given.shape == shape:
         return given
-    if given.shape == shape[-1:]:
-        return given.expand(shape)
+    if given.shape in (shape[-1:], (*shape[-1:], 1)):
+        return given.reshape(shape[-1:]).expand(shape)
     raise ValueError(f"{name} has shape {tuple(given.shape)}, y has {tuple(shape)}. Pass one value for each row.")
+
+
+def responses_in_rows(x: Tensor, y: Tensor) -> Tensor:
+    """`y` as `(*B, n)` beside `x` (n, p) or (*B, n, p), a response given as one column `(*B, n, 1)` being that column.
+
+    Raises `ValueError` where responses stand in columns `(n, R)`, and where `y` is `(n, n)`, which may be either.
+    """
+    n = x.shape[-2]
+    if y.dim() == x.dim() and y.shape == (*x.shape[:-1], 1) and n > 1:
+        return y.squeeze(-1)
+    both = "here y is (B, n), each row the response of one model; in batches and in head.loss it is (n, R), in columns"
+    if x.dim() == 2 and y.dim() == 2 and y.shape[0] == n > 1:
+        if y.shape[1] == n:
+            raise ValueError(
+                f"y has shape {tuple(y.shape)} beside n = {n} rows of x, and its responses may stand in rows or in "
+                f"columns: {both}. Say that they stand in rows with y[None], or turn columns into rows with y.T[None]."
+            )
+        raise ValueError(f"y has shape {tuple(y.shape)} beside n = {n} rows of x: {both}. Pass y.T.")
+    return y
 
 
 def all_finite(value: Tensor) -> bool:
@@ -147,13 +165,4 @@ def check_support(y: Tensor, family: Family, used: Tensor) -> None:
             f"the {family.name} family needs {family.support_text}; ",
             place,
             f" has y = {float(y[tuple(place)]):g}. Correct or drop it, or choose a family that allows it.",
-        )
-
-
-def exposure_link(link: Link) -> None:
-    """Raise `ValueError` where an exposure has no meaning: it multiplies a rate, so the link must be logarithmic."""
-    if not link.rates:
-        raise ValueError(
-            f"exposure needs a link on whose scale rates multiply (log, cloglog), got {link.name}. "
-            "Use link='log', or pass offset= on the scale of the linear predictor."
         )

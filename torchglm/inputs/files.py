@@ -11,6 +11,7 @@ from torchglm.families import Family
 from torchglm.families.refusal import RowError
 from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
+from torchglm.inputs.roles import Roles
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
 
@@ -26,7 +27,7 @@ HOLD = 1 << 30  # bytes of rows that a process keeps in memory
 class SpecRows:
     """The rows of files (or chunks) by a design that is known, read again at each iteration, as `Rows` piece by piece.
 
-    `roles` names the columns of weights, freq, offset, exposure, trials and event. Raises `ValueError` where columns
+    `roles` says which columns they are, by the names of `Roles`. Raises `ValueError` where columns
     are missing, and while iterating for rows that do not suit the family, naming the place.
     """
 
@@ -68,7 +69,7 @@ class SpecRows:
         design = self.spec.design(table, response=True, also=self.also, first=first)
         if tally is not None:
             tally.add(design)
-        roles = {role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()}
+        roles = Roles(**{role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()})
         assert design.y is not None  # the formula has a response
         x, y = design.numbers.to(self.device, self.dtype), design.y.to(self.device)
         indexed = None if design.indexed is None else design.indexed.to(self.device, self.dtype)
@@ -151,10 +152,7 @@ class FileRows(SpecRows):
     def context(self) -> dict[str, Any]:
         """What a result remembers of where its rows came from."""
         return {
-            "offset": "offset" in self.roles or "exposure" in self.roles,
-            "event": "event" in self.roles,
-            "trials": "trials" in self.roles,
-            "freq": "freq" in self.roles,
+            **Roles(**self.roles).context,
             "formula": self.spec.formula,
             "spec": self.spec,
             "columns": self.roles,
@@ -168,13 +166,13 @@ def from_files(
     formula: str,
     path: Any,
     family: Family,
-    per_row: dict[str, Any],
+    roles: Roles,
     policies: Mapping[str, Any],
     device: torch.device | None,
     dtype: torch.dtype | None,
 ) -> Data:
-    """The rows of files. Raises `ValueError` for per-row arguments that are not names of columns."""
-    rows = FileRows(formula, path, family, _named(per_row), policies, device, dtype)
+    """The rows of files. Raises `ValueError` for roles that are not names of columns."""
+    rows = FileRows(formula, path, family, _named(roles), policies, device, dtype)
     return Data(
         rows.source,
         torch.Size(),
@@ -187,19 +185,16 @@ def from_files(
     )
 
 
-def rows_by_spec(
-    path: Any, spec: DesignSpec, family: Family, per_row: dict[str, Any], device: torch.device | None
-) -> SpecRows:
-    """The rows of files by a known design. Raises `ValueError` for per-row arguments that are not names of columns."""
-    return SpecRows(path, spec, family, _named(per_row), device)
+def rows_by_spec(path: Any, spec: DesignSpec, family: Family, roles: Roles, device: torch.device | None) -> SpecRows:
+    """The rows of files by a known design. Raises `ValueError` for roles that are not names of columns."""
+    return SpecRows(path, spec, family, _named(roles), device)
 
 
-def _named(per_row: dict[str, Any]) -> dict[str, str]:
-    given = {name: value for name, value in per_row.items() if value is not None}
-    for name, value in given.items():
+def _named(roles: Roles) -> dict[str, str]:
+    for name, value in roles.given.items():
         if not isinstance(value, str):
             raise ValueError(f"{name} must name a column where the rows come from files, got {type(value).__name__}.")
-    return given
+    return roles.columns
 
 
 def _joined(pieces: list[Rows]) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,19 +13,20 @@ from torchglm.families import Family
 from torchglm.families.refusal import RowError
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
+from torchglm.inputs.roles import Roles
 
 
 def from_formula(
     formula: str,
     frame: Any,
     family: Family,
-    per_row: dict[str, Any],
+    roles: Roles,
     by: str | Sequence[str] | None,
     policies: Mapping[str, Any],
     device: torch.device | None,
     dtype: torch.dtype | None,
 ) -> Data:
-    """The rows of a table by a formula; per-row arguments may be names of columns, `policies` as in `data.build`.
+    """The rows of a table by a formula; roles may be names of columns, `policies` as in `data.build`.
 
     Raises `ValueError` for a formula without a response, missing data and all that the tables refuse.
     """
@@ -33,16 +35,15 @@ def from_formula(
     if frame is None:
         raise ValueError("a formula needs data: fit('y ~ a + b', data, ...) with a data frame, a table or a dict.")
     keys = [] if by is None else [by] if isinstance(by, str) else list(by)
-    columns = {name: value for name, value in per_row.items() if isinstance(value, str)}
-    design = build(formula, frame, also=[*columns.values(), *keys], **policies)
+    design = build(formula, frame, also=[*roles.columns.values(), *keys], **policies)
     if design.y is None:
         raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
-    data = from_design(design, family, per_row, keys, device, dtype)
+    data = from_design(design, family, roles, keys, device, dtype)
     data.context |= {
         "formula": formula,
         "spec": design.spec,
         "terms": design.terms,
-        "columns": columns,
+        "columns": roles.columns,
         "group_names": keys or None,
         "tally": Tally.of(design).to_dict(),
     }
@@ -52,7 +53,7 @@ def from_formula(
 def from_design(
     design: Any,
     family: Family,
-    per_row: dict[str, Any],
+    roles: Roles,
     keys: list[str],
     device: torch.device | None,
     dtype: torch.dtype | None,
@@ -61,33 +62,32 @@ def from_design(
     from torchglm import tables
     from torchglm.design import groups
 
-    values = {}
-    for name, value in per_row.items():
+    def value_of(name: str, value: Any) -> Tensor:
         if isinstance(value, str):
-            values[name] = tables.numbers(design.table, value).to(device)
-        elif value is not None:
-            given = checks.tensor(value, name, device)
-            values[name] = given if design.kept is None else given[torch.as_tensor(design.kept, device=device)]
+            return tables.numbers(design.table, value).to(device)
+        given = checks.tensor(value, name, device)
+        given = given.squeeze(-1) if given.dim() == 2 and given.shape[-1] == 1 else given
+        return given if design.kept is None else given[torch.as_tensor(design.kept, device=device)]
+
+    roles = roles.map(value_of)
     response = torch.as_tensor(design.y).to(torch.float64).to(device)
     if not keys:
         numbers = design.numbers.to(device, dtype or design.numbers.dtype)
         indexed = None if design.indexed is None else design.indexed.to(numbers.device, numbers.dtype)
         try:
             return assemble(
-                numbers, response, family, values, list(design.names), False, design.intercept, indexed=indexed
+                numbers, response, family, roles, list(design.names), False, design.intercept, indexed=indexed
             )
         except RowError as error:
             raise error.moved(design.row(error.place[-1])) from None
     x = design.x.to(device, dtype or design.x.dtype)
     codes, labels = groups(design.table, keys)
-    data = _grouped(x, response, family, values, torch.as_tensor(codes).to(torch.int64), len(labels), design)
+    data = _grouped(x, response, family, roles, torch.as_tensor(codes).to(torch.int64), len(labels), design)
     data.context["groups"] = labels
     return data
 
 
-def _grouped(
-    x: Tensor, y: Tensor, family: Family, values: dict[str, Tensor], codes: Tensor, groups: int, design: Any
-) -> Data:
+def _grouped(x: Tensor, y: Tensor, family: Family, roles: Roles, codes: Tensor, groups: int, design: Any) -> Data:
     """Rows sorted into a `(B, n, p)` batch, short groups padded with weight zero."""
     order = torch.argsort(codes, stable=True)
     counts = torch.bincount(codes, minlength=groups)
@@ -100,12 +100,12 @@ def _grouped(
         out[place.to(value.device)] = value[order.to(value.device)]
         return out.reshape(groups, longest, *value.shape[1:])
 
-    for name, value in values.items():
+    for name, value in roles.given.items():
         if value.shape != codes.shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, the data have {len(codes)} rows.")
     ones = torch.ones(len(codes), dtype=torch.float64, device=x.device)
-    padded = {k: pad(v, 0.0 if k == "offset" else 1.0) for k, v in values.items()}
-    padded["weights"] = pad(values.get("weights", ones), 0.0)
+    padded = roles.map(lambda name, value: pad(value, 0.0 if name == "offset" else 1.0))
+    padded = replace(padded, weights=pad(ones if roles.weights is None else roles.weights, 0.0))
     try:
         return assemble(pad(x, 0.0), pad(y, float(y[0])), family, padded, list(design.names), False, design.intercept)
     except RowError as error:

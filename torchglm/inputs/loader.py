@@ -14,6 +14,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.batch import GLMBatch, as_batch
 from torchglm.inputs.checks import column_names
+from torchglm.inputs.roles import ROLES, Roles
 from torchglm.links import Link
 from torchglm.rows.rereadable import read_again
 from torchglm.rows.rows import Rows
@@ -22,8 +23,8 @@ from torchglm.rows.rows import Rows
 class LoaderRows:
     """A re-iterable of batches, or a function that returns an iterator of them, as a re-iterable of `Rows`.
 
-    A batch is `(x, y)`, longer in the order of `GLMBatch`, a `GLMBatch`, or a dict of its names (`exposure` too).
-    Several responses `(n, B)` are `B` models over one design. Iterating raises `ValueError` for a batch that does
+    A batch is `(x, y)`, or a `GLMBatch` or a dict of its names. Several responses stand in columns, `(n, B)`, and are
+    `B` models over one design. Iterating raises `ValueError` for a batch that does
     not fit, and names it.
     """
 
@@ -83,43 +84,42 @@ class LoaderRows:
                 f"it has {shape[0]} columns in x and {shape[1]} responses, those before it "
                 f"{self.shape[0]} and {self.shape[1]}. Pass batches of one shape."
             )
-        per_row: dict[str, Tensor | None] = {
-            "weights": batch.weight,
-            "offset": batch.offset,
-            "trials": batch.trials,
-            "event": batch.event,
-        }
-        present = {name: self._across(value, name, design) for name, value in per_row.items() if value is not None}
-        self.given |= present.keys()
+        roles = batch.roles.map(lambda name, value: self._across(value, name, design))
+        self.given |= roles.given.keys()
         if self.dtype is not None:
             design = design.to(self.dtype)
-        data = assemble(design, response, self.family, present, [], self.intercept, strict=False)
+        data = assemble(design, response, self.family, roles, [], self.intercept, strict=False)
         [rows] = data.source
         return rows
 
     @staticmethod
     def _across(value: Any, name: str, design: Tensor) -> Tensor:
-        """`(n, B)` as `(B, n)`: responses lead."""
+        """`(n, B)` as `(B, n)`: responses lead; a column `(n, 1)` as `(n,)`."""
         given = checks.tensor(value, name, design.device)
-        return given.mT.contiguous() if given.dim() == 2 else given
+        if given.dim() == 2 and given.shape[-1] == design.shape[0] != given.shape[0]:
+            raise ValueError(
+                f"{name} has shape {tuple(given.shape)} beside {design.shape[0]} rows of x. In batches {name} is "
+                "(n, R), a response in each column; responses in rows, (R, n), are what fit(x, y) takes. "
+                f"Pass {name}.T."
+            )
+        return given.reshape(-1) if given.shape[1:] == (1,) else given.mT.contiguous() if given.dim() == 2 else given
 
 
 def from_loader(
     loader: Any,
     family: Family,
     link: Link,
-    per_row: dict[str, Any],
+    roles: Roles,
     intercept: bool,
     names: Sequence[str] | None,
     device: torch.device | None,
     dtype: torch.dtype | None,
 ) -> Data:
     """The rows of a loader. Raises `ValueError` for an empty one, and for per-row arguments beside it."""
-    beside = [name for name, value in per_row.items() if value is not None]
-    if beside:
+    if roles.given:
         raise ValueError(
-            f"{', '.join(beside)} came beside a loader. Put them into the batches: (x, y, weight, offset, "
-            "trials, event), or a dict of those names."
+            f"{', '.join(roles.given)} came beside a loader. Put them into the batches, each a GLMBatch or a dict "
+            f"with the names x, y, {', '.join(ROLES)}."
         )
     source = LoaderRows(loader, family, link, intercept, device, dtype)
     first = next(iter(source), None)
@@ -130,7 +130,6 @@ def from_loader(
     if len(names) != p:
         raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
     models = first.y.shape[0]
-    context = {"offset": "offset" in source.given, "event": "event" in source.given, "trials": "trials" in source.given}
     return Data(
         source,
         torch.Size() if models == 1 else torch.Size([models]),
@@ -139,7 +138,7 @@ def from_loader(
         first.y.device,
         first.x.dtype == torch.float32,
         intercept,
-        context=context,
+        context=Roles(**dict.fromkeys(source.given, True)).context,
     )
 
 

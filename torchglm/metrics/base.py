@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,14 @@ from torchmetrics import Metric
 
 from torchglm import families, links
 from torchglm.families import Family
-from torchglm.inputs import exposure_link
+from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.metrics.rows import Column, Scored, scored
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 
 class FamilyMetric(Metric):
@@ -59,20 +64,12 @@ class FamilyMetric(Metric):
         """The sums so far."""
         return getattr(self, self._state)
 
-    def update(
-        self,
-        mu: Column,
-        y: Column,
-        weight: Column | None = None,
-        offset: Column | None = None,
-        exposure: Column | None = None,
-        trials: Column | None = None,
-        event: Column | None = None,
-    ) -> None:
-        """Take in rows; `ValueError` where shapes differ, or where `exposure` has no meaning for the link."""
-        if exposure is not None and self.offset_counts:
-            exposure_link(self.link)
-        part = self._part(scored(self.family, mu, y, weight, offset, exposure, trials, event))
+    def update(self, mu: Column, y: Column, **roles: Unpack[RoleValues]) -> None:
+        """Take in rows; `ValueError` where shapes differ, or where an exposure has no meaning for the link."""
+        beside = Roles.of(roles, type(self).__name__)
+        if self.offset_counts:
+            beside.check_link(self.link)
+        part = self._part(scored(self.family, mu, y, beside))
         merge = self._merge()
         joined = self.sums + part if merge == "sum" else merge(torch.stack([self.sums, part]))
         setattr(self, self._state, joined)

@@ -6,7 +6,7 @@ Nothing is kept and no rank is waited for, even where `torch.distributed` is ini
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -18,166 +18,135 @@ from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable, Table
 from torchglm.metrics.rows import Column
 from torchglm.metrics.scores import D2, Deviance, ObservedExpected, PearsonDispersion
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
+
 
 def deviance(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """The weighted mean unit deviance, `sum w d(y, mu) / sum w`: see `Deviance`."""
-    return _value(Deviance, (family, link), mu, y, weight, offset, exposure, trials, event)
+    return _value(Deviance, (family, link), mu, y, **roles)
 
 
 def d2(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     null: float | None = None,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """The share of the null deviance that is explained, `1 - D / D0`: see `D2`."""
-    return _value(D2, (family, link, null), mu, y, weight, offset, exposure, trials, event)
+    return _value(D2, (family, link, null), mu, y, **roles)
 
 
 def nll(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     dispersion: float | Column = 1.0,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """The weighted mean negative log-density: see `NLL`."""
-    return _value(NLL, (family, dispersion, link), mu, y, weight, offset, exposure, trials, event)
+    return _value(NLL, (family, dispersion, link), mu, y, **roles)
 
 
 def pearson_dispersion(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     n_coef: int = 0,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """Pearson's chi-square over its degrees of freedom: see `PearsonDispersion`."""
-    return _value(PearsonDispersion, (family, n_coef, link), mu, y, weight, offset, exposure, trials, event)
+    return _value(PearsonDispersion, (family, n_coef, link), mu, y, **roles)
 
 
 def observed_expected(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """The sum of responses over the sum of means: see `ObservedExpected`."""
-    return _value(ObservedExpected, (family, link), mu, y, weight, offset, exposure, trials, event)
+    return _value(ObservedExpected, (family, link), mu, y, **roles)
 
 
 def crps(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     dispersion: float | Column = 1.0,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """The mean continuous ranked probability score of the predicted laws: see `CRPS`."""
-    return _value(CRPS, (family, dispersion, link), mu, y, weight, offset, exposure, trials, event)
+    return _value(CRPS, (family, dispersion, link), mu, y, **roles)
 
 
 def gini(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """The Gini index of the order of predicted rates: see `Gini`."""
-    return _value(Gini, (family, link), mu, y, weight, offset, exposure, trials, event)
+    return _value(Gini, (family, link), mu, y, **roles)
 
 
 def lift_table(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     bins: int = 10,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Table:
     """Observed against predicted rates in bins of about equal weight: see `LiftTable`."""
-    return _value(LiftTable, (family, link, bins), mu, y, weight, offset, exposure, trials, event)
+    return _value(LiftTable, (family, link, bins), mu, y, **roles)
 
 
 def calibration_error(
     mu: Column,
     y: Column,
     family: str | Family,
-    weight: Column | None = None,
     *,
     bins: int = 10,
     link: str | Link | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Tensor:
     """The mean distance of observed from predicted rates: see `CalibrationError`."""
-    return _value(CalibrationError, (family, link, bins), mu, y, weight, offset, exposure, trials, event)
+    return _value(CalibrationError, (family, link, bins), mu, y, **roles)
 
 
-def coverage(low: Column, high: Column, y: Column, weight: Column | None = None) -> Tensor:
+def coverage(low: Column, high: Column, y: Column, **roles: Unpack[RoleValues]) -> Tensor:
     """The share of responses inside their intervals: see `Coverage`."""
-    return _value(Coverage, (), low, high, y, weight)
+    return _value(Coverage, (), low, high, y, **roles)
 
 
-def _value(metric: Callable[..., Metric], settings: tuple[Any, ...], *rows: Any) -> Any:
+def _value(metric: Callable[..., Metric], settings: tuple[Any, ...], *rows: Any, **roles: Any) -> Any:
     """What a metric of these settings says of these rows alone, on their device."""
     made = metric(*settings, sync_on_compute=False)
     if isinstance(rows[0], Tensor):
         made.to(rows[0].device)
-    made.update(*rows)
+    made.update(*rows, **roles)
     return made.compute()

@@ -1,23 +1,29 @@
 """Scores of whole predicted laws, likelihood and CRPS, and how often intervals hold the response.
 
 metric = CRPS("gamma", dispersion=0.4)
-metric.update(mu, y, weight)
+metric.update(mu, y, weights=w)
 metric.compute()
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from torchglm.families import Family
+from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.metrics.base import FamilyMetric
 from torchglm.metrics.rows import Column, Scored, wide
 from torchglm.metrics.sums import crps_sums, nll_sums, ratio, total
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 
 class LawMetric(FamilyMetric):
@@ -34,9 +40,10 @@ class LawMetric(FamilyMetric):
 
 
 class NLL(LawMetric):
-    """The weighted mean negative log-density `-sum w log f(y; mu, phi) / sum w`, fully normalised.
+    """The mean negative log-density `-sum freq log f(y; mu, phi / weights) / sum freq`, fully normalised.
 
-    `w` repeats a row, it does not divide `dispersion` (phi); `trials` enter the binomial density.
+    Times the rows it is minus `Result.loglik`: prior weights divide `dispersion` (phi), or multiply the log-density
+    where a family has none; `trials` enter the binomial density.
     """
 
     def _part(self, rows: Scored) -> Tensor:
@@ -48,11 +55,12 @@ class NLL(LawMetric):
 
 
 class CRPS(LawMetric):
-    """The weighted mean continuous ranked probability score of the predicted laws, in units of the response.
+    """The mean continuous ranked probability score of the predicted laws, in units of the response.
 
     `integral (F(x) - 1{y <= x})^2 dx`: the absolute error of a law, as it is `|y - mu|` where the law is one point.
     In closed form for Gaussian, Bernoulli, binomial (in counts), Poisson, negative binomial, Gamma and exponential;
-    `ValueError` for others. `w` repeats a row, it does not divide `dispersion` (phi). NaN where a time is censored.
+    `ValueError` for others. `freq` repeats a row, and so do prior weights unless they are part of the law: they divide
+    `dispersion` (phi), and are the totals of proportions. NaN where a time is censored.
     Source: Gneiting & Raftery (2007); Jordan, Krueger & Lerch (2019), J. Stat. Softw. 90(12).
     """
 
@@ -90,9 +98,9 @@ class Coverage(Metric):
         super().__init__(**kwargs)
         self.add_state("covered", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, low: Column, high: Column, y: Column, weight: Column | None = None) -> None:
-        """Take in rows `(*N,)` of one shape; `ValueError` where shapes differ."""
-        self.covered = self.covered + coverage_sums(low, high, y, weight)
+    def update(self, low: Column, high: Column, y: Column, **roles: Unpack[RoleValues]) -> None:
+        """Take in rows `(*N,)` of one shape, with `weights` and `freq`; `ValueError` where shapes differ."""
+        self.covered = self.covered + coverage_sums(low, high, y, Roles.of(roles, "Coverage", ("weights", "freq")))
 
     def compute(self) -> Tensor:
         """The share, a float64 scalar; NaN before any row of positive weight."""
@@ -103,16 +111,22 @@ class Coverage(Metric):
         return self._plot(val, ax)
 
 
-def coverage_sums(low: Column, high: Column, y: Column, weight: Column | None = None) -> Tensor:
-    """`(sum w 1{low <= y <= high}, sum w)`."""
+def coverage_sums(low: Column, high: Column, y: Column, roles: Roles) -> Tensor:
+    """`(sum w 1{low <= y <= high}, sum w)`, `w = weights * freq`."""
     low = wide("low", low)
-    high, y = wide("high", high, low.device), wide("y", y, low.device)
-    w = torch.ones_like(y) if weight is None else wide("weight", weight, low.device)
-    for name, value in {"low": low, "high": high, "weight": w}.items():
-        if value.shape != y.shape:
+    columns = {"low": low, "high": wide("high", high, low.device), "y": wide("y", y, low.device)}
+    columns |= {name: wide(name, value, low.device) for name, value in roles.given.items()}
+    flat = {
+        name: value[..., 0] if value.dim() > 1 and value.shape[-1] == 1 else value for name, value in columns.items()
+    }
+    for name, value in flat.items():
+        if value.shape != flat["y"].shape:
             raise ValueError(
-                f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(value.shape)}. Give one value per row."
+                f"{name} must have the shape of y, {tuple(columns['y'].shape)}, got {tuple(columns[name].shape)}. "
+                "Give one value per row."
             )
+    low, high, y = flat["low"], flat["high"], flat["y"]
+    w = flat.get("weights", torch.ones_like(y)) * flat.get("freq", 1.0)
     inside = ((low <= y) & (y <= high)).double()
     known = torch.where(low.isnan() | high.isnan() | y.isnan() | (w < 0), torch.nan, inside)
     return torch.stack([total(w, known), w.sum()])

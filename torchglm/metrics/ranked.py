@@ -89,7 +89,7 @@ class Ranked(FamilyMetric):
 class Gini(Ranked):
     """How well predicted rates order the response: one minus twice the area under the Lorenz curve.
 
-    Rows are sorted by `mu / exposure` and weighted by `weight * exposure` (exposure is `exp(offset)` with the
+    Rows are sorted by `mu / exposure` and weighted by `weights * freq * exposure` (exposure is `exp(offset)` with the
     log link, else 1); rates within 0.2 % of each other count as equal. For times to an event (`Exponential`) the rate
     is the hazard `exposure / mu`, the weight the time at risk and the response the events, so that a censored time
     counts for what is known of it: see `observed_and_expected`.

@@ -1,6 +1,6 @@
 """Rows as metrics see them: predicted means beside responses, in float64, checked for shape, not for value.
 
-Values stay on their device: nothing here waits for it, except the checks of `trials=` and `event=`.
+Values stay on their device: nothing here waits for it, except the checks of `exposure=`, `trials=` and `event=`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.inputs import tensor
+from torchglm.inputs import Roles, tensor
 
 Column: TypeAlias = Tensor | ArrayLike  # one value for each row: a tensor, an array, a series or a list
 
@@ -21,56 +21,54 @@ Column: TypeAlias = Tensor | ArrayLike  # one value for each row: a tensor, an a
 class Scored(NamedTuple):
     """Predictions and responses `(n,)` in float64; `y` is encoded by the family.
 
-    `weight` holds the row weights as given (NaN for one below 0), `trials` the factor the family adds to them;
+    `prior` holds the prior weights with the trials in them, `repeats` how often a row was seen (NaN for one below 0);
     `offset` is None where the rows have none. Where `y` is NaN so is `mu`: no formula takes it for a number.
     """
 
     mu: Tensor
     y: Tensor
-    weight: Tensor
-    trials: Tensor
+    prior: Tensor
+    repeats: Tensor
     offset: Tensor | None
 
     @property
     def whole(self) -> Tensor:
-        """The whole weight of a row in the likelihood, `weight * trials`."""
-        return self.weight * self.trials
+        """The whole weight of a row in the likelihood, `weights * freq * trials`."""
+        return self.prior * self.repeats
+
+    @property
+    def seen(self) -> Tensor:
+        """How often a row counts: its repeats, and 0 where it has no weight."""
+        return torch.where(self.prior > 0, self.repeats, self.prior)  # 0, or NaN
 
 
-def scored(
-    family: Family,
-    mu: Column,
-    y: Column,
-    weight: Column | None = None,
-    offset: Column | None = None,
-    exposure: Column | None = None,
-    trials: Column | None = None,
-    event: Column | None = None,
-) -> Scored:
-    """The rows `mu`, `y` `(*N,)`, flattened, in float64.
+def scored(family: Family, mu: Column, y: Column, roles: Roles) -> Scored:
+    """The rows `mu`, `y` `(*N,)` or as one column `(*N, 1)`, flattened, in float64.
 
-    `weight`, `offset`, `exposure`, `trials` and `event` have the shape of `y`, or lack its last dimension
-    (one value per row for several responses). `exposure` stands for an offset of `log(exposure)`.
-    Raises `ValueError` where shapes differ, or where both `offset` and `exposure` are given, and `TypeError` for text.
+    The roles have the shape of `y`, or lack its last dimension (one value per row for several responses).
+    Raises `ValueError` where shapes differ, and for an exposure that is not finite and above 0 in a row that counts,
+    and `TypeError` for text.
     """
     mu = wide("mu", mu)
     y = wide("y", y, mu.device)
     if mu.shape != y.shape:
+        mu, y = (value.squeeze(-1) if value.dim() > 1 and value.shape[-1] == 1 else value for value in (mu, y))
+    if mu.shape != y.shape:
         raise ValueError(
-            f"mu and y must have one shape, got {tuple(mu.shape)} and {tuple(y.shape)}. "
-            "Squeeze a last dimension of 1 yourself: it is never broadcast."
+            f"mu and y must have one shape, got {tuple(mu.shape)} and {tuple(y.shape)}. Nothing is broadcast."
         )
-    if offset is not None and exposure is not None:
-        raise ValueError("offset and exposure were both given. exposure means an offset of log(exposure).")
-    extras = {"weight": weight, "offset": offset, "exposure": exposure, "trials": trials, "event": event}
-    given = {name: None if value is None else _like(name, value, y) for name, value in extras.items()}
+    given = roles.map(lambda name, value: _like(name, value, y))
     response = y.flatten()
-    means = torch.where(response.isnan(), torch.nan, mu.flatten())
-    response, factor = family.encode(response, trials=given["trials"], event=given["event"])
     ones = torch.ones_like(response)
-    shift = given["offset"] if given["exposure"] is None else given["exposure"].log()
-    weight = ones if given["weight"] is None else torch.where(given["weight"] < 0, torch.nan, given["weight"])
-    return Scored(means, response, weight, ones if factor is None else factor, shift)
+    prior, repeats = (
+        ones if value is None else torch.where(value < 0, torch.nan, value) for value in (given.weights, given.freq)
+    )
+    used = prior * repeats != 0
+    means = torch.where(response.isnan(), torch.nan, mu.flatten())
+    response, given = given.readable(response, used)
+    coded, factor = family.encode(response, trials=given.trials, event=given.event)
+    prior = prior if factor is None else prior * factor
+    return Scored(means, coded, prior, repeats, given.shift(used))
 
 
 def wide(name: str, value: Column, device: torch.device | None = None) -> Tensor:
@@ -81,10 +79,10 @@ def wide(name: str, value: Column, device: torch.device | None = None) -> Tensor
 def _like(name: str, given: Column, y: Tensor) -> Tensor:
     """One value per response `(n,)` in float64."""
     value = wide(name, given, y.device)
-    if value.shape == y.shape:
+    if value.shape in (y.shape, (*y.shape, 1)):
         return value.flatten()
-    if y.dim() > 1 and value.shape == y.shape[:-1]:
-        return value.unsqueeze(-1).expand(y.shape).flatten()
+    if y.dim() > 1 and value.shape in (y.shape[:-1], (*y.shape[:-1], 1)):
+        return value.reshape(*y.shape[:-1], 1).expand(y.shape).flatten()
     raise ValueError(
         f"{name} must have the shape of y, {tuple(y.shape)}, got {tuple(value.shape)}. Give one value per row."
     )

@@ -2,11 +2,11 @@
 
     metric = Deviance("poisson")
     for batch in batches:
-        metric.update(model(batch.x, batch.offset), batch.y, batch.weight)
+        metric.update(model(batch.x, batch.offset), batch.y, weights=batch.weights)
     metric.compute()
 
-Every `update` takes `mu`, `y` of one shape `(*N,)`, an optional `weight`, and by name what a batch may hold:
-`offset` or `exposure` (which count for a null model and for rates), `trials`, `event`. Nothing waits for the device.
+Every `update` takes `mu`, `y` of one shape `(*N,)`, and by name what stands beside them: `weights`, `freq`, `offset`
+and `exposure` (which count for a null model and for rates), `trials`, `event`.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class D2(FamilyMetric):
 class PearsonDispersion(FamilyMetric):
     """`sum w (y - mu)^2 / V(mu)` over `n - n_coef`: about 1 for counts that are not over-dispersed.
 
-    `n` counts rows of positive weight; `n_coef` is the number of coefficients these rows were used to
-    estimate (0 on held-out rows). A censored time counts as it stands, as in `Result.pearson_chi2`.
+    `n` counts rows of positive weight with their repeats; `n_coef` is the number of coefficients these rows were used
+    to estimate (0 on held-out rows). A censored time counts as it stands, as in `Result.pearson_chi2`.
     """
 
     higher_is_better = None

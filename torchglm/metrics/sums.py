@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchglm.families import Family
+from torchglm.families import Binomial, Family
 from torchglm.links import Identity, Link
 from torchglm.metrics.rows import Scored
 
@@ -30,22 +30,25 @@ def deviance_sums(rows: Scored, family: Family) -> Tensor:
 
 
 def nll_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
-    """`(-sum w log f(y; mu, phi), sum w)`; trials are part of the density, not of `w`."""
-    nll = -family.log_prob(rows.y, rows.mu, dispersion, rows.trials)
-    return torch.stack([total(rows.weight, nll), rows.weight.sum()])
+    """`(-sum freq log f(y; mu, phi / prior), sum freq)` over rows that count."""
+    nll = -family.log_prob(rows.y, rows.mu, dispersion, rows.prior)
+    return torch.stack([total(rows.seen, nll), rows.seen.sum()])
 
 
 def crps_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
-    """`(sum w CRPS, sum w)`; trials are part of the law, not of `w`."""
-    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / rows.trials)
-    return torch.stack([total(rows.weight, score), rows.weight.sum()])
+    """`(sum freq CRPS, sum freq)`: prior weights are part of the law where it has a place for them, else repeats."""
+    inside = family.has_dispersion or isinstance(family, Binomial)
+    prior = torch.where(rows.prior > 0, rows.prior, 1.0) if inside else torch.ones_like(rows.prior)
+    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / prior)
+    weight = rows.seen if inside else rows.whole
+    return torch.stack([total(weight, score), weight.sum()])
 
 
 def pearson_sums(rows: Scored, family: Family) -> Tensor:
-    """`(sum w (y - mu)^2 / V(mu), rows of positive weight)`."""
+    """`(sum w (y - mu)^2 / V(mu), rows of positive weight, with their repeats)`."""
     residual = (rows.y.abs() if family.signed else rows.y) - rows.mu
     square = residual.square() / family.variance(rows.mu)
-    return torch.stack([total(rows.whole, square), (rows.whole > 0).sum().double()])
+    return torch.stack([total(rows.whole, square), torch.where(rows.seen > 0, rows.seen, 0.0).sum()])
 
 
 def observed_and_expected(rows: Scored, family: Family) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,9 +21,14 @@ from torchglm.fitting.start import design_triangle
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
-from torchglm.inputs import Data
+from torchglm.inputs import Data, Roles
 from torchglm.links import Link
 from torchglm.model.result import Result
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 SINGULAR = ("drop", "minnorm", "error")
 
@@ -34,12 +39,6 @@ def fit(
     *,
     family: str | Family,
     link: str | Link | None = None,
-    weights: Any = None,
-    freq: Any = None,
-    offset: Any = None,
-    exposure: Any = None,
-    trials: Any = None,
-    event: Any = None,
     intercept: bool = True,
     penalty: Penalty | None = None,
     dispersion: str | float | None = None,
@@ -56,19 +55,18 @@ def fit(
     rare: int = 0,
     observe: Observer | None = None,
     resume: Progress | None = None,
+    **roles: Unpack[RoleValues],
 ) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
 
     Args:
         x: `(n, p)` numbers (tensor, array, data frame), shared by all models, or `(*B, n, p)`; or a formula
             such as `"claims ~ age + C(region)"`; or a re-iterable loader of batches (`y` is then None).
-        y: `(n,)`, or `(*B, n)` for a batch of models; with a formula the data frame or table, or the path of CSV or
+        y: `(n,)` or a column `(n, 1)`, or `(*B, n)` for a batch of models, each row the response of one (batches and
+            `head.loss` have responses in columns); with a formula the data frame or table, or the path of CSV or
             Parquet files (a glob, a folder, a list), or chunks: a list of tables, an Arrow dataset, or a function that
             returns an iterator of tables. Both are read again at each step where they are too large to hold.
         family, link: objects or names; `link=None` is the family's default.
-        weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
-        offset: added to the linear predictor; `exposure`: its logarithm is (log links).
-        trials: binomial totals, `y` then being counts; `event`: 1 seen, 0 right-censored (exponential).
         intercept: put a column of ones in front (a formula decides for itself).
         penalty: `Ridge` or `ElasticNet`; the default is none.
         dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
@@ -83,24 +81,20 @@ def fit(
         unseen: what a level never seen counts as when predicting: `"error"`, `"reference"` or `"other"` (formula only).
         rare: levels with fewer rows are pooled into one level `"other"`; `unseen="other"` needs it (formula only).
         observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
+        weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
+        offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
+        trials: binomial totals, `y` then being counts; `event`: 1 seen, 0 right-censored (exponential).
 
-    With a formula the per-row arguments are column names. Where `torch.distributed` is initialised, the rows of files
-    are shared out to its processes, which all call `fit` and get the same result. Raises `ValueError` or `TypeError`
-    for data that do not fit together, are not finite or lie outside the family's support.
+    The last six are the roles, `(n,)` or like `y`; with a formula they may be names of columns. Where
+    `torch.distributed` is initialised, the rows of files are shared out to its processes, which all call `fit` and get
+    the same result. Raises `ValueError` or `TypeError` for data that do not fit together, are not finite or lie outside
+    the family's support.
     """
     family = families.get(family)
     chosen = family.default_link if link is None else links.get(link)
     _check_options(tol, max_iter, singular, penalty, names, dtype)
-    if exposure is not None:
-        inputs.exposure_link(chosen)
-    per_row = {
-        "weights": weights,
-        "freq": freq,
-        "offset": offset,
-        "exposure": exposure,
-        "trials": trials,
-        "event": event,
-    }
+    beside = Roles.of(roles, "fit")
+    beside.check_link(chosen)
     where = _device(device)
     policies = {"missing": missing, "unseen": unseen, "rare": rare}
     if isinstance(x, str) and (names is not None or not intercept):
@@ -111,15 +105,15 @@ def fit(
     if isinstance(x, str) and _piecewise(y):
         if by is not None:
             raise ValueError("by= sorts rows in memory: pass a table, torchglm.tables.read_table(path).")
-        data = inputs.from_files(x, y, family, per_row, policies, where, dtype)
+        data = inputs.from_files(x, y, family, beside, policies, where, dtype)
     elif isinstance(x, str):
-        data = inputs.from_formula(x, y, family, per_row, by, policies, where, dtype)
+        data = inputs.from_formula(x, y, family, beside, by, policies, where, dtype)
     elif by is not None:
         raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")
     elif y is None and inputs.is_loader(x):
-        data = inputs.from_loader(x, family, chosen, per_row, intercept, names, where, dtype)
+        data = inputs.from_loader(x, family, chosen, beside, intercept, names, where, dtype)
     else:
-        data = inputs.from_arrays(x, y, family, per_row, intercept, names, where, dtype)
+        data = inputs.from_arrays(x, y, family, beside, intercept, names, where, dtype)
     penalty = None if penalty is None else penalty.expand(data.constant, data.columns)
     first = None if start is None else _start(start, data)
     _check_resume(resume, start, data)
@@ -157,10 +151,11 @@ def _piecewise(data: Any) -> bool:
     return is_source(data)
 
 
-def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
+def attach(result: Result, x: Any, y: Any, roles: Roles) -> Result:
     """The fit with rows to look at; see `Result.with_rows`."""
+    roles.check_link(result.link)
     device = result.coef.device
-    columns = result.context.get("columns") or {}
+    named = Roles(**{**(result.context.get("columns") or {}), **roles.given})
     keys = result.group_names or []
     if result.spec is not None and y is None and _piecewise(x):
         if keys:
@@ -168,15 +163,15 @@ def attach(result: Result, x: Any, y: Any, per_row: dict[str, Any]) -> Result:
                 f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
                 "table, torchglm.tables.read_table(path)."
             )
-        return result.on(inputs.rows_by_spec(x, result.spec, result.family, {**columns, **per_row}, device))
+        return result.on(inputs.rows_by_spec(x, result.spec, result.family, named, device))
     if result.spec is not None and y is None:
-        design = result.spec.design(x, response=True, also=[*columns.values(), *keys])
-        data = inputs.from_design(design, result.family, {**columns, **per_row}, keys, device, None)
+        design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys])
+        data = inputs.from_design(design, result.family, named, keys, device, None)
         if data.context.get("groups") != result.groups:
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
     else:
         first = result.names[:1] == ["(Intercept)"]
-        data = inputs.from_arrays(x, y, result.family, per_row, first, result.names[int(first) :], device, None)
+        data = inputs.from_arrays(x, y, result.family, roles, first, result.names[int(first) :], device, None)
     if data.batch != result.batch_shape or data.columns != len(result.names):
         raise ValueError(
             f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "

@@ -12,9 +12,14 @@ from torch.nn.parameter import UninitializedParameter
 
 from torchglm import families, links
 from torchglm.families import Family
+from torchglm.families.arithmetic import values_are_known
+from torchglm.inputs import Roles, minibatch, unpacked
 from torchglm.links import Link
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
     from torchglm.model.renewable import Renewable
     from torchglm.model.result import Result
 
@@ -129,49 +134,51 @@ class GLMHead(nn.Module):
         each = {name: value.expand(mu.shape) for name, value in family.named_parameters() if value.dim()}
         return (family.with_parameters(each) if each else family).distribution(mu, self.dispersion.to(mu.dtype))
 
-    def loss(
-        self,
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor | None = None,
-        offset: Tensor | None = None,
-        trials: Tensor | None = None,
-        event: Tensor | None = None,
-        reduction: str = "mean",
-    ) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, *, reduction: str = "mean", **roles: Unpack[RoleValues]) -> Tensor:
         """The negative log-likelihood, from `eta` so that it stays finite in the tails.
 
-        `y` and the others are `(*N, out_features)`, or `(*N,)` where there is one response. `mean` divides the
-        weighted sum by the sum of the weights (trials count as weights), `sum` and `none` are as in torch. Terms
-        that depend on `y` alone are dropped, unless dispersion or a shape parameter is learned: then the
-        log-density is complete. A row of weight zero counts as dropped, whatever its `y`. Raises `ValueError` for
-        other shapes or reductions.
+        `y` and the roles are `(*N, out_features)`, a response in each column, or `(*N,)` where there is one response.
+        `mean` divides the weighted sum by the sum of the weights (trials and repeats count as weights), `sum` and
+        `none` are as in torch. Terms that depend on `y` alone are dropped, unless dispersion or a shape parameter is
+        learned: then the log-density is complete. A row of weight zero counts as dropped, whatever it holds. Raises
+        `ValueError` for other shapes or reductions, an exposure where the link has no rates, and `TypeError` for what
+        is no role.
         """
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
-        loss, w = self.weighted_loss(x, y, weight, offset, trials, event)
+        loss, w = self.weighted_loss(x, y, **roles)
         if reduction == "none":
             return loss
         return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
 
-    def weighted_loss(
-        self,
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor | None = None,
-        offset: Tensor | None = None,
-        trials: Tensor | None = None,
-        event: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """`w nll` of each row, and `w` (trials among it), both `(*N, out_features)`: what `loss` adds up."""
-        eta = self.linear_predictor(x, offset)
+    def weighted_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
+        """`w nll` of each row, and `w` (trials and repeats in it), both `(*N, out_features)`: what `loss` adds up."""
+        beside = Roles.of(roles, "the loss of a head")
+        beside.check_link(self.link)
+        used = None if beside.weight is None else beside.weight > 0
+        eta = self.linear_predictor(x if used is None else self._kept(x, used), beside.shift())
         with _no_autocast(x):
-            parts = {"trials": trials, "event": event}
-            given = {k: self.per_response(v, eta, k) for k, v in parts.items() if v is not None}
-            response, factor = self.family.encode(self.per_response(y, eta, "y"), **given)
-            w = torch.ones_like(eta) if weight is None else self.per_response(weight, eta, "weight")
+            beside = beside.map(lambda name, value: self.per_response(value, eta, name))
+            y = self.per_response(y, eta, "y")
+            weight = beside.weight
+            if weight is not None:  # what is dropped may hold anything
+                y, beside = beside.readable(y, weight > 0)
+                eta = torch.where(weight > 0, eta, self.link.link(torch.full_like(eta, self.family.inner_mean)))
+            response, factor = self.family.encode(y, trials=beside.trials, event=beside.event)
+            w = torch.ones_like(eta) if beside.weights is None else beside.weights
             w = w if factor is None else w * factor
-            return self._row_loss(response, eta, w), w
+            if beside.freq is None:
+                return self._row_loss(response, eta, w), w
+            once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0))
+            return once * beside.freq, w * beside.freq
+
+    def _kept(self, x: Tensor, used: Tensor) -> Tensor:
+        """`x` (*N, in_features) with zeros in rows that no response uses."""
+        if used.dim() == x.dim():
+            used = used.any(-1)
+        if used.shape != x.shape[:-1] or values_are_known() and used.device.type == "cpu" and bool(used.all()):
+            return x
+        return torch.where(used.unsqueeze(-1), x, 0.0)
 
     def _row_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
         y = torch.where(w > 0, y, 1.0)  # in the support of every family: what is dropped may hold anything
@@ -190,24 +197,30 @@ class GLMHead(nn.Module):
         return w * (half - self.family.log_base(y, torch.ones_like(y)))
 
     def per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
-        """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast."""
+        """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast.
+
+        Of several responses all but `y` may be one column, `(*N,)` or `(*N, 1)`.
+        """
         if value.shape == eta.shape:
             return value.to(eta.dtype)
-        if value.shape == eta.shape[:-1] and self.out_features == 1:
-            return value.to(eta.dtype).unsqueeze(-1)
-        if name != "y" and value.shape == eta.shape[:-1]:
+        if value.shape == eta.shape[:-1] and (name != "y" or self.out_features == 1):
             return value.to(eta.dtype).unsqueeze(-1).expand_as(eta)
+        if name != "y" and value.shape == (*eta.shape[:-1], 1):
+            return value.to(eta.dtype).expand_as(eta)
+        turned = " Responses in rows, (R, n), are what fit(x, y) takes." if value.shape == eta.mT.shape[-2:] else ""
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, the linear predictor {tuple(eta.shape)}. "
             f"Pass {name} of shape {tuple(eta.shape)}"
-            + (f" or {tuple(eta.shape[:-1])}." if self.out_features == 1 else ".")
+            + (f" or {tuple(eta.shape[:-1])}." if self.out_features == 1 else ", a response in each column.")
+            + turned
         )
 
     def fit(self, x: Any, y: Any = None, **options: Any) -> Result:
         """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
 
-        `x` is the data, or a re-iterable loader of batches (`y` is then None); several responses are rows there,
-        `y` of shape `(out_features, n)`. Raises `ValueError` where the fit does not have this head's shape.
+        `x` is the data, and several responses are rows of `y`, `(out_features, n)`; or `x` is a re-iterable loader of
+        batches (`y` is then None), whose responses stand in columns, as `loss` takes them. Raises `ValueError` where
+        the fit does not have this head's shape.
         """
         import torchglm
 
@@ -216,12 +229,11 @@ class GLMHead(nn.Module):
         return result
 
     @torch.no_grad()
-    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> Renewable:
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **roles: Unpack[RoleValues]) -> Renewable:
         """Learn from one more minibatch of a stream into `weight` and `bias`, for one response; see `Renewable`.
 
-        `per_row` are `weight`, `freq`, `offset`, `exposure`, `trials` and `event`; or the one argument is a `GLMBatch`,
-        a dict of these names or a tuple in its order. What is returned has the standard errors; it stays in `online`,
-        which is no part of the state_dict: save its own, and set `online = None` to begin anew.
+        The one argument may be a `GLMBatch` or a dict of its names. What is returned has the standard errors; it stays
+        in `online`, which is no part of the state_dict: save its own, and set `online = None` to begin anew.
         """
         from torchglm.model.renewable import Renewable
 
@@ -230,7 +242,7 @@ class GLMHead(nn.Module):
         if self.online is None:
             self.online = Renewable(self.family, self.link, self.in_features, self.bias is not None)
         self.online.forgetting = forgetting
-        if not self.online.update(x, y, **per_row).nobs:
+        if not self.online.update(x, y, **roles).nobs:
             return self.online
         self.set_coef_(self.online.coef)
         if self.family.has_dispersion and bool(self.online.dispersion > 0):
@@ -285,14 +297,12 @@ class LazyGLMHead(LazyModuleMixin, GLMHead):
         self._infer_parameters(self, (x, offset))
         return self.linear_predictor(x, offset)  # of the GLMHead this has become
 
-    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **per_row: Any) -> Renewable:
+    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **roles: Unpack[RoleValues]) -> Renewable:
         """As in `GLMHead`, taking the number of columns from the first minibatch."""
-        from torchglm.inputs import minibatch, unpacked
-
-        first, response, given = unpacked(x, y, per_row)
-        rows = minibatch(first, response, self.family, self.link, self.bias is not None, **given)
+        first, response, given = unpacked(x, y, Roles.of(roles, "partial_fit"))
+        rows = minibatch(first, response, self.family, self.link, self.bias is not None, given)
         self._infer_parameters(self, (rows.x,))
-        return self.partial_fit(x, y, forgetting=forgetting, **per_row)
+        return self.partial_fit(x, y, forgetting=forgetting, **roles)
 
     def load(self, result: Result) -> None:
         """As in `GLMHead`, taking the number of columns from the fit."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,14 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.start import room
 from torchglm.fitting.status import Status
 from torchglm.inference.online_summary import Summary, information_bend, inverted, pearson_slopes
+from torchglm.inputs import Roles, minibatch, unpacked
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 MAX_STEPS = 50
 TOL = 1e-12  # of the Newton decrement, as a share of the minibatch's deviance; the last step is taken
@@ -134,34 +140,17 @@ class Renewable:
         return self.covariance.diagonal().sqrt()
 
     @torch.no_grad()
-    def update(
-        self,
-        x: Any,
-        y: Any = None,
-        weight: Any = None,
-        offset: Any = None,
-        trials: Any = None,
-        event: Any = None,
-        exposure: Any = None,
-        freq: Any = None,
-    ) -> Renewable:
-        """Learn from one more minibatch: `x` (n, columns), the others `(n,)`, as in `torchglm.fit`.
+    def update(self, x: Any, y: Any = None, **roles: Unpack[RoleValues]) -> Renewable:
+        """Learn from one more minibatch: `x` (n, columns), `y` and the roles `(n,)`, as in `torchglm.fit`.
 
-        `weight` are prior weights, `freq` repeats; `event` is 1 for a time seen and 0 for a censored one, `exposure` an
-        offset of its logarithm. A `GLMBatch`, a dict of these names or a tuple `(x, y, weight, offset, trials, event)`
-        may come as the one argument. Returns itself. Rows of weight zero are no rows, and a minibatch of them alone is
-        none. Raises `ValueError` or `TypeError` for data that do not fit, are not finite or lie outside the support,
-        and for a first minibatch with no regular maximum (too few rows, dependent columns, separation); nothing
-        has changed then, and the rows can be offered again together with later ones.
+        A `GLMBatch` or a dict of its names may come as the one argument. Returns itself. Rows of weight zero are no
+        rows, and a minibatch of them alone is none. Raises `ValueError` or `TypeError` for data that do not fit, are
+        not finite or lie outside the support, and for a first minibatch with no regular maximum (too few rows,
+        dependent columns, separation); nothing has changed then, and the rows can be offered again together with later
+        ones.
         """
-        from torchglm.inputs import minibatch, unpacked
-
-        x, y, per_row = unpacked(
-            x,
-            y,
-            {"weight": weight, "offset": offset, "trials": trials, "event": event, "exposure": exposure, "freq": freq},
-        )
-        rows = minibatch(x, y, self.family, self.link, self.intercept, **per_row)
+        x, y, beside = unpacked(x, y, Roles.of(roles, "update"))
+        rows = minibatch(x, y, self.family, self.link, self.intercept, beside)
         if rows.x.shape[-1] != self.columns:
             raise ValueError(
                 f"x has {rows.x.shape[-1]} columns, this stream {self.columns}. Pass the same columns in "
@@ -173,7 +162,7 @@ class Renewable:
         rows = rows if bool(used.all()) else rows.at(used)
         old = None if self._summary is None else self._summary.faded(self.forgetting)
         coef = self._first(rows) if old is None else self._renewed(rows, old)
-        self._summary = self._gained(rows, old, coef, per_row.get("event") is not None)
+        self._summary = self._gained(rows, old, coef, beside.event is not None)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:

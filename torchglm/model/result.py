@@ -20,12 +20,16 @@ from torchglm.inference.hypotheses import linear, nested, terms
 from torchglm.inference.limits import shape
 from torchglm.inference.limits.profile import profile_interval
 from torchglm.inference.table import Outcome
+from torchglm.inputs import Roles
 from torchglm.model import storage
 from torchglm.report.describe import describe
 from torchglm.report.summary import Summary
 from torchglm.rows.rows import Rows
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
     from torchglm.model.head import GLMHead
 
 
@@ -180,15 +184,15 @@ class Result(Fitted):
         """The same fit with these rows behind it."""
         return replace(self, chunks=source)
 
-    def with_rows(self, x: Any, y: Any = None, **per_row: Any) -> Result:
-        """The same fit with rows attached, for residuals and robust covariances; arguments as for `fit`.
+    def with_rows(self, x: Any, y: Any = None, **roles: Unpack[RoleValues]) -> Result:
+        """The same fit with rows attached, for residuals and robust covariances; rows and roles as for `fit`.
 
         A formula fit takes its table alone, or the path of files, or chunks, which are read again at each pass.
         Raises `ValueError` for rows of another shape.
         """
         from torchglm.model.fit import attach
 
-        return attach(self, x, y, per_row)
+        return attach(self, x, y, Roles.of(roles, "with_rows"))
 
     def save(self, path: Any) -> None:
         """Write the fit into a folder: tensors, and JSON; no row of data and no pickle."""

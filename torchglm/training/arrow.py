@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -24,6 +24,11 @@ from torchglm.training.place import Place
 from torchglm.training.split import HashPart
 from torchglm.training.suitable import check_masses, check_rows
 from torchglm.training.tables import TableRows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 PIECE = 1 << 16  # rows read at once
 POOL = 1 << 18  # rows mixed
@@ -41,10 +46,9 @@ class ArrowBatches(IterableDataset[GLMBatch]):
     """Batches of the rows of Parquet files at `path` (a file, a glob, a folder, a list), in flat memory.
 
     `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept
-    is left to the model's bias. `y`, `weight`, `freq` (which multiplies the weight), `offset`, `exposure` (whose
-    logarithm adds to the offset), `trials` and `event` are columns. `shuffle` takes row groups in random order and
-    mixes rows within a pool of `buffer` rows; the order depends on `seed` and the epoch. `part` takes some of the rows
-    by their hash.
+    is left to the model's bias. `y` and the roles (`weights`, `freq`, `offset`, `exposure`, `trials`, `event`) are
+    names of columns. `shuffle` takes row groups in random order and mixes rows within a pool of `buffer` rows; the
+    order depends on `seed` and the epoch. `part` takes some of the rows by their hash.
 
     Row groups are dealt to ranks and DataLoader workers (`DataLoader(batches, batch_size=None)`; usually none
     is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
@@ -60,12 +64,6 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         design: Sequence[str] | DesignSpec,
         y: str | None = None,
         *,
-        weight: str | None = None,
-        freq: str | None = None,
-        offset: str | None = None,
-        exposure: str | None = None,
-        trials: str | None = None,
-        event: str | None = None,
         batch_size: int = 8192,
         shuffle: bool = False,
         buffer: int = POOL,
@@ -73,20 +71,11 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         drop_last: bool = False,
         dtype: torch.dtype = torch.float32,
         part: HashPart | None = None,
+        **roles: Unpack[RoleValues],
     ) -> None:
         if batch_size < 1 or buffer < 1:
             raise ValueError(f"batch_size and buffer must be at least 1, got {batch_size} and {buffer}.")
-        self.rows = TableRows(
-            design,
-            y,
-            weight=weight,
-            freq=freq,
-            offset=offset,
-            exposure=exposure,
-            trials=trials,
-            event=event,
-            dtype=dtype,
-        )
+        self.rows = TableRows(design, y, dtype=dtype, **roles)
         self.part = part
         self.batch_size, self.shuffle, self.buffer, self.seed = batch_size, shuffle, buffer, seed
         self.drop_last = drop_last

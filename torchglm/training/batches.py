@@ -1,6 +1,6 @@
 """Batches from tensors in memory: rows are gathered by index, never collated one by one.
 
-    batches = TensorBatches(GLMBatch(x, y, weight=w), batch_size=8192, shuffle=True)
+    batches = TensorBatches(GLMBatch(x, y, weights=w), batch_size=8192, shuffle=True)
     trainer.fit(LitGLM(head), batches)
 
 The loaders are plain iterables of whole batches, so they go to a Trainer (or a loop) directly, without a
@@ -169,6 +169,6 @@ def weighted(batch: GLMBatch, real: int) -> GLMBatch:
     """The batch with a weight per row that is 0 from row `real` on: those rows only fill it up."""
     n = batch.x.shape[0]
     kept = (torch.arange(n, device=batch.x.device) < real).to(batch.x.dtype)
-    if batch.weight is None:
-        return batch._replace(weight=kept)
-    return batch._replace(weight=batch.weight * kept.view(-1, *[1] * (batch.weight.dim() - 1)))
+    if batch.weights is None:
+        return batch._replace(weights=kept)
+    return batch._replace(weights=batch.weights * kept.view(-1, *[1] * (batch.weights.dim() - 1)))

@@ -179,14 +179,13 @@ class ClosedForm:
     def _response(self, rows: GLMBatch, eta: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoded response and the weight (None: all ones), both like `eta`; what is dropped may hold anything."""
         assert rows.y is not None
-        y, given = self._like(eta, rows.y, "y"), {}
-        for name, value in (("trials", rows.trials), ("event", rows.event)):
-            if value is not None:
-                given[name] = self._like(eta, value, name)
-        y, w = self.family.encode(y, **given)
-        if rows.weight is not None:
-            weight = self._like(eta, rows.weight, "weight")
-            w = weight if w is None else weight * w
+        y, roles = self._like(eta, rows.y, "y"), rows.roles.map(lambda name, value: self._like(eta, value, name))
+        w = roles.weight
+        if w is not None:
+            y, roles = roles.readable(y, w > 0)
+        y, factor = self.family.encode(y, trials=roles.trials, event=roles.event)
+        if factor is not None:
+            w = factor if w is None else w * factor
         return (y if w is None else torch.where(w > 0, y, 1.0)), w
 
 

@@ -55,13 +55,15 @@ class Rows:
             raise ValueError(
                 f"A batch to fit needs x (n, {head.in_features}), y (n,) and the others like y; got {shapes}."
             )
-        flat = {
-            name: value.detach().to(head.weight.device, torch.float64).reshape(n)
-            for name, value in given.items()
-            if name != "x"
-        }
-        y, factor = head.family.encode(flat["y"], trials=flat.get("trials"), event=flat.get("event"))
-        weight, offset = flat.get("weight", torch.ones_like(y)), flat.get("offset", torch.zeros_like(y))
+
+        def flat(value: Tensor) -> Tensor:
+            return value.detach().to(head.weight.device, torch.float64).reshape(n)
+
+        y, roles = flat(given["y"]), batch.roles.map(lambda name, value: flat(value))
+        weight = torch.ones_like(y) if roles.weight is None else roles.weight
+        y, roles = roles.readable(y, weight > 0)
+        y, factor = head.family.encode(y, trials=roles.trials, event=roles.event)
+        offset = torch.zeros_like(y) if roles.offset is None else roles.offset
         x = batch.x.detach().to(y, copy=True)
         return cls(x, y, weight if factor is None else weight * factor, offset)
 

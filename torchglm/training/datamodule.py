@@ -21,6 +21,9 @@ from torchglm.training.tables import TableRows
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 Batches = ArrowBatches | TensorBatches
 
@@ -46,11 +49,6 @@ class GLMDataModule(LightningDataModule):
         design: Sequence[str] | DesignSpec,
         y: str | None = None,
         *,
-        weight: str | None = None,
-        offset: str | None = None,
-        exposure: str | None = None,
-        trials: str | None = None,
-        event: str | None = None,
         key: str | Sequence[str] | None = None,
         validation: float = 0.2,
         test: float = 0.0,
@@ -58,6 +56,7 @@ class GLMDataModule(LightningDataModule):
         shuffle: bool = True,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        **roles: Unpack[RoleValues],
     ) -> None:
         super().__init__()
         if min(validation, test) < 0 or not validation + test < 1:
@@ -66,15 +65,8 @@ class GLMDataModule(LightningDataModule):
                 f"{test}. They are shares of the rows."
             )
         self.path, self.files, self.design = path, files(path), design
-        self.named = {
-            "y": y,
-            "weight": weight,
-            "offset": offset,
-            "exposure": exposure,
-            "trials": trials,
-            "event": event,
-        }
-        self.rows = TableRows(design, **self.named, dtype=dtype)
+        self.y, self.roles = y, roles
+        self.rows = TableRows(design, y, dtype=dtype, **roles)
         self.key = self.rows.columns if key is None else [key] if isinstance(key, str) else list(key)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         ends = {
@@ -126,12 +118,13 @@ class GLMDataModule(LightningDataModule):
         return ArrowBatches(
             self.path,
             self.design,
-            **self.named,  # type: ignore[arg-type]
+            self.y,
             batch_size=self.batch_size,
             shuffle=self.shuffle and name == "train",
             seed=self.seed,
             dtype=self.rows.dtype,
             part=self.parts.get(name),
+            **self.roles,
         )
 
     def _of_table(self, table: pa.Table, name: str) -> TensorBatches:

@@ -131,16 +131,8 @@ class LitIRLS(LightningModule):
         if given.event is not None:
             raise ValueError("event= needs the observed information, which LitIRLS does not carry. Use torchglm.fit.")
         try:
-            rows = minibatch(
-                given.x,
-                given.y,
-                self.head.family,
-                self.head.link,
-                self.head.bias is not None,
-                weight=given.weight,
-                offset=given.offset,
-                trials=given.trials,
-            )
+            head = self.head
+            rows = minibatch(given.x, given.y, head.family, head.link, head.bias is not None, given.roles)
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"batch {batch_idx}: {error}") from None

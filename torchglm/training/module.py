@@ -29,7 +29,7 @@ class LitGLM(LightningModule):
     """Minimises the weighted mean negative log-likelihood of a head, computed from `eta`, over batches.
 
     `model` is a `GLMHead`, an `nn.Sequential` that ends in one, or a module with a `backbone` and a `head`.
-    A batch is a `GLMBatch`, a dict with its names (or `exposure`), or a tuple in its order; `x` is what the
+    A batch is `(x, y)`, or a `GLMBatch` or a dict with its names; `x` is what the
     model takes, `y` is `(n,)` or `(n, responses)` and never broadcast. The loss of a step is
     `sum w nll / sum w`, over all ranks, so that rows of weight 0 are no rows.
 
@@ -232,7 +232,7 @@ class LitGLM(LightningModule):
         """The weighted sum of the negative log-likelihood, and the weight."""
         if rows.y is None:
             raise ValueError("A batch without y cannot be trained or scored on. Give y, or call predict.")
-        loss, weight = self.head.weighted_loss(features, rows.y, rows.weight, rows.offset, rows.trials, rows.event)
+        loss, weight = self.head.weighted_loss(features, rows.y, **rows.roles.given)
         return loss.sum(), weight.sum()
 
     def _score(self, stage: str, rows: GLMBatch, loader: int) -> None:

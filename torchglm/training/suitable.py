@@ -9,43 +9,39 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.inputs import GLMBatch, check_support, check_weights, finite, named
+from torchglm.inputs import GLMBatch, Roles, check_support, check_weights, finite, named
 
 
 def check_masses(rows: GLMBatch) -> None:
     """Raise `ValueError` for weights that are negative or not finite, and exposures that are not positive."""
-    if rows.weight is not None:
-        check_weights(_across(rows.weight), "weight", False)
-    if rows.exposure is not None:
-        finite(_across(rows.exposure), "exposure")
-        if bool((rows.exposure <= 0).any()):
-            row = int((rows.exposure <= 0).nonzero()[0, 0])
-            raise ValueError(
-                f"exposure must be > 0; row {row} has not. A row without exposure carries no information: drop it."
-            )
+    for name, value in (("weights", rows.weights), ("freq", rows.freq)):
+        if value is not None:
+            check_weights(_across(value), name, False)
+    rows.roles.shift()
 
 
 def check_rows(rows: GLMBatch, family: Family) -> None:
     """Raise `ValueError` for rows that `torchglm.fit` refuses: not finite, outside the support, of weight < 0.
 
-    Values of rows of weight 0 may be anything. Shapes that differ are left to who puts them together.
+    Rows of weight 0 may hold anything. Shapes that differ are left to who puts them together.
     """
     check_masses(rows)
-    y = rows.y
-    beside = [value for value in (rows.weight, rows.trials, rows.event) if value is not None]
-    if y is None or any(value.shape != y.shape for value in beside):
+    if rows.y is None:
         return
-    given = {name: value for name, value in (("trials", rows.trials), ("event", rows.event)) if value is not None}
-    coded, factor = family.encode(y, **given)
-    used = torch.ones_like(coded, dtype=torch.bool)
-    for weight in (rows.weight, factor):
-        used = used if weight is None else used & (weight > 0)
-    finite(_across(coded), "y", _across(used))
-    if rows.offset is not None and rows.offset.shape == y.shape:
-        finite(_across(rows.offset), "offset", _across(used))
-    check_support(_across(coded), family, _across(used))
-    if isinstance(rows.x, Tensor) and rows.x.dim() == 2 and len(rows.x) == len(y):
-        finite(rows.x, "x", used.reshape(len(y), -1).any(-1, keepdim=True))
+    y, given = _across(rows.y), {name: _across(value) for name, value in rows.roles.given.items()}
+    if any(value.shape not in (y.shape, y.shape[-1:]) for value in given.values()):
+        return
+    roles = Roles(**{name: value.expand(y.shape) for name, value in given.items()})
+    used = torch.ones_like(y, dtype=torch.bool) if roles.weight is None else roles.weight > 0
+    y, roles = roles.readable(y, used)
+    coded, factor = family.encode(y, trials=roles.trials, event=roles.event)
+    used = used if factor is None else used & (factor > 0)
+    finite(coded, "y", used)
+    if roles.offset is not None:
+        finite(roles.offset, "offset", used)
+    check_support(coded, family, used)
+    if isinstance(rows.x, Tensor) and rows.x.dim() == 2 and len(rows.x) == y.shape[-1]:
+        finite(rows.x, "x", used.reshape(-1, y.shape[-1]).any(0).unsqueeze(-1))
 
 
 def suit(loaders: Any, family: Family) -> None:
@@ -68,5 +64,5 @@ def checked(batches: Iterable[Any], family: Family) -> Iterator[Any]:
 
 
 def _across(value: Tensor) -> Tensor:
-    """Several responses `(n, r)` as rows `(r, n)`, as refusals count them."""
+    """Several responses `(n, r)` as rows `(r, n)`, as refusals count them; a column `(n, 1)` as `(n,)`."""
     return value.mT if value.dim() == 2 and value.shape[1] != 1 else value.reshape(-1)

@@ -9,20 +9,23 @@ import torch
 from torch import Tensor
 
 from torchglm.design import DesignSpec
-from torchglm.inputs import GLMBatch
+from torchglm.inputs import GLMBatch, Roles, all_finite
 from torchglm.tables import numbers
 from torchglm.tables.columns import check_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 
 class TableRows:
     """Turns Arrow tables into `GLMBatch`: a function of a table, with the columns it needs.
 
     `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept is left
-    to the model's bias; the others are columns. As in `torchglm.fit`, `freq` multiplies the weight, and an offset adds
-    to the logarithm of the exposure. Raises `ValueError` of a table with a value that is missing or not finite.
+    to the model's bias; `y` and the roles are columns. Raises `ValueError` of a table with a value that is missing or
+    not finite.
     """
 
     def __init__(
@@ -30,24 +33,11 @@ class TableRows:
         design: Sequence[str] | DesignSpec,
         y: str | None = None,
         *,
-        weight: str | None = None,
-        freq: str | None = None,
-        offset: str | None = None,
-        exposure: str | None = None,
-        trials: str | None = None,
-        event: str | None = None,
         dtype: torch.dtype = torch.float32,
+        **roles: Unpack[RoleValues],
     ) -> None:
-        named = {
-            "y": y,
-            "weight": weight,
-            "freq": freq,
-            "offset": offset,
-            "exposure": exposure,
-            "trials": trials,
-            "event": event,
-        }
-        self.extras = {name: column for name, column in named.items() if column is not None}
+        columns_of = Roles.of(roles, "a table of rows").columns
+        self.extras = columns_of if y is None else {"y": y, **columns_of}
         self.spec = design if isinstance(design, DesignSpec) else None
         self.names = (
             list(design)
@@ -73,24 +63,16 @@ class TableRows:
         given.update({name: numbers(table, column) for name, column in self.extras.items()})
         for name, values in {"x": x, **given}.items():
             self._check(name, values)
-        if "freq" in given:
-            given["weight"] = given.get("weight", 1.0) * given.pop("freq")
-        if "offset" in given and "exposure" in given:  # one number that still needs a link on which rates multiply
-            given["exposure"] = given["exposure"] * given.pop("offset").exp()
         return GLMBatch(x, **{name: values.to(self.dtype) for name, values in given.items()})
 
     def _check(self, name: str, values: Tensor) -> None:
-        rates = name == "exposure"
-        if bool(torch.isfinite(values.sum(dtype=torch.float64))) and not (rates and bool((values <= 0).any())):
+        if all_finite(values):
             return
-        good = torch.isfinite(values) & ((values > 0) | (not rates))
-        if not good.all():
-            row, *column = (~good).nonzero()[0].tolist()
-            what = self.names[column[0]] if column else self.extras.get(name, name)
-            raise ValueError(
-                f"column {what!r} has a value that is {'not positive' if rates else 'not finite'} "
-                f"in row {row} of a piece. Fill it in or leave the row out."
-            )
+        row, *column = (~torch.isfinite(values)).nonzero()[0].tolist()
+        what = self.names[column[0]] if column else self.extras.get(name, name)
+        raise ValueError(
+            f"column {what!r} has a value that is not finite in row {row} of a piece. Fill it in or leave the row out."
+        )
 
 
 def matrix(table: pa.Table, names: Sequence[str], dtype: torch.dtype) -> Tensor:
