@@ -33,8 +33,7 @@ def same(one: torchglm.Result, other: torchglm.Result) -> None:
 
 
 def dicts(rows: dict[str, Tensor], size: int) -> list[dict[str, Tensor]]:
-    names = {"weights": "weight"}
-    return [{names.get(k, k): v[i : i + size] for k, v in rows.items()} for i in range(0, N, size)]
+    return [{k: v[i : i + size] for k, v in rows.items()} for i in range(0, N, size)]
 
 
 @pytest.mark.parametrize("family, link", [("poisson", "log"), ("gamma", "log"), ("gaussian", "log")])
@@ -47,12 +46,16 @@ def test_batches_are_the_rows_they_hold(rows: dict[str, Tensor], family: str, li
 def test_a_data_loader_a_list_and_a_function_are_read_alike(rows: dict[str, Tensor]) -> None:
     x, y, w = rows["x"], rows["y"], rows["weights"]
     want = torchglm.fit(x, y, weights=w, family="poisson")
-    same(torchglm.fit(DataLoader(TensorDataset(x, y, w), batch_size=50), family="poisson"), want)
-    same(torchglm.fit([GLMBatch(x[:90], y[:90], w[:90]), (x[90:], y[90:], w[90:])], family="poisson"), want)
+    plain = torchglm.fit(x, y, family="poisson")
+    same(torchglm.fit(DataLoader(TensorDataset(x, y), batch_size=50), family="poisson"), plain)
+    each = [{"x": x[i], "y": y[i], "weights": w[i]} for i in range(N)]
+    same(torchglm.fit(DataLoader(each, batch_size=50), family="poisson"), want)  # type: ignore[arg-type]
+    rest = {"x": x[90:], "y": y[90:], "weights": w[90:]}
+    same(torchglm.fit([GLMBatch(x[:90], y[:90], weights=w[:90]), rest], family="poisson"), want)
 
-    def stream() -> Iterator[tuple[Tensor, ...]]:
+    def stream() -> Iterator[GLMBatch]:
         for i in range(0, N, 100):
-            yield x[i : i + 100], y[i : i + 100], w[i : i + 100]
+            yield GLMBatch(x[i : i + 100], y[i : i + 100], weights=w[i : i + 100])
 
     same(torchglm.fit(stream, family="poisson"), want)
 
@@ -79,7 +82,7 @@ def test_several_responses_in_a_batch_are_several_models(rows: dict[str, Tensor]
 
 def test_rows_of_weight_zero_may_fill_a_batch(rows: dict[str, Tensor]) -> None:
     x, y = rows["x"], rows["y"]
-    got = torchglm.fit([(x[:100], y[:100]), (x[100:], y[100:], torch.zeros(200))], family="poisson")
+    got = torchglm.fit([(x[:100], y[:100]), GLMBatch(x[100:], y[100:], weights=torch.zeros(200))], family="poisson")
     torch.testing.assert_close(got.coef, torchglm.fit(x[:100], y[:100], family="poisson").coef, rtol=1e-9, atol=1e-11)
     assert float(got.nobs) == 100
 

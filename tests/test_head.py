@@ -75,7 +75,7 @@ def test_the_gradient_of_the_loss_is_that_of_the_density(case: Case, link: Link)
     x, y = rows(case)
     weight = torch.rand(12, dtype=torch.float64) + 0.1
     trainable = [head.weight, head.bias]
-    got = torch.autograd.grad(head.loss(x, y, weight=weight, reduction="sum"), trainable)
+    got = torch.autograd.grad(head.loss(x, y, weights=weight, reduction="sum"), trainable)
     half = (weight.unsqueeze(-1) * case.family.unit_deviance(y.unsqueeze(-1), head(x)) / 2).sum()
     for ours, theirs in zip(got, torch.autograd.grad(half, trainable), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
@@ -92,8 +92,8 @@ def test_with_a_dispersion_to_learn_the_loss_is_the_whole_density(case: Case) ->
     if case.family.mean_upper == 1:
         weight = torch.ones_like(weight)  # trials, whose coefficient the loss leaves out
     want = -case.family.log_prob(y.unsqueeze(-1), head(x), head.dispersion, weight.unsqueeze(-1))
-    torch.testing.assert_close(head.loss(x, y, weight=weight, reduction="none"), want, rtol=1e-9, atol=1e-9)
-    head.loss(x, y, weight=weight).backward()
+    torch.testing.assert_close(head.loss(x, y, weights=weight, reduction="none"), want, rtol=1e-9, atol=1e-9)
+    head.loss(x, y, weights=weight).backward()
     assert (head.log_dispersion.grad is not None) == case.family.has_dispersion
 
 
@@ -102,7 +102,7 @@ def test_reductions_weights_and_trials() -> None:
     y, w = torch.randn(5, dtype=torch.float64), torch.rand(5, dtype=torch.float64)
     each = head.loss(x, y, reduction="none")
     assert each.shape == (5, 1) and torch.equal(head.loss(x, y, reduction="sum"), each.sum())
-    torch.testing.assert_close(head.loss(x, y, weight=w), (w * each[:, 0]).sum() / w.sum())
+    torch.testing.assert_close(head.loss(x, y, weights=w), (w * each[:, 0]).sum() / w.sum())
     binomial = GLMHead(3, "binomial", dtype=torch.float64)
     successes, trials = wide(0, 3, 2, 5, 1), wide(4, 3, 6, 9, 2)
     long_x = x.repeat_interleave(trials.long(), 0)
@@ -112,7 +112,7 @@ def test_reductions_weights_and_trials() -> None:
     torch.testing.assert_close(
         binomial.loss(x, successes, trials=trials), GLMHead(3, "bernoulli", dtype=torch.float64).loss(long_x, long_y)
     )
-    twice = binomial.loss(x, successes, trials=trials, weight=torch.full_like(trials, 2.0), reduction="sum")
+    twice = binomial.loss(x, successes, trials=trials, weights=torch.full_like(trials, 2.0), reduction="sum")
     torch.testing.assert_close(twice, 2 * binomial.loss(x, successes, trials=trials, reduction="sum"))
 
 
@@ -133,7 +133,7 @@ def test_a_row_of_weight_zero_is_a_dropped_row(case: Case) -> None:
     for bad in (math.nan, 0.0, -1.0):
         weight, spoiled = (torch.arange(12) < 8).double(), y.clone()
         spoiled[8:] = bad
-        got = torch.autograd.grad(head.loss(x, spoiled, weight=weight), trainable)
+        got = torch.autograd.grad(head.loss(x, spoiled, weights=weight), trainable)
         for ours, theirs in zip(got, want, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
@@ -142,7 +142,7 @@ def test_several_responses_are_as_many_heads() -> None:
     case = next(c for c in ALL if c.family.name == "poisson")
     head, (x, y) = made(case, out_features=3), rows(case)
     ys = torch.stack([y, y.roll(1), y.roll(2)], -1)
-    whole = head.loss(x, ys, weight=torch.ones(12, dtype=torch.float64), reduction="none")
+    whole = head.loss(x, ys, weights=torch.ones(12, dtype=torch.float64), reduction="none")
     for k in range(3):
         one = GLMHead(3, "poisson", dtype=torch.float64)
         with torch.no_grad():
@@ -290,8 +290,8 @@ def test_wrong_shapes_and_words_are_answered_in_full() -> None:
         head(torch.randn(5, 4))
     with pytest.raises(ValueError, match=r"y has shape \(5,\), the linear predictor \(5, 2\). Pass y of shape"):
         head.loss(x, torch.ones(5))
-    with pytest.raises(ValueError, match=r"weight has shape \(4, 2\)"):
-        head.loss(x, torch.ones(5, 2), weight=torch.ones(4, 2))
+    with pytest.raises(ValueError, match=r"weights has shape \(4, 2\)"):
+        head.loss(x, torch.ones(5, 2), weights=torch.ones(4, 2))
     with pytest.raises(ValueError, match=r"offset has shape \(1,\)"):
         head(x, torch.ones(1))
     with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'avg'"):
@@ -320,7 +320,7 @@ def test_a_head_survives_copies_pickles_and_state_dicts(case: Case) -> None:
 @each_case
 def test_nothing_that_is_passed_in_is_changed(case: Case) -> None:
     head, (x, y) = made(case), rows(case)
-    extra = {"weight": torch.rand(12, dtype=torch.float64), "offset": 0.01 * torch.rand(12, dtype=torch.float64)}
+    extra = {"weights": torch.rand(12, dtype=torch.float64), "offset": 0.01 * torch.rand(12, dtype=torch.float64)}
     if case.family.name == "binomial":
         extra["trials"], y = torch.full_like(y, 10.0), y * 10
     if case.family.name == "exponential":

@@ -140,5 +140,9 @@ def test_bad_requests_are_refused() -> None:
         r.predict_interval(NEW, level=95)
     with pytest.raises(ValueError, match="quasi-likelihood"):
         r.predict_interval(NEW, kind="response")
-    with pytest.raises(ValueError, match="trials for new rows must be > 0"):
+    with pytest.raises(ValueError, match=r"trials has shape \(2,\)"):
         fitted(families.Binomial(), "logit").predict_interval(NEW, kind="response", trials=[1, 2])
+    with pytest.raises(ValueError, match="trials of new rows must be > 0; got -1"):
+        fitted(families.Binomial(), "logit").predict_interval(NEW, kind="response", trials=-1)
+    with pytest.raises(TypeError, match="predict_interval of a mean takes no weights=.*offset, exposure"):
+        r.predict_interval(NEW, weights=2.0)

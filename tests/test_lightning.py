@@ -30,7 +30,7 @@ def data(n: int = 600, dtype: torch.dtype = torch.float32) -> GLMBatch:
     offset = torch.rand(n, generator=rng, dtype=dtype) - 0.5
     mu = torch.exp(x @ x.new_tensor([0.4, -0.3, 0.2]) + 0.5 + offset)
     weight = 0.5 + torch.rand(n, generator=rng, dtype=dtype)
-    return GLMBatch(x, torch.poisson(mu, generator=rng), weight, offset)
+    return GLMBatch(x, torch.poisson(mu, generator=rng), weights=weight, offset=offset)
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
@@ -61,13 +61,13 @@ def test_the_loss_is_the_weighted_mean_and_padding_is_nothing() -> None:
     rows, head = data(), GLMHead(3, "poisson")
     nn.init.normal_(head.weight)
     lit = LitGLM(head)
-    expected = head.loss(rows.x, rows.y, rows.weight, rows.offset)
+    expected = head.loss(rows.x, rows.y, weights=rows.weights, offset=rows.offset)
     torch.testing.assert_close(lit.training_step(rows), expected)
     torch.testing.assert_close(lit.training_step(dict(rows._asdict())), expected)
     padded = GLMBatch(*(None if v is None else torch.cat([v, v[:50]]) for v in rows))
-    padded.weight[600:] = 0.0
+    padded.weights[600:] = 0.0
     torch.testing.assert_close(lit.training_step(padded), expected)
-    empty = rows._replace(weight=torch.zeros(600))
+    empty = rows._replace(weights=torch.zeros(600))
     loss = lit.training_step(empty)
     loss.backward()
     assert float(loss.detach()) == 0 and bool((head.weight.grad == 0).all())
@@ -88,8 +88,8 @@ def test_shapes_are_never_broadcast() -> None:
     rows = data()
     with pytest.raises(ValueError, match="y has shape"):
         LitGLM(GLMHead(3, "poisson", out_features=2)).training_step(rows)
-    with pytest.raises(ValueError, match="weight has shape"):
-        LitGLM(GLMHead(3, "poisson")).training_step(rows._replace(weight=rows.weight[:7]))
+    with pytest.raises(ValueError, match="weights has shape"):
+        LitGLM(GLMHead(3, "poisson")).training_step(rows._replace(weights=rows.weights[:7]))
     column = rows._replace(y=rows.y.unsqueeze(-1))
     lit = LitGLM(GLMHead(3, "poisson"))
     torch.testing.assert_close(lit.training_step(column), lit.training_step(rows))
@@ -108,11 +108,11 @@ def test_validation_is_exact_over_batches(make: Any, tmp_path: Path) -> None:
     found = run.callback_metrics
     with torch.no_grad():
         mu = torch.cat(run.predict(lit, TensorBatches(rows, 100)))
-        loss = lit.head.loss(lit.features(rows.x), rows.y, rows.weight, rows.offset)
+        loss = lit.head.loss(lit.features(rows.x), rows.y, weights=rows.weights, offset=rows.offset)
     assert mu.shape == rows.y.shape
     torch.testing.assert_close(found["val_loss"].float(), loss)
-    deviance = metrics.deviance(mu, rows.y, "poisson", rows.weight)
-    d2 = metrics.d2(mu, rows.y, "poisson", rows.weight, offset=rows.offset)
+    deviance = metrics.deviance(mu, rows.y, "poisson", weights=rows.weights)
+    d2 = metrics.d2(mu, rows.y, "poisson", weights=rows.weights, offset=rows.offset)
     assert float(found["val_deviance"]) == pytest.approx(float(deviance), rel=1e-6)
     assert float(found["val_d2"]) == pytest.approx(float(d2), rel=1e-5) and float(d2) > 0.1
     assert {"train_loss", "train_loss_step"} <= set(found)

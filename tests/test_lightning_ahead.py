@@ -48,20 +48,20 @@ def rows(n: int = 1000, dtype: torch.dtype = torch.float64) -> GLMBatch:
     y = torch.poisson(torch.exp(0.4 * x.sum(1) + offset - 0.6), generator=rng)
     weight = 0.5 + torch.rand(n, generator=rng, dtype=dtype)
     weight[::7] = 0.0
-    return GLMBatch(x, y, weight, offset)
+    return GLMBatch(x, y, weights=weight, offset=offset)
 
 
 def responses(name: str, given: GLMBatch) -> GLMBatch:
     """The same rows with a response of the family; what has no weight is out of its support."""
-    assert given.y is not None and given.weight is not None
+    assert given.y is not None and given.weights is not None
     y = given.y
     if name in ("bernoulli", "binomial"):
         y = (y > 1).to(y)
     if name in ("gamma", "exponential", "inverse_gaussian"):
         y = y + 0.5
-    given = given._replace(y=torch.where(given.weight > 0, y, torch.nan))
+    given = given._replace(y=torch.where(given.weights > 0, y, torch.nan))
     if name == "binomial":
-        return given._replace(y=torch.where(given.weight > 0, 2 * y, 0.0), trials=2 + 0 * y)
+        return given._replace(y=torch.where(given.weights > 0, 2 * y, 0.0), trials=2 + 0 * y)
     return given._replace(event=(given.x[:, 0] > 0.5).to(y)) if name == "exponential" else given
 
 
@@ -75,9 +75,9 @@ def test_the_closed_form_is_the_gradient_and_the_loss(name: str, link: str) -> N
     with torch.no_grad():
         head.weight.uniform_(0.1, 0.3, generator=torch.Generator().manual_seed(0))
         head.bias.fill_(0.2 if link != "log" else -0.1)
-    for batch in (responses(name, rows()), responses(name, rows())._replace(weight=None, offset=None)):
+    for batch in (responses(name, rows()), responses(name, rows())._replace(weights=None, offset=None)):
         kept = torch.isfinite(batch.y)
-        batch = GLMBatch(*(None if v is None else v[kept] if batch.weight is None else v for v in batch))
+        batch = GLMBatch(*(None if v is None else v[kept] if batch.weights is None else v for v in batch))
         lit = LitGLM(head, scale=3.0)
         closed = ClosedForm.of(head, 3.0)
         assert closed is not None and closed.takes(batch)
@@ -86,7 +86,7 @@ def test_the_closed_form_is_the_gradient_and_the_loss(name: str, link: str) -> N
         expected = torch.autograd.grad(total / weight / 3.0, [head.weight, head.bias])
         for one, other in zip(found.gradient, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(torch.as_tensor(found.weight, dtype=torch.float64), weight)
+        torch.testing.assert_close(torch.as_tensor(found.weights, dtype=torch.float64), weight)
         torch.testing.assert_close(found.total, total.detach(), rtol=1e-10, atol=1e-10)
         loss = lit.training_step(batch)
         torch.testing.assert_close(loss.detach(), (total / weight / 3.0).detach())
@@ -131,7 +131,7 @@ def test_autograd_is_kept_where_more_is_trained_or_a_hook_looks() -> None:
 @pytest.mark.parametrize("shift", [0.0, 3.0, 1e5])
 def test_the_closed_form_on_whitened_columns(shift: float) -> None:
     batch = rows(dtype=torch.float32)
-    batch = batch._replace(x=batch.x + shift, weight=None)
+    batch = batch._replace(x=batch.x + shift, weights=None)
     head = GLMHead(4, "poisson")
     inner = Columns.learn(head, [batch]).whitened(head)
     assert inner.far == (shift > 1e3)
@@ -359,7 +359,7 @@ def test_bf16_mixed_leaves_a_head_as_it_is_and_a_network_to_the_plain_road(tmp_p
 
 
 def test_accumulation_and_clipping_are_what_they_say(tmp_path: Path) -> None:
-    data = rows(dtype=torch.float64)._replace(weight=None)
+    data = rows(dtype=torch.float64)._replace(weights=None)
 
     def make() -> LitGLM:
         return LitGLM(GLMHead(4, "poisson", dtype=torch.float64), lambda p: SGD(p, 0.1))

@@ -21,12 +21,12 @@ from torchglm.training import ArrowBatches, GLMBatch, LitGLM, TensorBatches, arr
 
 def data(n: int = 103) -> GLMBatch:
     y = torch.arange(n, dtype=torch.float32)
-    return GLMBatch(torch.stack([y, y * 10], 1), y, weight=1 + y, offset=y / n)
+    return GLMBatch(torch.stack([y, y * 10], 1), y, weights=1 + y, offset=y / n)
 
 
 def seen(loader: object) -> Tensor:
     """The y of all rows that count, in order."""
-    parts = [b.y if b.weight is None else b.y[b.weight > 0] for b in loader]  # type: ignore[attr-defined]
+    parts = [b.y if b.weights is None else b.y[b.weights > 0] for b in loader]  # type: ignore[attr-defined]
     return torch.cat(parts)
 
 
@@ -47,7 +47,7 @@ def test_tensors_shuffle_by_epoch_and_seed() -> None:
     assert torch.equal(seen(again), orders[2])
     assert not torch.equal(seen(TensorBatches(data(), 20, shuffle=True, seed=5)), orders[0])
     for batch in first:
-        assert torch.equal(batch.x[:, 1], 10 * batch.y) and torch.equal(batch.weight, 1 + batch.y)
+        assert torch.equal(batch.x[:, 1], 10 * batch.y) and torch.equal(batch.weights, 1 + batch.y)
 
 
 def test_tensors_drop_last() -> None:
@@ -61,7 +61,7 @@ def test_ranks_get_equal_batches_and_every_row_once(monkeypatch: pytest.MonkeyPa
     rows, sizes = [], []
     for rank in range(3):
         monkeypatch.setattr(batches, "rank_and_world", lambda rank=rank: (rank, 3))
-        plain = data(n)._replace(weight=None)
+        plain = data(n)._replace(weights=None)
         loader = TensorBatches(plain, 5, shuffle=True, drop_last=drop_last)
         found = list(loader)
         assert len(found) == len(loader)
@@ -77,12 +77,13 @@ def test_batches_by_name_and_what_is_wrong_with_them() -> None:
     x, y = torch.zeros(4, 2), torch.ones(4)
     named = as_batch({"x": x, "y": y, "exposure": 2 * y})
     assert torch.equal(named.offset, torch.full((4,), 2.0).log())
+    assert torch.equal(as_batch({"x": x, "offset": y, "exposure": 2 * y}).offset, 1 + named.offset)
     assert as_batch((x, y)).y is y
     for wrong, message in (
         ({"y": y}, "always x"),
         ({"x": x, "target": y}, "'target'"),
         (x, "Tensor"),
-        ({"x": x, "offset": y, "exposure": y}, "not both"),
+        ({"x": x, "y": y, "exposure": -y}, "exposure must be finite and > 0; row 0 has -1"),
     ):
         with pytest.raises(ValueError, match=message):
             as_batch(wrong)
@@ -112,14 +113,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_parquet_in_order(folder: Path) -> None:
-    loader = ArrowBatches(folder, ["a", "b"], "y", weight="w", exposure="e", batch_size=20)
+    loader = ArrowBatches(folder, ["a", "b"], "y", weights="w", exposure="e", batch_size=20)
     assert len(loader) == 6 and loader.in_features == 2
     for _ in range(2):
         found = list(loader)
         assert [len(b.y) for b in found] == [20] * 5 + [3]
         joined = batches.join(found)
         assert torch.equal(joined.y, data().y) and torch.equal(joined.x, data().x)
-        assert torch.equal(joined.weight, data().weight)
+        assert torch.equal(joined.weights, data().weights)
         assert torch.equal(joined.exposure, 1 + data().y) and joined.offset is None
     assert found[0].x.dtype == torch.float32
 
@@ -137,7 +138,7 @@ def test_parquet_shuffles_rows_across_row_groups(folder: Path) -> None:
 def test_parquet_with_a_spec(folder: Path) -> None:
     table = parquet.read_table(folder)
     spec = build("y ~ g + log(a + 1)", table).spec
-    loader = ArrowBatches(folder, spec, weight="w", batch_size=40, dtype=torch.float64)
+    loader = ArrowBatches(folder, spec, weights="w", batch_size=40, dtype=torch.float64)
     assert loader.names == ["g[T.v]", "log(a + 1)"]
     joined = batches.join(list(loader))
     assert torch.equal(joined.x, spec.transform(table)[:, 1:]) and torch.equal(joined.y, data().y.double())
@@ -205,7 +206,7 @@ def test_blocks_hold_every_row_once_in_runs(n: int) -> None:
         assert [len(b.y) for b in found] == [10] * (n // 10) + [n % 10] * (n % 10 > 0)
         for batch in found:
             assert torch.equal((batch.y - batch.y[0]) % n, torch.arange(float(len(batch.y))))  # one may go round
-            assert torch.equal(batch.weight, 1 + batch.y)
+            assert torch.equal(batch.weights, 1 + batch.y)
         assert torch.equal(seen(found).sort().values, data(n).y)
     if n > 1:
         assert not all(torch.equal(seen(found), seen(epochs[0])) for found in epochs)
@@ -218,7 +219,7 @@ def test_blocks_hold_every_row_once_in_runs(n: int) -> None:
 def test_parquet_errors(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="No column 'c'"):
         ArrowBatches(folder, ["c"], "y")
-    with pytest.raises(ValueError, match=r"one.parquet, row group 0: column 'a' .* not positive"):
+    with pytest.raises(ValueError, match=r"one.parquet, row group 0: exposure must be finite and > 0; row 0"):
         list(ArrowBatches(folder, ["b"], "y", exposure="a"))
     holes = tmp_path / "holes"
     holes.mkdir()

@@ -36,7 +36,7 @@ def rows_of(batches: Any) -> Tensor:
     parts = []
     for batch in batches:
         rows = torch.cat([batch.x, batch.y.unsqueeze(-1)], 1)
-        parts.append(rows if batch.weight is None else rows[batch.weight > 0])
+        parts.append(rows if batch.weights is None else rows[batch.weights > 0])
     whole = torch.cat(parts)
     return whole[np.lexsort(whole.T.numpy())]
 
@@ -85,7 +85,7 @@ def test_the_parts_are_disjoint_and_make_up_the_whole(ending: str, tmp_path: Pat
     torch.testing.assert_close(first.x[:, 0], torch.from_numpy(rows["a"].to_numpy()[:64].copy()))
     kind = TensorBatches if ending == "csv" else ArrowBatches
     assert isinstance(data.train_dataloader(), kind) and data.in_features == 2
-    count = [0 if b.weight is None else int((b.weight == 0).sum()) for b in data.train_dataloader()]
+    count = [0 if b.weights is None else int((b.weights == 0).sum()) for b in data.train_dataloader()]
     assert sum(count) == 0 and len(data.train_dataloader()) == -(-len(parts[0]) // 64)
 
 

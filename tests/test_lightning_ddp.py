@@ -27,7 +27,7 @@ rng, n = torch.Generator().manual_seed(1), 1001
 x = torch.randn(n, 3, generator=rng, dtype=torch.float64)
 weight = 0.5 + torch.rand(n, generator=rng, dtype=torch.float64)
 y = torch.poisson(torch.exp(x @ x.new_tensor([0.4, -0.3, 0.2])), generator=rng)
-rows = GLMBatch(x, y, weight)
+rows = GLMBatch(x, y, weights=weight)
 head = GLMHead(3, "poisson", dtype=torch.float64)
 lit = LitGLM(head, lambda parameters: torch.optim.SGD(parameters, lr=0.1),
              metrics={"deviance": Deviance, "d2": D2, "crps": CRPS})

@@ -53,7 +53,7 @@ def problem(family: str, link: str, n: int = 700) -> GLMBatch:
     mu = links.get(link)(x @ x.new_tensor([0.2, 0.1, 0.3]) + 1.0 - 0.7 * (family == "bernoulli") + offset)
     torch.manual_seed(1)
     y = member.distribution(mu, 0.5 if member.has_dispersion else 1.0).sample()
-    return GLMBatch(x, y, 0.5 + torch.rand(n, generator=rng, dtype=torch.float64), offset)
+    return GLMBatch(x, y, weights=0.5 + torch.rand(n, generator=rng, dtype=torch.float64), offset=offset)
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
@@ -70,7 +70,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
 
 def exact(rows: GLMBatch, family: str, link: str | None = None, **options: Any) -> Any:
     return torchglm.fit(
-        rows.x, rows.y, family=family, link=link, weights=rows.weight, offset=rows.offset, tol=1e-13, **options
+        rows.x, rows.y, family=family, link=link, weights=rows.weights, offset=rows.offset, tol=1e-13, **options
     )
 
 
@@ -85,7 +85,7 @@ def test_epochs_of_newton_steps_end_where_a_fit_does(family: str, link: str, tmp
     torch.testing.assert_close(lit.std_err, full.std_err, rtol=1e-7, atol=0.0)
     assert float(lit.dispersion) == pytest.approx(float(full.dispersion), rel=1e-7)
     torch.testing.assert_close(torch.cat([lit.head.bias, lit.head.weight[0]]).detach(), lit.coef, rtol=0.0, atol=0.0)
-    mean = float(full.deviance / rows.weight.sum())
+    mean = float(full.deviance / rows.weights.sum())
     assert float(run.callback_metrics["train_deviance"]) == pytest.approx(mean, rel=1e-8)
     assert float(run.callback_metrics["val_deviance"]) == pytest.approx(mean, rel=1e-6)
 
@@ -163,7 +163,7 @@ def test_what_it_cannot_fit_is_refused(tmp_path: Path) -> None:
     for bad, match in [
         (rows._replace(y=rows.y - 9), "batch 0: .*poisson"),
         (rows._replace(y=None), "y is missing"),
-        (rows._replace(weight=0 * rows.weight), "positive weight"),
+        (rows._replace(weights=0 * rows.weights), "positive weight"),
         (rows._replace(event=rows.y), "event"),
     ]:
         with pytest.raises(ValueError, match=match):
@@ -179,7 +179,7 @@ def network(responses: int = 1, dtype: torch.dtype = torch.float64, **options: A
 def loss_of(lit: LitGLM, rows: GLMBatch) -> float:
     lit.eval()
     with torch.no_grad():
-        return float(lit.head.loss(lit.features(rows.x), rows.y, rows.weight, rows.offset))
+        return float(lit.head.loss(lit.features(rows.x), rows.y, weights=rows.weights, offset=rows.offset))
 
 
 def test_a_refitted_head_is_the_exact_fit_on_its_features(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_refitted_head_is_the_exact_fit_on_its_features(tmp_path: Path) -> Non
     [last] = refit
     with torch.no_grad():
         features = lit.features(rows.x)
-    full = torchglm.fit(features, rows.y, family="poisson", weights=rows.weight, offset=rows.offset, tol=1e-13)
+    full = torchglm.fit(features, rows.y, family="poisson", weights=rows.weights, offset=rows.offset, tol=1e-13)
     torch.testing.assert_close(lit.head.weight[0].detach(), full.coef[1:], rtol=1e-7, atol=1e-8)
     torch.testing.assert_close(lit.head.bias.detach(), full.coef[:1], rtol=1e-7, atol=1e-8)
     assert losses[1] < losses[0] and last.last.status == [Status.CONVERGED]
@@ -244,7 +244,7 @@ def test_many_responses_and_dead_features_are_refitted_at_once(tmp_path: Path) -
         features = model[:-1](rows.x)
     for j, y in enumerate((rows.y, rows.y.flip(0))):
         with pytest.warns(torchglm.FitWarning):
-            full = torchglm.fit(features, y, family="poisson", weights=rows.weight, offset=rows.offset)
+            full = torchglm.fit(features, y, family="poisson", weights=rows.weights, offset=rows.offset)
         torch.testing.assert_close(model[-1].weight[j].detach(), full.coef[1:].nan_to_num(), rtol=1e-6, atol=1e-7)
     assert callback.last.status == [Status.CONVERGED] * 2 and bool((callback.last.after < callback.last.before).all())
 

@@ -41,7 +41,7 @@ def randhie() -> tuple[GLMBatch, torchglm.Result]:
     weight = 0.5 + torch.rand(len(y), generator=torch.Generator().manual_seed(0), dtype=y.dtype)
     offset = weight.log() / 2
     result = torchglm.fit(x, y, family="poisson", weights=weight, offset=offset)
-    return GLMBatch(x, y, weight, offset), result
+    return GLMBatch(x, y, weights=weight, offset=offset), result
 
 
 def test_lbfgs_is_irls(randhie: tuple[GLMBatch, torchglm.Result]) -> None:
@@ -290,7 +290,7 @@ def test_what_cannot_be_trained() -> None:
     with pytest.raises(ValueError, match="one response"):
         fit_sgd(GLMHead(2, "poisson", out_features=2), GLMBatch(x, y))
     with pytest.raises(ValueError, match="positive weight"):
-        fit_sgd(head, GLMBatch(x, y, weight=0 * y))
+        fit_sgd(head, GLMBatch(x, y, weights=0 * y))
     with pytest.raises(ValueError, match=r"x \(n, 3\)"):
         fit_sgd(GLMHead(3, "poisson"), GLMBatch(x, y))
     with pytest.raises(ValueError, match=r"y \(n,\)"):

@@ -67,8 +67,8 @@ def test_deviance_and_d2_are_scikit_learns(name: str, power: float) -> None:
     mu, y, weight = rows(name)
     y = y + (0 if name == "poisson" else 0.01)
     deviance, d2 = Deviance(name), D2(name)
-    deviance.update(mu, y, weight)
-    d2.update(mu, y, weight)
+    deviance.update(mu, y, weights=weight)
+    d2.update(mu, y, weights=weight)
     known = dict(sample_weight=weight.numpy(), power=power)
     expected = sk.mean_tweedie_deviance(y.numpy(), mu.numpy(), **known)
     assert float(deviance.compute()) == pytest.approx(expected)
@@ -78,10 +78,10 @@ def test_deviance_and_d2_are_scikit_learns(name: str, power: float) -> None:
 def test_bernoulli_is_the_log_loss() -> None:
     mu, y, weight = rows("bernoulli")
     loss = sk.log_loss(y.numpy(), mu.numpy(), sample_weight=weight.numpy())
-    assert float(ours.nll(mu, y, "bernoulli", weight)) == pytest.approx(loss)
-    assert float(ours.deviance(mu, y, "bernoulli", weight)) == pytest.approx(2 * loss)
+    assert float(ours.nll(mu, y, "bernoulli", weights=weight)) == pytest.approx(loss)
+    assert float(ours.deviance(mu, y, "bernoulli", weights=weight)) == pytest.approx(2 * loss)
     explained = sk.d2_log_loss_score(y.numpy(), mu.numpy(), sample_weight=weight.numpy())
-    assert float(ours.d2(mu, y, "bernoulli", weight)) == pytest.approx(explained)
+    assert float(ours.d2(mu, y, "bernoulli", weights=weight)) == pytest.approx(explained)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -89,12 +89,12 @@ def test_bernoulli_is_the_log_loss() -> None:
 def test_parts_make_the_whole(metric: type[FamilyMetric], name: str) -> None:
     mu, y, weight = rows(name)
     whole, stepwise, first, second = (metric(name) for _ in range(4))
-    whole.update(mu, y, weight)
+    whole.update(mu, y, weights=weight)
     cuts = [0, 1, 40, 40, 300, 400]  # a single row and no row at all among them
     for start, stop in zip(cuts, cuts[1:], strict=False):
-        stepwise(mu[start:stop], y[start:stop], weight[start:stop])  # update, and the value of the step
-    first.update(mu[:90], y[:90], weight[:90])
-    second.update(mu[90:], y[90:], weight[90:])
+        stepwise(mu[start:stop], y[start:stop], weights=weight[start:stop])  # update, and the value of the step
+    first.update(mu[:90], y[:90], weights=weight[:90])
+    second.update(mu[90:], y[90:], weights=weight[90:])
     first.merge_state(second)
     assert torch.isfinite(value(whole)).any()  # empty bins of a table hold NaN
     close = dict(rtol=1e-9, atol=1e-12, equal_nan=True)
@@ -108,9 +108,9 @@ def test_weight_zero_is_a_dropped_row(metric: type[FamilyMetric]) -> None:
     weight[::3] = 0.0
     kept, dropped, empty = weight > 0, metric("gamma"), metric("gamma")
     y_bad, mu_bad = torch.where(kept, y, -1.0), torch.where(kept, mu, torch.nan)
-    dropped.update(mu_bad, y_bad, weight)
-    dropped.update(mu_bad[:4], y_bad[:4], torch.zeros(4, dtype=y.dtype))
-    empty.update(mu[kept], y[kept], weight[kept])
+    dropped.update(mu_bad, y_bad, weights=weight)
+    dropped.update(mu_bad[:4], y_bad[:4], weights=torch.zeros(4, dtype=y.dtype))
+    empty.update(mu[kept], y[kept], weights=weight[kept])
     torch.testing.assert_close(value(dropped), value(empty), rtol=1e-12, atol=1e-12)
 
 
@@ -122,8 +122,8 @@ def test_one_nan_or_a_weight_below_zero_makes_the_value_nan(metric: type[FamilyM
         given = [mu.clone(), y.clone(), weight.clone()]
         given[bad][7] = number
         found, sound = metric(name), metric(name)
-        found.update(*given)
-        sound.update(mu, y, weight)
+        found.update(given[0], given[1], weights=given[2])
+        sound.update(mu, y, weights=weight)
         if isinstance(found, LiftTable):
             assert bool(found.compute()["observed"].isnan().all())
         else:
@@ -134,8 +134,8 @@ def test_one_nan_or_a_weight_below_zero_makes_the_value_nan(metric: type[FamilyM
 def test_float32_sums_are_float64_and_copies_work(metric: type[FamilyMetric]) -> None:
     mu, y, weight = rows("poisson")
     first, second = metric("poisson"), metric("poisson")
-    first.update(mu.float(), y.float(), weight.float())
-    second.update(mu.float().double(), y, weight.float().double())
+    first.update(mu.float(), y.float(), weights=weight.float())
+    second.update(mu.float().double(), y, weights=weight.float().double())
     copied = pickle.loads(pickle.dumps(copy.deepcopy(first)))
     assert first.sums.dtype == torch.float64 and not list(first.parameters()) and not first.state_dict()
     assert torch.equal(value(first), value(second)) and torch.equal(value(copied), value(first))
@@ -147,20 +147,18 @@ def test_float32_sums_are_float64_and_copies_work(metric: type[FamilyMetric]) ->
 @pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.__name__)
 def test_shapes_are_never_broadcast(metric: type[FamilyMetric]) -> None:
     mu, y, weight = rows("poisson")
-    with pytest.raises(ValueError, match=r"one shape, got \(400, 1\) and \(400,\)"):
-        metric("poisson").update(mu.unsqueeze(-1), y)
-    with pytest.raises(ValueError, match=r"weight must have the shape of y"):
-        metric("poisson").update(mu, y, weight[:5])
-    with pytest.raises(ValueError, match=r"weight must have the shape of y"):
-        metric("poisson").update(mu, y, weight.unsqueeze(-1))
-    with pytest.raises(ValueError, match="offset and exposure were both given"):
-        metric("poisson").update(mu, y, offset=mu, exposure=mu)
+    with pytest.raises(ValueError, match=r"one shape, got \(400, 2\) and \(400,\)"):
+        metric("poisson").update(mu.unsqueeze(-1).expand(-1, 2), y)
+    with pytest.raises(ValueError, match=r"weights must have the shape of y"):
+        metric("poisson").update(mu, y, weights=weight[:5])
+    with pytest.raises(ValueError, match=r"weights must have the shape of y"):
+        metric("poisson").update(mu, y, weights=weight.unsqueeze(-1).expand(-1, 2))
 
 
 def test_several_responses_share_row_weights() -> None:
     mu, y, weight = rows("poisson")
-    both = ours.deviance(torch.stack([mu, mu + 1], -1), torch.stack([y, y], -1), "poisson", weight)
-    each = [ours.deviance(m, y, "poisson", weight) for m in (mu, mu + 1)]
+    both = ours.deviance(torch.stack([mu, mu + 1], -1), torch.stack([y, y], -1), "poisson", weights=weight)
+    each = [ours.deviance(m, y, "poisson", weights=weight) for m in (mu, mu + 1)]
     torch.testing.assert_close(both, (each[0] + each[1]) / 2)
 
 
@@ -185,11 +183,11 @@ def test_d2_refits_the_null_model_with_the_offset(name: str) -> None:
     offset = torch.linspace(-0.7, 0.9, len(y), dtype=torch.float64)
     metric = D2(name, "log")
     for part in (slice(0, 130), slice(130, 400)):
-        metric.update(mu[part], y[part], weight[part], offset[part])
+        metric.update(mu[part], y[part], weights=weight[part], offset=offset[part])
     null = null_deviance(name, "log", y, weight, offset).detach()
-    expected = 1 - ours.deviance(mu, y, name, weight) * weight.sum() / null
+    expected = 1 - ours.deviance(mu, y, name, weights=weight) * weight.sum() / null
     assert float(metric.compute()) == pytest.approx(float(expected), abs=1e-9)
-    by_exposure = ours.d2(mu, y, name, weight, link="log", exposure=offset.exp())
+    by_exposure = ours.d2(mu, y, name, weights=weight, link="log", exposure=offset.exp())
     torch.testing.assert_close(metric.compute(), by_exposure)
 
 
@@ -199,19 +197,19 @@ def test_d2_with_the_identity_link_and_an_offset() -> None:
     centred = y - offset
     mean = (weight * centred).sum() / weight.sum()
     expected = 1 - (weight * (y - mu) ** 2).sum() / (weight * (centred - mean) ** 2).sum()
-    torch.testing.assert_close(ours.d2(mu, y, "gaussian", weight, offset=offset), expected)
+    torch.testing.assert_close(ours.d2(mu, y, "gaussian", weights=weight, offset=offset), expected)
 
 
 def test_d2_takes_a_null_intercept_where_sums_do_not_suffice() -> None:
     mu, y, weight = rows("bernoulli")
     offset = torch.linspace(-1, 1, len(y), dtype=torch.float64)
     with pytest.raises(ValueError, match="null=intercept"):
-        D2("bernoulli").update(mu, y, weight, offset)
+        D2("bernoulli").update(mu, y, weights=weight, offset=offset)
     metric = D2("bernoulli", null=0.3)
-    metric.update(mu[:100], y[:100], weight[:100], offset[:100])
-    metric.update(mu[100:], y[100:], weight[100:], offset[100:])
-    null = ours.deviance(torch.sigmoid(offset + 0.3), y, "bernoulli", weight)
-    torch.testing.assert_close(metric.compute(), 1 - ours.deviance(mu, y, "bernoulli", weight) / null)
+    metric.update(mu[:100], y[:100], weights=weight[:100], offset=offset[:100])
+    metric.update(mu[100:], y[100:], weights=weight[100:], offset=offset[100:])
+    null = ours.deviance(torch.sigmoid(offset + 0.3), y, "bernoulli", weights=weight)
+    torch.testing.assert_close(metric.compute(), 1 - ours.deviance(mu, y, "bernoulli", weights=weight) / null)
 
 
 def test_d2_of_a_gaussian_far_from_zero_keeps_its_digits() -> None:
@@ -240,11 +238,11 @@ def test_censored_times() -> None:
     event[:50] = 0.0  # the first batch holds no event
     metric, ratio = D2("exponential"), ObservedExpected("exponential")
     for part in (slice(0, 50), slice(50, 400)):
-        metric.update(mu[part], y[part], weight[part], event=event[part])
-        ratio.update(mu[part], y[part], weight[part], event=event[part])
+        metric.update(mu[part], y[part], weights=weight[part], event=event[part])
+        ratio.update(mu[part], y[part], weights=weight[part], event=event[part])
     mean = (weight * y).sum() / (weight * event).sum()
-    null = ours.deviance(mean.expand_as(y), y, "exponential", weight, event=event)
-    expected = 1 - ours.deviance(mu, y, "exponential", weight, event=event) / null
+    null = ours.deviance(mean.expand_as(y), y, "exponential", weights=weight, event=event)
+    expected = 1 - ours.deviance(mu, y, "exponential", weights=weight, event=event) / null
     torch.testing.assert_close(metric.compute(), expected)
     torch.testing.assert_close(ratio.compute(), (weight * event).sum() / (weight * y / mu).sum())
 
@@ -254,29 +252,32 @@ def test_trials() -> None:
     trials = 1 + torch.arange(400, dtype=torch.float64) % 7
     y = (trials * mu).round()
     assert torch.equal(
-        ours.deviance(mu, y, "binomial", weight, trials=trials),
-        ours.deviance(mu, y / trials, "binomial", weight * trials),
+        ours.deviance(mu, y, "binomial", weights=weight, trials=trials),
+        ours.deviance(mu, y / trials, "binomial", weights=weight * trials),
     )
     exact = torch.distributions.Binomial(trials, mu).log_prob(y)
-    torch.testing.assert_close(
-        ours.nll(mu, y, "binomial", weight, trials=trials), -(weight * exact).sum() / weight.sum()
-    )
+    repeated = -(weight * exact).sum() / weight.sum()
+    torch.testing.assert_close(ours.nll(mu, y, "binomial", freq=weight, trials=trials), repeated)
+    torch.testing.assert_close(ours.nll(mu, y / trials, "binomial", weights=trials), -exact.mean())
 
 
 def test_nll_is_the_density() -> None:
     mu, y, weight = rows("gamma")
     exact = torch.distributions.Gamma(1 / 0.4, 1 / 0.4 / mu).log_prob(y)
     metric = NLL("gamma", dispersion=0.4)
-    metric.update(mu, y, weight)
+    metric.update(mu, y, freq=weight)
     torch.testing.assert_close(metric.compute(), -(weight * exact).sum() / weight.sum())
+    shape = weight / 0.4  # prior weights divide the dispersion
+    exact = torch.distributions.Gamma(shape, shape / mu).log_prob(y)
+    torch.testing.assert_close(ours.nll(mu, y, "gamma", weights=weight, dispersion=0.4), -exact.mean())
 
 
 def test_pearson_dispersion_and_observed_over_expected() -> None:
     mu, y, weight = rows("poisson")
     chi2 = (weight * (y - mu) ** 2 / mu).sum()
-    torch.testing.assert_close(ours.pearson_dispersion(mu, y, "poisson", weight, n_coef=5), chi2 / 395)
+    torch.testing.assert_close(ours.pearson_dispersion(mu, y, "poisson", weights=weight, n_coef=5), chi2 / 395)
     torch.testing.assert_close(
-        ours.observed_expected(mu, y, "poisson", weight), (weight * y).sum() / (weight * mu).sum()
+        ours.observed_expected(mu, y, "poisson", weights=weight), (weight * y).sum() / (weight * mu).sum()
     )
 
 
@@ -288,6 +289,6 @@ def test_plots() -> None:
 
     mu, y, weight = rows("poisson")
     for metric in (Deviance("poisson"), Gini("poisson"), LiftTable("poisson")):
-        metric.update(mu, y, weight)
+        metric.update(mu, y, weights=weight)
         figure, _ = metric.plot()
         plt.close(figure)

@@ -42,7 +42,7 @@ def first_batches() -> dict[str, dict[str, Tensor]]:
     """Batches after which sums of different formulas may hold the same numbers."""
     some = rows(8)
     return {
-        "weight 0": some | {"weight": torch.zeros(8)},
+        "weight 0": some | {"weights": torch.zeros(8)},
         "empty": {name: value[:0] for name, value in some.items()},
         "exact": some | {"y": some["mu"]},
     }

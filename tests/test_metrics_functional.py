@@ -21,7 +21,7 @@ CLASSES: list[type[Any]] = [
     getattr(ours, name) for name in ours.__all__ if name[0].isupper() and name != "FamilyMetric"
 ]
 SETTINGS: dict[str, Any] = {"link": "log", "dispersion": 0.4, "null": 0.3, "n_coef": 7, "bins": 4}
-PER_ROW = ["weight", "offset", "exposure", "trials", "event"]
+PER_ROW = ["weights", "freq", "offset", "exposure", "trials", "event"]
 FAMILY = {"trials": "binomial", "event": "exponential", "dispersion": "gamma", "link": "gamma"}
 
 
@@ -41,7 +41,7 @@ def rows(argument: str, n: int = 300) -> dict[str, Tensor]:
     trials = 1 + (6 * w).floor()
     mu = 0.1 + 0.8 * u if family == "binomial" else 0.5 + 3 * u
     y = {"poisson": (mu * v * 2 + 0.5).floor(), "binomial": (trials * v).round()}.get(family, mu * v + 0.1)
-    extra = {"trials": trials, "event": (v < 0.6).double(), "weight": w, "offset": w, "exposure": 0.5 + w}
+    extra = {"trials": trials, "event": (v < 0.6).double(), "weights": w, "freq": w, "offset": w, "exposure": 0.5 + w}
     return {"mu": mu, "y": y, **({argument: extra[argument]} if argument in extra else {})}
 
 
@@ -55,7 +55,7 @@ def test_a_function_takes_every_argument_of_its_class(metric: type[Any]) -> None
 
 
 def test_every_argument_is_tried() -> None:
-    tried = {*SETTINGS, *PER_ROW, "mu", "y", "family", "low", "high"}
+    tried = {*SETTINGS, "roles", "mu", "y", "family", "low", "high"}
     assert {name for metric in CLASSES for name in arguments(twin(metric))} == tried
 
 
@@ -64,7 +64,7 @@ TRIED = [
     for metric in CLASSES
     if metric is not Coverage
     for argument in [*PER_ROW, *SETTINGS]
-    if argument in arguments(twin(metric))
+    if argument in PER_ROW or argument in arguments(twin(metric))
 ]
 
 
@@ -85,7 +85,7 @@ MATTER: list[tuple[type[FamilyMetric], str]] = [
     *(
         (metric, argument)
         for metric in (Deviance, Gini, LiftTable, CalibrationError, D2)
-        for argument in ("weight", "trials", "event")
+        for argument in ("weights", "freq", "trials", "event")
     ),
     *((metric, "exposure") for metric in (Gini, LiftTable, CalibrationError, D2)),
     (NLL, "dispersion"),
@@ -108,8 +108,8 @@ def test_an_argument_that_counts_changes_what_a_function_says(metric: type[Famil
 def test_coverage_as_a_function_says_what_its_class_says() -> None:
     y = torch.arange(10.0)
     metric = Coverage()
-    metric.update(y - 1, 6 - y, y, y + 1)
-    assert float(ours.coverage(low=y - 1, high=6 - y, y=y, weight=y + 1)) == float(metric.compute()) > 0
+    metric.update(y - 1, 6 - y, y, weights=y + 1)
+    assert float(ours.coverage(low=y - 1, high=6 - y, y=y, weights=y + 1)) == float(metric.compute()) > 0
 
 
 @pytest.mark.parametrize("metric", [D2, Gini, LiftTable, CalibrationError], ids=lambda m: m.__name__)
@@ -160,12 +160,12 @@ def test_each_row_may_have_a_dispersion(score: Any) -> None:
 
 def test_intervals_may_be_arrays() -> None:
     y = np.arange(10.0)
-    assert float(ours.coverage(y - 1, np.full(10, 5), y.tolist(), np.ones(10, dtype=int))) == 0.6
+    assert float(ours.coverage(y - 1, np.full(10, 5), y.tolist(), weights=np.ones(10, dtype=int))) == 0.6
 
 
-@pytest.mark.parametrize("name", ["mu", "y", "weight"])
+@pytest.mark.parametrize("name", ["mu", "y", "weights"])
 def test_text_and_arrays_of_another_shape_are_refused_by_name(name: str) -> None:
-    given: dict[str, Any] = {key: value.numpy() for key, value in rows("weight", 3).items()}
+    given: dict[str, Any] = {key: value.numpy() for key, value in rows("weights", 3).items()}
     with pytest.raises(TypeError, match=f"{name} holds .* values, not numbers"):
         Deviance("poisson").update(**given | {name: np.array(["a", "b", "c"])})
     with pytest.raises(ValueError, match="shape"):

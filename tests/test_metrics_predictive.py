@@ -114,23 +114,23 @@ def test_parts_make_the_whole_and_weight_zero_is_no_row(name: str) -> None:
     mu, y, weight = rows(name)
     whole, first, second, kept = (CRPS(name) for _ in range(4))
     bad = torch.where(weight > 0, mu, torch.nan)
-    whole.update(bad, torch.where(weight > 0, y, -7.0), weight)
-    first.update(mu[:90], y[:90], weight[:90])
-    second.update(mu[90:].float(), y[90:].float(), weight[90:].float())
+    whole.update(bad, torch.where(weight > 0, y, -7.0), weights=weight)
+    first.update(mu[:90], y[:90], weights=weight[:90])
+    second.update(mu[90:].float(), y[90:].float(), weights=weight[90:].float())
     first.merge_state(pickle.loads(pickle.dumps(copy.deepcopy(second))))
     some = weight > 0
-    kept.update(mu[some], y[some], weight[some])
+    kept.update(mu[some], y[some], weights=weight[some])
     assert float(kept.compute()) > 0 and kept.sums.dtype == torch.float64
     torch.testing.assert_close(whole.compute(), kept.compute(), rtol=1e-12, atol=0)
     torch.testing.assert_close(first.compute(), kept.compute(), rtol=1e-5, atol=0)
-    torch.testing.assert_close(metrics.crps(mu, y, name, weight), kept.compute(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(metrics.crps(mu, y, name, weights=weight), kept.compute(), rtol=1e-12, atol=0)
 
 
 def test_a_dispersion_counts_and_censored_times_have_no_score() -> None:
     mu, y, weight = rows("gamma")
     narrow, wide = CRPS("gamma", dispersion=0.3), CRPS("gamma", dispersion=torch.tensor(3.0))
     for metric in (narrow, wide):
-        metric.update(mu, y, weight)
+        metric.update(mu, y, weights=weight)
     assert narrow.compute() != wide.compute()
     times = CRPS("exponential")
     times.update(mu, y, event=(mu > 1).double())
@@ -145,34 +145,34 @@ def test_coverage() -> None:
     weight[9] = 0.0
     low, high = torch.full((10,), 2.0), torch.full((10,), 5.0)
     metric, other = Coverage(), Coverage()
-    metric.update(low[:6], high[:6], y[:6], weight[:6])
-    other.update(low[6:], high[6:], torch.where(weight > 0, y, torch.nan)[6:], weight[6:])
+    metric.update(low[:6], high[:6], y[:6], weights=weight[:6])
+    other.update(low[6:], high[6:], torch.where(weight > 0, y, torch.nan)[6:], weights=weight[6:])
     metric.merge_state(other)
-    assert float(metric.compute()) == pytest.approx(4 / 9) == float(metrics.coverage(low, high, y, weight))
+    assert float(metric.compute()) == pytest.approx(4 / 9) == float(metrics.coverage(low, high, y, weights=weight))
     assert metric.covered.dtype == torch.float64
     weight[2] = 3.0
-    assert float(metrics.coverage(low, high, y, weight)) == pytest.approx(6 / 11)
+    assert float(metrics.coverage(low, high, y, weights=weight)) == pytest.approx(6 / 11)
     with pytest.raises(ValueError, match="low must have the shape of y"):
-        metric.update(low[:, None], high, y)
-    with pytest.raises(ValueError, match="weight must have the shape of y"):
-        metric.update(low, high, y, weight[:3])
+        metric.update(low[:-1], high, y)
+    with pytest.raises(ValueError, match="weights must have the shape of y"):
+        metric.update(low, high, y, weights=weight[:3])
 
 
 def test_coverage_is_nan_where_an_end_a_response_or_a_weight_is() -> None:
     y, weight = torch.arange(10.0), torch.ones(10)
-    ends = {"low": y - 1, "high": torch.full((10,), torch.inf), "y": y, "weight": weight}
+    ends = {"low": y - 1, "high": torch.full((10,), torch.inf), "y": y, "weights": weight}
     assert float(metrics.coverage(**ends)) == 1
     for name, number in [
         ("low", torch.nan),
         ("high", torch.nan),
         ("y", torch.nan),
-        ("weight", torch.nan),
-        ("weight", -1.0),
+        ("weights", torch.nan),
+        ("weights", -1.0),
     ]:
         bad = ends | {name: ends[name].clone().index_fill_(0, torch.tensor([4]), number)}
         assert torch.isnan(metrics.coverage(**bad)), (name, number)
         kept = torch.where(torch.arange(10) == 4, 0.0, weight)
-        assert name == "weight" or float(metrics.coverage(**bad | {"weight": kept})) == 1
+        assert name == "weights" or float(metrics.coverage(**bad | {"weights": kept})) == 1
 
 
 def test_coverage_of_right_intervals_is_their_level() -> None:
@@ -192,8 +192,8 @@ def test_plots() -> None:
 
     mu, y, weight = rows("poisson")
     score, share = CRPS("poisson"), Coverage()
-    score.update(mu, y, weight)
-    share.update(mu - 2, mu + 2, y, weight)
+    score.update(mu, y, weights=weight)
+    share.update(mu - 2, mu + 2, y, weights=weight)
     for metric in (score, share):
         figure, _ = metric.plot()
         plt.close(figure)

@@ -40,8 +40,8 @@ def test_censored_times_are_events_over_time_at_risk(metric: type[FamilyMetric])
     mu, t, weight, event = times()
     assert 0.45 < float(event.mean()) < 0.55
     censored, counts = metric("exponential"), metric("poisson")
-    censored.update(mu, t, weight, event=event)
-    counts.update(t / mu, event, weight, exposure=t)
+    censored.update(mu, t, weights=weight, event=event)
+    counts.update(t / mu, event, weights=weight, exposure=t)
     torch.testing.assert_close(value(censored), value(counts), rtol=1e-12, atol=0)
 
 
@@ -50,8 +50,8 @@ def test_an_exposure_of_times_is_the_unit_they_are_counted_in(metric: type[Famil
     mu, t, weight, event = times()
     unit = 2.0 ** (torch.arange(len(mu)) % 3).double()
     plain, scaled = metric("exponential"), metric("exponential")
-    plain.update(mu, t, weight, event=event)
-    scaled.update(unit * mu, unit * t, weight, exposure=unit, event=event)
+    plain.update(mu, t, weights=weight, event=event)
+    scaled.update(unit * mu, unit * t, weights=weight, exposure=unit, event=event)
     torch.testing.assert_close(value(scaled), value(plain), rtol=1e-12, atol=0)
 
 
@@ -59,8 +59,8 @@ def test_an_exposure_of_times_is_the_unit_they_are_counted_in(metric: type[Famil
 def test_no_event_column_means_every_event_was_seen(metric: type[FamilyMetric]) -> None:
     mu, t, weight, _ = times()
     silent, said = metric("exponential"), metric("exponential")
-    silent.update(mu, t, weight)
-    said.update(mu, t, weight, event=torch.ones_like(t))
+    silent.update(mu, t, weights=weight)
+    said.update(mu, t, weights=weight, event=torch.ones_like(t))
     assert torch.equal(value(silent), value(said))
 
 
@@ -92,15 +92,15 @@ def test_gini_lift_and_calibration() -> None:
     w, s = (weight * exposure)[order].cumsum(0), (weight * y)[order].cumsum(0)
     shares = [torch.nn.functional.pad(c / c[-1], (1, 0)) for c in (w, s)]
     exact = 1 - 2 * torch.trapezoid(shares[1], shares[0])
-    index = ours.gini(mu, y, "poisson", weight, exposure=exposure)
+    index = ours.gini(mu, y, "poisson", weights=weight, exposure=exposure)
     assert float(index) == pytest.approx(float(exact), abs=2e-3)
-    table = ours.lift_table(mu, y, "poisson", weight, exposure=exposure)
+    table = ours.lift_table(mu, y, "poisson", weights=weight, exposure=exposure)
     assert table["weight"].max() < 1.05 * table["weight"].min()
     assert bool((table["predicted"].diff() > 0).all())
     total = (table["weight"] * table["observed"]).sum()
     torch.testing.assert_close(total, (weight * y).sum())
     error = (table["weight"] * (table["observed"] - table["predicted"]).abs()).sum() / table["weight"].sum()
-    torch.testing.assert_close(ours.calibration_error(mu, y, "poisson", weight, exposure=exposure), error)
+    torch.testing.assert_close(ours.calibration_error(mu, y, "poisson", weights=weight, exposure=exposure), error)
     below_zero = torch.tensor([-2.0, -1.0, 1.0, 2.0])
     assert float(ours.gini(below_zero, 3 + below_zero, "gaussian")) > 0
 

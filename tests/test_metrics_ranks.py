@@ -31,7 +31,7 @@ def batches():
     rng = torch.Generator().manual_seed(4)
     mu, v, w = 0.5 + torch.rand(3, 300, generator=rng, dtype=torch.float64)
     w[:40] = 0  # the first batch of one rank holds nothing that counts
-    return [dict(mu=mu[p], y=(2 * mu * v)[p].floor(), weight=w[p], exposure=v[p])
+    return [dict(mu=mu[p], y=(2 * mu * v)[p].floor(), weights=w[p], exposure=v[p])
             for p in (slice(0, 40), slice(40, 41), slice(41, 200), slice(200, 300))]
 
 def plain(found):

@@ -15,7 +15,7 @@ from torch import Tensor
 import torchglm
 from torchglm import families, links
 from torchglm.inference.online_summary import Summary
-from torchglm.inputs import GLMBatch, minibatch
+from torchglm.inputs import GLMBatch, Roles, minibatch
 from torchglm.model.head import GLMHead, LazyGLMHead
 from torchglm.model.renewable import Renewable
 from torchglm.rows.rows import Rows
@@ -118,13 +118,13 @@ def at_one_point(
     torch.manual_seed(1)
     y = member.distribution(links.get(link)(x @ x.new_tensor([0.7, 0.4]) + 1), 0.2).sample()
     model = Renewable(family, link, 2).update(x, y, **per_row)
-    return model, minibatch(x, y, model.family, model.link, True, **per_row), model.summary
+    return model, minibatch(x, y, model.family, model.link, True, Roles(**per_row)), model.summary
 
 
 @pytest.mark.parametrize(("family", "link"), SMOOTH)
 def test_the_kept_slopes_are_those_of_pearsons_sum_and_of_the_information(family: str, link: str) -> None:
     weight = torch.rand(2000, generator=torch.Generator().manual_seed(2)).double() + 0.5
-    model, rows, known = at_one_point(family, link, weight=weight)
+    model, rows, known = at_one_point(family, link, weights=weight)
     here = known.coef
     for j, unit in enumerate(torch.eye(3, dtype=torch.float64)):
         low, middle, high = (model._moments(rows, here + h * unit, False, report=True) for h in (-1e-4, 0, 1e-4))
@@ -146,7 +146,7 @@ def test_the_sums_are_those_of_the_faded_rows_at_the_coefficients_of_today(
     share = forgetting ** torch.arange(59, -1, -1, dtype=torch.float64).repeat_interleave(size)
     now = [
         model._moments(
-            minibatch(x, y, model.family, model.link, True, weight=share**power), model.coef, False, report=True
+            minibatch(x, y, model.family, model.link, True, Roles(weights=share**power)), model.coef, False, report=True
         )
         for power in (1, 2)
     ]
@@ -199,7 +199,7 @@ def test_weights_offsets_and_trials_are_those_of_a_fit() -> None:
     rng = torch.Generator().manual_seed(3)
     weight, offset = torch.rand(400, generator=rng) + 0.5, torch.rand(400, generator=rng)
     weight[::7] = 0.0
-    model = Renewable("poisson", "log", 3).update(x, y, weight, offset)
+    model = Renewable("poisson", "log", 3).update(x, y, weights=weight, offset=offset)
     full = torchglm.fit(x, y, family="poisson", weights=weight, offset=offset)
     torch.testing.assert_close(model.coef, full.coef, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(model.std_err, full.std_err, rtol=1e-8, atol=0.0)
@@ -254,13 +254,11 @@ def test_a_minibatch_may_come_as_one_argument() -> None:
     x, y = problem("poisson", "log", 400)
     rng = torch.Generator().manual_seed(3)
     weight, exposure = torch.rand(400, generator=rng) + 0.5, torch.rand(400, generator=rng) + 0.5
-    apart = Renewable("poisson", "log", 3).update(x, y, weight, exposure=exposure)
+    apart = Renewable("poisson", "log", 3).update(x, y, weights=weight, exposure=exposure)
     for together in (
-        GLMBatch(x, y, weight, exposure.log()),
-        (x, y, weight, exposure.log()),
-        [x, y, weight, exposure.log()],
-        {"x": x, "y": y, "weight": weight, "exposure": exposure},
-        {"x": x.numpy(), "y": y.numpy(), "weight": weight.numpy(), "exposure": exposure.numpy()},
+        GLMBatch(x, y, weights=weight, offset=exposure.log()),
+        {"x": x, "y": y, "weights": weight, "exposure": exposure},
+        {"x": x.numpy(), "y": y.numpy(), "weights": weight.numpy(), "exposure": exposure.numpy()},
     ):
         for learner in (
             Renewable("poisson", "log", 3).update,
@@ -311,7 +309,7 @@ def test_a_lazy_head_takes_frames_and_keeps_its_shape_open_until_a_minibatch_fit
 def test_a_first_minibatch_without_weight_is_none(make: Callable[[], GLMHead]) -> None:
     x, y = problem("gamma", "log", 300)
     head, plain = make(), GLMHead(3, "gamma", "log")
-    for name in ("weight", "freq"):
+    for name in ("weights", "freq"):
         known = head.partial_fit(x, y, **{name: torch.zeros(300)})
         assert known.nobs == 0 and known.state_dict() == {} and not head.weight.any()
     torch.testing.assert_close(head.partial_fit(x, y).coef, plain.partial_fit(x, y).coef, rtol=0.0, atol=0.0)
@@ -323,8 +321,8 @@ def test_rows_of_weight_zero_are_no_rows() -> None:
     for rows, response in zip(x.split(200), y.split(200), strict=True):
         weight = torch.ones(250)
         weight[200:] = 0.0
-        padded.update(torch.cat([rows, 9 * rows[:50]]), torch.cat([response, 7 * response[:50]]), weight)
-        padded.update(rows, response, torch.zeros(200))
+        padded.update(torch.cat([rows, 9 * rows[:50]]), torch.cat([response, 7 * response[:50]]), weights=weight)
+        padded.update(rows, response, weights=torch.zeros(200))
     torch.testing.assert_close(padded.coef, plain.coef, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(padded.covariance, plain.covariance, rtol=1e-10, atol=1e-14)
 
@@ -400,7 +398,7 @@ def test_a_minibatch_that_cannot_be_learned_changes_nothing() -> None:
         ((x, y[:7]), "rows"),
         ((x * torch.nan, y), "NaN"),
         ((x, y.expand(2, 400)), "a minibatch needs"),
-        ((x, y, -torch.ones(400)), ">= 0"),
+        (({"x": x, "y": y, "weights": -torch.ones(400)},), ">= 0"),
     ]:
         with pytest.raises(ValueError, match=match):
             model.update(*bad)

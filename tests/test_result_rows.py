@@ -86,7 +86,7 @@ def test_predictions_have_the_delta_methods_errors(model: str) -> None:
 
 def test_a_fit_with_an_offset_refuses_to_predict_without_one() -> None:
     data = problem("poisson log").one(0)
-    with pytest.raises(ValueError, match="fitted with an offset.*none is given.*Pass offset="):
+    with pytest.raises(ValueError, match="fitted with an offset.*none is given.*Pass exposure="):
         data.fit().predict(data.x)
     exposed = torchglm.fit(data.x, data.y, family="poisson", exposure=data.rows["weights"])
     with pytest.raises(ValueError, match="offset"):

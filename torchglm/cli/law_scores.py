@@ -39,7 +39,7 @@ class LawScores:
     @property
     def rows(self) -> Tensor:
         """The rows that count, with their repeats."""
-        return self.nll.sums[1]
+        return self.pearson.sums[1]
 
     def add(self, batch: Batch, mu: Tensor, x: Any, offset: Tensor | None, at: Any) -> None:
         """Take in the rows `at` of a batch, with their means; `x` and `offset` are what predicts them."""

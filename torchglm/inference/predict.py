@@ -96,9 +96,8 @@ def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | floa
     if not roles.given and from_frame:
         roles = Roles(**{name: column for name, column in columns.items() if name in ("offset", "exposure")})
     roles.check_link(result.link)
-    shift = roles.map(lambda name, value: for_each(name, value, eta, x)).shift(
-        torch.ones((), dtype=torch.bool, device=eta.device)
-    )
+    every = torch.ones_like(eta, dtype=torch.bool)
+    shift = roles.map(lambda name, value: for_each(name, value, eta, x).expand(eta.shape)).shift(every)
     if shift is not None:
         return shift
     if result.context.get("offset"):

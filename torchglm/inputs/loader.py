@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import RandomSampler
+from torch.utils.data import IterableDataset, RandomSampler
 
 from torchglm.families import Family
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
-from torchglm.inputs.batch import GLMBatch, as_batch
+from torchglm.inputs.batch import GLMBatch, named
 from torchglm.inputs.checks import column_names
 from torchglm.inputs.roles import ROLES, Roles
 from torchglm.links import Link
@@ -54,7 +54,9 @@ class LoaderRows:
         total = 0
         for number, given in enumerate(batches):
             try:
-                rows = self._rows(as_batch(given, self.link))
+                batch = named(given)
+                batch.roles.check_link(self.link)
+                rows = self._rows(batch)
             except (ValueError, TypeError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"batch {number}: {error}") from None
@@ -144,6 +146,8 @@ def from_loader(
 
 def is_loader(x: Any) -> bool:
     """True for what yields batches: neither a tensor, an array nor a frame, but iterable or a function."""
+    if isinstance(x, IterableDataset):
+        return True
     if hasattr(x, "shape") or column_names(x) is not None:
         return False
     if isinstance(x, (list, tuple)):

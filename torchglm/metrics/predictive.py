@@ -40,10 +40,10 @@ class LawMetric(FamilyMetric):
 
 
 class NLL(LawMetric):
-    """The mean negative log-density `-sum freq log f(y; mu, phi / weights) / sum freq`, fully normalised.
+    """The mean negative log-density `-sum w log f(y; mu, phi) / sum w`, fully normalised: its sum is `-Result.loglik`.
 
-    Times the rows it is minus `Result.loglik`: prior weights divide `dispersion` (phi), or multiply the log-density
-    where a family has none; `trials` enter the binomial density.
+    `freq` are weights `w`, and so are prior weights unless they are part of the law: they divide `dispersion` (phi),
+    and are the totals of proportions. `trials` enter the binomial density.
     """
 
     def _part(self, rows: Scored) -> Tensor:
@@ -59,8 +59,7 @@ class CRPS(LawMetric):
 
     `integral (F(x) - 1{y <= x})^2 dx`: the absolute error of a law, as it is `|y - mu|` where the law is one point.
     In closed form for Gaussian, Bernoulli, binomial (in counts), Poisson, negative binomial, Gamma and exponential;
-    `ValueError` for others. `freq` repeats a row, and so do prior weights unless they are part of the law: they divide
-    `dispersion` (phi), and are the totals of proportions. NaN where a time is censored.
+    `ValueError` for others. `freq` and prior weights are as in `NLL`. NaN where a time is censored.
     Source: Gneiting & Raftery (2007); Jordan, Krueger & Lerch (2019), J. Stat. Softw. 90(12).
     """
 

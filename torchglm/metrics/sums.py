@@ -29,18 +29,28 @@ def deviance_sums(rows: Scored, family: Family) -> Tensor:
     return torch.stack([total(rows.whole, family.unit_deviance(rows.y, rows.mu)), rows.whole.sum()])
 
 
+def _split(rows: Scored, family: Family) -> tuple[Tensor, Tensor]:
+    """The part of the weight that is in a law, and the part that repeats the row.
+
+    Prior weights are in it where it has a place for them: they divide a dispersion, and are the totals of proportions.
+    Elsewhere they multiply the log-density, as repeats do.
+    """
+    if family.has_dispersion or isinstance(family, Binomial):
+        return torch.where(rows.prior > 0, rows.prior, 1.0), rows.seen
+    return torch.ones_like(rows.prior), rows.whole
+
+
 def nll_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
-    """`(-sum freq log f(y; mu, phi / prior), sum freq)` over rows that count."""
-    nll = -family.log_prob(rows.y, rows.mu, dispersion, rows.prior)
-    return torch.stack([total(rows.seen, nll), rows.seen.sum()])
+    """`(-sum w log f(y; mu, phi / prior), sum w)`, `w` being what repeats a row: minus the log-likelihood, and rows."""
+    inside, weight = _split(rows, family)
+    nll = -family.log_prob(rows.y, rows.mu, dispersion, inside)
+    return torch.stack([total(weight, nll), weight.sum()])
 
 
 def crps_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
-    """`(sum freq CRPS, sum freq)`: prior weights are part of the law where it has a place for them, else repeats."""
-    inside = family.has_dispersion or isinstance(family, Binomial)
-    prior = torch.where(rows.prior > 0, rows.prior, 1.0) if inside else torch.ones_like(rows.prior)
-    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / prior)
-    weight = rows.seen if inside else rows.whole
+    """`(sum w CRPS, sum w)`, `w` being what repeats a row."""
+    inside, weight = _split(rows, family)
+    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / inside)
     return torch.stack([total(weight, score), weight.sum()])
 
 

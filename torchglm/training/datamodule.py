@@ -59,14 +59,14 @@ class GLMDataModule(LightningDataModule):
         **roles: Unpack[RoleValues],
     ) -> None:
         super().__init__()
+        self.y, self.roles = y, roles
+        self.rows = TableRows(design, y, dtype=dtype, **roles)
         if min(validation, test) < 0 or not validation + test < 1:
             raise ValueError(
                 f"validation and test must be >= 0 and leave rows to train on, got {validation} and "
                 f"{test}. They are shares of the rows."
             )
         self.path, self.files, self.design = path, files(path), design
-        self.y, self.roles = y, roles
-        self.rows = TableRows(design, y, dtype=dtype, **roles)
         self.key = self.rows.columns if key is None else [key] if isinstance(key, str) else list(key)
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         ends = {
