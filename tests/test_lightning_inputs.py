@@ -227,7 +227,10 @@ BAD = {
     "weight < 0": (counts()._replace(weights=-counts().weights), "weights must be >= 0; row 0"),
     "NaN in x": (counts()._replace(x=counts().x * torch.nan), "x holds NaN"),
     "NaN in y": (counts()._replace(y=counts().y / 0), "y holds"),
-    "exposure 0": (counts()._replace(offset=None, exposure=0 * counts().y), "exposure must be finite and > 0; row 0 has 0"),
+    "exposure 0": (
+        counts()._replace(offset=None, exposure=0 * counts().y),
+        "exposure must be finite and > 0; row 0 has 0",
+    ),
 }
 
 

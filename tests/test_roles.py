@@ -56,7 +56,7 @@ def fitted(given: Given, names: tuple[str, ...]) -> torchglm.Result:
     return torchglm.fit(**given, family=family_of(names))
 
 
-# doors that learn: each gives the coefficients of the fit --------------------------------------------------------------
+# doors that learn: each gives the coefficients of the fit ----------------------------------------------------------------------------------
 
 
 def by_loader(given: Given, family: str, folder: Any) -> Tensor:
@@ -158,7 +158,7 @@ def test_a_role_means_at_every_door_what_it_means_to_fit(door: str, names: tuple
     torch.testing.assert_close(LEARNERS[door](given, family_of(names), tmp_path), want, rtol=1e-6, atol=1e-7)
 
 
-# doors that score ----------------------------------------------------------------------------------------------------
+# doors that score ----------------------------------------------------------------------------------
 
 
 def mean_half_deviance(result: torchglm.Result, given: Given) -> Tensor:
@@ -233,7 +233,7 @@ def test_the_nll_of_a_family_with_a_dispersion_is_that_of_the_fit(names: tuple[s
     torch.testing.assert_close(head.loss(**given, reduction="sum"), -result.loglik, rtol=1e-10, atol=0.0)
 
 
-# what is refused -------------------------------------------------------------------------------------------------------
+# what is refused ----------------------------------------------------------------------------------
 
 
 def test_trials_are_never_taken_for_an_exposure() -> None:
@@ -346,7 +346,7 @@ def test_an_exposure_needs_a_link_with_rates(door: str) -> None:
         called[door]()
 
 
-# shapes ----------------------------------------------------------------------------------------------------------------
+# shapes ----------------------------------------------------------------------------------
 
 
 @each_case
@@ -392,7 +392,7 @@ def test_several_responses_stand_in_rows_of_fit_and_in_columns_of_batches_and_lo
         torchglm.fit(x[:3], ys[:, :3], family="gaussian", intercept=False)
 
 
-# rows of weight zero ---------------------------------------------------------------------------------------------------
+# rows of weight zero ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dropped", ["weights", "freq"])
@@ -451,7 +451,7 @@ def test_a_row_of_weight_zero_is_none_to_losses_their_gradients_and_metrics(
         )
 
 
-# predictions -----------------------------------------------------------------------------------------------------------
+# predictions ----------------------------------------------------------------------------------
 
 
 def test_predictions_take_an_exposure_as_fits_do() -> None:

@@ -161,7 +161,7 @@ def factors(clock: Clock, size: Size) -> Iterator[Line]:
     assert spec is not None
     start = clock.once(lambda: spec.design(table, response=True))
     yield Line("factors", f"{case}: of it the design, on the CPU", start, start, 1)
-    data = inputs.from_design(spec.design(table, response=True), result.family, {}, [], clock.device, None)
+    data = inputs.from_design(spec.design(table, response=True), result.family, inputs.Roles(), [], clock.device, None)
     yield clock.line("factors", f"{case}: of it the search", lambda: irls(data.source, result.family, result.link), 2)
     yield clock.line("factors", f"{case}: HC1 standard errors", lambda: result.robust("HC1").std_err, 2)
 

@@ -224,5 +224,3 @@ class Reader:
         counts = self.tally.to_dict()
         left, recoded = tally.left_out(counts), tally.recoded(counts, self.unseen or self.result.spec.unseen)
         return [line for line in (left and f"left out: {left}", recoded and f"taken in: {recoded}") if line]
-
-

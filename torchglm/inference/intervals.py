@@ -10,7 +10,7 @@ Source: Bjornstad (1990), Predictive likelihood: a review, Stat. Sci. 5; Barndor
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
