@@ -56,7 +56,7 @@ def fitted(given: Given, names: tuple[str, ...]) -> torchglm.Result:
     return torchglm.fit(**given, family=family_of(names))
 
 
-# doors that learn: each gives the coefficients of the fit ----------------------------------------------------------------------------------
+# doors that learn: each gives the coefficients of the fit --------------------------------------------------------
 
 
 def by_loader(given: Given, family: str, folder: Any) -> Tensor:
