@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ import torch
 
 import torchglm as tg
 from torchglm.design import build, spec
-from torchglm.fitting.feasible import feasible
+from torchglm.fitting.interior import interior
+from torchglm.fitting.kernel import fold
 from torchglm.inputs import files
 from torchglm.rows import indexed as indexed_rows
 from torchglm.rows import inverses
@@ -206,9 +208,16 @@ def test_aliased_columns_are_found(formula: str, dropped: str, monkeypatch: pyte
 
 
 def test_a_start_inside_the_range_of_the_mean_is_found(kept: str) -> None:
-    [rows] = tg.fit("y ~ a + b + z", _table(), family="poisson").source
-    zero = torch.zeros(1, rows.columns, dtype=torch.float64)
-    found = feasible([rows], zero, torch.ones_like(zero, dtype=torch.bool), (1.0, torch.inf), torch.ones(1).double())
+    fit = tg.fit("y ~ a + b + z", _table(), family="poisson")
+    [rows] = fit.source
+    zero, one = torch.zeros(1, rows.columns, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    passes = interior(torch.zeros(1, dtype=torch.int64), zero, torch.ones_like(zero, dtype=torch.bool), one)
+    ask, found = next(passes), None
+    while found is None:
+        try:
+            ask = passes.send(fold([rows], replace(ask.point, ends=(1.0, torch.inf)), fit.family, fit.link))
+        except StopIteration as end:
+            found = end.value
     assert isinstance(gram(rows, rows.weight), Bordered) == (kept == "border")
     assert bool((linear_predictor(rows, found) > 1.0).all())
 

@@ -1,37 +1,30 @@
-"""Iteratively reweighted least squares: where to begin, the search, and models whose maximum lies on an edge."""
+"""Iteratively reweighted least squares over rows at hand: the search, and passes wherever it asks for them."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.feasible import distance
-from torchglm.fitting.kernel import edges, take_family
+from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.problem import Problem
 from torchglm.fitting.progress import Observer
-from torchglm.fitting.regular import fit_regular
 from torchglm.fitting.sample import LENDING, sample
-from torchglm.fitting.search import Solver, Unsuited
-from torchglm.fitting.start import at_coefficients, begin, resume, room
-from torchglm.fitting.state import Search, Solution, Taken
+from torchglm.fitting.search import Search
+from torchglm.fitting.small_models import fit_small_models
+from torchglm.fitting.state import Ask, Solution, Taken
 from torchglm.fitting.status import Status
 from torchglm.links import Link
-from torchglm.rows.inverses import placed
 from torchglm.rows.ranks import own_rows, seen
 from torchglm.rows.rows import InPairs, Rows
 from torchglm.rows.threads import small_operators
 
-FENCES = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10)  # strengths of the barrier, one after the other
 PART_TOL = 1e-6  # of the fit that starts a large one
-BESIDE = 1e-6  # nearer to the edge, as a share of the distance of the mean response, a fit is looked at again
-MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that the maximum lies inside
 
 
 @torch.no_grad()
@@ -57,45 +50,42 @@ def irls(
     for the other ends.
     Raises `ValueError` for an empty source.
     """
-    try:
-        return _irls(source, family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
-    except Unsuited:
-        return _irls(_in_pairs(source), family, link, penalty, start, tol, max_iter, rank_tol, skip, observe)
-
-
-def _irls(
-    source: Rows | Iterable[Rows],
-    family: Family,
-    link: Link,
-    penalty: Penalty | None,
-    start: Tensor | None,
-    tol: float,
-    max_iter: int,
-    rank_tol: float,
-    skip: Tensor | None,
-    observe: Observer | None,
-) -> Solution:
     chunks, head = _chunks(source)
-    solver = Solver(chunks, head, family, link, penalty, tol, max_iter, rank_tol, observe=observe)
-    out = solver.blank()
-    fitted = torch.ones(solver.models, dtype=torch.bool, device=solver.device) if skip is None else ~skip
-    out.status[~fitted] = int(Status.NOT_FINITE)
-    for name in ("objective", "pearson", "weight", "count"):
-        getattr(out.moments, name)[~fitted] = torch.nan
-    lane = fitted.nonzero()[:, 0]
+    problem = Problem.of(chunks, head, family, link, penalty, tol, max_iter, rank_tol)
+    out = Solution.blank(problem.models, problem.layout, problem.device)
+    lane = torch.arange(problem.models, device=problem.device) if skip is None else (~skip).nonzero()[:, 0]
+    if skip is not None:
+        out.status[skip] = int(Status.NOT_FINITE)
+        for name in ("objective", "pearson", "weight", "count"):
+            getattr(out.moments, name)[skip] = torch.nan
+    part = None
     if start is None and observe is None:
-        lane = fit_regular(solver, lane, out)
-    if lane.numel():
-        solver.restrict(lane)
-        search = _from_a_part(solver, lane) if start is None else None
-        solver.run(search or begin(solver, lane, None if start is None else start[lane], out), out)
-    ends = edges(family, link)
-    if any(map(math.isfinite, ends)):
-        size = room(out.moments.response / out.moments.weight, family, link, ends)
-        near = (out.status == int(Status.CONVERGED)) & (distance(chunks, out.coef, ends) < BESIDE * size)
-        edge = (near | (out.status == int(Status.BOUNDARY))).nonzero()[:, 0]
-        if edge.numel():
-            _along_the_edge(chunks, head, family, link, edge, size[edge], out, (penalty, tol, max_iter, rank_tol))
+        lane = fit_small_models(problem, chunks, lane, out)
+    if start is None and lane.numel() == problem.models == 1:
+        part = _of_a_part(problem, chunks)
+    lend = part is not None and problem.chord and bool((part.moments.count >= LENDING * problem.p).all())
+    known, near = (None, None) if part is None else (part.coef, part.moments)
+    search = Search(problem, start=start, known=known, part=near, lend=lend, lane=lane, out=out, observe=observe)
+    pull(search, chunks)
+    if search.needs_pairs:
+        return irls(
+            _in_pairs(chunks),
+            family,
+            link,
+            penalty=penalty,
+            start=start,
+            tol=tol,
+            max_iter=max_iter,
+            rank_tol=rank_tol,
+            skip=skip,
+            observe=observe,
+        )
+    if search.refused:
+        warnings.warn(
+            f"start= gives a mean out of range or an infinite deviance in {search.refused} model(s); torchglm's own "
+            "start is used there.",
+            stacklevel=2,
+        )
     return out
 
 
@@ -113,54 +103,70 @@ def evaluate(
     rank_tol: float = 1e-12,
 ) -> Solution:
     """What IRLS would say at coefficients `(B, p)` that were found elsewhere, with the status they have."""
-    solver, search = _standing(source, family, link, coef, penalty, rank_tol)
-    out = solver.blank()
-    search.n_iter += n_iter
-    solver.finish(search, status, out)
-    return out
-
-
-def _standing(
-    source: Rows | Iterable[Rows], family: Family, link: Link, coef: Tensor, penalty: Penalty | None, rank_tol: float
-) -> tuple[Solver, Search]:
-    """A solver, and its search at given coefficients."""
     chunks, head = _chunks(source)
-    solver = Solver(chunks, head, family, link, penalty, 1e-8, 1, rank_tol)
-    try:
-        return solver, at_coefficients(solver, torch.arange(solver.models, device=solver.device), coef)
-    except Unsuited:
-        return _standing(_in_pairs(source), family, link, coef, penalty, rank_tol)
+    problem = Problem.of(chunks, head, family, link, penalty, rank_tol=rank_tol)
+    search = Search(problem, start=coef, stay=True)
+    pull(search, chunks)
+    if search.needs_pairs:
+        return evaluate(_in_pairs(chunks), family, link, coef, status, n_iter, penalty=penalty, rank_tol=rank_tol)
+    search.solution.status.fill_(int(status))
+    search.solution.n_iter.fill_(n_iter)
+    return search.solution
 
 
-def _from_a_part(solver: Solver, lane: Tensor) -> Search | None:
-    """The search from the fit of a part of the rows, or None where there is none or that fit is not regular.
+def pull(search: Search, source: Iterable[Rows]) -> None:
+    """Take a search to its end with passes over a source."""
+    passes = Puller(search.problem, source)
+    while not search.done:
+        search.take(passes(Ask(search.point, search.lane)))
 
-    One model only. The columns of a part being independent, so are those of the whole.
+
+class Puller:
+    """Makes the passes that are asked for over a source, each over the models it is asked of."""
+
+    def __init__(self, problem: Problem, source: Iterable[Rows]) -> None:
+        self.problem, self.source = problem, source
+        self._lane: Tensor | None = None  # of the models that `_rows` and `_family` are of
+        self._rows, self._family = source, problem.family
+
+    def __call__(self, ask: Ask) -> Moments:
+        """The moments of a pass."""
+        problem, lane = self.problem, ask.lane
+        if lane.numel() == problem.models:
+            rows, family = self.source, problem.family
+        else:
+            if self._lane is None or not torch.equal(self._lane, lane):
+                self._lane, self._rows = lane, seen(self.source, lambda own: Taken(own, lane))
+                self._family = take_family(problem.family, lane)
+            rows, family = self._rows, self._family
+        return fold(rows, ask.point, family, problem.link)
+
+
+def _of_a_part(problem: Problem, source: Iterable[Rows]) -> Solution | None:
+    """The fit of a part of one model's rows, or None where there is none or that fit is not regular.
+
+    The columns of a part being independent, so are those of the whole.
     """
-    parts = sample(solver.source, solver.p) if lane.numel() == 1 else None
-    if parts is None:
+    rows = sample(source, problem.p)
+    if rows is None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         part = irls(
-            parts,
-            solver.family,
-            solver.link,
-            penalty=solver.penalty,
+            rows,
+            problem.family,
+            problem.link,
+            penalty=problem.penalty,
             tol=PART_TOL,
             max_iter=20,
-            rank_tol=solver.rank_tol,
+            rank_tol=problem.rank_tol,
         )
-    if int(part.status[0]) != Status.CONVERGED or not bool(part.keep.all()):
-        return None
-    lend = solver.chord and bool((part.moments.count >= LENDING * solver.p).all())
-    search = resume(solver, lane, part, lend)
-    return search if bool(search.moments.valid.all()) else None
+    return part if int(part.status[0]) == Status.CONVERGED and bool(part.keep.all()) else None
 
 
-def _in_pairs(source: Rows | Iterable[Rows]) -> Iterable[Rows]:
+def _in_pairs(source: Iterable[Rows]) -> Iterable[Rows]:
     """The rows with Grams of all pairs of columns."""
-    return seen([source] if isinstance(source, Rows) else source, InPairs)
+    return seen(source, InPairs)
 
 
 def _chunks(source: Rows | Iterable[Rows]) -> tuple[Iterable[Rows], Rows]:
@@ -169,54 +175,3 @@ def _chunks(source: Rows | Iterable[Rows]) -> tuple[Iterable[Rows], Rows]:
     if head is None or head.y.shape[-1] == 0:
         raise ValueError("the source holds no rows (n = 0). Pass at least one row.")
     return chunks, head
-
-
-def _along_the_edge(
-    source: Iterable[Rows],
-    head: Rows,
-    family: Family,
-    link: Link,
-    models: Tensor,
-    size: Tensor,
-    out: Solution,
-    options: tuple[Penalty | None, float, int, float],
-) -> None:
-    """Take models that stopped beside an edge of the mean's range on to the maximum inside it, written into `out`.
-
-    A logarithmic barrier of falling strength bends the path along the edge; its slope at the end is the
-    multiplier of the constraint, and zero where the maximum lies inside after all; `size` is the unit of distance
-    (interior point method; Nocedal & Wright (2006), Numerical Optimization, section 19.6).
-    """
-    taken = seen(source, lambda own: Taken(own, models))
-    member, first = take_family(family, models), head.take(models)
-    lane, coef = torch.arange(models.numel(), device=models.device), out.coef[models]
-    for strength in FENCES:
-        coef = _descend(Solver(taken, first, member, link, *options, fence=strength), lane, coef).coef
-    inside = FENCES[-1] * size < MULTIPLIER * distance(taken, coef, edges(family, link))
-    last = evaluate(taken, member, link, coef, Status.BOUNDARY, 0, penalty=options[0], rank_tol=options[3])
-    if bool(inside.any()):
-        last = _choose(inside, _descend(Solver(taken, first, member, link, *options), lane, coef), last)
-    out.n_iter[models] += last.n_iter
-    for name in ("coef", "keep", "root", "status"):
-        getattr(out, name)[models] = getattr(last, name)
-    for f in fields(Moments):
-        if f.name != "factor":
-            getattr(out.moments, f.name)[models] = getattr(last.moments, f.name)
-
-
-def _descend(solver: Solver, lane: Tensor, coef: Tensor) -> Solution:
-    """The search of all models from given coefficients to its end."""
-    out = solver.blank()
-    solver.run(solver.aim(at_coefficients(solver, lane, coef)), out)
-    return out
-
-
-def _choose(mask: Tensor, first: Solution, second: Solution) -> Solution:
-    """Model by model the first solution where `mask` is true, else the second."""
-    index = mask.nonzero()[:, 0]
-    values = {
-        f.name: placed(getattr(second, f.name), index, getattr(first, f.name)[index])
-        for f in fields(Solution)
-        if f.name not in ("moments", "minnorm")
-    }
-    return Solution(**values, moments=second.moments.place(index, first.moments.take(index)))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.edges import fenced, lacking, margin
 from torchglm.fitting.moments import Moments, Point
 from torchglm.links import Identity, Link
-from torchglm.rows.grams import Dense
+from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, is_all, to_float64, whole
@@ -67,7 +68,12 @@ def _at(point: Point, models: slice) -> Point:
 
     observed = point.observed if isinstance(point.observed, bool) else point.observed[models]
     return replace(
-        point, coef=part(point.coef), observed=observed, before=part(point.before), constant=part(point.constant)
+        point,
+        coef=part(point.coef),
+        observed=observed,
+        before=part(point.before),
+        constant=part(point.constant),
+        lack=part(point.lack),
     )
 
 
@@ -81,12 +87,17 @@ def _concatenate(parts: list[Moments]) -> Moments:
 def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Moments:
     """The moments of rows that are not too many to be held in a cache."""
     rows = to_float64(block)
+    if point.design:
+        return replace(Moments.zero(rows.y.shape[0], Layout(0), rows.y.device), factor=_design(rows))
+    if point.lack is not None:
+        return _lacks(rows, point)
     eta, observed = _predictor(rows, point, family, link)
     mu = link(eta)
     score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
     half = _objective(rows, eta, mu, point, family, link)
     if point.fence:
-        half, score, information = _fenced(half, score, information, eta, point.fence, family, link)
+        assert point.ends is not None
+        half, score, information = fenced(half, score, information, eta, point.fence, point.ends)
     plain = is_all(rows.weight, 1.0)
     if not plain:
         score, information, half = score * rows.weight, information * rows.weight, half * rows.weight
@@ -105,10 +116,24 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     counted = point.coef is None or point.before is not None or point.census
     weight, count, response = _census(rows, family, plain) if counted else (none,) * 3
     pearson, change = _report(rows, eta, mu, point.before, family, plain) if point.before is not None else (none, none)
+    near = torch.full_like(none, math.inf)
+    if point.before is not None and point.ends is not None:
+        near = margin(eta, rows.weight, point.ends)
     factor = _factor(rows, score, information) if point.factor else None
     curvature = gram(rows, information, point.single) if point.curved else Dense(mu.new_zeros(mu.shape[0], 0, 0))
     return Moments(
-        curvature, project(rows, score), half.sum(-1), scale, bad, weight, count, response, pearson, change, factor
+        curvature,
+        project(rows, score),
+        half.sum(-1),
+        scale,
+        bad,
+        weight,
+        count,
+        response,
+        pearson,
+        change,
+        near,
+        factor,
     )
 
 
@@ -169,35 +194,6 @@ def _report(rows: Rows, eta: Tensor, mu: Tensor, before: Tensor, family: Family,
     return square.sum(-1), step.amax(-1) if eta.shape[-1] else eta.new_zeros(eta.shape[0])
 
 
-def edges(family: Family, link: Link) -> tuple[float, float]:
-    """The ends of the values of `eta` for which the mean lies in the family's range; infinite where none is."""
-    if family.mean_lower == -math.inf:
-        return link.lower, math.inf
-    ends = link.link(torch.tensor([family.mean_lower, family.mean_upper], dtype=torch.float64)).tolist()
-    finite = sorted(end for end in ends if math.isfinite(end))
-    lower, upper = -math.inf, math.inf
-    if len(finite) == 2:
-        lower, upper = finite
-    elif finite:  # on which side of the one end the means lie
-        inside = link.link(torch.tensor(family.inner_mean, dtype=torch.float64)).item()
-        lower, upper = (finite[0], math.inf) if inside > finite[0] else (-math.inf, finite[0])
-    return max(lower, link.lower), upper
-
-
-def _fenced(
-    half: Tensor, score: Tensor, information: Tensor, eta: Tensor, strength: float, family: Family, link: Link
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums with `-strength log(distance of eta to an edge)` added to the objective."""
-    lower, upper = edges(family, link)
-    for sign, end in ((1.0, lower), (-1.0, upper)):
-        if math.isfinite(end):
-            distance = sign * (eta - end)
-            half = half - strength * distance.log()
-            score = score + sign * strength / distance
-            information = information + strength / distance.square()
-    return half, score, information
-
-
 def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:
     """`y - offset - x coef` of least squares, the rounding of every sum carried along (Knuth's two-sum).
 
@@ -227,6 +223,21 @@ def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Te
     return link.link(mean), False
 
 
+def _lacks(rows: Rows, point: Point) -> Moments:
+    """The sums over what rows lack to a distance from the ends of `eta`."""
+    assert point.coef is not None and point.lack is not None and point.ends is not None
+    eta = linear_predictor(rows, point.coef)
+    half, score, information = lacking(eta, rows.weight, point.ends, point.lack)
+    outside = ~(half <= point.lack.unsqueeze(-1).square() / 8)  # half of the distance
+    return replace(
+        Moments.zero(rows.y.shape[0], Layout(0), eta.device),
+        gram=gram(rows, information, False),
+        score=project(rows, score),
+        objective=half.sum(-1),
+        invalid=outside.sum(-1).to(eta.dtype),
+    )
+
+
 def _factor(rows: Rows, score: Tensor, information: Tensor) -> Tensor:
     """The triangular factor of `[sqrt(W) x, s / sqrt(W)]`, rows without information left out."""
     root = information.clamp(min=0).sqrt()
@@ -239,3 +250,27 @@ def _factor(rows: Rows, score: Tensor, information: Tensor) -> Tensor:
         total, start = stack_factors(total, triangle(torch.cat(own, -1))), stop
     assert total is not None
     return total
+
+
+def design_triangle(source: Iterable[Rows], models: Tensor) -> Tensor:
+    """(B, p, p) the triangular factor of the design of some models, on their rows of positive weight."""
+    total, ranks = None, ranks_of(source)
+    with ranks.together():
+        for rows in own_rows(source):
+            total = stack_factors(total, _design(rows.take(models)))
+    assert total is not None  # every process has rows
+    return ranks.stacked(total)
+
+
+def _design(rows: Rows) -> Tensor:
+    """The same of one chunk."""
+    used, total = (rows.weight > 0).to(torch.float64), None
+    same, start = rows.shared and bool((used > 0).all()), 0
+    for piece in rows.pieces():
+        stop = start + piece.y.shape[-1]
+        x = whole(piece).to(torch.float64)
+        x = x.unsqueeze(0) if rows.shared else x
+        total = stack_factors(total, triangle(x if same else x * used[:, start:stop].unsqueeze(-1)))
+        start = stop
+    assert total is not None
+    return total.expand(rows.y.shape[0], -1, -1)

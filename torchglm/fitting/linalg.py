@@ -91,17 +91,23 @@ def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | Non
     return DenseInverse(*(torch.where(factored.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in parts))
 
 
-def factor_step(factor: Tensor, keep: Tensor, ridge: Tensor | None, coef: Tensor) -> Tensor:
-    """The least squares step `(B, p)` from a QR factor of the working rows, the ridge as p more rows."""
-    return invert_factor(_with_ridge(factor, ridge, coef), keep)[1]
+def factor_step(factor: Tensor, keep: Tensor, ridge: Tensor | None, slope: Tensor | None) -> Tensor:
+    """The least squares step `(B, p)` from a QR factor of the working rows, a quadratic penalty as p more rows."""
+    return invert_factor(_with_ridge(factor, ridge, slope), keep)[1]
 
 
-def _with_ridge(factor: Tensor, ridge: Tensor | None, coef: Tensor | None) -> Tensor:
+def _with_ridge(factor: Tensor, ridge: Tensor | None, slope: Tensor | None) -> Tensor:
+    """The factor with rows of a penalty whose curvature `ridge` is (B, p), a diagonal, or (B, p, p)."""
     if ridge is None:
         return factor
-    root = ridge.sqrt()
-    pull = torch.zeros_like(root) if coef is None else -root * coef
-    extra = torch.cat([torch.diag_embed(root), pull.unsqueeze(-1)], -1)
+    if ridge.dim() == 2:
+        root = ridge.sqrt()
+        pull = torch.zeros_like(root) if slope is None else -slope / torch.where(root > 0, root, 1.0)
+        extra = torch.cat([torch.diag_embed(root), pull.unsqueeze(-1)], -1)
+    else:
+        lower = torch.linalg.cholesky(ridge)
+        right = torch.zeros_like(ridge[..., :1]) if slope is None else -slope.unsqueeze(-1)
+        extra = torch.cat([lower.mT, torch.linalg.solve_triangular(lower, right, upper=False)], -1)
     return triangle(torch.cat([factor, extra], -2))
 
 

@@ -18,6 +18,8 @@ from torchglm.rows.inverses import placed
 from torchglm.rows.products import stack_factors
 from torchglm.rows.ranks import Ranks
 
+NO_SUMS = ("change", "margin", "factor")  # fields that add in their own way
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -29,8 +31,9 @@ class Moments:
     `scale` (B,) sum of `w W eta^2`; `invalid` (B,) rows whose mean is outside the family's range;
     `weight`, `count` and `response` (B,) sum of `w`, the rows of positive weight (their repeats) and sum of `w y`
     (where the pass is the first or reports); `pearson` (B,) sum of `w (y - mu)^2 / V` and `change` (B,) the largest
-    relative change of `eta` (where it reports); `factor` (B, p + 1, p + 1) triangular factor of `sqrt(w W) [x, s / W]`
-    or None.
+    relative change of `eta` (where it reports); `margin` (B,) the least distance of `eta` to an edge of its range
+    (where it has one, and the pass reports); `factor` (B, p + 1, p + 1) triangular factor of `sqrt(w W) [x, s / W]` or
+    None.
     """
 
     gram: Gram
@@ -43,6 +46,7 @@ class Moments:
     response: Tensor
     pearson: Tensor
     change: Tensor
+    margin: Tensor
     factor: Tensor | None = None
 
     @staticmethod
@@ -52,29 +56,30 @@ class Moments:
         def none(*shape: int) -> Tensor:
             return torch.zeros(models, *shape, dtype=torch.float64, device=device)
 
-        return Moments(layout.gram(models, device), none(layout.columns), *(none() for _ in range(8)))
+        sums = Moments(layout.gram(models, device), none(layout.columns), *(none() for _ in range(9)))
+        return replace(sums, margin=sums.margin + torch.inf)
 
     def __add__(self, other: Moments) -> Moments:
-        sums = {
-            f.name: getattr(self, f.name) + getattr(other, f.name)
-            for f in fields(self)
-            if f.name not in ("change", "factor")
-        }
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name not in NO_SUMS}
         return Moments(
-            **sums, change=torch.maximum(self.change, other.change), factor=stack_factors(self.factor, other.factor)
+            **sums,
+            change=torch.maximum(self.change, other.change),
+            margin=torch.minimum(self.margin, other.margin),
+            factor=stack_factors(self.factor, other.factor),
         )
 
     def over(self, ranks: Ranks) -> Moments:
         """The moments of the rows of all processes."""
         if ranks.size == 1:
             return self
-        names = [f.name for f in fields(self) if f.name not in ("gram", "change", "factor")]
+        names = [f.name for f in fields(self) if f.name not in ("gram", *NO_SUMS)]
         parts = self.gram.parts
         summed = ranks.sum(*parts.values(), *(getattr(self, name) for name in names))
         gram = self.gram.of(dict(zip(parts, summed[: len(parts)], strict=True)))
         sums = dict(zip(names, summed[len(parts) :], strict=True))
         factor = None if self.factor is None else ranks.stacked(self.factor)
-        return Moments(gram, **sums, change=ranks.largest(self.change)[0], factor=factor)
+        change, near = ranks.largest(self.change, -self.margin)
+        return Moments(gram, **sums, change=change, margin=-near, factor=factor)
 
     def take(self, models: Tensor) -> Moments:
         """The moments of some of the models, `models` in ascending order."""
@@ -110,7 +115,10 @@ class Point:
     against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead; `fence`
     is the strength of a logarithmic barrier that keeps `eta` off the edges of its range; `census` counts the rows
     as the first pass and a report do; without `curved` the Gram, the dear part, is left out (empty); a `relative`
-    objective leaves out what depends on `y` alone; a `single` Gram may be summed in float32.
+    objective leaves out what depends on `y` alone; a `single` Gram may be summed in float32. `ends` is the range of
+    `eta` where it has an end. With `lack` (B,) the sums are of what rows lack to that distance from the ends, `invalid`
+    counting those that lack half of it; with `design` there is but a factor, that of the design's rows of positive
+    weight.
     """
 
     coef: Tensor | None = None
@@ -123,3 +131,11 @@ class Point:
     curved: bool = True
     relative: bool = False
     single: bool = False
+    ends: tuple[float, float] | None = None
+    lack: Tensor | None = None
+    design: bool = False
+
+    @property
+    def likelihood(self) -> bool:
+        """Whether the objective is half the deviance."""
+        return not (self.design or self.fence) and self.lack is None

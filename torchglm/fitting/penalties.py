@@ -11,19 +11,25 @@ from torch import Tensor
 
 
 class Penalty:
-    """A penalty that is a sum over coefficients: `value`, a quadratic part `l2` and a direction.
+    """A penalty as a step sees it: its value, a quadratic part, and absolute values.
 
     All methods take `coef` (B, p) and the total weight `(B,)` of the rows; the quadratic model of a step `d` is
     `d' gram d / 2 - score' d`.
     """
+
+    diagonal = True  # its quadratic part has no products of two coefficients
 
     def value(self, coef: Tensor, total: Tensor) -> Tensor:
         """(B,) the penalty times the total weight."""
         raise NotImplementedError
 
     def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
-        """(B, p) the diagonal its quadratic part adds to the information."""
+        """(B, p) the diagonal its quadratic part adds to the information, or (B, p, p) where it is no diagonal."""
         raise NotImplementedError
+
+    def slope(self, coef: Tensor, total: Tensor) -> Tensor:
+        """(B, p) the derivative of its quadratic part."""
+        return self.ridge(coef, total) * coef
 
     def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
         """(B, p) the weights of the absolute values, or None where there are none."""
@@ -87,6 +93,30 @@ class Ridge(ElasticNet):
 
     def __repr__(self) -> str:
         return f"Ridge(l2={_text(self.l2)})"
+
+
+class Around(Penalty):
+    """`(b - centre)' curvature (b - centre) / 2`, whatever the weight of the rows: what is known of `b` beforehand.
+
+    `centre` (B, p) or (p,), `curvature` (B, p, p) or (p, p), positive definite.
+    """
+
+    diagonal = False
+
+    def __init__(self, centre: Tensor, curvature: Tensor) -> None:
+        self.centre, self.curvature = centre, curvature
+
+    def value(self, coef: Tensor, total: Tensor) -> Tensor:
+        return ((coef - self.centre) * self.slope(coef, total)).sum(-1) / 2
+
+    def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
+        return self.curvature.expand(*coef.shape, coef.shape[-1])
+
+    def slope(self, coef: Tensor, total: Tensor) -> Tensor:
+        return (self.curvature @ (coef - self.centre).unsqueeze(-1)).squeeze(-1)
+
+    def expand(self, intercept: bool, p: int) -> Around:
+        return self
 
 
 def _text(value: Tensor) -> str:

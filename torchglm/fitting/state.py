@@ -1,21 +1,35 @@
-"""What a search knows of each model: those on their way, and where they stopped."""
+"""What a search knows of each model: those on their way, and where they stopped; and how it asks for a pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
-from torchglm.fitting.moments import Moments
+from torchglm.fitting.moments import Moments, Point
+from torchglm.rows.grams import Layout
 from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows
+
+Value = TypeVar("Value")
+
+
+class Ask(NamedTuple):
+    """A pass that a search asks for: where it evaluates, and the models `lane` (B,) whose rows it takes, ascending."""
+
+    point: Point
+    lane: Tensor
+
+
+Passes = Generator[Ask, Moments, Value]  # a part of a search: every pass is a `yield`
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Where the solver stopped, for `B` models: dropped columns are zero in `coef` and False in `keep`.
+    """Where the search stopped, for `B` models: dropped columns are zero in `coef` and False in `keep`.
 
     `moments` are taken at `coef` with the expected information; `root root'` is the inverse of that information
     plus the penalty's quadratic part.
@@ -30,9 +44,17 @@ class Solution:
     cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
     minnorm: bool = False  # dropped columns have coefficients after all
 
+    @staticmethod
+    def blank(models: int, layout: Layout, device: torch.device) -> Solution:
+        """A solution of no model yet."""
+        zero = Moments.zero(models, layout, device)
+        whole = torch.zeros(models, dtype=torch.int64, device=device)
+        no = torch.zeros_like(zero.score, dtype=torch.bool)
+        return Solution(zero.score.clone(), no, zero, layout.root(models, device), whole, whole.clone(), whole.bool())
+
 
 @dataclass
-class Search:
+class State:
     """The state of every model still being fitted."""
 
     lane: Tensor  # (B,) which model of the call
@@ -60,10 +82,28 @@ class Search:
     shortened: Tensor  # accepted steps in a row that such a mean had cut short
     n_iter: Tensor
 
-    def take(self, models: Tensor) -> Search:
+    def take(self, models: Tensor) -> State:
+        """Some of them."""
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         taken: dict[str, Any] = {k: v.take(models) if isinstance(v, Moments) else v[models] for k, v in parts.items()}
-        return Search(**taken)
+        return State(**taken)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the first pass finds of the design of models `lane`: columns that are kept, and what was counted.
+
+    `factored` (B,) says that the condition asks for a QR factor; `first` are the moments of that pass.
+    """
+
+    lane: Tensor
+    keep: Tensor
+    factored: Tensor
+    first: Moments
+
+    def take(self, models: Tensor) -> Columns:
+        """Those of some of the models."""
+        return Columns(self.lane[models], self.keep[models], self.factored[models], self.first.take(models))
 
 
 class Taken:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torchglm import families, inputs, links
 from torchglm.families import Family
 from torchglm.fitting.alternate import solve
+from torchglm.fitting.kernel import design_triangle
 from torchglm.fitting.linalg import null_space_free
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
-from torchglm.fitting.start import design_triangle
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
@@ -251,7 +251,7 @@ def _resolve_aliases(solution: Solution, data: Data, singular: str) -> Solution:
             f"the columns {', '.join(dropped)} depend on those before them. Drop them, or pass "
             "singular='drop' or 'minnorm', or a penalty."
         )
-    triangle = design_triangle(data.source, index, data.columns)
+    triangle = design_triangle(data.source, index)
     coef = solution.coef.clone()
     coef[index] = null_space_free(coef[index], triangle, 1e-10)
     return replace(solution, coef=coef, minnorm=True)

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from torchglm import families, links
 from torchglm.families import Family
-from torchglm.fitting.feasible import feasible
-from torchglm.fitting.irls import irls
-from torchglm.fitting.kernel import edges, fold
-from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.start import room
+from torchglm.fitting.irls import irls, pull
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Point
+from torchglm.fitting.penalties import Around
+from torchglm.fitting.problem import Problem
+from torchglm.fitting.search import Search
+from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.inference.online_summary import Summary, information_bend, inverted, pearson_slopes
 from torchglm.inputs import Roles, minibatch, unpacked
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 50
 TOL = 1e-12  # of the Newton decrement, as a share of the minibatch's deviance; the last step is taken
-ROUNDING = 1e-8  # a search that can go no further has ended well if its decrement is below this share
-SLACK = 1e-10  # a rise of the objective below this share of itself is rounding
-SHORTEST = 2.0**-40
 PIVOT = 1e-12  # of the scaled information of the first minibatch: below it columns depend on each other
 
 
@@ -161,8 +160,8 @@ class Renewable:
             return self
         rows = rows if bool(used.all()) else rows.at(used)
         old = None if self._summary is None else self._summary.faded(self.forgetting)
-        coef = self._first(rows) if old is None else self._renewed(rows, old)
-        self._summary = self._gained(rows, old, coef, beside.event is not None)
+        found = self._first(rows) if old is None else self._renewed(rows, old)
+        self._summary = self._gained(rows, old, found, beside.event is not None)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -196,15 +195,8 @@ class Renewable:
 
     # one minibatch ---------------------------------------------------------------------------------------
 
-    def _moments(self, rows: Rows, coef: Tensor, observed: bool, report: bool = False) -> Moments:
-        at = coef.unsqueeze(0)
-        point = Point(
-            at, observed and not self.family.is_canonical(self.link), before=at if report else None, census=True
-        )
-        return fold([rows], point, self.family, self.link)
-
-    def _first(self, rows: Rows) -> Tensor:
-        """The coefficients of the first minibatch, by IRLS."""
+    def _first(self, rows: Rows) -> Solution:
+        """The fit of the first minibatch."""
         found = irls(rows, self.family, self.link)
         status = Status(int(found.status[0]))
         if status != Status.CONVERGED or not bool(found.keep.all()):
@@ -213,71 +205,28 @@ class Renewable:
                 f"the first minibatch ({rows.y.shape[-1]} rows for {rows.columns} coefficients) has no "
                 f"regular maximum. {why} Join it with later ones."
             )
-        return found.coef[0]
+        return found
 
-    def _renewed(self, rows: Rows, old: Summary) -> Tensor:
-        """The coefficients that maximise the minibatch's likelihood and the quadratic model of all before it."""
-        here, coef = self._start(rows, old)
-        value = _objective(here, coef, old)
-        for _ in range(MAX_STEPS):
-            delta, decrement = self._direction(rows, here, coef, old)
-            size, length = value.abs() + 1e-3 * here.weight[0], 1.0
-            while True:
-                trial = coef + length * delta
-                there = self._moments(rows, trial, True)
-                new = _objective(there, trial, old)
-                if bool(there.valid.all()) and bool(new <= value + SLACK * size):
-                    break
-                length /= 2
-                if length < SHORTEST:
-                    if bool(decrement <= ROUNDING * size):
-                        return coef
-                    raise ValueError(
-                        "no step raises the likelihood of this minibatch given what was learned before. "
-                        "Look for rows of another kind in it, or scale the columns."
-                    )
-            if length == 1.0 and bool(decrement <= TOL * size):
-                return trial
-            coef, here, value = trial, there, new
-        raise ValueError(
-            f"{MAX_STEPS} Newton steps did not reach the maximum of this minibatch. Scale the columns, or "
-            "check that link and family suit the response."
-        )
+    def _renewed(self, rows: Rows, old: Summary) -> Solution:
+        """The maximum of the minibatch's likelihood and the quadratic model of all before it."""
+        known = Around(old.coef, old.curvature)
+        problem = Problem.of([rows], rows, self.family, self.link, known, TOL, MAX_STEPS)
+        search = Search(problem, known=old.coef.unsqueeze(0))
+        pull(search, [rows])
+        status = Status(int(search.solution.status[0]))
+        if status != Status.CONVERGED:
+            raise ValueError(_REFUSALS[status].format(family=self.family.name))
+        return search.solution
 
-    def _start(self, rows: Rows, old: Summary) -> tuple[Moments, Tensor]:
-        """The old coefficients, or near them some that give every row of the minibatch a valid mean."""
-        here, ends = self._moments(rows, old.coef, True), edges(self.family, self.link)
-        if bool(here.valid.all()):
-            return here, old.coef
-        level = here.response / here.weight
-        size = room(level, self.family, self.link, ends)
-        coef = feasible(
-            [rows], old.coef.unsqueeze(0), torch.ones_like(old.coef, dtype=torch.bool).unsqueeze(0), ends, size
-        )[0]
-        here = self._moments(rows, coef, True)
-        if not bool(here.valid.all()):
-            raise ValueError(
-                "no coefficients near those learned before give every row of this minibatch a mean in "
-                f"the range of the {self.family.name} family. A log link has no such edge."
-            )
-        return here, coef
+    def _observed(self, rows: Rows, coef: Tensor) -> Tensor:
+        """(p, p) the observed information of a minibatch."""
+        return fold([rows], Point(coef, True), self.family, self.link).gram.written_out()[0]
 
-    def _direction(self, rows: Rows, here: Moments, coef: Tensor, old: Summary) -> tuple[Tensor, Tensor]:
-        """Newton's step, with the expected information where the observed one is not positive definite."""
-        score = here.score - (old.curvature @ (coef - old.coef)).unsqueeze(0)
-        inverse = inverted(here.gram.written_out()[0] + old.curvature)
-        if not bool(inverse.positive.all()):
-            inverse = inverted(self._moments(rows, coef, False).gram.written_out()[0] + old.curvature)
-        delta = inverse.solve(score)
-        return delta[0], (score * delta).sum()
-
-    def _gained(self, rows: Rows, old: Summary | None, coef: Tensor, censored: bool) -> Summary:
-        """The summary with a minibatch added at its coefficients, the observed information throughout if `censored`."""
-        last = self._moments(rows, coef, False, report=True)
+    def _gained(self, rows: Rows, old: Summary | None, found: Solution, censored: bool) -> Summary:
+        """The summary with a minibatch added at its maximum, the observed information throughout if `censored`."""
+        coef, last = found.coef[0], found.moments
         expected, count = last.gram.written_out()[0], last.count[0]
-        observed = (
-            expected if self.family.is_canonical(self.link) else self._moments(rows, coef, True).gram.written_out()[0]
-        )
+        observed = expected if self.family.is_canonical(self.link) else self._observed(rows, found.coef)
         if old is None:
             self._check_rank(expected)
         old = Summary.of_nothing(coef) if old is None else old.moved(coef)
@@ -306,6 +255,15 @@ class Renewable:
             raise ValueError("columns of the first minibatch depend on each other nearly. Join it with later ones.")
 
 
-def _objective(here: Moments, coef: Tensor, old: Summary) -> Tensor:
-    away = coef - old.coef
-    return here.objective[0] + away @ old.curvature @ away / 2
+_REFUSALS = {
+    Status.ITERATION_LIMIT: f"{MAX_STEPS} Newton steps did not reach the maximum of this minibatch. Scale the columns, "
+    "or check that link and family suit the response.",
+    Status.SEPARATED: "the likelihood of this minibatch keeps rising as coefficients go to infinity, whatever was "
+    "learned before. Join it with later ones.",
+    Status.BOUNDARY: "the maximum of this minibatch, given what was learned before, lies on an edge of the means of "
+    "the {family} family. Join it with later ones; a log link has no such edge.",
+    Status.STALLED: "no step raises the likelihood of this minibatch given what was learned before. Look for rows of "
+    "another kind in it, or scale the columns.",
+    Status.INVALID_START: "no coefficients near those learned before give every row of this minibatch a mean in the "
+    "range of the {family} family. A log link has no such edge.",
+}

@@ -97,7 +97,7 @@ class Gram(Stacked):
 
     @abstractmethod
     def with_ridge(self, ridge: Tensor | None) -> Self:
-        """The Gram with `ridge` (B, p) added to its diagonal."""
+        """The Gram with `ridge` (B, p) added to its diagonal; to a dense one (B, p, p) to all pairs."""
 
     @abstractmethod
     def written_out(self) -> Tensor:
@@ -140,7 +140,7 @@ class Dense(Gram):
         return self.matrix.diagonal(dim1=-2, dim2=-1)
 
     def with_ridge(self, ridge: Tensor | None) -> Dense:
-        return self if ridge is None else Dense(self.matrix + torch.diag_embed(ridge))
+        return self if ridge is None else Dense(self.matrix + (ridge if ridge.dim() == 3 else torch.diag_embed(ridge)))
 
     def written_out(self) -> Tensor:
         return self.matrix

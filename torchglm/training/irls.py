@@ -7,6 +7,8 @@ lit.head, lit.std_err, lit.status
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -19,12 +21,14 @@ from torch.optim import Optimizer
 from torchglm.fitting.kernel import moments
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.status import Status
+from torchglm.fitting.problem import Problem
+from torchglm.fitting.search import Search
+from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import as_batch, minibatch
 from torchglm.metrics import Deviance
 from torchglm.model.head import GLMHead
+from torchglm.rows.grams import Layout
 from torchglm.training.batches import rank_and_world
-from torchglm.training.descent import Descent
 from torchglm.training.heads import predicted
 from torchglm.training.scores import Scores
 
@@ -65,8 +69,9 @@ class LitIRLS(LightningModule):
         self.automatic_optimization = False
         self.head, self.penalty, self.tol, self.warm = head, penalty, tol, warm
         self.metrics = Scores(lambda: {"deviance": Deviance(head.family)})
-        self.descent: Descent | None = None
+        self.search: Search | None = None
         self._sums: Moments | None = None
+        self._deviance = torch.tensor(torch.nan, dtype=torch.float64)
         self._resumed: Tensor | None = None
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -76,30 +81,32 @@ class LitIRLS(LightningModule):
     @property
     def status(self) -> Status:
         """How the search ended; `ITERATION_LIMIT` where the Trainer ended before it."""
-        found = None if self.descent is None else self.descent.status
-        return Status.ITERATION_LIMIT if found is None else found
+        if self.search is None or not self.search.done:
+            return Status.ITERATION_LIMIT
+        return Status(int(self.search.solution.status[0]))
 
     @property
     def coef(self) -> Tensor:
         """The coefficients `(p,)` in float64, the intercept first."""
-        if self.descent is None and self._resumed is not None:
+        if self.search is None and self._resumed is not None:
             return self._resumed[0]
-        return self._found()[1][0]
+        return self._found().coef[0]
 
     @property
     def dispersion(self) -> Tensor:
         """Pearson's estimate of the dispersion `()`, 1 for a family without one."""
-        descent, _ = self._found()
+        moments, keep, _ = self._found().here()
         if not self.head.family.has_dispersion:
-            return torch.ones_like(descent.value[0])
-        return descent.moments.pearson[0] / (descent.moments.count[0] - descent.keep.sum())
+            return torch.ones_like(moments.objective[0])
+        return moments.pearson[0] / (moments.count[0] - keep[0].sum())
 
     @property
     def covariance(self) -> Tensor:
         """The covariance `(p, p)` of the coefficients at the expected information; aliased columns are NaN."""
-        descent, _ = self._found()
-        keep = descent.keep[0]
-        return torch.where(keep.unsqueeze(-1) & keep, self.dispersion * descent.inverse, torch.nan)
+        moments, keep, root = self._found().here()
+        half = root.inverse()[0]
+        inverse = half if self.penalty is None else half @ moments.gram.written_out()[0] @ half
+        return torch.where(keep[0].unsqueeze(-1) & keep[0], self.dispersion * inverse, torch.nan)
 
     @property
     def std_err(self) -> Tensor:
@@ -111,22 +118,20 @@ class LitIRLS(LightningModule):
         start = self._resumed
         if start is None and self.warm:
             start = self.head.coef
-        self.descent = Descent(
-            self.head.family,
-            self.head.link,
-            self.head.in_features,
-            self.head.bias is not None,
-            self.penalty,
-            start,
-            self.tol,
-            self.device,
-        )
-        self._sums = None
+        self.search, self._sums = Search(self._problem(), start=start, reports=True), None
+
+    def _problem(self) -> Problem:
+        bias = self.head.bias is not None
+        p = self.head.in_features + bias
+        penalty = None if self.penalty is None else self.penalty.expand(bias, p)
+        return Problem(
+            self.head.family, self.head.link, penalty, 1, Layout(p), self.device, self.tol, sys.maxsize
+        )  # the Trainer counts the steps
 
     @torch.no_grad()
     def training_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Add the sums of one batch, and after the last one step."""
-        assert self.descent is not None
+        assert self.search is not None
         given = as_batch(batch, self.head.link)
         if given.event is not None:
             raise ValueError("event= needs the observed information, which LitIRLS does not carry. Use torchglm.fit.")
@@ -136,7 +141,7 @@ class LitIRLS(LightningModule):
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"batch {batch_idx}: {error}") from None
-        part = moments(rows, self.descent.point, self.head.family, self.head.link)
+        part = moments(rows, self.search.point, self.head.family, self.head.link)
         self._sums = part if self._sums is None else self._sums + part
         if self.trainer.is_last_batch:
             optimizer = self.optimizers()
@@ -145,13 +150,20 @@ class LitIRLS(LightningModule):
 
     def _step(self) -> None:
         """Judge the pass, and write the accepted coefficients into the head."""
-        assert self.descent is not None and self._sums is not None
+        search, point = self.search, self.search.point if self.search else None
+        assert search is not None and point is not None and self._sums is not None
         total, self._sums = over_ranks(self._sums), None
-        self.descent.take(total)
-        self.log("train_deviance", 2 * total.objective[0] / total.weight[0], prog_bar=True)
-        if self.descent.coef is not None:
-            self.head.set_coef_(self.descent.coef)
-        self.trainer.should_stop = self.descent.status is not None
+        if point.likelihood:
+            if not bool(total.weight > 0):
+                raise ValueError("There is no row of positive weight to fit.")
+            self._deviance = 2 * total.objective[0] / total.weight[0]
+        search.take(total)
+        self.log("train_deviance", self._deviance, prog_bar=True)
+        if search.reached:
+            self.head.set_coef_(search.coef)
+        self.trainer.should_stop = search.done
+        if search.done and self.status != Status.CONVERGED:
+            warnings.warn(f"LitIRLS: {self.status}: {self.status.explanation}", FitWarning, stacklevel=2)
 
     def validation_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
         """Sums of one batch."""
@@ -179,17 +191,25 @@ class LitIRLS(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the coefficients in float64."""
-        if self.descent is not None and self.descent.coef is not None:
-            checkpoint["irls_coef"] = self.descent.coef.cpu()
+        if self.search is not None and self.search.reached:
+            checkpoint["irls_coef"] = self.search.coef.cpu()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy made on the way begins where this one has come."""
+        state = super().__getstate__()
+        if self.search is not None and not self.search.done:
+            resumed = self.search.coef if self.search.reached else self._resumed
+            state |= {"search": None, "_sums": None, "_resumed": resumed}
+        return state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the coefficients of a checkpoint."""
         self._resumed = checkpoint.get("irls_coef")
 
-    def _found(self) -> tuple[Descent, Tensor]:
-        if self.descent is None or self.descent.coef is None:
-            raise ValueError("No coefficients yet. Call Trainer.fit with two epochs or more.")
-        return self.descent, self.descent.coef
+    def _found(self) -> Search:
+        if self.search is None or not self.search.reached:
+            raise ValueError("No coefficients yet. Call Trainer.fit with three epochs or more.")
+        return self.search
 
 
 class NewtonStep(Optimizer):

@@ -1,6 +1,6 @@
-"""Many small models, the short road: Newton's method on groups of them that stay in a core's cache.
+"""A fast driver for small models: Newton's method on groups of them that stay in a core's cache.
 
-A thread takes a group from its first pass to its last. The steps are those of the search for a model that needs none
+A thread takes a group from its first pass to its last. Steps are judged as in the search, for a model that needs none
 of its care: columns clearly independent, every step accepted as it is, the last one confirmed by a pass of its own.
 Any other model is left to the search, which begins it anew.
 """
@@ -8,7 +8,7 @@ Any other model is left to the search, which begins it anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting import linalg
+from torchglm.fitting import judge, linalg
 from torchglm.fitting.kernel import block_moments, take_family
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.search import SLACK, STEADY, Solver
+from torchglm.fitting.problem import Problem
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.rows.grams import GRAM_PIVOT, Gram
@@ -48,9 +48,9 @@ class _Ends:
     n_iter: Tensor
 
 
-def fit_regular(solver: Solver, lane: Tensor, out: Solution) -> Tensor:
+def fit_small_models(problem: Problem, source: Iterable[Rows], lane: Tensor, out: Solution) -> Tensor:
     """Write the models that can be fitted so into `out`, and return those of `lane` that cannot."""
-    rows = _small_models(solver)
+    rows = _rows_of(problem, source)
     if rows is None:
         return lane
     models, size = rows.y.shape[0], _members(rows)
@@ -60,20 +60,19 @@ def fit_regular(solver: Solver, lane: Tensor, out: Solution) -> Tensor:
     def work(parts: Sequence[slice]) -> None:
         for part in parts:
             own = to_float64(rows.take(part))
-            _fit(own, take_family(solver.family, part), solver, part, wanted, out)
+            _fit(own, take_family(problem.family, part), problem, part, wanted, out)
 
     spread(work, [slice(start, min(models, start + size)) for start in range(0, models, size)])
     return wanted.nonzero()[:, 0]
 
 
-def _small_models(solver: Solver) -> Rows | None:
+def _rows_of(problem: Problem, source: Iterable[Rows]) -> Rows | None:
     """The rows of small models in memory whose maximum lies inside, where the short road leads there."""
-    source = solver.full_source
-    if not isinstance(source, list) or len(source) > 1 or solver.penalty is not None:
+    if not isinstance(source, list) or len(source) > 1 or problem.penalty is not None:
         return None
     rows: Rows = source[0]
     narrow = 0 < rows.columns and _numbers(rows) <= SMALL and rows.indexed is None
-    if not narrow or not solver.open_ended or rows.y.device.type != "cpu":
+    if not narrow or not problem.open_ended or rows.y.device.type != "cpu":
         return None
     return rows
 
@@ -91,14 +90,14 @@ def _members(rows: Rows) -> int:
     return -(-models // (16 * count)) * 16
 
 
-def _fit(rows: Rows, family: Family, solver: Solver, part: slice, wanted: Tensor, out: Solution) -> None:
+def _fit(rows: Rows, family: Family, problem: Problem, part: slice, wanted: Tensor, out: Solution) -> None:
     """Fit the group `part`, and write those of its models that are wanted and regular; they are wanted no more."""
-    ends = _newton(rows, family, solver)
-    last = block_moments(rows, Point(ends.coef, before=ends.before), family, solver.link)
+    ends = _newton(rows, family, problem)
+    last = block_moments(rows, Point(ends.coef, before=ends.before), family, problem.link)
     inverse = last.gram.invert(torch.ones_like(ends.coef, dtype=torch.bool))
-    fine = ends.regular & last.valid & (last.objective <= ends.level) & (last.change <= STEADY)
+    fine = ends.regular & last.valid & (last.objective <= ends.level) & (last.change <= judge.STEADY)
     fine &= inverse.positive & (inverse.pivot >= GRAM_PIVOT) & wanted[part]
-    coef, last = solver.polished(ends.coef, last, inverse, fine)
+    coef, last = problem.polished(ends.coef, last, inverse, fine, last.weight)
     chosen = fine.nonzero()[:, 0]
     lane = chosen + part.start
     whole = chosen.numel() == fine.numel()
@@ -140,9 +139,9 @@ class _Walk:
         return _Walk(self.rows.take(chosen), take_family(self.family, chosen), **parts)
 
 
-def _newton(rows: Rows, family: Family, solver: Solver) -> _Ends:
+def _newton(rows: Rows, family: Family, problem: Problem) -> _Ends:
     """Newton's method from a mean per row to a step that leaves nothing to gain."""
-    coef, _, sound = linalg.newton_step(block_moments(rows, Point(relative=True), family, solver.link))
+    coef, _, sound = linalg.newton_step(block_moments(rows, Point(relative=True), family, problem.link))
     saturated = (family.nll_saturated(rows.y) * rows.weight).sum(-1)
     models = torch.arange(coef.shape[0])
     ends = _Ends(
@@ -153,8 +152,8 @@ def _newton(rows: Rows, family: Family, solver: Solver) -> _Ends:
         torch.zeros_like(models),
     )
     walk = _Walk(rows, family, models, coef, saturated, sound, torch.full_like(saturated, math.inf), saturated, sound)
-    for turn in range(min(PASSES, solver.max_iter)):
-        walk = _step(walk, ends, solver, turn)
+    for turn in range(min(PASSES, problem.max_iter)):
+        walk = _step(walk, ends, problem, turn)
         left = walk.moving.nonzero()[:, 0]
         if not left.numel():
             break
@@ -163,18 +162,18 @@ def _newton(rows: Rows, family: Family, solver: Solver) -> _Ends:
     return ends
 
 
-def _step(walk: _Walk, ends: _Ends, solver: Solver, turn: int) -> _Walk:
+def _step(walk: _Walk, ends: _Ends, problem: Problem, turn: int) -> _Walk:
     """Evaluate where the models stand and aim again; those whose next step is the last are written into `ends`."""
-    point = Point(walk.coef, not solver.canonical, relative=True)
-    moments = block_moments(walk.rows, point, walk.family, solver.link)
-    objective, floor = moments.objective - walk.saturated, solver.floor(moments)
+    point = Point(walk.coef, not problem.canonical, relative=True)
+    moments = block_moments(walk.rows, point, walk.family, problem.link)
+    objective, floor = moments.objective - walk.saturated, judge.floor(moments)
     delta, decrement, sound = linalg.newton_step(moments)
     first = walk.first if turn else objective
     # from a first point far off, the search looks for a better one
     good = objective <= walk.bound if turn else decrement <= 0.5 * objective
     regular = walk.regular & good & sound & (moments.invalid == 0) & (decrement < math.inf)
-    closing = decrement.abs() <= solver.tol * (2 * objective.abs() + 2e-3 * first.abs()) + floor
-    bound, trial = objective + SLACK * objective.abs() + floor, walk.coef + delta
+    closing = judge.arrived(decrement, objective, first, floor, problem.tol)
+    bound, trial = judge.bound(objective, floor), walk.coef + delta
     stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
     if stops.numel():
         index = walk.index[stops]

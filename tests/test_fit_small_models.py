@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import torchglm
-from torchglm.fitting import irls as solver
-from torchglm.fitting import regular
+from torchglm.fitting import irls as driver
+from torchglm.fitting import small_models
 
 FAMILIES = ["poisson", "gamma", "bernoulli", "gaussian", "negative_binomial", "tweedie", "inverse_gaussian"]
 LINKS = {"bernoulli": "logit", "gaussian": "identity"}
@@ -52,7 +52,7 @@ def both(monkeypatch: pytest.MonkeyPatch, name: str, **rows: Tensor) -> tuple[to
     """The fits by the search alone, and as they go."""
     options = {"family": family_of(name), "link": LINKS.get(name, "log")}
     with monkeypatch.context() as plain:
-        plain.setattr(solver, "fit_regular", lambda solver, lane, out: lane)
+        plain.setattr(driver, "fit_small_models", lambda problem, source, lane, out: lane)
         want = torchglm.fit(**rows, **options)
     return want, torchglm.fit(**rows, **options)
 
@@ -81,10 +81,10 @@ def taken(monkeypatch: pytest.MonkeyPatch, **rows: Tensor) -> Tensor:
     left: list[Tensor] = []
 
     def watched(*args: object) -> Tensor:
-        left.append(regular.fit_regular(*args))
+        left.append(small_models.fit_small_models(*args))
         return left[-1]
 
-    monkeypatch.setattr(solver, "fit_regular", watched)
+    monkeypatch.setattr(driver, "fit_small_models", watched)
     torchglm.fit(**rows, family="poisson")
     return left[0]
 
@@ -116,7 +116,7 @@ def test_groups_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     rows = problems("poisson", False)
     x = rows["x"].expand(40, 60, 4).contiguous()
     whole = torchglm.fit(x, rows["y"], family="poisson")
-    monkeypatch.setattr(regular, "MEMBERS", 16)
+    monkeypatch.setattr(small_models, "MEMBERS", 16)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     parts = torchglm.fit(x, rows["y"], family="poisson")

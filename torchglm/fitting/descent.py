@@ -1,0 +1,231 @@
+"""The descent from a first point to the end: take the step or halve it. `B` models at once.
+
+Newton's method with the observed information where it is positive definite, Fisher scoring where it is not,
+and a halved step where the objective rises or a mean leaves its range (Marschner 2011, R Journal 3(2), 12-15).
+Every pass is a trial: it yields the objective at the trial point and the sums for the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting import judge, linalg
+from torchglm.fitting.judge import DRIFT, EPS, GOING, ROUNDING, SHORTEST, STAGNANT, STEADY, Judged
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.problem import Problem
+from torchglm.fitting.state import Ask, Passes, Solution, State
+from torchglm.fitting.status import Status
+from torchglm.rows.grams import GRAM_PIVOT, Gram
+from torchglm.rows.inverses import Inverse
+
+NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
+CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
+STALE = 10  # times what a step with the Gram of an earlier point leaves the next may leave
+AIMED = ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored", "light", "single")
+
+
+class Descent:
+    """Steps of one problem, written into `out` where they end; `tell` is told every state before its pass.
+
+    `state` are the models on their way. `needs_pairs` turns true where columns are so nearly dependent that border and
+    diagonal of a Gram do not tell.
+    """
+
+    def __init__(self, problem: Problem, out: Solution, tell: Callable[[State], None] = lambda _: None) -> None:
+        self.problem, self.out, self.tell = problem, out, tell
+        self.state: State | None = None
+        self.needs_pairs = False
+        self._inverted: tuple[Gram, Inverse] | None = None
+
+    def run(self, s: State) -> Passes[None]:
+        """Take every model to its end, from a first point."""
+        self.state = s
+        s = self._aimed(s) if s.lane.numel() else s
+        while s.lane.numel() and not self.needs_pairs:
+            self.state = s
+            self.tell(s)
+            s = yield from self._advance(s)
+        self.state = None
+
+    # one pass --------------------------------------------------------------------------------------------
+
+    def _advance(self, s: State) -> Passes[State]:
+        """Evaluate the trial of every model, accept or halve, and aim again."""
+        problem = self.problem
+        trial = s.coef + s.step.unsqueeze(-1) * s.delta
+        point = self._point(s, trial)
+        moments = yield Ask(point, s.lane)
+        if not point.curved:
+            moments = replace(moments, gram=s.moments.gram)
+        objective = problem.objective(moments, trial, s.total)
+        accepted = moments.valid & (objective <= judge.bound(s.objective, judge.floor(s.moments)) + _rounding(s))
+        gain = s.objective - objective
+        self.state = s = _moved(s, trial, moments, objective, accepted)
+        steady = moments.change <= STEADY
+        if bool((s.stale & s.closing).any()):
+            steady = steady & self._verified(s)
+        s.stale = torch.where(accepted, torch.full_like(s.stale, not point.curved), s.stale)
+        s.drift = torch.where(s.closing & accepted & ~steady, s.drift + 1, s.drift)
+        flat = accepted & ~s.refresh & (gain <= 1e-14 * s.objective.abs())
+        s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
+        ended = judge.verdicts(self._judged(s, moments, accepted, steady))
+        if bool((ended != GOING).any()):
+            s, accepted = yield from self._settle(s, accepted, ended)
+        return self._again(s, accepted) if s.lane.numel() and bool(accepted.any()) else s
+
+    def _point(self, s: State, trial: Tensor) -> Point:
+        """Where the next pass evaluates, and what of it is needed."""
+        problem = self.problem
+        observed = False if problem.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
+        last = bool(s.closing.any()) or bool((s.n_iter + 1 >= problem.max_iter).any())
+        return Point(
+            trial,
+            observed,
+            bool(s.factored.any()),
+            s.coef if last else None,
+            fence=problem.fence,
+            curved=last or not bool(s.light.all()),
+            single=bool(s.single.all()) and not last,
+        )
+
+    def _judged(self, s: State, moments: Moments, accepted: Tensor, steady: Tensor) -> Judged:
+        cuts, shortest = self.problem.creep
+        return Judged(
+            accepted=accepted,
+            valid=moments.valid,
+            closing=s.closing,
+            steady=steady,
+            drifting=s.drift >= DRIFT,
+            small=self._small(s, max(self.problem.tol, ROUNDING)),
+            short=s.step < 0.1,
+            exhausted=s.step < torch.where(moments.valid, SHORTEST, shortest),
+            blocked=s.shortened >= cuts,
+            stagnant=s.stagnant >= STAGNANT,
+            spent=s.n_iter >= self.problem.max_iter,
+            moving=(moments.change > 10 * STEADY) & (s.n_iter >= 20),
+        )
+
+    def _verified(self, s: State) -> Tensor:
+        """(B,) arrivals by steps with an earlier Gram, judged once more with their own."""
+        _, decrement, inverse = self._direction(s)
+        return inverse.positive & self._small(replace(s, decrement=decrement), self.problem.arrived)
+
+    def _small(self, s: State, tol: Tensor | float) -> Tensor:
+        return judge.arrived(s.decrement, s.objective, s.first, judge.floor(s.moments), tol)
+
+    # the next step ---------------------------------------------------------------------------------------
+
+    def _again(self, s: State, accepted: Tensor) -> State:
+        """Models that moved take a new aim, the others keep theirs."""
+        aimed = self._aimed(s)
+        for name in AIMED:
+            new, old = getattr(aimed, name), getattr(s, name)
+            mask = accepted if new.dim() == 1 else accepted.unsqueeze(-1)
+            setattr(aimed, name, torch.where(mask, new, old))
+        return aimed
+
+    def _aimed(self, s: State) -> State:
+        """The next direction of every model, and whether the pass along it may be the last."""
+        problem = self.problem
+        delta, decrement, inverse = self._direction(s)
+        indefinite = ~inverse.positive & ~s.factored
+        poor = inverse.positive & ~(inverse.pivot >= GRAM_PIVOT) & ~s.factored & (s.drift == 0)
+        expected_failed = indefinite & ((s.fisher > 0) | problem.canonical)
+        self.needs_pairs = problem.layout.levels is not None and bool((poor | expected_failed).any())
+        factored = s.factored | poor | expected_failed
+        refresh = (poor | indefinite) & ~(s.refresh & s.factored)
+        fisher = torch.where(indefinite & ~expected_failed, 3, s.fisher)
+        aimed = replace(
+            s,
+            delta=torch.where(refresh.unsqueeze(-1), 0.0, delta),
+            decrement=decrement,
+            step=torch.ones_like(s.step),
+            refresh=refresh,
+            fisher=fisher,
+            factored=factored,
+            hit=torch.zeros_like(s.hit),
+        )
+        # the step with an earlier Gram will leave about the share of the decrement that the one before it left
+        left = (STALE * decrement / s.decrement).clamp(max=1)
+        ahead = torch.where(torch.isinf(s.decrement), decrement, decrement * left)
+        arrives = self._small(replace(aimed, decrement=ahead), problem.arrived)
+        aimed.closing = torch.where(s.stale, arrives, self._small(aimed, problem.tol)) & ~refresh
+        if problem.chord:
+            near = decrement <= NEAR**2 * s.total
+            aimed.single = ~factored & ~refresh & linalg.allows_single(s.moments.gram, inverse)
+            aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
+        return aimed
+
+    def _direction(self, s: State) -> tuple[Tensor, Tensor, Inverse]:
+        """The step, its decrement and the inverse; steps with the Gram of an earlier point share its factor."""
+        known = self._inverted if self.problem.chord else None
+        inverse = known[1] if known is not None and known[0] is s.moments.gram else None
+        found = self.problem.direction(s.moments, s.coef, s.keep, s.factored, s.total, inverse)
+        self._inverted = (s.moments.gram, found[2])
+        return found
+
+    # the end ---------------------------------------------------------------------------------------------
+
+    def _settle(self, s: State, accepted: Tensor, ended: Tensor) -> Passes[tuple[State, Tensor]]:
+        """Write the models that ended, and go on with the others."""
+        stop = ended != GOING
+        index, going = stop.nonzero()[:, 0], (~stop).nonzero()[:, 0]
+        at_hand = bool((s.closing & accepted)[index].all())
+        yield from self.finish(s.take(index), ended[index], at_hand)
+        return s.take(going), accepted[going]
+
+    def finish(self, s: State, status: Tensor | Status, at_hand: bool = False) -> Passes[None]:
+        """Write the models that ended, with the expected information at their coefficients.
+
+        `at_hand`: the last pass has taken it there already.
+        """
+        last, out, problem = s.moments, self.out, self.problem
+        if not at_hand:
+            point = Point(s.coef, False, bool(s.factored.any()), s.coef, fence=problem.fence)
+            last = yield Ask(point, s.lane)
+        inverse = problem.inverse(last, s.coef, s.keep, s.factored, s.total)
+        code = torch.as_tensor(status, device=problem.device)
+        sound = (code == int(Status.CONVERGED)) & ~s.factored
+        coef, last = problem.polished(s.coef, last, inverse, sound, s.total)
+        out.coef[s.lane], out.keep[s.lane] = coef, s.keep
+        for f in fields(Moments):
+            if f.name != "factor":
+                getattr(out.moments, f.name)[s.lane] = getattr(last, f.name)
+        out.root[s.lane] = inverse.root.only(inverse.positive)
+        out.status[s.lane] = code.to(out.status.dtype)
+        out.n_iter[s.lane] = s.n_iter
+        out.cut[s.lane] = s.cut
+
+
+def _moved(s: State, trial: Tensor, moments: Moments, objective: Tensor, accepted: Tensor) -> State:
+    """Move the models whose trial was accepted, halve the step of the others."""
+    index = accepted.nonzero()[:, 0]
+    moved = accepted & ~s.refresh
+    short = moved & s.hit & (s.step < 1e-2)
+    kept = (
+        s.moments
+        if s.moments.factor is not None or moments.factor is None
+        else replace(s.moments, factor=torch.zeros_like(moments.factor))
+    )
+    return replace(
+        s,
+        coef=torch.where(accepted.unsqueeze(-1), trial, s.coef),
+        moments=kept.place(index, moments.take(index)),
+        objective=torch.where(accepted, objective, s.objective),
+        step=torch.where(accepted, s.step, s.step / 2),
+        hit=s.hit | ~moments.valid,
+        cut=s.cut | ~moments.valid,
+        shortened=torch.where(short, s.shortened + 1, torch.where(moved, 0, s.shortened)),
+        fisher=torch.where(moved, (s.fisher - 1).clamp(min=0), s.fisher),
+        n_iter=s.n_iter + moved.to(s.n_iter.dtype),
+    )
+
+
+def _rounding(s: State) -> Tensor:
+    """What rounding does to the objective: of the terms `x_j coef_j`, which may cancel in `eta`, and of `y`."""
+    terms = (s.coef.square() * s.moments.gram.diagonal().abs()).sum(-1)
+    return 4 * EPS * ((terms * s.objective.abs()).sqrt() + s.volume)

@@ -1,0 +1,192 @@
+"""What stays fixed while a search goes on, and the step that its quadratic model asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting import linalg
+from torchglm.fitting.edges import Ends, edges
+from torchglm.fitting.judge import BLOCKED, SHORTEST
+from torchglm.fitting.moments import Moments
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.quadratic import soft_step
+from torchglm.links import Link
+from torchglm.rows.grams import Layout
+from torchglm.rows.inverses import Inverse
+from torchglm.rows.ranks import rows_in_memory
+from torchglm.rows.rows import Rows
+
+ARRIVED = (1e-3, 1e-6)  # share of the tolerance that a step with a Gram of its own may still show after such steps:
+# of a canonical link, where the last such step is taken as well and squares what is left, and of the others
+CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
+CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`B` models of one family and link on `p` columns, and how exactly their maxima are sought.
+
+    `layout` is that of their Grams, `held` the rows in memory (0 where they are read at each pass),
+    `fence` the strength of a logarithmic barrier before the edges of the means.
+    """
+
+    family: Family
+    link: Link
+    penalty: Penalty | None
+    models: int
+    layout: Layout
+    device: torch.device
+    tol: float = 1e-8
+    max_iter: int = 50
+    rank_tol: float = 1e-12
+    held: int = 0
+    fence: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        source: Iterable[Rows],
+        head: Rows,
+        family: Family,
+        link: Link,
+        penalty: Penalty | None = None,
+        tol: float = 1e-8,
+        max_iter: int = 50,
+        rank_tol: float = 1e-12,
+    ) -> Problem:
+        """The problem of a source whose first rows are `head`. Raises `ValueError` for Grams too large to be made."""
+        if head.indexed is not None:
+            head.layout.check()
+        models, device, held = head.y.shape[0], head.y.device, rows_in_memory(source)
+        return cls(family, link, penalty, models, head.layout, device, tol, max_iter, rank_tol, held)
+
+    @property
+    def p(self) -> int:
+        """The number of columns."""
+        return self.layout.columns
+
+    def fenced(self, strength: float) -> Problem:
+        """The same problem behind a barrier."""
+        return replace(self, fence=strength)
+
+    @cached_property
+    def ends(self) -> Ends | None:
+        """Between which values every linear predictor must lie; None where any has a mean in range."""
+        ends = edges(self.family, self.link)
+        return ends if any(map(math.isfinite, ends)) else None
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether any linear predictor has a mean in range."""
+        return self.ends is None
+
+    @cached_property
+    def canonical(self) -> bool:
+        """Whether observed and expected information are one."""
+        return self.family.is_canonical(self.link) and not self.fence
+
+    @cached_property
+    def smooth_penalty(self) -> bool:
+        """Whether the objective has a derivative everywhere."""
+        return self.penalty is None or self.penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
+
+    @cached_property
+    def needs_pairs(self) -> bool:
+        """Whether the penalty takes Grams of all pairs of columns, and they are kept as border and diagonal."""
+        apart = self.penalty is None or self.penalty.diagonal
+        return self.layout.levels is not None and not (apart and self.smooth_penalty)
+
+    @cached_property
+    def creep(self) -> tuple[int, float]:
+        """How many steps in a row, and how short a one, an edge may cut before it is said to stand in the way.
+
+        Where a barrier can take over, a search that an edge stops need not creep up to it.
+        """
+        return (4, SHORTEST) if self.open_ended or self.fence else (2, BLOCKED)
+
+    @cached_property
+    def chord(self) -> bool:
+        """One model over many rows in memory: the Gram is the dearest part of a pass."""
+        large = self.models == 1 and self.p >= CHORD_COLUMNS and self.held * self.p**2 >= CHORD_PRODUCTS
+        return large and self.smooth_penalty and self.open_ended
+
+    @cached_property
+    def arrived(self) -> float:
+        """The tolerance of an arrival by steps with the Gram of an earlier point."""
+        return ARRIVED[0 if self.canonical else 1] * self.tol
+
+    def objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
+        """(B,) half the deviance and the penalty."""
+        if self.penalty is None:
+            return moments.objective
+        return moments.objective + self.penalty.value(coef, total)
+
+    def smooth(self, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
+        """(B, p) the kept columns in which the objective has a derivative: not those an l1 penalty holds at zero."""
+        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
+        return keep if l1 is None else keep & ((coef != 0) | (l1 == 0))
+
+    def inverse(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, total: Tensor) -> Inverse:
+        """The inverse of the information with the penalty's quadratic part."""
+        ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
+        return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
+
+    def direction(
+        self,
+        moments: Moments,
+        coef: Tensor,
+        keep: Tensor,
+        factored: Tensor,
+        total: Tensor,
+        inverse: Inverse | None = None,
+    ) -> tuple[Tensor, Tensor, Inverse]:
+        """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it (if given)."""
+        inverse = self.inverse(moments, coef, keep, factored, total) if inverse is None else inverse
+        score = torch.where(keep, self._score(moments, coef, total), 0.0)
+        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
+        if self.penalty is not None and l1 is not None:
+            curvature = moments.gram.with_ridge(self.penalty.ridge(coef, total)).written_out()
+            delta = soft_step(curvature, score, coef, l1, keep)
+            bend = (delta * (curvature @ delta.unsqueeze(-1)).squeeze(-1)).sum(-1)
+            kink = (l1 * ((coef + delta).abs() - coef.abs())).sum(-1)
+            return delta, 2 * ((score * delta).sum(-1) - bend / 2 - kink), inverse
+        delta = inverse.solve(score)
+        if moments.factor is not None and bool(factored.any()):
+            exact = linalg.factor_step(moments.factor, keep, *self._quadratic(coef, total))
+            delta = torch.where(factored.unsqueeze(-1), exact, delta)
+        return delta, (score * delta).sum(-1), inverse
+
+    def _score(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
+        return moments.score if self.penalty is None else moments.score - self.penalty.slope(coef, total)
+
+    def _quadratic(self, coef: Tensor, total: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Curvature and slope of the penalty's quadratic part."""
+        return (
+            (None, None) if self.penalty is None else (self.penalty.ridge(coef, total), self.penalty.slope(coef, total))
+        )
+
+    def polished(
+        self, coef: Tensor, last: Moments, inverse: Inverse, sound: Tensor, total: Tensor
+    ) -> tuple[Tensor, Moments]:
+        """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
+
+        The step is the square of a small one: the sums are those of its end, to their last digits. Where two fits
+        of the same rows came by different ways (from a part of them, say) their coefficients then agree to rounding.
+        """
+        if not self.smooth_penalty or not self.open_ended or not (self.canonical or self.chord):
+            return coef, last
+        score = self._score(last, coef, total)
+        delta = inverse.solve(score)
+        decrement = (score * delta).sum(-1)
+        sound = sound & inverse.positive & torch.isfinite(decrement)
+        return (
+            torch.where(sound.unsqueeze(-1), coef + delta, coef),
+            replace(last, objective=torch.where(sound, last.objective - decrement / 2, last.objective)),
+        )
