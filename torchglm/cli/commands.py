@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchglm.cli.loading import load_run
 from torchglm.cli.printing import print_document, print_json, print_summary
 from torchglm.cli.waiting import waiting
 from torchglm.store import runs
@@ -22,8 +23,6 @@ def fit(arguments: Sequence[str]) -> None:
 
 def summary(arguments: Sequence[str]) -> None:
     """`torchglm summary RUN`: print the summary of a run."""
-    import torchglm
-
     parser = argparse.ArgumentParser(prog="torchglm summary", description="Print the summary of a run.")
     parser.add_argument("run", metavar="RUN", help="run folder of a fit (its output_dir)")
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default: 0.95)")
@@ -31,7 +30,7 @@ def summary(arguments: Sequence[str]) -> None:
         "--format", choices=("text", "markdown", "json"), default="text", help="how to print it (default: text)"
     )
     given = parser.parse_args(arguments)
-    result = torchglm.load(runs.open_run(given.run))
+    result = load_run(runs.open_run(given.run))
     print_summary(result, given.level, given.format)
 
 
@@ -143,7 +142,6 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: Sequence[str]) -> None:
     """`torchglm check RUN`: say what speaks against the model of a run, in plain sentences."""
-    import torchglm
     from torchglm.cli.rows import attached
 
     parser = argparse.ArgumentParser(
@@ -163,7 +161,7 @@ def check(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     folder = runs.open_run(given.run)
     with waiting(f"Checking {given.run}"):
-        found = attached(torchglm.load(folder), folder, given.data).check(given.level)
+        found = attached(load_run(folder), folder, given.data).check(given.level)
     if given.format == "text":
         print(found)
         return
@@ -172,7 +170,6 @@ def check(arguments: Sequence[str]) -> None:
 
 def report(arguments: Sequence[str]) -> None:
     """`torchglm report RUN`: write the page of a run, on the rows of its fit or on new ones."""
-    import torchglm
     from torchglm.cli.rows import attached, of_the_fit
     from torchglm.report import write_page
 
@@ -200,7 +197,7 @@ def report(arguments: Sequence[str]) -> None:
     folder = runs.open_run(given.run)
     config = folder / "config.yaml"
     with waiting(f"Writing the report of {given.run}"):
-        result = attached(torchglm.load(folder), folder, given.data)
+        result = attached(load_run(folder), folder, given.data)
         own = of_the_fit(result)
         if not own and given.data is None:
             raise ValueError(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from torchglm.cli.loading import load_run
 from torchglm.cli.rows import attached, of_the_fit
 from torchglm.report import words
 from torchglm.report.document import Table
@@ -35,7 +36,7 @@ def comparison(folders: Sequence[str]) -> dict[str, Any]:
     """
     import torchglm
 
-    fits = [torchglm.load(runs.open_run(folder)) for folder in folders]
+    fits = [load_run(runs.open_run(folder)) for folder in folders]
     with_rows = [_with_rows(fit, folder) for fit, folder in zip(fits, folders, strict=True)]
     seen = all(fit is not None for fit in with_rows)
     if seen:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from torchglm.cli.law_scores import LawScores
+from torchglm.cli.loading import load_run
 from torchglm.cli.ratios import Ratios
 from torchglm.cli.rows import Batch, Reader, alike, check_formula, rows_of
 from torchglm.cli.scorecard import Evaluation
@@ -132,12 +133,11 @@ def evaluation(
 
     Raises ValueError for a fit without a formula, files that lack a column, and rows that do not suit the fit.
     """
-    import torchglm
     from torchglm.cli.waiting import waiting
     from torchglm.inference.quantile import refuse_quasi
     from torchglm.report import words
 
-    result = torchglm.load(run)
+    result = load_run(run)
     check_formula(result, run, "with_rows(x, y)")
     if bins < 1:
         raise ValueError(f"--bins must be at least 1, got {bins}. The default is 10.")

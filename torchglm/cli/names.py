@@ -13,19 +13,19 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from torchglm import families, links
+from torchglm.model import codec
 
 Paths = dict[str, str]  # short name -> class path
 
 
 def family_paths() -> Paths:
     """Every family by its name."""
-    return {name: _path(type(families.get(name))) for name in families.names()}
+    return {name: path_of(kind) for name, kind in codec.FAMILIES.items()}
 
 
 def link_paths() -> Paths:
     """Every link by its name, and `power` with its argument."""
-    return {name: _path(type(links.get(name))) for name in links.names()} | {"power": _path(links.Power)}
+    return {name: path_of(kind) for name, kind in codec.LINKS.items()}
 
 
 def optimizer_paths() -> Paths:
@@ -136,5 +136,6 @@ def _abbreviates(short: str, name: str) -> bool:
     return all(letter in letters for letter in short.lower())
 
 
-def _path(found: type) -> str:
+def path_of(found: type) -> str:
+    """The path by which a class is imported."""
     return f"{found.__module__}.{found.__qualname__}"

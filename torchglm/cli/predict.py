@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm.cli.loading import load_run
 from torchglm.cli.rows import Batch, Reader, check_formula
 from torchglm.cli.sinks import TERMINAL, plan, sink
 
@@ -54,10 +55,9 @@ class Prediction:
         cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str | None = None, unseen: str | None = None
     ) -> Prediction:
         """The predictions of a run. Raises ValueError for a fit without a formula, or what it has no intervals for."""
-        import torchglm
         from torchglm.inference.quantile import refuse_quasi
 
-        result = torchglm.load(run)
+        result = load_run(run)
         check_formula(result, run, "predict(x)")
         if wanted.response is not None:
             refuse_quasi(result, "prediction intervals")

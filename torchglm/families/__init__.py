@@ -46,12 +46,12 @@ MEMBERS: tuple[type[Family], ...] = (
     NegativeBinomial,
     Tweedie,
 )
-_BY_NAME: dict[str, type[Family]] = {family.name: family for family in MEMBERS} | {"normal": Gaussian}
+BY_NAME: dict[str, type[Family]] = {family.name: family for family in MEMBERS} | {"normal": Gaussian}
 
 
 def names() -> list[str]:
     """The names that `get` knows."""
-    return list(_BY_NAME)
+    return list(BY_NAME)
 
 
 def get(family: str | Family, **arguments: float) -> Family:
@@ -62,6 +62,6 @@ def get(family: str | Family, **arguments: float) -> Family:
     if isinstance(family, Family):
         require_name(family, "family")
         return family
-    if family not in _BY_NAME:
-        raise ValueError(f"unknown family {family!r}. Known: {', '.join(_BY_NAME)}.")
-    return _BY_NAME[family](**arguments)
+    if family not in BY_NAME:
+        raise ValueError(f"unknown family {family!r}. Known: {', '.join(BY_NAME)}.")
+    return BY_NAME[family](**arguments)

@@ -225,6 +225,10 @@ class Family(nn.Module):
         why = f", and that of {parents[0]} does not hold beside its other formulas" if parents else ""
         raise NotImplementedError(f"{type(self).__name__} does not say its {formula}{why}. Write it in the class.")
 
+    def arguments(self) -> dict[str, float]:
+        """What the class is called with to make one like this, but for parameters and buffers."""
+        return {}
+
     def with_parameters(self, values: dict[str, Tensor]) -> Family:
         """A copy of the family with these values of its shape parameters, by name."""
         other = copy.deepcopy(self)

@@ -180,9 +180,9 @@ class NegativeBinomialCanonical(Link):
     name = "negative_binomial_canonical"
     alpha: Tensor
 
-    def __init__(self, alpha: Tensor) -> None:
+    def __init__(self, alpha: Tensor | float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("alpha", alpha.clone())
+        self.register_buffer("alpha", torch.as_tensor(alpha, dtype=torch.float64).clone())
 
     def _log_free(self, eta: Tensor) -> Tensor:
         """`log(1 - alpha exp(eta))`."""

@@ -144,5 +144,8 @@ class Tweedie(Family):
             )
         return exact.Tweedie(mu, like(dispersion, mu), self._power(mu))
 
+    def arguments(self) -> dict[str, float]:
+        return {} if self._fixed is None else {"power": self._fixed}
+
     def extra_repr(self) -> str:
         return "power=estimated" if self.raw_power.requires_grad else f"power={text(self.power)}"

@@ -45,12 +45,12 @@ MEMBERS: tuple[type[Link], ...] = (  # those that need no argument
     Sqrt,
     Softplus,
 )
-_BY_NAME: dict[str, type[Link]] = {link.name: link for link in MEMBERS}
+BY_NAME: dict[str, type[Link]] = {link.name: link for link in MEMBERS}
 
 
 def names() -> list[str]:
     """The names that `get` knows."""
-    return list(_BY_NAME)
+    return list(BY_NAME)
 
 
 def get(link: str | Link) -> Link:
@@ -58,6 +58,6 @@ def get(link: str | Link) -> Link:
     if isinstance(link, Link):
         require_name(link, "link")
         return link
-    if link not in _BY_NAME:
-        raise ValueError(f"unknown link {link!r}. Known: {', '.join(_BY_NAME)}; or pass links.Power(p).")
-    return _BY_NAME[link]()
+    if link not in BY_NAME:
+        raise ValueError(f"unknown link {link!r}. Known: {', '.join(BY_NAME)}; or pass links.Power(p).")
+    return BY_NAME[link]()

@@ -102,5 +102,9 @@ class Link(nn.Module):
         """True where `eta` lies in the range on which the link is one to one."""
         return eta > self.lower
 
+    def arguments(self) -> dict[str, float]:
+        """What the class is called with to make one like this, but for parameters and buffers."""
+        return {}
+
     def extra_repr(self) -> str:
         return ""

@@ -131,5 +131,8 @@ class Power(Link):
     def log_inverse(self, eta: Tensor) -> Tensor:
         return eta.log() / self.power
 
+    def arguments(self) -> dict[str, float]:
+        return {"power": self.power}
+
     def extra_repr(self) -> str:
         return f"{self.power:g}"

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
-from torchglm import families, links
 from torchglm.design.values import plain, rich
+from torchglm.families import Family
 from torchglm.inference.fitted import Fitted, Flat
+from torchglm.links import Link
+from torchglm.model import codec
 from torchglm.rows.grams import Gram, Layout
 from torchglm.writing.files import replaced
 
@@ -21,20 +23,20 @@ FORMAT = 2
 
 
 def save(fitted: Fitted, path: Any) -> None:
-    """Write `result.json` and `tensors.pt` into the folder `path`, made where it is missing."""
+    """Write `result.json` and `tensors.pt` into the folder `path`, made where it is missing.
+
+    Of a family or link of one's own the name and some values are written, by which `load` knows it when it is given.
+    """
     folder = Path(path)
     known = {"null_deviance": fitted.null_deviance.reshape(-1), "loglik": fitted.loglik.reshape(-1)}
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}
-    tensors |= {f"family.{name}": value.detach().cpu() for name, value in fitted.family.named_parameters()}
+    parts, held = codec.encode(fitted.family, fitted.link)
     context = {k: v for k, v in fitted.context.items() if k != "spec"} | _labels(fitted.context, plain)
     spec = fitted.spec
     facts = {
         "format": FORMAT,
         "names": fitted.names,
-        "family": fitted.family.name,
-        "link": fitted.link.name,
-        "link_power": getattr(fitted.link, "power", None),
-        "power": _fixed_power(fitted.family),
+        **parts,
         "estimated": fitted.estimated_shape,
         "penalty": None if fitted.penalty is None else str(fitted.penalty),
         "intercept": fitted.intercept,
@@ -48,13 +50,16 @@ def save(fitted: Fitted, path: Any) -> None:
         "spec": None if spec is None else spec.to_dict(),
     }
     with replaced(folder / "tensors.pt") as draft:
-        torch.save(tensors, draft)
+        torch.save(tensors | held, draft)
     with replaced(folder / "result.json") as draft:
         draft.write_text(json.dumps(facts, indent=1, default=_json))
 
 
-def load(path: Any) -> Fitted:
-    """The fit saved in a folder, without rows. Raises `ValueError` where it does not hold one, whole."""
+def load(path: Any, family: Family | None = None, link: Link | None = None) -> Fitted:
+    """The fit saved in a folder, without rows; a family or link of one's own is given.
+
+    Raises `ValueError` where it does not hold one, whole, or one of another family or link than those given.
+    """
     folder = Path(path)
     if not (folder / "result.json").is_file():
         raise ValueError(f"no saved result in {folder}: result.json is missing. Give the folder passed to save().")
@@ -63,7 +68,8 @@ def load(path: Any) -> Fitted:
         if facts.get("format") != FORMAT:
             raise ValueError(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}.")
         tensors = torch.load(folder / "tensors.pt", weights_only=True)
-        return _fitted(facts, tensors)
+        known = codec.decode(facts, tensors, folder, family, link)
+        return _fitted(facts, tensors, *known)
     except (
         OSError,
         EOFError,
@@ -80,11 +86,10 @@ def load(path: Any) -> Fitted:
         ) from error
 
 
-def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
+def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Family, link: Link) -> Fitted:
     """What a fit is made of. Raises `TypeError` for tensors that are missing or of other shapes than the facts say."""
-    shape = {k.removeprefix("family."): v for k, v in tensors.items() if k.startswith("family.")}
     layout = Layout(len(facts["names"]), None if facts["levels"] is None else slice(*facts["levels"]))
-    flat = Flat.of_tensors({k: v for k, v in tensors.items() if not k.startswith("family.")}, layout)
+    flat = Flat.of_tensors({name: value for name, value in tensors.items() if not codec.holds(name)}, layout)
     if flat.status.shape != (math.prod(facts["batch"]),):
         raise TypeError(
             f"status has shape {tuple(flat.status.shape)}, expected one for each of {facts['batch']} models"
@@ -94,11 +99,10 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Fitted:
         from torchglm.design import DesignSpec
 
         context["spec"] = DesignSpec.from_dict(facts["spec"])
-    link = links.Power(facts["link_power"]) if facts["link"] == "power" else links.get(facts["link"])
     return Fitted(
         flat,
         facts["names"],
-        _family(facts, shape),
+        family,
         link,
         facts["penalty"],
         torch.Size(facts["batch"]),
@@ -125,20 +129,6 @@ def _levels(gram: Gram) -> list[int] | None:
     """The columns that a diagonal is kept of, if any."""
     levels = gram.layout.levels
     return None if levels is None else [levels.start, levels.stop]
-
-
-def _fixed_power(family: families.Family) -> float | None:
-    power: Any = getattr(family, "power", None)
-    return float(power.mean()) if isinstance(power, torch.Tensor) else None
-
-
-def _family(facts: dict[str, Any], shape: dict[str, torch.Tensor]) -> families.Family:
-    arguments = {}
-    if facts["power"] is not None:
-        arguments["power"] = facts["power"]
-    if "log_alpha" in shape:
-        arguments["alpha"] = 1.0
-    return families.get(facts["family"], **arguments).with_parameters(shape)
 
 
 def _json(value: Any) -> Any:

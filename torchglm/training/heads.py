@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchglm import families, links
+from torchglm.families import Family
 from torchglm.inputs import GLMBatch
+from torchglm.links import Link
 from torchglm.metrics import Coverage, LiftTable
+from torchglm.model import codec
 from torchglm.model.head import GLMHead
 
 
@@ -67,30 +68,26 @@ def check_arguments(optimizer: Any, scheduler: Any, metrics: Any, interval: str)
             )
 
 
-def config_of(head: GLMHead) -> dict[str, Any] | None:
-    """What makes a head like this one, as plain data; None where family or link has no name of ours."""
-    family, link = head.family, head.link
-    if family.name not in families.names() or getattr(links, type(link).__name__, None) is not type(link):
-        return None
-    of_link = {name: getattr(link, name) for name in inspect.signature(type(link)).parameters if hasattr(link, name)}
-    shape = [name for name in inspect.signature(type(family)).parameters if hasattr(family, name)]
-    known = {} if family.estimates_shape else {name: getattr(family, name).tolist() for name in shape}
+def config_of(head: GLMHead) -> dict[str, Any]:
+    """What makes a head like this one, as plain data and tensors."""
+    facts, tensors = codec.encode(head.family, head.link)
     return {
         "in_features": head.in_features,
         "out_features": head.out_features,
         "bias": head.bias is not None,
-        "family": {"family": family.name, **known},
-        "link": {"link": type(link).__name__, **of_link},
         "dtype": str(head.weight.dtype).removeprefix("torch."),
+        "parts": facts,
+        "tensors": tensors,
     }
 
 
-def head_from(config: Mapping[str, Any]) -> GLMHead:
-    """The head of a `config_of`."""
-    of_link = dict(config["link"])
-    link = getattr(links, of_link.pop("link"))(**of_link)
-    dtype = getattr(torch, config["dtype"])
-    return GLMHead(**{**config, "family": families.get(**config["family"]), "link": link, "dtype": dtype})
+def head_from(
+    config: Mapping[str, Any], place: Any = "the checkpoint", family: Family | None = None, link: Link | None = None
+) -> GLMHead:
+    """The head of a `config_of`; a family or link of one's own is given. Raises `ValueError` as `codec.decode` does."""
+    of_head = {name: config[name] for name in ("in_features", "out_features", "bias")}
+    family, link = codec.decode(config["parts"], config["tensors"], place, family, link)
+    return GLMHead(**of_head, family=family, link=link, dtype=getattr(torch, config["dtype"]))
 
 
 def predicted(head: GLMHead, features: Any, rows: GLMBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:

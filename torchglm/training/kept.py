@@ -13,6 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerStatus
 from torch import nn
 
+from torchglm.families import Family
+from torchglm.links import Link
+from torchglm.training.heads import head_from
 from torchglm.training.module import LitGLM
 from torchglm.writing.files import replaced
 
@@ -50,10 +53,13 @@ def train(trainer: Trainer, module: LightningModule, batches: Iterable[Any], kep
         raise KeyboardInterrupt from None
 
 
-def load_checkpoint(path: Path, model: nn.Module | None = None) -> LitGLM:
+def load_checkpoint(
+    path: Path, model: nn.Module | None = None, family: Family | None = None, link: Link | None = None
+) -> LitGLM:
     """The `LitGLM` of a checkpoint of Lightning; `model` is a module of the network's shape, where it holds a network.
 
-    Raises ValueError where the file is not a whole checkpoint of a `LitGLM`, or of another module than `model`.
+    `family` and `link` are those of one's own, of a head. Raises ValueError where the file is not a whole checkpoint
+    of a `LitGLM`, or of another module, family or link than those given.
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}. Give the file that the Trainer saved.")
@@ -69,11 +75,15 @@ def load_checkpoint(path: Path, model: nn.Module | None = None) -> LitGLM:
         )
     if config is None and model is None:
         raise ValueError(
-            f"{path} holds the weights of a network, or of a head with a family of your own. Say which: "
-            "load(path, model=...) with a module of the same shape."
+            f"{path} holds the weights of a network. Say which: load(path, model=...) with a module of the same shape."
         )
+    if model is not None and (family is not None or link is not None):
+        raise ValueError("model= has its own family and link. Leave family= and link= out.")
     try:
-        given: dict[str, Any] = {} if model is None else {"model": model}
-        return LitGLM.load_from_checkpoint(path, map_location="cpu", weights_only=True, **given)
+        if model is None:
+            model = head_from(config["model"], path, family, link)
+        return LitGLM.load_from_checkpoint(path, map_location="cpu", weights_only=True, model=model)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}: another version of torchglm wrote it. Pass model=, a head.") from error
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the module given: {error}") from error

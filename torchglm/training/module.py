@@ -51,7 +51,8 @@ class LitGLM(LightningModule):
     Logged: `train_loss` by epoch, `train_loss_step` every `log_every_n_steps`, `val_loss`, `val_deviance`,
     `val_d2`, and `test_` the same; several loaders have theirs apart, as `val_loss/dataloader_idx_1`.
     `predict` gives means. Checkpoints load by `torchglm.load(path)` or `LitGLM.load_from_checkpoint(path)`; those of
-    a network need `model=`, a module of the same shape.
+    a network need `model=`, a module of the same shape, and those of a head with a family or link of one's own
+    `torchglm.load(path, link=...)`.
     Raises `ValueError` for a model without a head and a metric named `loss`, `TypeError` for what is no such argument.
     """
 
@@ -214,8 +215,8 @@ class LitGLM(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a head alone is made of, as plain data, so that loading needs no module."""
-        if self.model is self.head and (config := config_of(self.head)) is not None:
-            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {"model": config}
+        if self.model is self.head:
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {"model": config_of(self.head)}
 
     def _make_metrics(self) -> dict[str, Metric]:
         """New metrics of one loader."""

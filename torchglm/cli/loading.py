@@ -1,0 +1,45 @@
+"""The fit of a run, for the commands that read one: a family or link of one's own is made as its config names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from torchglm.families import Family
+from torchglm.links import Link
+from torchglm.model import codec
+from torchglm.model.result import Result
+from torchglm.store import saved
+
+KINDS = {"family": Family, "link": Link}
+
+
+def load_run(run: Path) -> Result:
+    """The fit of a run folder, without rows.
+
+    Raises ValueError where it is of a family or link of one's own that the config of the run does not name by its
+    `class_path`: a fit that Python saved is loaded there, by `torchglm.load(run, link=...)`.
+    """
+    fit: Result = saved.load(run, **_own_parts(run))
+    return fit
+
+
+def _own_parts(run: Path) -> dict[str, Any]:
+    """The family and the link of the config that are not torchglm's, as objects."""
+    file = run / "config.yaml"
+    config = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
+    named = {key: config[key] for key in KINDS if isinstance(config.get(key), dict) and "class_path" in config[key]}
+    if not named:
+        return {}
+    import jsonargparse
+
+    reader = jsonargparse.ArgumentParser(exit_on_error=False)
+    for key in named:
+        reader.add_subclass_arguments(KINDS[key], key)
+    try:
+        made = reader.instantiate(reader.parse_object(named))
+    except jsonargparse.ArgumentError as error:
+        raise ValueError(f"{file} names a class that cannot be made here: {error}") from None
+    return {key: made[key] for key in named if not codec.ours(made[key])}
