@@ -14,6 +14,7 @@ from torch import Tensor
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.links import Link
+from torchglm.rows.times import Times
 
 each_case = pytest.mark.parametrize("case", ALL, ids=repr)
 REACHING = {"identity", "log", "logit", "probit", "cloglog", "loglog", "cauchit", "softplus"}  # links that go far
@@ -158,7 +159,7 @@ def test_trials_turn_counts_into_shares_and_weights() -> None:
 
 def test_events_are_one_or_zero() -> None:
     coded, factor = families.Exponential().encode(wide(2, 3), event=wide(1, 0))
-    assert coded.tolist() == [2, -3] and factor is None
+    assert coded.size.tolist() == [2, 3] and coded.event.tolist() == [True, False] and factor is None
     with pytest.raises(ValueError, match="event must be 1 .* or 0"):
         families.Exponential().encode(wide(2.0), event=wide(2.0))
 
@@ -166,7 +167,8 @@ def test_events_are_one_or_zero() -> None:
 def test_censored_scores_and_information_are_derivatives_of_the_likelihood() -> None:
     family = families.Exponential()
     for link in (links.Log(), links.Inverse(), links.Identity(), links.Softplus(), links.Sqrt()):
-        y, mu = (v.flatten() for v in torch.meshgrid(wide(-4, -0.3, 0.3, 4), wide(0.5, 3), indexing="ij"))
+        y, mu = (v.flatten() for v in torch.meshgrid(wide(4, 0.3, 0.3, 4), wide(0.5, 3), indexing="ij"))
+        y = Times(y, torch.arange(8) >= 4)
         eta = link.link(mu).requires_grad_()
         (slope,) = torch.autograd.grad(family.nll(y, eta, link).sum(), eta, create_graph=True)
         (curvature,) = torch.autograd.grad(slope.sum(), eta)

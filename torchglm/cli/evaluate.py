@@ -65,7 +65,7 @@ class Scorer:
             metric.update(mu, batch.y, **given)
         for name, ratios in self.ratios.items():
             column = None if name is None else batch.table.column(name)
-            ratios.add(rows, mu, variance, self.result.family.signed, column)
+            ratios.add(rows, mu, variance, self.result.family.durations, column)
 
     def scores(self) -> tuple[dict[str, float], bool]:
         """The numbers by name, and whether the rows are those of the fit."""

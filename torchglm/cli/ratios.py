@@ -25,8 +25,8 @@ class Ratios:
         self.places: dict[Any, int] = {}
         self.sums = torch.zeros(0, 5, dtype=torch.float64)
 
-    def add(self, rows: Rows, mu: Tensor, variance: Tensor, signed: bool, column: pa.ChunkedArray | None) -> None:
-        """Take in rows with means and variances of a response of weight 1, `(n,)`; `signed` where y < 0 is censored.
+    def add(self, rows: Rows, mu: Tensor, variance: Tensor, durations: bool, column: pa.ChunkedArray | None) -> None:
+        """Take in rows with means and variances of a response of weight 1, `(n,)`; `durations` of times.
 
         `column` holds the values, None for all rows. Raises ValueError where it has more than a thousand different
         values.
@@ -36,9 +36,9 @@ class Ratios:
             self.places.setdefault("all", 0)
         y, weight = rows.y[0].to(torch.float64), rows.weight[0].to(torch.float64)
         expected = mu
-        if signed:
-            y, expected = (y > 0).to(torch.float64), y.abs() / mu
-            variance = expected
+        if durations:
+            expected = variance = y / mu
+            y = torch.ones_like(y) if rows.event is None else rows.event[0].to(torch.float64)
         parts = torch.stack([torch.ones_like(mu), weight, weight * y, weight * expected, weight * variance], -1)
         parts = torch.where((weight > 0).unsqueeze(-1), parts, 0.0)
         grown = torch.zeros(len(self.places), 5, dtype=torch.float64)

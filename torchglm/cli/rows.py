@@ -54,7 +54,7 @@ def of_the_fit(result: Result) -> bool:
     """Whether the rows behind a fit are those it was fitted on: as many, and of the same deviance in every model."""
     total, count = torch.zeros_like(result.flat.deviance), torch.zeros_like(result.flat.deviance)
     for values in result.row_values():
-        half = result.family.half_deviance(values.rows.y, values.eta, values.mu, result.link)
+        half = result.family.half_deviance(values.rows.response, values.eta, values.mu, result.link)
         total += torch.where(values.used, 2 * half * values.rows.weight, 0.0).sum(-1)
         count += torch.where(values.used, values.repeats, 0.0).sum(-1)
     return bool((alike(total, count, result) | result.flat.deviance.isnan()).all())

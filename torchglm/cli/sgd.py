@@ -108,7 +108,8 @@ class SGD(Solver):
             x = whole(part)[:, int(rows.spec.intercept) :]
             weight = None if is_all(part.weight, 1.0) else part.weight[0].to(x.dtype)
             offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
-            return GLMBatch(x, part.y[0].to(x.dtype), weights=weight, offset=offset)
+            event = None if part.event is None else part.event[0].to(x.dtype)
+            return GLMBatch(x, part.y[0].to(x.dtype), weights=weight, offset=offset, event=event)
         if self._whole:
             raise ValueError(
                 "solver.optimizer lbfgs needs all rows in memory as one batch, in one process and at most "

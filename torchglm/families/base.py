@@ -15,6 +15,7 @@ from torch.func import jvp
 from torchglm.families.arithmetic import any_observed, like, mask
 from torchglm.links import Link
 from torchglm.links.inheritance import check_name, renounce
+from torchglm.rows.times import Response
 
 # what a subclass with formulas of its own does not take from its parent, ingredients first: see `renounce`
 MADE_OF = {
@@ -63,7 +64,7 @@ class Family(nn.Module):
     ratio_text: str = "ratio of means"  # and what exp(coef) is, where it multiplies the mean
     mean_lower: float = 0.0
     mean_upper: float = math.inf
-    signed: bool = False  # True where `encode` gives the sign of y a meaning: the size is then |y|
+    durations: bool = False  # times to an event, which may be censored: `y` is then a tensor or `Times`
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -107,11 +108,11 @@ class Family(nn.Module):
         """The cumulant function `b(theta)`: `b' = mu`, `b'' = V(mu)`."""
         self._unsaid("cumulant")
 
-    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
+    def unit_deviance(self, y: Response, mu: Tensor) -> Tensor:
         """`d(y, mu) = 2 (loglik at mu = y minus loglik at mu)` for `phi = w = 1`: zero only at `y = mu`."""
         self._unsaid("unit_deviance")
 
-    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+    def nll(self, y: Response, eta: Tensor, link: Link) -> Tensor:
         """`b(theta) - y theta` from `eta`, finite in the tails of every dtype.
 
         The negative log-density for `phi = w = 1` less the terms that depend on `y` alone (see
@@ -119,19 +120,19 @@ class Family(nn.Module):
         """
         self._unsaid("nll")
 
-    def nll_saturated(self, y: Tensor) -> Tensor:
+    def nll_saturated(self, y: Response) -> Tensor:
         """`nll` at `mu = y`, so that `nll - nll_saturated = unit_deviance / 2`."""
         self._unsaid("nll_saturated")
 
-    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+    def log_base(self, y: Response, dispersion: Tensor) -> Tensor:
         """The log-density at `mu = y`; `dispersion` is `phi / w`."""
         self._unsaid("log_base")
 
-    def shape_slopes(self, y: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    def shape_slopes(self, y: Response, mu: Tensor) -> tuple[Tensor, Tensor]:
         """The first and second derivative of the log-density by the logarithm of a family's one shape parameter."""
         self._unsaid("shape_slopes")
 
-    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+    def initial_mean(self, y: Response, weight: Tensor) -> Tensor:
         """A mean for each row from which the first step of IRLS is taken, inside the family's range."""
         self._unsaid("initial_mean")
 
@@ -139,14 +140,16 @@ class Family(nn.Module):
         """The distribution of `y` as an object that can be sampled."""
         self._unsaid("distribution")
 
-    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
+    def crps(self, y: Response, mu: Tensor, dispersion: Tensor) -> Tensor:
         """The continuous ranked probability score of `distribution(mu, dispersion)` at what `y` stands for there.
 
         `integral (F(x) - 1{y <= x})^2 dx`; raises `ValueError` where no closed form is known.
         """
         raise ValueError(f"CRPS has no closed form for {self.name}. Use log_prob.")
 
-    def log_prob(self, y: Tensor, mu: Tensor, dispersion: Tensor | float = 1.0, weight: Tensor | float = 1.0) -> Tensor:
+    def log_prob(
+        self, y: Response, mu: Tensor, dispersion: Tensor | float = 1.0, weight: Tensor | float = 1.0
+    ) -> Tensor:
         """The fully normalised log-density, `-w d / (2 phi) + log_base(y, phi / w)`.
 
         Prior weights divide the dispersion; where there is none (`has_dispersion` is False) they multiply the
@@ -162,7 +165,7 @@ class Family(nn.Module):
 
     def encode(
         self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Response, Tensor | None]:
         """The response the formulas above take, and the factor its prior weight gains (or None).
 
         Raises `ValueError` where `trials` or `event` has no meaning for the family.
@@ -173,15 +176,19 @@ class Family(nn.Module):
             raise ValueError(f"event= is for the Exponential family, got it with {self.name}. Remove it.")
         return y, None
 
+    def supports(self, y: Response) -> Tensor:
+        """True where a response lies in the support of the family."""
+        return self.support.check(y)
+
     def score_and_weight(
-        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
+        self, y: Response, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
     ) -> tuple[Tensor, Tensor]:
         """`dl/deta` and `-d2l/deta2` per row, for `phi = w = 1`.
 
         The second is the expected information, or where `observed` is true the observed one
         `d h - (y - mu) h'`, `h = (dmu/deta) / V`, from the relative slopes of link and variance.
         """
-        if self.signed:
+        if self.durations:
             self._unsaid("score_and_weight")
         slope = link.inverse_deriv(eta)
         ratio = self.slope_over_variance(slope, mu)
@@ -200,19 +207,19 @@ class Family(nn.Module):
         """`(dmu/deta) / V(mu)`, by ratios where `V` itself would underflow."""
         return slope / self.variance(mu)
 
-    def half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+    def half_deviance(self, y: Response, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         """`unit_deviance / 2` where both `eta` and `mu = link(eta)` are at hand."""
         return self.unit_deviance(y, mu) / 2
 
-    def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+    def rough_half_deviance(self, y: Response, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         """`half_deviance` up to rounding of the terms it is the difference of: what a search compares, cheaply."""
         return self.half_deviance(y, eta, mu, link)
 
-    def rough_size(self, y: Tensor, mu: Tensor) -> Tensor | None:
+    def rough_size(self, y: Response, mu: Tensor) -> Tensor | None:
         """The size of those terms; None where `rough_half_deviance` loses no digit of `half_deviance`."""
         return None
 
-    def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+    def rough_nll(self, y: Response, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
         """`nll` where `mu = link(eta)` is at hand, up to rounding of its terms; cheaper still, with `y` given once."""
         return self.nll(y, eta, link)
 

@@ -10,18 +10,19 @@ from torchglm import links, special
 from torchglm.families.arithmetic import any_observed, log_less_excess, mask, values_are_known
 from torchglm.families.positive import ConstantVariation
 from torchglm.links import Link
+from torchglm.rows.times import Response, Times, size_of
 
 
 class Exponential(ConstantVariation):
     """Time to an event at a constant rate, right-censored where `event` is 0: `l = -event log mu - t / mu`.
 
-    A censored time is encoded as `-t` (the sign is free, times being positive). The default link is the log,
-    so that effects multiply the expected time.
+    A time that is not censored is a plain tensor to the formulas, one that may be is `Times`; a censored time of 0 says
+    nothing. The default link is the log, so that effects multiply the expected time.
     """
 
     name = "exponential"
     has_dispersion = False
-    signed = True
+    durations = True
     support = constraints.positive
     support_text = "y > 0"
     mean_text = "expected time"
@@ -36,48 +37,61 @@ class Exponential(ConstantVariation):
 
     def encode(
         self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Response, Tensor | None]:
         if trials is not None:
             raise ValueError("trials= is for the Binomial family, got it with exponential. Remove it.")
         if event is None:
             return y, None
         if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
             raise ValueError("event must be 1 (the event was seen) or 0 (censored). Recode the column.")
-        return torch.where(event.bool(), y, -y), None
+        return Times(y, event.bool()), None
 
-    def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
-        censored = y <= 0
-        seen = -2 * log_less_excess(torch.where(censored, mu, y), mu)
-        return torch.where(censored, -2 * y / mu, seen)
+    def supports(self, y: Response) -> Tensor:
+        if isinstance(y, Times):
+            return torch.where(y.event, self.support.check(y.size), y.size >= 0)
+        return self.support.check(y)
 
-    def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
+    def unit_deviance(self, y: Response, mu: Tensor) -> Tensor:
+        if not isinstance(y, Times):
+            return -2 * log_less_excess(y, mu)
+        seen = -2 * log_less_excess(torch.where(y.event, y.size, mu), mu)
+        return torch.where(y.event, seen, 2 * y.size / mu)
+
+    def nll(self, y: Response, eta: Tensor, link: Link) -> Tensor:
         log_mean = link.log_inverse(eta)
-        return y.abs() * torch.exp(-log_mean) + torch.where(y > 0, log_mean, 0.0)
+        return size_of(y) * torch.exp(-log_mean) + _where_seen(y, log_mean)
 
-    def nll_saturated(self, y: Tensor) -> Tensor:
-        return torch.where(y > 0, 1 + y.clamp(min=torch.finfo(y.dtype).tiny).log(), 0.0)
+    def nll_saturated(self, y: Response) -> Tensor:
+        size = size_of(y)
+        return _where_seen(y, 1 + size.clamp(min=torch.finfo(size.dtype).tiny).log())
 
     def score_and_weight(
-        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
+        self, y: Response, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool
     ) -> tuple[Tensor, Tensor]:
         relative = link.relative_slope(eta)
-        ratio, seen = y.abs() / mu, (y > 0).to(mu.dtype)
+        ratio, seen = size_of(y) / mu, _where_seen(y, torch.ones_like(mu))
         score = (ratio - seen) * relative
-        weight = relative.square() * torch.where(y > 0, 1.0, ratio)
+        weight = relative.square() * (torch.where(y.event, 1.0, ratio) if isinstance(y, Times) else 1.0)
         if any_observed(observed):
             bend = link.inverse_curvature(eta)
             exact_weight = relative * (seen * (bend - relative) - ratio * (bend - 2 * relative))
             weight = torch.where(mask(observed, weight), exact_weight, weight)
         return score, weight
 
-    def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
+    def log_base(self, y: Response, dispersion: Tensor) -> Tensor:
         return -self.nll_saturated(y)
 
-    def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
-        return torch.where(y > 0, special.exponential_crps(y, mu), torch.nan)
+    def crps(self, y: Response, mu: Tensor, dispersion: Tensor) -> Tensor:
+        score = special.exponential_crps(size_of(y), mu)
+        return torch.where(y.event, score, torch.nan) if isinstance(y, Times) else score
 
-    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
-        return y.abs()
+    def initial_mean(self, y: Response, weight: Tensor) -> Tensor:
+        return torch.where(y.size > 0, y.size, 1.0) if isinstance(y, Times) else y
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Exponential(1 / mu)
+
+
+def _where_seen(y: Response, value: Tensor) -> Tensor:
+    """The values where the event was seen, 0 where the time is censored."""
+    return torch.where(y.event, value, 0.0) if isinstance(y, Times) else value

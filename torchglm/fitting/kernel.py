@@ -93,7 +93,7 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
         return _lacks(rows, point)
     eta, observed = _predictor(rows, point, family, link)
     mu = link(eta)
-    score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
+    score, information = family.score_and_weight(rows.response, eta, mu, link, observed)
     half = _objective(rows, eta, mu, point, family, link)
     if point.fence:
         assert point.ends is not None
@@ -140,20 +140,20 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
 def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family, link: Link) -> Tensor:
     """(B, n) half the unit deviance: to its last digits where the pass reports, else as cheaply as can be."""
     if point.relative:
-        return family.rough_nll(rows.y, eta, mu, link)
+        return family.rough_nll(rows.response, eta, mu, link)
     if point.before is not None and type(link) is Identity and family.least_squares and point.coef is not None:
         return _exact_residual(rows, point.coef).square() / 2
     if point.before is None:
-        return family.rough_half_deviance(rows.y, eta, mu, link)
-    size = family.rough_size(rows.y, mu)
+        return family.rough_half_deviance(rows.response, eta, mu, link)
+    size = family.rough_size(rows.response, mu)
     if size is None or size.is_cuda:  # a look at the sums would have the device wait
-        return family.half_deviance(rows.y, eta, mu, link)
+        return family.half_deviance(rows.response, eta, mu, link)
     # where the sum is not small beside its terms the rough form loses no digit either, at a quarter of the time
-    rough = family.rough_half_deviance(rows.y, eta, mu, link)
+    rough = family.rough_half_deviance(rows.response, eta, mu, link)
     fine = torch.linalg.vecdot(rough, rows.weight) > COARSE * torch.linalg.vecdot(size, rows.weight)
     if bool(fine.all()):
         return rough
-    return torch.where(fine.unsqueeze(-1), rough, family.half_deviance(rows.y, eta, mu, link))
+    return torch.where(fine.unsqueeze(-1), rough, family.half_deviance(rows.response, eta, mu, link))
 
 
 def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
@@ -175,7 +175,7 @@ def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
 
 def _census(rows: Rows, family: Family, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     """`weight`, `count` and `response` of a block; `plain` says that all weights are 1."""
-    y = rows.y.abs() if family.signed else rows.y
+    y = rows.y
     if plain and rows.repeats is None:
         number = y.new_full(y.shape[:1], y.shape[-1])
         return number, number, y.sum(-1)
@@ -186,7 +186,7 @@ def _census(rows: Rows, family: Family, plain: bool) -> tuple[Tensor, Tensor, Te
 
 def _report(rows: Rows, eta: Tensor, mu: Tensor, before: Tensor, family: Family, plain: bool) -> tuple[Tensor, Tensor]:
     """`pearson`, and the largest relative `change` of `eta` since the coefficients `before`."""
-    square = ((rows.y.abs() if family.signed else rows.y) - mu).square() / family.variance(mu)
+    square = (rows.y - mu).square() / family.variance(mu)
     step = (eta - linear_predictor(rows, before)).abs_().div_(eta.abs().add_(1))
     if not plain:
         used = rows.weight > 0
@@ -214,7 +214,7 @@ def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Te
         observed = point.observed if isinstance(point.observed, bool) else point.observed.unsqueeze(-1)
         return linear_predictor(rows, point.coef), observed
     mean = (
-        family.initial_mean(rows.y, rows.weight)
+        family.initial_mean(rows.response, rows.weight)
         if point.constant is None
         else (point.constant.unsqueeze(-1).expand_as(rows.y))
     )

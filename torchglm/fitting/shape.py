@@ -76,7 +76,7 @@ def _row_loglik(rows: Rows, family: Family, mu: Tensor, dispersion: Tensor) -> T
     used = rows.weight > 0
     repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(rows.weight.dtype)
     prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 1.0)
-    logs = family.log_prob(rows.y, mu, dispersion.unsqueeze(-1), prior)
+    logs = family.log_prob(rows.response, mu, dispersion.unsqueeze(-1), prior)
     return torch.where(used, repeats * logs, 0.0).sum(-1)
 
 

@@ -142,7 +142,7 @@ class _Walk:
 def _newton(rows: Rows, family: Family, problem: Problem) -> _Ends:
     """Newton's method from a mean per row to a step that leaves nothing to gain."""
     coef, _, sound = linalg.newton_step(block_moments(rows, Point(relative=True), family, problem.link))
-    saturated = (family.nll_saturated(rows.y) * rows.weight).sum(-1)
+    saturated = (family.nll_saturated(rows.response) * rows.weight).sum(-1)
     models = torch.arange(coef.shape[0])
     ends = _Ends(
         torch.zeros_like(coef),

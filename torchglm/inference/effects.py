@@ -50,7 +50,7 @@ def standardized(result: Fitted, level: float = 0.95, response: bool = False) ->
     for rows in (wide(piece) for chunk in result.source for piece in chunk.pieces()):
         times = repeats(rows)
         x = rows.x.expand(*times.shape, -1) if rows.shared else rows.x
-        table = torch.cat([x, rows.y.abs().unsqueeze(-1) if result.family.signed else rows.y.unsqueeze(-1)], -1)
+        table = torch.cat([x, rows.y.unsqueeze(-1)], -1)
         shift = table[:, :1] if shift is None else shift
         far = (table - shift) * times.unsqueeze(-1)
         count, total = count + times.sum(-1, keepdim=True), total + far.sum(-2)

@@ -125,7 +125,7 @@ def cv_deviance(result: Fitted) -> Tensor:
     """
     total = torch.zeros_like(result.flat.deviance)
     for values, eta in _left_out(result):
-        half = result.family.half_deviance(values.rows.y, eta, result.link(eta), result.link)
+        half = result.family.half_deviance(values.rows.response, eta, result.link(eta), result.link)
         total = total + torch.where(values.used, 2 * half * values.rows.weight, 0.0).sum(-1)
     return result.shaped(total)
 

@@ -78,7 +78,9 @@ def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
     phi = flat.deviance / (count if gaussian else weight) if dispersed else torch.ones_like(count)
 
     def log_density(rows: Rows, mu: Tensor) -> Tensor:
-        density = family.log_prob(rows.y, mu, phi.unsqueeze(-1), rows.weight if gaussian or not dispersed else 1.0)
+        density = family.log_prob(
+            rows.response, mu, phi.unsqueeze(-1), rows.weight if gaussian or not dispersed else 1.0
+        )
         times = 1.0 if gaussian or not dispersed else rows.weight
         return torch.where(rows.weight > 0, times * density, 0.0).sum(-1)
 

@@ -103,7 +103,7 @@ def pearson_slopes(rows: Rows, known: Summary, family: Family, link: Link) -> tu
     rows = to_float64(rows)
     eta, error, phi = _predicted(rows, known, family)
     with torch.enable_grad():
-        mu, y = link(eta), rows.y.abs() if family.signed else rows.y
+        mu, y = link(eta), rows.y
         square = (y - mu).square() / family.variance(mu)
         first = _derivative(square, eta, again=True)
         second = _derivative(first, eta)
@@ -123,7 +123,7 @@ def information_bend(rows: Rows, known: Summary, family: Family, link: Link, obs
     rows = to_float64(rows)
     eta, error, _ = _predicted(rows, known, family)
     with torch.enable_grad():
-        weight = family.score_and_weight(rows.y, eta, link(eta), link, observed)[1]
+        weight = family.score_and_weight(rows.response, eta, link(eta), link, observed)[1]
         slope = _derivative(weight, eta)
     slope = rows.weight * _held(slope, weight.detach().abs() / error)
     if not bool((slope != 0).any()):

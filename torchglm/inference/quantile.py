@@ -10,6 +10,7 @@ from torchglm.distributions import log_tails
 from torchglm.families import Family
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
+from torchglm.rows.times import Response, Times, filled, size_of
 
 SMALLEST = 1e-300  # a probability that rounds to 0 has no normal quantile
 Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision
@@ -45,7 +46,7 @@ def refuse_quasi(result: Fitted, what: str) -> None:
 
 def _scores(values: RowValues, family: Family, phi: Tensor, uniform: Tensor) -> Tensor:
     used = values.used
-    y = torch.where(used, values.rows.y, 1.0)
+    y = filled(values.rows.response, used, 1.0)
     mu = torch.where(used & torch.isfinite(values.mu), values.mu, 0.5)
     span = _span(y, mu, family, phi, torch.where(used, values.prior, 1.0))
     return torch.where(used, between(*span, uniform), torch.nan)
@@ -58,7 +59,7 @@ def between(below: Tails, at: Tails, uniform: Tensor) -> Tensor:
     return torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high))
 
 
-def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, prior: Tensor) -> tuple[Tails, Tails]:
+def _span(y: Response, mu: Tensor, family: Family, phi: Tensor, prior: Tensor) -> tuple[Tails, Tails]:
     """`F` and `1 - F` just below `y` and at `y`."""
     law, value = law_of(family, mu, phi, prior, y)
     support = law.support
@@ -67,18 +68,17 @@ def _span(y: Tensor, mu: Tensor, family: Family, phi: Tensor, prior: Tensor) -> 
         count = torch.where((value - count).abs() > 1e-6 * (1 + count), torch.nan, count)  # no such count exists
         return tails_of(law, count - 1), tails_of(law, count)
     at, over = tails_of(law, value)
-    if family.signed:  # a censored time is only known to be longer
-        seen = y > 0
-        return (at, over), (torch.where(seen, at, 1.0), torch.where(seen, over, 0.0))
+    if isinstance(y, Times):  # a censored time is only known to be longer
+        return (at, over), (torch.where(y.event, at, 1.0), torch.where(y.event, over, 0.0))
     atom = (value == 0) & (at > 0)
     return (torch.where(atom, 0.0, at), torch.where(atom, 1.0, over)), (at, over)
 
 
-def law_of(family: Family, mu: Tensor, phi: Tensor, prior: Tensor, y: Tensor) -> tuple[Distribution, Tensor]:
+def law_of(family: Family, mu: Tensor, phi: Tensor, prior: Tensor, y: Response) -> tuple[Distribution, Tensor]:
     """The law of rows of mean `mu` and prior weight `prior`, and their responses in the units of that law."""
     law = family.distribution(mu, phi / prior)
     counts = getattr(law, "total_count", None)  # the family takes proportions, a binomial law counts
-    return law, y.abs() if family.signed else y if counts is None else y * counts
+    return law, size_of(y) if counts is None else y * counts
 
 
 def tails_of(law: Distribution, value: Tensor) -> Tails:

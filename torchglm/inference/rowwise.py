@@ -59,7 +59,7 @@ def row_values(
     for rows in (piece for chunk in source for piece in to_float64(chunk).pieces()):
         eta = linear_predictor(rows, coef)
         mu = link(eta)
-        score, information = family.score_and_weight(rows.y, eta, mu, link, observed)
+        score, information = family.score_and_weight(rows.response, eta, mu, link, observed)
         used = rows.weight > 0
         yield RowValues(
             rows,
@@ -81,13 +81,13 @@ def residuals(values: RowValues, family: Family, link: Link, kind: str) -> Tenso
     Raises `ValueError` for an unknown kind. Source: McCullagh & Nelder (1989), section 2.4.
     """
     rows, mu = values.rows, values.mu
-    y = rows.y.abs() if family.signed else rows.y
+    y = rows.y
     if kind == "response":
         return y - mu
     if kind == "pearson":
         return (y - mu) * (rows.weight / family.variance(mu)).sqrt()
     if kind == "deviance":
-        half = family.half_deviance(rows.y, values.eta, mu, link)
+        half = family.half_deviance(rows.response, values.eta, mu, link)
         return torch.sign(y - mu) * (2 * half.clamp(min=0) * rows.weight).sqrt()
     if kind == "working":
         return (y - mu) / link.inverse_deriv(values.eta)

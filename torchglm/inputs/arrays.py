@@ -16,6 +16,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.roles import Roles
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.rows import Rows
+from torchglm.rows.times import Response, event_of, size_of
 
 
 @dataclass
@@ -91,7 +92,8 @@ def assemble(
             checks.check_weights(value, name, strict)
             weight = weight * value
     response, roles = roles.readable(response, weight > 0)
-    coded, factor = family.encode(response, trials=roles.trials, event=roles.event)
+    encoded, factor = family.encode(response, trials=roles.trials, event=roles.event)
+    coded, event = size_of(encoded), event_of(encoded)
     weight = weight if factor is None else weight * factor
     if factor is not None and strict:
         checks.check_weights(factor, "trials", strict)
@@ -104,14 +106,14 @@ def assemble(
         skip = ~used.any(-1) if skip is None else skip | ~used.any(-1)
     if skip is not None:
         used = used & ~skip.unsqueeze(-1)
-    checks.check_support(coded, family, used)
+    checks.check_support(encoded, family, used)
     checks.finite(offset, "offset", used)
     if not bool(used.all()):
         if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
             warnings.warn(
                 "rows of weight zero hold NaN or infinite values; they are left out.", FitWarning, stacklevel=4
             )
-        design, coded, offset = _neutral(design, coded, offset, used, family)
+        design, coded, offset = _neutral(design, encoded, offset, used, family)
         weight = torch.where(used, weight, 0.0)
     n, models = shape[-1], batch.numel()
     freq = None if roles.freq is None else roles.freq.reshape(models, n)
@@ -123,6 +125,7 @@ def assemble(
         freq,
         intercept,
         indexed,
+        None if event is None else event.reshape(models, n),
     )
     return Data(
         [rows],
@@ -164,13 +167,15 @@ def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> Tenso
     return bad if bool(bad.any()) else None
 
 
-def _neutral(design: Tensor, y: Tensor, offset: Tensor, used: Tensor, family: Family) -> tuple[Tensor, Tensor, Tensor]:
+def _neutral(
+    design: Tensor, y: Response, offset: Tensor, used: Tensor, family: Family
+) -> tuple[Tensor, Tensor, Tensor]:
     """Harmless values in place of what cannot be computed with in rows without weight, so that it reaches no sum."""
     if not checks.all_finite(design):
         shared = design.dim() == 2
         rows_used = used.reshape(-1, used.shape[-1]).any(0) if shared else used
         whole = torch.isfinite(design).all(-1)
         design = torch.where((rows_used | whole).unsqueeze(-1), design, 0.0)
-    value = y.abs() if family.signed else y
-    fits = used | torch.isfinite(y) & family.support.check(value)
-    return design, torch.where(fits, y, family.inner_mean), torch.where(used | torch.isfinite(offset), offset, 0.0)
+    size = size_of(y)
+    fits = used | torch.isfinite(size) & family.supports(y)
+    return design, torch.where(fits, size, family.inner_mean), torch.where(used | torch.isfinite(offset), offset, 0.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.refusal import RowError
 from torchglm.fitting.status import FitWarning
+from torchglm.rows.times import Response, size_of
 
 
 def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
@@ -152,17 +153,19 @@ def check_weights(weight: Tensor, name: str, strict: bool = True) -> None:
         raise ValueError(f"{name} are all zero: no row is left to fit. Give at least one row a positive weight.")
 
 
-def check_support(y: Tensor, family: Family, used: Tensor) -> None:
+def check_support(y: Response, family: Family, used: Tensor) -> None:
     """Raise `ValueError` at the first response outside the family's support."""
-    value = y.abs() if family.signed else y
-    inside = family.support.check(value)
+    inside, value = family.supports(y), size_of(y)
     if bool(inside.all()):
         return
     bad = used & ~inside & torch.isfinite(value)
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
+        other = "or choose a family that allows it"
+        if family.durations:
+            other = "or say by event=0 that it is censored, if it is (0 or longer), never by its sign"
         raise RowError(
             f"the {family.name} family needs {family.support_text}; ",
             place,
-            f" has y = {float(y[tuple(place)]):g}. Correct or drop it, or choose a family that allows it.",
+            f" has y = {float(value[tuple(place)]):g}. Correct or drop it, {other}.",
         )

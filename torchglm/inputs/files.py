@@ -205,6 +205,7 @@ def _joined(pieces: list[Rows]) -> Rows:
     )
     repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
     indexed = [piece.indexed for piece in pieces if piece.indexed is not None]
+    events = [piece.event for piece in pieces if piece.event is not None]
     return Rows(
         x,
         y,
@@ -213,4 +214,5 @@ def _joined(pieces: list[Rows]) -> Rows:
         torch.cat(repeats, -1) if repeats else None,
         False,
         indexed[0].stacked(indexed[1:]) if indexed else None,
+        torch.cat(events, -1) if events else None,
     )

@@ -31,7 +31,7 @@ def ranked_sums(rows: Scored, family: Family, link: Link) -> Tensor:
     """
     offset = rows.offset if link.multiplies == "mean" else None
     exposure = torch.ones_like(rows.mu) if offset is None else torch.exp(offset)
-    size, rate = (rows.y.abs() / exposure, exposure / rows.mu) if family.signed else (exposure, rows.mu / exposure)
+    size, rate = (rows.y / exposure, exposure / rows.mu) if family.durations else (exposure, rows.mu / exposure)
     bits = rate.float().view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats as integers of the same order
     place = (ordered >> (32 - BITS)).long() + (1 << BITS - 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inputs import Roles, tensor
+from torchglm.rows.times import Response, event_of, response, size_of
 
 Column: TypeAlias = Tensor | ArrayLike  # one value for each row: a tensor, an array, a series or a list
 
@@ -21,8 +22,9 @@ Column: TypeAlias = Tensor | ArrayLike  # one value for each row: a tensor, an a
 class Scored(NamedTuple):
     """Predictions and responses `(n,)` in float64; `y` is encoded by the family.
 
-    `prior` holds the prior weights with the trials in them, `repeats` how often a row was seen (NaN for one below 0);
-    `offset` is None where the rows have none. Where `y` is NaN so is `mu`: no formula takes it for a number.
+    `event` is False where such a time is censored (None: nowhere). `prior` holds the prior weights with the trials in
+    them, `repeats` how often a row was seen (NaN for one below 0); `offset` is None where the rows have none. Where `y`
+    is NaN so is `mu`: no formula takes it for a number.
     """
 
     mu: Tensor
@@ -30,6 +32,12 @@ class Scored(NamedTuple):
     prior: Tensor
     repeats: Tensor
     offset: Tensor | None
+    event: Tensor | None = None
+
+    @property
+    def response(self) -> Response:
+        """The response as the formulas of the family take it."""
+        return response(self.y, self.event)
 
     @property
     def whole(self) -> Tensor:
@@ -58,17 +66,20 @@ def scored(family: Family, mu: Column, y: Column, roles: Roles) -> Scored:
             f"mu and y must have one shape, got {tuple(mu.shape)} and {tuple(y.shape)}. Nothing is broadcast."
         )
     given = roles.map(lambda name, value: _like(name, value, y))
-    response = y.flatten()
-    ones = torch.ones_like(response)
+    sizes = y.flatten()
+    ones = torch.ones_like(sizes)
     prior, repeats = (
         ones if value is None else torch.where(value < 0, torch.nan, value) for value in (given.weights, given.freq)
     )
     used = prior * repeats != 0
-    means = torch.where(response.isnan(), torch.nan, mu.flatten())
-    response, given = given.readable(response, used)
-    coded, factor = family.encode(response, trials=given.trials, event=given.event)
+    means = torch.where(sizes.isnan(), torch.nan, mu.flatten())
+    sizes, given = given.readable(sizes, used)
+    encoded, factor = family.encode(sizes, trials=given.trials, event=given.event)
     prior = prior if factor is None else prior * factor
-    return Scored(means, coded, prior, repeats, given.shift(used))
+    sizes = size_of(encoded)
+    if family.durations:  # a negative time is none
+        sizes = torch.where(family.supports(encoded), sizes, torch.nan)
+    return Scored(means, sizes, prior, repeats, given.shift(used), event_of(encoded))
 
 
 def wide(name: str, value: Column, device: torch.device | None = None) -> Tensor:

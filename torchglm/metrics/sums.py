@@ -12,11 +12,17 @@ from torch import Tensor
 from torchglm.families import Binomial, Family
 from torchglm.links import Identity, Link
 from torchglm.metrics.rows import Scored
+from torchglm.rows.times import Times, response
 
 
 def total(weight: Tensor, value: Tensor) -> Tensor:
     """`sum w v` over rows whose weight is not 0, a float64 scalar."""
     return torch.where(weight == 0, 0.0, weight * value).sum()
+
+
+def seen(event: Tensor | None, y: Tensor) -> Tensor:
+    """1 for the rows whose response is known, 0 where a time is censored, in float64."""
+    return torch.ones_like(y) if event is None else event.double()
 
 
 def ratio(sums: Tensor) -> Tensor:
@@ -26,7 +32,7 @@ def ratio(sums: Tensor) -> Tensor:
 
 def deviance_sums(rows: Scored, family: Family) -> Tensor:
     """`(sum w d(y, mu), sum w)`."""
-    return torch.stack([total(rows.whole, family.unit_deviance(rows.y, rows.mu)), rows.whole.sum()])
+    return torch.stack([total(rows.whole, family.unit_deviance(rows.response, rows.mu)), rows.whole.sum()])
 
 
 def _split(rows: Scored, family: Family) -> tuple[Tensor, Tensor]:
@@ -43,21 +49,20 @@ def _split(rows: Scored, family: Family) -> tuple[Tensor, Tensor]:
 def nll_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
     """`(-sum w log f(y; mu, phi / prior), sum w)`, `w` being what repeats a row: minus the log-likelihood, and rows."""
     inside, weight = _split(rows, family)
-    nll = -family.log_prob(rows.y, rows.mu, dispersion, inside)
+    nll = -family.log_prob(rows.response, rows.mu, dispersion, inside)
     return torch.stack([total(weight, nll), weight.sum()])
 
 
 def crps_sums(rows: Scored, family: Family, dispersion: Tensor | float) -> Tensor:
     """`(sum w CRPS, sum w)`, `w` being what repeats a row."""
     inside, weight = _split(rows, family)
-    score = family.crps(rows.y, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / inside)
+    score = family.crps(rows.response, rows.mu, torch.as_tensor(dispersion, device=rows.mu.device) / inside)
     return torch.stack([total(weight, score), weight.sum()])
 
 
 def pearson_sums(rows: Scored, family: Family) -> Tensor:
     """`(sum w (y - mu)^2 / V(mu), rows of positive weight, with their repeats)`."""
-    residual = (rows.y.abs() if family.signed else rows.y) - rows.mu
-    square = residual.square() / family.variance(rows.mu)
+    square = (rows.y - rows.mu).square() / family.variance(rows.mu)
     return torch.stack([total(rows.whole, square), torch.where(rows.seen > 0, rows.seen, 0.0).sum()])
 
 
@@ -69,8 +74,8 @@ def observed_and_expected(rows: Scored, family: Family) -> tuple[Tensor, Tensor]
     Source: Berry (1983), The analysis of mortality by the subject-years method, Biometrics 39; Crowson, Atkinson &
     Therneau (2016), Assessing calibration of prognostic risk scores, Stat. Methods Med. Res. 25.
     """
-    if family.signed:
-        return (rows.y > 0).double(), rows.y.abs() / rows.mu
+    if family.durations:
+        return seen(rows.event, rows.y), rows.y / rows.mu
     return rows.y, rows.mu
 
 
@@ -85,15 +90,14 @@ def d2_sums(rows: Scored, family: Family, link: Link, null: float | None) -> Ten
 
     With a fixed `null` intercept the last is the deviance at `mu = link(null + offset)`, and `W = S = 0`.
     """
-    model, zero = total(rows.whole, family.unit_deviance(rows.y, rows.mu)), rows.mu.new_zeros(())
+    model, zero = total(rows.whole, family.unit_deviance(rows.response, rows.mu)), rows.mu.new_zeros(())
     if null is not None:
         eta = torch.full_like(rows.mu, null) if rows.offset is None else rows.offset + null
-        return torch.stack([model, zero, zero, total(rows.whole, family.unit_deviance(rows.y, link(eta)))])
+        return torch.stack([model, zero, zero, total(rows.whole, family.unit_deviance(rows.response, link(eta)))])
     y, weight = _without_offset(rows, family, link)
-    mass = total(weight, (y > 0).double() if family.signed else torch.ones_like(y))
-    size = total(weight, y.abs() if family.signed else y)
+    mass, size = total(weight, seen(rows.event, y)), total(weight, y)
     mean = _inside(size / torch.where(mass > 0, mass, 1.0), family)
-    own = torch.where(mass > 0, total(weight, family.unit_deviance(y, mean.expand_as(y))), 0.0)
+    own = torch.where(mass > 0, total(weight, family.unit_deviance(response(y, rows.event), mean.expand_as(y))), 0.0)
     return torch.stack([model, mass, size, own])
 
 
@@ -109,9 +113,9 @@ def merge_d2(parts: Tensor, family: Family) -> Tensor:
     filled = mass > 0
     means = size / torch.where(filled, mass, 1.0)
     moved = mass * family.unit_deviance(torch.where(filled, means, mean), mean)
-    if family.signed:  # a part in which every row is censored has no mean of its own
+    if family.durations:  # a part in which every row is censored has no mean of its own
         censored = ~filled & (size > 0) & filled.any()
-        moved = torch.where(censored, family.unit_deviance(-size, mean), moved)
+        moved = torch.where(censored, family.unit_deviance(Times(size, filled), mean), moved)
     return torch.stack([model.sum(), mass.sum(), size.sum(), own.sum() + moved.sum()])
 
 

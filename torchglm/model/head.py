@@ -15,6 +15,7 @@ from torchglm.families import Family
 from torchglm.families.arithmetic import values_are_known
 from torchglm.inputs import Roles, minibatch, unpacked
 from torchglm.links import Link
+from torchglm.rows.times import Response, each, filled
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -180,12 +181,13 @@ class GLMHead(nn.Module):
             return x
         return torch.where(used.unsqueeze(-1), x, 0.0)
 
-    def _row_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
-        y = torch.where(w > 0, y, 1.0)  # in the support of every family: what is dropped may hold anything
-        y, eta, w = y.unsqueeze(-1), eta.unsqueeze(-1), w.unsqueeze(-1)  # shape parameters of (out_features,) fit
+    def _row_loss(self, y: Response, eta: Tensor, w: Tensor) -> Tensor:
+        y = filled(y, w > 0, 1.0)  # in the support of every family: what is dropped may hold anything
+        y = each(y, lambda part: part.unsqueeze(-1))
+        eta, w = eta.unsqueeze(-1), w.unsqueeze(-1)  # shape parameters of (out_features,) fit
         return self._log_density_loss(y, eta, w).squeeze(-1)
 
-    def _log_density_loss(self, y: Tensor, eta: Tensor, w: Tensor) -> Tensor:
+    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor) -> Tensor:
         nll = self.family.nll(y, eta, self.link)
         if not (self.log_dispersion.requires_grad or self.family.estimates_shape):
             return w * nll
@@ -194,7 +196,7 @@ class GLMHead(nn.Module):
         if self.family.has_dispersion:
             base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
             return w * half / phi - torch.where(w > 0, base, 0.0)
-        return w * (half - self.family.log_base(y, torch.ones_like(y)))
+        return w * (half - self.family.log_base(y, torch.ones_like(eta)))
 
     def per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
         """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast.

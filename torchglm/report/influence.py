@@ -27,6 +27,7 @@ class Cases:
     model: Tensor
     row: Tensor
     y: Tensor
+    censored: Tensor
     mu: Tensor
     leverage: Tensor
     residual: Tensor
@@ -100,10 +101,12 @@ class Influence:
         n = cook.shape[-1]
         model, row = index // n, index % n
         shift = self._shift(values, left, model, row) if shifted else cook.new_zeros(len(index), 0)
-        y, mu, h, residual, cook = (
-            v.expand(cook.shape)[model, row] for v in (values.rows.y, values.mu, h, residual, cook)
+        rows = values.rows
+        censored = torch.zeros_like(rows.y, dtype=torch.bool) if rows.event is None else ~rows.event
+        y, censored, mu, h, residual, cook = (
+            v.expand(cook.shape)[model, row] for v in (rows.y, censored, values.mu, h, residual, cook)
         )
-        return Cases(model, row + self.seen, y, mu, h, residual, cook, shift)
+        return Cases(model, row + self.seen, y, censored, mu, h, residual, cook, shift)
 
     def _shift(self, values: RowValues, left: Tensor, model: Tensor, row: Tensor) -> Tensor:
         """(k, p) by how many standard errors each coefficient moves when the row is taken in."""

@@ -24,6 +24,7 @@ class Observations:
     prior: Tensor
     dispersion: Tensor
     exposure: Tensor | None = None
+    event: Tensor | None = None  # False where a time is censored
 
     @classmethod
     def of(
@@ -44,11 +45,11 @@ class Observations:
                 "A report needs y and mu together; got only one of them. Pass both, or neither "
                 "to use the rows that the fit still holds."
             )
-        repeats = None
+        repeats = event = None
         if y is None or mu is None:
             if not result.has_rows:
                 return None
-            y, mu, weight, offset, repeats = _first(result)
+            y, mu, weight, offset, repeats, event = _first(result)
             if exposure is None and result.link.multiplies == "mean" and bool((offset != 0).any()):
                 exposure = offset.exp()
         models = result.dispersion.numel()
@@ -65,7 +66,7 @@ class Observations:
             torch.where(kept, t, other) for t, other in ((y, 1.0), (mu, 0.5), (w, 0.0), (w / times, 1.0), (e, 1.0))
         )
         phi = result.dispersion.detach().double().reshape(-1, 1)
-        return cls(y, mu, w, prior, phi, None if exposure is None else e)
+        return cls(y, mu, w, prior, phi, None if exposure is None else e, event)
 
     @property
     def kept(self) -> Tensor:
@@ -78,9 +79,9 @@ class Observations:
         return int(self.kept.sum())
 
     def as_events(self) -> Observations:
-        """Censored times, encoded as in the exponential family, as events of rate 1 / mu in the time seen."""
-        time = self.y.abs()
-        return replace(self, y=(self.y > 0).to(time), mu=time / self.mu, exposure=time)
+        """Times, some of them censored, as events of rate 1 / mu in the time seen."""
+        seen = torch.ones_like(self.y) if self.event is None else self.event.to(self.y)
+        return replace(self, y=seen, mu=self.y / self.mu, exposure=self.y, event=None)
 
     def sample(self, most: int, seed: int = 0) -> Observations:
         """All rows, or about `most` of them, the same columns of each model, where there are more."""
@@ -89,19 +90,21 @@ class Observations:
         if n <= each:
             return self
         keep = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:each].to(self.y.device)
-        exposure = None if self.exposure is None else self.exposure[:, keep]
-        return Observations(
-            self.y[:, keep], self.mu[:, keep], self.weight[:, keep], self.prior[:, keep], self.dispersion, exposure
-        )
+        exposure, event = (None if part is None else part[:, keep] for part in (self.exposure, self.event))
+        y, mu, weight, prior = (part[:, keep] for part in (self.y, self.mu, self.weight, self.prior))
+        return Observations(y, mu, weight, prior, self.dispersion, exposure, event)
 
 
-def _first(result: Fitted, most: int = 1_000_000) -> list[Tensor]:
-    """Response, mean, weight, offset and repeats (B, n) of the rows behind a result; of a stream the first."""
+def _first(result: Fitted, most: int = 1_000_000) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Response, mean, weight, offset, repeats and event (B, n) of the rows behind a result; of a stream the first."""
     pieces: list[tuple[Tensor, ...]] = []
+    events: list[Tensor] = []
     count = 0
     for values in result.row_values():
         pieces.append((values.rows.y, values.mu, values.rows.weight, values.rows.offset, values.repeats))
+        events += [] if values.rows.event is None else [values.rows.event]
         count += values.mu.numel()
         if count >= most:
             break
-    return [torch.cat(parts, -1) for parts in zip(*pieces, strict=True)]
+    y, mu, weight, offset, repeats = (torch.cat(parts, -1) for parts in zip(*pieces, strict=True))
+    return y, mu, weight, offset, repeats, torch.cat(events, -1) if events else None

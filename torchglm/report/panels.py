@@ -15,6 +15,7 @@ from torchglm.report.binned import Calibration
 from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations
 from torchglm.report.scores import normal_scores
+from torchglm.rows.times import response
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +74,7 @@ def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Table]
     """Calibration, lift and Lorenz curve with the deciles behind them; events per unit of time for censored times."""
     rate = "rates per unit of exposure" if rows.exposure is not None else "means"
     law = result.family
-    if bool((rows.y < 0).any()) and law.signed:
+    if rows.event is not None:
         rows, law, rate = rows.as_events(), families.Poisson(), "events per unit of time"
     parts = (rows.y, rows.mu, rows.weight, rows.exposure)
     sums = Calibration.of(*parts, law, rows.dispersion)
@@ -110,7 +111,7 @@ def residual_panels(result: Fitted, rows: Observations) -> list[Panel]:
     # a fit without residual degrees of freedom, or an exact one, has no scale to divide by
     rows = replace(rows, dispersion=torch.where(rows.dispersion > 0, rows.dispersion, 1.0))
     some = rows.sample(_MOST_SCORED)
-    every, kind = normal_scores(some.y, some.mu, result.family, some.dispersion, some.prior)
+    every, kind = normal_scores(response(some.y, some.event), some.mu, result.family, some.dispersion, some.prior)
     fine = result.converged.reshape(-1, 1)  # means of a model that ran away would stretch every axis
     shown = some.kept & fine if bool((some.kept & fine).any()) else some.kept
     scores, eta = every[shown], result.link.link(some.mu)[shown]

@@ -62,7 +62,7 @@ def influential(found: Influence) -> Table:
             [
                 *name,
                 str(int(cases.row[i])),
-                _response(y, result.family.signed),
+                _response(y, bool(cases.censored[i])),
                 numbers.short(mu),
                 f"{residual:.2f}",
                 numbers.short(h, 3),
@@ -74,11 +74,10 @@ def influential(found: Influence) -> Table:
     return Table("Rows that move the fit most", ["model", *head] if batch else head, rows)
 
 
-def _response(value: float, signed: bool) -> str:
-    """A response; a censored time, which a signed family holds below zero, as `12.5+`."""
-    if signed and value < 0:
-        return f"{_response(-value, False)}+"
-    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e7 else numbers.short(value)
+def _response(value: float, censored: bool) -> str:
+    """A response; a censored time as `12.5+`."""
+    text = f"{value:.0f}" if value.is_integer() and abs(value) < 1e7 else numbers.short(value)
+    return f"{text}+" if censored else text
 
 
 def influence_note(found: Influence) -> str:

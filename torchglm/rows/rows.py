@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchglm.rows.grams import Layout
 from torchglm.rows.indexed import Indexed
+from torchglm.rows.times import Response, response
 
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
 BLOCK = 1 << 18
@@ -25,9 +26,10 @@ class Rows(NamedTuple):
 
     `x` is `(n, p)`, shared by all models, or `(B, n, p)`; the others are `(B, n)`. `weight` is the whole weight
     of a row (prior weights times trials times repeats; 0 drops the row); `repeats` the part of it that
-    repeats the row (None: 1). `y` is encoded by the family. With `intercept` the design has a column of ones in
-    front of `x`; it is made block by block and never copied whole. With `indexed` the design has index columns, `x`
-    (n, q) holds the others, and there is no such intercept.
+    repeats the row (None: 1). `y` is encoded by the family; `event` is False where such a time is only known to be
+    longer (None: nowhere). With `intercept` the design has a column of ones in front of `x`; it is made block by block
+    and never copied whole. With `indexed` the design has index columns, `x` (n, q) holds the others, and there is no
+    such intercept.
     """
 
     x: Tensor
@@ -37,6 +39,12 @@ class Rows(NamedTuple):
     repeats: Tensor | None = None
     intercept: bool = False
     indexed: Indexed | None = None
+    event: Tensor | None = None
+
+    @property
+    def response(self) -> Response:
+        """The response as the formulas of the family take it."""
+        return response(self.y, self.event)
 
     @property
     def columns(self) -> int:
@@ -56,8 +64,10 @@ class Rows(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes that the rows take."""
-        held = [self.x, self.y, self.weight, self.offset] + ([] if self.repeats is None else [self.repeats])
-        return sum(part.nbytes for part in held) + (0 if self.indexed is None else self.indexed.nbytes)
+        held = (self.x, self.y, self.weight, self.offset, self.repeats, self.event)
+        return sum(part.nbytes for part in held if part is not None) + (
+            0 if self.indexed is None else self.indexed.nbytes
+        )
 
     @property
     def shared(self) -> bool:
@@ -69,7 +79,8 @@ class Rows(NamedTuple):
         x = self.x if self.shared else self.x[models]
         repeats = None if self.repeats is None else self.repeats[models]
         y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
-        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed)
+        event = None if self.event is None else self.event[models]
+        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, event)
 
     def between(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop` of every model."""
@@ -87,6 +98,7 @@ class Rows(NamedTuple):
             repeats,
             self.intercept,
             indexed,
+            None if self.event is None else self.event[:, rows],
         )
 
     def pieces(self, columns: int = 0) -> Iterator[Rows]:

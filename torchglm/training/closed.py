@@ -21,6 +21,7 @@ from torchglm.families import MEMBERS, Family
 from torchglm.inputs import GLMBatch
 from torchglm.links import Link
 from torchglm.model.head import GLMHead
+from torchglm.rows.times import Response, filled
 from torchglm.training.batches import shared
 
 
@@ -176,17 +177,17 @@ class ClosedForm:
             return value
         return self.head.per_response(value, eta.view(-1, self.head.out_features), name).view(eta.shape)
 
-    def _response(self, rows: GLMBatch, eta: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _response(self, rows: GLMBatch, eta: Tensor) -> tuple[Response, Tensor | None]:
         """The encoded response and the weight (None: all ones), both like `eta`; what is dropped may hold anything."""
         assert rows.y is not None
         y, roles = self._like(eta, rows.y, "y"), rows.roles.map(lambda name, value: self._like(eta, value, name))
         w = roles.weight
         if w is not None:
             y, roles = roles.readable(y, w > 0)
-        y, factor = self.family.encode(y, trials=roles.trials, event=roles.event)
+        encoded, factor = self.family.encode(y, trials=roles.trials, event=roles.event)
         if factor is not None:
             w = factor if w is None else w * factor
-        return (y if w is None else torch.where(w > 0, y, 1.0)), w
+        return (encoded if w is None else filled(encoded, w > 0, 1.0)), w
 
 
 def stepper(optimizer: Optimizer) -> Callable[[], Any]:
@@ -212,7 +213,7 @@ def stepper(optimizer: Optimizer) -> Callable[[], Any]:
 
 def _ratio(family: Family, link: Link, device: torch.device) -> float | None:
     """`(dmu/deta) / V(mu)` where it is the same at every mean, for a canonical link; None elsewhere."""
-    if family.signed or not family.is_canonical(link):
+    if family.durations or not family.is_canonical(link):
         return None
     mean = torch.tensor(family.inner_mean, dtype=torch.float64, device=device)
     return float(family.slope_over_variance(link.inverse_deriv(link.link(mean)), mean).detach())

@@ -17,6 +17,7 @@ from torchglm.rows.products import product
 from torchglm.rows.ranks import ALONE, Ranks
 from torchglm.rows.rows import BLOCK
 from torchglm.rows.threads import spread
+from torchglm.rows.times import Response, event_of, response, size_of
 from torchglm.training.batches import take
 
 LOST = 1e-5  # share of a standard deviation that rounding may take where sums of columns are centred after the fact
@@ -43,6 +44,12 @@ class Rows:
     y: Tensor
     weight: Tensor
     offset: Tensor
+    event: Tensor | None = None
+
+    @property
+    def response(self) -> Response:
+        """The response as the formulas of the family take it."""
+        return response(self.y, self.event)
 
     @classmethod
     def of(cls, batch: GLMBatch, head: GLMHead) -> Rows:
@@ -62,10 +69,10 @@ class Rows:
         y, roles = flat(given["y"]), batch.roles.map(lambda name, value: flat(value))
         weight = torch.ones_like(y) if roles.weight is None else roles.weight
         y, roles = roles.readable(y, weight > 0)
-        y, factor = head.family.encode(y, trials=roles.trials, event=roles.event)
+        encoded, factor = head.family.encode(y, trials=roles.trials, event=roles.event)
         offset = torch.zeros_like(y) if roles.offset is None else roles.offset
         x = batch.x.detach().to(y, copy=True)
-        return cls(x, y, weight if factor is None else weight * factor, offset)
+        return cls(x, size_of(encoded), weight if factor is None else weight * factor, offset, event_of(encoded))
 
 
 def folded(work: Callable[[Rows], Sum], batch: GLMBatch, head: GLMHead) -> list[Sum]:
@@ -244,8 +251,8 @@ class _Sums:
         used, gone = w > 0, bool((w == 0).any())
         if gone:
             x, w = torch.where(used.unsqueeze(-1), x, 0.0), torch.where(used, w, 0.0)
-        size = rows.y.abs() if head.family.signed else rows.y
-        seen = w * (rows.y > 0) if head.family.signed else w
+        size = rows.y
+        seen = w if rows.event is None else w * rows.event
         y = torch.stack(
             [seen.sum(), *((torch.where(used, w * v, 0.0)).sum() for v in (size, size.square(), rows.offset.exp()))]
         )

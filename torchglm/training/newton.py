@@ -63,8 +63,9 @@ def newton(
         weight, bias = (coef, coef.new_zeros(())) if head.bias is None else (coef[1:], coef[0])
         at = torch.cat([weight, (bias + mean @ weight).unsqueeze(0)])
     change = torch.cat([matrix, constant.unsqueeze(1)], 1)  # (q, p + 1): from those columns to the whitened ones
-    total = _total(at, mean, head, batches, ranks, head.family.signed)
-    if head.family.signed and bool(torch.linalg.cholesky_ex(change @ total.gram @ change.mT).info):
+    censored = head.family.durations
+    total = _total(at, mean, head, batches, ranks, censored)
+    if censored and bool(torch.linalg.cholesky_ex(change @ total.gram @ change.mT).info):
         total = _total(at, mean, head, batches, ranks, False)  # not concave here
     gram, score = change @ total.gram @ change.mT, change @ total.score
     loss, pearson, weight, count = total.rest
@@ -106,11 +107,10 @@ def _sums(rows: Rows, at: Tensor, mean: Tensor, head: GLMHead, observed: bool) -
     x = F.pad(rows.x.sub_(mean), (0, 1), value=1.0)
     eta = x @ at + rows.offset
     mu = link(eta)
-    slope, information = family.score_and_weight(rows.y, eta, mu, link, observed)
-    size = rows.y.abs() if family.signed else rows.y
+    slope, information = family.score_and_weight(rows.response, eta, mu, link, observed)
     score = (w * slope) @ x
     half = x.mul_((w * information).abs().sqrt().unsqueeze(-1))
     other = half if not observed else half * information.sign().unsqueeze(-1)  # which the observed one may have
-    pearson = (w * (size - mu).square() / family.variance(mu)).sum()
-    loss = (w * family.nll(rows.y, eta, link)).sum()
+    pearson = (w * (rows.y - mu).square() / family.variance(mu)).sum()
+    loss = (w * family.nll(rows.response, eta, link)).sum()
     return _Pass(product(half.mT, other), score, torch.stack([loss, pearson, w.sum(), (w > 0).sum()]))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inputs import GLMBatch, Roles, check_support, check_weights, finite, named
+from torchglm.rows.times import size_of
 
 
 def check_masses(rows: GLMBatch) -> None:
@@ -34,12 +35,12 @@ def check_rows(rows: GLMBatch, family: Family) -> None:
     roles = Roles(**{name: value.expand(y.shape) for name, value in given.items()})
     used = torch.ones_like(y, dtype=torch.bool) if roles.weight is None else roles.weight > 0
     y, roles = roles.readable(y, used)
-    coded, factor = family.encode(y, trials=roles.trials, event=roles.event)
+    encoded, factor = family.encode(y, trials=roles.trials, event=roles.event)
     used = used if factor is None else used & (factor > 0)
-    finite(coded, "y", used)
+    finite(size_of(encoded), "y", used)
     if roles.offset is not None:
         finite(roles.offset, "offset", used)
-    check_support(coded, family, used)
+    check_support(encoded, family, used)
     if isinstance(rows.x, Tensor) and rows.x.dim() == 2 and len(rows.x) == y.shape[-1]:
         finite(rows.x, "x", used.reshape(-1, y.shape[-1]).any(0).unsqueeze(-1))
 

@@ -151,7 +151,7 @@ class _Deviance:
 
     def add(self, values: RowValues) -> None:
         family, weight = self.result.family, values.rows.weight
-        half = family.half_deviance(values.rows.y, values.eta, values.mu, self.result.link)
+        half = family.half_deviance(values.rows.response, values.eta, values.mu, self.result.link)
         self.total += torch.where(values.used, 2 * half * weight, 0.0).sum(-1)
         off = (1e-9 * values.mu).square() / family.variance(values.mu)
         self.rounding += torch.where(values.used, off * weight, 0.0).nan_to_num(0.0).sum(-1)

@@ -54,7 +54,7 @@ class _Sparse:
     def add(self, values: RowValues) -> None:
         family = self.result.family
         counted = values.mu if family.mean_upper == torch.inf else torch.minimum(values.mu, 1 - values.mu)
-        discrete = family.mean_lower == 0 and not family.has_dispersion and not family.signed
+        discrete = family.mean_lower == 0 and not family.has_dispersion and not family.durations
         few = values.used & (values.prior * counted < SPARSE) & discrete
         self.few += (few * values.repeats).sum(-1)
         self.count += (values.used * values.repeats).sum(-1)

@@ -102,10 +102,12 @@ def _sums(result: Fitted) -> list[tuple[str, Tensor]]:
     for chunk in result.source:
         w, y, offset = (value.to(torch.float64) for value in (chunk.weight, chunk.y, chunk.offset))
         y, offset = torch.where(w > 0, y, 0.0), torch.where(w > 0, offset, 0.0)
-        part = torch.stack([w, w * y, w * y.square(), w * offset, w * offset.square(), y * offset]).sum(-1)
+        seen = w if chunk.event is None else w * chunk.event
+        part = torch.stack([w, w * y, w * y.square(), w * offset, w * offset.square(), y * offset, seen * y]).sum(-1)
         total = part if total is None else total + part
     assert total is not None
-    names = ("sum of weights", "sum of y", "sum of y^2", "sum of the offset", "sum of the offset^2", "sum of y offset")
+    powers = ("y", "y^2", "the offset", "the offset^2", "y offset", "y of events")
+    names = ("sum of weights", *(f"sum of {power}" for power in powers))
     return list(zip(names, total, strict=True))
 
 
