@@ -234,10 +234,10 @@ def turned(parent: type[Family], law: Family, name: str) -> Family:
     def formula(of: str) -> Callable[..., Any]:
         return lambda self, *given, **named: getattr(law, of)(*given, **named)
 
-    facts = ("has_dispersion", "support", "support_text", "mean_lower", "mean_upper", "signed")
+    facts = ("has_dispersion", "support", "support_text", "mean_lower", "mean_upper", "durations")
     own = {"name": name, **{of: formula(of) for of in LAW}, **{fact: getattr(law, fact) for fact in facts}}
-    if law.signed:
-        own |= {of: formula(of) for of in ("score_and_weight", "encode", "crps")}
+    if law.durations:
+        own |= {of: formula(of) for of in ("score_and_weight", "encode", "supports", "crps")}
     made: Any = type("Turned", (parent,), own)
     shaped = {families.NegativeBinomial: 0.3, families.Tweedie: 1.2}
     return made(shaped[parent]) if parent in shaped else made()
