@@ -17,7 +17,7 @@ PACKAGE = ROOT / "torchglm"
 
 # A room may import rooms on its own floor or below, never above. A new room has to be placed here.
 FLOORS = [
-    {"special", "links", "rows", "writing"},
+    {"special", "links", "rows", "version", "writing"},
     {"families", "distributions"},
     {"fitting"},
     {"tables"},

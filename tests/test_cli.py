@@ -295,7 +295,7 @@ def test_running_out_of_memory_is_said_in_a_line(
     def fit(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(torchglm, "fit", fit)
+    monkeypatch.setattr("torchglm.cli.schema.fit", fit)
     assert said in refused(capsys, "fit", config)
     assert not Path("runs").exists()
 

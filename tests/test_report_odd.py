@@ -70,7 +70,7 @@ def test_a_check_that_fails_does_not_cost_the_page(tmp_path: Path, monkeypatch: 
     def refuse(self: torchglm.Result, level: float = 0.05) -> None:
         raise ValueError("these are not the rows of the fit")
 
-    monkeypatch.setattr(torchglm.Result, "check", refuse)
+    monkeypatch.setattr("torchglm.report.page.check", refuse)
     text = write_page(odd("quasi"), tmp_path / "odd.html").read_text()
     assert "The checks could not be made: these are not the rows of the fit" in text
     assert "Rows that move the fit most" in text and "Tests of the model" not in text

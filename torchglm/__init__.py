@@ -29,8 +29,9 @@ from torchglm.model.head import GLMHead, LazyGLMHead
 from torchglm.model.renewable import Renewable
 from torchglm.model.result import Result
 from torchglm.store.saved import load
+from torchglm.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 _LAZY = (
     "design",
     "metrics",

@@ -1,4 +1,4 @@
-"""The commands: fit, predict, evaluate, summary, check, report and compare."""
+"""The commands beside fit: predict, evaluate, summary, check, report and compare."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchglm.cli.comparison import comparison, to_text
+from torchglm.cli.evaluate import evaluation
 from torchglm.cli.loading import load_run
+from torchglm.cli.predict import KINDS, Prediction, Wanted, carried, outcome, write
 from torchglm.cli.printing import print_document, print_json, print_summary
+from torchglm.cli.rows import attached, of_the_fit
 from torchglm.cli.waiting import waiting
 from torchglm.store import runs
-
-
-def fit(arguments: Sequence[str]) -> None:
-    """`torchglm fit`: read the config, fit, write the run folder, print the summary."""
-    from torchglm.cli.fit import fit
-
-    fit(arguments)
 
 
 def summary(arguments: Sequence[str]) -> None:
@@ -36,8 +33,6 @@ def summary(arguments: Sequence[str]) -> None:
 
 def predict(arguments: Sequence[str]) -> None:
     """`torchglm predict RUN DATA ...`: means for new rows, streamed from files to files."""
-    from torchglm.cli.predict import KINDS, Prediction, Wanted, carried, outcome, write
-
     parser = argparse.ArgumentParser(
         prog="torchglm predict",
         description="Predict the mean of new rows with a fitted run. Rows are read, "
@@ -86,8 +81,6 @@ def predict(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """`torchglm evaluate RUN DATA ...`: how well a run predicts rows, streamed."""
-    from torchglm.cli.evaluate import evaluation
-
     parser = argparse.ArgumentParser(
         prog="torchglm evaluate",
         description="Score a fitted run on rows with a known response: deviance, explained "
@@ -142,8 +135,6 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
 
 def check(arguments: Sequence[str]) -> None:
     """`torchglm check RUN`: say what speaks against the model of a run, in plain sentences."""
-    from torchglm.cli.rows import attached
-
     parser = argparse.ArgumentParser(
         prog="torchglm check",
         description="Ask whether the model of a run holds, on the rows it was fitted on: link, "
@@ -170,8 +161,7 @@ def check(arguments: Sequence[str]) -> None:
 
 def report(arguments: Sequence[str]) -> None:
     """`torchglm report RUN`: write the page of a run, on the rows of its fit or on new ones."""
-    from torchglm.cli.rows import attached, of_the_fit
-    from torchglm.report import write_page
+    from torchglm.report.page import write_page
 
     parser = argparse.ArgumentParser(
         prog="torchglm report",
@@ -220,8 +210,6 @@ def report(arguments: Sequence[str]) -> None:
 
 def compare(arguments: Sequence[str]) -> None:
     """`torchglm compare RUN RUN ...`: runs of the same rows side by side."""
-    from torchglm.cli.comparison import comparison, to_text
-
     parser = argparse.ArgumentParser(
         prog="torchglm compare",
         description="Show runs side by side that were fitted on the same rows: parameters, "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchglm.cli.loading import load_run
 from torchglm.cli.rows import attached, of_the_fit
+from torchglm.inference.compare import compare
 from torchglm.report import words
 from torchglm.report.document import Table
 from torchglm.store import runs
@@ -34,15 +35,13 @@ def comparison(folders: Sequence[str]) -> dict[str, Any]:
 
     Raises ValueError for other rows, other groups, or fits that cannot be compared.
     """
-    import torchglm
-
     fits = [load_run(runs.open_run(folder)) for folder in folders]
     with_rows = [_with_rows(fit, folder) for fit, folder in zip(fits, folders, strict=True)]
     seen = all(fit is not None for fit in with_rows)
     if seen:
         fits = [fit for fit in with_rows if fit is not None]
     _check_groups(fits, folders)
-    table = torchglm.compare(*fits, names=list(folders))
+    table = compare(*fits, names=list(folders))
     models = [
         {"run": folder, "model": words.model_title(fit.family.name, fit.link.name), "formula": fit.formula}
         for folder, fit in zip(folders, fits, strict=True)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from torchglm.cli import commands
+from torchglm.cli.fit import fit
+from torchglm.cli.names import nearest
+from torchglm.rows.ranks import RankError
+from torchglm.version import VERSION
 
 USAGE = """usage: torchglm COMMAND ...
 
@@ -25,7 +31,15 @@ options:
   -h, --help     show this help; after a command, that of the command
   --version      show the version
 """
-COMMANDS = ("fit", "predict", "evaluate", "summary", "check", "report", "compare")
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "fit": fit,
+    "predict": commands.predict,
+    "evaluate": commands.evaluate,
+    "summary": commands.summary,
+    "check": commands.check,
+    "report": commands.report,
+    "compare": commands.compare,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         return _refused("out of memory. Fit fewer rows or columns, or use solver: sgd.")
     except RuntimeError as error:
-        from torchglm.rows.ranks import RankError
-
         if isinstance(error, RankError):
             return _refused(str(error), 1)
         if "out of memory" not in str(error).lower():
@@ -80,16 +92,10 @@ def _dispatch(given: list[str]) -> int:
         print(USAGE, end="")
         return 0 if given else 2
     if given[0] == "--version":
-        from torchglm import __version__
-
-        print(f"torchglm {__version__}")
+        print(f"torchglm {VERSION}")
         return 0
     if given[0] not in COMMANDS:
-        from torchglm.cli.names import nearest
-
         near = nearest(given[0], COMMANDS)
         raise ValueError(f"unknown command {given[0]!r}{near}. Known: {', '.join(COMMANDS)}.")
-    from torchglm.cli import commands
-
-    getattr(commands, given[0])(given[1:])
+    COMMANDS[given[0]](given[1:])
     return 0

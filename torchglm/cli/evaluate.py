@@ -14,6 +14,11 @@ from torchglm.cli.loading import load_run
 from torchglm.cli.ratios import Ratios
 from torchglm.cli.rows import Batch, Reader, alike, check_formula, rows_of
 from torchglm.cli.scorecard import Evaluation
+from torchglm.cli.waiting import waiting
+from torchglm.fitting.irls import irls
+from torchglm.inference.quantile import refuse_quasi
+from torchglm.report import words
+from torchglm.rows.rows import WithoutColumns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -133,10 +138,6 @@ def evaluation(
 
     Raises ValueError for a fit without a formula, files that lack a column, and rows that do not suit the fit.
     """
-    from torchglm.cli.waiting import waiting
-    from torchglm.inference.quantile import refuse_quasi
-    from torchglm.report import words
-
     result = load_run(run)
     check_formula(result, run, "with_rows(x, y)")
     if bins < 1:
@@ -179,8 +180,6 @@ def evaluation(
 def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str | None) -> float | None:
     """The intercept of the null model of the rows, where the metric cannot tell it from sums; else None."""
     from torchglm import metrics
-    from torchglm.fitting.irls import irls
-    from torchglm.rows.rows import WithoutColumns
 
     family = result.family
     if not result.context.get("offset") or _varies(family) or metrics.D2(family, result.link).takes(torch.zeros(1)):

@@ -13,6 +13,9 @@ from torch import Tensor
 from torchglm.cli.loading import load_run
 from torchglm.cli.rows import Batch, Reader, check_formula
 from torchglm.cli.sinks import TERMINAL, plan, sink
+from torchglm.cli.waiting import waiting
+from torchglm.inference.quantile import refuse_quasi
+from torchglm.tables.files import column_names, files, kind_of, parquet_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,8 +58,6 @@ class Prediction:
         cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str | None = None, unseen: str | None = None
     ) -> Prediction:
         """The predictions of a run. Raises ValueError for a fit without a formula, or what it has no intervals for."""
-        from torchglm.inference.quantile import refuse_quasi
-
         result = load_run(run)
         check_formula(result, run, "predict(x)")
         if wanted.response is not None:
@@ -103,7 +104,6 @@ class Prediction:
 
 def carried(given: Sequence[str], data: Sequence[str]) -> list[str]:
     """The columns that `--keep` names, each value being a column of the files or several with commas between."""
-    from torchglm.tables.files import column_names, files
 
     known = column_names(files(data)[0]) if given else []
     named = [name.strip() for one in given for name in ([one] if one in known else one.split(","))]
@@ -123,8 +123,6 @@ def write(prediction: Prediction, data: Sequence[str], out: str) -> int:
     Each file appears complete or not at all; where each file becomes one, one without rows becomes none. Raises
     ValueError for what `plan`, `Reader` and `piece` do.
     """
-    from torchglm.cli.waiting import waiting
-    from torchglm.tables.files import files
 
     found = files(data)
     sizes = {file: _rows(file) for file in found}
@@ -150,7 +148,6 @@ def outcome(prediction: Prediction, rows: int, out: str) -> str:
 
 def _rows(file: Path) -> int | None:
     """The number of rows that a Parquet file says it holds; None for CSV."""
-    from torchglm.tables.files import kind_of, parquet_file
 
     if kind_of(file) == "csv":
         return None

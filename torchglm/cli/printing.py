@@ -6,6 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from torchglm.report import Summary
 from torchglm.writing.numbers import jsonable
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ def print_json(found: Any) -> None:
 
 def print_summary(result: Result, level: float = 0.95, form: str = "text") -> None:
     """The summary: tables on a terminal, plain text in a pipe."""
-    from torchglm.report import Summary
-
     found = Summary(result, level)
     if form == "markdown":
         print(found.to_markdown())

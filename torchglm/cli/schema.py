@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from torchglm.design.sources import columns_read
 from torchglm.families import Family
 from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import ROLES
 from torchglm.links import Link
+from torchglm.model.fit import fit
+from torchglm.tables import read_table
 
 if TYPE_CHECKING:
     from torchglm.model.result import Result
@@ -70,7 +73,6 @@ class Data:
 
     def columns(self) -> list[str]:
         """Every column the fit reads. Raises ValueError for an unreadable formula, file or column."""
-        from torchglm.design.sources import columns_read
 
         return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula")
 
@@ -107,14 +109,11 @@ class IRLS(Solver):
 
     def solve(self, job: Job, checkpoint: Checkpoint | None = None) -> Result:
         """The maximum likelihood fit, one model or one for each group."""
-        import torchglm
-        from torchglm.tables import read_table
-
         data = job.data
         columns = data.columns()
         rows = read_table(data.path, columns) if data.groups else data.path
         roles: dict[str, Any] = data.roles
-        return torchglm.fit(
+        return fit(
             data.formula,
             rows,
             family=job.family,

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from torchglm.design.contrasts import category_arguments
+from torchglm.design.transforms import learned
 
 UNARY = """log log10 log2 log1p exp exp2 expm1 sqrt cbrt square abs absolute sign floor ceil round trunc
 sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arctanh isnan isfinite logical_not""".split()
@@ -179,7 +180,6 @@ class Expression:
             return arguments[0]
         if name in ELEMENTWISE:
             return ELEMENTWISE[name][0](*map(_number, arguments))
-        from torchglm.design.transforms import learned
 
         return learned(name, arguments, named, state.setdefault(ast.unparse(node), {}))
 

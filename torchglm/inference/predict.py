@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm import inputs
+from torchglm import inputs, tables
+from torchglm.design import Design
 from torchglm.inference.fitted import Fitted
 from torchglm.inputs import Roles
 
@@ -72,8 +73,6 @@ def _variance(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor
 def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:
     """The columns of new rows, with the index columns beside them where factors have many levels."""
     if result.spec is not None and not isinstance(x, Tensor):
-        from torchglm.design import Design
-
         made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
         indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
         return made.numbers.to(coef), indexed
@@ -113,8 +112,6 @@ def for_each(name: str, value: Any, eta: Tensor, x: Any) -> Tensor:
     if isinstance(value, str):
         if inputs.column_names(x) is None and not isinstance(x, Mapping):
             raise ValueError(f"{name}={value!r} names a column, and the new rows are no table. Pass its values.")
-        from torchglm import tables
-
         value = torch.as_tensor(tables.numbers(tables.as_table(x, [value]), value))
     given = (torch.as_tensor(value) if isinstance(value, (int, float)) else inputs.tensor(value, name)).to(eta)
     if given.shape == (eta.shape[-1], 1):

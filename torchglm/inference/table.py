@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm import special
+from torchglm.tables.frames import frame
 from torchglm.writing.numbers import cell, p_value, stated
 
 
@@ -112,9 +113,7 @@ class Table:
 
     def to_frame(self) -> Any:
         """A pandas frame, a row for each row; for a batch one for each model and row."""
-        from torchglm.report.frames import frame
-
-        return frame(self)
+        return frame(self.rows, self.columns, self.batch_shape)
 
     def __str__(self) -> str:
         if self.batch_shape:

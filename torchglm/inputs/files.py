@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchglm.design import Tally, learn
+from torchglm.design.sources import check_source, columns_read, scan
 from torchglm.families import Family
 from torchglm.families.refusal import RowError
 from torchglm.fitting.sample import Thinning
@@ -14,6 +16,7 @@ from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
+from torchglm.tables import numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +43,6 @@ class SpecRows:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        from torchglm.design.sources import check_source
 
         self.path, self.spec, self.family, self.roles = path, spec, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
@@ -52,7 +54,6 @@ class SpecRows:
         return self._read(Ranks(), None)
 
     def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan | Chunks:
-        from torchglm.design.sources import scan
 
         return scan(self.path, self.columns, types, (ranks.rank, ranks.size))
 
@@ -64,7 +65,6 @@ class SpecRows:
 
     def _rows(self, table: pa.Table, first: int, tally: Tally | None) -> Rows:
         """Raises `ValueError` where the rows of a piece, counted from `first` in its file, do not suit."""
-        from torchglm.tables import numbers
 
         design = self.spec.design(table, response=True, also=self.also, first=first)
         if tally is not None:
@@ -107,8 +107,6 @@ class FileRows(SpecRows):
         dtype: torch.dtype | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        from torchglm.design import Tally, learn
-        from torchglm.design.sources import columns_read
 
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm import tables
+from torchglm.design import Tally, build, groups
 from torchglm.families import Family
 from torchglm.families.refusal import RowError
 from torchglm.inputs import checks
@@ -30,7 +32,6 @@ def from_formula(
 
     Raises `ValueError` for a formula without a response, missing data and all that the tables refuse.
     """
-    from torchglm.design import Tally, build
 
     if frame is None:
         raise ValueError("a formula needs data: fit('y ~ a + b', data, ...) with a data frame, a table or a dict.")
@@ -59,8 +60,6 @@ def from_design(
     dtype: torch.dtype | None,
 ) -> Data:
     """The rows of a built `Design`, one model for each group of the columns `keys`."""
-    from torchglm import tables
-    from torchglm.design import groups
 
     def value_of(name: str, value: Any) -> Tensor:
         if isinstance(value, str):

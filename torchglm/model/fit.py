@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchglm import families, inputs, links
+from torchglm.design import is_source
 from torchglm.families import Family
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.kernel import design_triangle
@@ -146,8 +147,6 @@ def fit(
 
 def _piecewise(data: Any) -> bool:
     """Whether the rows of a formula are to be read piece by piece."""
-    from torchglm.design import is_source
-
     return is_source(data)
 
 

@@ -15,6 +15,7 @@ from torchglm.families import Family
 from torchglm.families.arithmetic import values_are_known
 from torchglm.inputs import Roles, minibatch, unpacked
 from torchglm.links import Link
+from torchglm.model.renewable import Renewable
 from torchglm.rows.times import Response, each, filled
 
 if TYPE_CHECKING:
@@ -237,8 +238,6 @@ class GLMHead(nn.Module):
         The one argument may be a `GLMBatch` or a dict of its names. What is returned has the standard errors; it stays
         in `online`, which is no part of the state_dict: save its own, and set `online = None` to begin anew.
         """
-        from torchglm.model.renewable import Renewable
-
         if self.out_features != 1:
             raise ValueError(f"partial_fit learns one response, this head has {self.out_features}. Use one head each.")
         if self.online is None:

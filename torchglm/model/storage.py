@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from torchglm.design import DesignSpec
 from torchglm.design.values import plain, rich
 from torchglm.families import Family
 from torchglm.inference.fitted import Fitted, Flat
@@ -96,8 +97,6 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Fam
         )
     context = facts["context"] | _labels(facts["context"], rich)
     if facts["spec"] is not None:
-        from torchglm.design import DesignSpec
-
         context["spec"] = DesignSpec.from_dict(facts["spec"])
     return Fitted(
         flat,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.influence import Influence
+from torchglm.report.overview import ModelBatch
 from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, quiet_axes
 
 if TYPE_CHECKING:
@@ -133,7 +134,6 @@ def histogram(residual: Tensor, kind: str = "residual", reach: float = 6.0) -> F
 
 def distributions(result: Fitted, most: int = 12) -> Figure:
     """A histogram of each coefficient over the converged models of a batch, over their central 98 %."""
-    from torchglm.report.overview import ModelBatch
 
     view = ModelBatch(result, 0.95)
     kept = view.coef[view.converged]

@@ -18,6 +18,7 @@ from torchglm.report.observations import Observations
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.single import SingleModel
+from torchglm.version import VERSION
 from torchglm.writing.files import replaced
 
 if TYPE_CHECKING:
@@ -216,8 +217,6 @@ def _yaml(config: Mapping[str, Any] | str | None) -> str:
 
 
 def _footer(rows: Observations | None, own: bool) -> str:
-    from torchglm import __version__
-
     on = "no rows at hand, so no diagnostic plots" if rows is None else f"diagnostics on {rows.count:,} rows"
     other = "" if own or rows is None else " that were handed in, so without checks and influence"
-    return f"torchglm {__version__}; {on}{other}."
+    return f"torchglm {VERSION}; {on}{other}."

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
+from torchglm.report.overview import ModelBatch
 from torchglm.report.single import Coefficient, coefficients
 from torchglm.writing import numbers
 
@@ -228,7 +229,6 @@ def rootogram(
 
 def quartiles(result: Fitted, show: int = 40) -> Figure:
     """Each slope over the converged models of a batch: range (thin), quartiles (thick) and median."""
-    from torchglm.report.overview import ModelBatch
 
     found = ModelBatch(result, 0.95).quartiles()
     rows = [(name, row[1:]) for name, row in found.items() if row[0] > 0 and name != words.INTERCEPT][:show]
@@ -248,7 +248,6 @@ def quartiles(result: Fitted, show: int = 40) -> Figure:
 
 def deviances(result: Fitted) -> Figure:
     """Histogram over the converged models of a batch of deviance per residual degree of freedom."""
-    from torchglm.report.overview import ModelBatch
 
     ratio = ModelBatch(result, 0.95).deviance_per_df(converged=True)
     figure, axes = quiet_axes()

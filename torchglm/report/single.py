@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from torchglm.design import tally
 from torchglm.families import Bernoulli
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
@@ -285,7 +286,6 @@ def left_out(result: Fitted) -> list[tuple[str, str]]:
 
 def policies(result: Fitted) -> list[str]:
     """What the policies on missing values, rare and unseen levels did to the rows of a formula fit, in sentences."""
-    from torchglm.design import tally
 
     if result.spec is None or not result.context.get("tally"):
         return []

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm import inputs
 from torchglm.families import Family
 from torchglm.fitting.linalg import independent_columns
 from torchglm.inference.fitted import Fitted
@@ -224,8 +225,6 @@ def _scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Ten
 
 def _added(result: Fitted, added: Any) -> Tensor:
     """(n, q) or (B, n, q) the added columns as numbers."""
-    from torchglm import inputs
-
     columns = inputs.tensor(added, "added", result.coef.device).to(torch.float64)
     columns = columns.unsqueeze(-1) if columns.dim() == 1 else columns
     batch = result.batch_shape
