@@ -111,7 +111,7 @@ def stream(data: Data, batch: int) -> float:
 def _trained(data: Data, batches: Any) -> float:
     from lightning.pytorch import Trainer
 
-    from torchglm.model.head import GLMHead
+    from torchglm.model.face import GLMHead
     from torchglm.training import LitGLM
 
     lit = LitGLM(GLMHead(COLUMNS, "bernoulli"), lambda parameters: SGD(parameters, lr=RATE), metrics={})
@@ -122,7 +122,7 @@ def _trained(data: Data, batches: Any) -> float:
 
 def solver(data: Data, batch: int, epochs: int = EPOCHS) -> float:
     """fit_sgd as it is called: a pass to whiten the columns, training, a pass that says how near the optimum is."""
-    from torchglm.model.head import GLMHead
+    from torchglm.model.face import GLMHead
     from torchglm.training import GLMBatch, fit_sgd
 
     head = GLMHead(COLUMNS, "bernoulli")

@@ -22,7 +22,7 @@ from torch.distributions import (
 )
 
 from torchglm import distributions as laws
-from torchglm.distributions import InverseGaussian, NegativeBinomialMean, Tweedie
+from torchglm.distributions import InverseGaussianMean, NegativeBinomialMean, TweedieMean
 
 F64 = torch.float64
 
@@ -59,8 +59,8 @@ CASES: dict[str, tuple[Distribution, object]] = {
     ),
     "dispersed": (NegativeBinomialMean(scalar(3.0), scalar(20.0)), stats.nbinom(0.05, 1 / 61)),
     "alpha zero": (NegativeBinomialMean(scalar(4.2), scalar(0.0)), stats.poisson(4.2)),
-    "inverse gaussian": (InverseGaussian(scalar(2.0), scalar(0.3)), stats.invgauss(0.6, scale=1 / 0.3)),
-    "skew inverse gaussian": (InverseGaussian(scalar(2.0), scalar(5.0)), stats.invgauss(10, scale=1 / 5)),
+    "inverse gaussian": (InverseGaussianMean(scalar(2.0), scalar(0.3)), stats.invgauss(0.6, scale=1 / 0.3)),
+    "skew inverse gaussian": (InverseGaussianMean(scalar(2.0), scalar(5.0)), stats.invgauss(10, scale=1 / 5)),
 }
 case = pytest.mark.parametrize("name", CASES)
 
@@ -149,7 +149,7 @@ TWEEDIE = [
 
 def test_tweedie_tails_are_the_exact_sums() -> None:
     columns = torch.tensor(TWEEDIE, dtype=F64).T
-    lower, upper = laws.log_tails(Tweedie(*columns[1:]), columns[0])
+    lower, upper = laws.log_tails(TweedieMean(*columns[1:]), columns[0])
     for row, low, up in zip(TWEEDIE, lower.tolist(), upper.tolist(), strict=True):
         below, above = exact_tweedie_tails(*row)
         assert abs(low - mpmath.log(below)) < 1e-12, row
@@ -158,7 +158,7 @@ def test_tweedie_tails_are_the_exact_sums() -> None:
 
 @pytest.mark.parametrize("power", [1.02, 1.5, 1.97])
 def test_tweedie_tails_meet_the_density(power: float) -> None:
-    law = Tweedie(scalar(2.0), scalar(0.02), scalar(power))
+    law = TweedieMean(scalar(2.0), scalar(0.02), scalar(power))
     y = torch.linspace(1.2, 3.2, 41, dtype=F64).requires_grad_()
     (slope,) = torch.autograd.grad(laws.cdf(law, y).sum(), y)
     torch.testing.assert_close(slope, law.log_prob(y.detach()).exp(), rtol=1e-9, atol=1e-12)
@@ -168,7 +168,7 @@ def test_tweedie_tails_meet_the_density(power: float) -> None:
 def test_tweedie_quantiles_return_to_the_probability() -> None:
     p = tensor(1e-20, 1e-8, 1e-3, 0.05, 0.3, 0.5, 0.9, 0.999)
     grid = torch.cartesian_prod(p, tensor(0.05, 1, 10), tensor(1.1, 1.5, 1.9))
-    law = Tweedie(scalar(2.0), grid[:, 1], grid[:, 2])
+    law = TweedieMean(scalar(2.0), grid[:, 1], grid[:, 2])
     for quantile, tail, side in ((laws.icdf, laws.cdf, 0), (laws.isf, laws.sf, 1)):
         y = quantile(law, grid[:, 0])
         torch.testing.assert_close(tail(law, y)[y > 0], grid[:, 0][y > 0], rtol=1e-10, atol=0)
@@ -182,11 +182,11 @@ def test_tweedie_quantiles_return_to_the_probability() -> None:
 
 
 OBJECTS: list[Distribution] = [
-    InverseGaussian(scalar(2.0), scalar(0.4)),
-    InverseGaussian(scalar(1.0), scalar(3.0)),
+    InverseGaussianMean(scalar(2.0), scalar(0.4)),
+    InverseGaussianMean(scalar(1.0), scalar(3.0)),
     NegativeBinomialMean(scalar(3.0), scalar(0.5)),
     NegativeBinomialMean(scalar(3.0), scalar(0.0)),
-    Tweedie(scalar(2.0), scalar(1.5), scalar(1.4)),
+    TweedieMean(scalar(2.0), scalar(1.5), scalar(1.4)),
 ]
 
 
@@ -220,15 +220,15 @@ def test_shapes_expand_and_dtypes_stay(law: Distribution) -> None:
 def test_arguments_and_values_are_checked() -> None:
     check = {"validate_args": True}  # torch.compile turns the default off
     with pytest.raises(ValueError, match="mean"):
-        InverseGaussian(scalar(-1.0), scalar(1.0), **check)
+        InverseGaussianMean(scalar(-1.0), scalar(1.0), **check)
     with pytest.raises(ValueError, match="power"):
-        Tweedie(scalar(1.0), scalar(1.0), scalar(2.5), **check)
+        TweedieMean(scalar(1.0), scalar(1.0), scalar(2.5), **check)
     with pytest.raises(ValueError, match="alpha"):
         NegativeBinomialMean(scalar(1.0), scalar(-0.1), **check)
     with pytest.raises(ValueError, match="support"):
         NegativeBinomialMean(scalar(1.0), scalar(0.1), **check).log_prob(scalar(0.5))
     with pytest.raises(ValueError, match="support"):
-        Tweedie(scalar(1.0), scalar(1.0), scalar(1.5), **check).log_prob(scalar(-1.0))
+        TweedieMean(scalar(1.0), scalar(1.0), scalar(1.5), **check).log_prob(scalar(-1.0))
     with pytest.raises(NotImplementedError, match="Laplace"):
         laws.cdf(Laplace(0.0, 1.0), scalar(0.0))
     with pytest.raises(NotImplementedError, match="Laplace"):
@@ -239,15 +239,15 @@ def test_inverse_gaussian_density_against_scipy() -> None:
     y = torch.logspace(-3, 3, 50, dtype=F64)
     for mu, phi in ((2.0, 0.3), (1.0, 40.0), (300.0, 1e-5)):
         expected = stats.invgauss(mu * phi, scale=1 / phi).logpdf(y.numpy())
-        got = InverseGaussian(scalar(mu), scalar(phi)).log_prob(y)
+        got = InverseGaussianMean(scalar(mu), scalar(phi)).log_prob(y)
         torch.testing.assert_close(got, torch.as_tensor(expected), rtol=1e-9, atol=1e-12)
-    law = InverseGaussian(scalar(2.0), scalar(0.3))
+    law = InverseGaussianMean(scalar(2.0), scalar(0.3))
     assert law.log_prob(law.mode) > law.log_prob(law.mode * tensor(0.999, 1.001)).max()
 
 
 def test_inverse_gaussian_draws_differentiate() -> None:
     mean, dispersion = scalar(2.0).requires_grad_(), scalar(0.3).requires_grad_()
-    draws = InverseGaussian(mean, dispersion).rsample((100_000,))
+    draws = InverseGaussianMean(mean, dispersion).rsample((100_000,))
     by_mean, _ = torch.autograd.grad(draws.mean(), (mean, dispersion), retain_graph=True)
     second = torch.autograd.grad((draws**2).mean(), (mean, dispersion))
     assert by_mean.item() == pytest.approx(1, abs=0.03)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import torchglm
 from torchglm import families
 from torchglm.links import Link
-from torchglm.model.head import GLMHead, LazyGLMHead
+from torchglm.model.face import GLMHead
+from torchglm.model.lazy import LazyGLMHead
 
 each_case = pytest.mark.parametrize("case", ALL, ids=repr)
 each_pair = pytest.mark.parametrize(("case", "link"), PAIRS, ids=repr)
@@ -276,8 +277,13 @@ def test_fit_writes_the_coefficients_into_the_head() -> None:
     assert float(head.weight.grad.abs().max()) < 1e-7
     with pytest.raises(ValueError, match=r"shape \(1, 4\), this head takes \(1, 3\)"):
         GLMHead(2, "poisson").load(result)
-    with pytest.raises(ValueError, match="it has no bias"):  # the intercept would be lost
-        GLMHead(3, "poisson", bias=False).load(result)
+    for columns in (3, 4):  # the intercept would be lost, or be the slope of a column
+        with pytest.raises(ValueError, match="the fit has an intercept, this head bias=False"):
+            GLMHead(columns, "poisson", bias=False).load(result)
+    without = torchglm.fit(x, y, family="poisson", intercept=False)
+    for columns in (2, 3):
+        with pytest.raises(ValueError, match="the fit has no intercept, this head bias=True"):
+            GLMHead(columns, "poisson").load(without)
     lazy = LazyGLMHead("poisson", dtype=torch.float64)
     lazy.fit(x, y)
     assert type(lazy) is GLMHead and lazy.in_features == 3

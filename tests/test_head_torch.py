@@ -11,7 +11,8 @@ from test_head import DENSE, made, rows
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from torchglm.model.head import GLMHead, LazyGLMHead
+from torchglm.model.face import GLMHead
+from torchglm.model.lazy import LazyGLMHead
 
 each_case = pytest.mark.parametrize("case", ALL, ids=repr)
 EVERY = list({case.family.name: case for case in DENSE}.values())

@@ -17,7 +17,7 @@ from torchmetrics import MeanAbsoluteError
 import torchglm
 from torchglm import links, metrics
 from torchglm.families import NegativeBinomial
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training import GLMBatch, LitGLM, LitIRLS, TensorBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")

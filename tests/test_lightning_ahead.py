@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 
 from torchglm import families
 from torchglm.families import NegativeBinomial
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training import GLMBatch, LitGLM, TensorBatches, ahead, module
 from torchglm.training.ahead import STEPS, Ahead
 from torchglm.training.closed import ClosedForm, stepper
-from torchglm.training.columns import Columns
+from torchglm.training.columns import Whitening
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
@@ -86,7 +86,7 @@ def test_the_closed_form_is_the_gradient_and_the_loss(name: str, link: str) -> N
         expected = torch.autograd.grad(total / weight / 3.0, [head.weight, head.bias])
         for one, other in zip(found.gradient, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(torch.as_tensor(found.weights, dtype=torch.float64), weight)
+        torch.testing.assert_close(torch.as_tensor(found.weight, dtype=torch.float64), weight)
         torch.testing.assert_close(found.total, total.detach(), rtol=1e-10, atol=1e-10)
         loss = lit.training_step(batch)
         torch.testing.assert_close(loss.detach(), (total / weight / 3.0).detach())
@@ -133,7 +133,7 @@ def test_the_closed_form_on_whitened_columns(shift: float) -> None:
     batch = rows(dtype=torch.float32)
     batch = batch._replace(x=batch.x + shift, weights=None)
     head = GLMHead(4, "poisson")
-    inner = Columns.learn(head, [batch]).whitened(head)
+    inner = Whitening.learn(head, [batch]).whitened(head)
     assert inner.far == (shift > 1e3)
     nn.init.normal_(inner.head.weight, std=0.3, generator=torch.Generator().manual_seed(0))
     closed = ClosedForm.of(inner)

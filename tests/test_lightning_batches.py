@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from torchglm.design import build
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training import ArrowBatches, GLMBatch, LitGLM, TensorBatches, arrow, as_batch, batches
 
 

@@ -14,7 +14,7 @@ from pyarrow import csv, parquet
 from torch import Tensor
 
 import torchglm
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training import ArrowBatches, GLMDataModule, LitGLM, LitIRLS, TensorBatches
 from torchglm.training.split import HashPart
 

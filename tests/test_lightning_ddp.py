@@ -18,7 +18,7 @@ import torchglm
 SCRIPT = """
 import json, sys, torch
 from lightning.pytorch import Trainer
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training import GLMBatch, LitGLM, TensorBatches
 from torchglm.metrics import CRPS, D2, Deviance
 

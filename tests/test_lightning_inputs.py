@@ -15,7 +15,7 @@ from pyarrow import parquet
 from torch import Tensor, nn
 
 from torchglm import metrics
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training import ArrowBatches, GLMBatch, GLMDataModule, IRLSHead, LitGLM, LitIRLS, TensorBatches, fit_sgd
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")

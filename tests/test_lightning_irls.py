@@ -18,7 +18,7 @@ from torch import nn
 import torchglm
 from torchglm import ElasticNet, Ridge, families, links
 from torchglm.fitting.status import Status
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training import GLMBatch, IRLSHead, LitGLM, LitIRLS, TensorBatches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")

@@ -15,7 +15,7 @@ from torch import Tensor
 import torchglm
 from torchglm import families
 from torchglm.design import build
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.tables import read_table
 from torchglm.training import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
 

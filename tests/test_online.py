@@ -17,9 +17,10 @@ from torchglm import families, links
 from torchglm.fitting.irls import evaluate
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.status import Status
-from torchglm.inference.online_summary import Summary
+from torchglm.inference.online_summary import StreamSummary
 from torchglm.inputs import GLMBatch, Roles, minibatch
-from torchglm.model.head import GLMHead, LazyGLMHead
+from torchglm.model.face import GLMHead
+from torchglm.model.lazy import LazyGLMHead
 from torchglm.model.renewable import Renewable
 from torchglm.rows.rows import Rows
 
@@ -119,7 +120,7 @@ SMOOTH = [
 
 def at_one_point(
     family: str | families.Family, link: str, observed: bool = False, **per_row: Tensor
-) -> tuple[Renewable, Rows, Summary]:
+) -> tuple[Renewable, Rows, StreamSummary]:
     """A stream of one minibatch of 2000 rows that has been learned, and those rows."""
     rng = torch.Generator().manual_seed(1)
     x, member = torch.rand(2000, 2, generator=rng, dtype=torch.float64), families.get(family)

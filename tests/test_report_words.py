@@ -8,7 +8,7 @@ import pytest
 
 from torchglm import families, links
 from torchglm.report import words
-from torchglm.report.document import Document, Facts, Notes, Table
+from torchglm.report.document import Document, Facts, Grid, Notes
 from torchglm.writing import numbers
 
 NAN = math.nan
@@ -162,24 +162,24 @@ def test_a_separated_coefficient_still_makes_a_sentence() -> None:
 
 def test_html_escapes_everything() -> None:
     bad = '<script>alert("x")</script>'
-    page = Document(bad, [Facts([(bad, bad)]), Table(bad, ("", bad), [(bad, bad)]), Notes([bad])]).html()
+    page = Document(bad, [Facts([(bad, bad)]), Grid(bad, ("", bad), [(bad, bad)]), Notes([bad])]).html()
     assert "<script" not in page and page.count("&lt;script&gt;") == 8
 
 
 def test_markdown_keeps_bars_and_stars_literal() -> None:
-    table = Table("", ("", "x"), [("a|b*c*", "<b>")]).markdown()
+    table = Grid("", ("", "x"), [("a|b*c*", "<b>")]).markdown()
     assert table.splitlines()[-1] == r"| a\|b\*c\* | \<b> |"
 
 
 def test_text_table_lines_up() -> None:
-    lines = Table("", ("", "n"), [("a", "1"), ("long name", "1000")]).text(80).splitlines()
+    lines = Grid("", ("", "n"), [("a", "1"), ("long name", "1000")]).text(80).splitlines()
     assert lines[3] == "a             1" and lines[4] == "long name  1000"
 
 
 def test_long_names_are_cut_in_the_middle() -> None:
     assert words.cut("abcdefghij", 7) == "abc…hij" and words.cut("abc", 3) == "abc"
     assert words.label("C(region)[T.B]") == "region: B" and words.label("a:C(b)[T.c]") == "a:C(b)[T.c]"
-    table = Table("", ("", "estimate"), [("a name " * 20, "1.234"), ("b", "5")])
+    table = Grid("", ("", "estimate"), [("a name " * 20, "1.234"), ("b", "5")])
     assert max(map(len, table.text(60).splitlines())) == 60 and table.width() > 140
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from torchglm import families, links
@@ -24,10 +25,9 @@ from torchglm.inference.compare import compare
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import lrt
 from torchglm.links import Link
-from torchglm.model.fit import fit
-from torchglm.model.head import GLMHead, LazyGLMHead
+from torchglm.model.face import GLMHead, Result, fit
+from torchglm.model.lazy import LazyGLMHead
 from torchglm.model.renewable import Renewable
-from torchglm.model.result import Result
 from torchglm.store.saved import load
 from torchglm.version import VERSION
 
@@ -75,9 +75,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        import importlib
-
-        return importlib.import_module(f"torchglm.{name}")
+        return import_module(f"torchglm.{name}")
     raise AttributeError(f"module 'torchglm' has no attribute {name!r}")
 
 

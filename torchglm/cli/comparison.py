@@ -10,12 +10,12 @@ from torchglm.cli.loading import load_run
 from torchglm.cli.rows import attached, of_the_fit
 from torchglm.inference.compare import compare
 from torchglm.report import words
-from torchglm.report.document import Table
+from torchglm.report.document import Grid
 from torchglm.store import runs
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
 
 SUMS = ("df", "deviance", "aic", "bic")
 COLUMNS = {
@@ -73,7 +73,7 @@ def to_text(found: dict[str, Any]) -> str:
         notes.append(
             "The rows are no longer where the runs had them, or have changed: compared by the saved numbers alone."
         )
-    return "\n".join([*lines, "", Table("", ("", *(heads[name] for name in cells)), rows).text(100), *notes])
+    return "\n".join([*lines, "", Grid("", ("", *(heads[name] for name in cells)), rows).text(100), *notes])
 
 
 def _with_rows(fit: Result, folder: str) -> Result | None:

@@ -16,7 +16,7 @@ from jsonargparse.typing import register_type
 
 from torchglm.cli import names
 from torchglm.cli.messages import one_line
-from torchglm.cli.schema import Data, Job
+from torchglm.cli.schema import DataConfig, Job
 
 MODE = "torchglm"
 DESCRIPTION = """Fit a generalised linear model as CONFIG.yaml says, and write a run folder with its report.
@@ -210,7 +210,7 @@ def _check_flag(flag: str) -> None:
     """Raise ValueError for an unknown flag, with the nearest one."""
     known = [
         *Job.__dataclass_fields__,
-        *(f"data.{key}" for key in Data.__dataclass_fields__),
+        *(f"data.{key}" for key in DataConfig.__dataclass_fields__),
         "config",
         "print_config",
         "help",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from torchglm.families import Family
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
 
 
 class Scorer:

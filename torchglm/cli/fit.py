@@ -16,14 +16,14 @@ import torch
 from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
 from torchglm.cli.rows import configured, rows_of
-from torchglm.cli.waiting import Log, waiting
+from torchglm.cli.waiting import RunLog, waiting
 from torchglm.rows.ranks import RankError, Ranks
 from torchglm.store import checkpoints, runs
 from torchglm.store.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ def fit(arguments: Sequence[str]) -> None:
     given, run = config.resumed(arguments)
     job, text = config.read(given)
     begun = Checkpoint(Path(job.output_dir).expanduser().resolve(), text, _resolved(job.data.path))
-    with _ended(begun, _again(given, job)), joined(job) as ranks, _said_by(ranks, Log()) as log:
+    with _ended(begun, _again(given, job)), joined(job) as ranks, _said_by(ranks, RunLog()) as log:
         log.add(f"torchglm fit {' '.join(arguments)}")
         with ranks.together():
             found = _begun(job, begun, run) if ranks.rank == 0 else None
@@ -84,7 +84,7 @@ def _kept(begun: Checkpoint) -> bool:
 
 
 @contextmanager
-def _said_by(ranks: Ranks, log: Log) -> Iterator[Log]:
+def _said_by(ranks: Ranks, log: RunLog) -> Iterator[RunLog]:
     """Within it warnings go to the log and are printed by the first process; the others would say the same."""
     with log.warnings():
         if ranks.rank:
@@ -146,7 +146,7 @@ def _resolved(path: str | list[str]) -> list[str]:
     return [str(Path(one).expanduser().resolve()) for one in (path if isinstance(path, list) else [path])]
 
 
-def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
+def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: RunLog) -> Result:
     """The fit of a job, with all rows behind it. The processes part here: what follows is for the first."""
     torch.manual_seed(job.seed)
     several = f", {ranks.size} processes" if ranks.size > 1 else ""
@@ -160,7 +160,7 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: Log) -> Result:
     return result if ranks.size == 1 else result.on(rows_of(result, job.data.path))
 
 
-def _write(result: Result, job: Job, text: str, log: Log, given: Sequence[str]) -> None:
+def _write(result: Result, job: Job, text: str, log: RunLog, given: Sequence[str]) -> None:
     """Write the run folder, and print the summary. Raises ValueError where the disk fails."""
     try:
         with waiting("Writing the report"):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchglm.cli.rows import Batch
 
 if TYPE_CHECKING:
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
 
 
 class LawScores:

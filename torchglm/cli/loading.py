@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.model import codec
-from torchglm.model.result import Result
+from torchglm.model.face import Result
 from torchglm.store import saved
 
 KINDS = {"family": Family, "link": Link}

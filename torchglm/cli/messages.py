@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from torchglm.cli import names
-from torchglm.cli.schema import Data, Job
+from torchglm.cli.schema import DataConfig, Job
 
 KINDS = {
     "str": "text",
@@ -52,7 +52,7 @@ def one_line(message: str) -> str:
 def _unknown(key: str, group: str | None, where: str, paths: list[str]) -> str:
     """What is said of a key that is unknown at the top, in a group or to the class at the last path."""
     if group:
-        return names.unknown_key(group, key, list(Data.__dataclass_fields__))
+        return names.unknown_key(group, key, list(DataConfig.__dataclass_fields__))
     if paths:
         return names.unknown_key(where, key, names.parameters(paths[-1]))
     return names.unknown_key("config", key, list(Job.__dataclass_fields__))

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from torch import optim
+
 from torchglm.model import codec
 
 Paths = dict[str, str]  # short name -> class path
@@ -30,8 +32,6 @@ def link_paths() -> Paths:
 
 def optimizer_paths() -> Paths:
     """Every optimizer of torch by its class's name in lower case."""
-    from torch import optim
-
     found = {name: value for name, value in vars(optim).items() if inspect.isclass(value)}
     return {
         name.lower(): f"torch.optim.{name}"

@@ -20,7 +20,7 @@ from torchglm.tables.files import column_names, files, kind_of, parquet_file
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
 
 KINDS = ("mean", "link")
 

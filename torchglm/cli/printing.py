@@ -10,7 +10,7 @@ from torchglm.report import Summary
 from torchglm.writing.numbers import jsonable
 
 if TYPE_CHECKING:
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
     from torchglm.report.document import Document
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 
 from torchglm.rows.ranks import Ranks, answered
 
@@ -32,8 +33,6 @@ def joined(job: Job) -> Iterator[Ranks]:
     A process with a GPU takes that of its number; the device of the job is set to it. Raises ValueError for a solver
     that cannot share, and for groups.
     """
-    import torch.distributed as dist
-
     size = launched()[1]
     if size == 1:
         yield Ranks()

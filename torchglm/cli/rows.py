@@ -19,7 +19,7 @@ from torchglm.tables import Scan, numbers, read_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
     from torchglm.rows.rows import Rows
 
 NUMBERS = 1 << 24  # of a piece of the design: 128 MiB

@@ -12,16 +12,16 @@ from torchglm.families import Family
 from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import ROLES
 from torchglm.links import Link
-from torchglm.model.fit import fit
+from torchglm.model.face import fit
 from torchglm.tables import read_table
 
 if TYPE_CHECKING:
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
     from torchglm.store.checkpoints import Checkpoint
 
 
 @dataclass
-class Data:
+class DataConfig:
     """Where the rows are and what their columns mean.
 
     Args:
@@ -77,7 +77,7 @@ class Data:
         return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula")
 
 
-class Solver:
+class SolverOptions:
     """How the coefficients are found; `shares` says that processes of torchrun can share the rows."""
 
     shares = False
@@ -87,7 +87,7 @@ class Solver:
         raise NotImplementedError
 
 
-class IRLS(Solver):
+class IRLS(SolverOptions):
     """Newton's method and iteratively reweighted least squares; files larger than a gigabyte are read at each step.
 
     Args:
@@ -151,12 +151,12 @@ class Job:
         timeout: seconds that a process of torchrun waits for the others before it gives up
     """
 
-    data: Data
+    data: DataConfig
     family: Family
     link: Link | None = None
     penalty: Penalty | None = None
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
-    solver: Solver = field(default_factory=IRLS)
+    solver: SolverOptions = field(default_factory=IRLS)
     seed: int = 0
     device: str = "auto"
     dtype: Literal["float64", "float32"] = "float64"

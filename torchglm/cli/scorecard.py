@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from torchglm.report.document import Block, Document, Facts, Notes, Table
+from torchglm.report.document import Block, Document, Facts, Grid, Notes
 from torchglm.writing import numbers
 
 
@@ -80,7 +80,7 @@ def _facts(found: Evaluation) -> list[tuple[str, str]]:
     return facts
 
 
-def _deciles(found: Evaluation) -> Table:
+def _deciles(found: Evaluation) -> Grid:
     full = [row for row in found.deciles if row["weight"] > 0]
     rows = [
         (
@@ -94,10 +94,10 @@ def _deciles(found: Evaluation) -> Table:
         for i, row in enumerate(full, 1)
     ]
     name = "decile" if len(found.deciles) == 10 else "bin"
-    return Table(f"By {name} of prediction", (name, "weight", "predicted", "observed", "ratio", "lift"), rows)
+    return Grid(f"By {name} of prediction", (name, "weight", "predicted", "observed", "ratio", "lift"), rows)
 
 
-def _by(table: dict[str, Any]) -> Table:
+def _by(table: dict[str, Any]) -> Grid:
     rows = [
         (
             numbers.MISSING if row["value"] is None else str(row["value"]),
@@ -108,7 +108,7 @@ def _by(table: dict[str, Any]) -> Table:
         )
         for row in table["rows"]
     ]
-    return Table(f"By {table['column']}", (table["column"], "rows", "observed", "expected", "ratio ± 2 se"), rows)
+    return Grid(f"By {table['column']}", (table["column"], "rows", "observed", "expected", "ratio ± 2 se"), rows)
 
 
 def _notes(found: Evaluation) -> list[str]:

@@ -15,23 +15,23 @@ from torch.optim import Optimizer
 
 from torchglm.cli import names
 from torchglm.cli.messages import one_line
-from torchglm.cli.schema import Job, Solver
+from torchglm.cli.schema import Job, SolverOptions
 from torchglm.cli.stream import optimum_from, result_at
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import FileRows, Roles
 from torchglm.inputs.files import HOLD
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.rows.rows import is_all, whole
 from torchglm.store.runs import TRAINING
 from torchglm.tables.files import files, kind_of
 from torchglm.training import ArrowBatches, GLMBatch, fit_sgd
 
 if TYPE_CHECKING:
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
     from torchglm.store.checkpoints import Checkpoint
 
 
-class SGD(Solver):
+class SGD(SolverOptions):
     """Minibatch gradients on whitened columns, streamed from Parquet; an exact pass then says how near.
 
     Args:

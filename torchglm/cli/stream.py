@@ -13,7 +13,7 @@ from torchglm.fitting.irls import evaluate
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
 from torchglm.inputs import FileRows
-from torchglm.model.result import Result
+from torchglm.model.face import Result
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job

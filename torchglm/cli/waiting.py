@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PATIENCE = 1.0  # seconds
 
 
-class Log:
+class RunLog:
     """Lines with the time of day, and the warnings of the work, which are also printed in one line each."""
 
     def __init__(self) -> None:

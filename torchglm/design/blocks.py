@@ -26,7 +26,7 @@ class Indicator:
 
 
 @dataclass(frozen=True)
-class Dense:
+class Written:
     """Columns of numbers, `(n,)` each."""
 
     columns: list[np.ndarray]
@@ -36,7 +36,7 @@ class Dense:
         return len(self.columns)
 
 
-Block = Indicator | Dense
+Block = Indicator | Written
 
 
 def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[Index] | None:
@@ -83,7 +83,7 @@ def _joint(indicators: list[tuple[Indicator, int]], count: int) -> torch.Tensor:
 
 def _numbers(blocks: list[Block], strides: list[int], scale: float) -> Iterator[tuple[int, np.ndarray | None]]:
     """The products of the columns of numbers, each with its offset among the columns; None where there are none."""
-    dense = [(b, stride) for b, stride in zip(blocks, strides, strict=True) if isinstance(b, Dense)]
+    dense = [(b, stride) for b, stride in zip(blocks, strides, strict=True) if isinstance(b, Written)]
     single = [block.columns[0] for block, _ in dense if block.width == 1]
     several = [[(j * step, c) for j, c in enumerate(b.columns)] for b, step in dense if b.width != 1]
     last = [reduce(np.multiply, single)] if single else []

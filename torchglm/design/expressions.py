@@ -62,7 +62,7 @@ LARGEST = 1000  # degree or number of columns that a transform may be asked for
 UNREADABLE = (AttributeError, TypeError, KeyError, ValueError, OverflowError, RecursionError, MemoryError)
 
 
-class Columns(Protocol):
+class HasColumns(Protocol):
     """Rows of a table: `values(name)` is one column as an array `(n,)`."""
 
     def values(self, name: str) -> np.ndarray: ...
@@ -106,7 +106,7 @@ class Expression:
         plain = isinstance(self.node, ast.Name) or _called(self.node) == "Q"
         return self.columns[0] if plain else None
 
-    def evaluate(self, rows: Columns, state: dict[str, Any]) -> Any:
+    def evaluate(self, rows: HasColumns, state: dict[str, Any]) -> Any:
         """The values over the rows; a stateful transform reads `state`, or fills it where it is empty."""
         try:
             with np.errstate(all="ignore"):
@@ -153,7 +153,7 @@ class Expression:
         elif not (isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, type(None)))):
             raise ValueError(_refusal(node, self.text))
 
-    def _run(self, node: ast.AST, rows: Columns, state: dict[str, Any]) -> Any:
+    def _run(self, node: ast.AST, rows: HasColumns, state: dict[str, Any]) -> Any:
         if isinstance(node, ast.Name):
             return rows.values(self._quoted.get(node.id, node.id))
         if isinstance(node, ast.Constant):
@@ -170,7 +170,7 @@ class Expression:
         assert isinstance(node, ast.Call)
         return self._call(node, rows, state)
 
-    def _call(self, node: ast.Call, rows: Columns, state: dict[str, Any]) -> Any:
+    def _call(self, node: ast.Call, rows: HasColumns, state: dict[str, Any]) -> Any:
         name = _called(node)
         if name == "Q":
             return rows.values(_quoted_column(node, self.text))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from torchglm.design.blocks import Block, Dense, Indicator
+from torchglm.design.blocks import Block, Indicator, Written
 from torchglm.design.contrasts import coding_of, contrasts_of
-from torchglm.design.expressions import Columns, Expression
+from torchglm.design.expressions import Expression, HasColumns
 from torchglm.design.frame import Frame
 from torchglm.design.levels import category
 from torchglm.design.transforms import fields, plain, rich
@@ -61,7 +61,7 @@ class Numeric:
         self.state = state or {}
 
     @classmethod
-    def learn(cls, expression: Expression, rows: Columns) -> Numeric:
+    def learn(cls, expression: Expression, rows: HasColumns) -> Numeric:
         """Learn the state of stateful transforms from all rows at once; other expressions learn nothing."""
         name, state = expression.text, dict[str, Any]()
         if not expression.learns:
@@ -81,7 +81,7 @@ class Numeric:
     def block(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> Block:
         """The columns as a block, at reduced rank without the first where they span the intercept."""
         columns = self.columns(frame)
-        return Dense(columns[1:] if reduced and self.spans else columns)
+        return Written(columns[1:] if reduced and self.spans else columns)
 
     def _finite(self, column: np.ndarray, frame: Frame) -> np.ndarray:
         text = self.expression.text
@@ -164,7 +164,7 @@ class Categorical:
         codes = self.codes(frame, unseen, counts)
         if self.codings is not None:
             coding = self.codings[reduced]
-            return Dense([coding[codes, j] for j in range(coding.shape[1])])
+            return Written([coding[codes, j] for j in range(coding.shape[1])])
         if not reduced:
             return Indicator(codes, len(self.levels))
         places = np.arange(len(self.levels)) - (np.arange(len(self.levels)) > self.reference)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from torchglm.distributions.inverse_gaussian import InverseGaussian
+from torchglm.distributions.inverse_gaussian import InverseGaussianMean
 from torchglm.distributions.negative_binomial import NegativeBinomialMean
 from torchglm.distributions.scaled_poisson import ScaledPoisson
 from torchglm.distributions.tails import cdf, icdf, isf, log_tails, quantile, sf
-from torchglm.distributions.tweedie import Tweedie
+from torchglm.distributions.tweedie import TweedieMean
 
 __all__ = [
-    "InverseGaussian",
+    "InverseGaussianMean",
     "NegativeBinomialMean",
     "ScaledPoisson",
-    "Tweedie",
+    "TweedieMean",
     "cdf",
     "icdf",
     "isf",

@@ -14,7 +14,7 @@ from torchglm.distributions.base import Law
 from torchglm.special.incomplete import LogPair
 
 
-class InverseGaussian(Law):
+class InverseGaussianMean(Law):
     """Inverse Gaussian (Wald) law of mean `mu` and variance `dispersion mu^3`; the shape is `1 / dispersion`.
 
     `mean` and `dispersion`, positive, broadcast to the batch shape. Source: Chhikara and Folks (1989).
@@ -61,10 +61,10 @@ class InverseGaussian(Law):
 
 
 @tails.log_tails.register
-def _(law: InverseGaussian, value: Tensor) -> LogPair:
+def _(law: InverseGaussianMean, value: Tensor) -> LogPair:
     return special.inverse_gaussian_log_tails(value, law.mean, law.dispersion)
 
 
 @tails.quantile.register
-def _(law: InverseGaussian, log_lower: Tensor, log_upper: Tensor) -> Tensor:
+def _(law: InverseGaussianMean, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     return special.inverse_gaussian_quantile(law.mean, law.dispersion, log_lower, log_upper)

@@ -14,7 +14,7 @@ from torchglm.distributions.base import Law
 from torchglm.special.incomplete import LogPair
 
 
-class Tweedie(Law):
+class TweedieMean(Law):
     """Tweedie law of mean `mu` and variance `dispersion mu^power`, `1 < power < 2`: zero, or positive.
 
     A Poisson number of Gamma terms. `mean`, `dispersion` and `power` broadcast to the batch shape; `log_prob`
@@ -58,10 +58,10 @@ class Tweedie(Law):
 
 
 @tails.log_tails.register
-def _(law: Tweedie, value: Tensor) -> LogPair:
+def _(law: TweedieMean, value: Tensor) -> LogPair:
     return special.tweedie_log_tails(value, law.mean, law.dispersion, law.power)
 
 
 @tails.quantile.register
-def _(law: Tweedie, log_lower: Tensor, log_upper: Tensor) -> Tensor:
+def _(law: TweedieMean, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     return special.tweedie_quantile(law.mean, law.dispersion, law.power, log_lower, log_upper)

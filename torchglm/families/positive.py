@@ -124,4 +124,4 @@ class InverseGaussian(Family):
         return y
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return exact.InverseGaussian(mu, like(dispersion, mu))
+        return exact.InverseGaussianMean(mu, like(dispersion, mu))

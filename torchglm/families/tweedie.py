@@ -142,7 +142,7 @@ class Tweedie(Family):
                 f"Tweedie has no distribution at hand for power {self._fixed:g}. Take a power in (1, 2), "
                 "2 (Gamma) or 3 (inverse Gaussian)."
             )
-        return exact.Tweedie(mu, like(dispersion, mu), self._power(mu))
+        return exact.TweedieMean(mu, like(dispersion, mu), self._power(mu))
 
     def arguments(self) -> dict[str, float]:
         return {} if self._fixed is None else {"power": self._fixed}

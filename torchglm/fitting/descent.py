@@ -20,7 +20,7 @@ from torchglm.fitting.problem import Problem
 from torchglm.fitting.state import Ask, Passes, Solution, State
 from torchglm.fitting.status import Status
 from torchglm.rows.grams import GRAM_PIVOT, Gram
-from torchglm.rows.inverses import Inverse
+from torchglm.rows.inverses import GramInverse
 
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
@@ -39,7 +39,7 @@ class Descent:
         self.problem, self.out, self.tell = problem, out, tell
         self.state: State | None = None
         self.needs_pairs = False
-        self._inverted: tuple[Gram, Inverse] | None = None
+        self._inverted: tuple[Gram, GramInverse] | None = None
 
     def run(self, s: State) -> Passes[None]:
         """Take every model to its end, from a first point."""
@@ -160,7 +160,7 @@ class Descent:
             aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
         return aimed
 
-    def _direction(self, s: State) -> tuple[Tensor, Tensor, Inverse]:
+    def _direction(self, s: State) -> tuple[Tensor, Tensor, GramInverse]:
         """The step, its decrement and the inverse; steps with the Gram of an earlier point share its factor."""
         known = self._inverted if self.problem.chord else None
         inverse = known[1] if known is not None and known[0] is s.moments.gram else None

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from torchglm.fitting.moments import Moments
 from torchglm.rows.grams import GRAM_PIVOT, Gram
-from torchglm.rows.inverses import DenseInverse, Inverse
+from torchglm.rows.inverses import DenseInverse, GramInverse
 from torchglm.rows.products import triangle
 
 SINGLE_PIVOT = 1e-2  # and above this one of its seven digits in float32 do for a step
 SINGLE_RANGE = (1e-12, 1e24)  # of its diagonal, whose terms and sums float32 holds
 
 
-def allows_single(gram: Gram, inverse: Inverse) -> Tensor:
+def allows_single(gram: Gram, inverse: GramInverse) -> Tensor:
     """(B,) True where a Gram of the same columns at a point near by may be summed in float32, for a step's sake.
 
     Its digits then are far more than the condition takes, and nothing overflows.
@@ -81,7 +81,7 @@ def independent_columns(design: Tensor, tolerance: float) -> Tensor:
     return keep
 
 
-def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | None = None) -> Inverse:
+def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | None = None) -> GramInverse:
     """The inverse of the information of every model, by the factor where `factored` (B,) says so."""
     inverse = moments.gram.with_ridge(ridge).invert(keep)
     if moments.factor is None or not bool(factored.any()):

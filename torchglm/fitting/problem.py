@@ -19,7 +19,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.quadratic import soft_step
 from torchglm.links import Link
 from torchglm.rows.grams import Layout
-from torchglm.rows.inverses import Inverse
+from torchglm.rows.inverses import GramInverse
 from torchglm.rows.ranks import rows_in_memory
 from torchglm.rows.rows import Rows
 
@@ -133,7 +133,7 @@ class Problem:
         l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
         return keep if l1 is None else keep & ((coef != 0) | (l1 == 0))
 
-    def inverse(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, total: Tensor) -> Inverse:
+    def inverse(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, total: Tensor) -> GramInverse:
         """The inverse of the information with the penalty's quadratic part."""
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
@@ -145,8 +145,8 @@ class Problem:
         keep: Tensor,
         factored: Tensor,
         total: Tensor,
-        inverse: Inverse | None = None,
-    ) -> tuple[Tensor, Tensor, Inverse]:
+        inverse: GramInverse | None = None,
+    ) -> tuple[Tensor, Tensor, GramInverse]:
         """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it (if given)."""
         inverse = self.inverse(moments, coef, keep, factored, total) if inverse is None else inverse
         score = torch.where(keep, self._score(moments, coef, total), 0.0)
@@ -173,7 +173,7 @@ class Problem:
         )
 
     def polished(
-        self, coef: Tensor, last: Moments, inverse: Inverse, sound: Tensor, total: Tensor
+        self, coef: Tensor, last: Moments, inverse: GramInverse, sound: Tensor, total: Tensor
     ) -> tuple[Tensor, Moments]:
         """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
 

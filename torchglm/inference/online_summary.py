@@ -19,7 +19,7 @@ TRUSTED = 0.5  # the share of itself by which a linear model may change a matrix
 
 
 @dataclass(frozen=True)
-class Summary:
+class StreamSummary:
     """All that is kept of the rows seen, in float64; `k` updates ago a minibatch counted `forgetting^k` of itself.
 
     `coef` (p,); `curvature` (p, p) the sum of observed information, each at the coefficients of its own time;
@@ -47,20 +47,24 @@ class Summary:
         """The shape of every field for `p` coefficients."""
         orders = {"coef": 1, "pearson_slope": 1, "curvature": 2, "information": 2, "spread": 2, "pearson_curvature": 2}
         cube = (p,) * 3 if p <= MOST else (0,) * 3
-        return {f.name: cube if f.name.endswith("bend") else (p,) * orders.get(f.name, 0) for f in fields(Summary)}
+        return {
+            f.name: cube if f.name.endswith("bend") else (p,) * orders.get(f.name, 0) for f in fields(StreamSummary)
+        }
 
     @classmethod
-    def of_nothing(cls, coef: Tensor) -> Summary:
+    def of_nothing(cls, coef: Tensor) -> StreamSummary:
         """The sums over no rows."""
         none = {name: coef.new_zeros(shape) for name, shape in cls.shapes(coef.shape[-1]).items()}
         return cls(**{**none, "coef": coef})
 
-    def faded(self, forgetting: float) -> Summary:
+    def faded(self, forgetting: float) -> StreamSummary:
         """The same rows an update later."""
         powers = {"coef": 0, "nobs": 0, "spread": 2, "spread_bend": 2}
-        return Summary(**{f.name: getattr(self, f.name) * forgetting ** powers.get(f.name, 1) for f in fields(self)})
+        return StreamSummary(
+            **{f.name: getattr(self, f.name) * forgetting ** powers.get(f.name, 1) for f in fields(self)}
+        )
 
-    def moved(self, coef: Tensor) -> Summary:
+    def moved(self, coef: Tensor) -> StreamSummary:
         """The same rows at other coefficients: Pearson's sum by its quadratic model, the information by its linear.
 
         What the models would take away beyond half of a sum, or add to the information beyond that, they do not.
@@ -93,7 +97,7 @@ class Summary:
         return torch.where(freedom > 0, self.pearson / freedom, torch.nan)
 
 
-def pearson_slopes(rows: Rows, known: Summary, family: Family, link: Link) -> tuple[Tensor, Tensor]:
+def pearson_slopes(rows: Rows, known: StreamSummary, family: Family, link: Link) -> tuple[Tensor, Tensor]:
     """The derivatives `(p,)` and `(p, p)` of a minibatch's sum of `w (y - mu)^2 / V` by the coefficients.
 
     Neither vanishes at the fit: its expectation has a slope wherever `V` depends on the mean. `known` holds the
@@ -112,7 +116,7 @@ def pearson_slopes(rows: Rows, known: Summary, family: Family, link: Link) -> tu
     return project(rows, rows.weight * first)[0], gram(rows, rows.weight * second).written_out()[0]
 
 
-def information_bend(rows: Rows, known: Summary, family: Family, link: Link, observed: bool) -> Tensor:
+def information_bend(rows: Rows, known: StreamSummary, family: Family, link: Link, observed: bool) -> Tensor:
     """The derivative `(p, p, p)` of a minibatch's information by the coefficients; `known` holds the minibatch.
 
     A linear model of a row's information tells nothing beyond where it would be 0: its slope is held so that this
@@ -144,7 +148,7 @@ def inverted(information: Tensor) -> DenseInverse:
     return Dense(information.unsqueeze(0)).invert(keep)
 
 
-def _predicted(rows: Rows, known: Summary, family: Family) -> tuple[Tensor, Tensor, Tensor]:
+def _predicted(rows: Rows, known: StreamSummary, family: Family) -> tuple[Tensor, Tensor, Tensor]:
     """`eta` (1, n) to differentiate by, its standard error, and `phi` (infinite while it is not known)."""
     eta = linear_predictor(rows, known.coef.unsqueeze(0)).requires_grad_()
     phi = known.dispersion().nan_to_num(torch.inf) if family.has_dispersion else torch.ones_like(known.count)

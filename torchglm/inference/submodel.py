@@ -10,7 +10,7 @@ import torch
 from torchglm.fitting.irls import irls
 from torchglm.inference.build import build
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.limits.refit import ROOM, Columns
+from torchglm.inference.limits.refit import ROOM, SomeColumns
 from torchglm.rows.rows import Rows
 
 
@@ -18,7 +18,7 @@ from torchglm.rows.rows import Rows
 def submodel(result: Fitted, columns: Sequence[int]) -> Fitted:
     """The fit of the same models on some of their columns, with the shape parameters they have."""
     flat = result.flat
-    source: Iterable[Rows] = Columns(
+    source: Iterable[Rows] = SomeColumns(
         result.source, torch.tensor(list(columns), dtype=torch.int64, device=flat.coef.device)
     )
     first = next(iter(result.source))

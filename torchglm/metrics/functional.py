@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.metrics.predictive import CRPS, NLL, Coverage
-from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable, Table
+from torchglm.metrics.ranked import BinColumns, CalibrationError, Gini, LiftTable
 from torchglm.metrics.rows import Column
 from torchglm.metrics.scores import D2, Deviance, ObservedExpected, PearsonDispersion
 
@@ -120,7 +120,7 @@ def lift_table(
     bins: int = 10,
     link: str | Link | None = None,
     **roles: Unpack[RoleValues],
-) -> Table:
+) -> BinColumns:
     """Observed against predicted rates in bins of about equal weight: see `LiftTable`."""
     return _value(LiftTable, (family, link, bins), mu, y, **roles)
 

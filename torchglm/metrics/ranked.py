@@ -118,7 +118,7 @@ class Gini(Ranked):
         return figure, ax
 
 
-class Table(UserDict[str, Tensor]):
+class BinColumns(UserDict[str, Tensor]):
     """Columns `(bins,)` by name. No dict: a MetricCollection would spread the columns among its other values."""
 
     def __init__(self, columns: Mapping[str, Tensor]) -> None:
@@ -139,9 +139,9 @@ class LiftTable(Ranked):
         super().__init__(family, link, **kwargs)
         self.bins = count("bins", bins, 1)
 
-    def compute(self) -> Table:
+    def compute(self) -> BinColumns:
         """The table; empty bins hold NaN."""
-        return Table(lift_value(self.sums, self.bins))
+        return BinColumns(lift_value(self.sums, self.bins))
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw observed and predicted rates by bin: of the rows so far, of a table, or of tables over steps."""

@@ -25,7 +25,7 @@ from torchglm.fitting.problem import Problem
 from torchglm.fitting.search import Search
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
-from torchglm.inference.online_summary import Summary, information_bend, inverted, pearson_slopes
+from torchglm.inference.online_summary import StreamSummary, information_bend, inverted, pearson_slopes
 from torchglm.inputs import Roles, minibatch, unpacked
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
@@ -83,7 +83,7 @@ class Renewable:
             )
         self.columns, self.intercept = columns, intercept
         self.forgetting = forgetting
-        self._summary: Summary | None = None
+        self._summary: StreamSummary | None = None
 
     @property
     def forgetting(self) -> float:
@@ -99,7 +99,7 @@ class Renewable:
         self._forgetting = float(value)
 
     @property
-    def summary(self) -> Summary:
+    def summary(self) -> StreamSummary:
         """What is kept of the rows. Raises `ValueError` before the first minibatch."""
         if self._summary is None:
             raise ValueError("No minibatch has come yet. Call update(x, y) first.")
@@ -168,7 +168,7 @@ class Renewable:
         """The summary as tensors by name, to save; empty before the first minibatch."""
         if self._summary is None:
             return {}
-        return {f.name: getattr(self._summary, f.name).clone() for f in fields(Summary)}
+        return {f.name: getattr(self._summary, f.name).clone() for f in fields(StreamSummary)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a saved summary. Raises `ValueError` where it is not one of these columns, `TypeError` for another
@@ -179,7 +179,7 @@ class Renewable:
         if strange:
             raise TypeError(f"the state must hold tensors, got {', '.join(strange)}. Pass what state_dict() returned.")
         p = self.columns + self.intercept
-        shapes = Summary.shapes(p)
+        shapes = StreamSummary.shapes(p)
         given = {name: tuple(value.shape) for name, value in state.items()}
         if given and given != shapes:
             raise ValueError(
@@ -187,7 +187,9 @@ class Renewable:
                 "Renewable of the same columns and intercept."
             )
         self._summary = (
-            Summary(**{name: value.to(torch.float64, copy=True) for name, value in state.items()}) if given else None
+            StreamSummary(**{name: value.to(torch.float64, copy=True) for name, value in state.items()})
+            if given
+            else None
         )
 
     def __repr__(self) -> str:
@@ -207,7 +209,7 @@ class Renewable:
             )
         return found
 
-    def _renewed(self, rows: Rows, old: Summary) -> Solution:
+    def _renewed(self, rows: Rows, old: StreamSummary) -> Solution:
         """The maximum of the minibatch's likelihood and the quadratic model of all before it."""
         known = Around(old.coef, old.curvature)
         problem = Problem.of([rows], rows, self.family, self.link, known, TOL, MAX_STEPS)
@@ -222,14 +224,14 @@ class Renewable:
         """(p, p) the observed information of a minibatch."""
         return fold([rows], Point(coef, True), self.family, self.link).gram.written_out()[0]
 
-    def _gained(self, rows: Rows, old: Summary | None, found: Solution, censored: bool) -> Summary:
+    def _gained(self, rows: Rows, old: StreamSummary | None, found: Solution, censored: bool) -> StreamSummary:
         """The summary with a minibatch added at its maximum, the observed information throughout if `censored`."""
         coef, last = found.coef[0], found.moments
         expected, count = last.gram.written_out()[0], last.count[0]
         observed = expected if self.family.is_canonical(self.link) else self._observed(rows, found.coef)
         if old is None:
             self._check_rank(expected)
-        old = Summary.of_nothing(coef) if old is None else old.moved(coef)
+        old = StreamSummary.of_nothing(coef) if old is None else old.moved(coef)
         if not bool(inverted(old.curvature + observed).positive.all()):
             observed = expected
         censored = censored and bool(inverted(old.information + observed).positive.all())

@@ -45,7 +45,7 @@ class Facts:
         return "\n".join(f"{a:<{gap}}{b}".rstrip() for a, b in zip(left, right, strict=True))
 
     def markdown(self) -> str:
-        return Table("", ("", ""), self.pairs, left=2).markdown()
+        return Grid("", ("", ""), self.pairs, left=2).markdown()
 
     def html(self) -> str:
         rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in self.pairs)
@@ -64,7 +64,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Table:
+class Grid:
     """Rows of cells under column names; the first `left` columns are aligned left, numbers right."""
 
     title: str

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
-from torchglm.report.document import Block, Document, Facts, Notes, Table
+from torchglm.report.document import Block, Document, Facts, Grid, Notes
 from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
 from torchglm.writing import numbers
 
@@ -71,7 +72,7 @@ class ModelBatch:
             pairs.insert(3 + len(roles(self.result)), ("One model per", ", ".join(map(str, self.result.group_names))))
         return pairs
 
-    def tables(self, width: int) -> list[Table]:
+    def tables(self, width: int) -> list[Grid]:
         """Status counts, coefficient quartiles, worst models; none is so wide that `width` would split it."""
         counts = [
             (words.status_title(status.name), f"{n:,}", f"{100 * n / self.n_models:.1f} %")
@@ -83,12 +84,12 @@ class ModelBatch:
         worst = [(self.label(i), *row) for i, row in zip(self.worst(), self._worst_cells(), strict=True)]
         head = ("model", "status", "observations", "deviance", "deviance/df", "iterations")
         return [
-            Table("How the fits ended", ("status", "models", "share"), counts),
-            Table("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
-            Table("Models to look at first", head, worst, left=2),
+            Grid("How the fits ended", ("status", "models", "share"), counts),
+            Grid("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
+            Grid("Models to look at first", head, worst, left=2),
         ]
 
-    def members(self, most: int = 200) -> Table:
+    def members(self, most: int = 200) -> Grid:
         """One line per model, in order: status, size, fit; at most `most` lines."""
         shown = range(min(self.n_models, most))
         names = ("nobs", "deviance", "null_deviance", "dispersion", "n_iter")
@@ -107,7 +108,7 @@ class ModelBatch:
         ]
         title = "" if len(shown) == self.n_models else f"The first {most} of {self.n_models:,} models"
         head = ("model", "status", "observations", "deviance", "D²", "dispersion", "iterations")
-        return Table(title, head, rows, left=2)
+        return Grid(title, head, rows, left=2)
 
     def sentences(self) -> list[str]:
         """Nothing: sentences belong to single models."""
@@ -223,8 +224,6 @@ class ModelBatch:
         }
         frame = pd.DataFrame({k: v.detach().double().cpu().reshape(-1).numpy() for k, v in columns.items()})
         if self.ratio_name is not None:
-            import numpy as np
-
             for ratio, column in (("ratio", "estimate"), ("ratio_low", "low"), ("ratio_high", "high")):
                 frame[ratio] = np.exp(frame[column].clip(upper=709))
         frame["status"] = [s.name.lower() for s in self.statuses for _ in range(p)]

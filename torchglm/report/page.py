@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torchglm.inference.adequacy.check import Check, check
 from torchglm.inference.fitted import Fitted
 from torchglm.report import tables
-from torchglm.report.document import Facts, Table
+from torchglm.report.document import Facts, Grid
 from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations
 from torchglm.report.overview import ModelBatch
@@ -174,7 +174,7 @@ def _asked(check: Check) -> str:
     return f"Nothing found by {asked}, {held}, nor in the columns and single rows."
 
 
-def _table(table: Table) -> Any:
+def _table(table: Grid) -> Any:
     from markupsafe import Markup
 
     return Markup(table.html())

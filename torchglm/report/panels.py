@@ -20,7 +20,7 @@ from torchglm.rows.times import response
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from torchglm.report.document import Table
+    from torchglm.report.document import Grid
 
 _MOST_SCORED = 50_000  # rows whose residuals are computed; more are sampled, which no reader could see
 
@@ -70,7 +70,7 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
     ]
 
 
-def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Table]:
+def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Grid]:
     """Calibration, lift and Lorenz curve with the deciles behind them; events per unit of time for censored times."""
     rate = "rates per unit of exposure" if rows.exposure is not None else "means"
     law = result.family

@@ -12,7 +12,7 @@ from torchglm.families import Bernoulli
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.describe import describe
-from torchglm.report.document import Block, Document, Facts, Notes, Table
+from torchglm.report.document import Block, Document, Facts, Grid, Notes
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -104,20 +104,20 @@ class SingleModel:
             ("Penalty", self._penalty()),
         ]
 
-    def tables(self, width: int) -> list[Table]:
+    def tables(self, width: int) -> list[Grid]:
         """The coefficient table, with exp(coef) beside it or, past `width` characters, below it."""
         low, high = numbers.limits(self.level)
         name = self.result.statistic_name
         cells = self._coefficient_cells()
         head = ("", "estimate", "std. error", f"{name} value", "p-value", low, high)
         if self.ratio_name is None:
-            return [Table("", head, cells)]
+            return [Grid("", head, cells)]
         ratios = self._ratio_cells()
-        both = Table("", (*head, self.ratio_name, low, high), [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
+        both = Grid("", (*head, self.ratio_name, low, high), [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
         if both.width() <= width:
             return [both]
         named = [(c.name, *row) for c, row in zip(self.coefficients, ratios, strict=True)]
-        return [Table("", head, cells), Table("", ("", self.ratio_name, low, high), named)]
+        return [Grid("", head, cells), Grid("", ("", self.ratio_name, low, high), named)]
 
     @property
     def sound(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from torchglm.inference.fitted import Fitted
-from torchglm.report.document import Table
+from torchglm.report.document import Grid
 from torchglm.report.overview import ModelBatch
 from torchglm.writing import numbers
 
@@ -21,7 +21,7 @@ _EXAMPLES = 3
 _SIGNS = {"chi2": "χ²", "F": "F"}
 
 
-def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Table:
+def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Grid:
     """Each bin of prediction, lowest first: rows, exposure or weight, predicted, observed and their ratio."""
     full = sums.weight > 0
     observed, predicted, error = (t.tolist() for t in sums.rates())
@@ -43,10 +43,10 @@ def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Table:
         ratio = f"{o / m:.3f}" if m > 0 else numbers.MISSING
         spread = f" ± {2 * e / m:.3f}" if m > 0 and 2 * e < 100 * m else ""
         rows.append([str(i), f"{n:,.0f}", *extra, *pair, ratio + spread])
-    return Table(f"{'Rates' if exposed else 'Means'} by decile of prediction", head, rows)
+    return Grid(f"{'Rates' if exposed else 'Means'} by decile of prediction", head, rows)
 
 
-def influential(found: Influence) -> Table:
+def influential(found: Influence) -> Grid:
     """The rows of largest Cook's distance, each with the coefficient that it moves most."""
     result, cases = found.result, found.largest
     batch = ModelBatch(result, 0.95) if result.batch_shape else None
@@ -71,7 +71,7 @@ def influential(found: Influence) -> Table:
             ]
         )
     head = ["row", "response", "fitted", "std. residual", "leverage", "Cook's distance", "moves most"]
-    return Table("Rows that move the fit most", ["model", *head] if batch else head, rows)
+    return Grid("Rows that move the fit most", ["model", *head] if batch else head, rows)
 
 
 def _response(value: float, censored: bool) -> str:
@@ -90,7 +90,7 @@ def influence_note(found: Influence) -> str:
     )
 
 
-def tests(check: Check) -> Table:
+def tests(check: Check) -> Grid:
     """The tests behind the checks of one model, or how many models of a batch each speaks against."""
     names = {
         "link": "link (curvature)",
@@ -109,7 +109,7 @@ def tests(check: Check) -> Table:
             for topic, test in check.tests.items()
             if not bool(test.p_value.isnan())
         ]
-        return Table("Tests of the model", ("test", "statistic", "p-value", "adjusted (Holm)"), rows)
+        return Grid("Tests of the model", ("test", "statistic", "p-value", "adjusted (Holm)"), rows)
     rows = []
     for topic, test in check.tests.items():
         known = int((~test.p_value.isnan()).sum())
@@ -122,10 +122,10 @@ def tests(check: Check) -> Table:
             )
         )
     level = f"{check.level:g}"
-    return Table("Tests of the models", ("test", "models", f"p < {level}", f"adjusted p < {level}"), rows)
+    return Grid("Tests of the models", ("test", "models", f"p < {level}", f"adjusted p < {level}"), rows)
 
 
-def findings(result: Fitted, check: Check) -> Table:
+def findings(result: Fitted, check: Check) -> Grid:
     """What was found in a batch by topic, with the first models that show it."""
     view = ModelBatch(result, 0.95)
     topics = list(dict.fromkeys(f.topic for one in check.findings for f in one))
@@ -134,4 +134,4 @@ def findings(result: Fitted, check: Check) -> Table:
         where = torch.nonzero(check.found(topic).reshape(-1))[:, 0].tolist()
         named = "; ".join(view.label(i) for i in where[:_EXAMPLES]) + (" …" if len(where) > _EXAMPLES else "")
         rows.append((topic, named, f"{len(where):,}", f"{100 * len(where) / view.n_models:.1f} %"))
-    return Table("Findings", ("on", "for instance", "models", "share"), rows, left=2)
+    return Grid("Findings", ("on", "for instance", "models", "share"), rows, left=2)

@@ -21,7 +21,7 @@ from torchglm.rows.inverses import (
     BorderedRoot,
     DenseInverse,
     DenseRoot,
-    Inverse,
+    GramInverse,
     Root,
     Stacked,
     check_size,
@@ -104,7 +104,7 @@ class Gram(Stacked):
         """(B, p, p) all pairs of columns. Raises `ValueError` where that is too much."""
 
     @abstractmethod
-    def invert(self, keep: Tensor) -> Inverse:
+    def invert(self, keep: Tensor) -> GramInverse:
         """The inverse on the kept columns `(B, p)`."""
 
     @abstractmethod

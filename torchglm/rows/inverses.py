@@ -1,7 +1,7 @@
 """Inverses of information matrices, as a step solves with them and as a fit keeps them.
 
-An `Inverse` belongs to a step: it solves, and says by its pivot how far the columns are independent. The `Root` of it
-is what a fit keeps, `root root'` being the inverse. Each is dense, with all pairs of columns, or bordered: beside a
+A `GramInverse` belongs to a step: it solves, and says by its pivot how far the columns are independent. The `Root` of
+it is what a fit keeps, `root root'` being the inverse. Each is dense, with all pairs of columns, or bordered: beside a
 factor of very many levels the inverse is `V V' + diag(e)` with `V` of as many columns as there are others, and is
 written out only where someone asks for all of it.
 """
@@ -210,7 +210,7 @@ class BorderedRoot(Root):
         return (self.border @ (self.border.mT @ score.unsqueeze(-1))).squeeze(-1) + self.own * score
 
 
-class Inverse(ABC):
+class GramInverse(ABC):
     """The inverse of an information matrix on its kept columns, for `B` models.
 
     `pivot` (B,) is the smallest squared pivot of the scaled matrix, 1 for orthogonal columns and 0 (or NaN) for
@@ -232,7 +232,7 @@ class Inverse(ABC):
 
 @final
 @dataclass(frozen=True)
-class DenseInverse(Inverse):
+class DenseInverse(GramInverse):
     """By a factor of the matrix of all pairs, scaled: on the kept columns `keep` (B, p).
 
     `upper' upper` (B, p, p) is the information of the columns divided by `scale` (B, p); dropped columns stand in it as
@@ -259,7 +259,7 @@ class DenseInverse(Inverse):
 
 @final
 @dataclass(frozen=True)
-class BorderedInverse(Inverse):
+class BorderedInverse(GramInverse):
     """By elimination of the levels of one factor; the pivot is that of the other columns."""
 
     eliminated: BorderedRoot

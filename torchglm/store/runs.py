@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from torchglm.writing.files import stem
 
 if TYPE_CHECKING:
-    from torchglm.model.result import Result
+    from torchglm.model.face import Result
 
 MARK = "result.json"
 FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html", "log.txt")

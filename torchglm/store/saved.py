@@ -10,7 +10,7 @@ from torch import nn
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.model import storage
-from torchglm.model.result import Result
+from torchglm.model.face import Result
 
 
 def load(path: Any, model: nn.Module | None = None, *, family: Family | None = None, link: Link | None = None) -> Any:

@@ -20,7 +20,7 @@ from torch.optim import SGD, Optimizer
 from torchglm.families import MEMBERS, Family
 from torchglm.inputs import GLMBatch
 from torchglm.links import Link
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.rows.times import Response, filled
 from torchglm.training.batches import shared
 

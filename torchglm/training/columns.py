@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchglm.inputs import GLMBatch
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.rows.products import product
 from torchglm.rows.ranks import ALONE, Ranks
 from torchglm.rows.rows import BLOCK
@@ -34,7 +34,7 @@ Sum = TypeVar("Sum", bound=Additive)
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchRows:
     """The rows of a batch in float64, on the head's device, as families take them; all but `x` are (n,).
 
     `x` is a copy, to be worked on in place.
@@ -52,7 +52,7 @@ class Rows:
         return response(self.y, self.event)
 
     @classmethod
-    def of(cls, batch: GLMBatch, head: GLMHead) -> Rows:
+    def of(cls, batch: GLMBatch, head: GLMHead) -> BatchRows:
         """The rows of a batch. Raises `ValueError` for shapes other than x (n, p), y (n,) or (n, 1)."""
         given = {name: value for name, value in batch._asdict().items() if value is not None}
         n = len(given["x"])
@@ -75,7 +75,7 @@ class Rows:
         return cls(x, size_of(encoded), weight if factor is None else weight * factor, offset, event_of(encoded))
 
 
-def folded(work: Callable[[Rows], Sum], batch: GLMBatch, head: GLMHead) -> list[Sum]:
+def folded(work: Callable[[BatchRows], Sum], batch: GLMBatch, head: GLMHead) -> list[Sum]:
     """Sums over the rows of a batch, of blocks that fit a core's cache, one sum for each thread."""
     n = batch.x.shape[0]
     size = max(256, BLOCK // max(1, head.in_features)) if batch.x.device.type == "cpu" else max(1, n)
@@ -83,7 +83,7 @@ def folded(work: Callable[[Rows], Sum], batch: GLMBatch, head: GLMHead) -> list[
     def part(starts: Sequence[int]) -> Sum:
         total = None
         for start in starts:
-            new = work(Rows.of(take(batch, slice(start, start + size)), head))
+            new = work(BatchRows.of(take(batch, slice(start, start + size)), head))
             total = new if total is None else total + new
         assert total is not None
         return total
@@ -92,7 +92,7 @@ def folded(work: Callable[[Rows], Sum], batch: GLMBatch, head: GLMHead) -> list[
 
 
 @dataclass(frozen=True)
-class Columns:
+class Whitening:
     """What one pass learns: `z = matrix' (x - mean)` has mean 0 and unit, uncorrelated columns.
 
     `mean` `(p,)` (zeros without an intercept), `matrix` `(p, q)`, `q <= p` being the rank. `start` is the
@@ -110,7 +110,7 @@ class Columns:
     intercept: bool
 
     @classmethod
-    def learn(cls, head: GLMHead, batches: Iterable[GLMBatch], ranks: Ranks = ALONE) -> Columns:
+    def learn(cls, head: GLMHead, batches: Iterable[GLMBatch], ranks: Ranks = ALONE) -> Whitening:
         """One pass over the batches, of which the processes `ranks` have some each.
 
         Raises `ValueError` where no row has a positive weight.
@@ -120,7 +120,7 @@ class Columns:
             first = next((batch for batch in rest if len(batch.x)), None)
             if first is None:
                 raise ValueError("There is no row of positive weight to fit.")
-            centre = Rows.of(take(first, slice(0, 1 << 12)), head).x.mean(0)
+            centre = BatchRows.of(take(first, slice(0, 1 << 12)), head).x.mean(0)
         shift = ranks.sum(centre)[0] / ranks.size  # all centre their sums alike
         sums: _Sums | None = None
         with ranks.together():
@@ -246,7 +246,7 @@ class _Sums:
     offset: Tensor
 
     @classmethod
-    def of(cls, rows: Rows, shift: Tensor, head: GLMHead) -> _Sums:
+    def of(cls, rows: BatchRows, shift: Tensor, head: GLMHead) -> _Sums:
         x, w = rows.x.sub_(shift), rows.weight
         used, gone = w > 0, bool((w == 0).any())
         if gone:

@@ -14,7 +14,7 @@ from torchglm.inputs import GLMBatch
 from torchglm.links import Link
 from torchglm.metrics import Coverage, LiftTable
 from torchglm.model import codec
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 
 
 def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:

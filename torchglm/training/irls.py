@@ -26,7 +26,7 @@ from torchglm.fitting.search import Search
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import as_batch, minibatch
 from torchglm.metrics import Deviance
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.rows.grams import Layout
 from torchglm.training.batches import rank_and_world
 from torchglm.training.heads import predicted

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.metrics import D2, Deviance
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training.ahead import Ahead, may_go_ahead
 from torchglm.training.batches import shared
 from torchglm.training.closed import ClosedForm, stepper

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import GLMBatch
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.rows.products import product
 from torchglm.rows.ranks import ALONE, Ranks
-from torchglm.training.columns import Rows, WhitenedGLM, folded
+from torchglm.training.columns import BatchRows, WhitenedGLM, folded
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _total(
     return _Pass(*ranks.sum(total.gram, total.score, total.rest))
 
 
-def _sums(rows: Rows, at: Tensor, mean: Tensor, head: GLMHead, observed: bool) -> _Pass:
+def _sums(rows: BatchRows, at: Tensor, mean: Tensor, head: GLMHead, observed: bool) -> _Pass:
     """The sums of a block at `eta = (x - mean) at[:-1] + at[-1] + offset`."""
     family, link, w = head.family, head.link, rows.weight
     x = F.pad(rows.x.sub_(mean), (0, 1), value=1.0)

@@ -15,7 +15,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import RowMeans, alpha_ml, maximise, power_ml
 from torchglm.fitting.status import Status
 from torchglm.inputs import LoaderRows, as_batch
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.rows.ranks import Ranks, Shard
 from torchglm.training.columns import WhitenedGLM
 from torchglm.training.newton import Newton, newton

@@ -22,7 +22,7 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import GLMBatch, LoaderRows, as_batch
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.training.batches import rank_and_world
 from torchglm.training.module import LitGLM
 

@@ -20,11 +20,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import Status
 from torchglm.inputs import GLMBatch, as_batch, named
-from torchglm.model.head import GLMHead
+from torchglm.model.face import GLMHead
 from torchglm.rows.ranks import Ranks
 from torchglm.training.batches import TensorBatches, generator_of, rank_and_world, take
 from torchglm.training.closed import ClosedForm
-from torchglm.training.columns import Columns, WhitenedGLM
+from torchglm.training.columns import WhitenedGLM, Whitening
 from torchglm.training.kept import train
 from torchglm.training.loop import cosine, descend
 from torchglm.training.module import LitGLM
@@ -112,7 +112,7 @@ def fit_sgd(
         raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
     passes: Iterable[Any] = data if held is None else [held]
     suit(data, head.family)
-    columns = Columns.learn(head, _each(checked(passes, head.family), head), _ranks(held))
+    columns = Whitening.learn(head, _each(checked(passes, head.family), head), _ranks(held))
     inner = columns.whitened(head)
     model, batches = (
         (inner, data) if held is None else (inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))

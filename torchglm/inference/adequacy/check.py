@@ -117,7 +117,7 @@ class Check:
     __repr__ = __str__
 
 
-class Influence:
+class LargestCook:
     """The largest Cook's distance of each model, where it is, and the leverage there."""
 
     def __init__(self, result: Fitted) -> None:
@@ -198,7 +198,7 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.05 is 5 %.")
     screens = screens_of(result)
-    power, moving = PowerLink(result), Influence(result)
+    power, moving = PowerLink(result), LargestCook(result)
     deviance = _Deviance(result)
     run(result, [*screens.values(), moving, deviance, *([power] if result.link.exponent is not None else [])])
     deviance.judge()
@@ -269,7 +269,7 @@ def _tested(
     return found
 
 
-def _moving(screen: Influence, i: int, fine: bool) -> Sequence[Finding]:
+def _moving(screen: LargestCook, i: int, fine: bool) -> Sequence[Finding]:
     largest = float(screen.largest[i])
     return [Finding("influence", largest, None, *sentences.influence(screen, i))] if fine and largest > MOVING else []
 

@@ -28,7 +28,7 @@ def lanes(source: Iterable[Rows], model: Tensor) -> Iterable[Rows]:
     return seen(source, lambda own: Lanes(own, model))
 
 
-class Columns:
+class SomeColumns:
     """A source whose design has some of the columns `(q,)`, in their order; every model of the batch the same."""
 
     def __init__(self, source: Iterable[Rows], columns: Tensor) -> None:

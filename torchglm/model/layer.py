@@ -1,4 +1,4 @@
-"""GLMHead: `nn.Linear` whose link is the activation and whose family is the loss."""
+"""The layer behind `GLMHead`: `nn.Linear` whose link is the activation and whose family is the loss."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributions, nn
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter
 
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.arithmetic import values_are_known
-from torchglm.inputs import Roles, minibatch, unpacked
+from torchglm.inference.fitted import Fitted
+from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.model.renewable import Renewable
 from torchglm.rows.times import Response, each, filled
@@ -22,20 +21,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from torchglm.inputs.roles import RoleValues
-    from torchglm.model.renewable import Renewable
-    from torchglm.model.result import Result
 
 
-class GLMHead(nn.Module):
-    """A generalised linear model as a layer: `mu = g^-1(x weight' + bias + offset)`.
-
-    `weight` is `(out_features, in_features)` and `bias` `(out_features)`, as in `nn.Linear`; they start at a null
-    model (see `reset_parameters`), since the likelihood has one optimum. `family` and `link` are objects or names;
-    `link=None` is the family's default. Inputs `(*N, in_features)` give `(*N, out_features)`. The arithmetic is
-    float32 at least, autocast or not. `log_dispersion` (one for each response), and the family's own shape
-    parameters (one for all, or `(out_features,)`), are learned with the rest where their `requires_grad` is set.
-    Raises `ValueError` for an unknown family or link.
-    """
+class GLMLayer(nn.Module):
+    """All of a `GLMHead` but `fit`: linear predictor, mean, law, loss, and learning from a stream."""
 
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -218,19 +207,6 @@ class GLMHead(nn.Module):
             + turned
         )
 
-    def fit(self, x: Any, y: Any = None, **options: Any) -> Result:
-        """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
-
-        `x` is the data, and several responses are rows of `y`, `(out_features, n)`; or `x` is a re-iterable loader of
-        batches (`y` is then None), whose responses stand in columns, as `loss` takes them. Raises `ValueError` where
-        the fit does not have this head's shape.
-        """
-        import torchglm
-
-        result = torchglm.fit(x, y, family=self.family, link=self.link, intercept=self.bias is not None, **options)
-        self.load(result)
-        return result
-
     @torch.no_grad()
     def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **roles: Unpack[RoleValues]) -> Renewable:
         """Learn from one more minibatch of a stream into `weight` and `bias`, for one response; see `Renewable`.
@@ -251,11 +227,21 @@ class GLMHead(nn.Module):
         return self.online
 
     @torch.no_grad()
-    def load(self, result: Result) -> None:
-        """Take weight, bias, dispersion and shape of a fit; aliased coefficients are zero."""
-        fitted = result.head
-        self.set_coef_(fitted.coef)
-        self.log_dispersion.copy_(fitted.log_dispersion)
+    def load(self, fitted: Fitted) -> None:
+        """Take weight, bias, dispersion and shape of a fit; aliased coefficients are zero.
+
+        Raises `ValueError` for a fit of other sizes, or with an intercept where this head has no bias.
+        """
+        intercept = fitted.names[:1] == ["(Intercept)"]
+        if intercept != (self.bias is not None):
+            raise ValueError(
+                f"the fit has {'an' if intercept else 'no'} intercept, this head bias={self.bias is not None}. "
+                f"Make the head with bias={intercept}."
+            )
+        coef = fitted.coef.reshape(-1, len(fitted.names))
+        self.set_coef_(torch.where(torch.isfinite(coef), coef, 0.0))
+        phi = fitted.flat.dispersion
+        self.log_dispersion.copy_(torch.where(phi > 0, phi, 1.0).log().reshape(self.log_dispersion.shape))
         for name, theirs in fitted.family.named_parameters():
             mine = getattr(self.family, name)
             if mine.shape == theirs.shape:
@@ -265,50 +251,6 @@ class GLMHead(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-class LazyGLMHead(LazyModuleMixin, GLMHead):
-    """A `GLMHead` that learns `in_features` from its first input."""
-
-    cls_to_become = GLMHead
-    weight: UninitializedParameter  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        family: str | Family,
-        link: str | Link | None = None,
-        out_features: int = 1,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(0, family, link, out_features, bias, device, dtype)
-        self.weight = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[call-arg]
-
-    def initialize_parameters(self, x: Tensor, offset: Tensor | None = None) -> None:
-        """Make the parameters for inputs `(*N, in_features)`; a loaded state has made them already."""
-        if self.has_uninitialized_params():
-            self.weight.materialize((self.out_features, x.shape[-1]))
-            self.in_features = x.shape[-1]
-            self.reset_parameters()
-        self.in_features = self.weight.shape[-1]
-
-    def linear_predictor(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
-        """As in `GLMHead`; the first call, by `loss` or `distribution` as by `forward`, makes the parameters."""
-        self._infer_parameters(self, (x, offset))
-        return self.linear_predictor(x, offset)  # of the GLMHead this has become
-
-    def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **roles: Unpack[RoleValues]) -> Renewable:
-        """As in `GLMHead`, taking the number of columns from the first minibatch."""
-        first, response, given = unpacked(x, y, Roles.of(roles, "partial_fit"))
-        rows = minibatch(first, response, self.family, self.link, self.bias is not None, given)
-        self._infer_parameters(self, (rows.x,))
-        return self.partial_fit(x, y, forgetting=forgetting, **roles)
-
-    def load(self, result: Result) -> None:
-        """As in `GLMHead`, taking the number of columns from the fit."""
-        self._infer_parameters(self, (result.head.weight,))
-        self.load(result)
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[None]:

@@ -1,0 +1,41 @@
+"""Rows for a fit that holds none, read as the fit read its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torchglm import inputs
+from torchglm.design import is_source
+from torchglm.inference.fitted import Fitted
+from torchglm.inputs import Roles
+from torchglm.rows.rows import Rows
+
+
+def attached(result: Fitted, x: Any, y: Any, roles: Roles) -> Iterable[Rows]:
+    """The rows that a fit is to look at; see `Result.with_rows`."""
+    roles.check_link(result.link)
+    device = result.coef.device
+    named = Roles(**{**(result.context.get("columns") or {}), **roles.given})
+    keys = result.group_names or []
+    if result.spec is not None and y is None and is_source(x):
+        if keys:
+            raise ValueError(
+                f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
+                "table, torchglm.tables.read_table(path)."
+            )
+        return inputs.rows_by_spec(x, result.spec, result.family, named, device)
+    if result.spec is not None and y is None:
+        design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys])
+        data = inputs.from_design(design, result.family, named, keys, device, None)
+        if data.context.get("groups") != result.groups:
+            raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
+    else:
+        first = result.names[:1] == ["(Intercept)"]
+        data = inputs.from_arrays(x, y, result.family, roles, first, result.names[int(first) :], device, None)
+    if data.batch != result.batch_shape or data.columns != len(result.names):
+        raise ValueError(
+            f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
+            f"{tuple(result.batch_shape)} and {len(result.names)}. Pass the rows it was fitted on."
+        )
+    return data.source

@@ -1,0 +1,335 @@
+"""The face: `fit`, the `Result` it gives, and the `GLMHead` that a result is and that fits itself.
+
+Each of the three leads to the others, so they stand in one file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm import families, inputs, links
+from torchglm.design import is_source
+from torchglm.families import Family
+from torchglm.fitting.alternate import solve
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.progress import Observer, Progress
+from torchglm.inference import covariance as sandwich
+from torchglm.inference import effects, estimates, influence, intervals, likelihood
+from torchglm.inference import predict as prediction
+from torchglm.inference.adequacy import check as checking
+from torchglm.inference.adequacy import collinearity, diagnostics, fitness
+from torchglm.inference.adequacy import separation as separating
+from torchglm.inference.build import build
+from torchglm.inference.fitted import Fitted
+from torchglm.inference.hypotheses import linear, nested, terms
+from torchglm.inference.limits import shape
+from torchglm.inference.limits.profile import profile_interval
+from torchglm.inference.table import Outcome
+from torchglm.inputs import Roles
+from torchglm.links import Link
+from torchglm.model import storage
+from torchglm.model.attach import attached
+from torchglm.model.layer import GLMLayer
+from torchglm.model.options import check_options, check_resume, device_of, start_of, warn_of, without_aliases
+from torchglm.report.describe import describe
+from torchglm.report.summary import Summary
+from torchglm.rows.rows import Rows
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
+
+
+def fit(
+    x: Any,
+    y: Any = None,
+    *,
+    family: str | Family,
+    link: str | Link | None = None,
+    intercept: bool = True,
+    penalty: Penalty | None = None,
+    dispersion: str | float | None = None,
+    names: Sequence[str] | None = None,
+    start: Any = None,
+    tol: float = 1e-8,
+    max_iter: int = 50,
+    singular: str = "drop",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    by: str | Sequence[str] | None = None,
+    missing: str = "error",
+    unseen: str = "error",
+    rare: int = 0,
+    observe: Observer | None = None,
+    resume: Progress | None = None,
+    **roles: Unpack[RoleValues],
+) -> Result:
+    """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
+
+    Args:
+        x: `(n, p)` numbers (tensor, array, data frame), shared by all models, or `(*B, n, p)`; or a formula
+            such as `"claims ~ age + C(region)"`; or a re-iterable loader of batches (`y` is then None).
+        y: `(n,)` or a column `(n, 1)`, or `(*B, n)` for a batch of models, each row the response of one (batches and
+            `head.loss` have responses in columns); with a formula the data frame or table, or the path of CSV or
+            Parquet files (a glob, a folder, a list), or chunks: a list of tables, an Arrow dataset, or a function that
+            returns an iterator of tables. Both are read again at each step where they are too large to hold.
+        family, link: objects or names; `link=None` is the family's default.
+        intercept: put a column of ones in front (a formula decides for itself).
+        penalty: `Ridge` or `ElasticNet`; the default is none.
+        dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
+            other than None asks for quasi-likelihood.
+        names: of the columns of `x`.
+        start: first coefficients, `(*B, p)` with the intercept.
+        tol, max_iter: of the solver, see `irls`.
+        singular: what aliased columns become: `"drop"` (NaN, with a warning), `"minnorm"` or `"error"`.
+        device, dtype: where the data are held and in which precision; sums are float64 everywhere.
+        by: columns whose groups get a model each, fitted in one call (formula only).
+        missing: `"error"` or `"drop"` for rows with missing values (formula only).
+        unseen: what a level never seen counts as when predicting: `"error"`, `"reference"` or `"other"` (formula only).
+        rare: levels with fewer rows are pooled into one level `"other"`; `unseen="other"` needs it (formula only).
+        observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
+        weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
+        offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
+        trials: binomial totals, `y` then being counts; `event`: 1 seen, 0 right-censored (exponential).
+
+    The last six are the roles, `(n,)` or like `y`; with a formula they may be names of columns. Where
+    `torch.distributed` is initialised, the rows of files are shared out to its processes, which all call `fit` and get
+    the same result. Raises `ValueError` or `TypeError` for data that do not fit together, are not finite or lie outside
+    the family's support.
+    """
+    family = families.get(family)
+    chosen = family.default_link if link is None else links.get(link)
+    check_options(tol, max_iter, singular, penalty, names, dtype)
+    beside = Roles.of(roles, "fit")
+    beside.check_link(chosen)
+    where = device_of(device)
+    policies = {"missing": missing, "unseen": unseen, "rare": rare}
+    if isinstance(x, str) and (names is not None or not intercept):
+        raise ValueError(
+            "a formula names its columns and decides on its intercept ('y ~ a - 1' has none). Leave out "
+            "names= and intercept=."
+        )
+    if isinstance(x, str) and is_source(y):
+        if by is not None:
+            raise ValueError("by= sorts rows in memory: pass a table, torchglm.tables.read_table(path).")
+        data = inputs.from_files(x, y, family, beside, policies, where, dtype)
+    elif isinstance(x, str):
+        data = inputs.from_formula(x, y, family, beside, by, policies, where, dtype)
+    elif by is not None:
+        raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")
+    elif y is None and inputs.is_loader(x):
+        data = inputs.from_loader(x, family, chosen, beside, intercept, names, where, dtype)
+    else:
+        data = inputs.from_arrays(x, y, family, beside, intercept, names, where, dtype)
+    penalty = None if penalty is None else penalty.expand(data.constant, data.columns)
+    first = None if start is None else start_of(start, data)
+    check_resume(resume, start, data)
+    options = {
+        "penalty": penalty,
+        "tol": tol,
+        "max_iter": max_iter,
+        "rank_tol": 1e-6 if data.single else 1e-12,
+        "skip": data.skip,
+    }
+    family, solution = solve(data.source, family, chosen, first, options, observe, resume)
+    if singular != "drop":
+        solution = without_aliases(solution, data, singular)
+    warn_of(solution, data.names, data.batch, chosen)
+    fitted = build(
+        solution,
+        data.source,
+        family,
+        chosen,
+        data.batch,
+        data.names,
+        constant=data.constant,
+        penalty=penalty,
+        dispersion=dispersion,
+        tol=tol,
+        context=data.context,
+    )
+    return Result.of(fitted)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Fitted):
+    """A fitted GLM, or a batch of them: every quantity has the batch dimensions `(*B)` in front.
+
+    `coef`, `std_err`, `statistic` (t where the dispersion is estimated, else z) and `p_value` are `(*B, p)` in
+    the order of `names`; aliased coefficients are NaN. `deviance`, `pearson_chi2`, `dispersion`, `nobs`, `rank`,
+    `df_resid`, `df_null`, `n_iter`, `converged` are `(*B)`. Residuals and what else needs rows take them from
+    `rows`, which a saved and loaded result no longer holds.
+    """
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> Result:
+        """What fitting left, with everything that can be asked of it."""
+        return cls(**vars(fitted))
+
+    # models ------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if not self.batch_shape:
+            raise TypeError("this is one model, not a batch; it has no length.")
+        return self.batch_shape[0]
+
+    def __getitem__(self, model: int) -> Result:
+        """One model of a batch (of a flat batch the model, of a deeper one the slice)."""
+        return self.member(model)
+
+    # coefficients ------------------------------------------------------------------------------------------
+
+    def conf_int(self, level: float = 0.95, method: str = "wald") -> Tensor:
+        """(*B, p, 2) confidence limits of the coefficients: Wald with t or z quantiles, or profile likelihood.
+
+        Wald limits say nothing where the status is SEPARATED or BOUNDARY; `method="profile"` does, with infinite limits
+        where the likelihood sets none (see `profile.profile_interval`).
+        Raises `ValueError` for a level outside (0, 1) or an unknown method.
+        """
+        wald = super().conf_int(level)
+        if method == "wald":
+            return wald
+        if method == "profile":
+            return self.shaped(profile_interval(self, level))
+        raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
+
+    def covariance(self, kind: str | None = None, clusters: Any = None) -> Tensor:
+        """(*B, p, p) the covariance of the coefficients; NaN for aliased columns.
+
+        `model`: dispersion times the inverse expected information; `observed`: with the observed information;
+        `HC0` to `HC3` and `cluster` (with `clusters`, labels of the rows): sandwich estimates. None is the one behind
+        `std_err`: `model`, or what `robust` was asked for. Raises `ValueError` for an unknown kind.
+        """
+        if kind is None and clusters is None:
+            return super().covariance()
+        return self.shaped(sandwich.covariance(self, kind or "model", clusters))
+
+    def robust(self, kind: str = "HC3", clusters: Any = None) -> Result:
+        """The same fit whose standard errors, statistics, intervals and Wald tests use another covariance.
+
+        `kind` as in `covariance`; `clusters` (for `"cluster"`) holds a label for each row, `(n,)` or `(*B, n)`, or
+        several label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array `(n, k)`.
+        The reference distribution stays: t with `df_resid` where the dispersion is estimated, else z. Clusters of
+        one member count as any other (all of them: HC0 times the correction); one cluster is a `ValueError`; fewer
+        clusters than coefficients warn, for the covariance is then singular. See `covariance.clustered`.
+        """
+        covariance = sandwich.covariance(self, kind, clusters)
+        return replace(self, flat=replace(self.flat, covariance=covariance), covariance_kind=kind)
+
+    # tests
+    wald = linear.wald
+    score_test = nested.score_test
+    anova = terms.anova
+    drop1 = terms.drop1
+    shape_parameters = shape.shape_parameters
+    like = likelihood.like
+
+    def lr_test(self, small: Fitted) -> Outcome:
+        """The likelihood ratio test of a smaller fit against this one, see `nested.lrt`."""
+        return nested.lrt(small, self)
+
+    @property
+    def fitted(self) -> Tensor:
+        """(*B, n) the fitted means of the rows."""
+        return self.shaped(torch.cat([values.mu for values in self.row_values()], -1))
+
+    # what each row says and does
+    residuals = influence.residuals
+    leverage = influence.leverage
+    cooks_distance = influence.cooks_distance
+    dfbetas = influence.dfbetas
+    dffits = influence.dffits
+    loo_predict = influence.loo_predict
+    cv_deviance = influence.cv_deviance
+
+    # new rows, and functions of the coefficients
+    predict = prediction.predict
+    predict_interval = intervals.predict_interval
+    delta = estimates.delta
+    ratios = effects.ratios
+    standardized = effects.standardized
+    marginal_effects = effects.marginal_effects
+    predictions = effects.predictions
+    contrasts = effects.contrasts
+
+    # does the model hold
+    check = checking.check
+    link_test = diagnostics.link_test
+    power_link_test = diagnostics.power_link_test
+    dispersion_test = diagnostics.dispersion_test
+    zero_test = diagnostics.zero_test
+    variance_test = diagnostics.variance_test
+    goodness_of_fit = fitness.goodness_of_fit
+    hosmer_lemeshow = fitness.hosmer_lemeshow
+    separation = separating.separation
+    vif = collinearity.vif
+    condition_indices = collinearity.condition_indices
+
+    # for people --------------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> GLMHead:
+        """The fit as a layer; a batch gives one response for each model."""
+        first = self.names[:1] == ["(Intercept)"]
+        columns, models = len(self.names) - int(first), self.batch_shape.numel()
+        like = self.flat.coef
+        head = GLMHead(columns, self.family, self.link, models, first, device=like.device, dtype=like.dtype)
+        head.load(self)
+        return head
+
+    def summary(self) -> Summary:
+        """A summary that prints, and turns into rich, HTML, Markdown, a dict or a frame."""
+        return Summary(self)
+
+    def describe(self) -> dict[str, Any]:
+        """The facts about the fit as plain numbers, lists and strings."""
+        return describe(self)
+
+    def on(self, source: Iterable[Rows]) -> Result:
+        """The same fit with these rows behind it."""
+        return replace(self, chunks=source)
+
+    def with_rows(self, x: Any, y: Any = None, **roles: Unpack[RoleValues]) -> Result:
+        """The same fit with rows attached, for residuals and robust covariances; rows and roles as for `fit`.
+
+        A formula fit takes its table alone, or the path of files, or chunks, which are read again at each pass.
+        Raises `ValueError` for rows of another shape.
+        """
+        return self.on(attached(self, x, y, Roles.of(roles, "with_rows")))
+
+    def save(self, path: Any) -> None:
+        """Write the fit into a folder: tensors, and JSON; no row of data and no pickle."""
+        storage.save(self, path)
+
+    def __repr__(self) -> str:
+        many = f", {self.batch_shape.numel()} models" if self.batch_shape else ""
+        return f"Result({self.family}, link={self.link.name}, {len(self.names)} coefficients{many})"
+
+
+class GLMHead(GLMLayer):
+    """A generalised linear model as a layer: `mu = g^-1(x weight' + bias + offset)`.
+
+    `weight` is `(out_features, in_features)` and `bias` `(out_features)`, as in `nn.Linear`; they start at a null
+    model (see `reset_parameters`), since the likelihood has one optimum. `family` and `link` are objects or names;
+    `link=None` is the family's default. Inputs `(*N, in_features)` give `(*N, out_features)`. The arithmetic is
+    float32 at least, autocast or not. `log_dispersion` (one for each response), and the family's own shape
+    parameters (one for all, or `(out_features,)`), are learned with the rest where their `requires_grad` is set.
+    Raises `ValueError` for an unknown family or link.
+    """
+
+    def fit(self, x: Any, y: Any = None, **options: Any) -> Result:
+        """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
+
+        `x` is the data, and several responses are rows of `y`, `(out_features, n)`; or `x` is a re-iterable loader of
+        batches (`y` is then None), whose responses stand in columns, as `loss` takes them. Raises `ValueError` where
+        the fit does not have this head's shape.
+        """
+        result = fit(x, y, family=self.family, link=self.link, intercept=self.bias is not None, **options)
+        self.load(result)
+        return result

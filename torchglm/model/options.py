@@ -1,0 +1,132 @@
+"""What `fit` is told beside its data, checked; and what it says of how it ended."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm import inputs
+from torchglm.fitting.kernel import design_triangle
+from torchglm.fitting.linalg import null_space_free
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.progress import Progress
+from torchglm.fitting.state import Solution
+from torchglm.fitting.status import FitWarning, Status
+from torchglm.inputs import Data
+from torchglm.links import Link
+
+SINGULAR = ("drop", "minnorm", "error")
+
+
+def check_options(
+    tol: float, max_iter: int, singular: str, penalty: Any, names: Any, dtype: torch.dtype | None
+) -> None:
+    """Raise `ValueError` or `TypeError` for options that cannot be meant."""
+    if not 0 < tol < 1:
+        raise ValueError(f"tol must lie between 0 and 1, got {tol}. The default is 1e-8.")
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"max_iter must be a whole number >= 1, got {max_iter}. The default is 50.")
+    if singular not in SINGULAR:
+        raise ValueError(f"singular must be one of {', '.join(SINGULAR)}, got {singular!r}.")
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty must be a penalty such as torchglm.Ridge(0.1), got {penalty!r}.")
+    if isinstance(names, str):
+        raise TypeError(f"names must be a list, one name for each column, got the text {names!r}.")
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}. Sums are float64 with both.")
+
+
+def device_of(device: str | torch.device | None) -> torch.device | None:
+    """The device that was asked for. Raises `ValueError` for one that is not here."""
+    if device is None:
+        return None
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"unknown device {device!r}. Use 'cpu', 'cuda', 'cuda:0' or 'auto'.") from None
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' was asked for and no CUDA device is here. Use device='cpu' or 'auto'.")
+    return where
+
+
+def start_of(start: Any, data: Data) -> Tensor:
+    """The first coefficients (B, p). Raises `ValueError` for another shape."""
+    first = inputs.tensor(start, "start", data.device).to(torch.float64)
+    want = (*data.batch, data.columns)
+    if first.shape != want and first.shape != want[-1:]:
+        raise ValueError(
+            f"start has shape {tuple(first.shape)}; pass one value for each coefficient, {want}, "
+            "with the intercept first where there is one."
+        )
+    inputs.finite(first, "start")
+    return first.expand(want).reshape(-1, data.columns).clone()
+
+
+def check_resume(resume: Progress | None, start: Any, data: Data) -> None:
+    """Raise `ValueError` for a state that is not of these models, or beside other first coefficients."""
+    if resume is None:
+        return
+    if start is not None:
+        raise ValueError("start= and resume= both say where to begin. Pass one of them.")
+    want = (data.batch.numel(), data.columns)
+    if tuple(resume.coef.shape) != want:
+        raise ValueError(
+            f"resume holds (models, coefficients) = {tuple(resume.coef.shape)}, these data give {want}: "
+            "they are not those the fit began with. Begin anew, without resume."
+        )
+
+
+def without_aliases(solution: Solution, data: Data, singular: str) -> Solution:
+    """The solution of least length where columns are aliased. Raises `ValueError` where that was called an error."""
+    aliased = (~solution.keep).any(-1)
+    if data.skip is not None:
+        aliased = aliased & ~data.skip
+    if not bool(aliased.any()):
+        return solution
+    index = aliased.nonzero()[:, 0]
+    if singular == "error":
+        dropped = [data.names[j] for j in (~solution.keep[index]).any(0).nonzero()[:, 0].tolist()]
+        raise ValueError(
+            f"the columns {', '.join(dropped)} depend on those before them. Drop them, or pass "
+            "singular='drop' or 'minnorm', or a penalty."
+        )
+    triangle = design_triangle(data.source, index)
+    coef = solution.coef.clone()
+    coef[index] = null_space_free(coef[index], triangle, 1e-10)
+    return replace(solution, coef=coef, minnorm=True)
+
+
+def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link) -> None:
+    """One warning for columns that were dropped and one for models that did not end at a regular maximum."""
+    fitted = solution.status != int(Status.NOT_FINITE)
+    lost = (~solution.keep & fitted.unsqueeze(-1)).any(0)
+    if bool(lost.any()):
+        dropped = ", ".join(names[j] for j in lost.nonzero()[:, 0].tolist())
+        instead = (
+            "The solution of least length stands for all others" if solution.minnorm else ("Their coefficients are NaN")
+        )
+        warnings.warn(
+            f"aliased columns (they depend on those before them): {dropped}. {instead}; df use the rank.",
+            FitWarning,
+            stacklevel=3,
+        )
+    failed = solution.status != int(Status.CONVERGED)
+    if math.isfinite(link.lower) and bool((solution.cut & ~failed).any()):
+        warnings.warn(
+            f"steps were shortened to keep eta > {link.lower:g}, where the link {link.name} is one to one; "
+            "the maximum found is the one inside. A log link has no such edge.",
+            FitWarning,
+            stacklevel=3,
+        )
+    if not bool(failed.any()):
+        return
+    kinds = [Status(int(code)) for code in solution.status[failed].unique()]
+    many = "" if not batch else f"{int(failed.sum())} of {failed.numel()} models: "
+    warnings.warn(many + " ".join(f"{kind}: {kind.explanation}" for kind in kinds), FitWarning, stacklevel=3)
