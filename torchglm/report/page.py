@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml  # type: ignore[import-untyped]
+
 from torchglm.inference.adequacy.check import Check, check
 from torchglm.inference.fitted import Fitted
 from torchglm.report import tables
@@ -211,8 +213,6 @@ def _capped(sentences: list[str]) -> list[str]:
 def _yaml(config: Mapping[str, Any] | str | None) -> str:
     if config is None or isinstance(config, str):
         return config or ""
-    import yaml  # type: ignore[import-untyped]
-
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
