@@ -5,6 +5,7 @@ Files whose tests need a package that a machine with one may lack are left out t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
@@ -29,3 +30,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cuda" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def tf32(request: pytest.FixtureRequest) -> Iterator[None]:
+    """TF32 is on before each test on a CUDA device, as a user may have it, and must still be on after."""
+    if "cuda" not in request.keywords:
+        yield
+        return
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    flags, precision = (matmul.allow_tf32, convolution.allow_tf32), torch.get_float32_matmul_precision()
+    matmul.allow_tf32 = convolution.allow_tf32 = True
+    before = torch.get_float32_matmul_precision()
+    yield
+    assert matmul.allow_tf32 and convolution.allow_tf32
+    assert torch.get_float32_matmul_precision() == before
+    matmul.allow_tf32, convolution.allow_tf32 = flags
+    torch.set_float32_matmul_precision(precision)
