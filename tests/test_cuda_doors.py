@@ -18,7 +18,7 @@ from problems import Problem, close, problem
 import torchglm
 from torchglm import Family, GLMHead, Link, Renewable, families, links
 from torchglm.inputs import GLMBatch
-from torchglm.rows import bordered
+from torchglm.rows import indexed
 from torchglm.rows.ranks import Ranks
 from torchglm.rows.rows import CARD_BLOCK
 
@@ -78,7 +78,7 @@ def table(n: int = 900) -> pa.Table:
 @pytest.mark.parametrize("many", [8, 10**9], ids=["border", "all pairs"])
 @pytest.mark.parametrize("formula", ["y ~ a + b + z", "y ~ a * z + b", "y ~ bs(z, df=4) + a", "y ~ a:b + z"])
 def test_formulas_with_factors(monkeypatch: pytest.MonkeyPatch, formula: str, many: int) -> None:
-    monkeypatch.setattr(bordered, "MANY", many)
+    monkeypatch.setattr(indexed, "MANY", many)
     data = table()
     want, got = (torchglm.fit(formula, data, family="poisson", exposure="t", device=d) for d in ("cpu", DEVICE))
     agree(got, want, 1e-8)
