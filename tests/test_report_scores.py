@@ -7,9 +7,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+import torchglm
 from torchglm import families
 from torchglm.families import Family
+from torchglm.inference.adequacy import check
 from torchglm.report.binned import Rootogram
+from torchglm.report.influence import Influence
+from torchglm.report.observations import Observations
 from torchglm.report.scores import normal_scores
 from torchglm.rows.times import Times
 
@@ -134,3 +138,37 @@ def test_a_shape_per_model_meets_its_rows() -> None:
         assert torch.allclose(together[row], torch.from_numpy(expected), atol=1e-8)
     sums = Rootogram.of(y, mu, family, weight=torch.ones_like(mu))
     assert sums.observed.sum() == 100 and torch.isclose(sums.expected.sum(), sums.observed.sum())
+
+
+@pytest.mark.parametrize("family", ["poisson", "gamma", "gaussian", "negative_binomial", "exponential"])
+def test_a_page_and_a_result_have_the_same_residuals_and_distances(family: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(60, 2, generator=generator, dtype=torch.float64)
+    rate = torch.exp(0.5 * x[:, 0])
+    y = torch.poisson(3 * rate, generator=generator)
+    y = y if family in ("poisson", "negative_binomial") else y * 0.9 + 0.3
+    weights = 0.5 + torch.rand(60, generator=generator, dtype=torch.float64)
+    result = torchglm.fit(x, y, family=family, link="log", weights=weights if family == "gamma" else None)
+    rows = Observations.of(result)
+    assert rows is not None
+    scores, kind = normal_scores(rows.y, rows.mu, result.family, rows.dispersion, rows.prior)
+    assert kind == "quantile residual"
+    torch.testing.assert_close(scores[0], result.residuals("quantile"), rtol=1e-12, atol=1e-12)
+
+    top, distance = Influence.of(result).top, result.cooks_distance()
+    assert top is not None and len(top) == 60
+    torch.testing.assert_close(top.cook, distance.sort(descending=True).values, rtol=1e-12, atol=0)
+    torch.testing.assert_close(top.cook, distance[top.row], rtol=1e-12, atol=0)
+    largest = check.Influence(result)
+    for values in result.row_values():
+        largest.add(values)
+    assert float(largest.largest) == pytest.approx(float(top.cook[0]), rel=1e-12) and largest.row == top.row[0]
+
+
+def test_a_row_of_leverage_one_has_no_distance_anywhere() -> None:
+    x = torch.zeros(20, 1, dtype=torch.float64)
+    x[7] = 1.0
+    result = torchglm.fit(x, torch.arange(20, dtype=torch.float64), family="gaussian")
+    assert result.cooks_distance().isnan().nonzero().flatten().tolist() == [7]
+    found = Influence.of(result)
+    assert found.top is not None and 7 not in found.top.row.tolist() and found.count == 19

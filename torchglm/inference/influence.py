@@ -9,6 +9,7 @@ Source: Pregibon (1981), Logistic regression diagnostics, Ann. Stat. 9; Williams
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,15 +50,31 @@ def leverage(result: Fitted) -> Tensor:
     return result.shaped(torch.cat([rowwise.leverage(values, root) for values in result.row_values()], -1))
 
 
+class Deletion(NamedTuple):
+    """What taking a row away does, (B, n) each; NaN, but for the leverage, where nothing is left of the row.
+
+    `left` is `1 - h`, `residual` Pearson's over `sqrt(phi (1 - h))`, `cook` is `residual^2 h / ((1 - h) rank)`.
+    """
+
+    leverage: Tensor
+    left: Tensor
+    residual: Tensor
+    cook: Tensor
+
+
+def deletion(result: Fitted, values: RowValues) -> Deletion:
+    """The leverage and Cook's distance of the rows of a chunk. Source: Cook (1977), Technometrics 19."""
+    flat = result.flat
+    h = rowwise.leverage(values, flat.root)
+    left = _left(1 - h)
+    pearson = rowwise.residuals(values, result.family, result.link, "pearson")
+    residual = pearson / (flat.dispersion.unsqueeze(-1) * left).sqrt()
+    return Deletion(h, left, residual, residual.square() * h / left / flat.rank.unsqueeze(-1))
+
+
 def cooks_distance(result: Fitted) -> Tensor:
-    """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`."""
-    parts = []
-    scale = (result.flat.dispersion * result.flat.rank).unsqueeze(-1)
-    for values in result.row_values():
-        h = rowwise.leverage(values, result.flat.root)
-        pearson = rowwise.residuals(values, result.family, result.link, "pearson")
-        parts.append((pearson / (1 - h)).square() * h / scale)
-    return result.shaped(torch.cat(parts, -1))
+    """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`; NaN for a row of leverage one."""
+    return result.shaped(torch.cat([deletion(result, values).cook for values in result.row_values()], -1))
 
 
 def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
@@ -134,7 +151,12 @@ def _deleted(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and what `1 - h` leaves of each row: NaN where nothing is left."""
     for values in result.row_values():
         left = 1 - rowwise.leverage(values, result.flat.root)
-        yield values, torch.where(left > EXACT, left, torch.nan)
+        yield values, _left(left)
+
+
+def _left(share: Tensor) -> Tensor:
+    """What is left of each row: NaN where it is nothing."""
+    return torch.where(share > EXACT, share, torch.nan)
 
 
 def _left_out(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
@@ -142,7 +164,7 @@ def _left_out(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
     for values in result.row_values():
         spread = quadratic(values.rows, result.flat.root)  # x' H^-1 x
         left = 1 - values.information / values.repeats * spread
-        eta = values.eta - spread * values.score / values.repeats / torch.where(left > EXACT, left, torch.nan)
+        eta = values.eta - spread * values.score / values.repeats / _left(left)
         eta = torch.where(values.used, eta, values.eta)
         inside = result.link.inside(eta) & result.family.valid_mean(result.link(eta))
         yield values, torch.where(inside, eta, torch.nan)

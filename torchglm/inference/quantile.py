@@ -48,12 +48,17 @@ def _scores(values: RowValues, family: Family, phi: Tensor, uniform: Tensor) -> 
     used = values.used
     y = filled(values.rows.response, used, 1.0)
     mu = torch.where(used & torch.isfinite(values.mu), values.mu, 0.5)
-    span = _span(y, mu, family, phi, torch.where(used, values.prior, 1.0))
-    return torch.where(used, between(*span, uniform), torch.nan)
+    found = scores(y, mu, family, phi, torch.where(used, values.prior, 1.0), uniform)
+    return torch.where(used, found, torch.nan)
 
 
-def between(below: Tails, at: Tails, uniform: Tensor) -> Tensor:
-    """The normal quantile of a probability a share `uniform` of the way between two, taken from the smaller tail."""
+def scores(y: Response, mu: Tensor, family: Family, phi: Tensor, prior: Tensor, uniform: Tensor) -> Tensor:
+    """The normal quantile of a probability a share `uniform` of the way from `F(y-)` to `F(y)`, by the smaller tail.
+
+    `prior` divides the dispersion `phi`. NaN for counts that are not whole; raises `NotImplementedError` for a law
+    whose tails are not known.
+    """
+    below, at = _span(y, mu, family, phi, prior)
     low = torch.lerp(below[0], at[0], uniform).clamp(min=SMALLEST)
     high = torch.lerp(below[1], at[1], uniform).clamp(min=SMALLEST)
     return torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high))

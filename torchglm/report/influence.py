@@ -9,10 +9,10 @@ from torch import Tensor
 
 from torchglm.inference.adequacy.screening import run
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.rowwise import RowValues, leverage, residuals
+from torchglm.inference.influence import deletion
+from torchglm.inference.rowwise import RowValues
 from torchglm.rows.rows import whole
 
-_EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly: it has no distance
 _LISTED = 10
 
 
@@ -72,11 +72,7 @@ class Influence:
     def add(self, values: RowValues) -> None:
         """Take in a chunk."""
         fit, used = self.result.flat, values.used
-        h = leverage(values, fit.root)
-        left = torch.where(1 - h > _EXACT, 1 - h, torch.nan)
-        pearson = residuals(values, self.result.family, self.result.link, "pearson")
-        residual = pearson / (fit.dispersion.unsqueeze(-1) * left).sqrt()
-        cook = residual.square() * h / left / fit.rank.unsqueeze(-1)
+        h, left, residual, cook = deletion(self.result, values)
         fine = used & self.fitted & cook.isfinite()
         cook = torch.where(fine, cook, -1.0)
         self.count += int(fine.sum())

@@ -18,7 +18,8 @@ from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, VarianceTrend, ZeroCount
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
-from torchglm.inference.rowwise import RowValues, leverage, residuals
+from torchglm.inference.influence import deletion
+from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome, Table
 
 INFLATED = 10.0  # a variance inflation worth a sentence
@@ -127,12 +128,8 @@ class LargestCook:
         self.leverage, self.seen = self.largest.clone(), 0
 
     def add(self, values: RowValues) -> None:
-        flat = self.result.flat
-        h = leverage(values, flat.root)
-        pearson = residuals(values, self.result.family, self.result.link, "pearson")
-        scale = (flat.dispersion * flat.rank).unsqueeze(-1)
-        left = torch.where(1 - h > 1e-9, 1 - h, torch.inf)  # a row fitted exactly has no distance
-        cook = torch.nan_to_num((pearson / left).square() * h / scale, 0.0, 0.0, 0.0)
+        found = deletion(self.result, values)
+        h, cook = found.leverage, torch.nan_to_num(found.cook, 0.0, 0.0, 0.0)  # a row fitted exactly has no distance
         top, place = cook.max(-1)
         better = top > self.largest
         self.largest = torch.where(better, top, self.largest)
