@@ -91,7 +91,7 @@ def test_one_step_deletion_agrees_with_refits_without_the_row(name: str) -> None
     y, (family, link) = draw(name, eta)[0], CASES[name]
     r = torchglm.fit(x[0], y, family=family, link=link)
     weights = 1 - torch.eye(N, dtype=torch.float64)
-    refits = torchglm.fit(x[0], y.expand(N, N), family=family, link=link, weights=weights)
+    refits = torchglm.fit(x[0].expand(N, N, -1), y.expand(N, N), family=family, link=link, weights=weights)
     moved = r.coef - refits.coef
     step = r.dfbetas(scaled=False)
     exact = name == "gaussian"
@@ -114,7 +114,7 @@ def test_the_deletion_dispersion_is_that_of_the_refit_for_least_squares_and_clos
     r, (family, link) = fitted(name), CASES[name]
     x, eta = design()
     y = draw(name, eta)[0]
-    refits = torchglm.fit(x[0], y.expand(N, N), family=family, link=link, weights=1 - torch.eye(N))
+    refits = torchglm.fit(x[0].expand(N, N, -1), y.expand(N, N), family=family, link=link, weights=1 - torch.eye(N))
     ratio = r.dfbetas(scaled=False) / r.dfbetas()
     unscaled = (r.covariance().diagonal() / r.dispersion).sqrt()
     torch.testing.assert_close(
