@@ -324,3 +324,27 @@ def test_a_family_without_a_canonical_link_asks_for_one() -> None:
     quasi = type("Quasi", (families.Poisson,), {"name": "quasi", "variance": lambda self, mu: mu**1.3})()
     with pytest.raises(ValueError, match="the family quasi names no canonical link. Pass link="):
         torchglm.fit(torch.ones(4, 1), torch.ones(4), family=quasi)
+
+
+def test_a_shape_that_no_fit_can_estimate_is_refused_in_words() -> None:
+    class Shaped(families.Poisson):
+        name = "shaped"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = torch.nn.Parameter(torch.zeros(()))
+
+    x, y = rows(links.Log(), "poisson")
+    with pytest.raises(ValueError, match="not that of Shaped. Give its value"):
+        torchglm.fit(x, y, family=Shaped(), link="log")
+
+
+@pytest.mark.parametrize("name", ["negative_binomial", "tweedie"])
+def test_a_subclass_estimates_the_shape_of_its_parent(name: str) -> None:
+    kind: Any = families.BY_NAME[name]
+    x, y = rows(links.Log(), name)
+    truth = torchglm.fit(x, y, family=kind(), link="log")
+    found = torchglm.fit(x, y, family=type("Mine", (kind,), {"name": "mine"})(), link="log")
+    torch.testing.assert_close(found.coef, truth.coef, rtol=1e-7, atol=1e-9)
+    mine, theirs = (fit.shape_parameters()["estimate"] for fit in (found, truth))
+    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
 from torchglm.fitting.progress import Observer, Progress
-from torchglm.fitting.shape import RowMeans, alpha_ml, power_ml
+from torchglm.fitting.shape import RowMeans, alpha_ml, has_alpha, power_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
@@ -37,7 +37,7 @@ def solve(
     whose shape ends on its limit has the status BOUNDARY.
     """
     name = next(iter(dict(family.named_parameters()))) if family.estimates_shape else ""
-    alone = name == "log_alpha"
+    alone = bool(name) and has_alpha(family)
     if resume is not None:
         start = resume.coef
         if resume.shape is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from torchglm.families import Family
+from torchglm.families import Family, NegativeBinomial, Tweedie
 from torchglm.links import Link
 from torchglm.rows.products import linear_predictor
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -119,6 +119,21 @@ def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tens
 
 
 @torch.no_grad()
+def has_alpha(family: Family) -> bool:
+    """Whether the shape a family estimates is the `alpha` of a negative binomial; else it is the power of a Tweedie.
+
+    Raises `ValueError` for a family whose shape is another.
+    """
+    if isinstance(family, NegativeBinomial):
+        return True
+    if isinstance(family, Tweedie):
+        return False
+    raise ValueError(
+        f"a fit estimates the shape of NegativeBinomial and Tweedie, not that of {type(family).__name__}. Give its "
+        "value (requires_grad False on its parameters), or learn it in a GLMHead by its loss."
+    )
+
+
 def alpha_ml(fitted: RowMeans, family: Family, start: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) the maximum likelihood alpha of negative binomial models at fixed means, and where it is on its limit 0.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.shape import RowMeans, alpha_ml, maximise, power_ml
+from torchglm.fitting.shape import RowMeans, alpha_ml, has_alpha, maximise, power_ml
 from torchglm.fitting.status import Status
 from torchglm.inputs import LoaderRows, as_batch
 from torchglm.model.face import GLMHead
@@ -100,7 +100,7 @@ class _Shape:
         [(name, raw)] = family.named_parameters()
         one = torch.ones(1, dtype=torch.float64, device=coef.device)
         before = family.with_parameters({name: raw.to(one).reshape(1)})
-        if family.has_dispersion:
+        if not has_alpha(family):
             own = maximise(lambda log_phi: fitted.loglik(before, log_phi.exp()), 0 * one, -700.0, 700.0).exp()
             value, phi, limit = power_ml(fitted, before, 1 + raw.to(one).reshape(1).sigmoid(), own)
             best = (value - 1).logit()

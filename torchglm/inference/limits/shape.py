@@ -11,7 +11,7 @@ from torchglm import special
 from torchglm.families import Gamma
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
-from torchglm.fitting.shape import RowMeans, dispersion_ml, maximise
+from torchglm.fitting.shape import RowMeans, dispersion_ml, has_alpha, maximise
 from torchglm.fitting.status import Status
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
@@ -44,8 +44,7 @@ def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
     target = float(special.normal_icdf(torch.tensor(0.5 + level / 2, dtype=torch.float64)))
     rows: dict[str, Tensor] = {}
     if result.estimated_shape:
-        name = next(name for name, _ in result.family.named_parameters())
-        rows |= _alpha(result, target) if name == "log_alpha" else _power(result, target)
+        rows |= _alpha(result, target) if has_alpha(result.family) else _power(result, target)
     if result.family.has_dispersion and result.dispersion_kind != "number":
         rows |= _dispersion(result, target)
     if not rows:
