@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torchglm import families, links
-from torchglm.cli import config, main, names
+from torchglm.cli import config, main, short_names
 from torchglm.cli.schema import IRLS, Job
 
 BASE = "data: {path: a.parquet, formula: y ~ x}\nfamily: poisson\n"
@@ -214,7 +214,7 @@ def test_another_family_is_one_difference_and_another_argument_is_another(read) 
 
 def test_expanding_and_contracting_are_inverse() -> None:
     short = {"family": {"name": "tweedie", "power": 1.5}, "link": "log", "penalty": None, "seed": 1}
-    assert names.contract(names.expand(short)) == short
+    assert short_names.contract(short_names.expand(short)) == short
 
 
 def test_help_names_what_may_stand_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,7 +245,7 @@ def test_pieces_do_not_change_a_prediction(run: torchglm.Result, monkeypatch: py
         return made(self, table, first)
 
     monkeypatch.setattr(Prediction, "piece", piece)
-    monkeypatch.setattr("torchglm.cli.rows.NUMBERS", 64 * 4)  # 64 rows of four coefficients
+    monkeypatch.setattr("torchglm.cli.run_rows.NUMBERS", 64 * 4)  # 64 rows of four coefficients
     parquet.write_table(rows(1000, 9), "wide.parquet")
     prediction = Prediction.of(Path("run"), Wanted(se=True, interval=0.95), ["id"])
     assert write(prediction, ["wide.parquet"], "out.parquet") == 1000
@@ -294,7 +294,7 @@ def test_factors_of_many_levels_stay_codes_and_pieces_large(tmp_path: Path, monk
     result = torchglm.fit("y ~ x + C(g)", table, family="poisson")
     result.save("run")
     parquet.write_table(table, "rows.parquet")
-    monkeypatch.setattr("torchglm.cli.rows.NUMBERS", 2 * n)
+    monkeypatch.setattr("torchglm.cli.run_rows.NUMBERS", 2 * n)
     prediction = Prediction.of(Path("run"), Wanted(interval=0.9))
     assert prediction.result.spec.width == 2 and prediction.reader.scan("rows.parquet").rows == n
     assert write(prediction, ["rows.parquet"], "out.parquet") == n

@@ -129,7 +129,7 @@ def test_a_batch_has_the_numbers_of_the_formula(name: str, disguise: str) -> Non
 @EVERY_LINK
 def test_a_head_has_the_loss_and_gradient_of_the_formula(name: str, disguise: str) -> None:
     from torchglm.inputs import GLMBatch
-    from torchglm.training.closed import ClosedForm
+    from torchglm.training.closed_form import ClosedForm
 
     link, family = LINKS[name]
     make, factor = DISGUISES[disguise]
@@ -308,7 +308,7 @@ def test_a_subclass_of_a_family_names_itself(name: str) -> None:
 
 
 def test_the_gradient_of_a_family_of_ones_own_is_that_of_its_nll() -> None:
-    from torchglm.training.closed import ClosedForm
+    from torchglm.training.closed_form import ClosedForm
 
     class Doubled(families.Poisson):
         name = "poisson"

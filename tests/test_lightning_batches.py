@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from torchglm.design import build
 from torchglm.model.face import GLMHead
-from torchglm.training import ArrowBatches, GLMBatch, LitGLM, TensorBatches, arrow, as_batch, batches
+from torchglm.training import ArrowBatches, GLMBatch, LitGLM, TensorBatches, arrow_batches, as_batch, batches
 
 
 def data(n: int = 103) -> GLMBatch:
@@ -159,7 +159,7 @@ def test_rows_dropped_by_the_spec_become_rows_of_weight_zero(tmp_path: Path) -> 
 def test_parquet_ranks(folder: Path, monkeypatch: pytest.MonkeyPatch, world: int, drop_last: bool) -> None:
     rows, sizes = [], []
     for rank in range(world):
-        monkeypatch.setattr(arrow, "rank_and_world", lambda rank=rank: (rank, world))
+        monkeypatch.setattr(arrow_batches, "rank_and_world", lambda rank=rank: (rank, world))
         loader = ArrowBatches(folder, ["a"], "y", batch_size=7, shuffle=True, drop_last=drop_last)
         found = list(loader)
         assert len(loader) == len(found)
@@ -184,9 +184,9 @@ def test_each_worker_of_all_ranks_gives_as_many_batches(
     for worker in range(workers):
         sizes = []
         for rank in range(world):
-            monkeypatch.setattr(arrow, "rank_and_world", lambda rank=rank: (rank, world))
+            monkeypatch.setattr(arrow_batches, "rank_and_world", lambda rank=rank: (rank, world))
             monkeypatch.setattr(
-                arrow,
+                arrow_batches,
                 "get_worker_info",
                 lambda worker=worker: SimpleNamespace(id=worker, num_workers=workers, seed=worker),
             )
@@ -229,7 +229,7 @@ def test_parquet_errors(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     (holes / "x.csv").write_text("a,y\n1,2\n")
     with pytest.raises(ValueError, match="not Parquet"):
         ArrowBatches(holes / "x.csv", ["a"], "y")
-    monkeypatch.setattr(arrow, "rank_and_world", lambda: (19, 20))
+    monkeypatch.setattr(arrow_batches, "rank_and_world", lambda: (19, 20))
     with pytest.raises(ValueError, match="11 row groups do not suffice for 20 ranks"):
         list(ArrowBatches(folder, ["a"], "y"))
 

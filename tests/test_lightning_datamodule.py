@@ -16,7 +16,7 @@ from torch import Tensor
 import torchglm
 from torchglm.model.face import GLMHead
 from torchglm.training import ArrowBatches, GLMDataModule, LitGLM, LitIRLS, TensorBatches
-from torchglm.training.split import HashPart
+from torchglm.training.hash_split import HashPart
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 

@@ -15,7 +15,7 @@ import torchglm as tg
 from torchglm import metrics
 from torchglm.inputs import GLMBatch
 from torchglm.model.renewable import Renewable
-from torchglm.training.suitable import check_rows
+from torchglm.training.row_checks import check_rows
 
 N, ROW = 60, 17
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

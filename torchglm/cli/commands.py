@@ -13,8 +13,8 @@ from torchglm.cli.evaluate import evaluation
 from torchglm.cli.loading import load_run
 from torchglm.cli.predict import KINDS, Prediction, Wanted, carried, outcome, write
 from torchglm.cli.printing import print_document, print_json, print_summary
-from torchglm.cli.rows import attached, of_the_fit
-from torchglm.cli.waiting import waiting
+from torchglm.cli.progress import waiting
+from torchglm.cli.run_rows import attached, of_the_fit
 from torchglm.store import runs
 
 

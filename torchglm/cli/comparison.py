@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torchglm.cli.loading import load_run
-from torchglm.cli.rows import attached, of_the_fit
+from torchglm.cli.run_rows import attached, of_the_fit
 from torchglm.inference.compare import compare
 from torchglm.report import words
 from torchglm.report.document import Grid

@@ -14,8 +14,8 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import register_type
 
-from torchglm.cli import names
-from torchglm.cli.messages import one_line
+from torchglm.cli import short_names
+from torchglm.cli.config_errors import one_line
 from torchglm.cli.schema import DataConfig, Job
 
 MODE = "torchglm"
@@ -25,7 +25,7 @@ torchglm fit configs/poisson.yaml --family negative_binomial --solver.tol 1e-10
 Go on with a fit that was interrupted or killed: torchglm fit CONFIG.yaml --resume RUN
 Share the rows out to four processes: torchrun --nproc_per_node 4 -m torchglm fit CONFIG.yaml"""
 
-SHORT = {**names.KEYS, **{f"solver.{key}": known for key, known in names.INNER.items()}}
+SHORT = {**short_names.KEYS, **{f"solver.{key}": known for key, known in short_names.INNER.items()}}
 
 _yaml_load = jsonargparse.get_loader("yaml")
 
@@ -53,12 +53,12 @@ def _strict_load(text: str) -> Any:
 
 def load_yaml(text: str) -> Any:
     """YAML with short names expanded, see `names`."""
-    return names.expand(_strict_load(text))
+    return short_names.expand(_strict_load(text))
 
 
 def dump_yaml(config: dict[str, Any]) -> str:
     """YAML with short names where there are."""
-    text: str = yaml.safe_dump(names.contract(config), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(short_names.contract(config), sort_keys=False, allow_unicode=True)
     return text
 
 
@@ -96,7 +96,7 @@ def parser() -> jsonargparse.ArgumentParser:
     )
     found.add_argument("--config", action="config", help="the YAML file, where it does not come first")
     found.add_class_arguments(Job)
-    found.set_defaults(solver={"class_path": names.SOLVERS["irls"]})
+    found.set_defaults(solver={"class_path": short_names.SOLVERS["irls"]})
     for action in found._actions:
         _describe(action)
     return found
@@ -105,9 +105,9 @@ def parser() -> jsonargparse.ArgumentParser:
 def _describe(action: Action) -> None:
     """Say in the help of an action which names it knows; leave out what serves class paths only."""
     key = action.dest
-    if key in names.KEYS:
+    if key in short_names.KEYS:
         action.metavar = "NAME"
-        action.help = f"{action.help}. Names: {', '.join(names.KEYS[key]())}"
+        action.help = f"{action.help}. Names: {', '.join(short_names.KEYS[key]())}"
     elif key == "print_config":
         action.metavar, action.help = "", "print the whole config, itself a valid one, and exit"
     elif key == "data" or key.endswith(".help"):
@@ -202,7 +202,7 @@ def _expanded(arguments: Sequence[str]) -> list[str]:
             if not given:
                 raise ValueError(f"{flag} needs a value, such as {flag} {next(iter(known()))}.")
             value = given.pop(0)
-        made.append(f"--{key}={json.dumps(names.expand_value(key, _strict_load(value), known()))}")
+        made.append(f"--{key}={json.dumps(short_names.expand_value(key, _strict_load(value), known()))}")
     return made
 
 
@@ -217,6 +217,6 @@ def _check_flag(flag: str) -> None:
         "resume",
     ]
     key = flag.removeprefix("--")
-    if flag.startswith("--") and key not in known and key.split(".")[0] not in names.KEYS:
-        near = names.nearest(flag, [f"--{name}" for name in known])
+    if flag.startswith("--") and key not in known and key.split(".")[0] not in short_names.KEYS:
+        near = short_names.nearest(flag, [f"--{name}" for name in known])
         raise ValueError(f"unknown flag {flag}{near}. See torchglm fit --help.")

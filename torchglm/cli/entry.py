@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torchglm.cli import commands
 from torchglm.cli.fit import fit
-from torchglm.cli.names import nearest
+from torchglm.cli.short_names import nearest
 from torchglm.rows.ranks import RankError
 from torchglm.version import VERSION
 

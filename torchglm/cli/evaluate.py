@@ -11,10 +11,10 @@ import torch
 
 from torchglm.cli.law_scores import LawScores
 from torchglm.cli.loading import load_run
-from torchglm.cli.ratios import Ratios
-from torchglm.cli.rows import Batch, Reader, alike, check_formula, rows_of
+from torchglm.cli.observed_expected import Ratios
+from torchglm.cli.progress import waiting
+from torchglm.cli.run_rows import Batch, Reader, alike, check_formula, rows_of
 from torchglm.cli.scorecard import Evaluation
-from torchglm.cli.waiting import waiting
 from torchglm.fitting.irls import irls
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.report import words

@@ -15,8 +15,8 @@ import torch
 
 from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
-from torchglm.cli.rows import configured, rows_of
-from torchglm.cli.waiting import RunLog, waiting
+from torchglm.cli.progress import RunLog, waiting
+from torchglm.cli.run_rows import configured, rows_of
 from torchglm.rows.ranks import RankError, Ranks
 from torchglm.store import checkpoints, runs
 from torchglm.store.checkpoints import Checkpoint

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.cli.rows import Batch
+from torchglm.cli.run_rows import Batch
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result

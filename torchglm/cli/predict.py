@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from torchglm.cli.loading import load_run
-from torchglm.cli.rows import Batch, Reader, check_formula
+from torchglm.cli.progress import waiting
+from torchglm.cli.run_rows import Batch, Reader, check_formula
 from torchglm.cli.sinks import TERMINAL, plan, sink
-from torchglm.cli.waiting import waiting
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.tables.files import column_names, files, kind_of, parquet_file
 

@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 
-from torchglm.cli import names
-from torchglm.cli.messages import one_line
+from torchglm.cli import short_names
+from torchglm.cli.config_errors import one_line
 from torchglm.cli.schema import Job, SolverOptions
-from torchglm.cli.stream import optimum_from, result_at
+from torchglm.cli.streamed_fit import optimum_from, result_at
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import FileRows, Roles
 from torchglm.inputs.files import HOLD
@@ -149,7 +149,7 @@ class SGD(SolverOptions):
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a Trainer, each of the type it must have. Raises ValueError for others."""
-    names.check_keys("trainer", given, names.parameters("lightning.pytorch.Trainer"))
+    short_names.check_keys("trainer", given, short_names.parameters("lightning.pytorch.Trainer"))
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Trainer)
     try:

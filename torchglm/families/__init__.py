@@ -4,7 +4,7 @@ A family is the loss of a GLM: `log f(y) = w (y theta - b(theta)) / phi + c(y, p
 `-w d(y, mu) / (2 phi) + log_base(y, phi / w)` with the unit deviance `d`, so that nothing large cancels.
 Families know nothing of links beyond the functions every link offers.
 
-`base` holds the contract, `arithmetic` what the formulas share; the families stand by what they model: `real`,
+`base` holds the contract, `numerics` what the formulas share; the families stand by what they model: `real`,
 `proportions`, `counts`, `positive`, `durations`, `tweedie`. To add one, write its class in the file it belongs to
 and name it once in `MEMBERS` below; the tests find it by themselves and ask for a reference case.
 """

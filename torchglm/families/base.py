@@ -12,7 +12,7 @@ from torch import Tensor, distributions, nn
 from torch.distributions import constraints
 from torch.func import jvp
 
-from torchglm.families.arithmetic import any_observed, like, mask
+from torchglm.families.numerics import any_observed, like, mask
 from torchglm.links import Link
 from torchglm.links.inheritance import check_name, renounce
 from torchglm.rows.times import Response

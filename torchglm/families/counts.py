@@ -8,8 +8,8 @@ from torch.distributions import constraints
 
 from torchglm import distributions as exact
 from torchglm import links, special
-from torchglm.families.arithmetic import product, rows_of, text
 from torchglm.families.base import Family
+from torchglm.families.numerics import product, rows_of, text
 from torchglm.links import Link
 
 LEAST = 1e-30  # in place of zero in a logarithm that is multiplied by zero

@@ -7,7 +7,7 @@ from torch import Tensor, distributions
 from torch.distributions import constraints
 
 from torchglm import links, special
-from torchglm.families.arithmetic import any_observed, log_less_excess, mask, values_are_known
+from torchglm.families.numerics import any_observed, log_less_excess, mask, values_are_known
 from torchglm.families.positive import ConstantVariation
 from torchglm.links import Link
 from torchglm.rows.times import Response, Times, size_of

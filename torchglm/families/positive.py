@@ -10,8 +10,8 @@ from torch.distributions import constraints
 
 from torchglm import distributions as exact
 from torchglm import links, special
-from torchglm.families.arithmetic import any_observed, like, log_less_excess, mask
 from torchglm.families.base import Family
+from torchglm.families.numerics import any_observed, like, log_less_excess, mask
 from torchglm.links import Link
 
 

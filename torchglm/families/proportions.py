@@ -7,9 +7,9 @@ from torch import Tensor, distributions, nn
 from torch.distributions import constraints
 
 from torchglm import links, special
-from torchglm.families.arithmetic import any_observed, like, mask, product, values_are_known
 from torchglm.families.base import Family
-from torchglm.families.refusal import RowError
+from torchglm.families.numerics import any_observed, like, mask, product, values_are_known
+from torchglm.families.row_error import RowError
 from torchglm.links import Link
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, distributions
 from torch.distributions import constraints
 
 from torchglm import links, special
-from torchglm.families.arithmetic import like
 from torchglm.families.base import Family
+from torchglm.families.numerics import like
 from torchglm.links import Link
 
 

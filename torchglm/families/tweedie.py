@@ -10,9 +10,9 @@ from torch.distributions import constraints
 
 from torchglm import distributions as exact
 from torchglm import links, special
-from torchglm.families.arithmetic import like, rows_of, text
 from torchglm.families.base import Family
 from torchglm.families.counts import Poisson
+from torchglm.families.numerics import like, rows_of, text
 from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
 from torchglm.links import Link

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.families.refusal import RowError
+from torchglm.families.row_error import RowError
 from torchglm.fitting.status import FitWarning
 from torchglm.rows.times import Response, size_of
 

@@ -10,7 +10,7 @@ import torch
 from torchglm.design import Tally, learn
 from torchglm.design.sources import check_source, columns_read, scan
 from torchglm.families import Family
-from torchglm.families.refusal import RowError
+from torchglm.families.row_error import RowError
 from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm import tables
 from torchglm.design import Tally, build, groups
 from torchglm.families import Family
-from torchglm.families.refusal import RowError
+from torchglm.families.row_error import RowError
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles

@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from torchglm.families.arithmetic import values_are_known
-from torchglm.families.refusal import RowError
+from torchglm.families.numerics import values_are_known
+from torchglm.families.row_error import RowError
 from torchglm.links import Link
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, distributions, nn
 
 from torchglm import families, links
 from torchglm.families import Family
-from torchglm.families.arithmetic import values_are_known
+from torchglm.families.numerics import values_are_known
 from torchglm.inference.fitted import Fitted
 from torchglm.inputs import Roles
 from torchglm.links import Link

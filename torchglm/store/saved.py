@@ -27,6 +27,6 @@ def load(path: Any, model: nn.Module | None = None, *, family: Family | None = N
         if model is not None:
             raise ValueError(f"model= goes with a checkpoint of Lightning (.ckpt); {place} has none.")
         return Result.of(storage.load(place, family, link))
-    from torchglm.training.kept import load_checkpoint
+    from torchglm.training.checkpointing import load_checkpoint
 
     return load_checkpoint(place, model, family, link)

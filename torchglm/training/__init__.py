@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from torchglm.inputs import GLMBatch, as_batch
-from torchglm.training.arrow import ArrowBatches
+from torchglm.training.arrow_batches import ArrowBatches
 from torchglm.training.batches import TensorBatches
 from torchglm.training.datamodule import GLMDataModule
 from torchglm.training.irls import LitIRLS
-from torchglm.training.module import LitGLM
+from torchglm.training.lit_glm import LitGLM
 from torchglm.training.refit import IRLSHead
-from torchglm.training.solver import Trained, fit_sgd
+from torchglm.training.sgd import Trained, fit_sgd
 
 __all__ = [
     "ArrowBatches",

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inputs import GLMBatch, named
-from torchglm.training.place import Place
-from torchglm.training.suitable import check_masses, check_rows
+from torchglm.training.loader_position import LoaderPosition
+from torchglm.training.row_checks import check_masses, check_rows
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -73,7 +73,7 @@ class TensorBatches:
         check_masses(self.data)
         self.rows = lengths["x"]
         self.batch_size, self.shuffle, self.seed, self.drop_last = batch_size, shuffle, seed, drop_last
-        self.epoch, self.place = 0, Place()
+        self.epoch, self.place = 0, LoaderPosition()
         self._suits: Family | None = None  # which the rows were looked at for
 
     @property

@@ -14,10 +14,10 @@ from lightning.pytorch import LightningDataModule
 
 from torchglm.design import DesignSpec
 from torchglm.tables.files import PathLike, files, read_table
-from torchglm.training.arrow import ArrowBatches
+from torchglm.training.arrow_batches import ArrowBatches
 from torchglm.training.batches import TensorBatches
-from torchglm.training.split import HashPart
-from torchglm.training.tables import TableRows
+from torchglm.training.hash_split import HashPart
+from torchglm.training.table_tensors import TableRows
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -29,8 +29,8 @@ from torchglm.metrics import Deviance
 from torchglm.model.face import GLMHead
 from torchglm.rows.grams import Layout
 from torchglm.training.batches import rank_and_world
-from torchglm.training.heads import predicted
-from torchglm.training.scores import Scores
+from torchglm.training.logged_metrics import Scores
+from torchglm.training.model_head import predicted
 
 
 class LitIRLS(LightningModule):

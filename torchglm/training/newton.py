@@ -14,7 +14,7 @@ from torchglm.inputs import GLMBatch
 from torchglm.model.face import GLMHead
 from torchglm.rows.products import product
 from torchglm.rows.ranks import ALONE, Ranks
-from torchglm.training.columns import BatchRows, WhitenedGLM, folded
+from torchglm.training.whitening import BatchRows, WhitenedGLM, folded
 
 
 @dataclass(frozen=True)

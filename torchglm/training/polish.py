@@ -17,8 +17,8 @@ from torchglm.fitting.status import Status
 from torchglm.inputs import LoaderRows, as_batch
 from torchglm.model.face import GLMHead
 from torchglm.rows.ranks import Ranks, Shard
-from torchglm.training.columns import WhitenedGLM
 from torchglm.training.newton import Newton, newton
+from torchglm.training.whitening import WhitenedGLM
 
 NEAR = 0.1  # standard errors from the optimum that still count as converged
 

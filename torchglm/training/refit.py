@@ -24,7 +24,7 @@ from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import GLMBatch, LoaderRows, as_batch
 from torchglm.model.face import GLMHead
 from torchglm.training.batches import rank_and_world
-from torchglm.training.module import LitGLM
+from torchglm.training.lit_glm import LitGLM
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ STEP_HOOKS = ("backward", "optimizer_step", "optimizer_zero_grad", "configure_gr
 PATIENT = (ModelCheckpoint, TQDMProgressBar, RichProgressBar, Timer)  # batch hooks that may come late, see `room`
 
 
-def may_go_ahead(trainer: Any, module: LightningModule, mixed: bool) -> bool:
+def may_fuse(trainer: Any, module: LightningModule, mixed: bool) -> bool:
     """Whether whole steps of one's own are the steps the Trainer would make; `mixed`: under bf16-mixed too."""
     optimizers = trainer.optimizers
     plain = all(getattr(type(module), name) is getattr(LightningModule, name) for name in (*BATCH_HOOKS, *STEP_HOOKS))
@@ -86,7 +86,7 @@ def _is_patient(callback: Callback) -> bool:
     )
 
 
-class Ahead:
+class FusedSteps:
     """Makes the steps before the one the Trainer makes.
 
     `stepper` gives what makes a whole step on a batch but for the schedulers. Called with the batch at hand, it

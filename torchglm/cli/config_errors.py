@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from torchglm.cli import names
+from torchglm.cli import short_names
 from torchglm.cli.schema import DataConfig, Job
 
 KINDS = {
@@ -52,10 +52,10 @@ def one_line(message: str) -> str:
 def _unknown(key: str, group: str | None, where: str, paths: list[str]) -> str:
     """What is said of a key that is unknown at the top, in a group or to the class at the last path."""
     if group:
-        return names.unknown_key(group, key, list(DataConfig.__dataclass_fields__))
+        return short_names.unknown_key(group, key, list(DataConfig.__dataclass_fields__))
     if paths:
-        return names.unknown_key(where, key, names.parameters(paths[-1]))
-    return names.unknown_key("config", key, list(Job.__dataclass_fields__))
+        return short_names.unknown_key(where, key, short_names.parameters(paths[-1]))
+    return short_names.unknown_key("config", key, list(Job.__dataclass_fields__))
 
 
 def _expected(message: str) -> str:
@@ -73,7 +73,7 @@ def _expected(message: str) -> str:
         return ""
     got = value[1].strip()
     listed = f"{', '.join(wanted[:-1])} or {wanted[-1]}" if len(wanted) > 1 else wanted[0]
-    return f"must be {listed}, got {got}{names.nearest(got, words)}.{_quoting(got) if 'text' in kinds else ''}"
+    return f"must be {listed}, got {got}{short_names.nearest(got, words)}.{_quoting(got) if 'text' in kinds else ''}"
 
 
 def _quoting(got: str) -> str:

@@ -15,12 +15,12 @@ from torch import nn
 
 from torchglm.families import Family
 from torchglm.links import Link
-from torchglm.training.heads import head_from
-from torchglm.training.module import LitGLM
+from torchglm.training.lit_glm import LitGLM
+from torchglm.training.model_head import head_from
 from torchglm.writing.files import replaced
 
 
-class Keep(Callback):
+class EpochCheckpoint(Callback):
     """Keeps a Lightning checkpoint in one file after each epoch: the old one stands until the new is on the disk."""
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ def train(trainer: Trainer, module: LightningModule, batches: Iterable[Any], kep
         if kept is None:
             trainer.fit(module, batches)
             return
-        trainer.callbacks.append(Keep(kept))  # type: ignore[attr-defined]
+        trainer.callbacks.append(EpochCheckpoint(kept))  # type: ignore[attr-defined]
         trainer.fit(module, batches, ckpt_path=kept if kept.is_file() else None)
     except SystemExit:
         if trainer.state.status != TrainerStatus.INTERRUPTED:

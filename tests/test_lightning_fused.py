@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 from torchglm import families
 from torchglm.families import NegativeBinomial
 from torchglm.model.face import GLMHead
-from torchglm.training import GLMBatch, LitGLM, TensorBatches, ahead, module
-from torchglm.training.ahead import STEPS, Ahead
-from torchglm.training.closed import ClosedForm, stepper
-from torchglm.training.columns import Whitening
+from torchglm.training import GLMBatch, LitGLM, TensorBatches, fused_steps, lit_glm
+from torchglm.training.closed_form import ClosedForm, stepper
+from torchglm.training.fused_steps import STEPS, FusedSteps
+from torchglm.training.whitening import Whitening
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning")
 
@@ -177,14 +177,14 @@ def quiet(folder: Path, **options: Any) -> Trainer:
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps made ahead, one entry for each group."""
     made: list[int] = []
-    plain = Ahead._count
+    plain = FusedSteps._count
 
-    def counting(self: Ahead, steps: int, last: bool) -> None:
+    def counting(self: FusedSteps, steps: int, last: bool) -> None:
         made.append(steps)
         plain(self, steps, last)
 
-    monkeypatch.setattr(Ahead, "_count", counting)
-    monkeypatch.setattr(ahead, "SECONDS", 1e9)  # however slow this machine is
+    monkeypatch.setattr(FusedSteps, "_count", counting)
+    monkeypatch.setattr(fused_steps, "SECONDS", 1e9)  # however slow this machine is
     return made
 
 
@@ -192,8 +192,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
     """Switches groups off and on."""
     with monkeypatch.context() as patch:
-        allowed = module.may_go_ahead
-        yield lambda off: patch.setattr(module, "may_go_ahead", (lambda *_, **__: False) if off else allowed)
+        allowed = lit_glm.may_fuse
+        yield lambda off: patch.setattr(lit_glm, "may_fuse", (lambda *_, **__: False) if off else allowed)
 
 
 Make = Callable[[], LitGLM]

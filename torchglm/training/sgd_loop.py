@@ -13,7 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from torchglm.inputs import as_batch
-from torchglm.training.closed import ClosedForm, stepper
+from torchglm.training.closed_form import ClosedForm, stepper
 
 
 def cosine(step: int, steps: float) -> float:

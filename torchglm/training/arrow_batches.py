@@ -20,10 +20,10 @@ from torchglm.tables.columns import check_columns
 from torchglm.tables.files import PathLike, files
 from torchglm.tables.readahead import read_ahead
 from torchglm.training.batches import generator_of, join, rank_and_world, take, weighted
-from torchglm.training.place import Place
-from torchglm.training.split import HashPart
-from torchglm.training.suitable import check_masses, check_rows
-from torchglm.training.tables import TableRows
+from torchglm.training.hash_split import HashPart
+from torchglm.training.loader_position import LoaderPosition
+from torchglm.training.row_checks import check_masses, check_rows
+from torchglm.training.table_tensors import TableRows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -83,7 +83,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         self.groups = [group for file in files(path) for group in _groups(file, self.columns, part)]
         if not self.groups:
             raise ValueError("The Parquet files hold no rows." if part is None else f"No row is in the {part}.")
-        self.epoch, self.place = 0, Place()
+        self.epoch, self.place = 0, LoaderPosition()
         self.family: Family | None = None  # of the head that they train
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchglm import inputs
 from torchglm.design import Design, Tally, groups, tally
 from torchglm.design.factors import shown
-from torchglm.families.refusal import RowError
+from torchglm.families.row_error import RowError
 from torchglm.tables import Scan, numbers, read_table
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from torchmetrics import Metric
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.metrics import D2, Deviance
 from torchglm.model.face import GLMHead
-from torchglm.training.ahead import Ahead, may_go_ahead
 from torchglm.training.batches import shared
-from torchglm.training.closed import ClosedForm, stepper
-from torchglm.training.heads import check_arguments, config_of, head_from, predicted, split
-from torchglm.training.scores import Scores, Seen, WeightedMean
-from torchglm.training.suitable import suit
+from torchglm.training.closed_form import ClosedForm, stepper
+from torchglm.training.fused_steps import FusedSteps, may_fuse
+from torchglm.training.logged_metrics import Scores, Seen, WeightedMean
+from torchglm.training.model_head import check_arguments, config_of, head_from, predicted, split
+from torchglm.training.row_checks import suit
 
 MakeMetric = Callable[..., Metric]
 
@@ -75,7 +75,7 @@ class LitGLM(LightningModule):
         self.penalty, self.scale = penalty, scale
         self.watched = True
         self._closed: ClosedForm | None = None
-        self._ahead: Ahead | None = None
+        self._ahead: FusedSteps | None = None
         self._epoch = -1  # for which the two above hold
         self._seen = Seen()
         self._wanted: dict[str, Metric | MakeMetric] = (
@@ -124,10 +124,10 @@ class LitGLM(LightningModule):
         self._epoch = trainer.current_epoch
         searched = isinstance(trainer.optimizers[0], LBFGS)  # which compares losses to their last digits
         self._closed = None if searched else self._closed_form()
-        allowed = type(self).training_step is LitGLM.training_step and may_go_ahead(
+        allowed = type(self).training_step is LitGLM.training_step and may_fuse(
             trainer, self, mixed=self._closed is not None
         )
-        self._ahead = Ahead(trainer, self, self._stepper, self.head.link) if allowed else None
+        self._ahead = FusedSteps(trainer, self, self._stepper, self.head.link) if allowed else None
 
     def _closed_form(self) -> ClosedForm | None:
         own = all(getattr(type(self), name) is getattr(LitGLM, name) for name in ("features", "head"))

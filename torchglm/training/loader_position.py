@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torchglm.inputs import GLMBatch
 
 
-class Place:
+class LoaderPosition:
     """The epoch a loader is in, and the batches it has given of it.
 
     Lightning saves `state` with a checkpoint, and gives it back by `load` before the first batch of a resumed run.

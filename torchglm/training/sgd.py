@@ -23,13 +23,13 @@ from torchglm.inputs import GLMBatch, as_batch, named
 from torchglm.model.face import GLMHead
 from torchglm.rows.ranks import Ranks
 from torchglm.training.batches import TensorBatches, generator_of, rank_and_world, take
-from torchglm.training.closed import ClosedForm
-from torchglm.training.columns import WhitenedGLM, Whitening
-from torchglm.training.kept import train
-from torchglm.training.loop import cosine, descend
-from torchglm.training.module import LitGLM
+from torchglm.training.checkpointing import train
+from torchglm.training.closed_form import ClosedForm
+from torchglm.training.lit_glm import LitGLM
 from torchglm.training.polish import polished, solved
-from torchglm.training.suitable import check_rows, checked, suit
+from torchglm.training.row_checks import check_rows, checked, suit
+from torchglm.training.sgd_loop import cosine, descend
+from torchglm.training.whitening import WhitenedGLM, Whitening
 
 EPOCHS = 20
 PIECE = 1 << 14  # rows whitened at once
