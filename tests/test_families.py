@@ -121,6 +121,20 @@ def test_the_loss_above_its_least_is_half_the_deviance(case: Case, link: Link) -
     assert bool(((kernel - half).abs() <= 1e-12 * (1e-3 + half)).all())
 
 
+@each_pair
+def test_the_cheap_forms_are_the_exact_ones_up_to_rounding_of_their_terms(case: Case, link: Link) -> None:
+    y, mu = grid(case, link)
+    eta = link.link(mu)
+    mu = link(eta)
+    half, size = case.family.cheap(y, eta, mu, link)
+    exact = case.family.half_deviance(y, eta, mu, link)
+    slack = 1e-13 * (exact + 1e-3) if size is None else 1e-14 * size
+    assert bool(((half - exact).abs() <= slack).all())
+    least, without = case.family.cheap(y, eta, mu, link, relative=True)
+    nll = case.family.nll(y, eta, link)
+    assert without is None and bool(((least - nll).abs() <= 1e-13 * (1 + nll.abs() + y.abs() * (1 + eta.abs()))).all())
+
+
 def exact_deviance(case: Case, y: float, mu: float) -> mpmath.mpf:
     if y == mu:
         return mp.mpf(0)

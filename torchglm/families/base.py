@@ -32,9 +32,7 @@ MADE_OF = {
     "distribution": ("variance", "log_base"),
     "log_prob": ("variance", "unit_deviance", "log_base"),
     "half_deviance": ("unit_deviance", "nll"),
-    "rough_half_deviance": ("unit_deviance", "nll", "half_deviance"),
-    "rough_size": ("unit_deviance", "nll", "half_deviance", "rough_half_deviance"),
-    "rough_nll": ("nll", "cumulant"),
+    "cheap": ("unit_deviance", "nll", "half_deviance", "cumulant"),
     "canonical": ("variance", "score_and_weight"),  # a score that is written anew, not one that is renounced below
     "score_and_weight": ("variance", "unit_deviance", "nll", "variance_log_deriv", "slope_over_variance"),
     "least_squares": ("unit_deviance", "nll"),
@@ -211,17 +209,14 @@ class Family(nn.Module):
         """`unit_deviance / 2` where both `eta` and `mu = link(eta)` are at hand."""
         return self.unit_deviance(y, mu) / 2
 
-    def rough_half_deviance(self, y: Response, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        """`half_deviance` up to rounding of the terms it is the difference of: what a search compares, cheaply."""
-        return self.half_deviance(y, eta, mu, link)
+    def cheap(
+        self, y: Response, eta: Tensor, mu: Tensor, link: Link, relative: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """What a search compares: `half_deviance` up to rounding of the terms it is the difference of, and their size.
 
-    def rough_size(self, y: Response, mu: Tensor) -> Tensor | None:
-        """The size of those terms; None where `rough_half_deviance` loses no digit of `half_deviance`."""
-        return None
-
-    def rough_nll(self, y: Response, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        """`nll` where `mu = link(eta)` is at hand, up to rounding of its terms; cheaper still, with `y` given once."""
-        return self.nll(y, eta, link)
+        The size is None where no digit is lost. `relative` leaves out what depends on `y` alone: `nll`, without a size.
+        """
+        return self.nll(y, eta, link) if relative else self.half_deviance(y, eta, mu, link), None
 
     def _unsaid(self, formula: str) -> NoReturn:
         parents = [

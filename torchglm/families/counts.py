@@ -41,14 +41,12 @@ class Poisson(Family):
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return 2 * special.kl_div(y, mu)
 
-    def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        return y * torch.log(y.clamp(min=LEAST) / mu) - (y - mu)
-
-    def rough_size(self, y: Tensor, mu: Tensor) -> Tensor:
-        return y + mu
-
-    def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        return mu - y * eta if self.is_canonical(link) else self.nll(y, eta, link)
+    def cheap(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, relative: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        if relative:
+            return mu - y * eta if self.is_canonical(link) else self.nll(y, eta, link), None
+        return y * torch.log(y.clamp(min=LEAST) / mu) - (y - mu), y + mu
 
     def score_and_weight(
         self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool

@@ -42,15 +42,13 @@ class Gamma(ConstantVariation):
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return -2 * log_less_excess(y, mu)
 
-    def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
+    def cheap(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, relative: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         ratio = y / mu
-        return ratio - 1 - ratio.log()
-
-    def rough_size(self, y: Tensor, mu: Tensor) -> Tensor:
-        return y / mu + 1
-
-    def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        return y / mu + (eta if type(link) is links.Log else mu.log())
+        if relative:
+            return ratio + (eta if type(link) is links.Log else mu.log()), None
+        return ratio - 1 - ratio.log(), ratio + 1
 
     def score_and_weight(
         self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool

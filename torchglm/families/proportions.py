@@ -53,13 +53,16 @@ class _Proportion(Family):
         safe = torch.where(inside, mu, 0.5)
         return torch.where(inside, _half_deviance(y, safe), far)
 
-    def rough_half_deviance(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        if not self.is_canonical(link) or bool(((y > 0) & (y < 1)).any()):
-            return self.half_deviance(y, eta, mu, link)
-        return -nn.functional.logsigmoid((2 * y - 1) * eta)
-
-    def rough_nll(self, y: Tensor, eta: Tensor, mu: Tensor, link: Link) -> Tensor:
-        return self.cumulant(eta) - y * eta if self.is_canonical(link) else self.nll(y, eta, link)
+    def cheap(
+        self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, relative: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        if not self.is_canonical(link):
+            return super().cheap(y, eta, mu, link, relative)
+        if relative:
+            return self.cumulant(eta) - y * eta, None
+        if bool(((y > 0) & (y < 1)).any()):
+            return self.half_deviance(y, eta, mu, link), None
+        return -nn.functional.logsigmoid((2 * y - 1) * eta), None
 
     def score_and_weight(
         self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, observed: Tensor | bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,6 +91,50 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
         return replace(Moments.zero(rows.y.shape[0], Layout(0), rows.y.device), factor=_design(rows))
     if point.lack is not None:
         return _lacks(rows, point)
+    plain = is_all(rows.weight, 1.0)
+    values = _values(rows, point, family, link, plain)
+    eta, information = values.eta, values.information
+    scale = torch.linalg.vecdot(information, eta.square())
+    none = torch.zeros_like(scale)
+    counted = point.coef is None or point.before is not None or point.census
+    weight, count, response = _census(rows, plain) if counted else (none,) * 3
+    pearson, change, near = none, none, torch.full_like(none, math.inf)
+    if point.before is not None:
+        pearson, change = _report(rows, values, point.before, family, plain)
+        near = near if point.ends is None else margin(eta, rows.weight, point.ends)
+    return Moments(
+        gram(rows, information, point.single) if point.curved else Dense(eta.new_zeros(eta.shape[0], 0, 0)),
+        project(rows, values.score),
+        values.half.sum(-1),
+        scale,
+        values.outside,
+        weight,
+        count,
+        response,
+        pearson,
+        change,
+        near,
+        _factor(rows, values.score, information) if point.factor else None,
+    )
+
+
+class _Values(NamedTuple):
+    """What the rows of a block bring to the three products of a pass, `x coef`, `x' s` and `x' W x`; all (B, n).
+
+    `half` of the deviance, `score` and `information` have the weights of the rows in them; a row without weight has
+    0 there, and a harmless `eta` and `mu`. `outside` (B,) is 1 where a mean is out of range.
+    """
+
+    eta: Tensor
+    mu: Tensor
+    score: Tensor
+    information: Tensor
+    half: Tensor
+    outside: Tensor
+
+
+def _values(rows: Rows, point: Point, family: Family, link: Link, plain: bool) -> _Values:
+    """The values of a block at a point; `plain` says that all weights are 1."""
     eta, observed = _predictor(rows, point, family, link)
     mu = link(eta)
     score, information = family.score_and_weight(rows.response, eta, mu, link, observed)
@@ -98,62 +142,35 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     if point.fence:
         assert point.ends is not None
         half, score, information = fenced(half, score, information, eta, point.fence, point.ends)
-    plain = is_all(rows.weight, 1.0)
     if not plain:
         score, information, half = score * rows.weight, information * rows.weight, half * rows.weight
     if not plain and (rows.weight.is_cuda or bool((rows.weight == 0).any())):
         used = rows.weight > 0
         score, information, half = (torch.where(used, v, 0.0) for v in (score, information, half))
         mu, eta = torch.where(used, mu, mu.new_tensor(family.inner_mean)), torch.where(used, eta, 0.0)
-        bad = _outside(mu, torch.where(used, eta, torch.inf), family, link)
+        outside = _outside(mu, torch.where(used, eta, torch.inf), family, link)
     else:
-        bad = _outside(mu, eta, family, link)
+        outside = _outside(mu, eta, family, link)
     if point.coef is None:  # the first step solves for the coefficients themselves
         own = eta if is_all(rows.offset, 0.0) else eta - rows.offset
         score = (score if point.constant is None else 0.0) + information * own
-    scale = torch.linalg.vecdot(information, eta.square())
-    none = torch.zeros_like(scale)
-    counted = point.coef is None or point.before is not None or point.census
-    weight, count, response = _census(rows, family, plain) if counted else (none,) * 3
-    pearson, change = _report(rows, eta, mu, point.before, family, plain) if point.before is not None else (none, none)
-    near = torch.full_like(none, math.inf)
-    if point.before is not None and point.ends is not None:
-        near = margin(eta, rows.weight, point.ends)
-    factor = _factor(rows, score, information) if point.factor else None
-    curvature = gram(rows, information, point.single) if point.curved else Dense(mu.new_zeros(mu.shape[0], 0, 0))
-    return Moments(
-        curvature,
-        project(rows, score),
-        half.sum(-1),
-        scale,
-        bad,
-        weight,
-        count,
-        response,
-        pearson,
-        change,
-        near,
-        factor,
-    )
+    return _Values(eta, mu, score, information, half, outside)
 
 
 def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family, link: Link) -> Tensor:
     """(B, n) half the unit deviance: to its last digits where the pass reports, else as cheaply as can be."""
-    if point.relative:
-        return family.rough_nll(rows.response, eta, mu, link)
     if point.before is not None and type(link) is Identity and family.least_squares and point.coef is not None:
         return _exact_residual(rows, point.coef).square() / 2
-    if point.before is None:
-        return family.rough_half_deviance(rows.response, eta, mu, link)
-    size = family.rough_size(rows.response, mu)
-    if size is None or size.is_cuda:  # a look at the sums would have the device wait
+    half, size = family.cheap(rows.response, eta, mu, link, point.relative)
+    if point.relative or point.before is None or size is None:
+        return half
+    if size.is_cuda:  # a look at the sums would have the device wait
         return family.half_deviance(rows.response, eta, mu, link)
-    # where the sum is not small beside its terms the rough form loses no digit either, at a quarter of the time
-    rough = family.rough_half_deviance(rows.response, eta, mu, link)
-    fine = torch.linalg.vecdot(rough, rows.weight) > COARSE * torch.linalg.vecdot(size, rows.weight)
+    # where the sum is not small beside its terms the cheap form loses no digit either, at a quarter of the time
+    fine = torch.linalg.vecdot(half, rows.weight) > COARSE * torch.linalg.vecdot(size, rows.weight)
     if bool(fine.all()):
-        return rough
-    return torch.where(fine.unsqueeze(-1), rough, family.half_deviance(rows.response, eta, mu, link))
+        return half
+    return torch.where(fine.unsqueeze(-1), half, family.half_deviance(rows.response, eta, mu, link))
 
 
 def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
@@ -173,7 +190,7 @@ def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
     return (~inside).to(torch.float64)
 
 
-def _census(rows: Rows, family: Family, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _census(rows: Rows, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     """`weight`, `count` and `response` of a block; `plain` says that all weights are 1."""
     y = rows.y
     if plain and rows.repeats is None:
@@ -184,8 +201,9 @@ def _census(rows: Rows, family: Family, plain: bool) -> tuple[Tensor, Tensor, Te
     return rows.weight.sum(-1), count.sum(-1), (rows.weight * torch.where(used > 0, y, 0.0)).sum(-1)
 
 
-def _report(rows: Rows, eta: Tensor, mu: Tensor, before: Tensor, family: Family, plain: bool) -> tuple[Tensor, Tensor]:
+def _report(rows: Rows, values: _Values, before: Tensor, family: Family, plain: bool) -> tuple[Tensor, Tensor]:
     """`pearson`, and the largest relative `change` of `eta` since the coefficients `before`."""
+    eta, mu = values.eta, values.mu
     square = (rows.y - mu).square() / family.variance(mu)
     step = (eta - linear_predictor(rows, before)).abs_().div_(eta.abs().add_(1))
     if not plain:

@@ -152,7 +152,7 @@ class ClosedForm:
                 by_x, by_one = slope.mT @ x, slope.sum(0)
             total = None
             if loss:
-                nll = self.family.rough_nll(y, eta, mu, self.link)
+                nll, _ = self.family.cheap(y, eta, mu, self.link, relative=True)
                 total = nll.sum() if w is None else torch.where(w > 0, w * nll, 0.0).sum()
             return Sums(total, mass, self.model.pull(by_x, by_one))
 
