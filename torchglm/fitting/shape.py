@@ -13,6 +13,7 @@ from torchglm.links import Link
 from torchglm.rows.products import linear_predictor
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64, without_columns
+from torchglm.special.roots import root
 
 HELD = 1 << 28  # bytes of responses, weights and means that are kept of a stream
 LONGEST = 4.0  # step of Newton's method on a log scale
@@ -160,23 +161,16 @@ def alpha_ml(fitted: RowMeans, family: Family, start: Tensor) -> tuple[Tensor, T
 def climb(slopes: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, lower: float, upper: float) -> Tensor:
     """(B,) where the first of two `slopes`, the derivatives of a function of one parameter, falls through zero.
 
-    Newton's method within the bracket that the signs of the slope leave; where it would leave it, or the function
-    is not concave, two units uphill or half of what is left. Stops when no parameter moves by 1e-11.
+    Newton's method within a bracket; two units uphill where the function is not concave or its step is long.
     """
-    at = start.clamp(lower, upper)
-    low, high = torch.full_like(at, lower), torch.full_like(at, upper)
-    for _ in range(200):
+
+    def step(at: Tensor) -> Tensor:
         slope, bend = slopes(at)
-        low, high = torch.where(slope > 0, at, low), torch.where(slope < 0, at, high)
-        newton = at - slope / torch.where(bend < 0, bend, -1.0)
-        sound = (bend < 0) & (newton > low) & (newton < high) & ((newton - at).abs() <= LONGEST)
-        uphill = torch.where(slope > 0, torch.minimum(at + 2, (at + high) / 2), torch.maximum(at - 2, (at + low) / 2))
-        trial = torch.where(sound, newton, torch.where(slope == 0, at, uphill))
-        trial = torch.where(torch.isfinite(slope), trial, at)
-        moved, at = (trial - at).abs(), trial
-        if bool((moved < 1e-11).all()):
-            break
-    return at
+        newton = -slope / torch.where(bend < 0, bend, -1.0)
+        sound = (bend < 0) & (newton.abs() <= LONGEST)
+        return torch.where(torch.isfinite(slope), torch.where(sound, newton, 2 * slope.sign()), 0.0)
+
+    return root(step, start, limits=(lower, upper), most=200)
 
 
 @torch.no_grad()

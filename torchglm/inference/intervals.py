@@ -26,6 +26,7 @@ from torchglm.inference.predict import for_each, predict
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.inputs import Roles
 from torchglm.links import Link
+from torchglm.special.roots import root
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 KINDS = ("mean", "link", "response")
 REACH = 6.5  # standard errors to which the quadrature goes where it takes even steps
-STEPS, CLOSE = 60, 1e-7  # of the search for a quantile, on the scale of normal quantiles
+WITHIN, CLOSE = (-36.0, 8.0), 1e-9  # of the search for a quantile, on the scale of normal quantiles
 CELLS = 1 << 21  # values of the distribution function taken at once
 Nodes = tuple[Tensor, Tensor]  # where, and with which weights
 
@@ -215,7 +216,7 @@ class Mixture(Distribution):
         return torch.special.ndtri(log_tails(self, value)[0 if lower else 1].exp())
 
     def _continuous(self, target: float, lower: bool) -> Tensor:
-        """The value whose tail has the normal quantile `target` < 0: secant steps kept inside a bracket.
+        """The value whose tail has the normal quantile `target` < 0: by secant steps.
 
         The unknown is `z`, the value being the quantile of the plain law at the normal tail `z`, so that the support
         is kept and the function is nearly the identity.
@@ -227,18 +228,16 @@ class Mixture(Distribution):
 
         z = torch.full_like(self.log_weight[:, 0], target)
         zero = self._at_zero(target, lower)
-        low, high = torch.full_like(z, -36.0), torch.full_like(z, 8.0)
         before, score_before = z, torch.full_like(z, torch.nan)
-        for _ in range(STEPS):
+
+        def step(z: Tensor) -> Tensor:
+            nonlocal before, score_before
             score = self._score(value_at(z), lower)
-            near = (score - target).abs() <= CLOSE
-            low, high = torch.where(score < target, z, low), torch.where(score > target, z, high)
-            if bool((near | zero | (high - low <= CLOSE) | score.isnan()).all()):
-                break
             slope = ((score - score_before) / (z - before)).nan_to_num(1.0, 1.0, 1.0).clamp(0.02, 5.0)
-            step = z + (target - score) / slope
             before, score_before = z, score
-            z = torch.where(near, z, torch.where((step > low) & (step < high), step, (low + high) / 2))
+            return torch.where(zero, 0.0, (target - score) / slope)
+
+        z = root(step, z, limits=WITHIN, close=CLOSE)
         return torch.where(zero, 0.0, value_at(z))
 
     def _at_zero(self, target: float, lower: bool) -> Tensor:

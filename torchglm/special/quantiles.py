@@ -19,22 +19,21 @@ from torchglm.special.incomplete import (
     log_gammainc,
     wide,
 )
+from torchglm.special.roots import root
 
-_MOST_STEPS = 100
-_LONGEST_STEP = 20.0
-_CLOSE = 1e-11  # convergence is quadratic and one more step follows
+LONGEST = 20.0  # step
 
 LogTails = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 def solve_log_tails(
-    tails: LogTails, start: Tensor, log_lower: Tensor, log_upper: Tensor, longest: float = 20.0
+    tails: LogTails, start: Tensor, log_lower: Tensor, log_upper: Tensor, longest: float = LONGEST
 ) -> Tensor:
     """The `z` at which an increasing distribution function has the given logarithms of its two tails.
 
-    `tails(z)` returns log F(z), log(1 - F(z)) and the log-density at z. The smaller tail is solved for by
-    Newton, upward by at most `longest`, and by bisection where that leaves the known bracket or stops
-    halving its steps. The last step is differentiable in whatever `tails` and the targets depend on.
+    `tails(z)` returns log F(z), log(1 - F(z)) and the log-density at z. The smaller tail is solved for by Newton within
+    a bracket (see `roots`), upward by at most `longest`. The last step is differentiable in whatever `tails` and the
+    targets depend on.
     """
     lower = log_lower < log_upper
     target = torch.where(lower, log_lower, log_upper)
@@ -45,20 +44,7 @@ def solve_log_tails(
         tail = torch.where(lower, below, above)
         return sign * (target - tail) / torch.exp(density - tail).detach()
 
-    with torch.no_grad():
-        z, left, right = start, torch.full_like(start, -math.inf), torch.full_like(start, math.inf)
-        before = torch.full_like(start, math.inf)
-        for _ in range(_MOST_STEPS):
-            move = step(z).nan_to_num(0.0)
-            left, right = torch.where(move > 0, z, left), torch.where(move < 0, z, right)
-            move = move.clamp(-_LONGEST_STEP, longest)
-            middle = 0.5 * (left + right)
-            slow = (move.abs() > 0.5 * before) & (move.abs() > _CLOSE * (1 + z.abs()))
-            bisect = ((z + move < left) | (z + move > right) | slow) & torch.isfinite(middle)
-            move = torch.where(bisect, middle - z, move)
-            z, before = z + move, move.abs()
-            if not (before > _CLOSE * (1 + z.abs())).any():
-                break
+    z = root(step, start, (LONGEST, longest))
     move = step(z)
     return z + torch.where(torch.isfinite(move), move, 0.0)
 
