@@ -159,7 +159,9 @@ def complaints(drawn: Drawn, coef: Array, said: float) -> list[str]:
     l1, l2 = (np.broadcast_to(np.asarray(v, float), beta.shape) * total for v in (drawn.l1, drawn.l2))
     at_zero = kept & (beta == 0) & (l1 > 0)
     slope = score - l2 * beta - l1 * np.sign(beta)
-    beyond = at_zero & (np.abs(score) > l1 * (1 + 1e-6) + ROUNDING * size)
+    base = abs(said) + (1e-10) ** 2 * float((np.diag(information) * beta**2).sum())
+    excess, bend = np.abs(score) - l1, np.diag(information) + l2
+    beyond = at_zero & (excess > ROUNDING * (size + l1)) & (excess**2 > FLAT * base * bend)
     if beyond.any():
         j = int(np.argmax(beyond))
         found.append(f"column {j} is held at zero with slope {float(abs(score[j])):.6g} against l1 {float(l1[j]):.6g}")
@@ -172,7 +174,6 @@ def complaints(drawn: Drawn, coef: Array, said: float) -> list[str]:
             return [*found, "the information is not finite"]
         step = np.linalg.lstsq(matrix, slope[free].astype(float) / scale, rcond=1e-13)[0]
         gain = float(step @ (slope[free].astype(float) / scale))
-        base = abs(said) + (1e-10) ** 2 * float((np.diag(information) * beta**2).sum())
         if not gain <= FLAT * base:
             found.append(f"a Newton step would gain {gain:.3g} of the deviance {said:.6g}")
     return found

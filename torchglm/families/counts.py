@@ -12,7 +12,7 @@ from torchglm.families.base import Family
 from torchglm.families.numerics import product, rows_of, text
 from torchglm.links import Link
 
-LEAST = 1e-30  # in place of zero in a logarithm that is multiplied by zero
+LEAST = 1e-200  # in place of zero in a logarithm that is multiplied by zero
 
 
 class Poisson(Family):

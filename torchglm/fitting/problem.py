@@ -25,6 +25,7 @@ from torchglm.rows.rows import Rows
 
 ARRIVED = (1e-3, 1e-6)  # share of the tolerance that a step with a Gram of its own may still show after such steps:
 # of a canonical link, where the last such step is taken as well and squares what is left, and of the others
+FLATTEST = 1e-10  # share of a curvature that rounding may take from it
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
 
@@ -137,6 +138,22 @@ class Problem:
         """The inverse of the information with the penalty's quadratic part."""
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
+
+    def bent(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
+        """(B,) whether the quadratic model falls for ever along columns that an l1 penalty holds at zero.
+
+        `inverse` leaves them out; a step that left them where they are would pass for the last one.
+        """
+        if self.penalty is None or self.smooth_penalty or self.canonical:
+            return torch.zeros_like(total, dtype=torch.bool)
+        curvature = moments.gram.with_ridge(self.penalty.ridge(coef, total)).written_out()
+        size = curvature.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+        used = keep & (size > 0)
+        scale = torch.where(used, 1 / torch.where(used, size, 1.0), 0.0)
+        scaled = curvature * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+        none = (1 - used.to(scaled.dtype)) + FLATTEST
+        falls = (keep & (curvature.diagonal(dim1=-2, dim2=-1) < 0)).any(-1)
+        return falls | (torch.linalg.cholesky_ex(scaled + torch.diag_embed(none)).info != 0)
 
     def direction(
         self,
