@@ -144,16 +144,18 @@ class Problem:
 
         `inverse` leaves them out; a step that left them where they are would pass for the last one.
         """
-        if self.penalty is None or self.smooth_penalty or self.canonical:
+        l1 = None if self.penalty is None or self.canonical else self.penalty.nonsmooth(coef, total)
+        if self.penalty is None or l1 is None:
             return torch.zeros_like(total, dtype=torch.bool)
         curvature = moments.gram.with_ridge(self.penalty.ridge(coef, total)).written_out()
-        size = curvature.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
-        used = keep & (size > 0)
-        scale = torch.where(used, 1 / torch.where(used, size, 1.0), 0.0)
+        diagonal = curvature.diagonal(dim1=-2, dim2=-1)
+        used = keep & (diagonal > 0)
+        scale = torch.where(used, 1 / torch.where(used, diagonal, 1.0).sqrt(), 0.0)
         scaled = curvature * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-        none = (1 - used.to(scaled.dtype)) + FLATTEST
-        falls = (keep & (curvature.diagonal(dim1=-2, dim2=-1) < 0)).any(-1)
-        return falls | (torch.linalg.cholesky_ex(scaled + torch.diag_embed(none)).info != 0)
+        rest = torch.diag_embed(torch.where(used, FLATTEST, 1.0))
+        steep = self._score(moments, coef, total).abs() > l1
+        falls = (keep & ((diagonal < 0) | (diagonal == 0) & steep)).any(-1)
+        return falls | (torch.linalg.cholesky_ex(scaled + rest).info != 0)
 
     def direction(
         self,

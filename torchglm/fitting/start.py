@@ -15,6 +15,8 @@ from torchglm.fitting.problem import Problem
 from torchglm.fitting.state import Ask, Columns, Passes, State
 from torchglm.rows.grams import GRAM_PIVOT
 
+FAR = 1e8  # half a unit deviance; from a first point that is farther off, the objective there is no scale of a fit
+
 
 def columns_of(problem: Problem, lane: Tensor) -> Passes[Columns | None]:
     """What the first pass finds of the design; None where border and diagonal of a Gram do not tell."""
@@ -89,7 +91,7 @@ def state_at(problem: Problem, columns: Columns, coef: Tensor, moments: Moments)
         keep=columns.keep,
         moments=moments,
         objective=problem.objective(moments, coef, total),
-        first=moments.objective.clone(),
+        first=torch.minimum(moments.objective, FAR * total),
         total=total,
         volume=columns.first.response.abs(),
         factored=columns.factored,
