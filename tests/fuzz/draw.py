@@ -105,7 +105,7 @@ def _response(g: np.random.Generator, family: str, n: int) -> np.ndarray:
         y = g.poisson(float(g.choice([0.2, 2.0, 50.0])), n).astype(float)
         return np.zeros(n) if kind < 0.06 else y * scale if kind < 0.2 else y
     if family == "tweedie":
-        y = g.gamma(1.0, size=n) * (g.random(n) < 0.6) * scale
+        y = g.gamma(1.0, size=n) * (g.random(n) < 0.6) * max(scale, 1e-3)
         return np.zeros(n) if kind < 0.06 else y
     y = g.gamma(float(g.choice([0.2, 1.0, 20.0])), size=n) * scale + 1e-290
     return np.full(n, y[0]) if kind < 0.05 else y

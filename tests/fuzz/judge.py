@@ -159,7 +159,8 @@ def complaints(drawn: Drawn, coef: Array, said: float) -> list[str]:
     l1, l2 = (np.broadcast_to(np.asarray(v, float), beta.shape) * total for v in (drawn.l1, drawn.l2))
     at_zero = kept & (beta == 0) & (l1 > 0)
     slope = score - l2 * beta - l1 * np.sign(beta)
-    base = abs(said) + (1e-10) ** 2 * float((np.diag(information) * beta**2).sum())
+    penalty = float((2 * l1 * np.abs(beta) + l2 * beta**2).sum())
+    base = abs(said) + penalty + (1e-10) ** 2 * float((np.diag(information) * beta**2).sum())
     excess, bend = np.abs(score) - l1, np.diag(information) + l2
     beyond = at_zero & (excess > ROUNDING * (size + l1)) & (excess**2 > FLAT * base * bend)
     if beyond.any():
