@@ -14,10 +14,14 @@ import torch
 from pyarrow import csv, parquet
 
 import torchglm
+from torchglm import metrics
 from torchglm.cli import main
 from torchglm.cli.evaluate import evaluation
+from torchglm.report.binned import Calibration
+from torchglm.report.observations import Observations
 
 N = 400
+NAMES = ("years", "shift", "w", "repeats", "trials", "event")
 
 
 def rows(n: int = N, seed: int = 0) -> pa.Table:
@@ -101,6 +105,37 @@ def test_rows_of_the_fit_score_what_the_fit_says(name: str, tmp_path: Path) -> N
         assert math.isnan(scores["nll"])
     elif name not in ("gamma",):  # its likelihood is reported at another dispersion than its errors
         assert scores["nll"] == pytest.approx(-float(result.loglik) / float(result.nobs), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_the_page_the_command_and_the_metrics_say_the_same(name: str, tmp_path: Path) -> None:
+    table = rows()
+    result = fitted(name, table, tmp_path)
+    found = evaluation(tmp_path / "run", cut(table, tmp_path))
+    shown = Observations.of(result)
+    assert shown is not None
+    page = Calibration.of(shown.response, shown.mu, shown.weight, shown.exposure, result.family, shown.dispersion)
+    given = {
+        role: torch.tensor(table[column].to_pylist(), dtype=torch.float64)
+        for role, column in FITS[name].items()
+        if column in NAMES
+    }
+    y = torch.tensor(table[FITS[name]["formula"].split()[0]].to_pylist(), dtype=torch.float64)
+    mu = result.predict(table)
+
+    lift = metrics.lift_table(mu, y, result.family, link=result.link, **given)
+    observed, predicted, error = page.rates()
+    for column, by_page in (("weight", page.weight), ("observed", observed), ("predicted", predicted)):
+        by_command = torch.tensor([row[column] for row in found.deciles], dtype=torch.float64)
+        torch.testing.assert_close(by_command, lift[column], rtol=1e-12, atol=0)
+        torch.testing.assert_close(by_page, lift[column], rtol=1e-12, atol=0)
+    gini = float(metrics.gini(mu, y, result.family, link=result.link, **given))
+    assert page.gini() == pytest.approx(gini, abs=1e-12) and found.scores["gini"] == pytest.approx(gini, abs=1e-12)
+    ratio = float(metrics.observed_expected(mu, y, result.family, link=result.link, **given))
+    assert found.scores["observed_expected"] == pytest.approx(ratio, rel=1e-12)
+    assert float(page.observed.sum() / page.predicted.sum()) == pytest.approx(ratio, rel=1e-12)
+    whole = float(page.variance.sum().sqrt() / page.predicted.sum())
+    assert found.scores["observed_expected_se"] == pytest.approx(whole, rel=1e-12) and (error > 0).all()
 
 
 def test_new_rows_are_scored_as_by_hand(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_odd_fits_have_a_page_without_a_warning(name: str, tmp_path: Path, recwa
 
 
 def test_a_check_that_fails_does_not_cost_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: torchglm.Result, level: float = 0.05) -> None:
+    def refuse(result: torchglm.Result, level: float = 0.05) -> None:
         raise ValueError("these are not the rows of the fit")
 
     monkeypatch.setattr("torchglm.report.page.check", refuse)

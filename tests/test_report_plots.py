@@ -38,7 +38,7 @@ def test_calibration_sums_are_those_of_the_rows() -> None:
 def test_sums_of_chunks_are_the_sums_of_the_whole() -> None:
     y, mu, weight = sample()
     whole = Calibration.of(y, mu, weight)
-    parts = [Calibration.of(y[i::3], mu[i::3], weight[i::3], edges=whole.edges) for i in range(3)]
+    parts = [Calibration.of(y[i::3], mu[i::3], weight[i::3]) for i in range(3)]
     total = parts[0] + parts[1] + parts[2]
     assert torch.allclose(total.observed, whole.observed) and torch.equal(total.count, whole.count)
     fitted, residual = mu.log(), y - mu
@@ -53,7 +53,7 @@ def test_sums_of_chunks_are_the_sums_of_the_whole() -> None:
 def test_sums_over_different_bins_do_not_add() -> None:
     y, mu, _ = sample()
     with pytest.raises(ValueError, match="same bins"):
-        Calibration.of(y, mu) + Calibration.of(y, 2 * mu)
+        Residuals.of(mu, y - mu) + Residuals.of(2 * mu, y - mu)
 
 
 def test_rows_of_one_prediction_share_a_bin() -> None:
@@ -67,13 +67,13 @@ def test_weights_act_as_repetition() -> None:
     times = torch.arange(200) % 3 + 1
     a = Calibration.of(y, mu, weight=times.double())
     b = Calibration.of(y.repeat_interleave(times), mu.repeat_interleave(times))
-    assert torch.allclose(a.observed, b.observed) and torch.allclose(a.edges, b.edges)
+    assert torch.allclose(a.observed, b.observed) and torch.allclose(a.weight, b.weight)
 
 
 def test_gini_of_perfect_absent_and_reversed_order() -> None:
     y = torch.tensor([0.0, 0.0, 0.0, 1.0])
-    right = Calibration.of(y, torch.tensor([0.1, 0.2, 0.3, 0.4]), bins=500).gini()
-    wrong = Calibration.of(y, torch.tensor([0.4, 0.3, 0.2, 0.1]), bins=500).gini()
+    right = Calibration.of(y, torch.tensor([0.1, 0.2, 0.3, 0.4])).gini()
+    wrong = Calibration.of(y, torch.tensor([0.4, 0.3, 0.2, 0.1])).gini()
     assert math.isclose(right, 0.75) and math.isclose(wrong, -0.75)
     assert abs(Calibration.of(y, torch.full((4,), 0.25)).gini()) < 1e-12
 

@@ -17,6 +17,8 @@ from torchglm.cli.run_rows import Batch, Reader, alike, check_formula, rows_of
 from torchglm.cli.scorecard import Evaluation
 from torchglm.fitting.irls import irls
 from torchglm.inference.quantile import refuse_quasi
+from torchglm.metrics.rows import Scored
+from torchglm.metrics.sums import observed_variance
 from torchglm.report import words
 from torchglm.rows.rows import WithoutColumns
 
@@ -59,7 +61,7 @@ class Scorer:
             at = slice(None) if where is None else where
             x, own = batch.new(where), None if offset is None else offset[at]
             mu[at] = torch.as_tensor(result.predict(x, offset=own)).to(torch.float64)
-            variance[at] = result.dispersion * result.family.variance(mu[at])
+            variance[at] = observed_variance(rows.y[0, at].double(), mu[at], result.family, result.dispersion)
             if model not in self.models:
                 self.models[model] = LawScores(result, self.coverage)
             self.models[model].add(batch, mu[at], x, own, at)
@@ -68,9 +70,11 @@ class Scorer:
             self.d2.update(mu, batch.y, **given)
         for metric in self.ranked.values():
             metric.update(mu, batch.y, **given)
+        event = None if rows.event is None else rows.event[0]
+        seen = Scored(mu, rows.y[0].double(), rows.weight[0].double(), torch.ones_like(mu), None, event)
         for name, ratios in self.ratios.items():
             column = None if name is None else batch.table.column(name)
-            ratios.add(rows, mu, variance, self.result.family.durations, column)
+            ratios.add(seen, variance, self.result.family, column)
 
     def scores(self) -> tuple[dict[str, float], bool]:
         """The numbers by name, and whether the rows are those of the fit."""

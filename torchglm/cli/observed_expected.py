@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm.metrics.rows import Scored
+from torchglm.metrics.sums import observed_and_expected
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.rows.rows import Rows
+    from torchglm.families import Family
 
 MOST = 1000  # values of a column
 
@@ -18,28 +21,25 @@ MOST = 1000  # values of a column
 class Ratios:
     """Sums of rows, weights, responses, expected responses and their variance under the fit, for each value.
 
-    For censored times the response is the event and its expectation `t / mu`.
+    For times to an event the response is the event: see `metrics.sums.observed_and_expected`.
     """
 
     def __init__(self) -> None:
         self.places: dict[Any, int] = {}
         self.sums = torch.zeros(0, 5, dtype=torch.float64)
 
-    def add(self, rows: Rows, mu: Tensor, variance: Tensor, durations: bool, column: pa.ChunkedArray | None) -> None:
-        """Take in rows with means and variances of a response of weight 1, `(n,)`; `durations` of times.
+    def add(self, rows: Scored, variance: Tensor, family: Family, column: pa.ChunkedArray | None) -> None:
+        """Take in rows, and the variances `(n,)` of what is observed in a row of weight 1.
 
         `column` holds the values, None for all rows. Raises ValueError where it has more than a thousand different
         values.
         """
-        codes = torch.zeros(len(mu), dtype=torch.int64) if column is None else self._codes(column)
+        codes = torch.zeros(len(rows.mu), dtype=torch.int64) if column is None else self._codes(column)
         if column is None:
             self.places.setdefault("all", 0)
-        y, weight = rows.y[0].to(torch.float64), rows.weight[0].to(torch.float64)
-        expected = mu
-        if durations:
-            expected = variance = y / mu
-            y = torch.ones_like(y) if rows.event is None else rows.event[0].to(torch.float64)
-        parts = torch.stack([torch.ones_like(mu), weight, weight * y, weight * expected, weight * variance], -1)
+        weight, ones = rows.whole, torch.ones_like(rows.mu)
+        values = torch.stack([ones, *observed_and_expected(rows.response, rows.mu, family), variance])
+        parts = torch.stack([ones, *(weight * values)], -1)
         parts = torch.where((weight > 0).unsqueeze(-1), parts, 0.0)
         grown = torch.zeros(len(self.places), 5, dtype=torch.float64)
         grown[: len(self.sums)] = self.sums

@@ -1,27 +1,31 @@
 """Metrics of generalised linear models: torchmetrics classes, and a function of the same arguments for each.
 
-A metric is a formula in two halves, sums of rows and their value (`sums`, `ranked`), a class that holds the sums
+A metric is a formula in two halves, sums of rows and their value (`sums`, `ranking`), a class that holds the sums
 (`base`, `scores`, `ranked`, `predictive`), and a function that gives the value of one set of rows (`functional`).
 """
 
 from __future__ import annotations
 
-from torchglm.metrics.base import FamilyMetric
-from torchglm.metrics.functional import (
-    calibration_error,
-    coverage,
-    crps,
-    d2,
-    deviance,
-    gini,
-    lift_table,
-    nll,
-    observed_expected,
-    pearson_dispersion,
-)
-from torchglm.metrics.predictive import CRPS, NLL, Coverage
-from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable
-from torchglm.metrics.scores import D2, Deviance, ObservedExpected, PearsonDispersion
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchglm.metrics.base import FamilyMetric
+    from torchglm.metrics.functional import (
+        calibration_error,
+        coverage,
+        crps,
+        d2,
+        deviance,
+        gini,
+        lift_table,
+        nll,
+        observed_expected,
+        pearson_dispersion,
+    )
+    from torchglm.metrics.predictive import CRPS, NLL, Coverage
+    from torchglm.metrics.ranked import CalibrationError, Gini, LiftTable
+    from torchglm.metrics.scores import D2, Deviance, ObservedExpected, PearsonDispersion
 
 __all__ = [
     "CRPS",
@@ -46,3 +50,13 @@ __all__ = [
     "observed_expected",
     "pearson_dispersion",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Classes and functions bring in torchmetrics when one is first asked for; the formulas need torch alone."""
+    if name in __all__:
+        for module in ("base", "scores", "ranked", "predictive", "functional"):
+            known = vars(import_module(f"torchglm.metrics.{module}"))
+            if name in known:
+                return known[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.families import Binomial, Family
 from torchglm.links import Identity, Link
 from torchglm.metrics.rows import Scored
-from torchglm.rows.times import Times, response
+from torchglm.rows.times import Response, Times, event_of, response, size_of
 
 
 def total(weight: Tensor, value: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def pearson_sums(rows: Scored, family: Family) -> Tensor:
     return torch.stack([total(rows.whole, square), torch.where(rows.seen > 0, rows.seen, 0.0).sum()])
 
 
-def observed_and_expected(rows: Scored, family: Family) -> tuple[Tensor, Tensor]:
+def observed_and_expected(y: Response, mu: Tensor, family: Family) -> tuple[Tensor, Tensor]:
     """What was observed and what was expected in each row: `y` and `mu`, or for times to an event, events.
 
     A censored time is only known to be longer, so that times themselves cannot be averaged. Its event (1 seen,
@@ -75,13 +75,18 @@ def observed_and_expected(rows: Scored, family: Family) -> tuple[Tensor, Tensor]
     Therneau (2016), Assessing calibration of prognostic risk scores, Stat. Methods Med. Res. 25.
     """
     if family.durations:
-        return seen(rows.event, rows.y), rows.y / rows.mu
-    return rows.y, rows.mu
+        return seen(event_of(y), size_of(y)), size_of(y) / mu
+    return y, mu
+
+
+def observed_variance(y: Response, mu: Tensor, family: Family, dispersion: Tensor | float) -> Tensor:
+    """The variance of what is observed in each row, of weight 1: `phi V(mu)`, or of events their expectation."""
+    return size_of(y) / mu if family.durations else dispersion * family.variance(mu)
 
 
 def observed_expected_sums(rows: Scored, family: Family) -> Tensor:
     """The sums of `w` times `observed_and_expected`."""
-    observed, expected = observed_and_expected(rows, family)
+    observed, expected = observed_and_expected(rows.response, rows.mu, family)
     return torch.stack([total(rows.whole, observed), total(rows.whole, expected)])
 
 

@@ -4,66 +4,64 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torchglm.families import Family
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.metrics.ranking import curve, gini_value, joined, ranked_sums
+from torchglm.metrics.rows import Scored
+from torchglm.metrics.sums import observed_variance
+from torchglm.rows.times import Response, event_of, size_of
 
-_Sums = TypeVar("_Sums", "Calibration", "Residuals", "Rootogram")
+_Sums = TypeVar("_Sums", "Residuals", "Rootogram")
 
 
-@dataclass(frozen=True)
 class Calibration:
-    """Observed against predicted, summed over bins of the predicted rate.
+    """Observed against predicted in bins of about equal weight, lowest predicted rate first: those of `LiftTable`.
 
-    `edges` (bins − 1,) divide the rates; the other fields are (bins,): `weight` Σ w·e, `observed` Σ w·y,
-    `predicted` Σ w·mu, `variance` Σ w·φ·V(mu), the variance of `observed` (NaN without a family), `count` of
-    rows.
+    `sums` (5, 2^18) are those of `metrics.ranking`, which add over parts of the rows; the other fields are (bins,):
+    `weight` Σ w·e, `observed` Σ w·y, `predicted` Σ w·mu, `variance` Σ w·φ·V(mu), the variance of `observed` (NaN
+    without a family), `count` of rows. Of times to an event the response is the event and `e` the time at risk.
     """
 
-    edges: Tensor
-    weight: Tensor
-    observed: Tensor
-    predicted: Tensor
-    variance: Tensor
-    count: Tensor
+    def __init__(self, sums: Tensor, bins: int = 10) -> None:
+        self.sums, self.bins = sums, bins
+        self.weight, self.observed, self.predicted, self.variance, self.count = joined(sums, bins)
 
     @classmethod
     def of(
         cls,
-        y: Tensor,
+        y: Response,
         mu: Tensor,
         weight: Tensor | None = None,
         exposure: Tensor | None = None,
         family: Family | None = None,
         dispersion: float | Tensor = 1.0,
         bins: int = 10,
-        edges: Tensor | None = None,
     ) -> Calibration:
-        """The sums of rows `y`, `mu` (*B, n), in `bins` bins of equal weight or in those `edges` divide.
+        """The sums of rows `y`, `mu` (*B, n); `dispersion` is φ, () or one that broadcasts with `mu`.
 
-        `dispersion` is φ, () or one that broadcasts with `mu`; it is used where `family` is given.
         Bins run over the predicted rate mu / exposure; rows of equal rate share one, so fewer than `bins` may
         be filled. Raises ValueError where lengths differ or an exposure is not positive.
         """
-        v = torch.full_like(mu, math.nan) if family is None else dispersion * family.variance(mu)
-        y, mu, w, v = columns(y, mu, weight, v)
-        e = torch.ones_like(mu) if exposure is None else columns(exposure, mu)[0]
-        if not bool((e > 0).all()):
+        law = families.Gaussian() if family is None else family
+        spread = observed_variance(y, mu, law, math.nan if family is None else dispersion)
+        event = event_of(y)
+        event = None if event is None else event.expand(size_of(y).shape).reshape(-1)
+        y, mu, w, spread = columns(size_of(y), mu, weight, spread)
+        e = None if exposure is None else columns(exposure, mu)[0]
+        if e is not None and not bool((e > 0).all()):
             raise ValueError(f"Calibration needs exposure > 0; got {float(e.min())}. Drop those rows.")
-        rate = mu / e
-        if edges is None:
-            shares = torch.arange(1, bins, dtype=torch.float64, device=mu.device) / bins
-            edges = weighted_quantiles(rate, w * e, shares).unique()
-        where = torch.bucketize(rate, edges)
-        total = [_totals(where, len(edges) + 1, q) for q in (w * e, w * y, w * mu, w * v, (w > 0).double())]
-        return cls(edges, *total)
+        rows = Scored(
+            mu, y, w, torch.ones_like(mu), None if e is None else e.log(), None if event is None else event.reshape(-1)
+        )
+        return cls(ranked_sums(rows, law, links.Log(), w * spread, (w > 0).double()), bins)
 
     def __add__(self, other: Calibration) -> Calibration:
-        return _added(self, other)
+        return Calibration(self.sums + other.sums, self.bins)
 
     def rates(self) -> tuple[Tensor, Tensor, Tensor]:
         """Observed rate, predicted rate and standard error of the observed, (filled bins,) each."""
@@ -72,17 +70,12 @@ class Calibration:
         return self.observed[full] / w, self.predicted[full] / w, self.variance[full].sqrt() / w
 
     def lorenz(self) -> tuple[Tensor, Tensor]:
-        """Cumulated shares of weight and of observed response, lowest prediction first; (bins + 1,) each."""
-        start = torch.zeros(1, dtype=torch.float64, device=self.weight.device)
-        return (
-            torch.cat([start, self.weight.cumsum(0) / self.weight.sum()]),
-            torch.cat([start, self.observed.cumsum(0) / self.observed.sum()]),
-        )
+        """Cumulated shares of weight and of observed response, lowest prediction first, to be drawn."""
+        return curve(self.sums)
 
     def gini(self) -> float:
         """1 − 2 × the area under the Lorenz curve: 0 for no order, below 0 for a wrong one."""
-        share, response = self.lorenz()
-        return 1 - 2 * float(torch.trapezoid(response, share))
+        return float(gini_value(self.sums))
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
+from torchglm.rows.times import Response, response
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Observations:
         return cls(y, mu, w, prior, phi, None if exposure is None else e, event)
 
     @property
+    def response(self) -> Response:
+        """The responses as the formulas of the family take them."""
+        return response(self.y, self.event)
+
+    @property
     def kept(self) -> Tensor:
         """True for the rows that count, (B, n)."""
         return self.weight > 0
@@ -77,11 +83,6 @@ class Observations:
     def count(self) -> int:
         """How many rows count."""
         return int(self.kept.sum())
-
-    def as_events(self) -> Observations:
-        """Times, some of them censored, as events of rate 1 / mu in the time seen."""
-        seen = torch.ones_like(self.y) if self.event is None else self.event.to(self.y)
-        return replace(self, y=seen, mu=self.y / self.mu, exposure=self.y, event=None)
 
     def sample(self, most: int, seed: int = 0) -> Observations:
         """All rows, or about `most` of them, the same columns of each model, where there are more."""

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.distributions import constraints
 
-from torchglm import families
 from torchglm.inference.fitted import Fitted
 from torchglm.report import figures, plots, tables, words
 from torchglm.report.binned import Calibration
 from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations
 from torchglm.report.scores import normal_scores
-from torchglm.rows.times import response
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,18 +71,16 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
 def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Grid]:
     """Calibration, lift and Lorenz curve with the deciles behind them; events per unit of time for censored times."""
     rate = "rates per unit of exposure" if rows.exposure is not None else "means"
-    law = result.family
-    if rows.event is not None:
-        rows, law, rate = rows.as_events(), families.Poisson(), "events per unit of time"
-    parts = (rows.y, rows.mu, rows.weight, rows.exposure)
-    sums = Calibration.of(*parts, law, rows.dispersion)
-    exposed = rows.exposure is not None
+    timed = result.family.durations
+    exposure = rows.y if timed else rows.exposure
+    rate = "events per unit of time" if timed else rate
+    sums = Calibration.of(rows.response, rows.mu, rows.weight, rows.exposure, result.family, rows.dispersion)
     panels = [
         Panel(
             "Calibration by decile",
             f"Observed against predicted {rate}, with ± 2 standard errors under "
             "the model. Points on the line: right on average at every level of prediction.",
-            plots.calibration(sums, exposure=rows.exposure),
+            plots.calibration(sums, exposure=exposure),
         ),
         Panel(
             "Lift by decile",
@@ -93,17 +89,17 @@ def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Grid]:
             plots.lift(sums),
         ),
     ]
-    if float(rows.y[rows.kept].min()) >= 0 and float((rows.weight * rows.y).sum()) > 0:
+    if (timed or float(rows.y[rows.kept].min()) >= 0) and float(sums.observed.sum()) > 0:
         panels.append(
             Panel(
                 "Lorenz curve and Gini",
                 "How unequally the response falls when rows are ordered "
                 "by prediction. The diagonal is a model that orders nothing.",
-                plots.lorenz(*parts),
+                plots.lorenz(sums, exposure=exposure),
             )
         )
     weighted = bool((rows.weight[rows.kept] != 1).any())
-    return panels, tables.deciles(sums, exposed, weighted)
+    return panels, tables.deciles(sums, exposure is not None, weighted)
 
 
 def residual_panels(result: Fitted, rows: Observations) -> list[Panel]:
@@ -111,7 +107,7 @@ def residual_panels(result: Fitted, rows: Observations) -> list[Panel]:
     # a fit without residual degrees of freedom, or an exact one, has no scale to divide by
     rows = replace(rows, dispersion=torch.where(rows.dispersion > 0, rows.dispersion, 1.0))
     some = rows.sample(_MOST_SCORED)
-    every, kind = normal_scores(response(some.y, some.event), some.mu, result.family, some.dispersion, some.prior)
+    every, kind = normal_scores(some.response, some.mu, result.family, some.dispersion, some.prior)
     fine = result.converged.reshape(-1, 1)  # means of a model that ran away would stretch every axis
     shown = some.kept & fine if bool((some.kept & fine).any()) else some.kept
     scores, eta = every[shown], result.link.link(some.mu)[shown]

@@ -128,21 +128,17 @@ def lorenz(
     mu: Tensor | None = None,
     weight: Tensor | None = None,
     exposure: Tensor | None = None,
-    bins: int = 500,
+    family: Family | None = None,
 ) -> Figure:
     """Lorenz curve of the response ordered by prediction, with its Gini coefficient."""
-    sums = y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, bins=bins)
+    sums = y if isinstance(y, Calibration) else Calibration.of(y, _given(mu), weight, exposure, family)
     share, response = (t.cpu().numpy() for t in sums.lorenz())
     figure, axes = quiet_axes()
     axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1)
     axes.fill_between(share, response, share, color=PALE, alpha=0.5, linewidth=0)
     axes.plot(share, response, color=BLUE, linewidth=1.8)
     axes.text(0.04, 0.92, f"Gini {sums.gini():.3f}", transform=axes.transAxes, color=INK)
-    axes.set_xlabel(
-        "share of rows (weight), lowest prediction first"
-        if exposure is None
-        else "share of exposure, lowest prediction first"
-    )
+    axes.set_xlabel(f"share of {'rows (weight)' if exposure is None else 'exposure'}, lowest prediction first")
     axes.set_ylabel("share of response")
     axes.set_xlim(0, 1)
     axes.set_ylim(min(0.0, float(response.min())), 1)
