@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from torchglm import metrics
 from torchglm.cli.law_scores import LawScores
 from torchglm.cli.loading import load_run
 from torchglm.cli.observed_expected import Ratios
@@ -37,8 +38,6 @@ class Scorer:
     """
 
     def __init__(self, result: Result, bins: int, by: str | None, coverage: float | None, null: float | None) -> None:
-        from torchglm import metrics
-
         self.result, self.coverage = result, coverage
         family, link = result.family, result.link
         self.shared = not _varies(family)
@@ -183,7 +182,6 @@ def evaluation(
 
 def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str | None) -> float | None:
     """The intercept of the null model of the rows, where the metric cannot tell it from sums; else None."""
-    from torchglm import metrics
 
     family = result.family
     if not result.context.get("offset") or _varies(family) or metrics.D2(family, result.link).takes(torch.zeros(1)):

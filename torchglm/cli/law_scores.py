@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm import metrics
 from torchglm.cli.run_rows import Batch
+from torchglm.metrics.rows import scored
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result
@@ -21,8 +23,6 @@ class LawScores:
     """
 
     def __init__(self, result: Result, coverage: float | None) -> None:
-        from torchglm import metrics
-
         family = result.family
         self.result, self.level = result, coverage
         self.deviance, self.pearson = metrics.Deviance(family), metrics.PearsonDispersion(family)
@@ -52,15 +52,12 @@ class LawScores:
             # rows of weight 0 have no law, and count nowhere
             law = roles.without("freq", "event").map(lambda name, value: torch.where(value > 0, value, 1.0))
             ends = result.predict_interval(x, kind="response", level=self.level, offset=offset, **law.given)
-            from torchglm.metrics.rows import scored
-
             count = scored(result.family, mu, y, roles).seen
             self.coverage.update(ends[..., 0], ends[..., 1], y, freq=count)
 
 
 def _crps(result: Result) -> Any:
     """The metric, or None where the family has no closed form."""
-    from torchglm import metrics
 
     try:
         return metrics.CRPS(result.family, result.dispersion)
