@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,47 @@ def test_a_head_has_the_loss_and_gradient_of_the_formula(name: str, disguise: st
     closed = ClosedForm.of(found)
     assert closed is not None
     torch.testing.assert_close(closed(GLMBatch(x, y)).gradient[0], slopes[1], rtol=1e-7, atol=1e-9)
+
+
+TRAINED = pytest.mark.parametrize("name", ["log", "logit", "identity", "inverse"])  # those with fast roads
+TAKEN = pytest.mark.parametrize("disguise", ["own class, taken name", "stretched subclass, parent's name"])
+
+
+@TAKEN
+@TRAINED
+def test_a_training_ends_at_the_optimum_of_the_formula(name: str, disguise: str, tmp_path: Path) -> None:
+    from lightning.pytorch import Trainer
+
+    from torchglm.training import GLMBatch, LitIRLS, TensorBatches, fit_sgd
+
+    link, family = LINKS[name]
+    make, factor = DISGUISES[disguise]
+    x, y = rows(link, family)
+    batch = GLMBatch(x, y)
+    truth = torchglm.fit(x, y, family=family, link=link).coef / factor
+    plain: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    stepped = GLMHead(3, family, make(link), dtype=torch.float64)
+    Trainer(max_epochs=60, logger=False, enable_checkpointing=False, default_root_dir=tmp_path, **plain).fit(
+        LitIRLS(stepped), TensorBatches(batch, 100)
+    )
+    torch.testing.assert_close(stepped.coef.detach()[0], truth, rtol=1e-6, atol=1e-8)
+    polished = GLMHead(3, family, make(link), dtype=torch.float64)
+    fit_sgd(polished, batch, trainer={"max_epochs": 2}, batch_size=100, polish="irls")
+    torch.testing.assert_close(polished.coef.detach()[0], truth, rtol=1e-6, atol=1e-8)
+
+
+@TAKEN
+@TRAINED
+def test_a_stream_learns_the_numbers_of_the_formula(name: str, disguise: str) -> None:
+    link, family = LINKS[name]
+    make, factor = DISGUISES[disguise]
+    x, y = rows(link, family)
+    truth, found = (torchglm.Renewable(family, one, 3) for one in (link, make(link)))
+    for start in range(0, 200, 100):
+        for stream in (truth, found):
+            stream.update(x[start : start + 100], y[start : start + 100])
+    torch.testing.assert_close(found.coef * factor, truth.coef, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found.std_err * factor, truth.std_err, rtol=1e-6, atol=1e-8)
 
 
 @EVERY_DISGUISE
