@@ -20,7 +20,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "torchglm"
 LEFT_OUT = {"__init__", "__main__", "version"}  # the names of the package, its command, a number
-WIDTH, HEIGHT = 2.0, 0.62  # of a box, in floors
+WIDTH, HEIGHT = 2.0, 0.56  # of a box, in floors
 LANES = {  # where a room is drawn, and its colour: formulas, the ground both share, data, and what is made of them
     -1.0: ("#dce9f5", {"special", "links", "distributions", "families", "fitting"}),
     0.0: ("#ececec", {"rows"}),
@@ -99,9 +99,8 @@ def draw() -> Figure:
     """The picture."""
     graph = imports()
     at = places(graph)
-    files = {room: len(list((PACKAGE / room).rglob("*.py"))) or 1 for room in graph}
     colour = {room: tint for tint, rooms in LANES.values() for room in rooms}
-    figure = Figure(figsize=(8.0, 8.4), layout="constrained")
+    figure = Figure(figsize=(8.0, 7.0), layout="constrained")
     axes = figure.add_subplot()
     for upper, lower in direct(graph):
         axes.add_patch(_arrow(at[upper], at[lower]))
@@ -110,9 +109,7 @@ def draw() -> Figure:
         box = FancyBboxPatch(corner, WIDTH, HEIGHT, boxstyle="round,pad=0,rounding_size=0.12")
         box.set(facecolor=colour.get(room, ABOVE), edgecolor="0.35", linewidth=0.9, zorder=3)
         axes.add_patch(box)
-        axes.text(x, y + 0.09, room, ha="center", va="center", fontsize=11, fontweight="bold", zorder=4)
-        count = f"{files[room]} file{'s' * (files[room] > 1)}"
-        axes.text(x, y - 0.17, count, ha="center", va="center", fontsize=8, color="0.3", zorder=4)
+        axes.text(x, y - 0.02, room, ha="center", va="center", fontsize=11, fontweight="bold", zorder=4)
     axes.set(xlim=(-4.9, 6.1), ylim=(-0.6, max(y for _, y in at.values()) + 0.6))
     axes.set_axis_off()
     return figure

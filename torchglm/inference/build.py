@@ -17,7 +17,8 @@ from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.inference.covariance import observed_inverse
-from torchglm.inference.fitted import DISPERSIONS, Fitted, Flat
+from torchglm.inference.fitted import DISPERSIONS, Fitted
+from torchglm.inference.flat import Flat
 from torchglm.links import Link
 from torchglm.rows.ranks import ranks_of
 from torchglm.rows.rows import Rows

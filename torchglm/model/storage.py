@@ -14,7 +14,8 @@ import torch
 from torchglm.design import DesignSpec
 from torchglm.design.values import plain, rich
 from torchglm.families import Family
-from torchglm.inference.fitted import Fitted, Flat
+from torchglm.inference.fitted import Fitted
+from torchglm.inference.flat import Flat
 from torchglm.links import Link
 from torchglm.model import codec
 from torchglm.rows.grams import Gram, Layout

@@ -1,0 +1,86 @@
+"""Flat: the tensors that a fit leaves, over its models in one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.status import Status
+from torchglm.rows.grams import Gram, Layout
+from torchglm.rows.inverses import Root
+
+MATRICES = ("root", "gram")
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """The tensors of a fit over its flat models `(B)`, all batch dimensions in one.
+
+    Dropped columns are zero in `coef` (B, p) and False in `keep` (B, p); `root root'` is the inverse of the information
+    plus the penalty's quadratic part, `gram` the information alone, `observed` (B, p, p) the inverse of the observed
+    information where times are censored, and `covariance` (B, p, p) the one that stands in place of the model's.
+    `null_deviance` and `loglik` are None until they are asked for.
+    """
+
+    coef: Tensor
+    keep: Tensor
+    root: Root
+    gram: Gram
+    deviance: Tensor
+    pearson: Tensor
+    dispersion: Tensor
+    nobs: Tensor
+    rank: Tensor
+    status: Tensor
+    n_iter: Tensor
+    observed: Tensor | None = None
+    covariance: Tensor | None = None
+    null_deviance: Tensor | None = None
+    loglik: Tensor | None = None
+
+    def take(self, models: Tensor) -> Flat:
+        """Some of the models."""
+        return Flat(**{name: value[models] for name, value in self._known().items()})
+
+    def _known(self) -> dict[str, Any]:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors there are by name, those of `root` and `gram` as `root.matrix` and the like."""
+        kept = {f"{name}.{part}": tensor for name in MATRICES for part, tensor in getattr(self, name).parts.items()}
+        return {name: value for name, value in self._known().items() if name not in MATRICES} | kept
+
+    @staticmethod
+    def of_tensors(tensors: dict[str, Tensor], layout: Layout) -> Flat:
+        """From tensors by name and the layout of the Gram. Raises `TypeError` for missing ones or other shapes."""
+        models, p = tensors["status"].shape[0], layout.columns
+        blank: dict[str, Gram | Root] = {"gram": layout.gram(models), "root": layout.root(models)}
+        want = {f"{name}.{part}": value.shape for name in MATRICES for part, value in blank[name].parts.items()}
+        want |= {"coef": torch.Size((models, p)), "keep": torch.Size((models, p))}
+        for name, shape in want.items():
+            if name not in tensors or tensors[name].shape != shape:
+                got = tuple(tensors[name].shape) if name in tensors else "no value"
+                raise TypeError(f"{name} has {got}, expected {tuple(shape)}")
+        held: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
+        for name, kind in blank.items():
+            held[name] = kind.of({part: tensors[f"{name}.{part}"] for part in kind.parts})
+        return Flat(**held)
+
+    @property
+    def failed(self) -> Tensor:
+        """(B) True where the numbers became infinite or NaN and nothing was fitted."""
+        return self.status == int(Status.NOT_FINITE)
+
+    @property
+    def converged(self) -> Tensor:
+        """(B) True where the maximum was found."""
+        return self.status == int(Status.CONVERGED)
+
+    @property
+    def df_resid(self) -> Tensor:
+        """(B) `nobs - rank`."""
+        return self.nobs - self.rank
