@@ -93,13 +93,13 @@ def test_a_compressed_file_cut_short_is_named(tmp_path: Path, read: Callable[[Pa
 
 
 def test_text_that_comes_late_in_a_csv_column_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("files", "scan"):
-        monkeypatch.setattr(f"torchglm.tables.{module}.CSV_BLOCK", 1000)
+    monkeypatch.setattr("torchglm.tables.delimited.BLOCK", 1000)
     csv.write_csv(table(), tmp_path / "a.csv")
     lines = (tmp_path / "a.csv").read_text().splitlines()
     lines[300] = "1,none,a"
     (tmp_path / "a.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"a\.csv cannot be read: .*line 301.*invalid value 'none'.*one type in all"):
+    said = r"a\.csv cannot be read: in column 'x': line 301.*invalid value 'none'.*na=\['none'\]"
+    with pytest.raises(ValueError, match=said):
         fit(tmp_path / "a.csv")
 
 

@@ -149,7 +149,7 @@ def test_a_design_does_not_depend_on_csv_blocks(tmp_path: Path, monkeypatch: pyt
     data = frame(90, 6, False)
     write(data, tmp_path, [], 1, "csv")
     for size in (200, 777, 1 << 20):
-        monkeypatch.setattr("torchglm.tables.scan.CSV_BLOCK", size)
+        monkeypatch.setattr("torchglm.tables.delimited.BLOCK", size)
         check("y ~ bs(a, df=5) + C(k):b + g * h + poly(b, 2)", data, tmp_path, 1000)
 
 

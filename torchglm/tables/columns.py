@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,11 @@ def numbers(table: pa.Table, name: str) -> torch.Tensor:
     check_columns([name], table.column_names)
     values = column_values(table.column(name))
     if values.dtype == object:
-        raise ValueError(f"Column {name!r} must hold numbers, got {table.column(name).type}.")
+        first = next((f", such as {value!r}" for value in values if value is not None), "")
+        raise ValueError(
+            f"Column {name!r} must hold numbers, got {table.column(name).type}{first}. Where that means missing "
+            "pass na=[…]; where numbers are written 1,5 read the file with decimal=','."
+        )
     return torch.from_numpy(np.array(values, dtype=np.float64))
 
 
@@ -97,9 +102,37 @@ def type_name(kind: pa.DataType, exact: bool = True) -> str:
     return "double" if number and not exact else str(kind)
 
 
+def arrow_type(text: str) -> pa.DataType | None:
+    """The Arrow type of a name, decimals and time zones too; None where there is none."""
+    import pyarrow as pa
+
+    decimal = re.fullmatch(r"decimal(128|256)\((\d+), ?(-?\d+)\)", text)
+    zoned = re.fullmatch(r"timestamp\[(s|ms|us|ns), tz=(.+)\]", text)
+    try:
+        if decimal:
+            return (pa.decimal128 if decimal[1] == "128" else pa.decimal256)(int(decimal[2]), int(decimal[3]))
+        return pa.timestamp(zoned[1], zoned[2]) if zoned else pa.type_for_alias(text)
+    except (ValueError, TypeError):
+        return None
+
+
+def arrow_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
+    """Arrow types by column from their names; those that have no name (extension types) are left out."""
+    found = {name: arrow_type(kind) for name, kind in types.items()}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
 def _hint(name: str, known: list[str]) -> str:
     near = get_close_matches(name, known, n=1) or [k for k in known if k.lower() == name.lower()]
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def each_once(file: object, names: Sequence[str]) -> list[str]:
+    """The names of columns. Raises ValueError where one stands twice."""
+    twice = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise ValueError(f"{file} names the column {twice[0]!r} twice in its header. Give each a name of its own.")
+    return list(names)
 
 
 def names_of(data: Any) -> list[str]:

@@ -6,19 +6,31 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchglm.tables.columns import check_columns, plain_strings
+from torchglm.tables.columns import arrow_types, check_columns, each_once, plain_strings
+from torchglm.tables.delimited import header, read_csv
+from torchglm.tables.reading import Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 PathLike = str | os.PathLike[str]
+COMPRESSED = {".zst": "unzstd", ".bz2": "bunzip2", ".xz": "unxz", ".lz4": "unlz4", ".zip": "unzip", ".7z": "7z x"}
+PANDAS = {
+    ".dta": "read_stata",
+    ".sas7bdat": "read_sas",
+    ".xpt": "read_sas",
+    ".sav": "read_spss",
+    ".json": "read_json",
+    ".pkl": "read_pickle",
+    ".h5": "read_hdf",
+    ".orc": "read_orc",
+}
 KINDS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-CSV_BLOCK = 16 << 20  # bytes; the types of a scanned CSV are guessed from its first block
 
 
 def files(path: PathLike | Sequence[PathLike]) -> list[Path]:
@@ -46,18 +58,29 @@ def files(path: PathLike | Sequence[PathLike]) -> list[Path]:
     return found
 
 
-def read_table(path: PathLike | Sequence[PathLike], columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    path: PathLike | Sequence[PathLike],
+    columns: Sequence[str] | None = None,
+    *,
+    delimiter: str = ",",
+    decimal: str = ".",
+    encoding: str = "utf8",
+    types: Mapping[str, str] | None = None,
+    na: str | float | Sequence[str | float] | None = None,
+) -> pa.Table:
     """All rows of the CSV or Parquet files at `path` (a file, a glob, a folder, a list) as one Arrow table.
 
-    `columns` picks and orders. In CSV an empty field, `NA`, `NaN` and `null` are missing, in text too.
+    `columns` picks and orders. In CSV an empty field, `NA`, `NaN` and `null` are missing, in text too; `na` says
+    otherwise. The others are as in `Reading`.
     Raises ValueError for a missing, empty or unreadable file, an unknown ending, an unknown column, or files
     whose columns do not fit together.
     """
     import pyarrow as pa
 
-    found = files(path)
-    read = _read_csv if kind_of(found[0]) == "csv" else _read_parquet
-    pieces = [read(file, columns) for file in found]
+    found, reading = files(path), Reading.of(delimiter, decimal, encoding, types, na)
+    pieces = [
+        read_csv(file, columns, reading) if kind_of(file) == "csv" else _read_parquet(file, columns) for file in found
+    ]
     shared = SharedColumns({})
     for file, piece in zip(found, pieces, strict=True):
         shared.check(file, piece.schema)
@@ -67,38 +90,28 @@ def read_table(path: PathLike | Sequence[PathLike], columns: Sequence[str] | Non
         raise ValueError(f"The files of {_said(path)} do not fit together: {error}") from None
     if table.num_rows == 0:
         raise ValueError(f"{_said(path)} has a header but no rows.")
-    return plain_strings(table)
+    return reading.applied(plain_strings(table))
 
 
-def column_names(file: PathLike) -> list[str]:
+def column_names(file: PathLike, reading: Reading | None = None) -> list[str]:
     """The names of the columns of one CSV or Parquet file, from its header alone.
 
     Raises ValueError where one stands twice, or the header cannot be read.
     """
-    import pyarrow as pa
-    from pyarrow import csv
-
     [path] = files(file)
-    if kind_of(path) == "parquet":
-        with parquet_file(path) as source:
-            return _each_once(path, source.schema_arrow.names)
-    options = csv_options(None, {})
-    try:
-        return _each_once(path, csv.open_csv(path, convert_options=options).schema.names)
-    except (pa.ArrowException, OSError) as error:
-        raise csv_error(path, error, options) from None
-
-
-def _each_once(file: Path, names: Sequence[str]) -> list[str]:
-    """The names of columns. Raises ValueError where one stands twice."""
-    twice = sorted({name for name in names if list(names).count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise ValueError(f"{file} names the column {twice[0]!r} twice in its header. Give each a name of its own.")
-    return list(names)
+    if kind_of(path) == "csv":
+        return header(path, reading or Reading())
+    with parquet_file(path) as source:
+        return each_once(path, source.schema_arrow.names)
 
 
 def _expand(path: PathLike) -> list[Path]:
     text = os.fspath(path)
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", text):
+        raise ValueError(
+            f"{text} is an address, and torchglm reads files of this machine. Download it first, or pass a table "
+            "(pandas.read_parquet(address), say) or a pyarrow.dataset.dataset(address), which is read piece by piece."
+        )
     place = Path(text).expanduser()
     if place.is_dir():
         inside = sorted(file for file in place.iterdir() if file.is_file() and file.name[0] not in "._")
@@ -132,8 +145,24 @@ def kind_of(file: Path, strict: bool = True) -> str:
     """`"csv"` or `"parquet"`; of another ending a ValueError, or "" where not `strict`."""
     kind = KINDS.get(Path(file.name.removesuffix(".gz")).suffix.lower(), "")
     if strict and not kind:
-        raise ValueError(f"{file} has an unknown ending. Known: .csv, .csv.gz, .parquet, .pq.")
+        raise ValueError(f"{file} has an unknown ending. Known: .csv, .csv.gz, .parquet, .pq.{_instead(file)}")
     return kind
+
+
+def _instead(file: Path) -> str:
+    """What to do with a file of a kind that is not read; "" where nothing is known of it."""
+    ending = file.suffix.lower()
+    if ending in COMPRESSED:
+        return f" Unpack it first ({COMPRESSED[ending]} {file.name}), or pack it with gzip."
+    if ending in (".xlsx", ".xls", ".xlsm", ".ods"):
+        return " A spreadsheet: save its sheet as CSV, or pass the frame of pandas.read_excel(path)."
+    if ending in (".tsv", ".tab", ".txt", ".dat"):
+        return " Rename it to .csv, and pass delimiter='tab' where tabs part its fields."
+    if ending in (".feather", ".arrow", ".ipc"):
+        return " Pass its table: pyarrow.feather.read_table(path)."
+    if ending in PANDAS:
+        return f" Pass its frame: pandas.{PANDAS[ending]}(path)."
+    return ""
 
 
 def _said(path: Any) -> str:
@@ -196,19 +225,6 @@ class SharedColumns:
         return table
 
 
-def arrow_types(types: dict[str, str]) -> dict[str, pa.DataType]:
-    """Arrow types by column from their names; those that Arrow reads no name of (decimals) are left out."""
-    import pyarrow as pa
-
-    found = {}
-    for name, kind in types.items():
-        try:
-            found[name] = pa.type_for_alias(kind)
-        except ValueError:
-            continue
-    return found
-
-
 def _numeric(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
@@ -217,28 +233,6 @@ def _numeric(kind: pa.DataType) -> bool:
     return any(
         test(kind) for test in (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
     )
-
-
-def csv_error(file: Path, error: Exception, options: Any) -> ValueError:
-    """The error of a CSV file that cannot be read, with the line, which is looked for by reading it again slowly."""
-    import pyarrow as pa
-    from pyarrow import csv
-
-    said = str(error)
-    try:
-        for _ in csv.open_csv(
-            file, read_options=csv.ReadOptions(block_size=CSV_BLOCK, use_threads=False), convert_options=options
-        ):
-            pass
-    except (pa.ArrowException, OSError) as again:
-        said = re.sub(r"Row #(\d+)", r"line \1", str(again))
-    hint = (
-        " Where a column changes its type on the way, give it one type in all rows and files, or write them as "
-        "Parquet, which says its types."
-        if "conversion" in said
-        else ""
-    )
-    return ValueError(f"{file} cannot be read: {said}{'' if said.endswith('.') else '.'}{hint}")
 
 
 def _read_parquet(file: Path, columns: Sequence[str] | None) -> pa.Table:
@@ -252,29 +246,3 @@ def _read_parquet(file: Path, columns: Sequence[str] | None) -> pa.Table:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{file} cannot be read: {error}") from None
     return table if columns is None else table.select(list(dict.fromkeys(columns)))
-
-
-def _read_csv(file: Path, columns: Sequence[str] | None) -> pa.Table:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    if columns is not None:
-        check_columns(columns, column_names(file), str(file))
-    options = csv_options(columns, {})
-    try:
-        table = csv.read_csv(file, convert_options=options)
-    except (pa.ArrowException, OSError) as error:
-        raise csv_error(file, error, options) from None
-    _each_once(file, table.column_names)
-    return table
-
-
-def csv_options(columns: Sequence[str] | None, types: dict[str, str]) -> Any:
-    """How fields are read: empty ones are missing in text too, and columns have the types they are told."""
-    from pyarrow import csv
-
-    return csv.ConvertOptions(
-        include_columns=None if columns is None else list(dict.fromkeys(columns)),
-        column_types=arrow_types(types),
-        strings_can_be_null=True,
-    )

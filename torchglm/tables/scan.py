@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchglm.tables.columns import check_columns, plain_strings
-from torchglm.tables.files import (
-    CSV_BLOCK,
-    PathLike,
-    SharedColumns,
-    column_names,
-    csv_error,
-    csv_options,
-    files,
-    kind_of,
-    parquet_file,
-)
+from torchglm.tables.delimited import blocks
+from torchglm.tables.files import PathLike, SharedColumns, column_names, files, kind_of, parquet_file
 from torchglm.tables.pieces import Piece, Pieces
 from torchglm.tables.readahead import read_ahead
+from torchglm.tables.reading import Reading
 from torchglm.tables.shares import row_groups
 
 if TYPE_CHECKING:
@@ -31,7 +23,7 @@ class Scan(Pieces):
 
     Parquet comes by row group (pieces of `rows` where groups are larger), CSV by blocks, so memory does not
     grow with the number of rows. `types` maps columns to Arrow type names: a CSV scan guesses from the first
-    16 MB of each file, and needs it where a later block says otherwise (`DesignSpec.types` has them).
+    16 MB of each file, and widens where a later block says otherwise. `reading` says how CSV files are written.
     `share=(rank, size)` gives one process of several its own pieces, which may be none: row groups by `row_groups`,
     of CSV (which every process has to parse) each `size`-th piece.
 
@@ -46,15 +38,17 @@ class Scan(Pieces):
         types: dict[str, str] | None = None,
         rows: int = 1 << 18,
         share: tuple[int, int] = (0, 1),
+        reading: Reading | None = None,
     ) -> None:
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}.")
         self.files = files(path)
         self.columns = None if columns is None else list(dict.fromkeys(columns))
-        self.types = dict(types or {})
+        self.reading = reading or Reading()
+        self.types = {**(types or {}), **self.reading.types}
         self.rows = rows
         for file in self.files:
-            names = column_names(file)
+            names = column_names(file, self.reading)
             check_columns(names if self.columns is None else self.columns, names, str(file))
         self.rank, self.size = share
         self.groups = None  # of each file; None means all
@@ -90,7 +84,7 @@ class Scan(Pieces):
                     continue
                 if piece.table.num_rows:
                     empty = False
-                    yield piece._replace(table=plain_strings(shared.typed(piece.table)))
+                    yield piece._replace(table=self.reading.applied(plain_strings(shared.typed(piece.table))))
         if empty:
             raise ValueError(f"{self.files[0]} has a header but no rows.")
 
@@ -121,17 +115,8 @@ class Scan(Pieces):
                 yield pa.Table.from_batches([batch])
 
     def _csv(self, file: Path) -> Iterator[Piece]:
-        import pyarrow as pa
-        from pyarrow import csv
-
         first = 0
-        options = csv_options(self.columns, self.types)
-        try:
-            reader = csv.open_csv(file, read_options=csv.ReadOptions(block_size=CSV_BLOCK), convert_options=options)
-            for batch in reader:
-                table = pa.Table.from_batches([batch])
-                for i in range(0, len(table), self.rows):
-                    yield Piece(table.slice(i, self.rows), str(file), first + i)
-                first += len(table)
-        except (pa.ArrowException, OSError) as error:
-            raise csv_error(file, error, options) from None
+        for table in blocks(file, self.columns, self.types, self.reading):
+            for i in range(0, len(table), self.rows):
+                yield Piece(table.slice(i, self.rows), str(file), first + i)
+            first += len(table)
