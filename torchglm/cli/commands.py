@@ -11,7 +11,7 @@ from pathlib import Path
 from torchglm.cli.comparison import comparison, to_text
 from torchglm.cli.evaluate import evaluation
 from torchglm.cli.loading import load_run
-from torchglm.cli.predict import KINDS, Prediction, Wanted, carried, outcome, write
+from torchglm.cli.predict import KINDS, Prediction, Wanted, outcome, write
 from torchglm.cli.printing import print_document, print_json, print_summary
 from torchglm.cli.progress import waiting
 from torchglm.cli.run_rows import attached, of_the_fit
@@ -73,7 +73,7 @@ def predict(arguments: Sequence[str]) -> None:
         check_level(0.5 if level is None else level, flag)
     folder = runs.open_run(given.run)
     wanted = Wanted(KINDS if given.link else KINDS[:1], given.se, given.interval, given.response)
-    prediction = Prediction.of(folder, wanted, carried(given.keep, given.data), given.missing, given.unseen)
+    prediction = Prediction.of(folder, wanted, given.keep, given.missing, given.unseen, given.data)
     out = given.out or str(folder / "predictions.parquet")
     rows = write(prediction, given.data, out)
     print(outcome(prediction, rows, out), file=sys.stderr if out == "-" else sys.stdout)

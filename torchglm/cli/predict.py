@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from torchglm.model.face import Result
+    from torchglm.tables import Reading
 
 KINDS = ("mean", "link")
 
@@ -55,14 +56,24 @@ class Prediction:
 
     @classmethod
     def of(
-        cls, run: Path, wanted: Wanted, keep: Sequence[str] = (), missing: str | None = None, unseen: str | None = None
+        cls,
+        run: Path,
+        wanted: Wanted,
+        keep: Sequence[str] = (),
+        missing: str | None = None,
+        unseen: str | None = None,
+        data: Sequence[str] = (),
     ) -> Prediction:
-        """The predictions of a run. Raises ValueError for a fit without a formula, or what it has no intervals for."""
+        """The predictions of a run; `keep` may list several columns of the files `data` with commas between.
+
+        Raises ValueError for a fit without a formula, or what it has no intervals for.
+        """
         result = load_run(run)
         check_formula(result, run, "predict(x)")
         if wanted.response is not None:
             refuse_quasi(result, "prediction intervals")
         also = ("weights", "trials") if wanted.response is not None else ()
+        keep = carried(keep, data, result.spec.reading)
         taken = sorted(set(keep) & set(wanted.names))
         if taken:
             raise ValueError(f"--keep {taken[0]}: predictions have a column of that name. Rename it in the data.")
@@ -102,10 +113,10 @@ class Prediction:
         return found
 
 
-def carried(given: Sequence[str], data: Sequence[str]) -> list[str]:
+def carried(given: Sequence[str], data: Sequence[str], reading: Reading) -> list[str]:
     """The columns that `--keep` names, each value being a column of the files or several with commas between."""
 
-    known = column_names(files(data)[0]) if given else []
+    known = column_names(files(data)[0], reading) if given and data else list(given)
     named = [name.strip() for one in given for name in ([one] if one in known else one.split(","))]
     return list(dict.fromkeys(name for name in named if name))
 

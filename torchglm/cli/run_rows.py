@@ -14,7 +14,8 @@ from torchglm import inputs
 from torchglm.design import Design, Tally, groups, tally
 from torchglm.design.factors import shown
 from torchglm.families.row_error import RowError
-from torchglm.tables import Scan, numbers, read_table
+from torchglm.tables import Scan, numbers
+from torchglm.tables.files import read_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +37,7 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
     if result.group_names:
         spec, columns = result.spec, result.context.get("columns") or {}
         wanted = [*spec.response_columns, *spec.columns, *columns.values(), *result.group_names]
-        return result.with_rows(read_table(path, list(dict.fromkeys(wanted))))
+        return result.with_rows(read_files(path, list(dict.fromkeys(wanted)), spec.reading))
     return result.on(rows_of(result, path))
 
 
@@ -196,7 +197,7 @@ class Reader:
         types = {name: kind for name, kind in spec.types.items() if name in wanted}
         width = len(spec.names) if self.result.group_names else spec.width
         rows = max(64, min(1 << 18, NUMBERS // max(1, width)))
-        return Scan(path, wanted or None, types, rows)
+        return Scan(path, wanted or None, types, rows, reading=spec.reading)
 
     def read(self, table: pa.Table, first: int) -> Batch:
         """A piece whose first row is number `first` of its file.

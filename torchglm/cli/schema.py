@@ -13,7 +13,8 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import ROLES
 from torchglm.links import Link
 from torchglm.model.face import fit
-from torchglm.tables import read_table
+from torchglm.tables.files import read_files
+from torchglm.tables.reading import Reading
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result
@@ -37,6 +38,11 @@ class DataConfig:
         missing: rows with missing values are an error, or drop leaves them out
         unseen: a level never seen is an error when predicting, or counts as the reference level or as "other"
         rare: levels with fewer rows are pooled into one level "other"; 0 pools none, and unseen other needs it
+        delimiter: sign between the fields of CSV files, such as ";" or tab
+        decimal: sign before the decimals in CSV files, "." or ","
+        encoding: of CSV files, such as latin-1 or utf-16
+        types: column and what it holds: number, integer, text, date, or an Arrow type
+        na: what means missing beside empty fields, instead of NA, NaN and null
     """
 
     path: str | list[str]
@@ -51,8 +57,14 @@ class DataConfig:
     missing: Literal["error", "drop"] = "error"
     unseen: Literal["error", "reference", "other"] = "error"
     rare: int = 0
+    delimiter: str = ","
+    decimal: str = "."
+    encoding: str = "utf8"
+    types: dict[str, str] | None = None
+    na: str | float | list[str | float] | None = None
 
     def __post_init__(self) -> None:
+        self.reading  # noqa: B018  refuses what cannot be meant
         if self.rare < 0:
             raise ValueError(f"data.rare must be at least 0, got {self.rare}. 0 pools no levels.")
 
@@ -63,8 +75,13 @@ class DataConfig:
 
     @property
     def policies(self) -> dict[str, Any]:
-        """What becomes of missing values, unseen and rare levels."""
-        return {"missing": self.missing, "unseen": self.unseen, "rare": self.rare}
+        """What becomes of missing values, unseen and rare levels, and how text is read."""
+        return {"missing": self.missing, "unseen": self.unseen, "rare": self.rare, "reading": self.reading}
+
+    @property
+    def reading(self) -> Reading:
+        """How text becomes columns. Raises ValueError for what cannot be meant."""
+        return Reading.of(self.delimiter, self.decimal, self.encoding, self.types, self.na)
 
     @property
     def groups(self) -> list[str]:
@@ -74,7 +91,7 @@ class DataConfig:
     def columns(self) -> list[str]:
         """Every column the fit reads. Raises ValueError for an unreadable formula, file or column."""
 
-        return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula")
+        return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula", self.reading)
 
 
 class SolverOptions:
@@ -111,7 +128,7 @@ class IRLS(SolverOptions):
         """The maximum likelihood fit, one model or one for each group."""
         data = job.data
         columns = data.columns()
-        rows = read_table(data.path, columns) if data.groups else data.path
+        rows = read_files(data.path, columns, data.reading) if data.groups else data.path
         roles: dict[str, Any] = data.roles
         return fit(
             data.formula,
@@ -121,7 +138,14 @@ class IRLS(SolverOptions):
             penalty=job.penalty,
             dispersion=job.dispersion,
             by=data.groups or None,
-            **data.policies,
+            missing=data.missing,
+            unseen=data.unseen,
+            rare=data.rare,
+            delimiter=data.delimiter,
+            decimal=data.decimal,
+            encoding=data.encoding,
+            types=data.types,
+            na=data.na,
             tol=self.tol,
             max_iter=self.max_iter,
             singular=self.singular,

@@ -17,6 +17,7 @@ from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
 from torchglm.tables.pieces import Pieces
+from torchglm.tables.reading import Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +31,7 @@ def build(
     missing: str = "error",
     unseen: str = "error",
     rare: int = 0,
+    reading: Reading | None = None,
 ) -> Design:
     """The design of a formula over a table: x, column names, y and the spec for later rows.
 
@@ -41,11 +43,11 @@ def build(
     Missing values are an error that names column and count, or with `missing="drop"` such rows are left out
     before anything is learned. Levels with fewer than `rare` complete rows are pooled into one, "other", the last
     of its factor (a level that is called so joins it); `unseen` says what later rows with a new level get
-    (`DesignSpec`), and "other" needs `rare`.
+    (`DesignSpec`), and "other" needs `rare`. `reading` says what means missing in text, and the types of columns.
 
     Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
     """
-    return _build(read(formula, names_of(data), also), data, also, missing, unseen, rare)
+    return _build(read(formula, names_of(data), also), data, also, missing, unseen, rare, reading)
 
 
 def build_columns(
@@ -63,7 +65,7 @@ def build_columns(
 
     Otherwise as `build`; formulaic is not needed.
     """
-    return _build(plain(columns, response, intercept), data, also, missing, unseen, rare)
+    return _build(plain(columns, response, intercept), data, also, missing, unseen, rare, None)
 
 
 def learn(
@@ -75,6 +77,7 @@ def learn(
     unseen: str = "error",
     rare: int = 0,
     ranks: Ranks | None = None,
+    reading: Reading | None = None,
 ) -> DesignSpec:
     """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
 
@@ -85,13 +88,13 @@ def learn(
     all learn the same spec, that of the whole. Otherwise as `build`.
     """
     learner: _Learner | None = None
-    rows, ranks = 0, ranks or Ranks()
+    rows, ranks, reading = 0, ranks or Ranks(), reading or Reading()
 
     def see(piece: pa.Table, first: int) -> bool:
         nonlocal learner, rows
         if learner is None:
             learner = _Learner(read(formula, piece.column_names, also), rare)
-        table = as_table(piece, learner.columns(also))
+        table = reading.applied(as_table(piece, learner.columns(also)))
         learner.see(Frame(table, table.column_names, missing, first))
         rows += table.num_rows
         return learner.settled
@@ -107,7 +110,7 @@ def learn(
     if not found:
         raise ValueError("Every row has a missing value; none is left to learn a design from.")
     found[0].join(found[1:])
-    return found[0].spec(missing, unseen)
+    return found[0].spec(missing, unseen, reading)
 
 
 def read(formula: str, names: Sequence[str], also: Sequence[str]) -> Formula:
@@ -116,18 +119,27 @@ def read(formula: str, names: Sequence[str], also: Sequence[str]) -> Formula:
     return parse(formula, without_index(known, formula) if isinstance(formula, str) else known)
 
 
-def _build(formula: Formula, data: Any, also: Sequence[str], missing: str, unseen: str, rare: int) -> Design:
-    learner = _Learner(formula, rare)
+def _build(
+    formula: Formula,
+    data: Any,
+    also: Sequence[str],
+    missing: str,
+    unseen: str,
+    rare: int,
+    reading: Reading | None,
+) -> Design:
+    learner, reading = _Learner(formula, rare), reading or Reading()
+    reading.check(names_of(data), "the data")
     wanted = learner.columns(also)
     check_columns(wanted, names_of(data))
-    table = as_table(data, wanted)
+    table = reading.applied(as_table(data, wanted))
     if table.num_rows == 0:
         raise ValueError("The data have no rows.")
     frame = Frame(table, wanted, missing)
     if len(frame) == 0:
         raise ValueError(f"Every row has a missing value; per column: {frame.dropped}.")
     learner.see(frame)
-    return learner.spec(missing, unseen).apply(frame, response=formula.response is not None)
+    return learner.spec(missing, unseen, reading).apply(frame, response=formula.response is not None)
 
 
 class _Learner:
@@ -200,7 +212,7 @@ class _Learner:
         coded = {name for text in self.levels for name in self.expressions[text].columns}
         self.types = {name: type_name(schema.field(name).type, name in coded) for name in self.columns()}
 
-    def spec(self, missing: str, unseen: str) -> DesignSpec:
+    def spec(self, missing: str, unseen: str, reading: Reading) -> DesignSpec:
         """What was learned."""
         if unseen == OTHER and not self.rare:
             raise ValueError(
@@ -221,7 +233,7 @@ class _Learner:
             (term.name if term.factors else INTERCEPT, tuple(Part(product, term.scale) for product in found))
             for term, found in zip(self.formula.terms, products, strict=True)
         )
-        return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types)
+        return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types, reading)
 
     def _response(self, expression: Expression) -> Factor:
         factor = self._factor(expression, 0)

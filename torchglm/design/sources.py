@@ -10,6 +10,7 @@ from torchglm.design.learn import read
 from torchglm.tables.chunks import Chunks, is_chunks
 from torchglm.tables.columns import check_columns
 from torchglm.tables.files import column_names, files
+from torchglm.tables.reading import Reading
 from torchglm.tables.scan import Scan
 
 
@@ -24,19 +25,24 @@ def scan(
     columns: Sequence[str] | None = None,
     types: dict[str, str] | None = None,
     share: tuple[int, int] = (0, 1),
+    reading: Reading | None = None,
 ) -> Scan | Chunks:
     """The rows of a source in pieces, see `Scan` and `Chunks`."""
     made: type[Scan] | type[Chunks] = Chunks if is_chunks(source) else Scan
-    return made(source, columns, types, share=share)
+    return made(source, columns, types, share=share, reading=reading)
 
 
-def columns_read(formula: str, source: Any, also: Sequence[str], said: str = "the formula") -> list[str]:
+def columns_read(
+    formula: str, source: Any, also: Sequence[str], said: str = "the formula", reading: Reading | None = None
+) -> list[str]:
     """The columns that a formula, and the columns `also`, take from a source.
 
     Raises ValueError for a formula without a response (`said` names it) and for columns that the first file or chunk
     lacks.
     """
-    names, where = _columns(source)
+    names, where = _columns(source, reading)
+    if reading is not None:
+        reading.check(names, where)
     parsed = read(formula, names, also)
     if parsed.response is None:
         raise ValueError(f"{said} {formula!r} has no response. Write it as 'y ~ ...'.")
@@ -45,14 +51,14 @@ def columns_read(formula: str, source: Any, also: Sequence[str], said: str = "th
     return wanted
 
 
-def check_source(source: Any, columns: Sequence[str]) -> None:
+def check_source(source: Any, columns: Sequence[str], reading: Reading | None = None) -> None:
     """Raise ValueError for columns that the first file or chunk of a source lacks, and where nothing is there."""
-    check_columns(columns, *_columns(source))
+    check_columns(columns, *_columns(source, reading))
 
 
-def _columns(source: Any) -> tuple[list[str], str]:
+def _columns(source: Any, reading: Reading | None) -> tuple[list[str], str]:
     """The columns of the first file or chunk, and what to call it."""
     if is_chunks(source):
         return Chunks(source).names, "the first chunk"
     file = files(source)[0]
-    return column_names(file), str(file)
+    return column_names(file, reading), str(file)

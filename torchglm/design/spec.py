@@ -18,6 +18,7 @@ from torchglm.design.formulas import Scoped
 from torchglm.design.frame import MISSING, Frame
 from torchglm.rows.indexed import Indexed
 from torchglm.tables.columns import as_table
+from torchglm.tables.reading import Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,7 +123,8 @@ class DesignSpec:
     Made by `build`; kept as JSON by `to_dict` and `from_dict`. Loading runs no code: expressions are read as
     arithmetic on columns, with known functions. `missing` is "error" or "drop". `unseen` says what a level never
     seen is: "error"; "reference", the reference level; or "other", the level that the rare ones were pooled into
-    (`rare=` of `build`). `types` are the Arrow types, by name, to read the columns with (`Scan`).
+    (`rare=` of `build`). `types` are the Arrow types, by name, to read the columns with (`Scan`), and
+    `reading` says how text becomes columns.
     """
 
     formula: str
@@ -132,6 +134,7 @@ class DesignSpec:
     missing: str = "error"
     unseen: str = "error"
     types: dict[str, str] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -213,7 +216,7 @@ class DesignSpec:
             if spec.response is None:
                 raise ValueError("This design has no response: its formula has no left side.")
             wanted += spec.response_columns
-        table = as_table(data, wanted)
+        table = self.reading.applied(as_table(data, wanted))
         return spec.apply(Frame(table, wanted, spec.missing, first), response, dtype)
 
     def apply(self, frame: Frame, response: bool = False, dtype: torch.dtype = torch.float64) -> Design:
@@ -242,6 +245,7 @@ class DesignSpec:
             "missing": self.missing,
             "unseen": self.unseen,
             "types": self.types,
+            "reading": self.reading.to_dict(),
             "response": None if response is None else _factor_dict(response.factor),
             "factors": [_factor_dict(factor) for factor in self.factors.values()],
             "terms": [{"name": name, "parts": [p.to_dict() for p in inside]} for name, inside in self.parts],
@@ -271,6 +275,7 @@ class DesignSpec:
                 data["missing"],
                 data["unseen"],
                 dict(data["types"]),
+                Reading(**{**data["reading"], "na": _tuple(data["reading"].get("na"))}),
             )
             spec.names  # noqa: B018  every part must name known factors
             return spec
@@ -302,6 +307,10 @@ def _columns(
     numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
     indices = tuple(index for inside in found if inside for index in inside)
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
+
+
+def _tuple(value: Any) -> tuple[str, ...] | None:
+    return None if value is None else tuple(map(str, value))
 
 
 def _factor_dict(factor: Factor) -> dict[str, Any]:

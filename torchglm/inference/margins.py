@@ -87,7 +87,7 @@ def _frame(result: Fitted, data: Any, freq: Any) -> Frame:
         *result.spec.columns,
         *(column for column in [*also, freq] if isinstance(column, str) and column in names),
     ]
-    return Frame(tables.as_table(data, wanted), wanted)
+    return Frame(result.spec.reading.applied(tables.as_table(data, wanted)), wanted)
 
 
 def _numbers(frame: Frame, name: str) -> np.ndarray:

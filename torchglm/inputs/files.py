@@ -16,7 +16,7 @@ from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
-from torchglm.tables import numbers
+from torchglm.tables import Reading, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,14 +48,15 @@ class SpecRows:
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
         self.columns = list(dict.fromkeys([*spec.response_columns, *spec.columns, *self.also]))
-        check_source(path, self.columns)
+        self.reading = spec.reading
+        check_source(path, self.columns, self.reading)
 
     def __iter__(self) -> Iterator[Rows]:
         return self._read(Ranks(), None)
 
     def _scan(self, types: dict[str, str], ranks: Ranks) -> Scan | Chunks:
 
-        return scan(self.path, self.columns, types, (ranks.rank, ranks.size))
+        return scan(self.path, self.columns, types, (ranks.rank, ranks.size), self.reading)
 
     def _read(self, ranks: Ranks, tally: Tally | None) -> Iterator[Rows]:
         """The rows of a share, piece by piece; `tally` counts what the policies leave out or recode."""
@@ -87,8 +88,8 @@ class FileRows(SpecRows):
     """The rows of CSV or Parquet files (a file, a glob, a folder or a list) by a formula, as a re-iterable of `Rows`.
 
     `path` may also be tables that come one after the other, see `data.Chunks`.
-    `roles` names the columns of weights, freq, offset, exposure, trials and event; `policies` are `missing`, `unseen`
-    and `rare` as in `data.build`, and `tally` counts the rows they touched. A first pass learns levels and
+    `roles` names the columns of weights, freq, offset, exposure, trials and event; `policies` are `missing`, `unseen`,
+    `rare` and `reading` as in `data.build`, and `tally` counts the rows they touched. A first pass learns levels and
     transforms, a second looks at every row and keeps them where they take no more than `HOLD` bytes. Raises
     `ValueError` for rows that do not suit the family, weights or exposure, and says which, in which file.
 
@@ -108,14 +109,16 @@ class FileRows(SpecRows):
         ranks: Ranks | None = None,
     ) -> None:
 
+        policies = dict(policies or {})
+        self.reading = policies.setdefault("reading", Reading())
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
         self.ranks = Ranks.here() if ranks is None else ranks
         with self.ranks.together():
-            self.columns = columns_read(formula, path, self.also)
+            self.columns = columns_read(formula, path, self.also, reading=self.reading)
             scan = self._scan({}, self.ranks)
-        self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **(policies or {}))
+        self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **policies)
         self.tally = Tally()
         self.stand_in: Rows | None = None  # for a share without rows
         pieces: list[Rows] = []

@@ -5,7 +5,7 @@ Each of the three leads to the others, so they stand in one file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from torchglm.model.options import check_options, check_resume, device_of, start
 from torchglm.report.describe import describe
 from torchglm.report.summary import Summary
 from torchglm.rows.rows import Rows
+from torchglm.tables.reading import Reading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -66,6 +67,11 @@ def fit(
     missing: str = "error",
     unseen: str = "error",
     rare: int = 0,
+    delimiter: str = ",",
+    decimal: str = ".",
+    encoding: str = "utf8",
+    types: Mapping[str, str] | None = None,
+    na: str | float | Sequence[str | float] | None = None,
     observe: Observer | None = None,
     resume: Progress | None = None,
     **roles: Unpack[RoleValues],
@@ -93,6 +99,9 @@ def fit(
         missing: `"error"` or `"drop"` for rows with missing values (formula only).
         unseen: what a level never seen counts as when predicting: `"error"`, `"reference"` or `"other"` (formula only).
         rare: levels with fewer rows are pooled into one level `"other"`; `unseen="other"` needs it (formula only).
+        delimiter, decimal, encoding: of CSV files: `";"` or `"tab"`, `","`, `"latin-1"` or `"utf-16"` (formula only).
+        types: column -> `"number"`, `"integer"`, `"text"`, `"date"` or an Arrow type (formula only).
+        na: what means missing beside empty fields, instead of NA, NaN and null: `["?", -999]` (formula only).
         observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
@@ -109,7 +118,10 @@ def fit(
     beside = Roles.of(roles, "fit")
     beside.check_link(chosen)
     where = device_of(device)
-    policies = {"missing": missing, "unseen": unseen, "rare": rare}
+    reading = Reading.of(delimiter, decimal, encoding, types, na)
+    policies = {"missing": missing, "unseen": unseen, "rare": rare, "reading": reading}
+    if not isinstance(x, str) and (given := ", ".join(f"{name}=" for name in reading.to_dict())):
+        raise ValueError(f"{given} say how a table is read for a formula, and x is no formula. Leave them out.")
     if isinstance(x, str) and (names is not None or not intercept):
         raise ValueError(
             "a formula names its columns and decides on its intercept ('y ~ a - 1' has none). Leave out "

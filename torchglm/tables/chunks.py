@@ -10,6 +10,7 @@ from torchglm.rows.rereadable import read_again
 from torchglm.tables.columns import as_table, names_of
 from torchglm.tables.files import SharedColumns
 from torchglm.tables.pieces import Piece, Pieces
+from torchglm.tables.reading import Reading
 
 NAME, INSTEAD = "the data", "a list of tables"
 
@@ -18,8 +19,8 @@ class Chunks(Pieces):
     """The rows of a re-iterable of tables (whatever `as_table` takes), of a function that returns an iterator of such,
     or of an Arrow dataset, in pieces of at most `rows`.
 
-    Rows are counted from the first chunk on. `columns`, `types` and `share` are as in `Scan`; a share is each
-    `size`-th chunk. Raises ValueError for what can be read once only (see `read_again`), and while iterating for
+    Rows are counted from the first chunk on. `columns`, `types`, `reading` and `share` are as in `Scan`; a share is
+    each `size`-th chunk. Raises ValueError for what can be read once only (see `read_again`), and while iterating for
     a chunk that is no table, or has other columns than the first, or text where that has numbers.
     """
 
@@ -30,12 +31,14 @@ class Chunks(Pieces):
         types: dict[str, str] | None = None,
         rows: int = 1 << 18,
         share: tuple[int, int] = (0, 1),
+        reading: Reading | None = None,
     ) -> None:
         if not callable(source) and not _is_dataset(source):
             read_again(source, NAME, INSTEAD)
         self.source, self.types, self.rows = source, dict(types or {}), rows
         self.columns = None if columns is None else list(dict.fromkeys(columns))
         self.rank, self.size = share
+        self.reading = reading or Reading()
 
     @property
     def names(self) -> list[str]:
@@ -51,7 +54,7 @@ class Chunks(Pieces):
         """The pieces, with the numbers of their chunks."""
         first, shared = 0, SharedColumns(self.types)
         for number, given in enumerate(self._given()):
-            table = _named(number, as_table, given, self.columns)
+            table = _named(number, lambda given: self.reading.applied(as_table(given, self.columns)), given)
             shared.check(f"chunk {number}", table.schema)
             table = shared.typed(table)
             if number % self.size == self.rank:

@@ -75,9 +75,14 @@ def read_table(
     Raises ValueError for a missing, empty or unreadable file, an unknown ending, an unknown column, or files
     whose columns do not fit together.
     """
+    return read_files(path, columns, Reading.of(delimiter, decimal, encoding, types, na))
+
+
+def read_files(path: PathLike | Sequence[PathLike], columns: Sequence[str] | None, reading: Reading) -> pa.Table:
+    """As `read_table`."""
     import pyarrow as pa
 
-    found, reading = files(path), Reading.of(delimiter, decimal, encoding, types, na)
+    found = files(path)
     pieces = [
         read_csv(file, columns, reading) if kind_of(file) == "csv" else _read_parquet(file, columns) for file in found
     ]
