@@ -325,6 +325,39 @@ def test_every_door_refuses_an_exposure_that_is_none_and_names_the_row(bad: floa
         assert "exposure" in said and "row" in said and "5" in said, (name, said)
 
 
+@pytest.mark.parametrize("door", [*LEARNERS, "loss", "with_rows", "metric"])
+def test_every_door_refuses_proportions_beside_trials(door: str, tmp_path: Any) -> None:
+    """They would be divided by the trials again; counts that are not whole are told of."""
+    given = rows("trials")
+    result, head = torchglm.fit(**given, family="binomial"), GLMHead(2, "binomial", dtype=torch.float64)
+    more: dict[str, Callable[[Given], Any]] = {
+        "loss": lambda given: head.loss(**given),
+        "with_rows": lambda given: result.with_rows(**given),
+        "metric": lambda given: metrics.deviance(0.5 * ONES, family="binomial", **beside(given), y=given["y"]),
+    }
+
+    def ask(y: Tensor) -> None:
+        spoiled = given | {"y": y}
+        more[door](spoiled) if door in more else LEARNERS[door](spoiled, "binomial", tmp_path)
+
+    if door != "rows":
+        with pytest.raises(ValueError, match="y is a count where trials= is given; .*weights="):
+            ask(given["y"] / given["trials"])
+    broken = given["y"].clone()
+    broken[int(given["y"].argmax())] -= 0.5
+    with pytest.warns(UserWarning, match="counts beside trials= are not whole"):
+        ask(broken)
+
+
+def test_one_trial_may_be_a_share() -> None:
+    given = rows("trials") | {"trials": ONES}
+    with pytest.warns(UserWarning, match="counts beside trials= are not whole"):
+        found = torchglm.fit(given["x"], 0.2 + 0.5 * (given["y"] > 1), family="binomial", trials=ONES)
+    torch.testing.assert_close(
+        found.coef, torchglm.fit(given["x"], 0.2 + 0.5 * (given["y"] > 1), family="binomial").coef
+    )
+
+
 @pytest.mark.parametrize(
     "door", ["fit", "head.fit", "head.loss", "partial_fit", "update", "with_rows", "predict", "gini"]
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
@@ -9,9 +11,10 @@ from torch.distributions import constraints
 from torchglm import links, special
 from torchglm.families.base import Family
 from torchglm.families.numerics import any_observed, like, mask, product, values_are_known
-from torchglm.families.row_error import RowError
+from torchglm.families.row_error import RowError, RowWarning
 from torchglm.links import Link
 
+WHOLE = 1e-6  # a count this near to a whole number is one
 
 class _Proportion(Family):
     """What Bernoulli and Binomial share: `V = mu (1 - mu)` on proportions of `w` trials."""
@@ -139,6 +142,7 @@ class Binomial(_Proportion):
                 over.nonzero()[0].tolist(),
                 " has more successes than trials (y is a count where trials= is given). Correct that row.",
             )
+        _check_whole(y, trials)
 
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         trials = 1 / dispersion
@@ -156,3 +160,29 @@ def _half_deviance(y: Tensor, mu: Tensor) -> Tensor:
     safe = torch.where(some, failures, 1.0)
     rest = -excess * special.log_one_plus_minus_over(excess / safe, torch.log((1 - mu) / safe))
     return special.kl_div(y, mu) + torch.where(some, rest, 1 - mu)
+
+
+def _check_whole(y: Tensor, trials: Tensor) -> None:
+    """Look at counts beside `trials` that are not whole: where none is above 1 they are proportions.
+
+    Raises `RowError` for those, and warns of others.
+    """
+    y, trials = torch.broadcast_tensors(y, trials)
+    broken = ((y - y.round()).abs() > WHOLE) & (trials > 0)
+    if not bool(broken.any()):
+        return
+    proportions = broken & (trials > 1)
+    if bool(proportions.any()) and not bool((y > 1).any()):
+        place = proportions.nonzero()[0].tolist()
+        raise RowError(
+            "y is a count where trials= is given; ",
+            place,
+            f" has y = {float(y[tuple(place)]):g}, a proportion, and no y is above 1. Give proportions their totals as "
+            "weights=, or multiply them by the trials.",
+        )
+    warnings.warn(
+        f"{int(broken.sum())} counts beside trials= are not whole, such as {float(y[broken][0]):g}; they are taken as "
+        "they are. Proportions have their totals in weights=.",
+        RowWarning,
+        stacklevel=2,
+    )

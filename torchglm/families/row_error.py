@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+class RowWarning(UserWarning):
+    """Values that can be computed with, and are hardly meant."""
+
+
 class RowError(ValueError):
     """A value that does not suit: the message is `before`, the row, `after`; `place` is `(row,)` or `(*B, row)`."""
 
