@@ -16,6 +16,7 @@ from torchglm.links import Link
 
 WHOLE = 1e-6  # a count this near to a whole number is one
 
+
 class _Proportion(Family):
     """What Bernoulli and Binomial share: `V = mu (1 - mu)` on proportions of `w` trials."""
 

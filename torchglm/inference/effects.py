@@ -112,8 +112,9 @@ def marginal_effects(
     for unknown variables. Source: Williams (2012), Stata Journal 12(2).
     """
     if result.spec is None:
-        names = [name for name in result.names if name != "(Intercept)"] if variables is None else list(variables)
-        index = [_column(result, name) for name in names]
+        every = [j for j, name in enumerate(result.names) if name != "(Intercept)"]
+        index = every if variables is None else [_column(result, name) for name in variables]
+        names = [result.names[j] for j in index]
 
         def slopes(part: Slice, coef: Tensor) -> Tensor:
             return result.link.inverse_deriv(_predictor(part.rows.x, part.rows.offset, coef)).unsqueeze(-2)

@@ -288,6 +288,13 @@ class Fitted:
         return self.context.get("spec")
 
     @property
+    def added_intercept(self) -> bool:
+        """Whether the first column is an intercept that `x` does not bring: that of a formula, or one put in front."""
+        if self.spec is not None:
+            return bool(self.spec.intercept)
+        return bool(self.context.get("added", self.names[:1] == ["(Intercept)"]))
+
+    @property
     def groups(self) -> Sequence[Any] | None:
         """The labels of the models of a `by=` fit, or None."""
         return self.context.get("groups")

@@ -76,8 +76,8 @@ def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> 
         made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
         indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
         return made.numbers.to(coef), indexed
-    design = inputs.tensor(x, "x", coef.device).to(coef.dtype)
-    added = result.names[:1] == ["(Intercept)"]
+    design = inputs.tensor(inputs.in_order(x, result.context.get("inputs")), "x", coef.device).to(coef.dtype)
+    added = result.added_intercept
     columns = len(result.names) - int(added)
     if design.dim() < 2 or design.shape[-1] != columns:
         raise ValueError(

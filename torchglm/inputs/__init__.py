@@ -12,11 +12,11 @@ from torchglm.inputs.checks import (
     check_shapes,
     check_support,
     check_weights,
-    column_names,
     finite,
     per_row,
     tensor,
 )
+from torchglm.inputs.columns import column_names, in_order, own_names
 from torchglm.inputs.files import FileRows, SpecRows, from_files, rows_by_spec
 from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
@@ -38,6 +38,8 @@ __all__ = [
     "check_weights",
     "column_names",
     "finite",
+    "in_order",
+    "own_names",
     "from_arrays",
     "from_design",
     "from_files",

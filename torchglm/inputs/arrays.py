@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.status import FitWarning
 from torchglm.inputs import checks
+from torchglm.inputs.columns import column_names, own_names
 from torchglm.inputs.roles import Roles
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.rows import Rows
@@ -51,7 +52,8 @@ def from_arrays(
     """The rows of arrays `x` (n, p) or (*B, n, p) and `y` (*B, n). Raises `ValueError` where they do not fit."""
     if y is None:
         raise ValueError("y is missing. Pass fit(x, y, ...), or a formula and a data frame.")
-    names = checks.column_names(x) if names is None else list(names)
+    own = own_names(x) or names
+    names = column_names(x) if names is None else list(names)
     design, response = checks.tensor(x, "x", device), checks.tensor(y, "y", device)
     response = response.to(design.device)
     if design.dim() > 1:
@@ -63,8 +65,9 @@ def from_arrays(
     names = [f"x{j}" for j in range(p)] if names is None else names
     if len(names) != p:
         raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
-    names = ["(Intercept)", *names] if intercept else names
-    return assemble(design, response, family, roles, names, intercept)
+    data = assemble(design, response, family, roles, ["(Intercept)", *names] if intercept else names, intercept)
+    data.context |= {"added": intercept, "inputs": None if own is None else list(own)}
+    return data
 
 
 def assemble(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import assemble
+from torchglm.inputs.columns import in_order
 from torchglm.inputs.roles import ROLES, Roles
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
@@ -124,11 +125,13 @@ def unpacked(x: Any, y: Any, roles: Roles) -> tuple[Any, Any, Roles]:
     return batch.x, batch.y if y is None else y, Roles(**{**batch.roles.given, **roles.given})
 
 
-def minibatch(x: Any, y: Any, family: Family, link: Link, intercept: bool, roles: Roles) -> Rows:
+def minibatch(
+    x: Any, y: Any, family: Family, link: Link, intercept: bool, roles: Roles, names: Sequence[str] | None = None
+) -> Rows:
     """The rows of a minibatch of one response, `x` (n, p) and the others `(n,)`, looked at as `torchglm.fit` does.
 
-    Raises `ValueError` or `TypeError` for data that do not fit together, are not finite or lie outside the family's
-    support.
+    The columns of a frame are found by `names`, where they are known. Raises `ValueError` or `TypeError` for data that
+    do not fit together, are not finite or lie outside the family's support.
     """
     if x is None or y is None:
         raise ValueError(
@@ -136,7 +139,7 @@ def minibatch(x: Any, y: Any, family: Family, link: Link, intercept: bool, roles
             "or one GLMBatch or dict that holds them."
         )
     roles.check_link(link)
-    design = checks.tensor(x, "x")
+    design = checks.tensor(in_order(x, names), "x")
     response = checks.tensor(y, "y", design.device)
     if response.dim() == 2 and response.shape[-1] == 1:
         response = response.squeeze(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
     if isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any()):
         raise ValueError(f"{name} is a masked array with masked values. Drop those rows, or give them weight 0.")
     if not isinstance(value, Tensor):
-        array = _array(value)
+        array = _array(value, name)
         if array.dtype.kind not in "fiub":
             raise TypeError(
                 f"{name} holds {array.dtype} values, not numbers. Convert it, for example with "
@@ -49,27 +50,48 @@ def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
     return value if device is None else value.to(device)
 
 
-def _array(value: Any) -> np.ndarray:
-    for method in ("to_numpy", "to_pandas"):
-        if not isinstance(value, np.ndarray) and hasattr(value, method):
-            value = getattr(value, method)()
-    array = np.asarray(value)
+def _array(value: Any, name: str) -> np.ndarray:
+    """Numbers as an array. Raises `TypeError` for categories and other things, `ValueError` for missing values."""
+    if not isinstance(value, np.ndarray) and not hasattr(value, "to_numpy") and hasattr(value, "to_pandas"):
+        value = value.to_pandas()
+    _refuse_categories(value, name)
+    array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") and not isinstance(value, np.ndarray) else value)
     if array.dtype == object:
-        kinds = {type(item).__name__ for item in array.reshape(-1)[:1000]}
-        if not kinds <= {"bool", "int", "float", "bool_", "float64", "int64"}:
-            return array
-        array = array.astype(float)
-    return array.astype(np.float64) if array.dtype.kind in "iub" and array.dtype.itemsize <= 8 else array
+        array = _numbers(array, name)
+    if array.dtype.kind in "iub" or array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array
 
 
-def column_names(x: Any) -> list[str] | None:
-    """The column names of a data frame or table, or None."""
-    names = getattr(x, "columns", None)
-    if hasattr(x, "column_names"):
-        names = x.column_names
-    if names is None or isinstance(x, Tensor):
-        return None
-    return [str(name) for name in names]
+def _refuse_categories(value: Any, name: str) -> None:
+    """Raise `TypeError` for categories, whatever their labels are: as numbers they would mean something else."""
+    kinds = getattr(value, "dtypes", getattr(value, "dtype", None))
+    each = [("", kinds)] if kinds is None or not hasattr(kinds, "items") else list(kinds.items())
+    for column, kind in each:
+        if str(kind) == "category":
+            where = f" in column {column!r}" if column != "" else ""
+            raise TypeError(
+                f"{name} holds categories{where}, not numbers. Use a formula, fit('y ~ C(k)', data), or convert "
+                "them, for example with .astype(float)."
+            )
+
+
+def _numbers(array: np.ndarray, name: str) -> np.ndarray:
+    """Objects as float64, each of them looked at."""
+    kinds = {type(item) for item in array.flat}
+    lost = {kind for kind in kinds if kind.__name__ in ("NoneType", "NAType", "NaTType")}
+    if lost:
+        place = next(i for i, item in enumerate(array.flat) if type(item) in lost)
+        row = place // (array.shape[-1] if array.ndim > 1 else 1)
+        raise ValueError(f"{name} has a missing value in row {row}. Fill it in, or leave such rows out.")
+    strange = [kind for kind in kinds if not issubclass(kind, (bool, int, float, np.number, np.bool_, Decimal))]
+    if strange:
+        first = next(item for item in array.flat if type(item) is strange[0])
+        raise TypeError(
+            f"{name} holds {strange[0].__name__} values such as {str(first)[:40]!r}, not numbers. Convert it, for "
+            f"example with {name}.astype(float), or use a formula for categories."
+        )
+    return array.astype(np.float64)
 
 
 def per_row(value: Any, shape: torch.Size, name: str, device: torch.device) -> Tensor:

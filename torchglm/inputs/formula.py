@@ -66,7 +66,13 @@ def from_design(
             return tables.numbers(design.table, value).to(device)
         given = checks.tensor(value, name, device)
         given = given.squeeze(-1) if given.dim() == 2 and given.shape[-1] == 1 else given
-        return given if design.kept is None else given[torch.as_tensor(design.kept, device=device)]
+        if design.kept is None:
+            return given
+        if given.shape[-1:] != design.kept.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(given.shape)}, the data {len(design.kept)} rows. Pass one value for each row."
+            )
+        return given[..., torch.as_tensor(design.kept, device=device)]
 
     roles = roles.map(value_of)
     response = torch.as_tensor(design.y).to(torch.float64).to(device)

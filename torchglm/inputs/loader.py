@@ -13,7 +13,7 @@ from torchglm.families import Family
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.batch import GLMBatch, named
-from torchglm.inputs.checks import column_names
+from torchglm.inputs.columns import column_names, in_order, own_names
 from torchglm.inputs.roles import ROLES, Roles
 from torchglm.links import Link
 from torchglm.rows.rereadable import read_again
@@ -48,6 +48,7 @@ class LoaderRows:
         self.given: set[str] = set()
         self.shape: tuple[int, int] | None = None  # columns and responses of the first batch
         self.total: int | None = None  # rows of a pass
+        self.names: list[str] | None = None  # of the columns of the first batch that has them
 
     def __iter__(self) -> Iterator[Rows]:
         batches = self.loader() if callable(self.loader) else self.loader
@@ -76,7 +77,8 @@ class LoaderRows:
             raise ValueError("y is missing. Pass (x, y, ...) or a dict with x and y.")
         if len(batch.y) == len(batch.x) == 0:
             return None
-        design = checks.tensor(batch.x, "x", self.device)
+        design = checks.tensor(in_order(batch.x, self.names), "x", self.device)
+        self.names = self.names or own_names(batch.x)
         response = self._across(batch.y, "y", design)
         checks.check_shapes(design, response)
         shape = design.shape[-1], 1 if response.dim() == 1 else response.shape[0]
@@ -128,7 +130,7 @@ def from_loader(
     if first is None:
         raise ValueError("the loader yields no rows. Pass one with at least one batch.")
     p = first.x.shape[-1]
-    names = [f"x{j}" for j in range(p)] if names is None else list(names)
+    names = (source.names or [f"x{j}" for j in range(p)]) if names is None else list(names)
     if len(names) != p:
         raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
     models = first.y.shape[0]
@@ -140,7 +142,7 @@ def from_loader(
         first.y.device,
         first.x.dtype == torch.float32,
         intercept,
-        context=Roles(**dict.fromkeys(source.given, True)).context,
+        context=Roles(**dict.fromkeys(source.given, True)).context | {"added": intercept, "inputs": source.names},
     )
 
 

@@ -31,7 +31,7 @@ def attached(result: Fitted, x: Any, y: Any, roles: Roles) -> Iterable[Rows]:
         if data.context.get("groups") != result.groups:
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
     else:
-        first = result.names[:1] == ["(Intercept)"]
+        first, x = result.added_intercept, inputs.in_order(x, result.context.get("inputs"))
         data = inputs.from_arrays(x, y, result.family, roles, first, result.names[int(first) :], device, None)
     if data.batch != result.batch_shape or data.columns != len(result.names):
         raise ValueError(

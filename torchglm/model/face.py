@@ -288,7 +288,7 @@ class Result(Fitted):
     @property
     def head(self) -> GLMHead:
         """The fit as a layer; a batch gives one response for each model."""
-        first = self.names[:1] == ["(Intercept)"]
+        first = self.added_intercept
         columns, models = len(self.names) - int(first), self.batch_shape.numel()
         like = self.flat.coef
         head = GLMHead(columns, self.family, self.link, models, first, device=like.device, dtype=like.dtype)

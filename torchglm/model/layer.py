@@ -232,7 +232,7 @@ class GLMLayer(nn.Module):
 
         Raises `ValueError` for a fit of other sizes, or with an intercept where this head has no bias.
         """
-        intercept = fitted.names[:1] == ["(Intercept)"]
+        intercept = fitted.added_intercept
         if intercept != (self.bias is not None):
             raise ValueError(
                 f"the fit has {'an' if intercept else 'no'} intercept, this head bias={self.bias is not None}. "

@@ -8,6 +8,7 @@ model.coef, model.std_err
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from torchglm.fitting.search import Search
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.inference.online_summary import StreamSummary, information_bend, inverted, pearson_slopes
-from torchglm.inputs import Roles, minibatch, unpacked
+from torchglm.inputs import Roles, minibatch, own_names, unpacked
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
 
@@ -84,6 +85,7 @@ class Renewable:
         self.columns, self.intercept = columns, intercept
         self.forgetting = forgetting
         self._summary: StreamSummary | None = None
+        self._names: list[str] | None = None  # of the columns, from the first minibatch that has them
 
     @property
     def forgetting(self) -> float:
@@ -149,7 +151,7 @@ class Renewable:
         ones.
         """
         x, y, beside = unpacked(x, y, Roles.of(roles, "update"))
-        rows = minibatch(x, y, self.family, self.link, self.intercept, beside)
+        rows = minibatch(x, y, self.family, self.link, self.intercept, beside, self._names)
         if rows.x.shape[-1] != self.columns:
             raise ValueError(
                 f"x has {rows.x.shape[-1]} columns, this stream {self.columns}. Pass the same columns in "
@@ -162,13 +164,18 @@ class Renewable:
         old = None if self._summary is None else self._summary.faded(self.forgetting)
         found = self._first(rows) if old is None else self._renewed(rows, old)
         self._summary = self._gained(rows, old, found, beside.event is not None)
+        self._names = self._names or own_names(x)
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The summary as tensors by name, to save; empty before the first minibatch."""
+        """The summary as tensors by name, to save; empty before the first minibatch.
+
+        Where the columns have names, `names` holds them: the bytes of a JSON list.
+        """
         if self._summary is None:
             return {}
-        return {f.name: getattr(self._summary, f.name).clone() for f in fields(StreamSummary)}
+        names = {} if self._names is None else {"names": torch.tensor([*json.dumps(self._names).encode()]).byte()}
+        return {f.name: getattr(self._summary, f.name).clone() for f in fields(StreamSummary)} | names
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a saved summary. Raises `ValueError` where it is not one of these columns, `TypeError` for another
@@ -180,6 +187,8 @@ class Renewable:
             raise TypeError(f"the state must hold tensors, got {', '.join(strange)}. Pass what state_dict() returned.")
         p = self.columns + self.intercept
         shapes = StreamSummary.shapes(p)
+        state = dict(state)
+        names = _read_names(state.pop("names", None), self.columns)
         given = {name: tuple(value.shape) for name, value in state.items()}
         if given and given != shapes:
             raise ValueError(
@@ -191,6 +200,7 @@ class Renewable:
             if given
             else None
         )
+        self._names = names if given else None
 
     def __repr__(self) -> str:
         return f"Renewable({self.family.name}, {self.link.name}, columns={self.columns}, nobs={self.nobs})"
@@ -269,3 +279,16 @@ _REFUSALS = {
     Status.INVALID_START: "no coefficients near those learned before give every row of this minibatch a mean in the "
     "range of the {family} family. A log link has no such edge.",
 }
+
+
+def _read_names(held: Tensor | None, columns: int) -> list[str] | None:
+    """The names of columns out of a saved state. Raises `ValueError` for what is none."""
+    if held is None:
+        return None
+    try:
+        names = json.loads(bytes(held.tolist()))
+    except (ValueError, TypeError):
+        names = None
+    if not isinstance(names, list) or len(names) != columns or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"the state's names are not those of {columns} columns. Pass what state_dict() returned.")
+    return names
