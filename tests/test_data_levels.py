@@ -234,6 +234,25 @@ def test_null_in_a_dictionary_is_missing(values: list[Any], kind: Any) -> None:
         groups(table, ["k"])
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        [1],
+        {"@decimal": "x"},
+        {"@uuid": 3},
+        {"@moment": [True]},
+        {"@moment": "now"},
+        {"@what": 1},
+        {"@bytes": "zz"},
+    ]
+    + [{"@interval": [1, 2]}, {"@period": 3}, {"a": 1, "b": 2}, {}],
+)
+def test_what_is_no_level_is_refused(data: Any) -> None:
+    with pytest.raises(ValueError, match="Not a level"):
+        rich(data)
+
+
 def test_text_is_no_number() -> None:
     fitted = torchglm.fit("y ~ C(k)", {"y": Y, "k": CODE}, family="poisson")
     with pytest.raises(ValueError, match="It holds text here, and held numbers in the fit"):

@@ -18,7 +18,7 @@ from pyarrow import parquet
 import torchglm
 from torchglm.cli import main
 from torchglm.design.spec import DesignSpec
-from torchglm.tables import Reading, Scan, read_table
+from torchglm.tables import Scan, TextFormat, read_table
 
 N = 90
 G = np.random.default_rng(5)
@@ -71,7 +71,7 @@ def test_files_are_read_as_they_are_told_to_be(written: tuple[Path, dict[str, An
     assert table["age"].null_count == 2 and table.num_rows == N + 2
     by = torchglm.fit("y ~ age", table, family="poisson", by="id", missing="drop")
     assert by.groups == [("01",), ("02",), ("1",)]
-    parts = list(Scan(path, reading=Reading.of(**own)))
+    parts = list(Scan(path, reading=TextFormat.of(**own)))
     assert sum(part["age"].null_count for part in parts) == 2
 
 
@@ -208,7 +208,9 @@ def test_what_cannot_be_meant_is_refused(arguments: dict[str, Any], said: str, t
 
 
 def test_a_spec_keeps_how_it_reads() -> None:
-    reading = Reading.of(";", ",", "latin-1", {"a": "decimal128(9, 2)", "t": "timestamp[us, tz=UTC]"}, [-9, "?", 1.5])
+    reading = TextFormat.of(
+        ";", ",", "latin-1", {"a": "decimal128(9, 2)", "t": "timestamp[us, tz=UTC]"}, [-9, "?", 1.5]
+    )
     assert reading.na == ("-9", "?", "1.5")
     spec = torchglm.fit("y ~ age", FRAME, family="poisson").spec
 
@@ -223,3 +225,33 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def test_groups_of_a_parquet_fit_are_found_in_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids that look like numbers, and days: the types of the fit tell how the file is read."""
+    monkeypatch.chdir(tmp_path)
+    rows = FRAME.assign(day=pd.to_datetime("2020-01-01") + pd.to_timedelta(np.arange(N) % 2, "D"))
+    rows.to_parquet("a.parquet", index=False)
+    rows.assign(day=rows.day.dt.strftime("%Y-%m-%d")).to_csv("a.csv", index=False)
+    Path("c.yaml").write_text(
+        "family: poisson\noutput_dir: run\ndata:\n  path: a.parquet\n  formula: y ~ age\n  by: [day, id]\n"
+    )
+    assert main(["fit", "c.yaml"]) == 0
+    for path in ("a.parquet", "a.csv"):
+        assert main(["predict", "run", path, "--out", f"{path}.parquet", "--keep", "id"]) == 0
+        assert main(["check", "run", "--data", path]) == 0
+    one, other = (parquet.read_table(f"{path}.parquet") for path in ("a.parquet", "a.csv"))
+    np.testing.assert_allclose(one["mean"].to_numpy(), other["mean"].to_numpy())
+    assert other["id"].to_pylist() == FRAME.id.tolist()
+
+
+def test_a_data_module_reads_csv_as_the_design_was(tmp_path: Path) -> None:
+    from torchglm.training import GLMDataModule
+
+    FRAME.to_csv(tmp_path / "a.csv", index=False, sep=";", encoding="latin-1")
+    told: dict[str, Any] = {"delimiter": ";", "encoding": "latin-1", "types": {"id": "text"}, "na": []}
+    spec = torchglm.fit("y ~ age + id", tmp_path / "a.csv", family="poisson", **told).spec
+    data = GLMDataModule(tmp_path / "a.csv", spec, validation=0.0, key=["age"], dtype=torch.float64)
+    data.setup("predict")
+    x = torch.cat([batch.x for batch in data.predict_dataloader()])
+    torch.testing.assert_close(x, spec.transform(FRAME)[:, 1:])

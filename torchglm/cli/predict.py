@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from torchglm.model.face import Result
-    from torchglm.tables import Reading
+    from torchglm.tables import TextFormat
 
 KINDS = ("mean", "link")
 
@@ -113,7 +113,7 @@ class Prediction:
         return found
 
 
-def carried(given: Sequence[str], data: Sequence[str], reading: Reading) -> list[str]:
+def carried(given: Sequence[str], data: Sequence[str], reading: TextFormat) -> list[str]:
     """The columns that `--keep` names, each value being a column of the files or several with commas between."""
 
     known = column_names(files(data)[0], reading) if given and data else list(given)

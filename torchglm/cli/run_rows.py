@@ -37,7 +37,7 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
     if result.group_names:
         spec, columns = result.spec, result.context.get("columns") or {}
         wanted = [*spec.response_columns, *spec.columns, *columns.values(), *result.group_names]
-        return result.with_rows(read_files(path, list(dict.fromkeys(wanted)), spec.reading))
+        return result.with_rows(read_files(path, list(dict.fromkeys(wanted)), spec.reading, spec.types))
     return result.on(rows_of(result, path))
 
 

@@ -14,7 +14,7 @@ from torchglm.inputs import ROLES
 from torchglm.links import Link
 from torchglm.model.face import fit
 from torchglm.tables.files import read_files
-from torchglm.tables.reading import Reading
+from torchglm.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result
@@ -79,9 +79,9 @@ class DataConfig:
         return {"missing": self.missing, "unseen": self.unseen, "rare": self.rare, "reading": self.reading}
 
     @property
-    def reading(self) -> Reading:
+    def reading(self) -> TextFormat:
         """How text becomes columns. Raises ValueError for what cannot be meant."""
-        return Reading.of(self.delimiter, self.decimal, self.encoding, self.types, self.na)
+        return TextFormat.of(self.delimiter, self.decimal, self.encoding, self.types, self.na)
 
     @property
     def groups(self) -> list[str]:

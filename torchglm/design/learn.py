@@ -17,7 +17,7 @@ from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
 from torchglm.tables.pieces import Pieces
-from torchglm.tables.reading import Reading
+from torchglm.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,7 @@ def build(
     missing: str = "error",
     unseen: str = "error",
     rare: int = 0,
-    reading: Reading | None = None,
+    reading: TextFormat | None = None,
 ) -> Design:
     """The design of a formula over a table: x, column names, y and the spec for later rows.
 
@@ -77,7 +77,7 @@ def learn(
     unseen: str = "error",
     rare: int = 0,
     ranks: Ranks | None = None,
-    reading: Reading | None = None,
+    reading: TextFormat | None = None,
 ) -> DesignSpec:
     """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
 
@@ -88,7 +88,7 @@ def learn(
     all learn the same spec, that of the whole. Otherwise as `build`.
     """
     learner: _Learner | None = None
-    rows, ranks, reading = 0, ranks or Ranks(), reading or Reading()
+    rows, ranks, reading = 0, ranks or Ranks(), reading or TextFormat()
 
     def see(piece: pa.Table, first: int) -> bool:
         nonlocal learner, rows
@@ -126,9 +126,9 @@ def _build(
     missing: str,
     unseen: str,
     rare: int,
-    reading: Reading | None,
+    reading: TextFormat | None,
 ) -> Design:
-    learner, reading = _Learner(formula, rare), reading or Reading()
+    learner, reading = _Learner(formula, rare), reading or TextFormat()
     reading.check(names_of(data), "the data")
     wanted = learner.columns(also)
     check_columns(wanted, names_of(data))
@@ -210,9 +210,12 @@ class _Learner:
             elif expression.learns:
                 self.gathered.pieces.update({name: [] for name in expression.columns})
         coded = {name for text in self.levels for name in self.expressions[text].columns}
-        self.types = {name: type_name(schema.field(name).type, name in coded) for name in self.columns()}
+        loose = (
+            set(self.columns()) - coded
+        )  # numbers that may be decimal elsewhere; keys of groups are kept as they are
+        self.types = {field.name: type_name(field.type, field.name not in loose) for field in schema}
 
-    def spec(self, missing: str, unseen: str, reading: Reading) -> DesignSpec:
+    def spec(self, missing: str, unseen: str, reading: TextFormat) -> DesignSpec:
         """What was learned."""
         if unseen == OTHER and not self.rare:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from torchglm.fitting.status import FitWarning
 
@@ -32,7 +33,8 @@ def check_text(name: str, levels: Mapping[str, int]) -> None:
 
     Raises ValueError where all are numbers in another notation; warns where some few are no numbers.
     """
-    if len(levels) < 2:
+    first = list(islice(levels, 100))
+    if len(first) < 2 or not any(form.fullmatch(level) for level in first for form in (NUMBER, COMMA, GROUPED)):
         return
     strange = [level for level in levels if COMMA.fullmatch(level) or GROUPED.fullmatch(level)]
     plain = [level for level in levels if NUMBER.fullmatch(level)]

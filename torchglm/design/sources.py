@@ -10,8 +10,8 @@ from torchglm.design.learn import read
 from torchglm.tables.chunks import Chunks, is_chunks
 from torchglm.tables.columns import check_columns
 from torchglm.tables.files import column_names, files
-from torchglm.tables.reading import Reading
 from torchglm.tables.scan import Scan
+from torchglm.tables.text_format import TextFormat
 
 
 def is_source(data: Any) -> bool:
@@ -25,7 +25,7 @@ def scan(
     columns: Sequence[str] | None = None,
     types: dict[str, str] | None = None,
     share: tuple[int, int] = (0, 1),
-    reading: Reading | None = None,
+    reading: TextFormat | None = None,
 ) -> Scan | Chunks:
     """The rows of a source in pieces, see `Scan` and `Chunks`."""
     made: type[Scan] | type[Chunks] = Chunks if is_chunks(source) else Scan
@@ -33,7 +33,7 @@ def scan(
 
 
 def columns_read(
-    formula: str, source: Any, also: Sequence[str], said: str = "the formula", reading: Reading | None = None
+    formula: str, source: Any, also: Sequence[str], said: str = "the formula", reading: TextFormat | None = None
 ) -> list[str]:
     """The columns that a formula, and the columns `also`, take from a source.
 
@@ -51,12 +51,12 @@ def columns_read(
     return wanted
 
 
-def check_source(source: Any, columns: Sequence[str], reading: Reading | None = None) -> None:
+def check_source(source: Any, columns: Sequence[str], reading: TextFormat | None = None) -> None:
     """Raise ValueError for columns that the first file or chunk of a source lacks, and where nothing is there."""
     check_columns(columns, *_columns(source, reading))
 
 
-def _columns(source: Any, reading: Reading | None) -> tuple[list[str], str]:
+def _columns(source: Any, reading: TextFormat | None) -> tuple[list[str], str]:
     """The columns of the first file or chunk, and what to call it."""
     if is_chunks(source):
         return Chunks(source).names, "the first chunk"

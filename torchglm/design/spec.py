@@ -18,7 +18,7 @@ from torchglm.design.formulas import Scoped
 from torchglm.design.frame import MISSING, Frame
 from torchglm.rows.indexed import Indexed
 from torchglm.tables.columns import as_table
-from torchglm.tables.reading import Reading
+from torchglm.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +134,7 @@ class DesignSpec:
     missing: str = "error"
     unseen: str = "error"
     types: dict[str, str] = field(default_factory=dict)
-    reading: Reading = field(default_factory=Reading)
+    reading: TextFormat = field(default_factory=TextFormat)
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -275,7 +275,7 @@ class DesignSpec:
                 data["missing"],
                 data["unseen"],
                 dict(data["types"]),
-                Reading(**{**data["reading"], "na": _tuple(data["reading"].get("na"))}),
+                TextFormat(**{**data["reading"], "na": _tuple(data["reading"].get("na"))}),
             )
             spec.names  # noqa: B018  every part must name known factors
             return spec

@@ -337,6 +337,7 @@ def rich(value: Any) -> Any:
             raise ValueError(f"Not a level: {value!r}.")
         return value
     [(tag, inside)] = value.items() if len(value) == 1 else [("", None)]
-    if tag not in TAGGED:
-        raise ValueError(f"Not a level: {value!r}.")
-    return TAGGED[tag][2](inside)
+    try:
+        return TAGGED[tag][2](inside)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError):
+        raise ValueError(f"Not a level: {value!r}.") from None

@@ -65,10 +65,10 @@ def _array(value: Any, name: str) -> np.ndarray:
 
 def _refuse_categories(value: Any, name: str) -> None:
     """Raise `TypeError` for categories, whatever their labels are: as numbers they would mean something else."""
-    kinds = getattr(value, "dtypes", getattr(value, "dtype", None))
+    kinds = getattr(value, "dtypes", getattr(value, "dtype", getattr(value, "type", None)))
     each = [("", kinds)] if kinds is None or not hasattr(kinds, "items") else list(kinds.items())
     for column, kind in each:
-        if str(kind) == "category":
+        if str(kind) == "category" or str(kind).startswith("dictionary<"):
             where = f" in column {column!r}" if column != "" else ""
             raise TypeError(
                 f"{name} holds categories{where}, not numbers. Use a formula, fit('y ~ C(k)', data), or convert "

@@ -16,7 +16,7 @@ from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
-from torchglm.tables import Reading, numbers
+from torchglm.tables import TextFormat, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,7 +110,7 @@ class FileRows(SpecRows):
     ) -> None:
 
         policies = dict(policies or {})
-        self.reading = policies.setdefault("reading", Reading())
+        self.reading = policies.setdefault("reading", TextFormat())
         self.path, self.family, self.roles = path, family, dict(roles)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())

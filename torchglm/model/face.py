@@ -39,7 +39,7 @@ from torchglm.model.options import check_options, check_resume, device_of, start
 from torchglm.report.describe import describe
 from torchglm.report.summary import Summary
 from torchglm.rows.rows import Rows
-from torchglm.tables.reading import Reading
+from torchglm.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -118,7 +118,7 @@ def fit(
     beside = Roles.of(roles, "fit")
     beside.check_link(chosen)
     where = device_of(device)
-    reading = Reading.of(delimiter, decimal, encoding, types, na)
+    reading = TextFormat.of(delimiter, decimal, encoding, types, na)
     policies = {"missing": missing, "unseen": unseen, "rare": rare, "reading": reading}
     if not isinstance(x, str) and (given := ", ".join(f"{name}=" for name in reading.to_dict())):
         raise ValueError(f"{given} say how a table is read for a formula, and x is no formula. Leave them out.")

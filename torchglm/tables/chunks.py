@@ -10,7 +10,7 @@ from torchglm.rows.rereadable import read_again
 from torchglm.tables.columns import as_table, names_of
 from torchglm.tables.files import SharedColumns
 from torchglm.tables.pieces import Piece, Pieces
-from torchglm.tables.reading import Reading
+from torchglm.tables.text_format import TextFormat
 
 NAME, INSTEAD = "the data", "a list of tables"
 
@@ -31,14 +31,14 @@ class Chunks(Pieces):
         types: dict[str, str] | None = None,
         rows: int = 1 << 18,
         share: tuple[int, int] = (0, 1),
-        reading: Reading | None = None,
+        reading: TextFormat | None = None,
     ) -> None:
         if not callable(source) and not _is_dataset(source):
             read_again(source, NAME, INSTEAD)
         self.source, self.types, self.rows = source, dict(types or {}), rows
         self.columns = None if columns is None else list(dict.fromkeys(columns))
         self.rank, self.size = share
-        self.reading = reading or Reading()
+        self.reading = reading or TextFormat()
 
     @property
     def names(self) -> list[str]:

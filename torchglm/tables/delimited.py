@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchglm.tables.columns import arrow_types, check_columns, each_once
-from torchglm.tables.reading import Reading
+from torchglm.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,7 +20,7 @@ CONVERSION = re.compile(
 ENCODING = "Say in which encoding it was written: encoding='latin-1', 'cp1252', …"
 
 
-def header(file: Path, reading: Reading) -> list[str]:
+def header(file: Path, reading: TextFormat) -> list[str]:
     """The names of the columns. Raises ValueError where one stands twice, or the header cannot be read."""
     import pyarrow as pa
     from pyarrow import csv
@@ -45,13 +45,15 @@ def header(file: Path, reading: Reading) -> list[str]:
     return each_once(file, names)
 
 
-def read_csv(file: Path, columns: Sequence[str] | None, reading: Reading) -> pa.Table:
-    """All rows of a file. Raises ValueError where it cannot be read."""
+def read_csv(file: Path, columns: Sequence[str] | None, reading: TextFormat, types: Mapping[str, str]) -> pa.Table:
+    """All rows of a file; guessed `types` are widened as in `blocks`. Raises ValueError where it cannot be read."""
     import pyarrow as pa
     from pyarrow import csv
 
     names = header(file, reading)
     check_columns(names if columns is None else columns, names, str(file))
+    if types:
+        return pa.concat_tables(list(blocks(file, columns, types, reading)), promote_options="permissive")
     options = convert_options(columns, {}, reading)
     try:
         table = csv.read_csv(file, parse_options=_parsed(reading), convert_options=options, **_decoded(reading))
@@ -60,7 +62,9 @@ def read_csv(file: Path, columns: Sequence[str] | None, reading: Reading) -> pa.
     return check_text(file, table, reading)
 
 
-def blocks(file: Path, columns: Sequence[str] | None, types: Mapping[str, str], reading: Reading) -> Iterator[pa.Table]:
+def blocks(
+    file: Path, columns: Sequence[str] | None, types: Mapping[str, str], reading: TextFormat
+) -> Iterator[pa.Table]:
     """The rows of a file, in blocks of 16 MB.
 
     Types are guessed from the first block, where neither `types` nor `reading` tells them; where a later block says
@@ -86,7 +90,7 @@ def blocks(file: Path, columns: Sequence[str] | None, types: Mapping[str, str], 
             types[wider[0]] = wider[1]
 
 
-def _open(file: Path, options: Any, reading: Reading) -> Iterator[pa.Table]:
+def _open(file: Path, options: Any, reading: TextFormat) -> Iterator[pa.Table]:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -96,7 +100,7 @@ def _open(file: Path, options: Any, reading: Reading) -> Iterator[pa.Table]:
     return (pa.Table.from_batches([batch]) for batch in opened)
 
 
-def _wider(file: Path, error: Exception, reading: Reading) -> tuple[str, str] | None:
+def _wider(file: Path, error: Exception, reading: TextFormat) -> tuple[str, str] | None:
     """The column that has to be read in a wider type than was guessed, and that type; None where none helps."""
     found = CONVERSION.search(str(error))
     if found is None:
@@ -111,7 +115,7 @@ def _wider(file: Path, error: Exception, reading: Reading) -> tuple[str, str] | 
         return (name, "string") if kind == "null" else (name, "timestamp[us]") if "date" in kind else None
 
 
-def convert_options(columns: Sequence[str] | None, types: Mapping[str, str], reading: Reading) -> Any:
+def convert_options(columns: Sequence[str] | None, types: Mapping[str, str], reading: TextFormat) -> Any:
     """How fields are read: empty ones are missing in text too, and columns have the types they are told."""
     from pyarrow import csv
 
@@ -126,19 +130,19 @@ def convert_options(columns: Sequence[str] | None, types: Mapping[str, str], rea
     )
 
 
-def _parsed(reading: Reading) -> Any:
+def _parsed(reading: TextFormat) -> Any:
     from pyarrow import csv
 
     return csv.ParseOptions(delimiter=reading.delimiter)
 
 
-def _decoded(reading: Reading, **more: Any) -> dict[str, Any]:
+def _decoded(reading: TextFormat, **more: Any) -> dict[str, Any]:
     from pyarrow import csv
 
     return {"read_options": csv.ReadOptions(encoding=reading.encoding, **more)}
 
 
-def _check_bytes(file: Path, reading: Reading) -> None:
+def _check_bytes(file: Path, reading: TextFormat) -> None:
     """Raise ValueError for a file that begins as UTF-16 does and is read as something else."""
     import pyarrow as pa
 
@@ -154,7 +158,7 @@ def _check_bytes(file: Path, reading: Reading) -> None:
             raise ValueError(f"{file} is no text in {reading.encoding}. If it is in UTF-16, pass encoding='utf-16'.")
 
 
-def check_text(file: Path, table: pa.Table, reading: Reading) -> pa.Table:
+def check_text(file: Path, table: pa.Table, reading: TextFormat) -> pa.Table:
     """The table. Raises ValueError for a column of bytes, which text in another encoding comes as."""
     import pyarrow as pa
 
@@ -164,7 +168,7 @@ def check_text(file: Path, table: pa.Table, reading: Reading) -> pa.Table:
     return table
 
 
-def csv_error(file: Path, error: Exception, options: Any, reading: Reading) -> ValueError:
+def csv_error(file: Path, error: Exception, options: Any, reading: TextFormat) -> ValueError:
     """The error of a CSV file that cannot be read, with the line, which is looked for by reading it again slowly."""
     import pyarrow as pa
     from pyarrow import csv
@@ -179,7 +183,7 @@ def csv_error(file: Path, error: Exception, options: Any, reading: Reading) -> V
     return ValueError(f"{file} cannot be read: {_named(file, said, reading)}")
 
 
-def _named(file: Path, said: str, reading: Reading) -> str:
+def _named(file: Path, said: str, reading: TextFormat) -> str:
     """Arrow's words with the column's name, and what to do."""
     import pyarrow as pa
     from pyarrow import csv

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchglm.tables.columns import arrow_types, check_columns, each_once, plain_strings
 from torchglm.tables.delimited import header, read_csv
-from torchglm.tables.reading import Reading
+from torchglm.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,20 +71,26 @@ def read_table(
     """All rows of the CSV or Parquet files at `path` (a file, a glob, a folder, a list) as one Arrow table.
 
     `columns` picks and orders. In CSV an empty field, `NA`, `NaN` and `null` are missing, in text too; `na` says
-    otherwise. The others are as in `Reading`.
+    otherwise. The others are as in `TextFormat`.
     Raises ValueError for a missing, empty or unreadable file, an unknown ending, an unknown column, or files
     whose columns do not fit together.
     """
-    return read_files(path, columns, Reading.of(delimiter, decimal, encoding, types, na))
+    return read_files(path, columns, TextFormat.of(delimiter, decimal, encoding, types, na))
 
 
-def read_files(path: PathLike | Sequence[PathLike], columns: Sequence[str] | None, reading: Reading) -> pa.Table:
-    """As `read_table`."""
+def read_files(
+    path: PathLike | Sequence[PathLike],
+    columns: Sequence[str] | None,
+    reading: TextFormat | None = None,
+    types: Mapping[str, str] | None = None,
+) -> pa.Table:
+    """As `read_table`; `types` are those that columns of CSV files are thought to have, as in `Scan`."""
     import pyarrow as pa
 
-    found = files(path)
+    found, reading = files(path), reading or TextFormat()
     pieces = [
-        read_csv(file, columns, reading) if kind_of(file) == "csv" else _read_parquet(file, columns) for file in found
+        read_csv(file, columns, reading, types or {}) if kind_of(file) == "csv" else _read_parquet(file, columns)
+        for file in found
     ]
     shared = SharedColumns({})
     for file, piece in zip(found, pieces, strict=True):
@@ -98,14 +104,14 @@ def read_files(path: PathLike | Sequence[PathLike], columns: Sequence[str] | Non
     return reading.applied(plain_strings(table))
 
 
-def column_names(file: PathLike, reading: Reading | None = None) -> list[str]:
+def column_names(file: PathLike, reading: TextFormat | None = None) -> list[str]:
     """The names of the columns of one CSV or Parquet file, from its header alone.
 
     Raises ValueError where one stands twice, or the header cannot be read.
     """
     [path] = files(file)
     if kind_of(path) == "csv":
-        return header(path, reading or Reading())
+        return header(path, reading or TextFormat())
     with parquet_file(path) as source:
         return each_once(path, source.schema_arrow.names)
 

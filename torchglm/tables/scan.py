@@ -11,8 +11,8 @@ from torchglm.tables.delimited import blocks
 from torchglm.tables.files import PathLike, SharedColumns, column_names, files, kind_of, parquet_file
 from torchglm.tables.pieces import Piece, Pieces
 from torchglm.tables.readahead import read_ahead
-from torchglm.tables.reading import Reading
 from torchglm.tables.shares import row_groups
+from torchglm.tables.text_format import TextFormat
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,13 +38,13 @@ class Scan(Pieces):
         types: dict[str, str] | None = None,
         rows: int = 1 << 18,
         share: tuple[int, int] = (0, 1),
-        reading: Reading | None = None,
+        reading: TextFormat | None = None,
     ) -> None:
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}.")
         self.files = files(path)
         self.columns = None if columns is None else list(dict.fromkeys(columns))
-        self.reading = reading or Reading()
+        self.reading = reading or TextFormat()
         self.types = {**(types or {}), **self.reading.types}
         self.rows = rows
         for file in self.files:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from torchglm.design import DesignSpec
-from torchglm.tables.files import PathLike, files, read_table
+from torchglm.tables.files import PathLike, files, read_files
 from torchglm.training.arrow_batches import ArrowBatches
 from torchglm.training.batches import TensorBatches
 from torchglm.training.hash_split import HashPart
@@ -91,7 +91,10 @@ class GLMDataModule(LightningDataModule):
         needed = {"fit": ["train", "validation"], "validate": ["validation"], "test": ["test"], "predict": ["all"]}
         new = [name for name in needed[stage] if name not in self._made and (name == "all" or name in self.parts)]
         if new and not self.files[0].name.lower().endswith((".parquet", ".pq")):
-            table = read_table(self.path, list(dict.fromkeys([*self.rows.columns, *self.key])))
+            reading, types = (
+                (design.reading, design.types) if isinstance(design := self.design, DesignSpec) else (None, {})
+            )
+            table = read_files(self.path, list(dict.fromkeys([*self.rows.columns, *self.key])), reading, types)
             self._made |= {name: self._of_table(table, name) for name in new}
         elif new:
             self._made |= {name: self._of_files(name) for name in new}

@@ -1,4 +1,4 @@
-"""Reading: how text becomes columns, in CSV files and in tables that hold it."""
+"""The format of text: how it becomes columns, in CSV files and in tables that hold it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Reading:
+class TextFormat:
     """How columns are read. Raises ValueError for what cannot be meant.
 
     Args:
@@ -52,7 +52,7 @@ class Reading:
         encoding: str = "utf8",
         types: Mapping[str, str] | None = None,
         na: str | float | Sequence[str | float] | None = None,
-    ) -> Reading:
+    ) -> TextFormat:
         """The arguments as users give them."""
         listed = None if na is None else [na] if isinstance(na, (str, int, float)) else list(na)
         told = {name: WORDS.get(kind, kind) for name, kind in (types or {}).items()}
@@ -77,12 +77,6 @@ class Reading:
                     f"types: {name!r} cannot be {kind!r}. Known: {', '.join(WORDS)}, and Arrow's own, such as "
                     "int32, timestamp[ns], decimal128(9, 2)."
                 )
-
-    @property
-    def of_files(self) -> list[str]:
-        """The names of those arguments that only files have and that were given."""
-        plain = Reading()
-        return [one for one in ("delimiter", "decimal", "encoding") if getattr(self, one) != getattr(plain, one)]
 
     def applied(self, table: pa.Table) -> pa.Table:
         """The table with what means missing as null, and columns in the types they are told.
@@ -134,7 +128,7 @@ class Reading:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: what differs from the defaults."""
         given = {**vars(self), "types": dict(self.types), "na": None if self.na is None else list(self.na)}
-        plain = {**vars(Reading()), "types": {}}
+        plain = {**vars(TextFormat()), "types": {}}
         return {name: value for name, value in given.items() if value != plain[name]}
 
 
