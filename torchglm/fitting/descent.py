@@ -74,7 +74,7 @@ class Descent:
         s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
         ended = judge.verdicts(self._judged(s, moments, accepted, steady))
         if bool((ended != GOING).any()):
-            s, accepted = yield from self._settle(s, accepted, ended)
+            s, accepted = yield from self._settle(s, accepted, ended, point.before is not None)
         return self._again(s, accepted) if s.lane.numel() and bool(accepted.any()) else s
 
     def _point(self, s: State, trial: Tensor) -> Point:
@@ -171,11 +171,12 @@ class Descent:
 
     # the end ---------------------------------------------------------------------------------------------
 
-    def _settle(self, s: State, accepted: Tensor, ended: Tensor) -> Passes[tuple[State, Tensor]]:
-        """Write the models that ended, and go on with the others."""
+    def _settle(self, s: State, accepted: Tensor, ended: Tensor, reported: bool) -> Passes[tuple[State, Tensor]]:
+        """Write the models that ended, and go on with the others; the last pass may have `reported`."""
         stop = ended != GOING
         index, going = stop.nonzero()[:, 0], (~stop).nonzero()[:, 0]
-        at_hand = bool((s.closing & accepted)[index].all())
+        expected = accepted if self.problem.canonical else accepted & s.closing
+        at_hand = reported and bool(expected[index].all())
         yield from self.finish(s.take(index), ended[index], at_hand)
         return s.take(going), accepted[going]
 

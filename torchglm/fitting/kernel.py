@@ -100,7 +100,7 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     weight, count, response = _census(rows, plain) if counted else (none,) * 3
     pearson, change, near = none, none, torch.full_like(none, math.inf)
     if point.before is not None:
-        pearson, change = _report(rows, values, point.before, family, plain)
+        pearson, change = _report(rows, values, point, family, plain)
         near = near if point.ends is None else margin(eta, rows.weight, point.ends)
     return Moments(
         gram(rows, information, point.single) if point.curved else Dense(eta.new_zeros(eta.shape[0], 0, 0)),
@@ -201,15 +201,16 @@ def _census(rows: Rows, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     return rows.weight.sum(-1), count.sum(-1), (rows.weight * torch.where(used > 0, y, 0.0)).sum(-1)
 
 
-def _report(rows: Rows, values: _Values, before: Tensor, family: Family, plain: bool) -> tuple[Tensor, Tensor]:
-    """`pearson`, and the largest relative `change` of `eta` since the coefficients `before`."""
+def _report(rows: Rows, values: _Values, point: Point, family: Family, plain: bool) -> tuple[Tensor, Tensor]:
+    """`pearson`, and the largest relative `change` of `eta` since the coefficients `before` of the point."""
     eta, mu = values.eta, values.mu
     square = (rows.y - mu).square() / family.variance(mu)
-    step = (eta - linear_predictor(rows, before)).abs_().div_(eta.abs().add_(1))
-    if not plain:
-        used = rows.weight > 0
-        square, step = torch.where(used, square * rows.weight, 0.0), torch.where(used, step, 0.0)
-    return square.sum(-1), step.amax(-1) if eta.shape[-1] else eta.new_zeros(eta.shape[0])
+    square = square if plain else torch.where(rows.weight > 0, square * rows.weight, 0.0)
+    if point.before is None or point.before is point.coef or not eta.shape[-1]:
+        return square.sum(-1), eta.new_zeros(eta.shape[0])
+    step = (eta - linear_predictor(rows, point.before)).abs_().div_(eta.abs().add_(1))
+    step = step if plain else torch.where(rows.weight > 0, step, 0.0)
+    return square.sum(-1), step.amax(-1)
 
 
 def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:

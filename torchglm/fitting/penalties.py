@@ -119,5 +119,30 @@ class Around(Penalty):
         return self
 
 
+class Along(Penalty):
+    """Another penalty on the coefficients `b matrix` (B, p) of parameters `b` (B, q), `matrix` being (q, p)."""
+
+    diagonal = False
+
+    def __init__(self, penalty: Penalty, matrix: Tensor) -> None:
+        self.penalty, self.matrix = penalty, matrix
+
+    def value(self, coef: Tensor, total: Tensor) -> Tensor:
+        return self.penalty.value(coef @ self.matrix, total)
+
+    def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
+        own = self.penalty.ridge(coef @ self.matrix, total)
+        return self.matrix @ (own.unsqueeze(-1) * self.matrix.mT if self.penalty.diagonal else own @ self.matrix.mT)
+
+    def slope(self, coef: Tensor, total: Tensor) -> Tensor:
+        return self.penalty.slope(coef @ self.matrix, total) @ self.matrix.mT
+
+    def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
+        return self.penalty.nonsmooth(coef @ self.matrix, total)
+
+    def expand(self, intercept: bool, p: int) -> Along:
+        return self
+
+
 def _text(value: Tensor) -> str:
     return f"{float(value):.6g}" if value.dim() == 0 else f"tensor({value.numel()})"

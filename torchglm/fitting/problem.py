@@ -96,7 +96,10 @@ class Problem:
     @cached_property
     def smooth_penalty(self) -> bool:
         """Whether the objective has a derivative everywhere."""
-        return self.penalty is None or self.penalty.nonsmooth(torch.zeros(1, self.p), torch.ones(1)) is None
+        if self.penalty is None:
+            return True
+        nothing = torch.zeros(1, self.p + 1, dtype=torch.float64, device=self.device)
+        return self.penalty.nonsmooth(nothing[:, 1:], nothing[:, 0]) is None
 
     @cached_property
     def needs_pairs(self) -> bool:

@@ -1,116 +1,122 @@
-"""One exact pass over all rows at trained coefficients: how far the optimum is, and the step to it."""
+"""The search on whitened columns, its passes made over the rows as they are: steps, and how far the optimum is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from torchglm.fitting.penalties import Penalty
-from torchglm.inputs import GLMBatch
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.penalties import Along, Penalty
+from torchglm.fitting.problem import Problem
+from torchglm.fitting.search import Search
+from torchglm.fitting.state import Solution
 from torchglm.model.face import GLMHead
-from torchglm.rows.products import product
-from torchglm.rows.ranks import ALONE, Ranks
-from torchglm.training.whitening import BatchRows, WhitenedGLM, folded
+from torchglm.rows.grams import Dense, Layout
+from torchglm.rows.products import triangle
+from torchglm.rows.ranks import seen
+from torchglm.rows.rows import Rows
+from torchglm.training.whitening import WhitenedGLM
+
+FAR = 1e4  # standard deviations of a mean from zero from which on sums of products lose more than half of their digits
+
+
+class Centred:
+    """A source with what is fixed of a trained model in its offset, the `mean` (if any) taken off its columns."""
+
+    def __init__(self, source: Iterable[Rows], mean: Tensor | None, fixed: Tensor) -> None:
+        self.source, self.mean, self.fixed = source, mean, fixed
+
+    def __iter__(self) -> Iterator[Rows]:
+        for rows in self.source:
+            x = rows.x if self.mean is None else rows.x.to(self.mean) - self.mean
+            yield rows._replace(x=x, offset=rows.offset + self.fixed)
 
 
 @dataclass(frozen=True)
-class Newton:
-    """`loss`, the penalised mean loss; `step` `(q,)`, Fisher's scoring step of the trained weights.
+class Sight:
+    """`loss`, the penalised mean loss, and `distance`, the longest step of a coefficient to the optimum.
 
-    `distance` is the longest step of a coefficient, as a share of its standard error: NaN with an l1 penalty,
-    whose optimum is not where the slope is zero.
+    That is a share of its standard error: NaN with an l1 penalty, whose optimum is not where the slope is zero.
     """
 
     loss: float
-    step: Tensor
     distance: float
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """Sums over rows, of their centred columns and a one: they add over blocks."""
+class OnWhitened:
+    """Trained weights `(1, q)` on the rows of a source: sums of their columns, turned to the whitened ones."""
 
-    gram: Tensor  # (p + 1, p + 1)
-    score: Tensor  # (p + 1,)
-    rest: Tensor  # (4,): loss, Pearson's statistic, weight, rows of positive weight
+    def __init__(self, inner: WhitenedGLM, head: GLMHead, source: Iterable[Rows], penalty: Penalty | None) -> None:
+        layer, bias = inner.backbone, head.bias is not None
+        mean, matrix, constant = (part.double() for part in (layer.mean, layer.weight, layer.bias))
+        far = bool((mean.abs() * matrix.abs().amax(0) > FAR).any()) if len(matrix) else False
+        self.head, self.source = head, seen(source, lambda own: Centred(own, mean if far else None, inner.start))
+        given = torch.cat([(constant - matrix @ mean).unsqueeze(1), matrix], 1)
+        self.back = given if bias else matrix  # (q, p + 1) to the coefficients on the columns as they are
+        # (q, p + 1) to those on the columns that are summed
+        self.turn = torch.cat([constant.unsqueeze(1), matrix], 1) if far and bias else self.back
+        along = None if penalty is None else Along(penalty.expand(False, head.in_features), matrix)
+        self.problem = Problem(head.family, head.link, along, 1, Layout(len(matrix)), mean.device)
 
-    def __add__(self, other: _Pass) -> _Pass:
-        return _Pass(self.gram + other.gram, self.score + other.score, self.rest + other.rest)
+    def sums(self, point: Point) -> Moments:
+        """The moments of all rows at a point of trained weights."""
+        coef = None if point.coef is None else point.coef @ self.turn
+        before = coef if point.before is point.coef else None if point.before is None else point.before @ self.turn
+        sums = fold(self.source, replace(point, coef=coef, before=before), self.head.family, self.head.link)
+        gram, factor, columns = sums.gram, sums.factor, self.turn.shape[1]
+        if gram.layout.columns:
+            gram = Dense(self.turn @ gram.written_out() @ self.turn.mT)
+        if factor is not None:
+            factor = triangle(torch.cat([factor[..., :columns] @ self.turn.mT, factor[..., columns:]], -1))
+        score = sums.score @ self.turn.mT if sums.score.numel() else sums.score
+        return replace(sums, gram=gram, score=score, factor=factor)
+
+    def walk(self, trained: Tensor, steps: int) -> Tensor:
+        """The trained weights `(1, q)` after at most so many steps of the search."""
+        search = Search(replace(self.problem, max_iter=steps), known=trained)
+        while not search.done:
+            search.take(self.sums(search.point))
+        return search.coef
+
+    def look(self, trained: Tensor) -> Sight:
+        """Loss and distance by a pass at trained weights `(1, q)`.
+
+        The information is the expected one; where times are censored, whose expectation nobody knows, the observed one,
+        unless it is not positive there.
+        """
+        keep, plain = torch.ones_like(trained, dtype=torch.bool), torch.zeros_like(trained[:, 0], dtype=torch.bool)
+        for observed in (True, False) if self.head.family.durations else (False,):
+            sums = self.sums(Point(trained, observed, before=trained, relative=True))
+            step, _, inverse = self.problem.direction(sums, trained, keep, plain, sums.weight)
+            if bool(inverse.positive.all()):
+                break
+        loss = self.problem.objective(sums, trained, sums.weight) / sums.weight
+        if not self.problem.smooth_penalty:
+            return Sight(float(loss), float("nan"))
+        return Sight(float(loss), farthest(self.head, sums, step @ self.back, inverse.root.within(self.back)))
 
 
-@torch.no_grad()
-def newton(
-    inner: WhitenedGLM,
-    head: GLMHead,
-    batches: Callable[[], Iterable[GLMBatch]],
-    penalty: Penalty | None = None,
-    ranks: Ranks = ALONE,
-    coef: Tensor | None = None,
-) -> Newton:
-    """The sums of one pass in float64 over the batches of all processes `ranks`, and the step they lead to.
+def farthest(head: GLMHead, sums: Moments, step: Tensor, inverse: Tensor) -> float:
+    """The longest step `(1, p)` of a coefficient as a share of its standard error, by the inverse information."""
+    free = (sums.count - inverse.shape[-1]).clamp(min=1)
+    phi = sums.pearson / free if head.family.has_dispersion else torch.ones_like(free)
+    error = (phi.unsqueeze(-1) * inverse.diagonal(dim1=-2, dim2=-1)).clamp(min=0).sqrt()
+    return float(torch.where(error > 0, step.abs() / error, 0.0).max())
 
-    They are taken at the trained weights, or at `coef` (p,), the intercept first. The information is the expected one;
-    where times are censored, whose expectation nobody knows, the observed one.
-    """
-    layer, trained = inner.backbone, inner.trained
-    mean, matrix, constant = (value.double() for value in (layer.mean, layer.weight, layer.bias))
-    at = torch.cat([trained @ matrix, (inner.start + trained @ constant).unsqueeze(0)])
-    if coef is not None:
-        weight, bias = (coef, coef.new_zeros(())) if head.bias is None else (coef[1:], coef[0])
-        at = torch.cat([weight, (bias + mean @ weight).unsqueeze(0)])
-    change = torch.cat([matrix, constant.unsqueeze(1)], 1)  # (q, p + 1): from those columns to the whitened ones
-    censored = head.family.durations
-    total = _total(at, mean, head, batches, ranks, censored)
-    if censored and bool(torch.linalg.cholesky_ex(change @ total.gram @ change.mT).info):
-        total = _total(at, mean, head, batches, ranks, False)  # not concave here
-    gram, score = change @ total.gram @ change.mT, change @ total.score
-    loss, pearson, weight, count = total.rest
-    to_weight = matrix.mT  # (p, q): from trained weights to those of the columns given
-    smooth = True
+
+def look_at(head: GLMHead, source: Iterable[Rows], found: Solution, penalty: Penalty | None) -> Sight:
+    """Loss and distance by a pass without a Gram at the end of a fit, whose information it has."""
+    coef = found.coef
+    point = Point(coef, before=coef, curved=False, relative=True)
+    sums = fold(source, point, head.family, head.link)
+    loss, score, smooth = sums.objective, sums.score, True
     if penalty is not None:
-        slopes, mass = at[:-1].unsqueeze(0), weight.reshape(1)
-        whole = penalty.expand(False, head.in_features)
-        ridge = whole.ridge(slopes, mass)[0]
-        smooth = whole.nonsmooth(slopes, mass) is None
-        gram = gram + (to_weight * ridge.unsqueeze(-1)).mT @ to_weight
-        score = score - (ridge * slopes[0]) @ to_weight
-        loss = loss + whole.value(slopes, mass)[0]
-    step = torch.linalg.solve(gram, score)
-    to_bias = constant - mean @ to_weight
-    back = torch.cat([to_bias.unsqueeze(0), to_weight]) if head.bias is not None else to_weight
-    phi = pearson / (count - len(trained)).clamp(min=1) if head.family.has_dispersion else 1.0
-    error = (phi * (back * torch.linalg.solve(gram, back.mT).mT).sum(-1)).clamp(min=0).sqrt()
-    share = torch.where(error > 0, (back @ step).abs() / error, 0.0)
-    return Newton(float(loss / weight), step, float(share.max()) if smooth else float("nan"))
-
-
-def _total(
-    at: Tensor, mean: Tensor, head: GLMHead, batches: Callable[[], Iterable[GLMBatch]], ranks: Ranks, observed: bool
-) -> _Pass:
-    """The sums over the batches of all processes."""
-    total: _Pass | None = None
-    with ranks.together():
-        for batch in batches():
-            for part in folded(lambda rows: _sums(rows, at, mean, head, observed), batch, head):
-                total = part if total is None else total + part
-    assert total is not None
-    return _Pass(*ranks.sum(total.gram, total.score, total.rest))
-
-
-def _sums(rows: BatchRows, at: Tensor, mean: Tensor, head: GLMHead, observed: bool) -> _Pass:
-    """The sums of a block at `eta = (x - mean) at[:-1] + at[-1] + offset`."""
-    family, link, w = head.family, head.link, rows.weight
-    x = F.pad(rows.x.sub_(mean), (0, 1), value=1.0)
-    eta = x @ at + rows.offset
-    mu = link(eta)
-    slope, information = family.score_and_weight(rows.response, eta, mu, link, observed)
-    score = (w * slope) @ x
-    half = x.mul_((w * information).abs().sqrt().unsqueeze(-1))
-    other = half if not observed else half * information.sign().unsqueeze(-1)  # which the observed one may have
-    pearson = (w * (rows.y - mu).square() / family.variance(mu)).sum()
-    loss = (w * family.nll(rows.response, eta, link)).sum()
-    return _Pass(product(half.mT, other), score, torch.stack([loss, pearson, w.sum(), (w > 0).sum()]))
+        loss, score = loss + penalty.value(coef, sums.weight), score - penalty.slope(coef, sums.weight)
+        smooth = penalty.nonsmooth(coef, sums.weight) is None
+    inverse = found.root.inverse()
+    step = (inverse @ torch.where(found.keep, score, 0.0).unsqueeze(-1)).squeeze(-1)
+    return Sight(float(loss / sums.weight), farthest(head, sums, step, inverse) if smooth else float("nan"))

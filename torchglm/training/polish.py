@@ -14,10 +14,11 @@ from torchglm.fitting.alternate import solve
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import RowMeans, alpha_ml, has_alpha, maximise, power_ml
 from torchglm.fitting.status import Status
-from torchglm.inputs import LoaderRows, as_batch
+from torchglm.inputs import LoaderRows
 from torchglm.model.face import GLMHead
 from torchglm.rows.ranks import Ranks, Shard
-from torchglm.training.newton import Newton, newton
+from torchglm.rows.threads import small_operators
+from torchglm.training.newton import OnWhitened, look_at
 from torchglm.training.whitening import WhitenedGLM
 
 NEAR = 0.1  # standard errors from the optimum that still count as converged
@@ -33,30 +34,27 @@ class Polished:
 
 
 @torch.no_grad()
+@small_operators()
 def polished(
     inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, steps: int, ranks: Ranks
 ) -> Polished:
-    """Newton steps for as long as each comes nearer, each with the shape that is most likely at its coefficients.
+    """At most so many steps of the search from the trained weights, with the most likely shape beside each.
 
-    A shape that is estimated is left as it was trained where there are no steps; it counts in the distance.
+    A shape that is estimated is left as it was trained where there are no steps; it counts in the distance. With an l1
+    penalty no step is made: its optimum has zeros, which whitened columns have not.
     """
-    shape = _Shape(head, batches, ranks) if head.family.estimates_shape else None
+    source = _rows(head, batches, ranks)
+    rows = OnWhitened(inner, head, source, penalty)
+    shape = _Shape(head, source) if head.family.estimates_shape else None
     limit, beside = False, 0.0
     if shape is not None:
         limit, beside = shape.fit(_coefficients(inner), keep=steps > 0)
-    found = _look(inner, head, batches, penalty, ranks)
-    for _ in range(steps):
-        before = inner.head.weight.clone(), [value.clone() for value in head.family.parameters()], limit
-        inner.head.weight.add_(found.step.to(inner.head.weight))
+    turns = (1,) * steps if shape is not None else (steps,) if steps else ()
+    for turn in turns if rows.problem.smooth_penalty else ():
+        inner.head.weight.copy_(rows.walk(inner.trained.unsqueeze(0), turn))
         if shape is not None:
             limit, _ = shape.fit(_coefficients(inner))
-        new = _look(inner, head, batches, penalty, ranks)
-        if not new.distance < found.distance:
-            limit = before[2]
-            for value, old in zip([inner.head.weight, *head.family.parameters()], [before[0], *before[1]], strict=True):
-                value.copy_(old)
-            break
-        found = new
+    found = rows.look(inner.trained.unsqueeze(0))
     distance = max(found.distance, 0.0 if steps else beside) if found.distance == found.distance else found.distance
     if distance > NEAR:
         return Polished(found.loss, distance, Status.ITERATION_LIMIT)
@@ -68,30 +66,27 @@ def solved(
     inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, ranks: Ranks
 ) -> Polished:
     """IRLS from the trained coefficients to its end, written into the head; aliased columns have 0."""
-    intercept = head.bias is not None
+    source, intercept = _rows(head, batches, ranks), head.bias is not None
     whole = None if penalty is None else penalty.expand(intercept, head.in_features + intercept)
     rank_tol = 1e-6 if head.weight.dtype == torch.float32 else 1e-12
     family, found = solve(
-        _rows(head, batches, ranks),
+        source,
         head.family,
         head.link,
         _coefficients(inner),
         {"penalty": whole, "tol": 1e-8, "max_iter": 50, "rank_tol": rank_tol, "skip": None},
     )
     _take(head.family, family)
-    coef = found.coef[0].nan_to_num().to(head.weight.device)
-    head.weight.copy_(coef[int(intercept) :].unsqueeze(0))
-    if head.bias is not None:
-        head.bias.copy_(coef[0])
-    end = _look(inner, head, batches, penalty, ranks, coef)
+    head.set_coef_(found.coef.nan_to_num())
+    end = look_at(head, source, found, whole)
     return Polished(end.loss, end.distance, Status(int(found.status[0])))
 
 
 class _Shape:
     """The shape parameter that the family of a head estimates, by maximum likelihood at given coefficients."""
 
-    def __init__(self, head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> None:
-        self.head, self.source = head, _rows(head, batches, ranks)
+    def __init__(self, head: GLMHead, source: Any) -> None:
+        self.head, self.source = head, source
 
     def fit(self, coef: Tensor, keep: bool = True) -> tuple[bool, float]:
         """Whether the best shape is on its limit, and how far from it the shape was: the root of twice the gain in
@@ -123,20 +118,9 @@ def _take(family: Family, other: Family) -> None:
 
 def _rows(head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> Any:
     """The rows of batches for fits, those of all processes together."""
-    rows = LoaderRows(batches, head.family, head.link, head.bias is not None, head.weight.device, torch.float64)
+    rows = LoaderRows(batches, head.family, head.link, head.bias is not None, head.weight.device, None)
     own = list(rows) if isinstance(batches, list) else rows
     return own if ranks.size == 1 else Shard(own, ranks)
-
-
-def _look(
-    inner: WhitenedGLM,
-    head: GLMHead,
-    batches: Iterable[Any],
-    penalty: Penalty | None,
-    ranks: Ranks,
-    coef: Tensor | None = None,
-) -> Newton:
-    return newton(inner, head, lambda: (as_batch(batch, head.link) for batch in batches), penalty, ranks, coef)
 
 
 def _coefficients(inner: WhitenedGLM) -> Tensor:
