@@ -218,3 +218,28 @@ def test_no_cast_narrows_a_shape_below_float32(case: Case) -> None:
     assert all(p.is_meta for p in copy.deepcopy(case.family).to("meta").parameters())
     twin = pickle.loads(pickle.dumps(case.family))
     torch.testing.assert_close(twin.log_prob(y, mu, case.phi), want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["logit", "probit", "cloglog", "loglog", "cauchit"])
+def test_a_certain_proportion_has_a_loss_and_a_slope_in_both_tails(name: str, dtype: torch.dtype) -> None:
+    link, family = links.get(name), families.Bernoulli()
+    for size in (20.0, 60.0, 95.0, 300.0, 720.0, 3000.0):
+        eta = torch.tensor([-size, -size, size, size], dtype=dtype, requires_grad=True)
+        loss = family.nll(torch.tensor([0.0, 1.0, 0.0, 1.0], dtype=dtype), eta, link)
+        [slope] = torch.autograd.grad(loss.sum(), eta)
+        assert bool(torch.isfinite(loss).all()) and bool((loss >= 0).all()), (size, loss)
+        assert bool(torch.isfinite(slope).all()), (size, slope)
+        assert bool((slope[[0, 2]] >= 0).all()) and bool((slope[[1, 3]] <= 0).all()), (size, slope)
+        assert bool((slope[[1, 2]] != 0).all()), f"{name} at {size}: a wrong answer has no slope to come back by"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("power", [1.05, 1.1, 1.5, 1.9, 1.99])
+def test_a_tweedie_zero_has_a_loss_and_a_slope_at_any_mean(power: float, dtype: torch.dtype) -> None:
+    for value in (-1000.0, -200.0, -104.0, -30.0, 0.0, 30.0):
+        eta = torch.tensor(value, dtype=dtype, requires_grad=True)
+        loss = families.Tweedie(power).nll(torch.zeros((), dtype=dtype), eta, links.Log())
+        [slope] = torch.autograd.grad(loss, eta)
+        want = torch.tensor((2 - power) * value, dtype=dtype).exp()
+        assert torch.allclose(slope, want, rtol=1e-4, atol=0) and torch.allclose(loss, want / (2 - power), rtol=1e-4)

@@ -12,10 +12,11 @@ from torchglm import distributions as exact
 from torchglm import links, special
 from torchglm.families.base import Family
 from torchglm.families.counts import Poisson
-from torchglm.families.numerics import like, rows_of, text
+from torchglm.families.numerics import like, product, rows_of, text
 from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
 from torchglm.links import Link
+from torchglm.special.elementary import exp_to_the_last
 
 _LIMITS: dict[float | None, Family] = {0.0: Gaussian(), 1.0: Poisson(), 2.0: Gamma(), 3.0: InverseGaussian()}
 
@@ -108,7 +109,7 @@ class Tweedie(Family):
             return self._limit.nll(y, eta, link)
         log_mean = link.log_inverse(eta)
         p = self._power(log_mean)
-        return torch.exp((2 - p) * log_mean) / (2 - p) - y * torch.exp((1 - p) * log_mean) / (1 - p)
+        return torch.exp((2 - p) * log_mean) / (2 - p) - product(y, exp_to_the_last((1 - p) * log_mean)) / (1 - p)
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         if self._limit is not None:

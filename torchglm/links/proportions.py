@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchglm.links.base import Link
+from torchglm.special.elementary import exp_to_the_last
 from torchglm.special.incomplete import log_complement as log_one_minus_exp
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -106,7 +107,7 @@ class CLogLog(Link):
         return _log_one_minus_exp_of_exp(eta)
 
     def log_complement(self, eta: Tensor) -> Tensor:
-        return -eta.exp()
+        return -exp_to_the_last(eta)
 
     def log_inverse_deriv(self, eta: Tensor) -> Tensor:
         return eta - eta.exp()
@@ -136,7 +137,7 @@ class LogLog(Link):
         return torch.expm1(-eta)
 
     def log_inverse(self, eta: Tensor) -> Tensor:
-        return -torch.exp(-eta)
+        return -exp_to_the_last(-eta)
 
     def log_complement(self, eta: Tensor) -> Tensor:
         return _log_one_minus_exp_of_exp(-eta)
@@ -178,5 +179,5 @@ class Cauchit(Link):
 
 
 def _log_one_minus_exp_of_exp(eta: Tensor) -> Tensor:
-    """`log(1 - exp(-exp(eta)))`, which is `eta` itself far to the left."""
-    return torch.where(eta < -30, eta, log_one_minus_exp(-eta.clamp(min=-30).exp()))
+    """`log(1 - exp(-exp(eta)))`, which is `eta` itself far to the left, and 0 to the last digit beyond 8."""
+    return torch.where(eta < -30, eta, log_one_minus_exp(-eta.clamp(min=-30, max=8).exp()))

@@ -30,6 +30,17 @@ def _horner(x: Tensor, coefficients: tuple[float, ...]) -> Tensor:
     return value
 
 
+def exp_to_the_last(t: Tensor) -> Tensor:
+    """`exp(t)`, continued by its tangent where it would overflow: finite, and rising, as far as its slope is.
+
+    Beyond `c`, nine tenths of the way to the largest exponent of the dtype, it is `exp(c) (1 + t - c)`; a gradient of
+    zero from outside then stays zero.
+    """
+    most = 0.9 * math.log(torch.finfo(t.dtype).max)
+    inner = t.clamp(max=most)
+    return inner.exp() * (1 + (t - inner))
+
+
 def log_one_plus_minus_over(u: Tensor, log_ratio: Tensor) -> Tensor:
     """`(log(1 + u) - u) / u` to full relative precision; `log_ratio` is `log(1 + u)`, however best computed.
 
