@@ -60,7 +60,7 @@ def column(value: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("family", "rows", "named"),
     [
-        ("poisson", counts(), "weight"),
+        ("poisson", counts(), "weights"),
         ("poisson", counts(), "offset"),
         ("poisson", counts(), "y"),
         ("binomial", hits(), "trials"),
