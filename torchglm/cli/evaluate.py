@@ -21,7 +21,8 @@ from torchglm.inference.quantile import refuse_quasi
 from torchglm.metrics.rows import Scored
 from torchglm.metrics.sums import observed_variance
 from torchglm.report import words
-from torchglm.rows.rows import WithoutColumns
+from torchglm.rows.ranks import seen
+from torchglm.rows.rows import without_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -187,7 +188,7 @@ def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str 
     if not result.context.get("offset") or _varies(family) or metrics.D2(family, result.link).takes(torch.zeros(1)):
         return None
     source = rows_of(result, list(data), missing, unseen)
-    return float(irls(WithoutColumns(source, True), family, result.link).coef[0, 0])
+    return float(irls(seen(source, lambda rows: without_columns(rows, True)), family, result.link).coef[0, 0])
 
 
 def _varies(family: Family) -> bool:

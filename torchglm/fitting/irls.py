@@ -17,11 +17,11 @@ from torchglm.fitting.progress import Observer
 from torchglm.fitting.sample import LENDING, sample
 from torchglm.fitting.search import Search
 from torchglm.fitting.small_models import fit_small_models
-from torchglm.fitting.state import Ask, Solution, Taken
+from torchglm.fitting.state import Ask, Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
-from torchglm.rows.ranks import own_rows, seen
-from torchglm.rows.rows import InPairs, Rows
+from torchglm.rows.ranks import members, own_rows, seen
+from torchglm.rows.rows import Rows, in_pairs
 from torchglm.rows.threads import small_operators
 
 PART_TOL = 1e-6  # of the fit that starts a large one
@@ -69,7 +69,7 @@ def irls(
     pull(search, chunks)
     if search.needs_pairs:
         return irls(
-            _in_pairs(chunks),
+            seen(chunks, in_pairs),
             family,
             link,
             penalty=penalty,
@@ -108,7 +108,7 @@ def evaluate(
     search = Search(problem, start=coef, stay=True)
     pull(search, chunks)
     if search.needs_pairs:
-        return evaluate(_in_pairs(chunks), family, link, coef, status, n_iter, penalty=penalty, rank_tol=rank_tol)
+        return evaluate(seen(chunks, in_pairs), family, link, coef, status, n_iter, penalty=penalty, rank_tol=rank_tol)
     search.solution.status.fill_(int(status))
     search.solution.n_iter.fill_(n_iter)
     return search.solution
@@ -136,7 +136,7 @@ class Puller:
             rows, family = self.source, problem.family
         else:
             if self._lane is None or not torch.equal(self._lane, lane):
-                self._lane, self._rows = lane, seen(self.source, lambda own: Taken(own, lane))
+                self._lane, self._rows = lane, members(self.source, lane)
                 self._family = take_family(problem.family, lane)
             rows, family = self._rows, self._family
         return fold(rows, ask.point, family, problem.link)
@@ -162,11 +162,6 @@ def _of_a_part(problem: Problem, source: Iterable[Rows]) -> Solution | None:
             rank_tol=problem.rank_tol,
         )
     return part if int(part.status[0]) == Status.CONVERGED and bool(part.keep.all()) else None
-
-
-def _in_pairs(source: Iterable[Rows]) -> Iterable[Rows]:
-    """The rows with Grams of all pairs of columns."""
-    return seen(source, InPairs)
 
 
 def _chunks(source: Rows | Iterable[Rows]) -> tuple[Iterable[Rows], Rows]:

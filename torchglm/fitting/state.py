@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from torchglm.fitting.moments import Moments, Point
 from torchglm.rows.grams import Layout
 from torchglm.rows.inverses import Root
-from torchglm.rows.rows import Rows
 
 Value = TypeVar("Value")
 
@@ -104,13 +103,3 @@ class Columns:
     def take(self, models: Tensor) -> Columns:
         """Those of some of the models."""
         return Columns(self.lane[models], self.keep[models], self.factored[models], self.first.take(models))
-
-
-class Taken:
-    """A source seen through some of its models."""
-
-    def __init__(self, source: Iterable[Rows], models: Tensor) -> None:
-        self.source, self.models = source, models
-
-    def __iter__(self) -> Iterator[Rows]:
-        return (rows.take(self.models) for rows in self.source)

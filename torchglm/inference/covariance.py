@@ -16,12 +16,12 @@ from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.limits.refit import ROOM, lanes
+from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
-from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.ranks import members, own_rows, ranks_of
 from torchglm.rows.rows import Rows
 
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
@@ -114,7 +114,7 @@ def clustered(
     parts = []
     for models in torch.arange(coef.shape[0], device=coef.device).split(at_once):
         own = [codes if codes.dim() == 1 else codes[models] for codes in labels]
-        parts.append(_cluster_sums(lanes(source, models), take_family(family, models), link, coef[models], own))
+        parts.append(_cluster_sums(members(source, models), take_family(family, models), link, coef[models], own))
     groups, squares = (torch.cat(part, 1) for part in zip(*parts, strict=True))
     _judge(groups[: len(columns)].amin(0), rank)
     scale = groups / torch.where(groups > 1, groups - 1, torch.nan) * signs.to(groups).unsqueeze(-1)

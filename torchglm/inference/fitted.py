@@ -18,11 +18,10 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
 from torchglm.inference.flat import Flat
-from torchglm.inference.limits.refit import lanes
 from torchglm.inference.rowwise import RowValues, row_values
 from torchglm.links import Link
-from torchglm.rows.ranks import seen
-from torchglm.rows.rows import Rows, WithoutColumns
+from torchglm.rows.ranks import members, seen
+from torchglm.rows.rows import Rows, without_columns
 
 DISPERSIONS = ("pearson", "deviance", "ml")
 Kind = TypeVar("Kind", bound="Fitted")
@@ -73,7 +72,7 @@ class Fitted:
             family=take_family(self.family, flat if index.dim() else flat[0]),
             batch_shape=index.shape,
             context=self.context | {"groups": None, "group": group},
-            chunks=None if self.chunks is None else lanes(self.chunks, flat),
+            chunks=None if self.chunks is None else members(self.chunks, flat),
         )
 
     # coefficients ------------------------------------------------------------------------------------------
@@ -200,7 +199,7 @@ class Fitted:
         """(*B) the deviance of the model with the intercept (and the offset) alone."""
         if self.flat.null_deviance is not None:
             return self.shaped(self.flat.null_deviance)
-        source = seen(self.source, lambda own: WithoutColumns(own, self.intercept))
+        source = seen(self.source, lambda rows: without_columns(rows, self.intercept))
         null = irls(source, self.family, self.link, tol=self.tol, skip=self.flat.failed)
         return self.shaped(2 * null.moments.objective)
 

@@ -179,8 +179,23 @@ def stands_for_none(rows: Rows) -> bool:
     return rows.y.shape == (1, 1) and not bool(rows.weight.any())
 
 
-def seen(source: Iterable[Rows], view: Callable[[Iterable[Rows]], Iterable[Rows]]) -> Iterable[Rows]:
-    """A source seen through a view: at hand where the source is, else made anew at every pass."""
+class View:
+    """A source with a change made to each chunk, anew at every pass."""
+
+    def __init__(self, source: Iterable[Rows], change: Callable[[Rows], Rows]) -> None:
+        self.source, self.change = source, change
+
+    def __iter__(self) -> Iterator[Rows]:
+        return map(self.change, self.source)
+
+
+def seen(source: Iterable[Rows], change: Callable[[Rows], Rows]) -> Iterable[Rows]:
+    """A source with a change made to each chunk: at hand where the source is, else made anew at every pass."""
     own = own_rows(source)
-    made = list(view(own)) if isinstance(own, list) else view(own)
+    made = list(map(change, own)) if isinstance(own, list) else View(own, change)
     return Shard(made, source.ranks) if isinstance(source, Shard) else made
+
+
+def members(source: Iterable[Rows], models: Tensor) -> Iterable[Rows]:
+    """A source seen through models `(T,)`, one for each lane; a model may have several lanes."""
+    return seen(source, lambda rows: rows.take(models))

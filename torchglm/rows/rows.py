@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -155,32 +155,14 @@ def is_all(value: Tensor, number: float) -> bool:
     return bool(value.as_strided((), ()).item() == number)
 
 
-class WithoutColumns:
-    """A source whose design is the intercept alone, or nothing."""
-
-    def __init__(self, source: Iterable[Rows], intercept: bool) -> None:
-        self.source, self.intercept = source, intercept
-
-    def __iter__(self) -> Iterator[Rows]:
-        return (without_columns(rows)._replace(intercept=self.intercept) for rows in self.source)
+def without_columns(rows: Rows, intercept: bool = False) -> Rows:
+    """The same rows whose design is the intercept alone, or nothing."""
+    return rows._replace(x=rows.x[..., :0].clone(), intercept=intercept, indexed=None)  # no view of the whole
 
 
-class InPairs:
-    """A source whose Grams are kept with all pairs of columns, however many levels a factor has."""
-
-    def __init__(self, source: Iterable[Rows]) -> None:
-        self.source = source
-
-    def __iter__(self) -> Iterator[Rows]:
-        return (
-            rows if rows.indexed is None else rows._replace(indexed=replace(rows.indexed, bordered=False))
-            for rows in self.source
-        )
-
-
-def without_columns(rows: Rows) -> Rows:
-    """The same rows with an empty design."""
-    return rows._replace(x=rows.x[..., :0].clone(), intercept=False, indexed=None)  # no view of the whole
+def in_pairs(rows: Rows) -> Rows:
+    """The same rows, their Grams kept with all pairs of columns, however many levels a factor has."""
+    return rows if rows.indexed is None else rows._replace(indexed=replace(rows.indexed, bordered=False))
 
 
 def to_float64(rows: Rows) -> Rows:

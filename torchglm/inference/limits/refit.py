@@ -7,25 +7,9 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from torchglm.rows.ranks import seen
 from torchglm.rows.rows import Rows, select, wide
 
 ROOM = 1 << 23  # numbers of a design that is made for a refit and held at one time
-
-
-class Lanes:
-    """A source seen through models `(T,)`, one for each lane; a model may have several lanes."""
-
-    def __init__(self, source: Iterable[Rows], model: Tensor) -> None:
-        self.source, self.model = source, model
-
-    def __iter__(self) -> Iterator[Rows]:
-        return (rows.take(self.model) for rows in self.source)
-
-
-def lanes(source: Iterable[Rows], model: Tensor) -> Iterable[Rows]:
-    """The rows of some models: at hand where the source is, else read again at every pass."""
-    return seen(source, lambda own: Lanes(own, model))
 
 
 class SomeColumns:

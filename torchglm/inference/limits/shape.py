@@ -16,8 +16,8 @@ from torchglm.fitting.status import Status
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.limits.crossing import crossing
-from torchglm.inference.limits.refit import lanes
 from torchglm.inference.table import Table
+from torchglm.rows.ranks import members
 
 STEP = 1e-2  # of the five-point second difference, on the log or logit scale
 TOL = 1e-12  # of the refits
@@ -63,7 +63,7 @@ def _dispersion(result: Fitted, target: float) -> dict[str, Tensor]:
     best = dispersion_ml(result.source, result.family, result.link, flat.coef, start)
 
     def loglik(model: Tensor, log_phi: Tensor) -> Tensor:
-        means = RowMeans(lanes(result.source, model), result.link, flat.coef[model])
+        means = RowMeans(members(result.source, model), result.link, flat.coef[model])
         return means.loglik(take_family(result.family, model), log_phi.exp())
 
     usable = (best > 0) & torch.isfinite(best)
@@ -95,7 +95,7 @@ def _alpha(result: Fitted, target: float) -> dict[str, Tensor]:
 
 def _from_zero(result: Fitted, loglik: Profile, edge: Tensor, target: float) -> Tensor:
     """(E, 4) estimate, error and limits of models whose likelihood falls from `alpha = 0` on."""
-    means = RowMeans(lanes(result.source, edge), result.link, result.flat.coef[edge])
+    means = RowMeans(members(result.source, edge), result.link, result.flat.coef[edge])
     squares = means.sum(lambda rows, mu: (rows.weight * mu.square()).sum(-1))
     zero = torch.zeros_like(squares)
     top = loglik(edge, zero.log())
@@ -134,7 +134,7 @@ def _power(result: Fitted, target: float) -> dict[str, Tensor]:
 
 def _refitted(result: Fitted, model: Tensor, name: str, value: Tensor, log_phi: Tensor | None) -> Tensor:
     """(T,) the log-likelihood with a shape parameter at a value, coefficients (and a dispersion) at their maximum."""
-    family, source = take_family(result.family, model).with_parameters({name: value}), lanes(result.source, model)
+    family, source = take_family(result.family, model).with_parameters({name: value}), members(result.source, model)
     start = result.flat.coef[model]
     solution = irls(source, family, result.link, start=start, tol=TOL)
     means = RowMeans(source, result.link, solution.coef)
