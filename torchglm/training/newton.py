@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,16 +24,10 @@ from torchglm.training.whitening import WhitenedGLM
 FAR = 1e4  # standard deviations of a mean from zero from which on sums of products lose more than half of their digits
 
 
-class Centred:
-    """A source with what is fixed of a trained model in its offset, the `mean` (if any) taken off its columns."""
-
-    def __init__(self, source: Iterable[Rows], mean: Tensor | None, fixed: Tensor) -> None:
-        self.source, self.mean, self.fixed = source, mean, fixed
-
-    def __iter__(self) -> Iterator[Rows]:
-        for rows in self.source:
-            x = rows.x if self.mean is None else rows.x.to(self.mean) - self.mean
-            yield rows._replace(x=x, offset=rows.offset + self.fixed)
+def centred(rows: Rows, mean: Tensor | None, fixed: Tensor) -> Rows:
+    """Rows with what is fixed of a trained model in their offset, the `mean` (if any) taken off their columns."""
+    x = rows.x if mean is None else rows.x.to(mean) - mean
+    return rows._replace(x=x, offset=rows.offset + fixed)
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class OnWhitened:
         layer, bias = inner.backbone, head.bias is not None
         mean, matrix, constant = (part.double() for part in (layer.mean, layer.weight, layer.bias))
         far = bool((mean.abs() * matrix.abs().amax(0) > FAR).any()) if len(matrix) else False
-        self.head, self.source = head, seen(source, lambda own: Centred(own, mean if far else None, inner.start))
+        self.head, self.source = head, seen(source, lambda rows: centred(rows, mean if far else None, inner.start))
         given = torch.cat([(constant - matrix @ mean).unsqueeze(1), matrix], 1)
         self.back = given if bias else matrix  # (q, p + 1) to the coefficients on the columns as they are
         # (q, p + 1) to those on the columns that are summed
