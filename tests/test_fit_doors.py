@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import torchglm
 from torchglm import GLMHead, families, links
+from torchglm.fitting import judge
 from torchglm.fitting.kernel import moments
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.search import Search
@@ -229,3 +231,17 @@ def test_a_stream_refuses_a_maximum_on_an_edge_and_keeps_what_it_knew() -> None:
     with pytest.raises(ValueError, match="lies on an edge of the means of the poisson family"):
         stream.update(-0.55 * torch.ones(400, 1, dtype=torch.float64), torch.zeros(400))
     assert torch.equal(stream.coef, before)
+
+
+def test_the_first_line_that_holds_says_how_a_search_ends() -> None:
+    names = {"refused", *(f.name for f in dataclasses.fields(judge.Judged))}
+    assert all(set(said.split()) <= names for _, said in judge.ENDS)
+    combinations = torch.cartesian_prod(*[torch.tensor([False, True])] * (len(names) - 1))
+    told = judge.Judged(*combinations.unbind(1))
+    known = {f.name: getattr(told, f.name) for f in dataclasses.fields(told)} | {"refused": ~told.accepted}
+    want = torch.full((len(combinations),), judge.GOING)
+    for status, said in reversed(judge.ENDS):
+        holds = torch.stack([known[name] for name in said.split()]).all(0)
+        want = torch.where(holds, int(status), want)
+    assert torch.equal(judge.verdicts(told), want)
+    assert set(want.tolist()) == {judge.GOING, *(int(status) for status, _ in judge.ENDS)}

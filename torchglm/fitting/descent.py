@@ -122,6 +122,8 @@ class Descent:
     def _again(self, s: State, accepted: Tensor) -> State:
         """Models that moved take a new aim, the others keep theirs."""
         aimed = self._aimed(s)
+        if bool(accepted.all()):
+            return aimed
         for name in AIMED:
             new, old = getattr(aimed, name), getattr(s, name)
             mask = accepted if new.dim() == 1 else accepted.unsqueeze(-1)
@@ -150,12 +152,13 @@ class Descent:
             factored=factored,
             hit=torch.zeros_like(s.hit),
         )
-        # the step with an earlier Gram will leave about the share of the decrement that the one before it left
-        left = (STALE * decrement / s.decrement).clamp(max=1)
-        ahead = torch.where(torch.isinf(s.decrement), decrement, decrement * left)
-        arrives = self._small(replace(aimed, decrement=ahead), problem.arrived)
-        aimed.closing = torch.where(s.stale, arrives, self._small(aimed, problem.tol)) & ~refresh
+        aimed.closing = self._small(aimed, problem.tol) & ~refresh
         if problem.chord:
+            # the step with an earlier Gram will leave about the share of the decrement that the one before it left
+            left = (STALE * decrement / s.decrement).clamp(max=1)
+            ahead = torch.where(torch.isinf(s.decrement), decrement, decrement * left)
+            arrives = self._small(replace(aimed, decrement=ahead), problem.arrived) & ~refresh
+            aimed.closing = torch.where(s.stale, arrives, aimed.closing)
             near = decrement <= NEAR**2 * s.total
             aimed.single = ~factored & ~refresh & linalg.allows_single(s.moments.gram, inverse)
             aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))

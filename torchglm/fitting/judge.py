@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -60,31 +59,30 @@ class Judged:
     spent: Tensor
     moving: Tensor
 
-    @property
-    def refused(self) -> Tensor:
-        """(B,) the trial was not accepted."""
-        return ~self.accepted
 
-
-# How a search ends: the first line that holds of a model says it.
-ENDS: tuple[tuple[Status, Callable[[Judged], Tensor]], ...] = (
-    (Status.CONVERGED, lambda t: t.accepted & t.closing & t.steady),
-    (Status.SEPARATED, lambda t: t.accepted & t.closing & t.drifting),
-    (Status.CONVERGED, lambda t: t.refused & t.valid & (t.closing | t.small & t.short)),
-    (Status.CONVERGED, lambda t: t.refused & t.exhausted & t.small),
-    (Status.STALLED, lambda t: t.refused & t.exhausted & t.valid),
-    (Status.BOUNDARY, lambda t: t.refused & t.exhausted),
-    (Status.BOUNDARY, lambda t: t.accepted & t.blocked),
-    (Status.CONVERGED, lambda t: t.stagnant & t.small),
-    (Status.STALLED, lambda t: t.stagnant),
-    (Status.SEPARATED, lambda t: t.accepted & t.spent & t.moving),
-    (Status.ITERATION_LIMIT, lambda t: t.accepted & t.spent),
+# How a search ends: the first line of which everything holds says it (of `Judged`; refused is not accepted).
+ENDS: tuple[tuple[Status, str], ...] = (
+    (Status.CONVERGED, "accepted closing steady"),
+    (Status.SEPARATED, "accepted closing drifting"),
+    (Status.CONVERGED, "refused valid closing"),
+    (Status.CONVERGED, "refused valid small short"),
+    (Status.CONVERGED, "refused exhausted small"),
+    (Status.STALLED, "refused exhausted valid"),
+    (Status.BOUNDARY, "refused exhausted"),
+    (Status.BOUNDARY, "accepted blocked"),
+    (Status.CONVERGED, "stagnant small"),
+    (Status.STALLED, "stagnant"),
+    (Status.SEPARATED, "accepted spent moving"),
+    (Status.ITERATION_LIMIT, "accepted spent"),
 )
+_KNOWN = ("refused", *(f.name for f in fields(Judged)))
+_ASKED = torch.tensor([[float(name in said.split()) for name in _KNOWN] for _, said in ENDS] + [[0.0] * len(_KNOWN)])
+_SAID = torch.tensor([*(int(status) for status, _ in ENDS), GOING])  # of which nothing is asked: the last line
 
 
 def verdicts(trial: Judged) -> Tensor:
     """(B,) the status in which each model ends with this trial, or `GOING`."""
-    ended = torch.full_like(trial.accepted, GOING, dtype=torch.int64)
-    for status, holds in reversed(ENDS):
-        ended = torch.where(holds(trial), int(status), ended)
-    return ended
+    device = trial.accepted.device
+    holds = torch.stack([~trial.accepted, *(getattr(trial, f.name) for f in fields(trial))])
+    missing = _ASKED.to(device) @ (~holds).to(_ASKED.dtype)  # (lines, B) how much of each line does not hold
+    return _SAID.to(device)[(missing == 0).to(torch.int8).argmax(0)]
