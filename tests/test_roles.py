@@ -474,7 +474,11 @@ def test_a_row_of_weight_zero_is_none_to_losses_their_gradients_and_metrics(
     got.backward()
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(twin.weight.grad, head.weight.grad, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(LitGLM(result.head).training_step(nonsense), want, rtol=1e-12, atol=1e-12)
+    lit = LitGLM(result.head)
+    loss = lit.training_step(nonsense)  # the gradient in closed form
+    loss.backward()
+    torch.testing.assert_close(loss, want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(lit.head.weight.grad, head.weight.grad, rtol=1e-9, atol=1e-12)
     mu = torch.full((N,), torch.nan, dtype=torch.float64)
     mu[used] = result.fitted
     for score in (metrics.deviance, metrics.nll, metrics.pearson_dispersion, metrics.observed_expected):
@@ -506,6 +510,28 @@ def test_predictions_take_an_exposure_as_fits_do() -> None:
     frame["years"][9] = torch.nan
     with pytest.raises(ValueError, match="row 9"):
         named.predict(frame)
+
+
+def test_averages_over_rows_take_an_exposure_as_predictions_do() -> None:
+    given = rows("exposure")
+    frame = {"y": given["y"], "a": given["x"][:, 0], "b": given["x"][:, 1], "years": given["exposure"]}
+    result = torchglm.fit("y ~ a + b", frame, family="poisson", exposure="years")
+    table = {name: frame[name] for name in ("a", "b")}
+    doors: list[Callable[..., Any]] = [
+        lambda data, **roles: result.marginal_effects(["a"], data, **roles),
+        lambda data, **roles: result.predictions({"a": [0.0, 1.0]}, data, **roles),
+    ]
+    for door in doors:
+        want = door(frame)
+        for roles in ({"exposure": given["exposure"]}, {"offset": given["exposure"].log()}):
+            torch.testing.assert_close(door(table, **roles).value, want.value, rtol=1e-10, atol=1e-12)
+        with pytest.raises(ValueError, match="exposure must be finite and > 0; row 0"):
+            door(table, exposure=0.0)
+        with pytest.raises(TypeError, match="takes no weights=.*by name: freq, offset, exposure"):
+            door(table, weights=ONES)
+    plain = torchglm.fit(**given, family="poisson")
+    with pytest.raises(ValueError, match="exposure came for the rows of the fit, which have theirs"):
+        plain.marginal_effects(exposure=ONES)
 
 
 def test_the_names_and_their_order_are_said_once() -> None:

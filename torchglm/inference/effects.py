@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,13 @@ from torchglm.inference.estimates import Estimates, delta, errors, estimates, ja
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.intervals import mean_limits
 from torchglm.inference.margins import Slice, changes, settle
+from torchglm.inputs import Roles
 from torchglm.rows.rows import Rows, wide
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 RATIO_LINKS = tuple(link.name for link in links.MEMBERS if link.multiplies)
 
@@ -94,23 +100,35 @@ def _average(
     return total / count, slope / count.unsqueeze(-1)
 
 
+def _beside(result: Fitted, roles: Mapping[str, Any]) -> Roles:
+    """The roles of the rows to average over. Raises `ValueError` where these are the rows of the fit."""
+    beside = Roles.of(roles, "an average over rows", ("freq", "offset", "exposure"))
+    if result.spec is None and beside.given:
+        raise ValueError(
+            f"{', '.join(beside.given)} came for the rows of the fit, which have theirs. Average over others by "
+            "attaching them: result.with_rows(x, y, ...)."
+        )
+    return beside
+
+
 def marginal_effects(
     result: Fitted,
     variables: Sequence[str] | None = None,
     data: Any = None,
-    offset: Any = None,
+    *,
     level: float = 0.95,
-    freq: Any = None,
+    **roles: Unpack[RoleValues],
 ) -> Estimates:
     """(*B, k) average effects on the mean: of one unit more at the margin, or of a level against the reference.
 
     For a fit on arrays the variables are columns, and the effect of column `j` is the average of
     `dmu/deta coef_j` over the rows of the fit (streamed ones too). A formula fit needs `data`, a table to average
     over: the effect of a numeric variable goes through all terms it is part of, and a category has one effect for each
-    level but the first, all rows being moved from the first level to it. Offsets are part of the means, and
-    each row of `data` counts `freq` times, a column or values; a fit with `freq=` takes its column. Raises `ValueError`
-    for unknown variables. Source: Williams (2012), Stata Journal 12(2).
+    level but the first, all rows being moved from the first level to it. `offset` and `exposure` are part of the means,
+    and each row of `data` counts `freq` times: columns or values, by default the columns that the fit had. Raises
+    `ValueError` for unknown variables, and for roles without `data`. Source: Williams (2012), Stata Journal 12(2).
     """
+    beside = _beside(result, roles)
     if result.spec is None:
         every = [j for j, name in enumerate(result.names) if name != "(Intercept)"]
         index = every if variables is None else [_column(result, name) for name in variables]
@@ -124,7 +142,7 @@ def marginal_effects(
         unit = torch.eye(result.flat.coef.shape[-1]).to(mean)[index]
         slope = mean.unsqueeze(-1) * unit + beta * bend
         return estimates(result, (beta * mean.unsqueeze(-1))[..., 0], errors(result, slope), names, level)
-    part, found = changes(result, variables, data, offset, freq)
+    part, found = changes(result, variables, data, beside)
 
     def by_variable(part: Slice, coef: Tensor) -> Tensor:
         means = [result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs]
@@ -138,16 +156,17 @@ def predictions(
     result: Fitted,
     at: Mapping[str, Any],
     data: Any = None,
-    offset: Any = None,
+    *,
     level: float = 0.95,
-    freq: Any = None,
+    **roles: Unpack[RoleValues],
 ) -> Estimates:
     """(*B, k) average predicted means with variables set to chosen values in every row, all combinations of them.
 
     `at` maps variables (columns of a fit on arrays) to a value or a list of them. The other variables are as in the
     rows of the fit, or in `data`, a table, which a formula fit needs. The limits are those of the link of the
-    average, mapped back. `freq` as in `marginal_effects`. Raises `ValueError` for unknown variables.
+    average, mapped back. The roles are as in `marginal_effects`. Raises `ValueError` for unknown variables.
     """
+    beside = _beside(result, roles)
     choices = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in at.items()}
     settings = [dict(zip(choices, one, strict=True)) for one in itertools.product(*choices.values())]
     names = [", ".join(f"{name} = {value}" for name, value in one.items()) for one in settings]
@@ -155,7 +174,7 @@ def predictions(
         index = {name: _column(result, name) for name in choices}
         slices = _held(result, [{index[name]: float(value) for name, value in one.items()} for one in settings])
     else:
-        slices = iter([settle(result, settings, data, offset, freq)])
+        slices = iter([settle(result, settings, data, beside)])
 
     def means(part: Slice, coef: Tensor) -> Tensor:
         return torch.stack([result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs], -2)

@@ -13,7 +13,7 @@ from torchglm import inputs, tables
 from torchglm.design.frame import Frame
 from torchglm.design.values import spelled
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.predict import shift_of
+from torchglm.inference.predict import for_each, shift_of
 from torchglm.inputs import Roles
 from torchglm.rows.rows import Rows
 
@@ -37,15 +37,13 @@ class Change(NamedTuple):
     divisor: float
 
 
-def changes(
-    result: Fitted, variables: Sequence[str] | None, data: Any, offset: Any, freq: Any
-) -> tuple[Slice, list[Change]]:
+def changes(result: Fitted, variables: Sequence[str] | None, data: Any, roles: Roles) -> tuple[Slice, list[Change]]:
     """The designs of a table with each variable moved, and which pairs of them are effects.
 
     A numeric variable is moved a little to either side, a category to each of its levels. Raises `ValueError` for
     unknown variables or without a table.
     """
-    frame = _frame(result, data, freq)
+    frame = _frame(result, data, roles)
     names = result.spec.columns if variables is None else list(variables)
     designs: list[Tensor] = []
     found: list[Change] = []
@@ -62,30 +60,30 @@ def changes(
         step = STEP * (float(values.std()) or max(1.0, float(np.abs(values).max(initial=1.0))))
         designs += [_moved(result, frame, {name: values + side * step}) for side in (1, -1)]
         found.append(Change(name, start, start + 1, 2 * step))
-    return _slice(result, designs, frame, offset, freq), found
+    return _slice(result, designs, frame, roles), found
 
 
-def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, offset: Any, freq: Any) -> Slice:
+def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, roles: Roles) -> Slice:
     """The designs of a table with variables set to chosen values, one for each setting."""
-    frame = _frame(result, data, freq)
+    frame = _frame(result, data, roles)
     known = {name: _levels(result, name) for name in settings[0]}
     designs = []
     for one in settings:
         given = {name: spelled(v, levels) if (levels := known[name]) is not None else v for name, v in one.items()}
         designs.append(_moved(result, frame, given))
-    return _slice(result, designs, frame, offset, freq)
+    return _slice(result, designs, frame, roles)
 
 
-def _frame(result: Fitted, data: Any, freq: Any) -> Frame:
+def _frame(result: Fitted, data: Any, roles: Roles) -> Frame:
     """The rows of a table over the columns that the design, the offset and the repeats are made of."""
     if data is None:
         raise ValueError("a formula fit keeps no table. Pass data=, the rows to average over (those of the fit, say).")
-    roles = result.context.get("columns") or {}
-    also = [column for role, column in roles.items() if role in ("offset", "exposure", "freq")]
+    fitted = Roles(**(result.context.get("columns") or {})).without("weights", "trials", "event")
+    also = [*fitted.columns.values(), *roles.columns.values()]
     names = tables.columns.names_of(data)
     wanted = [
         *result.spec.columns,
-        *(column for column in [*also, freq] if isinstance(column, str) and column in names),
+        *(column for column in also if column in names),
     ]
     return Frame(result.spec.reading.applied(tables.as_table(data, wanted)), wanted)
 
@@ -116,33 +114,27 @@ def _moved(result: Fitted, frame: Frame, values: Mapping[str, Any]) -> Tensor:
     return result.spec.apply(frame.moved(values)).x.to(result.flat.coef)
 
 
-def _slice(result: Fitted, designs: list[Tensor], frame: Frame, offset: Any, freq: Any) -> Slice:
+def _slice(result: Fitted, designs: list[Tensor], frame: Frame, roles: Roles) -> Slice:
     coef = result.flat.coef
     one = torch.ones(coef.shape[0], len(frame), dtype=coef.dtype, device=coef.device)
     like = result.shaped(one)
-    shift = (torch.zeros_like(like) + shift_of(result, Roles(offset=offset), like, frame.table)).reshape(one.shape)
-    return Slice(Rows(designs[0], torch.zeros_like(one), one, shift), one * _repeats(result, frame, freq), designs)
-
-
-def _repeats(result: Fitted, frame: Frame, freq: Any) -> Tensor | float:
-    """(n,) how often each row counts: `freq`, or its column in a fit that had one. Raises `ValueError` without."""
-    name = (
-        freq if isinstance(freq, str) else (result.context.get("columns") or {}).get("freq") if freq is None else None
+    shift = (torch.zeros_like(like) + shift_of(result, roles.without("freq"), like, frame.table)).reshape(one.shape)
+    return Slice(
+        Rows(designs[0], torch.zeros_like(one), one, shift), one * _repeats(result, frame, roles.freq, one), designs
     )
-    if name is not None:
-        if name not in frame.table.column_names:
-            raise ValueError(f"the model was fitted with freq={name!r}, a column that data lacks. Pass freq=.")
-        given = tables.numbers(frame.table, name)
-    elif freq is None:
+
+
+def _repeats(result: Fitted, frame: Frame, freq: Any, like: Tensor) -> Tensor | float:
+    """(n,) how often each row counts: `freq`, or its column in a fit that had one. Raises `ValueError` without."""
+    freq = (result.context.get("columns") or {}).get("freq") if freq is None else freq
+    if freq is None:
         if result.context.get("freq"):
             raise ValueError(
                 "the model was fitted with freq=, and none is given for these rows. Pass freq= (1 for one)."
             )
         return 1.0
-    else:
-        given = torch.as_tensor(freq) if isinstance(freq, (int, float)) else inputs.tensor(freq, "freq")
-        given = given.to(torch.float64).expand(len(frame)) if given.dim() == 0 else given.to(torch.float64)
-    if given.shape != (len(frame),):
-        raise ValueError(f"freq has shape {tuple(given.shape)}, data {len(frame)} rows. Pass one value for each row.")
+    if isinstance(freq, str) and freq not in frame.table.column_names:
+        raise ValueError(f"the model was fitted with freq={freq!r}, a column that data lacks. Pass freq=.")
+    given = for_each("freq", freq, like[0], frame.table).expand(len(frame))
     inputs.check_weights(given, "freq")
-    return given.to(result.flat.coef)
+    return given

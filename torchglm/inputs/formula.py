@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -110,7 +109,7 @@ def _grouped(x: Tensor, y: Tensor, family: Family, roles: Roles, codes: Tensor, 
             raise ValueError(f"{name} has shape {tuple(value.shape)}, the data have {len(codes)} rows.")
     ones = torch.ones(len(codes), dtype=torch.float64, device=x.device)
     padded = roles.map(lambda name, value: pad(value, 0.0 if name == "offset" else 1.0))
-    padded = replace(padded, weights=pad(ones if roles.weights is None else roles.weights, 0.0))
+    padded = padded._replace(weights=pad(ones if roles.weights is None else roles.weights, 0.0))
     try:
         return assemble(pad(x, 0.0), pad(y, float(y[0])), family, padded, list(design.names), False, design.intercept)
     except RowError as error:

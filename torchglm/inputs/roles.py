@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -25,8 +24,7 @@ class RoleValues(TypedDict, total=False):
     event: Any
 
 
-@dataclass(frozen=True)
-class Roles:
+class Roles(NamedTuple):
     """What stands beside `y`, each one value for a row, the name of a column, or None where it is absent.
 
     `weights` are prior weights, `phi_i = phi / w_i`; `freq` says how often a row was seen; `offset` is added to the
@@ -58,7 +56,7 @@ class Roles:
     @property
     def given(self) -> dict[str, Any]:
         """Name -> value, of the roles that are there, in their order."""
-        return {name: value for name in ROLES if (value := getattr(self, name)) is not None}
+        return {name: value for name, value in zip(ROLES, self, strict=True) if value is not None}
 
     @property
     def columns(self) -> dict[str, str]:
@@ -67,7 +65,7 @@ class Roles:
 
     def map(self, change: Callable[[str, Any], Any]) -> Roles:
         """These roles with `change(name, value)` in the place of each value."""
-        return Roles(**{name: change(name, value) for name, value in self.given.items()})
+        return Roles(*(value if value is None else change(ROLES[i], value) for i, value in enumerate(self)))
 
     def without(self, *names: str) -> Roles:
         """These roles but for some."""
@@ -148,7 +146,7 @@ class Roles:
         return y, self.map(lambda name, value: changed.get(name, value))
 
 
-ROLES = tuple(field.name for field in fields(Roles))
+ROLES = Roles._fields
 
 
 def paired(one: Tensor, other: Tensor, name: str, beside: str) -> tuple[Tensor, Tensor]:

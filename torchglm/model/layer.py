@@ -146,15 +146,15 @@ class GLMLayer(nn.Module):
         """`w nll` of each row, and `w` (trials and repeats in it), both `(*N, out_features)`: what `loss` adds up."""
         beside = Roles.of(roles, "the loss of a head")
         beside.check_link(self.link)
-        used = None if beside.weight is None else beside.weight > 0
-        eta = self.linear_predictor(x if used is None else self._kept(x, used), beside.shift())
+        dropped = dropped_rows(beside)
+        eta = self.linear_predictor(x if dropped is None else without(x, dropped), beside.shift())
         with _no_autocast(x):
             beside = beside.map(lambda name, value: self.per_response(value, eta, name))
             y = self.per_response(y, eta, "y")
-            weight = beside.weight
-            if weight is not None:  # what is dropped may hold anything
-                y, beside = beside.readable(y, weight > 0)
-                eta = torch.where(weight > 0, eta, self.link.link(torch.full_like(eta, self.family.inner_mean)))
+            if dropped is not None and beside.weight is not None:
+                used = beside.weight > 0
+                y, beside = beside.readable(y, used)
+                eta = torch.where(used, eta, self.link.link(torch.full_like(eta, self.family.inner_mean)))
             response, factor = self.family.encode(y, trials=beside.trials, event=beside.event)
             w = torch.ones_like(eta) if beside.weights is None else beside.weights
             w = w if factor is None else w * factor
@@ -162,14 +162,6 @@ class GLMLayer(nn.Module):
                 return self._row_loss(response, eta, w), w
             once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0))
             return once * beside.freq, w * beside.freq
-
-    def _kept(self, x: Tensor, used: Tensor) -> Tensor:
-        """`x` (*N, in_features) with zeros in rows that no response uses."""
-        if used.dim() == x.dim():
-            used = used.any(-1)
-        if used.shape != x.shape[:-1] or values_are_known() and used.device.type == "cpu" and bool(used.all()):
-            return x
-        return torch.where(used.unsqueeze(-1), x, 0.0)
 
     def _row_loss(self, y: Response, eta: Tensor, w: Tensor) -> Tensor:
         y = filled(y, w > 0, 1.0)  # in the support of every family: what is dropped may hold anything
@@ -251,6 +243,23 @@ class GLMLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def dropped_rows(roles: Roles) -> Tensor | None:
+    """Where a row has no weight, in the shape of the weights; None where it is known that every row has some."""
+    weight = roles.weight
+    if weight is None:
+        return None
+    dropped = weight <= 0
+    known = values_are_known() and weight.device.type == "cpu"
+    return None if known and not bool(dropped.any()) else dropped
+
+
+def without(x: Tensor, dropped: Tensor) -> Tensor:
+    """`x` (*N, in_features) with zeros in rows that every response drops, so that what they hold reaches no product."""
+    if dropped.dim() == x.dim():
+        dropped = dropped.all(-1)
+    return torch.where(dropped.unsqueeze(-1), 0.0, x) if dropped.shape == x.shape[:-1] else x
 
 
 def _no_autocast(x: Tensor) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ if closed is not None and closed.takes(batch):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
@@ -18,9 +19,10 @@ from torch.nn import functional as F
 from torch.optim import SGD, Optimizer
 
 from torchglm.families import MEMBERS, Family
-from torchglm.inputs import GLMBatch
+from torchglm.inputs import GLMBatch, Roles
 from torchglm.links import Link
 from torchglm.model.face import GLMHead
+from torchglm.model.layer import without
 from torchglm.rows.times import Response, filled
 from torchglm.training.batches import shared
 
@@ -139,22 +141,31 @@ class ClosedForm:
             )
             if rows.offset is not None:
                 eta = eta + self._like(eta, rows.offset, "offset")
-            y, w = self._response(rows, eta)
+            y, w = self._response(rows.y, rows.roles, eta)
             mu = self.link.inverse(eta)
             score = self.family.score_and_weight(y, eta, mu, self.link, False)[0] if self.ratio is None else y - mu
             mass = eta.numel() if w is None else w.sum()
             factor = -(self.ratio or 1.0) / self.scale / shared(mass, x.device)
             slope = score * factor if w is None else torch.where(w > 0, w * score, 0.0) * factor
-            if self.single:
-                by_x = torch.mv(x.mT, slope).unsqueeze(0)
-                by_one = slope.sum().unsqueeze(0) if self.constant else by_x
-            else:
-                by_x, by_one = slope.mT @ x, slope.sum(0)
+            by_x, by_one = self._products(x, slope, w)
             total = None
             if loss:
                 nll, _ = self.family.cheap(y, eta, mu, self.link, relative=True)
                 total = nll.sum() if w is None else torch.where(w > 0, w * nll, 0.0).sum()
             return Sums(total, mass, self.model.pull(by_x, by_one))
+
+    def _products(self, x: Tensor, slope: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`slope' x` and `sum slope`, of the rows of positive weight: the others may hold NaN."""
+        if w is not None and x.is_cuda:  # to look at values would wait for the device
+            x = without(x, w <= 0)
+        if self.single:
+            by_x = torch.mv(x.mT, slope).unsqueeze(0)
+            by_one = slope.sum().unsqueeze(0) if self.constant else by_x
+        else:
+            by_x, by_one = slope.mT @ x, slope.sum(0)
+        if w is not None and not x.is_cuda and not math.isfinite(float(by_x.sum())):
+            return self._products(without(x, w <= 0), slope, None)
+        return by_x, by_one
 
     def write(self, found: Sums) -> None:
         """Put the gradient where an optimizer looks for it."""
@@ -177,17 +188,17 @@ class ClosedForm:
             return value
         return self.head.per_response(value, eta.view(-1, self.head.out_features), name).view(eta.shape)
 
-    def _response(self, rows: GLMBatch, eta: Tensor) -> tuple[Response, Tensor | None]:
+    def _response(self, y: Any, roles: Roles, eta: Tensor) -> tuple[Response, Tensor | None]:
         """The encoded response and the weight (None: all ones), both like `eta`; what is dropped may hold anything."""
-        assert rows.y is not None
-        y, roles = self._like(eta, rows.y, "y"), rows.roles.map(lambda name, value: self._like(eta, value, name))
-        w = roles.weight
-        if w is not None:
-            y, roles = roles.readable(y, w > 0)
-        encoded, factor = self.family.encode(y, trials=roles.trials, event=roles.event)
-        if factor is not None:
-            w = factor if w is None else w * factor
-        return (encoded if w is None else filled(encoded, w > 0, 1.0)), w
+        y, w = self._like(eta, y, "y"), roles.weight
+        w = w if w is None else self._like(eta, w, "weights" if roles.freq is None else "freq")
+        if roles.trials is not None or roles.event is not None:
+            roles = roles.without("offset").map(lambda name, value: self._like(eta, value, name))
+            if w is not None:
+                y, roles = roles.readable(y, w > 0)
+        y, factor = self.family.encode(y, trials=roles.trials, event=roles.event)
+        w = factor if w is None else w if factor is None else w * factor
+        return (y if w is None else filled(y, w > 0, 1.0)), w
 
 
 def stepper(optimizer: Optimizer) -> Callable[[], Any]:
