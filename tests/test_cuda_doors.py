@@ -114,8 +114,10 @@ def test_files_and_chunks_are_streamed_to_the_device(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize("where", ["cpu", DEVICE])
 def test_a_loader_of_batches_here_or_there(where: str) -> None:
     data = problem("gamma log", n=200).one(0)
-    rows = [value.to(where).split(60) for value in (data.x, data.y, data.rows["weights"], data.rows["offset"])]
-    batches = [GLMBatch(*parts) for parts in zip(*rows, strict=True)]
+    rows = {"x": data.x, "y": data.y, "weights": data.rows["weights"], "offset": data.rows["offset"]}
+    batches = [
+        GLMBatch(**{name: v[part].to(where) for name, v in rows.items()}) for part in torch.arange(200).split(60)
+    ]
     got = torchglm.fit(batches, family="gamma", link="log", device=DEVICE, tol=1e-12)
     agree(got, data.fit(), 1e-8)
 

@@ -32,7 +32,7 @@ def rows(family: Family, n: int = 600, dtype: torch.dtype = torch.float64) -> GL
         y = family.distribution(mu, torch.tensor(0.3).double()).sample()
     y = y.clamp(min=1e-2) if family.name in ("gamma", "inverse_gaussian", "exponential") else y
     weight = torch.rand(n, generator=g, dtype=torch.float64) + 0.5
-    return GLMBatch(x.to(dtype), y.to(dtype), weight.to(dtype))
+    return GLMBatch(x.to(dtype), y.to(dtype), weights=weight.to(dtype))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_step_never_waits_for_the_device(family: Family, no_waiting: Any) -> N
     descent = torch.optim.SGD([p for p in head.parameters() if p.requires_grad], lr=0.01)
     head.loss(batch.x, batch.y).backward()
     no_waiting()
-    loss = head.loss(batch.x, batch.y, batch.weight)
+    loss = head.loss(batch.x, batch.y, weights=batch.weights)
     loss.backward()
     descent.step()
     torch.cuda.set_sync_debug_mode("default")
@@ -95,7 +95,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
 def test_newton_by_a_trainer_is_the_fit(name: str, where: str, tmp_path: Path) -> None:
     family = families.get(name)
     batch = rows(family)
-    want = torchglm.fit(batch.x, batch.y, family=name, weights=batch.weight, tol=1e-12)
+    want = torchglm.fit(batch.x, batch.y, family=name, weights=batch.weights, tol=1e-12)
     lit = LitIRLS(GLMHead(4, name, dtype=torch.float64))
     trainer(tmp_path, max_epochs=30).fit(lit, TensorBatches(batch.to(where), 150, shuffle=True))
     assert lit.status == Status.CONVERGED
@@ -121,7 +121,7 @@ def test_a_network_trains_and_its_head_is_refitted(precision: Any, tmp_path: Pat
 @pytest.mark.parametrize("polish", [None, 2])
 def test_a_loop_without_lightning_ends_at_the_fit(polish: int | None) -> None:
     batch = rows(families.get("poisson"))
-    want = torchglm.fit(batch.x, batch.y, family="poisson", weights=batch.weight, tol=1e-12)
+    want = torchglm.fit(batch.x, batch.y, family="poisson", weights=batch.weights, tol=1e-12)
     head = GLMHead(4, "poisson", dtype=torch.float64, device=DEVICE)
     options: dict[str, Any] = {} if polish is None else {"polish": polish}
     fit_sgd(head, batch, **options)

@@ -100,16 +100,17 @@ class Roles(NamedTuple):
                 "Use link='log', or pass offset= on the scale of the linear predictor."
             )
 
-    def shift(self, used: Tensor | None = None) -> Tensor | None:
+    def shift(self, used: Tensor | None = None, wait: bool = False) -> Tensor | None:
         """`offset + log(exposure)`, what is added to the linear predictor; None where neither is there.
 
-        Raises `ValueError` at the first row, of those `used`, whose exposure is not finite and above 0; by default
-        those of positive weight are.
+        Raises `ValueError` at the first row, of those `used`, whose exposure is not finite and above 0. By default
+        those of positive weight are, and rows on a GPU are looked at only with `wait`, so that no step stands still.
         """
         if self.exposure is None:
             return self.offset
         logs = self.exposure.log()
-        if values_are_known() and not logs.is_meta and not bool(torch.isfinite(logs).all()):
+        look = values_are_known() and not logs.is_meta and (wait or used is not None or not logs.is_cuda)
+        if look and not bool(torch.isfinite(logs).all()):
             self._refuse_exposure(used)
         if self.offset is None:
             return logs

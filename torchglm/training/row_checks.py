@@ -18,7 +18,7 @@ def check_masses(rows: GLMBatch) -> None:
     for name, value in (("weights", rows.weights), ("freq", rows.freq)):
         if value is not None:
             check_weights(_across(value), name, False)
-    rows.roles.shift()
+    rows.roles.shift(wait=True)
 
 
 def check_rows(rows: GLMBatch, family: Family) -> None:
