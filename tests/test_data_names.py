@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import torchglm
@@ -75,6 +75,7 @@ FORMULAS = [
 ]
 
 
+@example("1", "\u00b5", FORMULAS[4])  # the micro sign, of which Python makes the Greek letter
 @given(names, names, st.sampled_from(FORMULAS))
 @settings(max_examples=150, deadline=None)
 def test_any_name_stands_in_any_formula(one: str, other: str, formula: str) -> None:
@@ -235,3 +236,9 @@ def test_names_of_several_columns_are_ambiguous() -> None:
     for call in (lambda: result.wald("x = 0"), lambda: result.wald({"x": 0}), lambda: result.marginal_effects(["x"])):
         with pytest.raises(ValueError, match="'x'.* is the name of"):
             call()
+
+
+def test_a_name_that_python_spells_otherwise_is_read_as_it_stands() -> None:
+    table = pa.table({"y": Y, "\u00b5": Z[:, 0], "\u03bc": Z[:, 1]})
+    for formula, column in (("y ~ \u00b5 - 1", 0), ("y ~ I(\u00b5 * 1) - 1", 0), ("y ~ I(\u03bc * 1) - 1", 1)):
+        assert torch.equal(build(formula, table).x[:, 0], torch.from_numpy(Z[:, column])), formula

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import torchglm
-from torchglm.fitting import irls, linalg, sample, search
-from torchglm.fitting.moments import Moments
+from torchglm.fitting import descent, irls, linalg, problem, sample
+from torchglm.fitting.moments import Moments, Point
 from torchglm.rows.grams import Dense
 
 N, P = 6000, 30
@@ -56,7 +56,7 @@ def pair(
     """The fit as small ones go, and as large ones go."""
     chosen = torchglm.NegativeBinomial(0.7) if family == "negative_binomial" else family
     rows = data(family, link) | options
-    monkeypatch.setattr(search, "CHORD_COLUMNS", 1000)
+    monkeypatch.setattr(problem, "CHORD_COLUMNS", 1000)
     plain = torchglm.fit(**rows, family=chosen, link=link, tol=tol)
     as_large(monkeypatch)
     return plain, torchglm.fit(**rows, family=chosen, link=link)
@@ -64,8 +64,8 @@ def pair(
 
 def as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have all that large fits do done for these."""
-    monkeypatch.setattr(search, "CHORD_COLUMNS", 4)
-    monkeypatch.setattr(search, "CHORD_PRODUCTS", 1)
+    monkeypatch.setattr(problem, "CHORD_COLUMNS", 4)
+    monkeypatch.setattr(problem, "CHORD_PRODUCTS", 1)
     for name, value in {"LARGE": 1, "STRIDE": 4, "LEAST": 2, "FEWEST": 20}.items():
         monkeypatch.setattr(sample, name, value)
     monkeypatch.setattr(irls, "LENDING", 20)
@@ -87,25 +87,25 @@ def test_a_large_ridge_fit_ends_where_a_small_one_does(monkeypatch: pytest.Monke
     torch.testing.assert_close(large.coef, plain.coef, rtol=1e-7, atol=1e-9)
 
 
-def watch(monkeypatch: pytest.MonkeyPatch) -> list[search.Point]:
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[Point]:
     """The points of the passes over all rows, as they come."""
-    points: list[search.Point] = []
-    fold = search.fold
+    points: list[Point] = []
+    fold = irls.fold
 
-    def seen(source: list, point: search.Point, *rest: object) -> Moments:
+    def seen(source: list, point: Point, *rest: object) -> Moments:
         if source[0].y.shape[-1] == N:
             points.append(point)
         return fold(source, point, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(search, "fold", seen)
+    monkeypatch.setattr(irls, "fold", seen)
     return points
 
 
 def test_the_gram_of_a_part_serves_until_the_last_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     points = watch(monkeypatch)
     as_large(monkeypatch)
-    monkeypatch.setattr(search, "NEAR", 1.0)  # a part of 1,500 rows is a small one
-    monkeypatch.setattr(search, "CONTRACTION", 0.5)
+    monkeypatch.setattr(descent, "NEAR", 1.0)  # a part of 1,500 rows is a small one
+    monkeypatch.setattr(descent, "CONTRACTION", 0.5)
     rows = data("poisson", "log")
     rows["x"][:, 5] = rows["x"][:, 0] ** 2 / 3  # no rare level
     torchglm.fit(**rows, family="poisson")
@@ -166,7 +166,7 @@ def test_a_level_the_part_does_not_hold_goes_the_plain_way(monkeypatch: pytest.M
     rows["x"][:, 5] = 0.0
     rows["x"][7, 5] = 1.0
     rows["y"][7] = 3.0
-    monkeypatch.setattr(search, "CHORD_COLUMNS", 1000)
+    monkeypatch.setattr(problem, "CHORD_COLUMNS", 1000)
     plain = torchglm.fit(**rows, family="poisson", tol=1e-13)
     as_large(monkeypatch)
     large = torchglm.fit(**rows, family="poisson")

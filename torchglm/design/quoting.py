@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -26,7 +27,9 @@ class Quoting:
 
     def _pieces(self, formula: str) -> Iterable[str]:
         for kind, piece, depth in walk(formula):
-            if kind is not Bracket.NAME:
+            if kind is Bracket.CODE:
+                yield BARE.sub(lambda found: found[0] if _as_read(found[0]) else self._word(found[0]), piece)
+            elif kind is not Bracket.NAME:
                 yield piece
             elif depth:
                 yield piece[1:-1] if _identifier(piece[1:-1]) else self._word(piece[1:-1])
@@ -54,7 +57,12 @@ class Quoting:
 
 
 def _identifier(name: str) -> bool:
-    return name.isidentifier() and not keyword.iskeyword(name) and not WORD.fullmatch(name)
+    return name.isidentifier() and _as_read(name) and not keyword.iskeyword(name) and not WORD.fullmatch(name)
+
+
+def _as_read(name: str) -> bool:
+    """False where Python reads another name in the place of one: the Greek letter for a micro sign, say."""
+    return unicodedata.normalize("NFKC", name) == name
 
 
 def advice(formula: str, available: Iterable[str]) -> str:

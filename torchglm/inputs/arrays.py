@@ -110,7 +110,7 @@ def assemble(
     if skip is not None:
         used = used & ~skip.unsqueeze(-1)
     checks.check_support(encoded, family, used)
-    checks.finite(offset, "offset", used)
+    checks.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
     if not bool(used.all()):
         if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
             warnings.warn(

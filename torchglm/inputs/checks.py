@@ -22,6 +22,8 @@ def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
     Integers and booleans become float64, half precision float64; float32 stays. Raises `TypeError` for text
     and other objects.
     """
+    if value is None:
+        raise TypeError(f"{name} holds nothing (None), not numbers. Pass a tensor, an array, a frame or a list.")
     if isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any()):
         raise ValueError(f"{name} is a masked array with masked values. Drop those rows, or give them weight 0.")
     if not isinstance(value, Tensor):
