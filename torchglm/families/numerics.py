@@ -14,8 +14,8 @@ def like(value: Tensor | float, mu: Tensor) -> Tensor:
 
 
 def rows_of(parameter: Tensor, mu: Tensor) -> Tensor:
-    """A shape parameter `(*B)` beside rows `(*B, n)`, or one for each element, in their dtype."""
-    value = parameter.to(mu.dtype)
+    """A shape parameter `(*B)` beside rows `(*B, n)`, or one for each element, in their dtype and on their device."""
+    value = parameter.to(device=mu.device, dtype=mu.dtype)
     return value.unsqueeze(-1) if 0 < value.dim() < mu.dim() else value
 
 
