@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
@@ -99,7 +99,6 @@ class Drawn:
     event: Array | None = None
     l1: Array | float = 0.0
     l2: Array | float = 0.0
-    dispersed: bool = field(default=True)
 
     def means(self, coef: Array) -> Means:
         """Mean, its distance from one, and slope (n,)."""

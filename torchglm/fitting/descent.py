@@ -134,10 +134,12 @@ class Descent:
         """The next direction of every model, and whether the pass along it may be the last."""
         problem = self.problem
         delta, decrement, inverse = self._direction(s)
-        bent = problem.bent(s.moments, s.coef, s.keep, s.total) & (s.fisher == 0)
-        indefinite = (~inverse.positive | bent) & ~s.factored
+        positive = inverse.positive
+        if not problem.smooth_penalty:
+            positive = positive & ~(problem.bent(s.moments, s.coef, s.keep, s.total) & (s.fisher == 0))
+        indefinite = ~positive & ~s.factored
         poor = inverse.positive & ~(inverse.pivot >= GRAM_PIVOT) & ~s.factored & (s.drift == 0)
-        expected_failed = indefinite & ~bent & ((s.fisher > 0) | problem.canonical)
+        expected_failed = indefinite & ((s.fisher > 0) | problem.canonical)
         self.needs_pairs = problem.layout.levels is not None and bool((poor | expected_failed).any())
         factored = s.factored | poor | expected_failed
         refresh = (poor | indefinite) & ~(s.refresh & s.factored)
