@@ -52,6 +52,22 @@ def irls(
     """
     chunks, head = _chunks(source)
     problem = Problem.of(chunks, head, family, link, penalty, tol, max_iter, rank_tol)
+    search = _sought(problem, chunks, start, skip, observe)
+    if search.needs_pairs:
+        search = _sought(problem.in_pairs(), seen(chunks, in_pairs), start, skip, observe)
+    if search.refused:
+        warnings.warn(
+            f"start= gives a mean out of range or an infinite deviance in {search.refused} model(s); torchglm's own "
+            "start is used there.",
+            stacklevel=2,
+        )
+    return search.solution
+
+
+def _sought(
+    problem: Problem, source: Iterable[Rows], start: Tensor | None, skip: Tensor | None, observe: Observer | None
+) -> Search:
+    """The search over a source at its end: small models in groups, one large model from a part of its rows."""
     out = Solution.blank(problem.models, problem.layout, problem.device)
     lane = torch.arange(problem.models, device=problem.device) if skip is None else (~skip).nonzero()[:, 0]
     if skip is not None:
@@ -60,33 +76,14 @@ def irls(
             getattr(out.moments, name)[skip] = torch.nan
     part = None
     if start is None and observe is None:
-        lane = fit_small_models(problem, chunks, lane, out)
+        lane = fit_small_models(problem, source, lane, out)
     if start is None and lane.numel() == problem.models == 1:
-        part = _of_a_part(problem, chunks)
+        part = _of_a_part(problem, source)
     lend = part is not None and problem.chord and bool((part.moments.count >= LENDING * problem.p).all())
     known, near = (None, None) if part is None else (part.coef, part.moments)
     search = Search(problem, start=start, known=known, part=near, lend=lend, lane=lane, out=out, observe=observe)
-    pull(search, chunks)
-    if search.needs_pairs:
-        return irls(
-            seen(chunks, in_pairs),
-            family,
-            link,
-            penalty=penalty,
-            start=start,
-            tol=tol,
-            max_iter=max_iter,
-            rank_tol=rank_tol,
-            skip=skip,
-            observe=observe,
-        )
-    if search.refused:
-        warnings.warn(
-            f"start= gives a mean out of range or an infinite deviance in {search.refused} model(s); torchglm's own "
-            "start is used there.",
-            stacklevel=2,
-        )
-    return out
+    pull(search, source)
+    return search
 
 
 @torch.no_grad()
@@ -105,13 +102,19 @@ def evaluate(
     """What IRLS would say at coefficients `(B, p)` that were found elsewhere, with the status they have."""
     chunks, head = _chunks(source)
     problem = Problem.of(chunks, head, family, link, penalty, rank_tol=rank_tol)
-    search = Search(problem, start=coef, stay=True)
-    pull(search, chunks)
+    search = _standing(problem, chunks, coef)
     if search.needs_pairs:
-        return evaluate(seen(chunks, in_pairs), family, link, coef, status, n_iter, penalty=penalty, rank_tol=rank_tol)
+        search = _standing(problem.in_pairs(), seen(chunks, in_pairs), coef)
     search.solution.status.fill_(int(status))
     search.solution.n_iter.fill_(n_iter)
     return search.solution
+
+
+def _standing(problem: Problem, source: Iterable[Rows], coef: Tensor) -> Search:
+    """The search that stays at given coefficients, at its end."""
+    search = Search(problem, start=coef, stay=True)
+    pull(search, source)
+    return search
 
 
 def pull(search: Search, source: Iterable[Rows]) -> None:

@@ -73,6 +73,12 @@ class Problem:
         """The number of columns."""
         return self.layout.columns
 
+    def in_pairs(self) -> Problem:
+        """The same problem on Grams of all pairs of columns. Raises `ValueError` where these are too large."""
+        layout = Layout(self.p)
+        layout.check()
+        return replace(self, layout=layout)
+
     def fenced(self, strength: float) -> Problem:
         """The same problem behind a barrier."""
         return replace(self, fence=strength)
