@@ -164,10 +164,10 @@ def test_at_the_estimated_alpha_the_likelihood_is_flat(size: float) -> None:
 def test_alpha_is_zero_where_counts_are_less_dispersed_than_poisson() -> None:
     data = problem("poisson log").one(0)
     even = data.change(y=(1.2 + data.x @ f64([0.4, -0.2, 0.1]) + data.rows["offset"]).exp().round())
-    with pytest.warns(FitWarning, match="BOUNDARY"):
+    with pytest.warns(FitWarning, match="SHAPE_LIMIT"):
         result = Problem(torchglm.NegativeBinomial(), "log", even.x, even.y, even.rows).fit()
     poisson = even.fit()
-    assert float(result.family.alpha) == 0.0 and result.status == Status.BOUNDARY
+    assert float(result.family.alpha) == 0.0 and result.status == Status.SHAPE_LIMIT
     close(result.coef, poisson.coef, 1e-9, poisson.std_err)
     close(result.loglik, poisson.loglik, 1e-10)
 
@@ -221,7 +221,7 @@ def test_at_the_estimated_power_the_profile_likelihood_is_flat() -> None:
 def test_a_power_at_the_limit_of_its_range_is_a_boundary() -> None:
     data = problem("tweedie log", n=80, seed=2).one(0)
     result = Problem(torchglm.Tweedie(None), "log", data.x, data.y, data.rows).fit()  # the profile rises to power 2
-    assert result.status == Status.BOUNDARY
+    assert result.status == Status.SHAPE_LIMIT
 
 
 @pytest.mark.parametrize(

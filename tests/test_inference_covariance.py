@@ -40,13 +40,13 @@ def meat(result: Result, x: Tensor, y: Tensor, labels: np.ndarray) -> np.ndarray
 
 
 def one_way(result: Result, x: Tensor, y: Tensor, labels: np.ndarray) -> np.ndarray:
-    bread, n, groups = result.covariance("model").numpy(), len(x), len(np.unique(labels))
-    return groups / (groups - 1) * (n - 1) / (n - 3) * bread @ meat(result, x, y, labels) @ bread
+    bread, groups = result.covariance("model").numpy(), len(np.unique(labels))
+    return groups / (groups - 1) * bread @ meat(result, x, y, labels) @ bread
 
 
 def test_one_way_clusters_are_those_of_statsmodels() -> None:
     x, y, firm, _ = sample()
-    result = poisson(x, y).robust("cluster", clusters=firm)
+    result = poisson(x, y).robust("cluster", clusters=firm, type="HC1")
     design = np.c_[np.ones(60), x.numpy()]
     other = sm.GLM(y.numpy(), design, sm.families.Poisson()).fit(
         cov_type="cluster", cov_kwds={"groups": firm.numpy()}, tol=1e-14
@@ -90,10 +90,35 @@ def test_labels_may_come_in_any_form(form: str) -> None:
     torch.testing.assert_close(result.covariance("cluster", forms[form]), result.covariance("cluster", (firm, year)))
 
 
+@pytest.mark.parametrize("family", ["gaussian", "poisson", "gamma"])
+@pytest.mark.parametrize("link", ["identity", "log"])
+@pytest.mark.parametrize("type", [None, "HC0", "HC1"])
+def test_the_factor_of_least_squares_is_there_where_vcovcl_has_it(family: str, link: str, type: str | None) -> None:
+    x, y, firm, year = sample()
+    result = torchglm.fit(x / 10, y + 5, family=family, link=link)
+    plain = result.covariance("cluster", (firm, year), type="HC0")
+    times = 59 / 57 if type == "HC1" or (type is None and (family, link) == ("gaussian", "identity")) else 1.0
+    for got in (
+        result.covariance("cluster", (firm, year), type=type),
+        result.robust("cluster", (firm, year), type=type).covariance(),
+    ):
+        torch.testing.assert_close(got, times * plain, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["model", "HC3"])
+def test_a_type_is_of_clusters_and_known(kind: str) -> None:
+    x, y, firm, _ = sample()
+    result = poisson(x, y)
+    with pytest.raises(ValueError, match="type="):
+        result.covariance(kind, type="HC1")
+    with pytest.raises(ValueError, match="HC0 or HC1"):
+        result.robust("cluster", clusters=firm, type="HC3")
+
+
 def test_clusters_of_one_member_are_hc0_with_the_correction() -> None:
     x, y, _, _ = sample()
     result = poisson(x, y)
-    want = result.covariance("HC0") * 60 / 57
+    want = result.covariance("HC0") * 60 / 59
     torch.testing.assert_close(result.covariance("cluster", clusters=range(60)), want, rtol=1e-12, atol=0)
 
 

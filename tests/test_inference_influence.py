@@ -191,6 +191,34 @@ def test_leaving_one_out_of_repeated_rows_is_leaving_one_out_of_the_rows_written
     torch.testing.assert_close(short.loo_predict().repeat_interleave(times), long.loo_predict(), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("kind", ["response", "pearson", "deviance", "working", "anscombe", "studentized", "quantile"])
+@pytest.mark.parametrize("standardized", [False, True])
+@pytest.mark.parametrize("name", list(CASES))
+def test_residuals_of_repeated_rows_are_those_of_one_repeat(name: str, kind: str, standardized: bool) -> None:
+    x, eta = design()
+    y, (family, link) = draw(name, eta)[0], CASES[name]
+    times, weights = torch.arange(N) % 3, 1 + torch.arange(N, dtype=torch.float64) % 2
+    if kind == "quantile" and name in ("poisson", "bernoulli", "negative_binomial", "tweedie"):
+        return  # drawn anew for each row
+    each = {"weights": weights, "family": family, "link": link}
+    short = torchglm.fit(x[0], y, freq=times, **each)
+    each["weights"] = weights.repeat_interleave(times)
+    long = torchglm.fit(x[0].repeat_interleave(times, 0), y.repeat_interleave(times), **each)
+    got = short.residuals(kind, standardized).repeat_interleave(times)
+    torch.testing.assert_close(got, long.residuals(kind, standardized), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "poisson", "gamma"])
+def test_influence_takes_a_row_away_with_all_its_repeats(name: str) -> None:
+    x, eta = design()
+    y, (family, link) = draw(name, eta)[0], CASES[name]
+    times = 1 + torch.arange(N) % 3
+    short = torchglm.fit(x[0], y, family=family, link=link, freq=times)
+    heavy = torchglm.fit(x[0], y, family=family, link=link, weights=times, dispersion=float(short.dispersion))
+    for of in ("leverage", "cooks_distance"):  # a row of that weight, at the same dispersion
+        torch.testing.assert_close(getattr(short, of)(), getattr(heavy, of)(), rtol=1e-7, atol=1e-10)
+
+
 def test_a_row_of_weight_zero_is_predicted_by_the_fit_and_moves_nothing() -> None:
     x, eta = design()
     y = draw("poisson", eta)[0]

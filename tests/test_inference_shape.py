@@ -96,7 +96,7 @@ def test_at_a_limit_the_refitted_likelihood_has_fallen_by_the_quantile(family: s
 
 def test_an_alpha_at_the_poisson_boundary_has_an_upper_limit_alone() -> None:
     y = torch.tensor([2.0, 3, 2, 3, 2, 2, 3, 3, 2, 3], dtype=torch.float64)
-    with pytest.warns(torchglm.FitWarning, match="BOUNDARY"):
+    with pytest.warns(torchglm.FitWarning, match="SHAPE_LIMIT"):
         result = torchglm.fit(torch.zeros(10, 0), y, family=torchglm.NegativeBinomial(), tol=1e-12)
     alpha, error, lower, upper = numbers(result.shape_parameters(), "alpha")
     assert alpha == 0 and math.isnan(error) and lower == 0 and 0 < upper < 1

@@ -122,6 +122,51 @@ def test_where_r_has_no_likelihood_there_is_none(name: str) -> None:
     assert torch.isnan(fitted(name).like("R").loglik)
 
 
+@pytest.mark.parametrize("family", ["bernoulli", "binomial"])
+def test_binomial_counts_are_rounded_as_r_does(family: str) -> None:
+    x, _ = design()
+    generator = np.random.default_rng(4)
+    weights, share = generator.uniform(0, 6, len(x)), generator.random(len(x))
+    weights[:3] = 0.5, 1.5, 2.5  # half to even
+    result = torchglm.fit(x, share, family=family, weights=weights)
+    counts, trials = np.round(weights * share), np.round(weights)
+    if family == "bernoulli":
+        share = (share > 0.5).astype(float)  # yes or no, of fractional weights
+        result = torchglm.fit(x, share, family=family, weights=weights)
+        counts = np.round(weights * share)
+    want = stats.binom.logpmf(counts, trials, result.fitted.numpy()).sum()
+    assert float(result.like("R").loglik) == pytest.approx(want, rel=1e-10)
+    twice = torchglm.fit(x, share, family=family, weights=weights, freq=np.full(len(x), 2))
+    assert float(twice.like("R").loglik) == pytest.approx(2 * want, rel=1e-8)
+
+
+@pytest.mark.parametrize("family", ["poisson", "bernoulli", "gamma", "negative_binomial", "gaussian"])
+@pytest.mark.parametrize("width", [3.0, 30.0, 200.0])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_null_deviance_is_least_however_wide_an_offset_and_how_wrong(family: str, width: float, seed: int) -> None:
+    g = np.random.default_rng(seed)
+    offset, x = g.uniform(-width, width, 200), g.normal(size=200)
+    rate = np.exp(np.clip(1 + 0.1 * offset + 0.3 * x, -50, 12))
+    y = {
+        "bernoulli": lambda: (g.random(200) < rate / (1 + rate)).astype(float),
+        "gaussian": lambda: g.normal(size=200) + 0.1 * offset,
+        "gamma": lambda: g.gamma(2, size=200) * rate,
+    }.get(family, lambda: g.poisson(rate).astype(float))()
+    law = torchglm.NegativeBinomial(0.5) if family == "negative_binomial" else family
+    link = "log" if family == "gamma" else None
+    r = torchglm.fit(np.column_stack([offset, x]), y, family=law, link=link, offset=offset)
+
+    def deviance(level: np.ndarray) -> Tensor:
+        eta = torch.as_tensor(offset) + torch.as_tensor(level)[:, None]
+        return 2 * r.family.half_deviance(torch.as_tensor(y).expand_as(eta), eta, r.link(eta), r.link).sum(-1)
+
+    centre, reach = 0.0, 3 * width + 20
+    for _ in range(12):  # a grid, finer and finer
+        grid = np.linspace(centre - reach, centre + reach, 401)
+        centre, reach = float(grid[int(deviance(grid).nan_to_num(torch.inf).argmin())]), reach / 40
+    assert float(r.null_deviance) == pytest.approx(float(deviance(np.array([centre]))), rel=1e-7)
+
+
 def test_the_likelihood_of_another_system_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown system 'SAS'"):
         poisson(*design()).like("SAS")

@@ -167,7 +167,7 @@ def test_an_estimated_alpha_is_that_of_glm_nb(name: str) -> None:
 def test_covariances_are_those_of_r_and_sandwich(name: str, kind: str) -> None:
     case, result = CASES[name], fitted(name)
     kept = [j for j, column in enumerate(case["columns"]) if column not in case["aliased"]]
-    clusters = {"clusters": pd.factorize(data(case).frame[".cluster"])[0]} if kind == "cluster" else {}
+    clusters = {"clusters": pd.factorize(data(case).frame[".cluster"])[0], "type": "HC1"} if kind == "cluster" else {}
     got = result.covariance(kind, **clusters)[kept][:, kept]
     lower = case["covariance"][kind]
     want = np.array([[lower[max(i, j)][min(i, j)] for j in range(len(lower))] for i in range(len(lower))])

@@ -94,7 +94,7 @@ class SGD(SolverOptions):
                 FitWarning,
                 stacklevel=2,
             )
-        elif trained.status == Status.BOUNDARY:
+        elif trained.status == Status.SHAPE_LIMIT:
             warnings.warn(f"{trained.status}: {trained.status.explanation}", FitWarning, stacklevel=2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)

@@ -34,7 +34,8 @@ def solve(
     """The coefficients, and in turn with them the shape parameter the family estimates, if any.
 
     `options` are those of `irls`; `observe` is told of every step, and `resume` is where an earlier fit stood. A model
-    whose shape ends on its limit has the status BOUNDARY.
+    whose shape ends on its limit has the status SHAPE_LIMIT, and one whose shape has not settled after `ROUNDS` turns
+    ITERATION_LIMIT.
     """
     name = next(iter(dict(family.named_parameters()))) if family.estimates_shape else ""
     alone = bool(name) and has_alpha(family)
@@ -50,7 +51,7 @@ def solve(
     value, phi = (value, None) if alone else (1.5 * value, value.clone())
     if resume is not None and resume.shape is not None:
         value, phi = resume.shape, resume.dispersion
-    limit, raw = torch.zeros_like(value, dtype=torch.bool), value
+    limit, raw, moved = torch.zeros_like(value, dtype=torch.bool), value, value
     for _ in range(ROUNDS):
         fitted = RowMeans(source, link, solution.coef)
         if phi is None:
@@ -65,7 +66,9 @@ def solve(
         solution = replace(again, n_iter=solution.n_iter + again.n_iter)
         if bool((moved < SETTLED).all()):
             break
-    solution.status[limit & (solution.status == int(Status.CONVERGED))] = int(Status.BOUNDARY)
+    regular = solution.status == int(Status.CONVERGED)
+    solution.status[regular & ~limit & ~(moved < SETTLED)] = int(Status.ITERATION_LIMIT)
+    solution.status[regular & limit] = int(Status.SHAPE_LIMIT)
     return family.with_parameters({name: raw[0]}) if raw.numel() == 1 else family, solution
 
 

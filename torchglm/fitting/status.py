@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import torch
+from torch import Tensor
+
 
 class FitWarning(UserWarning):
     """A fit that did not end at a regular maximum, or a design that lost columns."""
@@ -19,6 +22,8 @@ class Status(IntEnum):
     STALLED = 4
     INVALID_START = 5
     NOT_FINITE = 6
+    SHAPE_LIMIT = 7
+    SEPARATED_LEVELS = 8
 
     def __str__(self) -> str:
         return self.name
@@ -27,6 +32,16 @@ class Status(IntEnum):
     def explanation(self) -> str:
         """A sentence or two for the person who reads the result."""
         return _EXPLANATIONS[self]
+
+    @property
+    def converged(self) -> bool:
+        """Whether the maximum was found, be it at a limit that leaves estimates and standard errors valid."""
+        return self in (Status.CONVERGED, Status.SHAPE_LIMIT, Status.SEPARATED_LEVELS)
+
+
+def converged(status: Tensor) -> Tensor:
+    """(B,) where codes of `Status` say that the maximum was found, see `Status.converged`."""
+    return torch.stack([status == int(code) for code in Status if code.converged]).any(0)
 
 
 _EXPLANATIONS = {
@@ -38,8 +53,8 @@ _EXPLANATIONS = {
     "of columns tells some responses apart without error, such as a level with no events). The "
     "coefficients are large but arbitrary and their standard errors mean nothing. Merge levels, "
     "drop the column, or use a penalty such as Ridge.",
-    Status.BOUNDARY: "The maximum lies on the edge of the parameter space (a fitted mean at the end of its range, or "
-    "a shape parameter at its limit). Standard errors are not valid there. A link that keeps the "
+    Status.BOUNDARY: "The maximum lies on the edge of the parameter space (a fitted mean at the end of its range). "
+    "Standard errors are not valid there. A link that keeps the "
     "mean in range may suit better.",
     Status.STALLED: "No step along the last direction lowers the deviance, but the score is not small. Scale or "
     "drop nearly collinear columns.",
@@ -47,4 +62,12 @@ _EXPLANATIONS = {
     "use a link whose inverse stays in the family's range.",
     Status.NOT_FINITE: "The data of this model hold NaN or infinite values, or no row of positive weight; it was not "
     "fitted.",
+    Status.SHAPE_LIMIT: "The maximum was found with the family's shape parameter at a limit, where the family is a "
+    "simpler one: counts that vary no more than Poisson counts have a negative binomial alpha of 0, and the fit is "
+    "Poisson's, coefficients and standard errors included (a Tweedie power at 1.01 or 1.99 is nearly Poisson's or "
+    "Gamma's). Fit that family; where counts vary clearly less than Poisson counts, with dispersion='pearson'.",
+    Status.SEPARATED_LEVELS: "The maximum was found but for levels whose responses are all at one end of their range "
+    "(no event, or nothing else): their own coefficients run to infinity and have no standard error, their rows fit "
+    "exactly and say nothing of the other coefficients, which are estimated from the other rows, as are deviance, df "
+    "and dispersion. Merge or drop those levels, or use a penalty such as Ridge, for estimates of them.",
 }

@@ -18,7 +18,7 @@ from torchglm.fitting.status import FitWarning
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
-from torchglm.links import Link
+from torchglm.links import Identity, Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
 from torchglm.rows.ranks import members, own_rows, ranks_of
@@ -27,12 +27,20 @@ from torchglm.rows.rows import Rows
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
 
 
-def covariance(result: Fitted, kind: str, clusters: Any) -> Tensor:
+CORRECTIONS = ("HC0", "HC1")  # of a clustered covariance, as `vcovCL` names them
+
+
+def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None) -> Tensor:
     """(B, p, p) a covariance of the flat models by its name, see `Result.covariance`; NaN for aliased columns."""
     if kind not in KINDS:
         raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(KINDS)}.")
     if (clusters is None) == (kind == "cluster"):
         raise ValueError("covariance('cluster') needs clusters=, a label for each row, and no other kind takes it.")
+    if type is not None and (kind != "cluster" or type not in CORRECTIONS):
+        raise ValueError(
+            f"type={type!r} with covariance({kind!r}): type= is of 'cluster' alone, {' or '.join(CORRECTIONS)}. "
+            "HC0 to HC3 are kinds of their own."
+        )
     flat = result.flat
     coef, keep, root = flat.coef, flat.keep, flat.root
     nobs, rank, phi = flat.nobs, flat.rank, flat.dispersion[:, None, None]
@@ -43,7 +51,9 @@ def covariance(result: Fitted, kind: str, clusters: Any) -> Tensor:
         value = phi * observed_inverse(result.source, family, link, coef, keep)
     elif kind == "cluster":
         columns = cluster_codes(clusters, result.batch_shape, coef.device)
-        value = clustered(result.source, family, link, coef, root, columns, nobs, rank)
+        value = clustered(result.source, family, link, coef, root, columns, rank)
+        if type == "HC1" or type is None and family.least_squares and isinstance(link, Identity):
+            value = ((nobs - 1) / (nobs - rank))[:, None, None] * value
     else:
         value = heteroscedastic(result.source, family, link, coef, root, kind, nobs, rank)
     return torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), value, torch.nan)
@@ -97,17 +107,16 @@ def clustered(
     coef: Tensor,
     root: Root,
     columns: list[Tensor],
-    nobs: Tensor,
     rank: Tensor,
 ) -> Tensor:
-    """(B, p, p) the sandwich clustered by one label or by several, as `vcovCL` of the sandwich package gives it.
+    """(B, p, p) the sandwich clustered by one label or by several, as `vcovCL(type = "HC0")` of sandwich gives it.
 
     `columns` are codes (n,) or (B, n), see `cluster_codes`. The meat of one label is `G / (G - 1)` times the sum over
     its `G` clusters of the squared score sums; several labels add with the sign of inclusion and exclusion
-    (`V_1 + V_2 - V_12`, which need not be positive definite), and all is times `(n - 1) / (n - p)`. NaN for a
-    model with one cluster. Raises `ValueError` for another number of rows or where no model has two clusters; warns of
-    fewer clusters than coefficients. Source: Cameron, Gelbach & Miller (2011), J. Bus. Econ. Stat. 29(2); Zeileis,
-    Koell & Graham (2020), J. Stat. Software 95(1).
+    (`V_1 + V_2 - V_12`, which need not be positive definite). NaN for a model with one cluster. Raises `ValueError` for
+    another number of rows or where no model has two clusters; warns of fewer clusters than coefficients.
+    Source: Cameron, Gelbach & Miller (2011), J. Bus. Econ. Stat. 29(2); Zeileis, Koell & Graham (2020), J. Stat.
+    Software 95(1).
     """
     signs, labels = _crossed(columns)
     at_once = max(1, ROOM // (coef.shape[1] * max(codes.shape[-1] for codes in labels)))
@@ -119,7 +128,7 @@ def clustered(
     _judge(groups[: len(columns)].amin(0), rank)
     scale = groups / torch.where(groups > 1, groups - 1, torch.nan) * signs.to(groups).unsqueeze(-1)
     meat = (scale[..., None, None] * squares).sum(0)
-    return ((nobs - 1) / (nobs - rank))[:, None, None] * _sandwich(root, meat)
+    return _sandwich(root, meat)
 
 
 def _cluster_sums(

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.families import Family
-from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
 from torchglm.inference.flat import Flat
+from torchglm.inference.null import null_deviance
 from torchglm.inference.rowwise import RowValues, row_values
 from torchglm.links import Link
-from torchglm.rows.ranks import members, seen
-from torchglm.rows.rows import Rows, without_columns
+from torchglm.rows.ranks import members
+from torchglm.rows.rows import Rows
 
 DISPERSIONS = ("pearson", "deviance", "ml")
 Kind = TypeVar("Kind", bound="Fitted")
@@ -199,9 +199,9 @@ class Fitted:
         """(*B) the deviance of the model with the intercept (and the offset) alone."""
         if self.flat.null_deviance is not None:
             return self.shaped(self.flat.null_deviance)
-        source = seen(self.source, lambda rows: without_columns(rows, self.intercept))
-        null = irls(source, self.family, self.link, tol=self.tol, skip=self.flat.failed)
-        return self.shaped(2 * null.moments.objective)
+        return self.shaped(
+            null_deviance(self.source, self.family, self.link, self.intercept, self.tol, self.flat.failed)
+        )
 
     @cached_property
     def loglik(self) -> Tensor:
@@ -245,7 +245,7 @@ class Fitted:
 
     @property
     def converged(self) -> Tensor:
-        """(*B) True where the maximum was found."""
+        """(*B) True where the maximum was found, see `Status.converged`."""
         return self.shaped(self.flat.converged)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting.status import Status
+from torchglm.fitting.status import Status, converged
 from torchglm.rows.grams import Gram, Layout
 from torchglm.rows.inverses import Root
 
@@ -77,8 +77,8 @@ class Flat:
 
     @property
     def converged(self) -> Tensor:
-        """(B) True where the maximum was found."""
-        return self.status == int(Status.CONVERGED)
+        """(B) True where the maximum was found, see `Status.converged`."""
+        return converged(self.status)
 
     @property
     def df_resid(self) -> Tensor:

@@ -1,8 +1,9 @@
 """What each row does to the fit: deletion by one Newton step, in closed form and one chunk at a time.
 
 Without row `i` the step from the fitted coefficients is `-H^-1 x_i s_i / (1 - h_i)`, with the score `s_i` of the row
-and its leverage `h_i`. It is exact for least squares and good to second order elsewhere. Measures of influence take
-away a row with all its repeats (`freq`); predictions and deviances that leave one out leave out one repeat.
+and its leverage `h_i`. It is exact for least squares and good to second order elsewhere. With `freq` residuals are
+those of one repeat, and predictions and deviances that leave one out leave out one; leverage and the measures of
+influence (Cook's distance, DFBETAs, DFFITs) take a row away with all its repeats.
 Source: Pregibon (1981), Logistic regression diagnostics, Ann. Stat. 9; Williams (1987), Appl. Stat. 36.
 """
 
@@ -27,7 +28,8 @@ MEANS = ("mean", "link")
 def residuals(result: Fitted, kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
     """(*B, n) residuals: response, pearson, deviance, working, anscombe, studentized or (randomised) quantile.
 
-    With `standardized` the first five are divided by `sqrt(phi (1 - h))`; `seed` is for the quantile residuals.
+    Those of one repeat where rows have `freq`. With `standardized` the first five are divided by `sqrt(phi (1 - h))`,
+    with the leverage of that repeat; `seed` is for the quantile residuals.
     Raises `ValueError` for an unknown kind. Source: McCullagh & Nelder (1989), sections 2.4 and 12.5.
     """
     if kind == "studentized":
@@ -38,14 +40,14 @@ def residuals(result: Fitted, kind: str = "deviance", standardized: bool = False
     for values in result.row_values():
         part = rowwise.residuals(values, result.family, result.link, kind)
         if standardized:
-            left = 1 - rowwise.leverage(values, result.flat.root)
+            left = 1 - _one_leverage(result, values)
             part = part / (result.flat.dispersion.unsqueeze(-1) * left).sqrt()
         parts.append(part)
     return result.shaped(torch.cat(parts, -1))
 
 
 def leverage(result: Fitted) -> Tensor:
-    """(*B, n) the diagonal of the hat matrix."""
+    """(*B, n) the diagonal of the hat matrix; with `freq` that of a row with all its repeats."""
     root = result.flat.root
     return result.shaped(torch.cat([rowwise.leverage(values, root) for values in result.row_values()], -1))
 
@@ -53,7 +55,8 @@ def leverage(result: Fitted) -> Tensor:
 class Deletion(NamedTuple):
     """What taking a row away does, (B, n) each; NaN, but for the leverage, where nothing is left of the row.
 
-    `left` is `1 - h`, `residual` Pearson's over `sqrt(phi (1 - h))`, `cook` is `residual^2 h / ((1 - h) rank)`.
+    `left` is `1 - h`; `residual` is Pearson's over `sqrt(phi (1 - h))`, both of one repeat; `cook` is of the row with
+    all its repeats.
     """
 
     leverage: Tensor
@@ -67,13 +70,17 @@ def deletion(result: Fitted, values: RowValues) -> Deletion:
     flat = result.flat
     h = rowwise.leverage(values, flat.root)
     left = _left(1 - h)
-    pearson = rowwise.residuals(values, result.family, result.link, "pearson")
-    residual = pearson / (flat.dispersion.unsqueeze(-1) * left).sqrt()
-    return Deletion(h, left, residual, residual.square() * h / left / flat.rank.unsqueeze(-1))
+    phi, pearson = flat.dispersion.unsqueeze(-1), rowwise.residuals(values, result.family, result.link, "pearson")
+    residual = pearson / (phi * _left(1 - h / values.repeats)).sqrt()
+    cook = values.repeats * pearson.square() / (phi * left) * h / left / flat.rank.unsqueeze(-1)
+    return Deletion(h, left, residual, cook)
 
 
 def cooks_distance(result: Fitted) -> Tensor:
-    """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`; NaN for a row of leverage one."""
+    """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`; NaN for a row of leverage one.
+
+    With `freq` it says what the row does with all its repeats.
+    """
     return result.shaped(torch.cat([deletion(result, values).cook for values in result.row_values()], -1))
 
 
@@ -89,7 +96,8 @@ def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     for values, left in _deleted(result):
         moved = (values.x @ inverse) * (values.score / left).unsqueeze(-1)
         if scaled:
-            moved = moved / (error * _deletion_dispersion(result, values, left).sqrt().unsqueeze(-1))
+            without = _deletion_dispersion(result, values, left, values.repeats)
+            moved = moved / (error * without.sqrt().unsqueeze(-1))
         parts.append(torch.where(keep.unsqueeze(-2), moved, torch.nan))
     return result.shaped(torch.cat(parts, -2))
 
@@ -101,9 +109,9 @@ def dffits(result: Fitted) -> Tensor:
     """
     parts = []
     for values, left in _deleted(result):
-        pearson = rowwise.residuals(values, result.family, result.link, "pearson")
+        pearson = rowwise.residuals(values, result.family, result.link, "pearson") * values.repeats.sqrt()
         share = rowwise.leverage(values, result.flat.root).sqrt() / left
-        parts.append(pearson * share / _deletion_dispersion(result, values, left).sqrt())
+        parts.append(pearson * share / _deletion_dispersion(result, values, left, values.repeats).sqrt())
     return result.shaped(torch.cat(parts, -1))
 
 
@@ -111,13 +119,15 @@ def studentized(result: Fitted) -> Tensor:
     """(*B, n) deletion residuals, `sign(y - mu) sqrt((d^2 + h p^2 / (1 - h)) / phi without the row)`.
 
     `d` and `p` are the deviance and the Pearson residual. For least squares the externally studentised residual,
-    t distributed with `df_resid - 1` degrees of freedom.
+    t distributed with `df_resid - 1` degrees of freedom. With `freq` one repeat is deleted.
     """
     parts = []
-    for values, left in _deleted(result):
+    for values in result.row_values():
+        h = _one_leverage(result, values)
+        left = _left(1 - h)
         d, p = (rowwise.residuals(values, result.family, result.link, kind) for kind in ("deviance", "pearson"))
-        h = rowwise.leverage(values, result.flat.root)
-        square = (d.square() + h * p.square() / left) / _deletion_dispersion(result, values, left)
+        without = _deletion_dispersion(result, values, left, torch.ones_like(left))
+        square = (d.square() + h * p.square() / left) / without
         parts.append(torch.sign(d) * square.sqrt())
     return result.shaped(torch.cat(parts, -1))
 
@@ -154,6 +164,11 @@ def _deleted(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
         yield values, _left(left)
 
 
+def _one_leverage(result: Fitted, values: RowValues) -> Tensor:
+    """(B, n) the leverage of one repeat of each row."""
+    return rowwise.leverage(values, result.flat.root) / values.repeats
+
+
 def _left(share: Tensor) -> Tensor:
     """What is left of each row: NaN where it is nothing."""
     return torch.where(share > EXACT, share, torch.nan)
@@ -170,8 +185,8 @@ def _left_out(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
         yield values, torch.where(inside, eta, torch.nan)
 
 
-def _deletion_dispersion(result: Fitted, values: RowValues, left: Tensor) -> Tensor:
-    """(B, n) the dispersion that is estimated without the row; 1, or the number given, where it is not estimated.
+def _deletion_dispersion(result: Fitted, values: RowValues, left: Tensor, repeats: Tensor) -> Tensor:
+    """(B, n) the dispersion estimated without `repeats` of the row; 1, or the number given, where it is not estimated.
 
     `(T - r^2 / (1 - h)) / (df - 1)`, with Pearson's statistic and residual, or the deviance and its residual
     where that is the estimate.
@@ -182,6 +197,6 @@ def _deletion_dispersion(result: Fitted, values: RowValues, left: Tensor) -> Ten
     kind = "pearson" if result.dispersion_kind == "pearson" else "deviance"
     total = (result.flat.pearson if kind == "pearson" else result.flat.deviance).unsqueeze(-1)
     freedom = (result.flat.nobs - result.flat.rank).unsqueeze(-1)
-    share = rowwise.residuals(values, result.family, result.link, kind).square() / left / total
-    without = phi * (1 - share) * freedom / (freedom - values.repeats)
-    return torch.where((without > 0) & (freedom > values.repeats), without, torch.nan)
+    share = repeats * rowwise.residuals(values, result.family, result.link, kind).square() / left / total
+    without = phi * (1 - share) * freedom / (freedom - repeats)
+    return torch.where((without > 0) & (freedom > repeats), without, torch.nan)

@@ -12,6 +12,7 @@ from torchglm.families import (
     Bernoulli,
     Binomial,
     Exponential,
+    Family,
     Gamma,
     Gaussian,
     InverseGaussian,
@@ -55,7 +56,9 @@ def like(result: Fitted, system: str = "R") -> Likelihood:
 
     Where R differs: Gamma and inverse Gaussian take `phi = D / sum w` in place of the maximum likelihood one, and
     multiply the log-densities by the prior weights; a dispersion always counts as estimated; BIC's n is the number of
-    rows of positive weight, whatever their repeats. An exponential fit is that of `survival::survreg`. NaN where R has
+    rows of positive weight, whatever their repeats. Binomial counts, `round(w y)` of `round(w)` trials, are rounded
+    (half to even) as `binomial()$aic` does, with `w` of one repeat: prior weights, times trials where these are given.
+    An exponential fit is that of `survival::survreg`. NaN where R has
     no likelihood: quasi and Tweedie fits, families of one's own. Raises `ValueError` for an unknown system.
     Source: R 4.2, `stats::logLik.glm`, `Gamma()$aic`, `inverse.gaussian()$aic`, `MASS::logLik.negbin`.
     """
@@ -78,6 +81,8 @@ def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
     phi = flat.deviance / (count if gaussian else weight) if dispersed else torch.ones_like(count)
 
     def log_density(rows: Rows, mu: Tensor) -> Tensor:
+        if type(family) in (Binomial, Bernoulli):
+            return _of_rounded_counts(rows, family, mu)
         density = family.log_prob(
             rows.response, mu, phi.unsqueeze(-1), rows.weight if gaussian or not dispersed else 1.0
         )
@@ -85,3 +90,14 @@ def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
         return torch.where(rows.weight > 0, times * density, 0.0).sum(-1)
 
     return result.shaped(means.sum(log_density)), result.shaped(count)
+
+
+def _of_rounded_counts(rows: Rows, family: Family, mu: Tensor) -> Tensor:
+    """(B,) the binomial log-likelihood of counts made whole."""
+    used = rows.weight > 0
+    repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(rows.weight.dtype)
+    total = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 0.0)
+    trials, successes = total.round(), (total * rows.y).round()
+    counted = used & (trials > 0)
+    share = torch.where(counted, successes / torch.where(counted, trials, 1.0), 0.0)
+    return torch.where(counted, repeats * family.log_prob(share, mu, 1.0, trials), 0.0).sum(-1)

@@ -71,12 +71,12 @@ def row_values(
 
 
 def leverage(values: RowValues, root: Root) -> Tensor:
-    """(B, n) the diagonal of the hat matrix, `w W x' (root root') x`; 0 for rows without weight."""
+    """(B, n) the diagonal of the hat matrix, `w W x' (root root') x`, of a row with its repeats; 0 without weight."""
     return values.information * quadratic(values.rows, root)
 
 
 def residuals(values: RowValues, family: Family, link: Link, kind: str) -> Tensor:
-    """(B, n) residuals: response `y - mu`, pearson, deviance, working or anscombe, by the usual formulas.
+    """(B, n) residuals of one repeat: response `y - mu`, pearson, deviance, working or anscombe, by the usual formulas.
 
     Raises `ValueError` for an unknown kind. Source: McCullagh & Nelder (1989), section 2.4.
     """
@@ -85,14 +85,14 @@ def residuals(values: RowValues, family: Family, link: Link, kind: str) -> Tenso
     if kind == "response":
         return y - mu
     if kind == "pearson":
-        return (y - mu) * (rows.weight / family.variance(mu)).sqrt()
+        return (y - mu) * (values.prior / family.variance(mu)).sqrt()
     if kind == "deviance":
         half = family.half_deviance(rows.response, values.eta, mu, link)
-        return torch.sign(y - mu) * (2 * half.clamp(min=0) * rows.weight).sqrt()
+        return torch.sign(y - mu) * (2 * half.clamp(min=0) * values.prior).sqrt()
     if kind == "working":
         return (y - mu) / link.inverse_deriv(values.eta)
     if kind == "anscombe":
-        return anscombe(y, mu, family) * rows.weight.sqrt()
+        return anscombe(y, mu, family) * values.prior.sqrt()
     raise ValueError(f"unknown residuals {kind!r}. Known: {', '.join(KINDS)}.")
 
 

@@ -211,27 +211,31 @@ class Result(Fitted):
             return self.shaped(profile_interval(self, level))
         raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
 
-    def covariance(self, kind: str | None = None, clusters: Any = None) -> Tensor:
+    def covariance(self, kind: str | None = None, clusters: Any = None, type: str | None = None) -> Tensor:
         """(*B, p, p) the covariance of the coefficients; NaN for aliased columns.
 
         `model`: dispersion times the inverse expected information; `observed`: with the observed information;
         `HC0` to `HC3` and `cluster` (with `clusters`, labels of the rows): sandwich estimates. None is the one behind
-        `std_err`: `model`, or what `robust` was asked for. Raises `ValueError` for an unknown kind.
+        `std_err`: `model`, or what `robust` was asked for. A clustered one is corrected by `G / (G - 1)` for its `G`
+        clusters; `type="HC1"` multiplies it by `(n - 1) / (n - p)` as well, which is the default for least squares
+        alone (Gaussian, identity), and `"HC0"` does not: so do `vcovCL` and Stata. Raises `ValueError` for an unknown
+        kind or type.
         """
-        if kind is None and clusters is None:
+        if kind is None and clusters is None and type is None:
             return super().covariance()
-        return self.shaped(sandwich.covariance(self, kind or "model", clusters))
+        return self.shaped(sandwich.covariance(self, kind or "model", clusters, type))
 
-    def robust(self, kind: str = "HC3", clusters: Any = None) -> Result:
+    def robust(self, kind: str = "HC3", clusters: Any = None, type: str | None = None) -> Result:
         """The same fit whose standard errors, statistics, intervals and Wald tests use another covariance.
 
-        `kind` as in `covariance`; `clusters` (for `"cluster"`) holds a label for each row, `(n,)` or `(*B, n)`, or
-        several label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array `(n, k)`.
+        `kind` and `type` as in `covariance`; `clusters` (for `"cluster"`) holds a label for each row, `(n,)` or
+        `(*B, n)`, or several label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array
+        `(n, k)`.
         The reference distribution stays: t with `df_resid` where the dispersion is estimated, else z. Clusters of
-        one member count as any other (all of them: HC0 times the correction); one cluster is a `ValueError`; fewer
+        one member count as any other (all of them: HC0 times `G / (G - 1)`); one cluster is a `ValueError`; fewer
         clusters than coefficients warn, for the covariance is then singular. See `covariance.clustered`.
         """
-        covariance = sandwich.covariance(self, kind, clusters)
+        covariance = sandwich.covariance(self, kind, clusters, type)
         return replace(self, flat=replace(self.flat, covariance=covariance), covariance_kind=kind)
 
     # tests

@@ -117,16 +117,16 @@ def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link)
             FitWarning,
             stacklevel=3,
         )
-    failed = solution.status != int(Status.CONVERGED)
-    if math.isfinite(link.lower) and bool((solution.cut & ~failed).any()):
+    irregular = solution.status != int(Status.CONVERGED)
+    if math.isfinite(link.lower) and bool((solution.cut & ~irregular).any()):
         warnings.warn(
             f"steps were shortened to keep eta > {link.lower:g}, where the link {link.name} is one to one; "
             "the maximum found is the one inside. A log link has no such edge.",
             FitWarning,
             stacklevel=3,
         )
-    if not bool(failed.any()):
+    if not bool(irregular.any()):
         return
-    kinds = [Status(int(code)) for code in solution.status[failed].unique()]
-    many = "" if not batch else f"{int(failed.sum())} of {failed.numel()} models: "
+    kinds = [Status(int(code)) for code in solution.status[irregular].unique()]
+    many = "" if not batch else f"{int(irregular.sum())} of {irregular.numel()} models: "
     warnings.warn(many + " ".join(f"{kind}: {kind.explanation}" for kind in kinds), FitWarning, stacklevel=3)

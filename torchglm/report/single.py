@@ -232,8 +232,8 @@ class SingleModel:
         return "none" if self.result.penalty is None else str(self.result.penalty)
 
     def _ending(self) -> str:
-        if bool(self.result.converged):
-            return ""
+        if self.status.converged:
+            return "" if self.status.name == "CONVERGED" else self.status.explanation
         return f"Not converged ({words.status_title(self.status.name)}): {self.status.explanation}"
 
     def _aliased(self) -> str:

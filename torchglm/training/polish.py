@@ -58,7 +58,7 @@ def polished(
     distance = max(found.distance, 0.0 if steps else beside) if found.distance == found.distance else found.distance
     if distance > NEAR:
         return Polished(found.loss, distance, Status.ITERATION_LIMIT)
-    return Polished(found.loss, distance, Status.BOUNDARY if limit else Status.CONVERGED)
+    return Polished(found.loss, distance, Status.SHAPE_LIMIT if limit else Status.CONVERGED)
 
 
 @torch.no_grad()

@@ -157,7 +157,7 @@ class VarianceTrend:
 
     def add(self, values: RowValues) -> None:
         left = 1 - leverage(values, self.result.flat.root) / values.repeats
-        square = residuals(values, self.result.family, self.result.link, "pearson").square() / left / values.repeats
+        square = residuals(values, self.result.family, self.result.link, "pearson").square() / left
         used = values.used & (left > 1e-6)
         v = torch.where(used, values.mu, 1.0)
         v = v.log() if self.result.family.mean_lower == 0 else v

@@ -84,7 +84,7 @@ class _Profile:
         covariance = root.inverse_column(column)  # (T, p) with the coefficient's own
         variance = covariance[lane, column]
         self.error = (variance * self.phi).sqrt()
-        poor = (flat.status[model] != int(Status.CONVERGED)) | ~torch.isfinite(self.error)
+        poor = ~flat.converged[model] | ~torch.isfinite(self.error)
         self.scale = self.size = self.error
         if bool(poor.any()):  # such a fit says little of its own width: the size of the coefficient says more
             size = torch.fmax(self.centre.abs(), 1 / largest(result.source)[model, column])
