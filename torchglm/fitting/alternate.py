@@ -11,11 +11,13 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.irls import irls
+from torchglm.fitting.parts import Told, resumed, together
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.shape import RowMeans, alpha_ml, has_alpha, power_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
+from torchglm.rows.ragged import Ragged
 from torchglm.rows.rows import Rows
 
 ROUNDS = 100
@@ -37,6 +39,8 @@ def solve(
     whose shape ends on its limit has the status SHAPE_LIMIT, and one whose shape has not settled after `ROUNDS` turns
     ITERATION_LIMIT.
     """
+    if isinstance(source, Ragged):
+        return _part_by_part(source, family, link, start, options, observe, resume)
     name = next(iter(dict(family.named_parameters()))) if family.estimates_shape else ""
     alone = bool(name) and has_alpha(family)
     if resume is not None:
@@ -70,6 +74,32 @@ def solve(
     solution.status[regular & ~limit & ~(moved < SETTLED)] = int(Status.ITERATION_LIMIT)
     solution.status[regular & limit] = int(Status.SHAPE_LIMIT)
     return family.with_parameters({name: raw[0]}) if raw.numel() == 1 else family, solution
+
+
+def _part_by_part(
+    source: Ragged,
+    family: Family,
+    link: Link,
+    start: Tensor | None,
+    options: dict[str, Any],
+    observe: Observer | None,
+    resume: Progress | None,
+) -> tuple[Family, Solution]:
+    """`solve` of models of like size together."""
+    told = None if observe is None else Told(source, source.parts[0][1].columns, observe, resume)
+    shapes: dict[str, Tensor] = {}
+
+    def part(models: Tensor, rows: Rows) -> Solution:
+        first, skip = None if start is None else start[models], options.get("skip")
+        own = options | {"skip": None if skip is None else skip[models]}
+        tell = None if told is None else told.of(models)
+        member, solution = solve([rows], family, link, first, own, tell, resumed(resume, models))
+        for name, value in member.named_parameters() if family.estimates_shape else ():
+            shapes.setdefault(name, value.new_empty(source.models))[models] = value
+        return solution
+
+    solution = together(source, part)
+    return family.with_parameters(shapes) if shapes else family, solution
 
 
 def _raw(value: Tensor, alone: bool) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Moments
+from torchglm.fitting.parts import Told, together
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.progress import Observer
@@ -20,6 +21,7 @@ from torchglm.fitting.small_models import fit_small_models
 from torchglm.fitting.state import Ask, Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
+from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import members, own_rows, seen
 from torchglm.rows.rows import Rows, in_pairs
 from torchglm.rows.threads import small_operators
@@ -50,6 +52,23 @@ def irls(
     for the other ends.
     Raises `ValueError` for an empty source.
     """
+    if isinstance(source, Ragged):
+        told = None if observe is None else Told(source, source.parts[0][1].columns, observe, None)
+        return together(
+            source,
+            lambda models, rows: irls(
+                [rows],
+                take_family(family, models),
+                link,
+                penalty=penalty,
+                start=None if start is None else start[models],
+                tol=tol,
+                max_iter=max_iter,
+                rank_tol=rank_tol,
+                skip=None if skip is None else skip[models],
+                observe=None if told is None else told.of(models),
+            ),
+        )
     chunks, head = _chunks(source)
     problem = Problem.of(chunks, head, family, link, penalty, tol, max_iter, rank_tol)
     search = _sought(problem, chunks, start, skip, observe)

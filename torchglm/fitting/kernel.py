@@ -16,6 +16,7 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.links import Identity, Link
 from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
+from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, is_all, to_float64, whole
 from torchglm.rows.threads import spread
@@ -26,6 +27,12 @@ COARSE = 0.01  # least share of a deviance in the sum of the terms it is the dif
 def fold(source: Iterable[Rows], point: Point, family: Family, link: Link) -> Moments:
     """One pass over a source: the moments of all its rows at a point. Raises `ValueError` where it holds none."""
     ranks, total = ranks_of(source), None
+    if isinstance(source, Ragged) and point.curved and not (point.factor or point.design):
+        whole = Moments.zero(source.models, source.parts[0][1].layout, source.sizes.device)
+        for models, rows in source.parts:
+            part = moments(rows, _at(point, models), take_family(family, models), link)
+            whole = whole.place(models, part)
+        return whole
     with ranks.together():
         for rows in own_rows(source):
             part = moments(rows, point, family, link)
@@ -62,7 +69,7 @@ def take_family(family: Family, models: Tensor | slice) -> Family:
     return family.with_parameters({name: value[models] for name, value in family.named_parameters()})
 
 
-def _at(point: Point, models: slice) -> Point:
+def _at(point: Point, models: slice | Tensor) -> Point:
     def part(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[models]
 

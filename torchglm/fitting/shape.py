@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family, NegativeBinomial, Tweedie
+from torchglm.fitting.kernel import take_family
 from torchglm.links import Link
 from torchglm.rows.products import linear_predictor
+from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64, without_columns
 from torchglm.special.roots import root
@@ -70,6 +72,11 @@ class RowMeans:
 @torch.no_grad()
 def loglik(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, dispersion: Tensor) -> Tensor:
     """(B,) the fully normalised log-likelihood at coefficients `(B, p)` and dispersions `(B,)`."""
+    if isinstance(source, Ragged):
+        value = torch.empty_like(dispersion)
+        for at, rows in source.parts:
+            value[at] = loglik([rows], take_family(family, at), link, coef[at], dispersion[at])
+        return value
     return RowMeans(source, link, coef).loglik(family, dispersion)
 
 
@@ -111,6 +118,11 @@ def maximise(
 @torch.no_grad()
 def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, start: Tensor) -> Tensor:
     """(B,) the maximum likelihood dispersion at given coefficients, from a positive start; 0 where that is 0."""
+    if isinstance(source, Ragged):
+        value = torch.empty_like(start)
+        for at, rows in source.parts:
+            value[at] = dispersion_ml([rows], take_family(family, at), link, coef[at], start[at])
+        return value
     positive = (start > 0) & torch.isfinite(start)
     fitted = RowMeans(source, link, coef)
     best = maximise(

@@ -15,13 +15,15 @@ from torchglm.families import Family
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.status import FitWarning
+from torchglm.inference.apart import part_by_part
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.links import Identity, Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
-from torchglm.rows.ranks import members, own_rows, ranks_of
+from torchglm.rows.ragged import Ragged
+from torchglm.rows.ranks import View, members, own_rows, ranks_of
 from torchglm.rows.rows import Rows
 
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
@@ -55,7 +57,7 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
         if type == "HC1" or type is None and family.least_squares and isinstance(link, Identity):
             value = ((nobs - 1) / (nobs - rank))[:, None, None] * value
     else:
-        value = heteroscedastic(result.source, family, link, coef, root, kind, nobs, rank)
+        value = part_by_part(result, lambda part: heteroscedastic(part, kind))
     return torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), value, torch.nan)
 
 
@@ -66,22 +68,15 @@ def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: T
     return inverse.root.only(inverse.positive).inverse()
 
 
-def heteroscedastic(
-    source: Iterable[Rows],
-    family: Family,
-    link: Link,
-    coef: Tensor,
-    root: Root,
-    kind: str,
-    nobs: Tensor,
-    rank: Tensor,
-) -> Tensor:
+def heteroscedastic(result: Fitted, kind: str) -> Tensor:
     """(B, p, p) the sandwich `A^-1 (sum u^2 x x') A^-1` of White, with the corrections HC0 to HC3.
 
     `u` is the weighted score of a row, `A` the expected information; HC1 multiplies by `n / (n - p)`, HC2 and
     HC3 divide `u^2` by `1 - h` and `(1 - h)^2`; a row repeated by `freq` counts as that many rows.
     Source: Zeileis (2006), J. Stat. Software 16(9).
     """
+    flat, source, family, link = result.flat, result.source, result.family, result.link
+    coef, root, nobs, rank = flat.coef, flat.root, flat.nobs, flat.rank
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
     meat, ranks = None, ranks_of(source)
     with ranks.together():
@@ -118,6 +113,7 @@ def clustered(
     Source: Cameron, Gelbach & Miller (2011), J. Bus. Econ. Stat. 29(2); Zeileis, Koell & Graham (2020), J. Stat.
     Software 95(1).
     """
+    source = View(source, lambda rows: rows) if isinstance(source, Ragged) else source  # labels are padded as it is
     signs, labels = _crossed(columns)
     at_once = max(1, ROOM // (coef.shape[1] * max(codes.shape[-1] for codes in labels)))
     parts = []

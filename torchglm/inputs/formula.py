@@ -14,6 +14,7 @@ from torchglm.families import Family
 from torchglm.families.row_error import RowError
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
+from torchglm.inputs.groups import by_groups
 from torchglm.inputs.roles import Roles
 
 
@@ -84,34 +85,11 @@ def from_design(
             )
         except RowError as error:
             raise error.moved(design.row(error.place[-1])) from None
-    x = design.x.to(device, dtype or design.x.dtype)
     codes, labels = groups(design.table, keys)
-    data = _grouped(x, response, family, roles, torch.as_tensor(codes).to(torch.int64), len(labels), design)
+    x = design.x.to(device, dtype or design.x.dtype)
+    try:
+        data = by_groups(x, response, family, roles, codes, list(design.names), design.intercept)
+    except RowError as error:
+        raise error.moved(design.row(error.place[-1])) from None
     data.context["groups"] = labels
     return data
-
-
-def _grouped(x: Tensor, y: Tensor, family: Family, roles: Roles, codes: Tensor, groups: int, design: Any) -> Data:
-    """Rows sorted into a `(B, n, p)` batch, short groups padded with weight zero."""
-    order = torch.argsort(codes, stable=True)
-    counts = torch.bincount(codes, minlength=groups)
-    within = torch.arange(len(order)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    longest = int(counts.max())
-    place = codes[order] * longest + within
-
-    def pad(value: Tensor, fill: float) -> Tensor:
-        out = value.new_full((groups * longest, *value.shape[1:]), fill)
-        out[place.to(value.device)] = value[order.to(value.device)]
-        return out.reshape(groups, longest, *value.shape[1:])
-
-    for name, value in roles.given.items():
-        if value.shape != codes.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, the data have {len(codes)} rows.")
-    ones = torch.ones(len(codes), dtype=torch.float64, device=x.device)
-    padded = roles.map(lambda name, value: pad(value, 0.0 if name == "offset" else 1.0))
-    padded = padded._replace(weights=pad(ones if roles.weights is None else roles.weights, 0.0))
-    try:
-        return assemble(pad(x, 0.0), pad(y, float(y[0])), family, padded, list(design.names), False, design.intercept)
-    except RowError as error:
-        group, number = error.place
-        raise error.moved(design.row(int(order[place == group * longest + number]))) from None

@@ -24,6 +24,7 @@ from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
 from torchglm.inference.adequacy import separation as separating
+from torchglm.inference.apart import part_by_part
 from torchglm.inference.build import build
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses import linear, nested, terms
@@ -208,7 +209,7 @@ class Result(Fitted):
         if method == "wald":
             return wald
         if method == "profile":
-            return self.shaped(profile_interval(self, level))
+            return self.shaped(part_by_part(self, lambda part: profile_interval(part, level)))
         raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
 
     def covariance(self, kind: str | None = None, clusters: Any = None, type: str | None = None) -> Tensor:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchglm.rows.products import triangle
+from torchglm.rows.ragged import Ragged
 from torchglm.rows.rows import Rows
 
 
@@ -192,10 +193,12 @@ class View:
 def seen(source: Iterable[Rows], change: Callable[[Rows], Rows]) -> Iterable[Rows]:
     """A source with a change made to each chunk: at hand where the source is, else made anew at every pass."""
     own = own_rows(source)
+    if isinstance(own, Ragged):
+        return own.map(change)
     made = list(map(change, own)) if isinstance(own, list) else View(own, change)
     return Shard(made, source.ranks) if isinstance(source, Shard) else made
 
 
 def members(source: Iterable[Rows], models: Tensor) -> Iterable[Rows]:
     """A source seen through models `(T,)`, one for each lane; a model may have several lanes."""
-    return seen(source, lambda rows: rows.take(models))
+    return source.take(models) if isinstance(source, Ragged) else seen(source, lambda rows: rows.take(models))

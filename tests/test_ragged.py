@@ -1,0 +1,167 @@
+"""Groups of unlike size are fitted without padding them to the largest, and say what fits of their own say."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import torchglm
+from torchglm.fitting.progress import Progress
+from torchglm.inputs import groups as grouping
+from torchglm.rows.ragged import Ragged, of_like_size
+
+SIZES = (400, 3, 30, 31, 5, 190, 30, 7, 64)
+
+
+@pytest.fixture(autouse=True)
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouping, "SMALL", 0)
+
+
+def table(seed: int = 0, sizes: tuple[int, ...] = SIZES) -> dict[str, Any]:
+    g = np.random.default_rng(seed)
+    shop = g.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    n = len(shop)
+    a, b = g.normal(size=n), g.normal(size=n)
+    return {
+        "shop": shop,
+        "a": a,
+        "b": b,
+        "y": g.poisson(np.exp(0.5 + 0.3 * a)).astype(float) + 1,
+        "t": g.uniform(0.5, 2, n),
+        "w": g.uniform(0.5, 2, n),
+        "f": g.integers(0, 3, n).astype(float),
+        "o": 0.1 * g.normal(size=n),
+        "e": (g.random(n) < 0.8).astype(float),
+    }
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "poisson": {"family": "poisson", "exposure": "t"},
+    "identity": {"family": "poisson", "link": "identity"},
+    "gaussian": {"family": "gaussian", "weights": "w"},
+    "gamma": {"family": "gamma", "link": "log", "dispersion": "ml", "weights": "w", "offset": "o"},
+    "counted": {"family": "poisson", "freq": "f"},
+    "shape": {"family": torchglm.families.NegativeBinomial(0.5), "exposure": "t"},
+    "estimated shape": {"family": "negative_binomial"},
+    "ridge": {"family": "poisson", "penalty": torchglm.Ridge(0.1)},
+    "lasso": {"family": "poisson", "penalty": torchglm.ElasticNet(0.05, 0.01)},
+    "events": {"family": "exponential", "event": "e"},
+}
+
+
+def fits(kind: str) -> tuple[torchglm.Result, list[torchglm.Result]]:
+    data = table()
+    whole = torchglm.fit("y ~ a + b", data, by="shop", **KINDS[kind])
+    assert isinstance(whole.chunks, Ragged)
+    each = [{name: value[data["shop"] == i] for name, value in data.items()} for i in range(len(SIZES))]
+    return whole, [torchglm.fit("y ~ a + b", one, **KINDS[kind]) for one in each]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_group_says_what_a_fit_of_its_own_says(kind: str) -> None:
+    whole, each = fits(kind)
+    numbers = ["coef", "std_err", "deviance", "null_deviance", "loglik", "dispersion", "nobs", "pearson_chi2"]
+    close = {"rtol": 1e-6, "atol": 1e-8, "equal_nan": True}
+    for i, one in enumerate(each):
+        assert whole.status[i] == one.status
+        if one.status != torchglm.Status.CONVERGED or one.df_resid <= 0:
+            continue
+        for name in numbers:
+            torch.testing.assert_close(getattr(whole, name)[i], getattr(one, name), **close, msg=f"{name} of {i}")
+        for covariance in ("HC0", "HC3", "observed"):
+            torch.testing.assert_close(whole.covariance(covariance)[i], one.covariance(covariance), **close)
+        residuals = whole.residuals("deviance")[i]
+        torch.testing.assert_close(residuals[: SIZES[i]], one.residuals("deviance"), **close)
+        assert not residuals[SIZES[i] :].any()
+        torch.testing.assert_close(whole[i].residuals("deviance"), one.residuals("deviance"), **close)
+        torch.testing.assert_close(whole[i].leverage(), one.leverage(), **close)
+
+
+def test_tests_intervals_and_clusters_of_unlike_groups_are_those_of_each() -> None:
+    whole, each = fits("poisson")
+    labels = np.arange(max(SIZES)) % 11
+    limits, clustered = whole.conf_int(method="profile"), whole.covariance("cluster", labels)
+    terms = whole.drop1()
+    for i, one in enumerate(each):
+        if SIZES[i] <= 11:
+            continue
+        torch.testing.assert_close(limits[i], one.conf_int(method="profile"), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(clustered[i], one.covariance("cluster", labels[: SIZES[i]]), rtol=1e-6, atol=1e-9)
+        alone = one.drop1()
+        for name, value in terms.columns.items():
+            torch.testing.assert_close(value[i], alone.columns[name], rtol=1e-5, atol=1e-7, equal_nan=True)
+
+
+def test_a_saved_fit_takes_its_rows_again(tmp_path: Path) -> None:
+    data = table()
+    whole = torchglm.fit("y ~ a + b", data, family="poisson", by="shop")
+    whole.save(tmp_path)
+    again = torchglm.load(tmp_path).with_rows(data)
+    assert isinstance(again.chunks, Ragged)
+    torch.testing.assert_close(again.residuals("pearson"), whole.residuals("pearson"))
+    torch.testing.assert_close(again.fitted, whole.fitted)
+
+
+@pytest.mark.parametrize("family", ["poisson", "negative_binomial"])
+def test_a_fit_goes_on_where_any_step_left_it(family: str) -> None:
+    data, steps = table(1), list[Progress]()
+    whole = torchglm.fit("y ~ a + b", data, family=family, by="shop", observe=steps.append)
+    assert steps[-1].coef.shape == whole.coef.shape and not steps[-1].coef.isnan().any()
+    for step in steps[:: max(1, len(steps) // 5)]:
+        again = torchglm.fit("y ~ a + b", data, family=family, by="shop", resume=step)
+        torch.testing.assert_close(again.coef, whole.coef, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_that_cannot_be_fitted_are_left_out_and_rows_at_fault_are_named() -> None:
+    data = table()
+    bad = data | {"a": np.where(data["shop"] == 0, 1e300, data["a"]), "w": (data["shop"] != 2).astype(float)}
+    with pytest.warns(torchglm.FitWarning, match="2 of 9 models"):
+        whole = torchglm.fit("y ~ a + b", bad, family="poisson", by="shop", weights="w", dtype=torch.float32)
+    assert [i for i, status in enumerate(whole.status) if status == torchglm.Status.NOT_FINITE] == [0, 2]
+    plain = torchglm.fit("y ~ a + b", data, family="poisson", by="shop", dtype=torch.float32)
+    torch.testing.assert_close(whole.coef[3:], plain.coef[3:], rtol=1e-8, atol=1e-10)
+    for row in (0, 17, len(data["y"]) - 1):
+        y = data["y"].copy()
+        y[row] = -1
+        with pytest.raises(ValueError, match=rf"\b{row}\b"):
+            torchglm.fit("y ~ a + b", data | {"y": y}, family="poisson", by="shop")
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=60))
+@settings(deadline=None)
+def test_padding_at_most_doubles_the_rows_and_every_model_has_its_place(sizes: list[int]) -> None:
+    counts = torch.tensor(sizes)
+    parts = of_like_size(counts)
+    assert sorted(torch.cat(parts).tolist()) == list(range(len(sizes)))
+    assert sum(len(part) * int(counts[part].max()) for part in parts) <= 2 * sum(sizes)
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=12), st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_chunks_hold_every_row_once(sizes: list[int], seed: int) -> None:
+    data = table(seed, tuple(sizes))
+    source = torchglm.fit("y ~ a", data, family="gaussian", by="shop").source
+    total = [sum(float((chunk.weight * chunk.y)[i].sum()) for chunk in source) for i in range(len(sizes))]
+    want = [float(data["y"][data["shop"] == i].sum()) for i in range(len(sizes))]
+    assert total == pytest.approx(want)
+
+
+def test_a_large_group_among_small_ones_costs_no_memory() -> None:
+    g = np.random.default_rng(0)
+    shop = np.r_[np.zeros(100_000, int), np.repeat(np.arange(1, 3000), 4)]
+    data = {"shop": shop, "a": g.normal(size=len(shop))}
+    data["y"] = g.poisson(np.exp(0.2 * data["a"] + 2))  # type: ignore[assignment]
+    torchglm.fit("y ~ a", {name: value[-400:] for name, value in data.items()}, family="poisson", by="shop")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = torchglm.fit("y ~ a", data, family="poisson", by="shop")
+    str(result.summary()), result.describe(), result.covariance("HC1")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3 < 150  # 7,200 MB padded

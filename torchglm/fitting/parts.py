@@ -1,0 +1,63 @@
+"""Models with rows in unlike number, fitted part by part: those of like size together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.progress import Observer, Progress
+from torchglm.fitting.state import Solution
+from torchglm.rows.ragged import Ragged
+from torchglm.rows.rows import Rows
+
+
+def together(source: Ragged, fitted: Callable[[Tensor, Rows], Solution]) -> Solution:
+    """The solutions of all models, `fitted` giving those of a part: its models (b,) and their rows."""
+    layout, device = source.parts[0][1].layout, source.sizes.device
+    whole = Solution.blank(source.models, layout, device)
+    for models, rows in source.parts:
+        part = fitted(models, rows)
+        for name in ("coef", "keep", "root", "status", "n_iter", "cut"):
+            getattr(whole, name)[models] = getattr(part, name)
+        whole = replace(whole, moments=whole.moments.place(models, replace(part.moments, factor=None)))
+    return whole
+
+
+class Told:
+    """What observers of parts are told, as of all models; NaN where a part was not begun."""
+
+    def __init__(self, source: Ragged, columns: int, observe: Observer, before: Progress | None) -> None:
+        self.models, self.observe = source.models, observe
+        blank = torch.full((source.models,), torch.nan, dtype=torch.float64, device=source.sizes.device)
+        none = Progress(blank.unsqueeze(-1).repeat(1, columns), torch.zeros_like(source.sizes), blank)
+        self.state = none if before is None else before
+
+    def of(self, models: Tensor) -> Observer:
+        """An observer of some of the models."""
+
+        def tell(now: Progress) -> None:
+            known: dict[str, Any] = {f.name: self._with(f.name, models, now) for f in fields(Progress)}
+            self.state = replace(self.state, **known)
+            self.observe(self.state)
+
+        return tell
+
+    def _with(self, name: str, models: Tensor, now: Progress) -> Tensor | None:
+        whole, part = getattr(self.state, name), getattr(now, name)
+        if part is None:
+            return whole
+        if whole is None:
+            whole = part.new_full((self.models,), torch.nan)
+        return whole.index_copy(0, models, part.to(whole.dtype))
+
+
+def resumed(before: Progress | None, models: Tensor) -> Progress | None:
+    """Where an earlier fit left some of the models; None where it did not begin with them."""
+    if before is None or bool(before.coef[models].isnan().any()):
+        return None
+    parts = {f.name: value[models] for f in fields(Progress) if (value := getattr(before, f.name)) is not None}
+    return Progress(**{name: value for name, value in parts.items() if not bool(value.isnan().any())})
