@@ -16,7 +16,7 @@ from torch import Tensor
 from torchglm.fitting import judge, linalg
 from torchglm.fitting.judge import DRIFT, EPS, GOING, ROUNDING, SHORTEST, STAGNANT, STEADY, Judged
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.problem import Problem
+from torchglm.fitting.problem import Problem, Solve
 from torchglm.fitting.state import Ask, Passes, Solution, State
 from torchglm.fitting.status import Status
 from torchglm.rows.grams import GRAM_PIVOT, Gram
@@ -40,6 +40,7 @@ class Descent:
         self.state: State | None = None
         self.needs_pairs = False
         self._inverted: tuple[Gram, GramInverse] | None = None
+        self._aim: tuple[Tensor, GramInverse] | None = None  # the models last aimed, and what their steps came from
 
     def run(self, s: State) -> Passes[None]:
         """Take every model to its end, from a first point."""
@@ -134,6 +135,7 @@ class Descent:
         """The next direction of every model, and whether the pass along it may be the last."""
         problem = self.problem
         delta, decrement, inverse = self._direction(s)
+        self._aim = None if bool(s.stale.any()) else (s.lane, inverse)
         positive = inverse.positive
         if not problem.smooth_penalty:
             positive = positive & ~(problem.bent(s.moments, s.coef, s.keep, s.total) & (s.fisher == 0))
@@ -155,6 +157,9 @@ class Descent:
             hit=torch.zeros_like(s.hit),
         )
         aimed.closing = self._small(aimed, problem.tol) & ~refresh
+        if not problem.canonical:
+            unit = problem.unit(s.moments.objective, s.count)
+            aimed.closing &= judge.leaves_little(decrement, s.decrement, unit, judge.floor(s.moments))
         if problem.chord:
             # the step with an earlier Gram will leave about the share of the decrement that the one before it left
             left = (STALE * decrement / s.decrement).clamp(max=1)
@@ -197,7 +202,7 @@ class Descent:
         inverse = problem.inverse(last, s.coef, s.keep, s.factored, s.total)
         code = torch.as_tensor(status, device=problem.device)
         sound = (code == int(Status.CONVERGED)) & ~s.factored
-        coef, last = problem.polished(s.coef, last, inverse, sound, s.total)
+        coef, last = problem.polished(s.coef, last, inverse, sound, s.total, self._observed(s.lane))
         out.coef[s.lane], out.keep[s.lane] = coef, s.keep
         for f in fields(Moments):
             if f.name != "factor":
@@ -206,6 +211,18 @@ class Descent:
         out.status[s.lane] = code.to(out.status.dtype)
         out.n_iter[s.lane] = s.n_iter
         out.cut[s.lane] = s.cut
+
+    def _observed(self, lane: Tensor) -> Solve | None:
+        """What solves for models `lane` with the information of their last step; None where expected is observed."""
+        if self.problem.canonical or self._aim is None:
+            return None
+        aimed, inverse = self._aim
+        place = torch.searchsorted(aimed, lane)
+
+        def solve(score: Tensor) -> Tensor:
+            return inverse.solve(score.new_zeros(aimed.numel(), score.shape[-1]).index_copy(0, place, score))[place]
+
+        return solve
 
 
 def _moved(s: State, trial: Tensor, moments: Moments, objective: Tensor, accepted: Tensor) -> State:

@@ -16,6 +16,8 @@ DRIFT = 5  # as many steps that gain nothing while eta keeps moving are separati
 SHORTEST = 2.0**-40
 BLOCKED = 2.0**-12  # a step cut below this by an edge of the mean's range is the business of a barrier
 ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
+LEFT = 1e-9  # standard errors that a search may leave
+SLOW = 0.1  # share of a decrement: steps that leave more are not Newton's at rest
 STAGNANT = 4  # as many accepted steps that gain nothing end a search
 EPS = torch.finfo(torch.float64).eps
 GOING = -1  # in the place of a status: not ended
@@ -34,6 +36,19 @@ def bound(objective: Tensor, floor: Tensor) -> Tensor:
 def arrived(decrement: Tensor, objective: Tensor, first: Tensor, floor: Tensor, tol: Tensor | float) -> Tensor:
     """(B,) True where the Newton decrement says that nothing is left to gain; `first` is the first objective."""
     return decrement.abs() <= tol * (2 * objective.abs() + 2e-3 * first.abs()) + floor
+
+
+def leaves_little(decrement: Tensor, before: Tensor, unit: Tensor, floor: Tensor) -> Tensor:
+    """(B,) True where the next step and the polish after it leave less than `LEFT` standard errors, or nothing helps.
+
+    Off the canonical link: Newton's steps square their contraction `r`, so that after one from a distance `e` (the root
+    of its decrement, in units of the dispersion `unit`) `e r^2` is left, and after a polish with the same information
+    `e r^4`. `before` is the decrement of the step before, 0 where there was none. Steps that contract slowly are not
+    waited for.
+    """
+    known = before > 0
+    square = torch.where(known, decrement / torch.where(known, before, 1.0), (decrement / unit).sqrt())  # r^2
+    return (decrement * square.pow(4) <= LEFT**2 * unit + floor) | (known & (square > SLOW))
 
 
 @dataclass(frozen=True)

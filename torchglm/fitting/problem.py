@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,11 +23,13 @@ from torchglm.rows.inverses import GramInverse
 from torchglm.rows.ranks import rows_in_memory
 from torchglm.rows.rows import Rows
 
-ARRIVED = (1e-3, 1e-6)  # share of the tolerance that a step with a Gram of its own may still show after such steps:
+ARRIVED = (1e-3, 1e-9)  # share of the tolerance that a step with a Gram of its own may still show after such steps:
 # of a canonical link, where the last such step is taken as well and squares what is left, and of the others
 FLATTEST = 1e-10  # share of a curvature that rounding may take from it
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
+
+Solve = Callable[[Tensor], Tensor]  # (B, p) -> (B, p): a score by the inverse of an information
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,10 @@ class Problem:
             delta = torch.where(factored.unsqueeze(-1), exact, delta)
         return delta, (score * delta).sum(-1), inverse
 
+    def unit(self, objective: Tensor, count: Tensor) -> Tensor:
+        """(B,) what decrements are measured in: about the dispersion, where the family has one, and 1 where not."""
+        return 2 * objective.abs() / count if self.family.has_dispersion else torch.ones_like(objective)
+
     def _score(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
         return moments.score if self.penalty is None else moments.score - self.penalty.slope(coef, total)
 
@@ -201,19 +207,30 @@ class Problem:
         )
 
     def polished(
-        self, coef: Tensor, last: Moments, inverse: GramInverse, sound: Tensor, total: Tensor
+        self,
+        coef: Tensor,
+        last: Moments,
+        inverse: GramInverse,
+        sound: Tensor,
+        total: Tensor,
+        observed: Solve | None = None,
     ) -> tuple[Tensor, Moments]:
         """Converged models, where `sound` (B,), taken along the step that the last sums show: it costs no pass.
 
         The step is the square of a small one: the sums are those of its end, to their last digits. Where two fits
         of the same rows came by different ways (from a part of them, say) their coefficients then agree to rounding.
+        Off the canonical link the sums hold the expected information, with which a step leaves a tenth or so of what
+        was left; `observed` solves with the one that the last step was made of, and leaves about its square. Nothing
+        moves that stands nearer to an edge of the means than its last step was long.
         """
-        if not self.smooth_penalty or not self.open_ended or not (self.canonical or self.chord):
+        if not self.smooth_penalty:
             return coef, last
-        score = self._score(last, coef, total)
-        delta = inverse.solve(score)
+        score = torch.where(sound.unsqueeze(-1), self._score(last, coef, total), 0.0)
+        delta = inverse.solve(score) if observed is None else observed(score)
         decrement = (score * delta).sum(-1)
-        sound = sound & inverse.positive & torch.isfinite(decrement)
+        sound = sound & inverse.positive & torch.isfinite(decrement) & (decrement >= 0)
+        if self.ends is not None:
+            sound = sound & (last.margin > last.change)
         return (
             torch.where(sound.unsqueeze(-1), coef + delta, coef),
             replace(last, objective=torch.where(sound, last.objective - decrement / 2, last.objective)),

@@ -22,7 +22,7 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
-from torchglm.rows.grams import GRAM_PIVOT, Gram
+from torchglm.rows.grams import GRAM_PIVOT, Dense, Gram
 from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows, to_float64
 from torchglm.rows.threads import spread
@@ -38,7 +38,8 @@ class _Ends:
     """Where the models of a group stopped: `coef` and `before`, the point the last step came from, are (B, p).
 
     `level` (B,) is the objective at `before` and what rounding may add to it; `regular` (B,) says that nothing stood
-    against the steps so far, which are counted in `n_iter`.
+    against the steps so far, which are counted in `n_iter`. `gram` (B, p, p) is the information that the last step was
+    made of, kept where it is not the one of the last pass.
     """
 
     coef: Tensor
@@ -46,6 +47,7 @@ class _Ends:
     level: Tensor
     regular: Tensor
     n_iter: Tensor
+    gram: Tensor | None
 
 
 def fit_small_models(problem: Problem, source: Iterable[Rows], lane: Tensor, out: Solution) -> Tensor:
@@ -97,7 +99,9 @@ def _fit(rows: Rows, family: Family, problem: Problem, part: slice, wanted: Tens
     inverse = last.gram.invert(torch.ones_like(ends.coef, dtype=torch.bool))
     fine = ends.regular & last.valid & (last.objective <= ends.level) & (last.change <= judge.STEADY)
     fine &= inverse.positive & (inverse.pivot >= GRAM_PIVOT) & wanted[part]
-    coef, last = problem.polished(ends.coef, last, inverse, fine, last.weight)
+    observed = None if ends.gram is None else Dense(ends.gram).invert(torch.ones_like(ends.coef, dtype=torch.bool))
+    step = None if observed is None else observed.solve
+    coef, last = problem.polished(ends.coef, last, inverse, fine, last.weight, step)
     chosen = fine.nonzero()[:, 0]
     lane = chosen + part.start
     whole = chosen.numel() == fine.numel()
@@ -130,6 +134,8 @@ class _Walk:
     regular: Tensor
     bound: Tensor  # what the objective must not exceed
     first: Tensor  # the objective at the first point
+    count: Tensor
+    decrement: Tensor  # of the step that led here, 0 for none
     moving: Tensor
 
     def take(self, chosen: Tensor) -> _Walk:
@@ -141,7 +147,8 @@ class _Walk:
 
 def _newton(rows: Rows, family: Family, problem: Problem) -> _Ends:
     """Newton's method from a mean per row to a step that leaves nothing to gain."""
-    coef, _, sound = linalg.newton_step(block_moments(rows, Point(relative=True), family, problem.link))
+    begin = block_moments(rows, Point(relative=True), family, problem.link)
+    coef, _, sound = linalg.newton_step(begin)
     saturated = (family.nll_saturated(rows.response) * rows.weight).sum(-1)
     models = torch.arange(coef.shape[0])
     ends = _Ends(
@@ -150,8 +157,21 @@ def _newton(rows: Rows, family: Family, problem: Problem) -> _Ends:
         torch.zeros_like(saturated),
         torch.zeros_like(sound),
         torch.zeros_like(models),
+        None if problem.canonical else coef.new_zeros(*coef.shape, coef.shape[-1]),
     )
-    walk = _Walk(rows, family, models, coef, saturated, sound, torch.full_like(saturated, math.inf), saturated, sound)
+    walk = _Walk(
+        rows,
+        family,
+        models,
+        coef,
+        saturated,
+        regular=sound,
+        bound=torch.full_like(saturated, math.inf),
+        first=saturated,
+        count=begin.count,
+        decrement=torch.zeros_like(saturated),
+        moving=sound,
+    )
     for turn in range(min(PASSES, problem.max_iter)):
         walk = _step(walk, ends, problem, turn)
         left = walk.moving.nonzero()[:, 0]
@@ -173,12 +193,16 @@ def _step(walk: _Walk, ends: _Ends, problem: Problem, turn: int) -> _Walk:
     good = objective <= walk.bound if turn else decrement <= 0.5 * objective
     regular = walk.regular & good & sound & (moments.invalid == 0) & (decrement < math.inf)
     closing = judge.arrived(decrement, objective, first, floor, problem.tol)
+    if not problem.canonical:
+        closing &= judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
     bound, trial = judge.bound(objective, floor), walk.coef + delta
     stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
     if stops.numel():
         index = walk.index[stops]
         ends.coef[index], ends.before[index], ends.level[index] = trial[stops], walk.coef[stops], bound[stops]
         ends.regular[index], ends.n_iter[index] = regular[stops], turn + 1
+        if ends.gram is not None:
+            ends.gram[index] = moments.gram.written_out()[stops]
     moving = walk.moving & regular & ~closing
     coef = torch.where(moving.unsqueeze(-1), trial, walk.coef)
-    return replace(walk, coef=coef, regular=regular, bound=bound, first=first, moving=moving)
+    return replace(walk, coef=coef, regular=regular, bound=bound, first=first, decrement=decrement, moving=moving)

@@ -93,6 +93,7 @@ def state_at(problem: Problem, columns: Columns, coef: Tensor, moments: Moments)
         objective=problem.objective(moments, coef, total),
         first=torch.minimum(moments.objective, FAR * total),
         total=total,
+        count=columns.first.count,
         volume=columns.first.response.abs(),
         factored=columns.factored,
         fisher=whole,

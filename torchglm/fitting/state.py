@@ -63,6 +63,7 @@ class State:
     objective: Tensor
     first: Tensor  # half the deviance at the first point
     total: Tensor  # sum of the weights
+    count: Tensor  # rows of positive weight, with their repeats
     volume: Tensor  # sum of the responses, each with its weight
     factored: Tensor  # the condition asks for a QR factor
     fisher: Tensor  # accepted steps for which the expected information is kept
