@@ -309,3 +309,26 @@ def test_an_interrupt_leaves_a_checkpoint_alone(
     monkeypatch.setattr("torchglm.report.page.page", page)
     assert main(["fit", str(config)]) == 130
     assert [file.as_posix() for file in Path("runs").rglob("*")] == ["runs/claims", "runs/claims/checkpoint.pt"]
+
+
+def test_what_an_earlier_fit_predicted_is_not_left_beside_the_new_one(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", str(config)])
+    run = Path("runs/claims")
+    for out in ([], ["--out", str(run / "scores.csv")], ["--out", str(run / "parts.csv")]):
+        assert main(["predict", str(run), "claims.parquet", *out]) == 0
+    parquet.write_table(rows(30, seed=4), "later.parquet")
+    assert main(["report", str(run), "--data", "later.parquet"]) == 0
+    (run / "notes.md").write_text("mine")
+    made = {"predictions.parquet", "scores.csv", "parts.csv", "report_later.html"}
+    assert made <= {file.name for file in run.iterdir()}
+    capsys.readouterr()
+    for _ in range(2):  # the second run finds the folder of the first
+        assert main(["fit", str(config), "--data.formula", "claims ~ age"]) == 0
+        assert {file.name for file in run.iterdir()} == {*runs.FILES, "notes.md", "former"}
+        assert {file.name for file in (run / "former").iterdir()} == made
+        assert (run / "notes.md").read_text() == "mine"
+    said = capsys.readouterr().err
+    assert all(name in said for name in made) and "Predict again" in said
+    assert main(["predict", str(run), "claims.parquet"]) == 0

@@ -15,7 +15,8 @@ import torchglm
 from torchglm.report import tables, write_page
 from torchglm.report.binned import Calibration, Rootogram
 from torchglm.report.influence import Influence
-from torchglm.report.observations import Observations
+from torchglm.report.gathered import Gathered
+from torchglm.report.observations import Observations, chunks
 from torchglm.report.panels import influence_panels, predictions, residual_panels
 from torchglm.report.scores import normal_scores
 
@@ -102,8 +103,7 @@ def test_every_family_has_a_page(family: str, tmp_path: Path) -> None:
 )
 def test_quantile_residuals_of_a_true_model_are_normal(family: str) -> None:
     result = fitted(family, 4000)
-    rows = Observations.of(result)
-    assert rows is not None
+    rows = seen_rows(result)
     scores, kind = normal_scores(rows.y, rows.mu, result.family, rows.dispersion, rows.weight)
     assert kind == "quantile residual"
     expected = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
@@ -113,8 +113,7 @@ def test_quantile_residuals_of_a_true_model_are_normal(family: str) -> None:
 
 def test_rootogram_expects_as_many_rows_as_there_are() -> None:
     result = fitted("poisson")
-    rows = Observations.of(result)
-    assert rows is not None
+    rows = seen_rows(result)
     sums = Rootogram.of(rows.y, rows.mu, result.family)
     assert sums.observed.sum() == 300 and torch.isclose(sums.expected.sum(), sums.observed.sum())
     doubled = sums + sums
@@ -123,8 +122,7 @@ def test_rootogram_expects_as_many_rows_as_there_are() -> None:
 
 def test_standard_errors_of_calibration() -> None:
     result = fitted("poisson")
-    rows = Observations.of(result)
-    assert rows is not None
+    rows = seen_rows(result)
     sums = Calibration.of(rows.y, rows.mu, family=result.family, bins=1)
     assert torch.isclose(sums.rates()[2][0], rows.mu.sum().sqrt() / 300)
 
@@ -133,8 +131,8 @@ def test_an_offset_is_read_as_exposure() -> None:
     x, eta, generator = design()
     exposure = torch.rand(300, generator=generator, dtype=torch.float64) + 0.5
     y = torch.poisson(exposure * eta.exp(), generator=generator)
-    rows = Observations.of(torchglm.fit(x, y, family="poisson", exposure=exposure))
-    assert rows is not None and rows.exposure is not None
+    rows = seen_rows(torchglm.fit(x, y, family="poisson", exposure=exposure))
+    assert rows.exposed
     assert torch.allclose(rows.exposure, exposure)
 
 
@@ -159,18 +157,21 @@ def test_a_batch_has_a_page(tmp_path: Path) -> None:
     assert len([tag for tag, _ in tags.seen if tag == "img"]) == 12
 
 
-def test_many_rows_are_sampled_for_residuals() -> None:
+def test_all_rows_have_their_panels() -> None:
     result = fitted("poisson")
-    rows = Observations.of(result)
-    assert rows is not None
-    assert rows.sample(100).y.shape == (1, 100) and torch.equal(rows.sample(100).y, rows.sample(100).y)
-    assert len(predictions(result, rows)[0]) == 3
+    rows = Gathered.of(result, chunks(result, None, None, None, None))
+    assert rows is not None and len(predictions(result, rows)[0]) == 3
     assert len(residual_panels(result, rows)) + len(influence_panels(Influence.of(result))) == 6
 
 
 def test_config_text_is_shown_as_it_is(tmp_path: Path) -> None:
     text, _ = read(write_page(fitted("poisson"), tmp_path / "p.html", config="a: <x>  # note"))
     assert "a: &lt;x&gt;  # note" in text
+
+
+def seen_rows(result: torchglm.Result) -> Observations:
+    """The rows behind a fit in one chunk."""
+    return next(chunks(result, None, None, None, None))
 
 
 def row_tables(text: str, caption: str) -> list[list[str]]:
@@ -214,14 +215,10 @@ def test_the_rows_listed_are_those_of_largest_cooks_distance(tmp_path: Path) -> 
 def test_influence_of_a_stream_is_that_of_the_whole() -> None:
     result = fitted("poisson")
     rows = result.rows
-    assert rows is not None
     streamed = result.on([rows.between(0, 90), rows.between(90, 300)])
     whole, parts = Influence.of(result), Influence.of(streamed)
     assert torch.equal(whole.largest.row, parts.largest.row) and whole.high == parts.high
-    assert whole.sample is not None and parts.sample is not None
-    assert torch.equal(whole.sample.row.sort().values, parts.sample.row.sort().values)
-    seen, again = Observations.of(result), Observations.of(streamed)
-    assert seen is not None and again is not None and torch.equal(seen.mu, again.mu) and torch.equal(seen.y, again.y)
+    assert torch.equal(whole.drawn.columns(), parts.drawn.columns())
 
 
 def test_influence_of_a_batch_is_that_of_its_members() -> None:
@@ -251,10 +248,10 @@ def test_deciles_hold_all_rows_and_their_exposure() -> None:
     result = torchglm.fit(
         x, torch.poisson(exposure * eta.exp(), generator=generator), family="poisson", exposure=exposure
     )
-    rows = Observations.of(result)
-    assert rows is not None and rows.exposure is not None
+    rows = seen_rows(result)
+    assert rows.exposed
     sums = Calibration.of(rows.y, rows.mu, rows.weight, rows.exposure, result.family)
-    table = tables.deciles(sums, True, False)
+    table = tables.deciles(sums, False)
     assert table.columns[2] == "exposure" and len(table.rows) == 10
     assert sum(int(row[1]) for row in table.rows) == 300
     assert abs(sum(float(row[2]) for row in table.rows) - float(exposure.sum())) < 0.01

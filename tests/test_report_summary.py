@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import warnings
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 import torchglm
-from torchglm.report import Summary
+from torchglm.report import Summary, words
+from torchglm.report.document import Facts, Grid
+from torchglm.writing import terminal
 
 
 def draw(n: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -203,3 +206,35 @@ def test_a_formula_is_read_in_words() -> None:
     assert "Formula: won ~ age + C(team)" in text and "won = yes (1), no (0)" in text
     sentences = Summary(result).sentences()
     assert sentences[2].startswith("team = red, against blue, multiplies the odds by")
+
+
+@pytest.mark.parametrize("width", [40, 47, 60, 72, 80, 100, 140])
+@pytest.mark.parametrize("batch", [False, True])
+def test_no_terminal_is_so_narrow_that_a_number_is_cut(width: int, batch: bool) -> None:
+    from rich.console import Console
+
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(400, 2, dtype=torch.float64, generator=generator)
+    y = torch.poisson((1e-3 * x[:, 0] + 0.4 * x[:, 1]).exp().expand(3 if batch else 1, -1), generator=generator)
+    summary = torchglm.fit(x, y if batch else y[0], family="poisson").summary()
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(summary)
+    drawn = console.file.getvalue()
+    plain = summary.to_text(width)
+    assert max(map(len, drawn.splitlines())) <= width
+    for block in summary.document(width).blocks:
+        if isinstance(block, Grid):
+            for row in block.rows:
+                for cell in row[block.left :]:
+                    assert f" {cell}" in drawn and f" {cell}" in plain
+                assert row[0][:5] in drawn and row[0][:5] in plain
+        if isinstance(block, Facts):
+            assert all(value in drawn.replace("\n", " ") and value in plain for _, value in block.pairs)
+    assert all(len(line) <= max(width, 60) for line in plain.splitlines() if line.startswith("---"))
+
+
+def test_wide_characters_take_two_columns() -> None:
+    grid = Grid("", ("", "n"), [("年龄", "1"), ("age", "22")])
+    lines = grid.text(80).splitlines()
+    assert lines[3:5] == ["年龄   1", "age   22"]
+    assert all(terminal.width(words.cut("地区A地区B地区", most)) <= most for most in range(3, 14))

@@ -14,7 +14,7 @@ from torchglm.cli.loading import load_run
 from torchglm.cli.predict import KINDS, Prediction, Wanted, outcome, write
 from torchglm.cli.printing import print_document, print_json, print_summary
 from torchglm.cli.progress import waiting
-from torchglm.cli.run_rows import attached, of_the_fit
+from torchglm.cli.run_rows import attached, configured, of_the_fit
 from torchglm.store import runs
 
 
@@ -76,6 +76,7 @@ def predict(arguments: Sequence[str]) -> None:
     prediction = Prediction.of(folder, wanted, given.keep, given.missing, given.unseen, given.data)
     out = given.out or str(folder / "predictions.parquet")
     rows = write(prediction, given.data, out)
+    runs.remember(out)
     print(outcome(prediction, rows, out), file=sys.stderr if out == "-" else sys.stdout)
 
 
@@ -203,8 +204,11 @@ def report(arguments: Sequence[str]) -> None:
             title=given.title,
             level=given.level,
             new_rows=not own,
+            run=folder.resolve().name,
+            data=given.data or configured(folder),
             config=config.read_text(encoding="utf-8") if config.is_file() else None,
         )
+    runs.remember(out)
     print(f"Report{'' if own else ' on new rows'}: {out}")
 
 

@@ -164,7 +164,7 @@ def _write(result: Result, job: Job, text: str, log: RunLog, given: Sequence[str
     """Write the run folder, and print the summary. Raises ValueError where the disk fails."""
     try:
         with waiting("Writing the report"):
-            folder = runs.write(result, job.output_dir, text, log.text)
+            folder = runs.write(result, job.output_dir, text, log.text, job.data.path)
     except OSError as error:
         raise ValueError(
             f"the run cannot be written: {error}. The fit is kept; write it with: {_again(given, job)}"

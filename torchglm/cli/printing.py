@@ -39,6 +39,7 @@ def print_document(document: Document) -> None:
     if sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(document.rich())
+        console = Console()
+        console.print(document.rich(console.width))
     else:
         print(document.text())

@@ -25,10 +25,11 @@ class Calibration:
     `sums` (5, 2^18) are those of `metrics.ranking`, which add over parts of the rows; the other fields are (bins,):
     `weight` Σ w·e, `observed` Σ w·y, `predicted` Σ w·mu, `variance` Σ w·φ·V(mu), the variance of `observed` (NaN
     without a family), `count` of rows. Of times to an event the response is the event and `e` the time at risk.
+    `exposed` says that there was an `e` other than 1.
     """
 
-    def __init__(self, sums: Tensor, bins: int = 10) -> None:
-        self.sums, self.bins = sums, bins
+    def __init__(self, sums: Tensor, bins: int = 10, exposed: bool = False) -> None:
+        self.sums, self.bins, self.exposed = sums, bins, exposed
         self.weight, self.observed, self.predicted, self.variance, self.count = joined(sums, bins)
 
     @classmethod
@@ -58,10 +59,12 @@ class Calibration:
         rows = Scored(
             mu, y, w, torch.ones_like(mu), None if e is None else e.log(), None if event is None else event.reshape(-1)
         )
-        return cls(ranked_sums(rows, law, links.Log(), w * spread, (w > 0).double()), bins)
+        return cls(
+            ranked_sums(rows, law, links.Log(), w * spread, (w > 0).double()), bins, e is not None or law.durations
+        )
 
     def __add__(self, other: Calibration) -> Calibration:
-        return Calibration(self.sums + other.sums, self.bins)
+        return Calibration(self.sums + other.sums, self.bins, self.exposed or other.exposed)
 
     def rates(self) -> tuple[Tensor, Tensor, Tensor]:
         """Observed rate, predicted rate and standard error of the observed, (filled bins,) each."""

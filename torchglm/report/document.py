@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torchglm.report import words
+from torchglm.writing import terminal
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -26,7 +27,7 @@ class Block(Protocol):
 
     def html(self) -> str: ...
 
-    def rich(self) -> Any: ...
+    def rich(self, width: int) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,17 @@ class Facts:
     def text(self, width: int) -> str:
         half = (len(self.pairs) + 1) // 2
         left, right = _aligned(self.pairs[:half]), _aligned(self.pairs[half:])
-        gap = max(map(len, left), default=0) + 4
-        if gap + max(map(len, right), default=0) > width:
+        if not self._side_by_side(width):
             return "\n".join(_aligned(self.pairs))
+        gap = max(map(terminal.width, left), default=0) + 4
         right += [""] * (half - len(right))
-        return "\n".join(f"{a:<{gap}}{b}".rstrip() for a, b in zip(left, right, strict=True))
+        return "\n".join(f"{terminal.left(a, gap)}{b}".rstrip() for a, b in zip(left, right, strict=True))
+
+    def _side_by_side(self, width: int) -> bool:
+        """Whether two columns of facts fit into lines of `width` characters."""
+        half = (len(self.pairs) + 1) // 2
+        sides = (_aligned(self.pairs[:half]), _aligned(self.pairs[half:]))
+        return sum(max(map(terminal.width, side), default=0) for side in sides) + 4 <= width
 
     def markdown(self) -> str:
         return Grid("", ("", ""), self.pairs, left=2).markdown()
@@ -51,14 +58,17 @@ class Facts:
         rows = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in self.pairs)
         return f'<dl class="facts">{rows}</dl>'
 
-    def rich(self) -> Any:
+    def rich(self, width: int) -> Any:
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        half = (len(self.pairs) + 1) // 2
+        half = (len(self.pairs) + 1) // 2 if self._side_by_side(width) else len(self.pairs)
         grid = RichTable.grid(padding=(0, 2))
+        for _ in range(4 if half < len(self.pairs) else 2):
+            grid.add_column(overflow="fold")
         for i in range(half):
-            cells = [*self.pairs[i], *(self.pairs[half + i] if half + i < len(self.pairs) else ("", ""))]
+            second = self.pairs[half + i] if half + i < len(self.pairs) else ("", "") if half < len(self.pairs) else ()
+            cells = [*self.pairs[i], *second]
             grid.add_row(*(Text(c, style="dim" if j % 2 == 0 else "") for j, c in enumerate(cells)))
         return grid
 
@@ -73,25 +83,56 @@ class Grid:
     left: int = 1
 
     def text(self, width: int) -> str:
+        head = [self.title] if self.title else []
+        return "\n".join([*head, *(part._drawn(width) for part in self.parts(width))])
+
+    def parts(self, width: int) -> list[Grid]:
+        """The grid in as few grids as fit into lines of `width` characters, the left columns in each of them.
+
+        Names may be cut or folded to sixteen characters; numbers never are.
+        """
+        sizes = self._sizes()
+        first = min(sizes[0], _SHORTEST) + sum(size + 2 for size in sizes[1 : self.left])
+        held: list[list[int]] = [[]]
+        used = first
+        for j in range(self.left, len(sizes)):
+            if held[-1] and used + sizes[j] + 2 > width:
+                held.append([])
+                used = first
+            held[-1].append(j)
+            used += sizes[j] + 2
+        if len(held) == 1:
+            return [self]
+        shown = [[*range(self.left), *group] for group in held]
+        return [
+            Grid("", [self.columns[j] for j in own], [[row[j] for j in own] for row in self.rows], self.left)
+            for own in shown
+        ]
+
+    def _drawn(self, width: int) -> str:
+        """The lines of the grid without its title; names give way, in their middle, where it is too wide."""
         excess = self.width() - width
-        longest = max((len(row[0]) for row in self.rows), default=0)
+        longest = max((terminal.width(row[0]) for row in self.rows), default=0)
         cells = [list(self.columns), *map(list, self.rows)]
-        if excess > 0 and longest > _SHORTEST:  # the first column gives way, in the middle of its names
+        if excess > 0 and longest > _SHORTEST:
             cells = [[words.cut(row[0], max(longest - excess, _SHORTEST)), *row[1:]] for row in cells]
-        widths = [max(len(row[j]) for row in cells) for j in range(len(self.columns))]
+        sizes = [max(terminal.width(row[j]) for row in cells) for j in range(len(self.columns))]
         padded = [
-            [c.ljust(w) if j < self.left else c.rjust(w) for j, (c, w) in enumerate(zip(row, widths, strict=True))]
-            for row in cells
+            [terminal.left(c, w) if j < self.left else terminal.right(c, w) for j, (c, w) in enumerate(pairs)]
+            for pairs in (list(zip(row, sizes, strict=True)) for row in cells)
         ]
         lines = ["  ".join(row).rstrip() for row in padded]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        head = [self.title] if self.title else []
-        return "\n".join([*head, rule, lines[0], rule, *lines[1:], rule])
+        rule = "-" * (sum(sizes) + 2 * (len(sizes) - 1))
+        return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+    def _sizes(self) -> list[int]:
+        """The width of each column."""
+        cells = [self.columns, *self.rows]
+        return [max(terminal.width(row[j]) for row in cells) for j in range(len(self.columns))]
 
     def width(self) -> int:
         """The number of characters that the text form takes."""
-        cells = [self.columns, *self.rows]
-        return sum(max(len(row[j]) for row in cells) + 2 for j in range(len(self.columns))) - 2
+        return sum(size + 2 for size in self._sizes()) - 2
 
     def markdown(self) -> str:
         marks = [":---" if j < self.left else "---:" for j in range(len(self.columns))]
@@ -113,21 +154,26 @@ class Grid:
         align = ' class="text"' if column < self.left else ""
         return f"<{tag}{scope}{align}>{escape(text)}</{tag}>"
 
-    def rich(self) -> Any:
+    def rich(self, width: int) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        tables = [part._rich_table() for part in self.parts(width - 2)]
+        return Group(*([Text(self.title, style="bold")] if self.title else []), *tables)
+
+    def _rich_table(self) -> Any:
         from rich import box
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = RichTable(
-            title=Text(self.title, style="bold") if self.title else None,
-            box=box.SIMPLE_HEAD,
-            title_justify="left",
-            pad_edge=False,
-            collapse_padding=True,
-        )
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for j, name in enumerate(self.columns):
             table.add_column(
-                Text(name), justify="left" if j < self.left else "right", no_wrap=j >= self.left, overflow="fold"
+                Text(name),
+                justify="left" if j < self.left else "right",
+                no_wrap=j >= self.left,
+                overflow="fold",
+                min_width=min(len(name), _SHORTEST) if j < self.left else None,
             )
         for row in self.rows:
             table.add_row(*(Text(c) for c in row))
@@ -156,7 +202,7 @@ class Notes:
         name = "notes alarm" if self.alarm else "notes"
         return f'<div class="{name}">' + "".join(f"<p>{escape(line)}</p>" for line in self.lines) + "</div>"
 
-    def rich(self) -> Any:
+    def rich(self, width: int) -> Any:
         from rich.text import Text
 
         return Text("\n".join(self.lines), style="yellow" if self.alarm else "dim")
@@ -182,20 +228,20 @@ class Document:
         body = "".join(b.html() for b in self.blocks)
         return f'<section class="torchglm-summary"><h2>{escape(self.title)}</h2>{body}</section>'
 
-    def rich(self) -> Group:
-        """A rich renderable: the title and the blocks one below the other."""
+    def rich(self, width: int = 100) -> Group:
+        """A rich renderable for lines of `width` characters: the title and the blocks one below the other."""
         from rich.console import Group
         from rich.text import Text
 
         parts: list[Any] = [Text(self.title, style="bold"), Text()]
         for block in self.blocks:
-            parts += [block.rich(), Text()]
+            parts += [block.rich(width), Text()]
         return Group(*parts[:-1])
 
 
 def _aligned(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    width = max((len(k) for k, _ in pairs), default=0)
-    return [f"{k:<{width}}  {v}" for k, v in pairs]
+    size = max((terminal.width(k) for k, _ in pairs), default=0)
+    return [f"{terminal.left(k, size)}  {v}" for k, v in pairs]
 
 
 def _pipe(cell: str) -> str:

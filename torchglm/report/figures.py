@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
+from torchglm.report.fonts import families
 from torchglm.report.influence import Influence
 from torchglm.report.overview import ModelBatch
-from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, quiet_axes
+from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, faint, numbered, quiet_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,17 +47,10 @@ def cooks_distance(found: Influence) -> Figure:
 def leverage(found: Influence) -> Figure:
     """Standardised Pearson residuals against leverage (log axis), with contours of Cook's distance for one model."""
     figure, axes = quiet_axes()
-    if found.sample is not None and len(found.sample):
+    if found.count:
+        h, r = found.drawn.columns().cpu().numpy()
         axes.plot(
-            found.sample.leverage.cpu().numpy(),
-            found.sample.residual.cpu().numpy(),
-            "o",
-            color=PALE,
-            alpha=0.7,
-            markersize=3,
-            markeredgewidth=0,
-            zorder=2,
-            rasterized=True,
+            h, r, "o", color=PALE, alpha=faint(len(h)), markersize=3, markeredgewidth=0, zorder=2, rasterized=True
         )
     top = found.top
     if top is not None and len(top):
@@ -64,22 +58,16 @@ def leverage(found: Influence) -> Figure:
         axes.plot(h, r, "o", color=BLUE, markersize=3, markeredgewidth=0, zorder=3)
         for at, height, name in zip(h[:_NAMED], r[:_NAMED], _labels(found), strict=False):
             axes.annotate(name, (at, height), (4, 3), textcoords="offset points", fontsize=8.5, color=INK)
-        _log_axis(axes)
+        axes.set_xscale("log")
     axes.axhline(0.0, color=QUIET, linewidth=1, zorder=1)
     axes.margins(0.08)
-    if not found.result.batch_shape:
+    if axes.get_xscale() == "log":
+        numbered(axes.xaxis)
+    if not found.result.batch_shape and found.count:
         _contours(figure, float(found.result.rank))
     axes.set_xlabel("leverage (log axis)")
     axes.set_ylabel("standardised Pearson residual")
     return figure
-
-
-def _log_axis(axes: Axes) -> None:
-    """A log axis with a few plain numbers, however short it is."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=6))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _contours(figure: Figure, rank: float) -> None:
@@ -145,7 +133,8 @@ def distributions(result: Fitted, most: int = 12) -> Figure:
     for axes in cells[len(columns) :]:
         axes.set_visible(False)
     for axes, (name, values) in zip(cells, columns, strict=False):
-        low, high = torch.quantile(values[:: max(1, len(values) // 100_000)], torch.tensor([0.01, 0.99]).to(values))
+        ends = values.sort().values  # torch.quantile stops at 2^24 values
+        low, high = (ends[round(share * (len(ends) - 1))] for share in (0.01, 0.99))
         inside = values[(values >= low) & (values <= high)]
         axes.hist(
             inside.numpy(),
@@ -157,7 +146,7 @@ def distributions(result: Fitted, most: int = 12) -> Figure:
         axes.axvline(float(values.median()), color=BLUE, linewidth=1.5)
         if low < 0 < high:
             axes.axvline(0.0, color=QUIET, linewidth=1)
-        axes.set_title(words.label(name, 24), fontsize=9, color=INK, loc="left")
+        axes.set_title(words.label(name, 24), fontsize=9, color=INK, loc="left", fontfamily=families(name))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(QUIET)
         axes.tick_params(colors=INK, labelsize=8.5, color=QUIET)

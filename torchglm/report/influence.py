@@ -11,6 +11,7 @@ from torchglm.inference.adequacy.screening import run
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.influence import deletion
 from torchglm.inference.rowwise import RowValues
+from torchglm.report.sample import EvenSample
 from torchglm.rows.rows import whole
 
 _LISTED = 10
@@ -21,7 +22,7 @@ class Cases:
     """Columns (k,) of `k` rows: `model` and `row` (both from 0) say where they stand.
 
     `residual` is Pearson's, standardised by dispersion and leverage; `shift` (k, p) is how far each coefficient
-    moves when the row is taken in, in standard errors of the fit; (k, 0) where that was not asked for.
+    moves when the row is taken in, in standard errors of the fit.
     """
 
     model: Tensor
@@ -48,18 +49,17 @@ class Cases:
 class Influence:
     """What single rows do to a fit, or to each of a batch: the extreme rows, a sample of all, and sums.
 
-    `top` holds the `most` rows of largest Cook's distance, largest first; `sample` about `sampled` rows at even
-    distances; `count` the rows that count, `high` those whose distance exceeds 4 / n of their model.
+    `top` holds the `most` rows of largest Cook's distance, largest first; `drawn` an even sample of (leverage,
+    residual) of at most `sampled` rows; `count` the rows that count, `high` those whose distance exceeds 4 / n of their model.
     """
 
     def __init__(self, result: Fitted, most: int = 200, sampled: int = 1500) -> None:
         self.result, self.most = result, most
         self.top: Cases | None = None
-        self.sample: Cases | None = None
+        self.drawn = EvenSample(sampled)
         self.count = self.high = self.seen = 0
         flat = result.flat
         self.fitted = (flat.nobs > flat.rank).unsqueeze(-1)
-        self.step = max(1, int(float(flat.nobs.nansum()) / sampled))
 
     @classmethod
     @torch.no_grad()
@@ -81,22 +81,19 @@ class Influence:
         flat = cook.reshape(-1)
         parts = (values, h, residual, cook, left)
         first = flat.topk(min(self.most, models * n)).indices
-        top = self._cases(parts, first[flat[first] >= 0], shifted=True)
+        top = self._cases(parts, first[flat[first] >= 0])
         top = top if self.top is None else self.top + top
         self.top = top.take(top.cook.argsort(descending=True, stable=True)[: self.most])
-        even = torch.arange(-self.seen % self.step, models * n, self.step, device=flat.device)
-        sample = self._cases(parts, even[flat[even] >= 0])
-        self.sample = sample if self.sample is None else self.sample + sample
+        model, row = fine.nonzero(as_tuple=True)
+        self.drawn.offer((self.seen + row) * models + model, torch.stack([h[model, row], residual[model, row]]))
         self.seen += n
 
-    def _cases(
-        self, parts: tuple[RowValues, Tensor, Tensor, Tensor, Tensor], index: Tensor, shifted: bool = False
-    ) -> Cases:
+    def _cases(self, parts: tuple[RowValues, Tensor, Tensor, Tensor, Tensor], index: Tensor) -> Cases:
         """The cases at places (k,) among the models' rows one after another."""
         values, h, residual, cook, left = parts
         n = cook.shape[-1]
         model, row = index // n, index % n
-        shift = self._shift(values, left, model, row) if shifted else cook.new_zeros(len(index), 0)
+        shift = self._shift(values, left, model, row)
         rows = values.rows
         censored = torch.zeros_like(rows.y, dtype=torch.bool) if rows.event is None else ~rows.event
         y, censored, mu, h, residual, cook = (

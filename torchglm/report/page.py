@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import yaml  # type: ignore[import-untyped]
 
 from torchglm.inference.adequacy.check import Check, check
+from torchglm.inference.adequacy.screening import run as screen
 from torchglm.inference.fitted import Fitted
 from torchglm.report import tables
 from torchglm.report.document import Facts, Grid
+from torchglm.report.gathered import Gathered
 from torchglm.report.influence import Influence
-from torchglm.report.observations import Observations
+from torchglm.report.observations import Observations, chunks
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.single import SingleModel
@@ -27,7 +31,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-_WIDE = 10_000  # characters: tables scroll, so none is split
+_WIDE = 10_000  # characters
+_PAGE = 96  # characters of a table that a page shows whole on a desk
+_NAMED_FILES = 3
 _MOST_SENTENCES = 40
 
 
@@ -42,31 +48,71 @@ def write_page(
     config: Mapping[str, Any] | str | None = None,
     level: float = 0.95,
     new_rows: bool = False,
+    run: str | None = None,
+    data: str | Sequence[str] | None = None,
 ) -> Path:
     """Write the report of a fit, or of a batch of fits, as one HTML file without outside references.
 
     `y`, `mu`, `weight`, `exposure` (n,) or (*B, n) are the rows to diagnose on, by default those behind the
-    result; without rows the page has no diagnostics. Checks and influence need the rows of the fit: they are left
-    out for rows given here, and with `new_rows`, which says that other rows stand behind the result. `config` is
-    shown as it is, or as YAML. Returns the path. The file appears complete or not at all.
+    result, all of them, in one pass; without rows the page has no diagnostics. Checks and influence need the rows of
+    the fit: they are left out for rows given here, and with `new_rows`, which says that other rows stand behind the
+    result: the page says so at its top. `config` is shown as it is, or as YAML; `run` and `data` name the run and the
+    rows of the page at its top. Returns the path. The file appears complete or not at all. Raises ValueError where
+    only one of `y` and `mu` is given.
     """
     path = Path(path)
-    rows = Observations.of(result, y, mu, weight, exposure)
-    text = page(result, rows, title, config, level, own=y is None and not new_rows and result.has_rows)
+    given = y is not None or mu is not None
+    rows = Shown.of(result, chunks(result, y, mu, weight, exposure), not given and not new_rows and result.has_rows)
+    text = page(result, rows, title, config, level, origin(result, rows, run, data))
     with replaced(path) as draft:
         draft.write_text(text, encoding="utf-8")
     return path
 
 
+@dataclass(frozen=True)
+class Shown:
+    """The rows of a page: what they hold together, and what single ones do where they are those of the fit."""
+
+    gathered: Gathered | None
+    influence: Influence | None
+
+    @classmethod
+    def of(cls, result: Fitted, rows: Iterable[Observations], own: bool) -> Shown:
+        """One pass over `rows`, or over those behind the result where they are its `own`."""
+        if not own:
+            return cls(Gathered.of(result, rows), None)
+        gathered, influence = Gathered(result), Influence(result)
+        screen(result, [gathered, influence])
+        return cls(gathered, influence) if gathered.count else cls(None, None)
+
+    @property
+    def other(self) -> bool:
+        """Whether the rows are not those of the fit."""
+        return self.gathered is not None and self.influence is None
+
+
+def origin(result: Fitted, rows: Shown, run: str | None, data: str | Sequence[str] | None) -> str:
+    """Which run and which rows a page is of, in a line; empty where nothing is known."""
+    named = [data] if isinstance(data, str) else list(data or [])
+    files = ", ".join(named[:_NAMED_FILES]) + f" and {len(named) - _NAMED_FILES} more" * (len(named) > _NAMED_FILES)
+    said = [f"Run {run}"] if run else []
+    if rows.gathered is not None:
+        kind = "new rows, not those of the fit" if rows.other else "the rows of the fit"
+        said.append(f"{rows.gathered.count:,} rows{' of ' if files else ''}{files}: {kind}")
+    elif files:
+        said.append(f"Rows of {files}")
+    return "; ".join(said)
+
+
 def page(
     result: Fitted,
-    rows: Observations | None,
+    rows: Shown,
     title: str | None = None,
     config: Mapping[str, Any] | str | None = None,
     level: float = 0.95,
-    own: bool = False,
+    origin: str = "",
 ) -> str:
-    """The HTML text of `write_page`; `own` says that the rows of the fit stand behind the result."""
+    """The HTML text of `write_page`."""
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -74,26 +120,29 @@ def page(
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
     view: SingleModel | ModelBatch = (SingleModel if result.coef.ndim == 1 else ModelBatch)(result, level)
     kind = view.document(_WIDE).title
-    parts = {**_on_rows(result, rows), **_on_own_rows(result, view, own and rows is not None)}
+    response = None if result.spec is None or result.spec.response is None else result.spec.response.expression.text
+    parts = {**_on_rows(result, rows.gathered), **_on_own_rows(result, view, rows)}
     return template.render(
-        title=title or kind,
-        kind=kind,
+        title=title or (f"{response}: {kind}" if response else kind),
+        kind=kind if title else "",
         formula=result.formula,
+        origin=origin,
+        other=rows.other,
         sound=view.sound,
         verdict=view.verdict,
         facts=Markup(Facts(view.facts()).html()),
-        tables=[_table(t) for t in view.tables(_WIDE)],
+        tables=[_table(t) for t in view.tables(_PAGE)],
         remarks=view.remarks(),
         estimates=[_embedded(p) for p in coefficient_panels(result, level)],
         config=_yaml(config),
-        footer=_footer(rows, own),
+        footer=_footer(rows),
         sentences=_capped(view.sentences()),
         members=Markup(view.members().html()) if isinstance(view, ModelBatch) else None,
         **parts,
     )
 
 
-def _on_rows(result: Fitted, rows: Observations | None) -> dict[str, Any]:
+def _on_rows(result: Fitted, rows: Gathered | None) -> dict[str, Any]:
     """What the page says of rows, be they those of the fit or others."""
     if rows is None:
         return {"predictions": [], "deciles": None, "checks": []}
@@ -105,7 +154,7 @@ def _on_rows(result: Fitted, rows: Observations | None) -> dict[str, Any]:
     }
 
 
-def _on_own_rows(result: Fitted, view: SingleModel | ModelBatch, own: bool) -> dict[str, Any]:
+def _on_own_rows(result: Fitted, view: SingleModel | ModelBatch, rows: Shown) -> dict[str, Any]:
     """The checks in words, what single rows do, and what a reader must know at once."""
     nothing = {
         "warnings": view.warnings(),
@@ -118,13 +167,13 @@ def _on_own_rows(result: Fitted, view: SingleModel | ModelBatch, own: bool) -> d
         "checked": None,
         "silent": True,
     }
-    if not own:
+    found = rows.influence
+    if found is None:
         return nothing
     try:
         checked = _check_parts(check(result), result, view)
     except ValueError as error:  # the fit and the rest of its report are worth having without them
         checked = {"warnings": [*view.warnings(), f"The checks could not be made: {error}"]}
-    found = Influence.of(result)
     if not found.count:
         return nothing | checked
     return (
@@ -194,11 +243,15 @@ def _embedded(panel: Panel) -> dict[str, Any]:
 
 
 def svg_uri(figure: Figure) -> str:
-    """The figure as an SVG data URI, for the `src` of an image; text is drawn, so that no font is needed."""
+    """The figure as an SVG data URI, for the `src` of an image; its text is text, for the reader's fonts to write."""
     import matplotlib
 
     held = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "torchglm"}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "torchglm"}),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # the browser has it
         figure.savefig(held, format="svg", dpi=150, metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(held.getvalue()).decode("ascii")
 
@@ -216,7 +269,8 @@ def _yaml(config: Mapping[str, Any] | str | None) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def _footer(rows: Observations | None, own: bool) -> str:
-    on = "no rows at hand, so no diagnostic plots" if rows is None else f"diagnostics on {rows.count:,} rows"
-    other = "" if own or rows is None else " that were handed in, so without checks and influence"
-    return f"torchglm {VERSION}; {on}{other}."
+def _footer(rows: Shown) -> str:
+    if rows.gathered is None:
+        return f"torchglm {VERSION}; no rows at hand, so no diagnostic plots."
+    other = " that were handed in, so without checks and influence" if rows.other else ""
+    return f"torchglm {VERSION}; diagnostics on {rows.gathered.count:,} rows{other}."

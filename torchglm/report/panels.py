@@ -10,17 +10,15 @@ from torch.distributions import constraints
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report import figures, plots, tables, words
-from torchglm.report.binned import Calibration
+from torchglm.report.gathered import Gathered
 from torchglm.report.influence import Influence
-from torchglm.report.observations import Observations
 from torchglm.report.scores import normal_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from torchglm.report.document import Grid
-
-_MOST_SCORED = 50_000  # rows whose residuals are computed; more are sampled, which no reader could see
+    from torchglm.report.observations import Observations
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
             Panel(
                 "Coefficients across models",
                 "Thin line: smallest to largest. Thick line: middle half "
-                "of the models. Dot: median. Only converged models count.",
+                f"of the models. Dot: median. Only converged models count.{_most(result)}",
                 plots.quartiles(result),
             ),
             Panel(
@@ -62,57 +60,82 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
             "Coefficients with intervals",
             f"An interval that crosses the line at {neutral} is "
             "compatible with no effect. Effects are per unit of each column, so compare only columns "
-            "of like units.",
+            f"of like units.{_drawn(result, level)}",
             plots.forest(result, level),
         )
     ]
 
 
-def predictions(result: Fitted, rows: Observations) -> tuple[list[Panel], Grid]:
-    """Calibration, lift and Lorenz curve with the deciles behind them; events per unit of time for censored times."""
-    rate = "rates per unit of exposure" if rows.exposure is not None else "means"
+def _drawn(result: Fitted, level: float) -> str:
+    """Which coefficients a forest leaves out or cuts, in sentences."""
+    slopes = [
+        (name, bool(coef.isnan()))
+        for name, coef in zip(result.names, result.coef, strict=True)
+        if name != words.INTERCEPT
+    ]
+    aliased = sum(missing for _, missing in slopes)
+    some, cut = len(slopes) - aliased, plots.unbounded(result, level)
+    said = ""
+    if some > plots.MOST_DRAWN:
+        said += (
+            f" Drawn are the {plots.MOST_DRAWN} of {some} with the largest |{result.statistic_name}|; "
+            "the table above holds all."
+        )
+    if aliased:
+        said += f" {aliased} without an estimate (aliased) {'is' if aliased == 1 else 'are'} not drawn."
+    if cut:
+        said += " An arrow: the interval goes on past the axis, as far as the rows do not bound it."
+    return said
+
+
+def predictions(result: Fitted, rows: Gathered) -> tuple[list[Panel], Grid]:
+    """Calibration, lift and Lorenz curve of all rows, with the deciles behind them; censored times as events a time."""
     timed = result.family.durations
-    exposure = rows.y if timed else rows.exposure
-    rate = "events per unit of time" if timed else rate
-    sums = Calibration.of(rows.response, rows.mu, rows.weight, rows.exposure, result.family, rows.dispersion)
+    sums = rows.calibration
+    rate = "events per unit of time" if timed else "rates per unit of exposure" if sums.exposed else "means"
+    all_rows = f" All {rows.count:,} rows."
     panels = [
         Panel(
             "Calibration by decile",
             f"Observed against predicted {rate}, with ± 2 standard errors under "
-            "the model. Points on the line: right on average at every level of prediction.",
-            plots.calibration(sums, exposure=exposure),
+            f"the model. Points on the line: right on average at every level of prediction.{all_rows}",
+            plots.calibration(sums),
         ),
         Panel(
             "Lift by decile",
             "Bars that rise from left to right: the model tells low from high. Bars that "
-            "leave the line: it over- or understates there.",
+            f"leave the line: it over- or understates there.{all_rows}",
             plots.lift(sums),
         ),
     ]
-    if (timed or float(rows.y[rows.kept].min()) >= 0) and float(sums.observed.sum()) > 0:
+    if (timed or rows.least >= 0) and float(sums.observed.sum()) > 0:
         panels.append(
             Panel(
                 "Lorenz curve and Gini",
                 "How unequally the response falls when rows are ordered "
-                "by prediction. The diagonal is a model that orders nothing.",
-                plots.lorenz(sums, exposure=exposure),
+                f"by prediction. The diagonal is a model that orders nothing.{all_rows}",
+                plots.lorenz(sums),
             )
         )
-    weighted = bool((rows.weight[rows.kept] != 1).any())
-    return panels, tables.deciles(sums, exposure is not None, weighted)
+    return panels, tables.deciles(sums, rows.weighted)
 
 
-def residual_panels(result: Fitted, rows: Observations) -> list[Panel]:
+def residual_panels(result: Fitted, rows: Gathered) -> list[Panel]:
     """Residuals and their spread against fitted values, normal Q–Q plot, and a rootogram for counts or a histogram."""
+    some = rows.drawn.observations()
     # a fit without residual degrees of freedom, or an exact one, has no scale to divide by
-    rows = replace(rows, dispersion=torch.where(rows.dispersion > 0, rows.dispersion, 1.0))
-    some = rows.sample(_MOST_SCORED)
-    every, kind = normal_scores(some.response, some.mu, result.family, some.dispersion, some.prior)
-    fine = result.converged.reshape(-1, 1)  # means of a model that ran away would stretch every axis
-    shown = some.kept & fine if bool((some.kept & fine).any()) else some.kept
+    some = replace(some, dispersion=torch.where(some.dispersion > 0, some.dispersion, 1.0))
+    every, kind = normal_scores(some.response, some.mu, some.family, some.dispersion, some.prior)
+    assert some.model is not None  # a sample knows its models
+    fine = result.converged.reshape(-1)[some.model].unsqueeze(-1)  # means that ran away would stretch every axis
+    shown = fine if bool(fine.any()) else torch.ones_like(fine)
     scores, eta = every[shown], result.link.link(some.mu)[shown]
-    note = "" if some is rows else f" A random {some.count:,} of {rows.count:,} rows."
-    note += " Converged models only." * bool((some.kept & ~shown).any())
+    used = (
+        f"All {rows.count:,} rows."
+        if rows.drawn.whole
+        else f"{len(some.y):,} rows drawn evenly from all {rows.count:,}."
+    )
+    note = f" {used}{' Converged models only.' * (not bool(shown.all()))}"
     scale = f"linear predictor ({words.link_title(result.link.name)} scale)"
     normal = "Deviance residuals are only roughly normal; look for single points far out."
     if kind.startswith("quantile"):
@@ -132,13 +155,13 @@ def residual_panels(result: Fitted, rows: Observations) -> list[Panel]:
             plots.spread(eta, scores, kind, scale),
         ),
     ]
-    if _counts(result, rows):
+    if _counts(rows, some):
         panels.append(
             Panel(
                 "Rootogram",
                 "Bars hang from the expected frequencies. A bar that ends above "
-                "zero: fewer such counts than expected; below: more, as with excess zeros.",
-                plots.rootogram(rows.y, rows.mu, result.family, rows.weight),
+                f"zero: fewer such counts than expected; below: more, as with excess zeros. {used}",
+                plots.rootogram(some.y, some.mu, some.family, some.weight),
             )
         )
     else:
@@ -172,12 +195,16 @@ def influence_panels(found: Influence) -> list[Panel]:
     ]
 
 
+def _most(result: Fitted) -> str:
+    slopes = sum(name != words.INTERCEPT for name in result.names)
+    return f" The first {plots.MOST_DRAWN} of {slopes}." if slopes > plots.MOST_DRAWN else ""
+
+
 def _rest(result: Fitted) -> str:
     return f" The first 12 of {len(result.names)}." if len(result.names) > 12 else ""
 
 
-def _counts(result: Fitted, rows: Observations) -> bool:
+def _counts(rows: Gathered, some: Observations) -> bool:
     """Whether responses are whole numbers without an upper end, and the family gives them probabilities."""
-    law = result.family.distribution(rows.mu, rows.dispersion)
-    whole = bool((rows.y == rows.y.round()).all())
-    return whole and law.support is constraints.nonnegative_integer
+    law = some.family.distribution(some.mu, some.dispersion)
+    return rows.whole and law.support is constraints.nonnegative_integer

@@ -7,59 +7,77 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import Locator, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
+from torchglm.report.fonts import families, reserved
 from torchglm.report.overview import ModelBatch
 from torchglm.report.single import Coefficient, coefficients
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from torchglm.families import Family
 
 INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"
 _WIDTH, _HEIGHT = 4.3, 3.2  # inches: small, so that text stays readable on a phone
-_FARTHEST = 20.0  # where a coefficient without bounds is cut, so that its ratio is still a number
+_UNBOUNDED = 40.0  # width of an interval on a log, logit or probit scale past which it says nothing
+_FARTHEST = 5.0  # where the axis ends if no interval is bounded
+_FAR_APART = 300.0  # lengths of intervals too different for one linear axis
+MOST_DRAWN = 40  # coefficients of a plot
+_LARGEST = 700.0  # a coefficient whose ratio is still a number
 _LABEL = 24  # characters of a coefficient's name beside a plot
 _POINTS = 2000  # rows up to which residuals are drawn one by one
+_CLEAR = 100  # rows up to which no two need be seen through each other
 
 
-def forest(result: Fitted, level: float = 0.95, most: int = 40) -> Figure:
+def forest(result: Fitted, level: float = 0.95, most: int = MOST_DRAWN) -> Figure:
     """Estimates with intervals, one line per coefficient but the intercept; ratios on a log axis.
 
-    Beyond `most` coefficients those of largest |statistic| are drawn, in the order of the table.
+    Beyond `most` coefficients those of largest |statistic| are drawn, in the order of the table. Every interval is
+    drawn whole, but those that the rows do not bound (separation): an arrow stands where they leave the axis. Where
+    intervals differ in length by more than 300 times, the axis is linear about zero and logarithmic beyond.
     """
     ratio = words.ratio_name(result.family, result.link)
-    rows = [c for c in coefficients(result, level) if c.name != words.INTERCEPT and not c.aliased]
-    shown = set(sorted(range(len(rows)), key=lambda i: -_size(rows[i]))[:most])
-    rows = [c for i, c in enumerate(rows) if i in shown]
+    rows = _shown(result, level, most)
     figure, axes = quiet_axes(height=1.1 + 0.27 * max(len(rows), 2))
     axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)
     place = list(range(len(rows), 0, -1))
-    reach = _reach(rows)
-    ends = [(max(_or(c.low, c.estimate), -reach), min(_or(c.high, c.estimate), reach)) for c in rows]
-    axes.hlines(place, [a for a, _ in ends], [b for _, b in ends], color=BLUE, linewidth=2, zorder=2)
-    for spot, c in zip(place, rows, strict=True):
-        inside = abs(c.estimate) <= reach
-        marker = "o" if inside else ">" if c.estimate > 0 else "<"
-        axes.plot(
-            [math.copysign(min(abs(c.estimate), reach), c.estimate)], [spot], marker, color=BLUE, markersize=5, zorder=3
-        )
-    axes.set_yticks(place, [words.label(c.name, _LABEL) for c in rows])
-    axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
+    low, high = _reach(result, rows)
+    ends = [(_or(c.low, c.estimate), _or(c.high, c.estimate)) for c in rows]
+    axes.hlines(
+        place, [max(a, low) for a, _ in ends], [min(b, high) for _, b in ends], color=BLUE, linewidth=2, zorder=2
+    )
+    for spot, c, (a, b) in zip(place, rows, ends, strict=True):
+        for end, marker, leaves in ((low, "<", a < low), (high, ">", b > high)):
+            if leaves:
+                axes.plot([end], [spot], marker, color=BLUE, markersize=5, zorder=3)
+        if low <= c.estimate <= high:
+            axes.plot([c.estimate], [spot], "o", color=BLUE, markersize=5, zorder=3)
+    _named(axes, place, [c.name for c in rows])
     axes.grid(False, axis="y")
     if ratio is None:
+        _spread_axis(axes, ends)
         axes.set_xlabel(f"coefficient, {numbers.percent(level)} interval")
     else:
         _ratio_axis(axes)
         axes.set_xlabel(f"{ratio}, {numbers.percent(level)} interval")
     return figure
+
+
+def _named(axes: Axes, place: list[int], names: list[str]) -> None:
+    """Names of coefficients down the left side, each in fonts that have its characters."""
+    labels = [words.label(name, _LABEL) for name in names]
+    axes.set_yticks(place, [reserved(text) for text in labels])
+    for tick, text in zip(axes.get_yticklabels(), labels, strict=True):
+        tick.set_fontfamily(families(text))
+    axes.set_ylim(0.4, max(len(place), 1) + 0.6)
 
 
 def calibration(
@@ -93,8 +111,10 @@ def calibration(
     if reach[0] > 0 and reach[1] / reach[0] > 30:
         axes.set_xscale("log")
         axes.set_yscale("log")
-    axes.set_xlabel("mean prediction" if exposure is None else "predicted rate")
-    axes.set_ylabel("mean response" if exposure is None else "observed rate")
+        numbered(axes.xaxis)
+        numbered(axes.yaxis)
+    axes.set_xlabel("predicted rate" if sums.exposed else "mean prediction")
+    axes.set_ylabel("observed rate" if sums.exposed else "mean response")
     return figure
 
 
@@ -138,7 +158,7 @@ def lorenz(
     axes.fill_between(share, response, share, color=PALE, alpha=0.5, linewidth=0)
     axes.plot(share, response, color=BLUE, linewidth=1.8)
     axes.text(0.04, 0.92, f"Gini {sums.gini():.3f}", transform=axes.transAxes, color=INK)
-    axes.set_xlabel(f"share of {'rows (weight)' if exposure is None else 'exposure'}, lowest prediction first")
+    axes.set_xlabel(f"share of {'exposure' if sums.exposed else 'rows (weight)'}, lowest prediction first")
     axes.set_ylabel("share of response")
     axes.set_xlim(0, 1)
     axes.set_ylim(min(0.0, float(response.min())), 1)
@@ -168,9 +188,8 @@ def residuals(
         if len(f) > _POINTS:
             _count_map(axes, sums)
         else:
-            axes.plot(
-                f.cpu().numpy(), r.cpu().numpy(), "o", color=BLUE, alpha=0.25, markersize=3, markeredgewidth=0, zorder=1
-            )
+            x, y = f.cpu().numpy(), r.cpu().numpy()
+            axes.plot(x, y, "o", color=BLUE, alpha=faint(len(f)), markersize=3.5, markeredgewidth=0, zorder=1)
     where, mean, error = (t.cpu().numpy() for t in sums.trend())
     low, high = mean - 2 * error, mean + 2 * error
     axes.fill_between(where, low, high, color=AMBER, alpha=0.25, linewidth=0, zorder=3)
@@ -223,7 +242,7 @@ def rootogram(
     return figure
 
 
-def quartiles(result: Fitted, show: int = 40) -> Figure:
+def quartiles(result: Fitted, show: int = MOST_DRAWN) -> Figure:
     """Each slope over the converged models of a batch: range (thin), quartiles (thick) and median."""
 
     found = ModelBatch(result, 0.95).quartiles()
@@ -235,8 +254,7 @@ def quartiles(result: Fitted, show: int = 40) -> Figure:
     axes.hlines(place, least, most, color=PALE, linewidth=2, zorder=2)
     axes.hlines(place, lower, upper, color=BLUE, linewidth=5, zorder=3)
     axes.plot(median, place, "o", color="white", markeredgecolor=BLUE, markersize=5, zorder=4)
-    axes.set_yticks(place, [words.label(name, _LABEL) for name, _ in rows])
-    axes.set_ylim(0.4, max(len(rows), 1) + 0.6)
+    _named(axes, place, [name for name, _ in rows])
     axes.grid(False, axis="y")
     axes.set_xlabel("coefficient")
     return figure
@@ -270,17 +288,50 @@ def quiet_axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def faint(points: int) -> float:
+    """How opaque points are drawn: the more there are, the fainter, so that crowds show and single ones too."""
+    return max(0.25, 0.85 * min(1.0, (_CLEAR / max(points, 1)) ** 0.4))
+
+
+def numbered(axis: Axis) -> None:
+    """Plain numbers on a log axis as it is, at least two however short it is."""
+    low, high = axis.get_view_interval()
+    ticks = _round_values(low, high)
+    axis.set_ticks(ticks, [f"{t:.6g}" for t in ticks])
+    axis.set_minor_locator(NullLocator())
+    axis.set_view_interval(low, high, ignore=True)
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Round numbers between two positive ones: powers of ten, then 1, 2, 5, then even steps."""
+    for subs in ((1.0,), (1.0, 2.0, 5.0)):
+        found = [t for t in LogLocator(subs=subs, numticks=8).tick_values(low, high) if low <= t <= high]
+        if 3 <= len(found) <= 8:
+            return found
+    even = [t for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if max(low, 0) < t <= high]
+    return even if len(even) > 1 else [low, high]
+
+
 def _ratio_axis(axes: Axes) -> None:
     """Tick labels exp(x) at round ratios, on an axis that stays linear in the coefficient."""
     low, high = axes.get_xlim()
-    if high - low > math.log(8):
-        base: Locator = LogLocator(subs=(1.0, 2.0, 5.0) if high - low < math.log(300) else (1.0,), numticks=8)
-    else:
-        base = MaxNLocator(6, steps=[1, 2, 5, 10])
-    values = base.tick_values(math.exp(low), math.exp(high))
-    ticks = [t for t in values if t > 0 and low <= math.log(t) <= high]
+    low, high = max(low, -_LARGEST), min(high, _LARGEST)
+    ticks = _round_values(math.exp(low), math.exp(high))
     axes.set_xticks([math.log(t) for t in ticks], [f"{t:g}" for t in ticks])
     axes.set_xlim(low, high)
+
+
+def _spread_axis(axes: Axes, ends: list[tuple[float, float]]) -> None:
+    """An axis on which intervals of very different lengths can all be seen."""
+    lengths = sorted(b - a for a, b in ends if b > a)
+    if lengths and lengths[-1] > _FAR_APART * lengths[0]:
+        axes.set_xscale("symlog", linthresh=lengths[0])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=lengths[0]))
+        axes.xaxis.get_major_locator().set_params(numticks=6)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def _count_map(axes: Axes, sums: Residuals) -> None:
@@ -306,11 +357,34 @@ def _outer(edges: Tensor) -> Any:
     return torch.cat([edges[:1] - step, edges, edges[-1:] + step]).cpu().numpy()
 
 
-def _reach(rows: list[Coefficient]) -> float:
-    """How far the axis goes: past every bounded interval; a separated coefficient is cut with an arrow."""
-    bounded = [max(abs(c.low), abs(c.high)) for c in rows if c.std_err < 10]
-    bounded = bounded or [min(abs(c.estimate), _FARTHEST) for c in rows]
-    return 1.05 * max(bounded, default=1.0) or 1.0
+def _shown(result: Fitted, level: float, most: int) -> list[Coefficient]:
+    """The `most` coefficients of largest |statistic| but the intercept, in the order of the table."""
+    rows = [c for c in coefficients(result, level) if c.name != words.INTERCEPT and not c.aliased]
+    kept = set(sorted(range(len(rows)), key=lambda i: -_size(rows[i]))[:most])
+    return [c for i, c in enumerate(rows) if i in kept]
+
+
+def _reach(result: Fitted, rows: list[Coefficient]) -> tuple[float, float]:
+    """Where the axis ends: past every bounded interval, zero within; one that the rows do not bound is cut there.
+
+    An identity or a power of the mean has the unit of the response, so that no length is too long; elsewhere the
+    predictor has none.
+    """
+    unit = result.link.exponent not in (None, 0)
+    bounded = [c for c in rows if unit or not _or(c.high - c.low, 0.0) > _UNBOUNDED]
+    ends = [v for c in bounded for v in (c.estimate, c.low, c.high) if math.isfinite(v)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    if low == high:
+        return -_FARTHEST, _FARTHEST
+    room = 0.05 * (high - low)
+    return low - room, high + room
+
+
+def unbounded(result: Fitted, level: float) -> int:
+    """How many intervals of a `forest` leave its axis."""
+    rows = _shown(result, level, MOST_DRAWN)
+    low, high = _reach(result, rows)
+    return sum(c.low < low or c.high > high for c in rows)
 
 
 def _or(value: float, other: float) -> float:

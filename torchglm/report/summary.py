@@ -63,7 +63,7 @@ class Summary:
 
     def to_rich(self, width: int = 100) -> Group:
         """A renderable for `rich.print`."""
-        return self.document(width).rich()
+        return self.document(width).rich(width)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything the summary shows as JSON-able values; NaN and infinities are None."""

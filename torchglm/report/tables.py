@@ -21,7 +21,7 @@ _EXAMPLES = 3
 _SIGNS = {"chi2": "χ²", "F": "F"}
 
 
-def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Grid:
+def deciles(sums: Calibration, weighted: bool) -> Grid:
     """Each bin of prediction, lowest first: rows, exposure or weight, predicted, observed and their ratio."""
     full = sums.weight > 0
     observed, predicted, error = (t.tolist() for t in sums.rates())
@@ -32,18 +32,18 @@ def deciles(sums: Calibration, exposed: bool, weighted: bool) -> Grid:
     head = [
         "decile",
         "rows",
-        *(["exposure"] if exposed else ["weight"] if weighted else []),
+        *(["exposure"] if sums.exposed else ["weight"] if weighted else []),
         "predicted",
         "observed",
         "ratio ± 2 se",
     ]
     rows = []
     for i, (n, w, pair, o, m, e) in enumerate(zip(count, weight, cells, observed, predicted, error, strict=True), 1):
-        extra = [numbers.short(w, 5)] if exposed or weighted else []
+        extra = [numbers.short(w, 5)] if sums.exposed or weighted else []
         ratio = f"{o / m:.3f}" if m > 0 else numbers.MISSING
         spread = f" ± {2 * e / m:.3f}" if m > 0 and 2 * e < 100 * m else ""
         rows.append([str(i), f"{n:,.0f}", *extra, *pair, ratio + spread])
-    return Grid(f"{'Rates' if exposed else 'Means'} by decile of prediction", head, rows)
+    return Grid(f"{'Rates' if sums.exposed else 'Means'} by decile of prediction", head, rows)
 
 
 def influential(found: Influence) -> Grid:

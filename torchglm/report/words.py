@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from torchglm.families import Family
 from torchglm.links import Identity, Link
+from torchglm.writing.terminal import head, width
 from torchglm.writing.numbers import fixed, percent, short
 
 INTERCEPT = "(Intercept)"
@@ -157,11 +158,11 @@ def label(name: str, longest: int = 28) -> str:
 
 
 def cut(text: str, longest: int) -> str:
-    """`text` without its middle where it is longer than `longest` characters; both ends stay readable."""
-    if len(text) <= longest:
+    """`text` without its middle where it takes more than `longest` columns; both ends stay readable."""
+    if width(text) <= longest:
         return text
     tail = (longest - 1) // 2
-    return f"{text[: longest - 1 - tail]}…{text[len(text) - tail :]}"
+    return f"{head(text, longest - 1 - tail)}…{head(text[::-1], tail)[::-1]}"
 
 
 def _expit(value: float) -> float:

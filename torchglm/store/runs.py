@@ -18,6 +18,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,10 @@ MARK = "result.json"
 FILES = ("config.yaml", MARK, "tensors.pt", "coefficients.csv", "summary.json", "summary.txt", "report.html", "log.txt")
 CHECKPOINT = "checkpoint.pt"
 TRAINING = "last.ckpt"
-OWN = {*FILES, CHECKPOINT, TRAINING}
+FORMER = "former"  # folder for what was made with an earlier fit
+MADE = ("predictions", "report_")  # how the names of what `torchglm predict` and `report` make begin, unless told
+LIST = "made.txt"  # what they made under other names in the run folder
+OWN = {*FILES, CHECKPOINT, TRAINING, LIST}
 DRAFTS = tuple(stem(name) for name in (CHECKPOINT, TRAINING))  # of a process that was killed as it wrote
 ROOM = 16 << 20  # bytes that a run folder may well take
 OLD = 24 * 3600  # seconds
@@ -97,7 +101,8 @@ def _clear(target: Path) -> None:
 def draft(path: str | Path) -> Iterator[Path]:
     """A hidden folder beside `path` to write into, which takes its place at the end, or vanishes on failure.
 
-    Files in an earlier run that are none of its own (predictions, notes) are kept.
+    Of the files in an earlier run that are none of its own, those that were made with its fit (predictions, pages of
+    new rows) move to its folder `former`, and a warning names them; others (notes) stay.
     """
     target = check_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,14 +128,44 @@ def _replace(target: Path, made: Path) -> None:
     except OSError:
         old.rename(target)
         raise
+    listed = (old / LIST).read_text(encoding="utf-8").splitlines() if (old / LIST).is_file() else []
+    stale = [
+        file for file in old.iterdir() if not _own(file.name) and (file.name.startswith(MADE) or file.name in listed)
+    ]
     for file in old.iterdir():
-        if not _own(file.name):
+        if file not in stale and not _own(file.name):
             file.rename(target / file.name)
+    _set_aside(stale, target / FORMER)
     shutil.rmtree(old)
 
 
-def write(result: Result, path: str | Path, config: str = "", log: str = "") -> Path:
-    """Write the run folder of a fit, with its config (YAML) and log; returns the folder.
+def remember(out: str | Path) -> None:
+    """Note what was made with a fit, where it lies in the folder of a run, for the run that takes its place."""
+    place = Path(out).expanduser().resolve()
+    if (place.parent / MARK).is_file() and not _own(place.name):
+        with (place.parent / LIST).open("a", encoding="utf-8") as listed:
+            listed.write(f"{place.name}\n")
+
+
+def _set_aside(files: list[Path], folder: Path) -> None:
+    """Move what an earlier fit predicted where nobody takes it for the predictions of the new one."""
+    if not files:
+        return
+    folder.mkdir(exist_ok=True)
+    for file in files:
+        other = folder / file.name
+        if other.is_dir():
+            shutil.rmtree(other)
+        file.replace(other)
+    warnings.warn(
+        f"{', '.join(sorted(file.name for file in files))} in {folder.parent} came from the fit before this one, and "
+        f"{'is' if len(files) == 1 else 'are'} in {folder} now. Predict again for the new fit.",
+        stacklevel=2,
+    )
+
+
+def write(result: Result, path: str | Path, config: str = "", log: str = "", data: str | list[str] = "") -> Path:
+    """Write the run folder of a fit, with its config (YAML) and log; `data` names its rows. Returns the folder.
 
     Raises ValueError where `check_target` does.
     """
@@ -144,7 +179,8 @@ def write(result: Result, path: str | Path, config: str = "", log: str = "") -> 
         facts = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "summary.json").write_text(facts + "\n", encoding="utf-8")
         (folder / "summary.txt").write_text(summary.to_text() + "\n", encoding="utf-8")
-        write_page(result, folder / "report.html", config=config or None)
+        name = Path(path).expanduser().resolve().name
+        write_page(result, folder / "report.html", config=config or None, run=name, data=data or None)
         (folder / "log.txt").write_text(log, encoding="utf-8")
     return Path(path)
 
