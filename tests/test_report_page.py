@@ -14,8 +14,8 @@ from torch import Tensor
 import torchglm
 from torchglm.report import tables, write_page
 from torchglm.report.binned import Calibration, Rootogram
-from torchglm.report.influence import Influence
 from torchglm.report.gathered import Gathered
+from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations, chunks
 from torchglm.report.panels import influence_panels, predictions, residual_panels
 from torchglm.report.scores import normal_scores

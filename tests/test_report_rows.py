@@ -139,3 +139,25 @@ def test_exposure_that_begins_later_is_exposure(tmp_path: Path) -> None:
     assert sums.exposed
     page = write_page(result, tmp_path / "p.html").read_text(encoding="utf-8")
     assert re.search(r"Rates by decile of prediction", page)
+
+
+def test_a_page_of_new_rows_says_so_and_keeps_the_numbers_of_the_fit(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(300, 1, dtype=torch.float64, generator=generator)
+    y = torch.poisson((0.5 * x[:, 0]).exp(), generator=generator)
+    result = torchglm.fit(x, y, family="poisson")
+    own = torchglm.fit(x, y, family="poisson").summary().to_dict()
+    other = result.with_rows(x[:80] + 1, y[:80] + 3)
+    assert other.summary().to_dict() == own
+    text = write_page(other, tmp_path / "n.html", new_rows=True, run="first", data="later.csv").read_text("utf-8")
+    assert "Run first; 80 rows of later.csv: new rows, not those of the fit." in text
+    assert "These are other rows than those of the fit" in text and "right on the new rows?" in text
+    same = write_page(result, tmp_path / "o.html", run="first", data=["a.csv", "b.csv"]).read_text("utf-8")
+    assert "Run first; 300 rows of a.csv, b.csv: the rows of the fit." in same and "new rows" not in same
+
+
+def test_a_title_names_the_response(tmp_path: Path) -> None:
+    table = {"claims": [0.0, 1.0, 2.0, 1.0, 3.0, 0.0], "age": [1.0, 2.0, 3.0, 4.0, 5.0, 2.5]}
+    result = torchglm.fit("claims ~ age", table, family="poisson")
+    text = write_page(result, tmp_path / "t.html").read_text("utf-8")
+    assert "<title>claims: Poisson regression, log link</title>" in text

@@ -316,9 +316,16 @@ class Result(Fitted):
         """The same fit with rows attached, for residuals and robust covariances; rows and roles as for `fit`.
 
         A formula fit takes its table alone, or the path of files, or chunks, which are read again at each pass.
+        Deviance, null deviance, likelihood and criteria stay those of the fit, whatever rows are attached.
         Raises `ValueError` for rows of another shape.
         """
-        return self.on(attached(self, x, y, Roles.of(roles, "with_rows")))
+        rows = attached(self, x, y, Roles.of(roles, "with_rows"))
+        return self._settled().on(rows) if self.has_rows else self.on(rows)
+
+    def _settled(self) -> Result:
+        """The same fit with the numbers held that are else found in passes over its rows."""
+        null, loglik = self.null_deviance.reshape(-1), self.loglik.reshape(-1)
+        return replace(self, flat=replace(self.flat, null_deviance=null, loglik=loglik))
 
     def save(self, path: Any) -> None:
         """Write the fit into a folder: tensors, and JSON; no row of data and no pickle."""

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
+from torchglm.report.axes import AMBER, BLUE, GRID, INK, PALE, QUIET, faint, numbered, quiet_axes
 from torchglm.report.fonts import families
 from torchglm.report.influence import Influence
 from torchglm.report.overview import ModelBatch
-from torchglm.report.plots import AMBER, BLUE, GRID, INK, PALE, QUIET, faint, numbered, quiet_axes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 
 _NAMED = 3  # rows that carry their number

@@ -50,7 +50,8 @@ class Influence:
     """What single rows do to a fit, or to each of a batch: the extreme rows, a sample of all, and sums.
 
     `top` holds the `most` rows of largest Cook's distance, largest first; `drawn` an even sample of (leverage,
-    residual) of at most `sampled` rows; `count` the rows that count, `high` those whose distance exceeds 4 / n of their model.
+    residual) of at most `sampled` rows; `count` the rows that count, `high` those whose distance exceeds 4 / n of
+    their model.
     """
 
     def __init__(self, result: Fitted, most: int = 200, sampled: int = 1500) -> None:

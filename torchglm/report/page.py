@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _WIDE = 10_000  # characters
-_PAGE = 96  # characters of a table that a page shows whole on a desk
+_PAGE = 112  # characters of a table that a page shows whole on a desk
 _NAMED_FILES = 3
 _MOST_SENTENCES = 40
 

@@ -54,14 +54,16 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
         ]
     if not any(name != words.INTERCEPT for name in result.names):
         return []
-    neutral = "1" if words.ratio_name(result.family, result.link) else "0"
+    figure = plots.forest(result, level)
+    neutral = "0" if figure.axes[0].get_xlabel().startswith("coefficient") else "1"
+    bent = " The axis is linear about zero and logarithmic beyond, for units that differ so much."
     return [
         Panel(
             "Coefficients with intervals",
             f"An interval that crosses the line at {neutral} is "
             "compatible with no effect. Effects are per unit of each column, so compare only columns "
-            f"of like units.{_drawn(result, level)}",
-            plots.forest(result, level),
+            f"of like units.{bent * (figure.axes[0].get_xscale() == 'symlog')}{_drawn(result, level)}",
+            figure,
         )
     ]
 

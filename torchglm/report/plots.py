@@ -7,11 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, SymmetricalLogLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
+from torchglm.report.axes import (
+    AMBER,
+    BLUE,
+    GRID,
+    INK,
+    PALE,
+    QUIET,
+    faint,
+    numbered,
+    quiet_axes,
+    ratio_axis,
+    spread_axis,
+)
 from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
 from torchglm.report.fonts import families, reserved
 from torchglm.report.overview import ModelBatch
@@ -20,29 +33,23 @@ from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
     from torchglm.families import Family
 
-INK, QUIET, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-BLUE, AMBER, PALE = "#2563a8", "#c2631c", "#b9d0e8"
-_WIDTH, _HEIGHT = 4.3, 3.2  # inches: small, so that text stays readable on a phone
 _UNBOUNDED = 40.0  # width of an interval on a log, logit or probit scale past which it says nothing
 _FARTHEST = 5.0  # where the axis ends if no interval is bounded
-_FAR_APART = 300.0  # lengths of intervals too different for one linear axis
 MOST_DRAWN = 40  # coefficients of a plot
-_LARGEST = 700.0  # a coefficient whose ratio is still a number
 _LABEL = 24  # characters of a coefficient's name beside a plot
 _POINTS = 2000  # rows up to which residuals are drawn one by one
-_CLEAR = 100  # rows up to which no two need be seen through each other
 
 
 def forest(result: Fitted, level: float = 0.95, most: int = MOST_DRAWN) -> Figure:
     """Estimates with intervals, one line per coefficient but the intercept; ratios on a log axis.
 
     Beyond `most` coefficients those of largest |statistic| are drawn, in the order of the table. Every interval is
-    drawn whole, but those that the rows do not bound (separation): an arrow stands where they leave the axis. Where
-    intervals differ in length by more than 300 times, the axis is linear about zero and logarithmic beyond.
+    drawn whole, but those that the rows do not bound (separation): an arrow stands where they leave the axis. Ratios
+    too large to be read are drawn as coefficients. Where intervals differ in length by more than 300 times, the axis is
+    linear about zero and logarithmic beyond.
     """
     ratio = words.ratio_name(result.family, result.link)
     rows = _shown(result, level, most)
@@ -62,11 +69,12 @@ def forest(result: Fitted, level: float = 0.95, most: int = MOST_DRAWN) -> Figur
             axes.plot([c.estimate], [spot], "o", color=BLUE, markersize=5, zorder=3)
     _named(axes, place, [c.name for c in rows])
     axes.grid(False, axis="y")
-    if ratio is None:
-        _spread_axis(axes, ends)
-        axes.set_xlabel(f"coefficient, {numbers.percent(level)} interval")
+    if ratio is None or max(-low, high) > _UNBOUNDED:
+        spread_axis(axes, ends)
+        log = "" if ratio is None else f" (log of the {ratio})"
+        axes.set_xlabel(f"coefficient{log}, {numbers.percent(level)} interval")
     else:
-        _ratio_axis(axes)
+        ratio_axis(axes)
         axes.set_xlabel(f"{ratio}, {numbers.percent(level)} interval")
     return figure
 
@@ -274,66 +282,6 @@ def deviances(result: Fitted) -> Figure:
     return figure
 
 
-def quiet_axes(height: float = _HEIGHT) -> tuple[Figure, Axes]:
-    """A quiet figure of one pair of axes, none of it registered with pyplot, as all plots here have it."""
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(QUIET)
-    axes.tick_params(colors=INK, labelsize=9, color=QUIET)
-    axes.grid(True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.label.set(color=INK, fontsize=9.5)
-    axes.yaxis.label.set(color=INK, fontsize=9.5)
-    return figure, axes
-
-
-def faint(points: int) -> float:
-    """How opaque points are drawn: the more there are, the fainter, so that crowds show and single ones too."""
-    return max(0.25, 0.85 * min(1.0, (_CLEAR / max(points, 1)) ** 0.4))
-
-
-def numbered(axis: Axis) -> None:
-    """Plain numbers on a log axis as it is, at least two however short it is."""
-    low, high = axis.get_view_interval()
-    ticks = _round_values(low, high)
-    axis.set_ticks(ticks, [f"{t:.6g}" for t in ticks])
-    axis.set_minor_locator(NullLocator())
-    axis.set_view_interval(low, high, ignore=True)
-
-
-def _round_values(low: float, high: float) -> list[float]:
-    """Round numbers between two positive ones: powers of ten, then 1, 2, 5, then even steps."""
-    for subs in ((1.0,), (1.0, 2.0, 5.0)):
-        found = [t for t in LogLocator(subs=subs, numticks=8).tick_values(low, high) if low <= t <= high]
-        if 3 <= len(found) <= 8:
-            return found
-    even = [t for t in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if max(low, 0) < t <= high]
-    return even if len(even) > 1 else [low, high]
-
-
-def _ratio_axis(axes: Axes) -> None:
-    """Tick labels exp(x) at round ratios, on an axis that stays linear in the coefficient."""
-    low, high = axes.get_xlim()
-    low, high = max(low, -_LARGEST), min(high, _LARGEST)
-    ticks = _round_values(math.exp(low), math.exp(high))
-    axes.set_xticks([math.log(t) for t in ticks], [f"{t:g}" for t in ticks])
-    axes.set_xlim(low, high)
-
-
-def _spread_axis(axes: Axes, ends: list[tuple[float, float]]) -> None:
-    """An axis on which intervals of very different lengths can all be seen."""
-    lengths = sorted(b - a for a, b in ends if b > a)
-    if lengths and lengths[-1] > _FAR_APART * lengths[0]:
-        axes.set_xscale("symlog", linthresh=lengths[0])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=lengths[0]))
-        axes.xaxis.get_major_locator().set_params(numticks=6)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-
-
 def _count_map(axes: Axes, sums: Residuals) -> None:
     """The grid of counts as shades, faint to dark on a log scale, drawn as one image inside vector output."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -367,11 +315,11 @@ def _shown(result: Fitted, level: float, most: int) -> list[Coefficient]:
 def _reach(result: Fitted, rows: list[Coefficient]) -> tuple[float, float]:
     """Where the axis ends: past every bounded interval, zero within; one that the rows do not bound is cut there.
 
-    An identity or a power of the mean has the unit of the response, so that no length is too long; elsewhere the
-    predictor has none.
+    Such are the infinite ones, and of a fit without a maximum (separation) those past all lengths on a scale without
+    a unit; an identity or a power of the mean has the unit of the response.
     """
-    unit = result.link.exponent not in (None, 0)
-    bounded = [c for c in rows if unit or not _or(c.high - c.low, 0.0) > _UNBOUNDED]
+    cut = not bool(result.converged) and result.link.exponent in (None, 0)
+    bounded = [c for c in rows if not (cut and c.high - c.low > _UNBOUNDED)]
     ends = [v for c in bounded for v in (c.estimate, c.low, c.high) if math.isfinite(v)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
     if low == high:

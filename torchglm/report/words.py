@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from torchglm.families import Family
 from torchglm.links import Identity, Link
-from torchglm.writing.terminal import head, width
 from torchglm.writing.numbers import fixed, percent, short
+from torchglm.writing.terminal import head, width
 
 INTERCEPT = "(Intercept)"
 _UNBOUNDED = 40.0  # width of an interval on a log or logit scale past which a ratio says nothing
