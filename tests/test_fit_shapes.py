@@ -105,6 +105,92 @@ def test_a_penalised_batch_is_a_loop(penalty: torchglm.Penalty) -> None:
         close(batch.coef[i], data.one(i).fit(penalty=penalty).coef, 1e-9, 1.0)
 
 
+def by_hand(data: Problem, result: Result) -> tuple[Tensor, Tensor]:
+    """The information and the curvature of the penalty on columns that are not held at zero; else zero."""
+    x, w = torch.cat([torch.ones_like(data.x[:, :1]), data.x], -1), data.rows["weights"]
+    w = w * data.rows.get("trials", torch.ones_like(w))
+    eta = result.link.link(result.fitted)
+    information = w * result.link.inverse_deriv(eta).square() / data.family.variance(result.fitted)
+    curvature = f64([0.0, *[float(result.penalty.l2[-1])] * 3]) * w.sum()  # type: ignore[union-attr]
+    return x.T @ (x * information[:, None]), torch.diag(curvature)
+
+
+@PENALISED
+@pytest.mark.parametrize("l2", [0.01, 1.0])
+def test_df_of_a_ridge_fit_are_effective_and_its_covariance_that_of_a_prior(model: str, l2: float) -> None:
+    data = problem(model).one(0)
+    result = data.fit(penalty=Ridge(l2))
+    information, curvature = by_hand(data, result)
+    inverse = torch.linalg.inv(information + curvature)
+    close(result.edf, (inverse @ information).diagonal(), 1e-7)
+    close(result.df_resid, result.nobs - result.edf.sum(), 1e-12)
+    close(result.covariance(), result.dispersion * inverse, 1e-7, 1.0)
+    count = result.edf.sum() + float(result.family.has_dispersion)
+    close(result.aic, -2 * result.loglik + 2 * count, 1e-12)
+    close(result.bic, -2 * result.loglik + count * result.nobs.log(), 1e-12)
+    if result.family.has_dispersion:
+        close(result.dispersion, result.pearson_chi2 / result.df_resid, 1e-12)
+    assert str(result.penalty) == f"Ridge(l2={l2:g})"
+    said = str(result.summary())
+    assert f"Ridge(l2={l2:g})" in said and "Bayesian" in said and "Effective df" in said
+
+
+@PENALISED
+def test_an_l1_fit_counts_its_columns_and_has_no_errors(model: str) -> None:
+    data = problem(model).one(1)
+    result = data.fit(penalty=ElasticNet(f64([0.001, 10.0, 0.001]), 0.02))
+    assert float(result.coef[2]) == 0 and float(result.edf[2]) == 0
+    information, curvature = by_hand(data, result)
+    active = [0, 1, 3]
+    both = (information + curvature)[active][:, active]
+    want = torch.linalg.solve(both, information[active][:, active]).diagonal()
+    close(result.edf[active], want, 1e-6)
+    for value in (result.std_err, result.conf_int(), result.p_value, result.covariance("HC0"), result.covariance()):
+        assert torch.isnan(value).all()
+    _, error = result.predict(data.x, se=True, offset=data.rows["offset"])
+    assert torch.isnan(error).all()
+    said = str(result.summary())
+    assert "no standard errors" in said and "0.001, 10, 0.001" in said
+    only = data.fit(penalty=ElasticNet(0.03))
+    close(only.edf, (only.coef != 0).double(), 1e-7)
+
+
+def test_no_penalty_has_an_edf_of_its_rank() -> None:
+    data = problem("poisson log").one(0)
+    with pytest.warns(FitWarning, match="aliased"):
+        result = data.change(x=torch.cat([data.x, data.x[:, :1]], -1)).fit()
+    assert result.edf.tolist() == [1, 1, 1, 1, 0]
+
+
+@PENALISED
+@pytest.mark.parametrize("columns", [1, 3, 4])
+@pytest.mark.parametrize("l1", [0.0, 0.02])
+def test_every_model_of_a_batch_may_have_its_own_strengths(model: str, columns: int, l1: float) -> None:
+    data = problem(model)
+    strength = torch.linspace(0.01, 0.6, 4 * columns, dtype=torch.float64).reshape(4, columns)
+    strength = torch.where(torch.arange(columns) + 1 == columns - 3, 0.0, strength)  # of an intercept: none
+    first = strength.clamp(max=l1) if l1 else 0.0
+    batch = data.fit(penalty=ElasticNet(first, strength))
+    for i in range(4):
+        own = ElasticNet(first[i] if l1 else 0.0, strength[i] if columns > 1 else float(strength[i]))  # type: ignore
+        if columns == 1 and l1:
+            own = ElasticNet(float(first[i]), float(strength[i]))  # type: ignore[index]
+        alone = data.one(i).fit(penalty=own)
+        close(batch.coef[i], alone.coef, 1e-7, 1.0)
+        close(batch.edf[i], alone.edf, 1e-6)
+        close(batch.aic[i], alone.aic, 1e-8)
+        torch.testing.assert_close(batch.std_err[i], alone.std_err, rtol=1e-6, atol=1e-9, equal_nan=True)
+        assert str(batch[i].penalty) == str(alone.penalty)
+
+
+def test_strengths_of_other_models_are_refused() -> None:
+    data = problem("poisson log")
+    with pytest.raises(ValueError, match=r"\(3, 3\) and the models are \(4,\)"):
+        data.fit(penalty=Ridge(torch.ones(3, 3)))
+    with pytest.raises(ValueError, match=r"the models are \(\)"):
+        data.one(0).fit(penalty=Ridge(torch.ones(4, 3)))
+
+
 def test_a_penalty_solves_separated_and_dependent_problems_without_a_warning() -> None:
     x = torch.arange(10).double()[:, None]
     with warnings.catch_warnings():
@@ -114,7 +200,7 @@ def test_a_penalty_solves_separated_and_dependent_problems_without_a_warning() -
     close(2 * result.coef[1], result.coef[2], 1e-9)
 
 
-@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, [[1.0]]])
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf, [[-1.0]]])
 def test_a_strength_that_is_none_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="l2 must be one number >= 0"):
         Ridge(bad)  # type: ignore[arg-type]

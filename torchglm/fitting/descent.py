@@ -56,7 +56,7 @@ class Descent:
 
     def _advance(self, s: State) -> Passes[State]:
         """Evaluate the trial of every model, accept or halve, and aim again."""
-        problem = self.problem
+        problem = self.problem.among(s.lane)
         trial = s.coef + s.step.unsqueeze(-1) * s.delta
         point = self._point(s, trial)
         moments = yield Ask(point, s.lane)
@@ -133,7 +133,7 @@ class Descent:
 
     def _aimed(self, s: State) -> State:
         """The next direction of every model, and whether the pass along it may be the last."""
-        problem = self.problem
+        problem = self.problem.among(s.lane)
         delta, decrement, inverse = self._direction(s)
         self._aim = None if bool(s.stale.any()) else (s.lane, inverse)
         positive = inverse.positive
@@ -175,7 +175,7 @@ class Descent:
         """The step, its decrement and the inverse; steps with the Gram of an earlier point share its factor."""
         known = self._inverted if self.problem.chord else None
         inverse = known[1] if known is not None and known[0] is s.moments.gram else None
-        found = self.problem.direction(s.moments, s.coef, s.keep, s.factored, s.total, inverse)
+        found = self.problem.among(s.lane).direction(s.moments, s.coef, s.keep, s.factored, s.total, inverse)
         self._inverted = (s.moments.gram, found[2])
         return found
 
@@ -195,7 +195,7 @@ class Descent:
 
         `at_hand`: the last pass has taken it there already.
         """
-        last, out, problem = s.moments, self.out, self.problem
+        last, out, problem = s.moments, self.out, self.problem.among(s.lane)
         if not at_hand:
             point = Point(s.coef, False, bool(s.factored.any()), s.coef, fence=problem.fence)
             last = yield Ask(point, s.lane)

@@ -60,7 +60,7 @@ def irls(
                 [rows],
                 take_family(family, models),
                 link,
-                penalty=penalty,
+                penalty=None if penalty is None else penalty.take(models),
                 start=None if start is None else start[models],
                 tol=tol,
                 max_iter=max_iter,

@@ -9,6 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ONE = torch.Size()  # of one model
+LISTED = 6  # strengths that are written out
+
 
 class Penalty:
     """A penalty as a step sees it: its value, a quadratic part, and absolute values.
@@ -18,6 +21,12 @@ class Penalty:
     """
 
     diagonal = True  # its quadratic part has no products of two coefficients
+    each = False  # every model of a batch has its own
+
+    @property
+    def smooth(self) -> bool:
+        """Whether it has no absolute values."""
+        return type(self).nonsmooth is Penalty.nonsmooth
 
     def value(self, coef: Tensor, total: Tensor) -> Tensor:
         """(B,) the penalty times the total weight."""
@@ -35,16 +44,24 @@ class Penalty:
         """(B, p) the weights of the absolute values, or None where there are none."""
         return None
 
-    def expand(self, intercept: bool, p: int) -> Penalty:
-        """The same penalty on a design of `p` columns, with an unpenalised intercept in front where there is one."""
+    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> Penalty:
+        """The same penalty on a design of `p` columns, with an unpenalised intercept in front where there is one.
+
+        `batch` are the batch dimensions of the models that it is for.
+        """
         raise NotImplementedError
+
+    def take(self, models: Tensor) -> Penalty:
+        """That of some of the models."""
+        return self
 
 
 class ElasticNet(Penalty):
     """`sum_j l1_j |b_j| + l2_j b_j^2 / 2`, with one strength for all columns or one each (the intercept has none).
 
-    In glmnet's terms `l1 = lambda alpha`, `l2 = lambda (1 - alpha)`; columns are not standardised here.
-    Raises `ValueError` for negative or non-finite strengths, or a length that is not the number of columns.
+    Strengths `(*B, p)` are those of each model of a batch, `(*B, 1)` one for all columns of each. In glmnet's terms
+    `l1 = lambda alpha`, `l2 = lambda (1 - alpha)`; columns are not standardised here.
+    Raises `ValueError` for negative or non-finite strengths, or a shape that is not that of the columns and models.
     Source: Friedman, Hastie & Tibshirani (2010), J. Stat. Software 33(1).
     """
 
@@ -52,22 +69,44 @@ class ElasticNet(Penalty):
         self.l1 = torch.as_tensor(l1, dtype=torch.float64)
         self.l2 = torch.as_tensor(l2, dtype=torch.float64)
         for name, value in (("l1", self.l1), ("l2", self.l2)):
-            if value.dim() > 1 or not bool((torch.isfinite(value) & (value >= 0)).all()):
-                raise ValueError(f"{name} must be one number >= 0, or one for each column, got {value.tolist()}.")
-
-    def expand(self, intercept: bool, p: int) -> ElasticNet:
-        def column(value: Tensor, name: str) -> Tensor:
-            slopes = p - int(intercept)
-            if value.dim() == 1 and value.numel() == p:
-                return value  # the intercept, or the user's own column of ones, has a value too
-            if value.dim() == 1 and value.numel() != slopes:
+            if not bool((torch.isfinite(value) & (value >= 0)).all()):
                 raise ValueError(
-                    f"{name} has {value.numel()} values for {slopes} columns. Give one for each column "
+                    f"{name} must be one number >= 0, or one for each column (and model), got {value.tolist()}."
+                )
+
+    @property
+    def each(self) -> bool:  # type: ignore[override]
+        return self.l1.dim() > 1 or self.l2.dim() > 1
+
+    @property
+    def smooth(self) -> bool:
+        return not bool((self.l1 > 0).any())
+
+    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> ElasticNet:
+        slopes = p - int(intercept)
+
+        def column(value: Tensor, name: str) -> Tensor:
+            models, columns = value.shape[:-1], value.shape[-1] if value.dim() else 1
+            if value.dim() > 1 and models != batch:
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)} and the models are {tuple(batch)}. Give (*B, p) strengths, "
+                    "a row for each model, or one for each column, or a single number."
+                )
+            if value.dim() and columns == p:
+                return value.reshape(-1, p) if models else value  # the intercept, or a user's own, has a value too
+            if value.dim() and columns != slopes and not (models and columns == 1):
+                raise ValueError(
+                    f"{name} has {columns} values for {slopes} columns. Give one for each column "
                     "(the intercept is never penalised), or a single number."
                 )
-            return torch.cat([value.new_zeros(int(intercept)), value.expand(slopes)])
+            whole = torch.cat([value.new_zeros(*models, int(intercept)), value.expand(*models, slopes)], -1)
+            return whole.reshape(-1, p) if models else whole
 
         return ElasticNet(column(self.l1, "l1"), column(self.l2, "l2"))
+
+    def take(self, models: Tensor) -> ElasticNet:
+        l1, l2 = (value[models.to(value.device)] if value.dim() > 1 else value for value in (self.l1, self.l2))
+        return ElasticNet(l1, l2)
 
     def value(self, coef: Tensor, total: Tensor) -> Tensor:
         l1, l2 = self.l1.to(coef.device), self.l2.to(coef.device)
@@ -77,11 +116,13 @@ class ElasticNet(Penalty):
         return (total.unsqueeze(-1) * self.l2.to(coef.device)).expand_as(coef)
 
     def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
-        if not bool((self.l1 > 0).any()):
+        if self.smooth:
             return None
         return (total.unsqueeze(-1) * self.l1.to(coef.device)).expand_as(coef)
 
     def __repr__(self) -> str:
+        if not bool(self.l1.any()):
+            return f"Ridge(l2={_text(self.l2)})"
         return f"ElasticNet(l1={_text(self.l1)}, l2={_text(self.l2)})"
 
 
@@ -90,9 +131,6 @@ class Ridge(ElasticNet):
 
     def __init__(self, l2: float | Tensor) -> None:
         super().__init__(0.0, l2)
-
-    def __repr__(self) -> str:
-        return f"Ridge(l2={_text(self.l2)})"
 
 
 class Around(Penalty):
@@ -115,7 +153,7 @@ class Around(Penalty):
     def slope(self, coef: Tensor, total: Tensor) -> Tensor:
         return (self.curvature @ (coef - self.centre).unsqueeze(-1)).squeeze(-1)
 
-    def expand(self, intercept: bool, p: int) -> Around:
+    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> Around:
         return self
 
 
@@ -126,6 +164,10 @@ class Along(Penalty):
 
     def __init__(self, penalty: Penalty, matrix: Tensor) -> None:
         self.penalty, self.matrix = penalty, matrix
+
+    @property
+    def smooth(self) -> bool:
+        return self.penalty.smooth
 
     def value(self, coef: Tensor, total: Tensor) -> Tensor:
         return self.penalty.value(coef @ self.matrix, total)
@@ -140,9 +182,18 @@ class Along(Penalty):
     def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
         return self.penalty.nonsmooth(coef @ self.matrix, total)
 
-    def expand(self, intercept: bool, p: int) -> Along:
+    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> Along:
         return self
 
 
 def _text(value: Tensor) -> str:
-    return f"{float(value):.6g}" if value.dim() == 0 else f"tensor({value.numel()})"
+    """The strength of all columns; where they differ each, or from the least to the largest of many."""
+    found = value.reshape(-1).tolist() if value.dim() else [float(value)]
+    own = found[1:] if value.dim() and value.shape[-1] > 1 and not bool(value[..., 0].any()) else found
+    if value.dim() > 1 and value.shape[0] > 1:
+        own = value[..., int(not bool(value[..., 0].any())) :].reshape(-1).tolist()
+    if len(set(own)) <= 1:
+        return f"{(own or found)[0]:.6g}"
+    if len(found) <= LISTED:
+        return "[" + ", ".join(f"{one:.6g}" for one in found) + "]"
+    return f"{min(own):.6g} to {max(own):.6g}"

@@ -104,10 +104,7 @@ class Problem:
     @cached_property
     def smooth_penalty(self) -> bool:
         """Whether the objective has a derivative everywhere."""
-        if self.penalty is None:
-            return True
-        nothing = torch.zeros(1, self.p + 1, dtype=torch.float64, device=self.device)
-        return self.penalty.nonsmooth(nothing[:, 1:], nothing[:, 0]) is None
+        return self.penalty is None or self.penalty.smooth
 
     @cached_property
     def needs_pairs(self) -> bool:
@@ -133,6 +130,12 @@ class Problem:
     def arrived(self) -> float:
         """The tolerance of an arrival by steps with the Gram of an earlier point."""
         return ARRIVED[0 if self.canonical else 1] * self.tol
+
+    def among(self, lane: Tensor) -> Problem:
+        """The problem of models `lane`, where each has a penalty of its own; its Grams are those of all."""
+        if self.penalty is None or not self.penalty.each:
+            return self
+        return replace(self, penalty=self.penalty.take(lane))
 
     def objective(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
         """(B,) half the deviance and the penalty."""

@@ -116,7 +116,8 @@ class Search:
         state, out = self.state, self.solution
         if state is None:
             return out.moments, out.keep, out.root
-        inverse = self.problem.inverse(state.moments, state.coef, state.keep, state.factored, state.total)
+        problem = self.problem.among(state.lane)
+        inverse = problem.inverse(state.moments, state.coef, state.keep, state.factored, state.total)
         return state.moments, state.keep, inverse.root
 
     # from the first pass to the last ---------------------------------------------------------------------

@@ -65,6 +65,7 @@ def from_known(
     `part` are the moments of some of the rows near by. Where these are many enough to `lend` their Gram, scaled to all
     rows, the first steps are taken with it.
     """
+    problem = problem.among(lane)
     no, every = torch.zeros_like(lane, dtype=torch.bool), torch.ones_like(coef, dtype=torch.bool)
     single = False
     if part is not None and problem.chord:
@@ -82,7 +83,7 @@ def from_known(
 
 def state_at(problem: Problem, columns: Columns, coef: Tensor, moments: Moments) -> State:
     """The state of models that have made no step."""
-    lane, total = columns.lane, columns.first.weight
+    lane, total, problem = columns.lane, columns.first.weight, problem.among(columns.lane)
     whole, no = torch.zeros_like(lane), torch.zeros_like(lane, dtype=torch.bool)
     zero = torch.zeros_like(total)
     return State(
@@ -117,7 +118,7 @@ def state_at(problem: Problem, columns: Columns, coef: Tensor, moments: Moments)
 def _rank(problem: Problem, first: Moments, lane: Tensor) -> Passes[tuple[Tensor, Tensor] | None]:
     """Columns that depend on those before them are dropped, unless they are penalised."""
     curved = held_all = torch.zeros_like(first.score, dtype=torch.bool)
-    gram = first.gram
+    gram, problem = first.gram, problem.among(lane)
     if problem.penalty is not None:
         ridge = problem.penalty.ridge(first.score, first.weight)
         l1 = problem.penalty.nonsmooth(first.score, first.weight)
@@ -181,6 +182,7 @@ def _level(problem: Problem, columns: Columns) -> Passes[Tensor]:
 def _solved(problem: Problem, columns: Columns) -> Tensor:
     """(B, p) the coefficients that a first pass leads to."""
     first = columns.first
+    problem = problem.among(columns.lane)
     return problem.direction(first, torch.zeros_like(first.score), columns.keep, columns.factored, first.weight)[0]
 
 
@@ -190,15 +192,15 @@ def _better(problem: Problem, columns: Columns, moments: Moments, coef: Tensor) 
     Far off: the Newton decrement is a quarter of the deviance. From such a point the search may end in
     another, lower maximum of a likelihood that has several.
     """
-    total = columns.first.weight
-    _, decrement, _ = problem.direction(moments, coef, columns.keep, columns.factored, total)
-    far = ((decrement > 0.5 * problem.objective(moments, coef, total)) & moments.valid).nonzero()[:, 0]
+    total, here = columns.first.weight, problem.among(columns.lane)
+    _, decrement, _ = here.direction(moments, coef, columns.keep, columns.factored, total)
+    far = ((decrement > 0.5 * here.objective(moments, coef, total)) & moments.valid).nonzero()[:, 0]
     if not far.numel():
         return moments, coef
     own = columns.take(far)
     level = yield from _level(problem, own)
     other = yield from _at(problem, own, level)
-    objective = problem.objective(moments, coef, total)[far]
-    better = other.valid & (problem.objective(other, level, own.first.weight) < objective)
+    objective = here.objective(moments, coef, total)[far]
+    better = other.valid & (problem.among(own.lane).objective(other, level, own.first.weight) < objective)
     index = better.nonzero()[:, 0]
     return moments.place(far[index], other.take(index)), coef.index_copy(0, far[index], level[index])

@@ -47,8 +47,10 @@ def build(
     family.requires_grad_(False)
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
+    edf, unknown = (None, None) if penalty is None else _penalised(solution, penalty)
+    df = rank if edf is None else edf.sum(-1)
     deviance, pearson = 2 * moments.objective, moments.pearson
-    kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, rank)
+    kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)
     flat = Flat(
         coef=coef,
         keep=solution.keep,
@@ -61,6 +63,8 @@ def build(
         rank=rank,
         status=solution.status,
         n_iter=solution.n_iter,
+        edf=edf,
+        unknown=unknown,
         observed=observed_inverse(source, family, link, coef, solution.keep) if context.get("event") else None,
     )
     fitted = Fitted(
@@ -85,6 +89,25 @@ def build(
     return replace(fitted, flat=replace(flat, null_deviance=null_deviance, loglik=loglik))
 
 
+def _penalised(solution: Solution, penalty: Penalty) -> tuple[Tensor, Tensor | None]:
+    """(B, p) the effective degrees of freedom, and the columns of models with an l1 penalty, which have no errors.
+
+    `diag((G + S)^-1 G) = 1 - diag((G + S)^-1 S)` on the columns that are not held at zero.
+    """
+    coef, total = solution.coef, solution.moments.weight
+    l1 = penalty.nonsmooth(coef, total)
+    active = solution.keep if l1 is None else solution.keep & ((coef != 0) | (l1 == 0))
+    curvature = penalty.ridge(coef, total)
+    if penalty.diagonal:
+        taken = solution.root.inverse_diagonal() * curvature
+    else:
+        taken = (solution.root.inverse() * curvature).sum(-1)
+    edf = torch.where(active, 1 - taken, 0.0)
+    if l1 is None:
+        return edf, None
+    return edf, (l1 > 0).any(-1, keepdim=True).expand_as(active).clone()
+
+
 def _dispersion(
     dispersion: str | float | None,
     source: Iterable[Rows],
@@ -94,12 +117,12 @@ def _dispersion(
     deviance: Tensor,
     pearson: Tensor,
     nobs: Tensor,
-    rank: Tensor,
+    df: Tensor,
 ) -> tuple[str, Tensor]:
     if dispersion is None and not family.has_dispersion:
         return "fixed", torch.ones_like(deviance)
     kind = "pearson" if dispersion is None else dispersion
-    freedom = torch.where(nobs > rank, nobs - rank, torch.nan)
+    freedom = torch.where(nobs > df, nobs - df, torch.nan)
     if kind == "pearson":
         return "pearson", pearson / freedom
     if kind == "deviance":

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
+from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.apart import part_by_part
 from torchglm.inference.fitted import Fitted
@@ -45,12 +46,12 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
         )
     flat = result.flat
     coef, keep, root = flat.coef, flat.keep, flat.root
-    nobs, rank, phi = flat.nobs, flat.rank, flat.dispersion[:, None, None]
+    nobs, rank, phi = flat.nobs, flat.df, flat.dispersion[:, None, None]
     family, link = result.family, result.link
     if kind == "model":
         return result.model_covariance
     if kind == "observed":
-        value = phi * observed_inverse(result.source, family, link, coef, keep)
+        value = phi * observed_inverse(result.source, family, link, coef, keep, result.penalty)
     elif kind == "cluster":
         columns = cluster_codes(clusters, result.batch_shape, coef.device)
         value = clustered(result.source, family, link, coef, root, columns, rank)
@@ -58,13 +59,26 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
             value = ((nobs - 1) / (nobs - rank))[:, None, None] * value
     else:
         value = part_by_part(result, lambda part: heteroscedastic(part, kind))
-    return torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), value, torch.nan)
+    return torch.where(flat.known.unsqueeze(-1) & flat.known.unsqueeze(-2), value, torch.nan)
 
 
-def observed_inverse(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, keep: Tensor) -> Tensor:
-    """(B, p, p) the inverse of the observed information for `phi = 1`; NaN where it is not positive definite."""
-    moments = fold(source, Point(coef, True), family, link)
-    inverse = moments.gram.invert(keep)
+def observed_inverse(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    coef: Tensor,
+    keep: Tensor,
+    penalty: Penalty | str | None = None,
+) -> Tensor:
+    """(B, p, p) the inverse of the observed information for `phi = 1`; NaN where it is not positive definite.
+
+    It holds the curvature of a penalty. Raises `ValueError` for one that is known by its name alone (a loaded fit's).
+    """
+    if isinstance(penalty, str):
+        raise ValueError(f"the observed covariance needs the penalty itself, and a loaded fit knows it as {penalty}.")
+    moments = fold(source, Point(coef, True, census=True), family, link)
+    ridge = None if penalty is None else penalty.ridge(coef, moments.weight)
+    inverse = moments.gram.with_ridge(ridge).invert(keep)
     return inverse.root.only(inverse.positive).inverse()
 
 
@@ -76,7 +90,7 @@ def heteroscedastic(result: Fitted, kind: str) -> Tensor:
     Source: Zeileis (2006), J. Stat. Software 16(9).
     """
     flat, source, family, link = result.flat, result.source, result.family, result.link
-    coef, root, nobs, rank = flat.coef, flat.root, flat.nobs, flat.rank
+    coef, root, nobs, rank = flat.coef, flat.root, flat.nobs, flat.df
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
     meat, ranks = None, ranks_of(source)
     with ranks.together():

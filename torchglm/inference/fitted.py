@@ -70,6 +70,7 @@ class Fitted:
             self,
             flat=self.flat.take(flat),
             family=take_family(self.family, flat if index.dim() else flat[0]),
+            penalty=self.penalty.take(flat) if isinstance(self.penalty, Penalty) else self.penalty,
             batch_shape=index.shape,
             context=self.context | {"groups": None, "group": group},
             chunks=None if self.chunks is None else members(self.chunks, flat),
@@ -93,12 +94,12 @@ class Fitted:
         if not self.covariance_is_root:
             return self.flat_covariance.diagonal(dim1=-2, dim2=-1)
         own = self.flat.root.inverse_diagonal()  # without the products of all pairs of columns
-        return torch.where(self.flat.keep, self.flat.dispersion.unsqueeze(-1) * own, torch.nan)
+        return torch.where(self.flat.known, self.flat.dispersion.unsqueeze(-1) * own, torch.nan)
 
     @property
     def covariance_is_root(self) -> bool:
         """Whether the covariance behind `std_err` is the dispersion times the inverse whose root the fit left."""
-        return self.flat.covariance is None and self.penalty is None and not self.context.get("event")
+        return self.flat.covariance is None and (self.penalty is not None or not self.context.get("event"))
 
     @property
     def flat_covariance(self) -> Tensor:
@@ -107,15 +108,17 @@ class Fitted:
 
     @property
     def model_covariance(self) -> Tensor:
-        """(B, p, p) dispersion times the inverse information; with a penalty `H^-1 G H^-1` of the penalised fit."""
+        """(B, p, p) dispersion times the inverse information, which holds the curvature of a penalty.
+
+        With a quadratic penalty it is the covariance of the coefficients given the data, the penalty being a normal
+        prior: Wahba (1983), J. R. Stat. Soc. B 45; mgcv's `Vp`.
+        """
         flat = self.flat
-        if self.context.get("event") and flat.observed is not None:
+        if self.penalty is None and self.context.get("event") and flat.observed is not None:
             unscaled = flat.observed
         else:
             unscaled = flat.root.inverse()
-            if self.penalty is not None:
-                unscaled = unscaled @ flat.gram.written_out() @ unscaled
-        both = flat.keep.unsqueeze(-1) & flat.keep.unsqueeze(-2)
+        both = flat.known.unsqueeze(-1) & flat.known.unsqueeze(-2)
         return torch.where(both, flat.dispersion[:, None, None] * unscaled, torch.nan)
 
     def covariance(self) -> Tensor:
@@ -185,8 +188,17 @@ class Fitted:
         return self.shaped(self.flat.rank)
 
     @property
+    def edf(self) -> Tensor:
+        """(*B, p) the effective degrees of freedom of each coefficient, 1 where no penalty draws on it.
+
+        `diag((X'WX + S)^-1 X'WX)` with the Fisher weights `W` and the curvature `S` of the penalty, on the columns that
+        an l1 penalty does not hold at zero; 0 for those and for aliased ones.
+        """
+        return self.shaped(self.flat.keep.to(torch.float64) if self.flat.edf is None else self.flat.edf)
+
+    @property
     def df_resid(self) -> Tensor:
-        """(*B) `nobs - rank`."""
+        """(*B) `nobs - rank`; of a penalised fit `nobs` less the sum of `edf`."""
         return self.shaped(self.flat.df_resid)
 
     @property
@@ -220,9 +232,9 @@ class Fitted:
 
     @property
     def n_parameters(self) -> Tensor:
-        """(*B) every estimated parameter: the rank, a dispersion, a shape."""
+        """(*B) every estimated parameter: the rank (penalised: the sum of `edf`), a dispersion, a shape."""
         dispersion = self.family.has_dispersion and self.dispersion_kind != "number"
-        return self.rank + float(dispersion) + float(self.estimated_shape)
+        return self.shaped(self.flat.df) + float(dispersion) + float(self.estimated_shape)
 
     @property
     def aic(self) -> Tensor:

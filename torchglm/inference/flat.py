@@ -22,7 +22,8 @@ class Flat:
     Dropped columns are zero in `coef` (B, p) and False in `keep` (B, p); `root root'` is the inverse of the information
     plus the penalty's quadratic part, `gram` the information alone, `observed` (B, p, p) the inverse of the observed
     information where times are censored, and `covariance` (B, p, p) the one that stands in place of the model's.
-    `null_deviance` and `loglik` are None until they are asked for.
+    `null_deviance` and `loglik` are None until they are asked for. Of a penalised fit `edf` (B, p) are the effective
+    degrees of freedom; `unknown` (B, p) marks coefficients that have no standard error.
     """
 
     coef: Tensor
@@ -40,6 +41,8 @@ class Flat:
     covariance: Tensor | None = None
     null_deviance: Tensor | None = None
     loglik: Tensor | None = None
+    edf: Tensor | None = None
+    unknown: Tensor | None = None
 
     def take(self, models: Tensor) -> Flat:
         """Some of the models."""
@@ -81,6 +84,16 @@ class Flat:
         return converged(self.status)
 
     @property
+    def known(self) -> Tensor:
+        """(B, p) True for the coefficients that have a standard error."""
+        return self.keep if self.unknown is None else self.keep & ~self.unknown
+
+    @property
+    def df(self) -> Tensor:
+        """(B) the rank, or of a penalised fit the effective degrees of freedom."""
+        return self.rank if self.edf is None else self.edf.sum(-1)
+
+    @property
     def df_resid(self) -> Tensor:
-        """(B) `nobs - rank`."""
-        return self.nobs - self.rank
+        """(B) `nobs - df`."""
+        return self.nobs - self.df

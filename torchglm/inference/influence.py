@@ -72,7 +72,7 @@ def deletion(result: Fitted, values: RowValues) -> Deletion:
     left = _left(1 - h)
     phi, pearson = flat.dispersion.unsqueeze(-1), rowwise.residuals(values, result.family, result.link, "pearson")
     residual = pearson / (phi * _left(1 - h / values.repeats)).sqrt()
-    cook = values.repeats * pearson.square() / (phi * left) * h / left / flat.rank.unsqueeze(-1)
+    cook = values.repeats * pearson.square() / (phi * left) * h / left / flat.df.unsqueeze(-1)
     return Deletion(h, left, residual, cook)
 
 
@@ -196,7 +196,7 @@ def _deletion_dispersion(result: Fitted, values: RowValues, left: Tensor, repeat
         return phi.expand_as(left)
     kind = "pearson" if result.dispersion_kind == "pearson" else "deviance"
     total = (result.flat.pearson if kind == "pearson" else result.flat.deviance).unsqueeze(-1)
-    freedom = (result.flat.nobs - result.flat.rank).unsqueeze(-1)
+    freedom = result.flat.df_resid.unsqueeze(-1)
     share = repeats * rowwise.residuals(values, result.family, result.link, kind).square() / left / total
     without = phi * (1 - share) * freedom / (freedom - repeats)
     return torch.where((without > 0) & (freedom > repeats), without, torch.nan)

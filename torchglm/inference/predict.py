@@ -62,12 +62,24 @@ def predict(
 def _variance(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor:
     """The variances of linear predictors, without the covariance of all pairs of levels where there are very many."""
     if result.covariance_is_root:
-        return result.flat.dispersion.unsqueeze(-1) * result.flat.root.lengths(design, indexed)
-    cov = result.covariance()
-    spread = torch.where(torch.isfinite(cov), cov, 0.0)
-    if indexed is None:
-        return (design @ spread * design).sum(-1)
-    return indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:]))
+        found = result.flat.dispersion.unsqueeze(-1) * result.flat.root.lengths(design, indexed)
+    else:
+        cov = result.covariance()
+        spread = torch.where(torch.isfinite(cov), cov, 0.0)
+        if indexed is None:
+            found = (design @ spread * design).sum(-1)
+        else:
+            found = indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:]))
+    unknown = result.flat.unknown
+    if unknown is None or not bool(unknown.any()):
+        return found
+    # a predictor with a part of which nothing is known
+    none = unknown.to(design.dtype).reshape(*result.batch_shape, -1)
+    if indexed is not None:
+        touched = indexed.times(design.abs(), none.reshape(-1, none.shape[-1])).reshape(found.shape)
+    else:
+        touched = (design.abs() @ none.unsqueeze(-1)).squeeze(-1)
+    return torch.where(touched.reshape(found.shape) > 0, torch.nan, found)
 
 
 def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:

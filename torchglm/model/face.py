@@ -88,7 +88,9 @@ def fit(
             returns an iterator of tables. Both are read again at each step where they are too large to hold.
         family, link: objects or names; `link=None` is the family's default.
         intercept: put a column of ones in front (a formula decides for itself).
-        penalty: `Ridge` or `ElasticNet`; the default is none.
+        penalty: `Ridge` or `ElasticNet`, with strengths for all models or `(*B, p)`; the default is none. Degrees of
+            freedom, dispersion, AIC and BIC then count effective ones (`edf`); intervals of a ridge fit are Bayesian,
+            and an l1 penalty leaves no standard errors.
         dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
             other than None asks for quasi-likelihood.
         names: of the columns of `x`.
@@ -140,7 +142,7 @@ def fit(
         data = inputs.from_loader(x, family, chosen, beside, intercept, names, where, dtype)
     else:
         data = inputs.from_arrays(x, y, family, beside, intercept, names, where, dtype)
-    penalty = None if penalty is None else penalty.expand(data.constant, data.columns)
+    penalty = None if penalty is None else penalty.expand(data.constant, data.columns, data.batch)
     first = None if start is None else start_of(start, data)
     check_resume(resume, start, data)
     options = {

@@ -11,6 +11,7 @@ from torchglm.writing.numbers import jsonable
 NUMBERS = (
     "nobs",
     "rank",
+    "edf",
     "df_resid",
     "df_null",
     "deviance",

@@ -64,7 +64,7 @@ def leverage(found: Influence) -> Figure:
     if axes.get_xscale() == "log":
         numbered(axes.xaxis)
     if not found.result.batch_shape and found.count:
-        _contours(figure, float(found.result.rank))
+        _contours(figure, float(found.result.flat.df))
     axes.set_xlabel("leverage (log axis)")
     axes.set_ylabel("standardised Pearson residual")
     return figure

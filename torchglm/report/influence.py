@@ -60,7 +60,7 @@ class Influence:
         self.drawn = EvenSample(sampled)
         self.count = self.high = self.seen = 0
         flat = result.flat
-        self.fitted = (flat.nobs > flat.rank).unsqueeze(-1)
+        self.fitted = (flat.nobs > flat.df).unsqueeze(-1)
 
     @classmethod
     @torch.no_grad()

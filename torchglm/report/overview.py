@@ -14,7 +14,7 @@ from torch import Tensor
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
-from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
+from torchglm.report.single import d_squared, group_label, left_out, penalised, policies, roles, share
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class ModelBatch:
             *roles(self.result),
             ("Models", f"{self.n_models:,}"),
             ("Columns", str(len(self.result.names))),
+            *([] if self.result.penalty is None else [("Penalty", str(self.result.penalty))]),
             ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
             ("Observations", _range(nobs)),
             *left_out(self.result),
@@ -119,6 +120,7 @@ class ModelBatch:
         return [
             "Coefficients: distribution over the converged models. Models to look at first: those that "
             "did not converge, then by deviance per residual degree of freedom.",
+            *penalised(self.result),
             *policies(self.result),
         ]
 

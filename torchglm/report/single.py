@@ -90,6 +90,7 @@ class SingleModel:
             ("Observations", numbers.number(_float(r.nobs))),
             *left_out(r),
             ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
+            *effective(r),
             ("Residual df", numbers.number(_float(r.df_resid))),
             ("Null df", numbers.number(_float(r.df_null))),
             ("Dispersion", self._dispersion()),
@@ -142,12 +143,14 @@ class SingleModel:
         r = self.result
         law = f"Student t with {_float(r.df_resid):.0f} df" if r.statistic_name == "t" else "normal"
         lines = [f"Tests and {numbers.percent(self.level)} intervals: Wald, {law}{robust_errors(r)}."]
+        if bool(r.flat.unknown is not None and not r.flat.known.any()):
+            lines = ["Tests and intervals: none."]
         if self.ratio_name is not None:
             what = "odds" if self.link.multiplies == "odds" else self.family.mean_text
             has = any(c.name == words.INTERCEPT for c in self.coefficients)
             base = f" For {words.INTERCEPT} it is the baseline {what}." if has else ""
             lines[0] += f" {self.ratio_name.capitalize()} = exp(estimate).{base}"
-        return lines + policies(r)
+        return lines + penalised(r) + policies(r)
 
     def sentences(self) -> list[str]:
         """One sentence per coefficient on what it says."""
@@ -261,6 +264,30 @@ class SingleModel:
             f"{words.family_title(self.family.name)} family, so the standard errors are too small. Estimate "
             'the dispersion (dispersion="pearson") or take a family with a wider variance.'
         )
+
+
+def effective(result: Fitted) -> list[tuple[str, str]]:
+    """The effective degrees of freedom of one penalised model, as a fact; empty without a penalty."""
+    return [] if result.penalty is None else [("Effective df", numbers.short(float(result.flat.df[0]), 5))]
+
+
+def penalised(result: Fitted) -> list[str]:
+    """What a penalty makes of errors, df and criteria, in sentences; empty without one."""
+    if result.penalty is None:
+        return []
+    counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"
+    if result.flat.unknown is not None and bool(result.flat.unknown.any()):
+        return [
+            f"Penalty {result.penalty}: its absolute values choose the columns and shrink them, and what chance that "
+            f"leaves is unknown: there are no standard errors, tests or intervals. {counted[:1].upper()}{counted[1:]}."
+        ]
+    if result.covariance_kind != "model":
+        return [f"Penalty {result.penalty}: estimates are shrunk. {counted[:1].upper()}{counted[1:]}."]
+    return [
+        f"Penalty {result.penalty}: estimates are shrunk towards zero, and the intervals are Bayesian, the penalty at "
+        f"this strength being a normal prior; for a strength chosen from the same rows they are too narrow. "
+        f"{counted[:1].upper()}{counted[1:]}."
+    ]
 
 
 def d_squared(deviance: float, null: float) -> float:
