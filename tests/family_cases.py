@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchglm import families, links
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.links import Link, Power
 
 mp = mpmath.mp
@@ -110,11 +111,12 @@ CASES: dict[str, list[Case]] = {
 
 
 def found() -> list[type[Family]]:
-    """Every family of the library: its classes below `Family` that none of its own is derived from."""
+    """Every family of one predictor: the classes below `Family` of the library that none of its own is derived from."""
     leaves, open_ = [], [Family]
     while open_:
         one = open_.pop()
         below = [found for found in one.__subclasses__() if found.__module__.startswith("torchglm.")]
+        below = [found for found in below if not issubclass(found, VectorFamily)]
         open_ += below
         leaves += [] if below else [one]
     return sorted(leaves, key=lambda family: family.name)

@@ -18,6 +18,7 @@ from torchglm.families import (
     Poisson,
     Tweedie,
 )
+from torchglm.families.several import Multinomial, Ordinal, VectorFamily
 from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import ElasticNet, Penalty, Ridge
 from torchglm.fitting.status import FitWarning, Status
@@ -54,7 +55,9 @@ __all__ = [
     "InverseGaussian",
     "LazyGLMHead",
     "Link",
+    "Multinomial",
     "NegativeBinomial",
+    "Ordinal",
     "Penalty",
     "Poisson",
     "Renewable",
@@ -62,6 +65,7 @@ __all__ = [
     "Ridge",
     "Status",
     "Tweedie",
+    "VectorFamily",
     "adjust",
     "compare",
     "families",

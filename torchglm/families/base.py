@@ -126,6 +126,15 @@ class Family(nn.Module):
         """The log-density at `mu = y`; `dispersion` is `phi / w`."""
         self._unsaid("log_base")
 
+    def base_slopes(self, y: Response, log_dispersion: Tensor) -> tuple[Tensor, Tensor]:
+        """The first and second derivative of `log_base(y, phi)` by `log phi`."""
+
+        def slope(at: Tensor) -> Tensor:
+            return jvp(lambda value: self.log_base(y, value.exp()), (at,), (torch.ones_like(at),))[1]
+
+        first, second = jvp(slope, (log_dispersion,), (torch.ones_like(log_dispersion),))[:2]
+        return first, second
+
     def shape_slopes(self, y: Response, mu: Tensor) -> tuple[Tensor, Tensor]:
         """The first and second derivative of the log-density by the logarithm of a family's one shape parameter."""
         self._unsaid("shape_slopes")

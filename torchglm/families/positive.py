@@ -67,6 +67,11 @@ class Gamma(ConstantVariation):
     def nll_saturated(self, y: Tensor) -> Tensor:
         return 1 + y.log()
 
+    def base_slopes(self, y: Tensor, log_dispersion: Tensor) -> tuple[Tensor, Tensor]:
+        a = torch.exp(-log_dispersion)
+        first, trigamma = special.log_minus_digamma(a)
+        return -first, first - trigamma
+
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * torch.log(2 * math.pi * dispersion) - y.log() - special.stirling_remainder(1 / dispersion)
 
@@ -111,6 +116,9 @@ class InverseGaussian(Family):
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)
+
+    def base_slopes(self, y: Tensor, log_dispersion: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(log_dispersion, -0.5), torch.zeros_like(log_dispersion)
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * (torch.log(2 * math.pi * dispersion) + 3 * y.log())

@@ -45,6 +45,9 @@ class Gaussian(Family):
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)
 
+    def base_slopes(self, y: Tensor, log_dispersion: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(log_dispersion, -0.5), torch.zeros_like(log_dispersion)
+
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * torch.log(2 * math.pi * dispersion) + torch.zeros_like(y)
 

@@ -63,7 +63,7 @@ class Descent:
         if not point.curved:
             moments = replace(moments, gram=s.moments.gram)
         objective = problem.objective(moments, trial, s.total)
-        accepted = moments.valid & (objective <= judge.bound(s.objective, judge.floor(s.moments)) + _rounding(s))
+        accepted = moments.valid & (objective <= self._bound(s))
         gain = s.objective - objective
         self.state = s = _moved(s, trial, moments, objective, accepted)
         steady = moments.change <= STEADY
@@ -71,7 +71,7 @@ class Descent:
             steady = steady & self._verified(s)
         s.stale = torch.where(accepted, torch.full_like(s.stale, not point.curved), s.stale)
         s.drift = torch.where(s.closing & accepted & ~steady, s.drift + 1, s.drift)
-        flat = accepted & ~s.refresh & (gain <= 1e-14 * s.objective.abs())
+        flat = accepted & ~s.refresh & (gain <= 1e-14 * problem.size(s.objective, s.total))
         s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
         ended = judge.verdicts(self._judged(s, moments, accepted, steady))
         if bool((ended != GOING).any()):
@@ -81,11 +81,12 @@ class Descent:
     def _point(self, s: State, trial: Tensor) -> Point:
         """Where the next pass evaluates, and what of it is needed."""
         problem = self.problem
-        observed = False if problem.canonical else (s.fisher == 0) & ~s.closing & ~s.factored
+        # the report has the information that inference takes: the expected one, the observed of several predictors
+        observed = (s.fisher == 0) & (~s.closing | problem.several) & ~s.factored
         last = bool(s.closing.any()) or bool((s.n_iter + 1 >= problem.max_iter).any())
         return Point(
             trial,
-            observed,
+            False if problem.canonical else observed,
             bool(s.factored.any()),
             s.coef if last else None,
             fence=problem.fence,
@@ -116,7 +117,12 @@ class Descent:
         return inverse.positive & self._small(replace(s, decrement=decrement), self.problem.arrived)
 
     def _small(self, s: State, tol: Tensor | float) -> Tensor:
-        return judge.arrived(s.decrement, s.objective, s.first, judge.floor(s.moments), tol)
+        size = self.problem.size(s.objective, s.total)
+        return judge.arrived(s.decrement, size, s.first, judge.floor(s.moments), tol)
+
+    def _bound(self, s: State) -> Tensor:
+        size = self.problem.size(s.objective, s.total)
+        return judge.bound(s.objective, size, judge.floor(s.moments)) + _rounding(s)
 
     # the next step ---------------------------------------------------------------------------------------
 
@@ -185,7 +191,8 @@ class Descent:
         """Write the models that ended, and go on with the others; the last pass may have `reported`."""
         stop = ended != GOING
         index, going = stop.nonzero()[:, 0], (~stop).nonzero()[:, 0]
-        expected = accepted if self.problem.canonical else accepted & s.closing
+        own = (s.fisher == 0) & ~s.factored if self.problem.several else s.closing
+        expected = accepted if self.problem.canonical else accepted & own
         at_hand = reported and bool(expected[index].all())
         yield from self.finish(s.take(index), ended[index], at_hand)
         return s.take(going), accepted[going]
@@ -197,15 +204,17 @@ class Descent:
         """
         last, out, problem = s.moments, self.out, self.problem.among(s.lane)
         if not at_hand:
-            point = Point(s.coef, False, bool(s.factored.any()), s.coef, fence=problem.fence)
+            observed = problem.several and not problem.canonical
+            point = Point(s.coef, observed, False if observed else bool(s.factored.any()), s.coef, fence=problem.fence)
             last = yield Ask(point, s.lane)
-        inverse = problem.inverse(last, s.coef, s.keep, s.factored, s.total)
+        factored = s.factored & (last.factor is not None)
+        inverse = problem.inverse(last, s.coef, s.keep, factored, s.total)
         code = torch.as_tensor(status, device=problem.device)
         sound = (code == int(Status.CONVERGED)) & ~s.factored
         coef, last = problem.polished(s.coef, last, inverse, sound, s.total, self._observed(s.lane))
         out.coef[s.lane], out.keep[s.lane] = coef, s.keep
         for f in fields(Moments):
-            if f.name != "factor":
+            if f.name not in ("factor", "statistics"):
                 getattr(out.moments, f.name)[s.lane] = getattr(last, f.name)
         out.root[s.lane] = inverse.root.only(inverse.positive)
         out.status[s.lane] = code.to(out.status.dtype)

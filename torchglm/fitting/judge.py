@@ -28,14 +28,17 @@ def floor(moments: Moments) -> Tensor:
     return (10 * EPS) ** 2 * moments.scale.abs()
 
 
-def bound(objective: Tensor, floor: Tensor) -> Tensor:
-    """(B,) what the objective of a trial must not exceed, `objective` being where the step began."""
-    return objective + SLACK * objective.abs() + floor
+def bound(objective: Tensor, size: Tensor, floor: Tensor) -> Tensor:
+    """(B,) what the objective of a trial must not exceed, `objective` being where the step began, of such a size."""
+    return objective + SLACK * size + floor
 
 
-def arrived(decrement: Tensor, objective: Tensor, first: Tensor, floor: Tensor, tol: Tensor | float) -> Tensor:
-    """(B,) True where the Newton decrement says that nothing is left to gain; `first` is the first objective."""
-    return decrement.abs() <= tol * (2 * objective.abs() + 2e-3 * first.abs()) + floor
+def arrived(decrement: Tensor, size: Tensor, first: Tensor, floor: Tensor, tol: Tensor | float) -> Tensor:
+    """(B,) True where the Newton decrement says that nothing is left to gain of an objective of such a size.
+
+    `first` is the first objective.
+    """
+    return decrement.abs() <= tol * (2 * size + 2e-3 * first.abs()) + floor
 
 
 def leaves_little(decrement: Tensor, before: Tensor, unit: Tensor, floor: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.edges import fenced, lacking, margin
 from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.several import several_design, several_moments
 from torchglm.links import Identity, Link
 from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
@@ -80,6 +82,7 @@ def _at(point: Point, models: slice | Tensor) -> Point:
         observed=observed,
         before=part(point.before),
         constant=part(point.constant),
+        averages=part(point.averages),
         lack=part(point.lack),
     )
 
@@ -94,6 +97,9 @@ def _concatenate(parts: list[Moments]) -> Moments:
 def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Moments:
     """The moments of rows that are not too many to be held in a cache."""
     rows = to_float64(block)
+    if rows.plan is not None and not point.design:
+        assert isinstance(family, VectorFamily)
+        return several_moments(rows, point, family)
     if point.design:
         return replace(Moments.zero(rows.y.shape[0], Layout(0), rows.y.device), factor=_design(rows))
     if point.lack is not None:
@@ -290,6 +296,8 @@ def design_triangle(source: Iterable[Rows], models: Tensor) -> Tensor:
 
 def _design(rows: Rows) -> Tensor:
     """The same of one chunk."""
+    if rows.plan is not None:
+        return several_design(to_float64(rows))
     used, total = (rows.weight > 0).to(torch.float64), None
     same, start = rows.shared and bool((used > 0).all()), 0
     for piece in rows.pieces():

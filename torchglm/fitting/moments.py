@@ -18,7 +18,7 @@ from torchglm.rows.inverses import placed
 from torchglm.rows.products import stack_factors
 from torchglm.rows.ranks import Ranks
 
-NO_SUMS = ("change", "margin", "factor")  # fields that add in their own way
+NO_SUMS = ("change", "margin", "factor", "statistics")  # fields that add in their own way
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Moments:
     (where the pass is the first or reports); `pearson` (B,) sum of `w (y - mu)^2 / V` and `change` (B,) the largest
     relative change of `eta` (where it reports); `margin` (B,) the least distance of `eta` to an edge of its range
     (where it has one, and the pass reports); `factor` (B, p + 1, p + 1) triangular factor of `sqrt(w W) [x, s / W]` or
-    None.
+    None; `statistics` (B, S) sums of what a family of several predictors starts from, None for the others.
     """
 
     gram: Gram
@@ -48,6 +48,7 @@ class Moments:
     change: Tensor
     margin: Tensor
     factor: Tensor | None = None
+    statistics: Tensor | None = None
 
     @staticmethod
     def zero(models: int, layout: Layout, device: torch.device) -> Moments:
@@ -66,6 +67,7 @@ class Moments:
             change=torch.maximum(self.change, other.change),
             margin=torch.minimum(self.margin, other.margin),
             factor=stack_factors(self.factor, other.factor),
+            statistics=_both(self.statistics, other.statistics),
         )
 
     def over(self, ranks: Ranks) -> Moments:
@@ -79,7 +81,8 @@ class Moments:
         sums = dict(zip(names, summed[len(parts) :], strict=True))
         factor = None if self.factor is None else ranks.stacked(self.factor)
         change, near = ranks.largest(self.change, -self.margin)
-        return Moments(gram, **sums, change=change, margin=-near, factor=factor)
+        statistics = None if self.statistics is None else ranks.sum(self.statistics)[0]
+        return Moments(gram, **sums, change=change, margin=-near, factor=factor, statistics=statistics)
 
     def take(self, models: Tensor) -> Moments:
         """The moments of some of the models, `models` in ascending order."""
@@ -106,15 +109,20 @@ class Moments:
         return finite & self.gram.finite() & (self.invalid == 0)
 
 
+def _both(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return one if other is None else other if one is None else one + other
+
+
 @dataclass(frozen=True)
 class Point:
     """Where a pass evaluates, and what it carries.
 
     `coef` (B, p), or None for the pass that starts IRLS from a mean per row; `observed` (B,) chooses the
     observed information; `factor` carries a QR factor beside the Gram; `before` (B, p) are the coefficients
-    against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead; `fence`
-    is the strength of a logarithmic barrier that keeps `eta` off the edges of its range; `census` counts the rows
-    as the first pass and a report do; without `curved` the Gram, the dear part, is left out (empty); a `relative`
+    against which the change of `eta` is reported; `constant` (B,) starts from one mean per model instead
+    (of several predictors, from constants by averages (B, S) of their statistics; and `averages` from each row);
+    `fence` is the strength of a logarithmic barrier that keeps `eta` off the edges of its range; `census` counts the
+    rows as the first pass and a report do; without `curved` the Gram, the dear part, is left out (empty); a `relative`
     objective leaves out what depends on `y` alone; a `single` Gram may be summed in float32. `ends` is the range of
     `eta` where it has an end. With `lack` (B,) the sums are of what rows lack to that distance from the ends, `invalid`
     counting those that lack half of it; with `design` there is but a factor, that of the design's rows of positive
@@ -126,6 +134,7 @@ class Point:
     factor: bool = False
     before: Tensor | None = None
     constant: Tensor | None = None
+    averages: Tensor | None = None
     fence: float = 0.0
     census: bool = False
     curved: bool = True

@@ -37,7 +37,8 @@ class Problem:
     """`B` models of one family and link on `p` columns, and how exactly their maxima are sought.
 
     `layout` is that of their Grams, `held` the rows in memory (0 where they are read at each pass),
-    `fence` the strength of a logarithmic barrier before the edges of the means.
+    `fence` the strength of a logarithmic barrier before the edges of the means; with `several` every row has more than
+    one predictor, and the objective is a negative log-likelihood, which may cross zero.
     """
 
     family: Family
@@ -51,6 +52,7 @@ class Problem:
     rank_tol: float = 1e-12
     held: int = 0
     fence: float = 0.0
+    several: bool = False
 
     @classmethod
     def of(
@@ -68,7 +70,8 @@ class Problem:
         if head.indexed is not None:
             head.layout.check()
         models, device, held = head.y.shape[0], head.y.device, rows_in_memory(source)
-        return cls(family, link, penalty, models, head.layout, device, tol, max_iter, rank_tol, held)
+        several = head.plan is not None
+        return cls(family, link, penalty, models, head.layout, device, tol, max_iter, rank_tol, held, several=several)
 
     @property
     def p(self) -> int:
@@ -88,6 +91,8 @@ class Problem:
     @cached_property
     def ends(self) -> Ends | None:
         """Between which values every linear predictor must lie; None where any has a mean in range."""
+        if self.several:
+            return None
         ends = edges(self.family, self.link)
         return ends if any(map(math.isfinite, ends)) else None
 
@@ -124,7 +129,7 @@ class Problem:
     def chord(self) -> bool:
         """One model over many rows in memory: the Gram is the dearest part of a pass."""
         large = self.models == 1 and self.p >= CHORD_COLUMNS and self.held * self.p**2 >= CHORD_PRODUCTS
-        return large and self.smooth_penalty and self.open_ended
+        return large and self.smooth_penalty and self.open_ended and not self.several
 
     @cached_property
     def arrived(self) -> float:
@@ -142,6 +147,10 @@ class Problem:
         if self.penalty is None:
             return moments.objective
         return moments.objective + self.penalty.value(coef, total)
+
+    def size(self, objective: Tensor, total: Tensor) -> Tensor:
+        """(B,) what a change of the objective is small beside: where that may cross zero, the weights as well."""
+        return objective.abs() + total if self.several else objective.abs()
 
     def smooth(self, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
         """(B, p) the kept columns in which the objective has a derivative: not those an l1 penalty holds at zero."""

@@ -70,7 +70,7 @@ def fit_small_models(problem: Problem, source: Iterable[Rows], lane: Tensor, out
 
 def _rows_of(problem: Problem, source: Iterable[Rows]) -> Rows | None:
     """The rows of small models in memory whose maximum lies inside, where the short road leads there."""
-    if not isinstance(source, list) or len(source) > 1 or problem.penalty is not None:
+    if not isinstance(source, list) or len(source) > 1 or problem.penalty is not None or problem.several:
         return None
     rows: Rows = source[0]
     narrow = 0 < rows.columns and _numbers(rows) <= SMALL and rows.indexed is None
@@ -116,7 +116,7 @@ def _fit(rows: Rows, family: Family, problem: Problem, part: slice, wanted: Tens
     write(out.root, inverse.root)
     write(out.n_iter, ends.n_iter)
     for f in fields(Moments):
-        if f.name != "factor":
+        if f.name not in ("factor", "statistics"):
             write(getattr(out.moments, f.name), getattr(last, f.name))
     out.keep[lane], out.status[lane] = True, int(Status.CONVERGED)
     wanted[lane] = False
@@ -192,10 +192,10 @@ def _step(walk: _Walk, ends: _Ends, problem: Problem, turn: int) -> _Walk:
     # from a first point far off, the search looks for a better one
     good = objective <= walk.bound if turn else decrement <= 0.5 * objective
     regular = walk.regular & good & sound & (moments.invalid == 0) & (decrement < math.inf)
-    closing = judge.arrived(decrement, objective, first, floor, problem.tol)
+    closing = judge.arrived(decrement, objective.abs(), first, floor, problem.tol)
     if not problem.canonical:
         closing &= judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
-    bound, trial = judge.bound(objective, floor), walk.coef + delta
+    bound, trial = judge.bound(objective, objective.abs(), floor), walk.coef + delta
     stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
     if stops.numel():
         index = walk.index[stops]

@@ -15,13 +15,16 @@ from torchglm.fitting.problem import Problem
 from torchglm.fitting.state import Ask, Columns, Passes, State
 from torchglm.rows.grams import GRAM_PIVOT
 
+SCORING = 2  # steps of several predictors by scoring, before Newton's, which take the observed information
 FAR = 1e8  # half a unit deviance; from a first point that is farther off, the objective there is no scale of a fit
 
 
 def columns_of(problem: Problem, lane: Tensor) -> Passes[Columns | None]:
     """What the first pass finds of the design; None where border and diagonal of a Gram do not tell."""
+    if problem.several:
+        return (yield from _columns_of_several(problem, lane))
     first = yield Ask(Point(), lane)
-    level = Point(constant=first.response / first.weight)
+    level = _level_of(first)
     bad = (~first.valid).nonzero()[:, 0]
     if bad.numel():  # a mean per row with no linear predictor, such as log 0
         first = first.place(bad, (yield Ask(_some(level, bad), lane[bad])))
@@ -34,6 +37,29 @@ def columns_of(problem: Problem, lane: Tensor) -> Passes[Columns | None]:
         if bad.numel():
             first = first.place(bad, (yield Ask(replace(_some(level, bad), factor=True), lane[bad])))
     return Columns(lane, keep, factored, first)
+
+
+def _columns_of_several(problem: Problem, lane: Tensor) -> Passes[Columns | None]:
+    """The same where rows have several predictors: the first pass counts, the second starts from constants."""
+    counted = yield Ask(Point(), lane)
+    assert counted.statistics is not None
+    start = Point(averages=counted.statistics / counted.weight.unsqueeze(-1))
+    first = yield Ask(start, lane)
+    found = yield from _rank(problem, first, lane)
+    if found is None:
+        return None
+    keep, factored = found
+    if bool(factored.any()):
+        first = yield Ask(replace(start, factor=True), lane)
+    names = ("weight", "count", "response", "statistics")
+    return Columns(lane, keep, factored, replace(first, **{name: getattr(counted, name) for name in names}))
+
+
+def _level_of(first: Moments) -> Point:
+    """The point of constants for the averages of a first pass."""
+    if first.statistics is None:
+        return Point(constant=first.response / first.weight)
+    return Point(constant=first.statistics / first.weight.unsqueeze(-1))
 
 
 def from_rows(problem: Problem, columns: Columns) -> Passes[tuple[State, Tensor]]:
@@ -76,6 +102,7 @@ def from_known(
         assert part is not None
         moments = replace(moments, gram=part.gram.scaled(moments.weight / part.weight))
     state = state_at(problem, Columns(lane, every, no, moments), coef, moments)
+    state.fisher = torch.zeros_like(state.fisher)
     if lend:
         state = replace(state, stale=~no, decrement=torch.full_like(state.decrement, torch.inf))
     return state, moments.valid
@@ -97,7 +124,7 @@ def state_at(problem: Problem, columns: Columns, coef: Tensor, moments: Moments)
         count=columns.first.count,
         volume=columns.first.response.abs(),
         factored=columns.factored,
-        fisher=whole,
+        fisher=torch.full_like(whole, SCORING) if problem.several and not problem.canonical else whole,
         delta=torch.zeros_like(coef),
         decrement=zero,
         light=no,
@@ -168,14 +195,13 @@ def _at(problem: Problem, columns: Columns, coef: Tensor) -> Passes[Moments]:
 
     A factor needs weights that are not negative.
     """
-    observed = False if problem.canonical else ~columns.factored
+    observed = False if problem.canonical or problem.several else ~columns.factored
     return (yield Ask(Point(coef, observed, bool(columns.factored.any())), columns.lane))
 
 
 def _level(problem: Problem, columns: Columns) -> Passes[Tensor]:
     """(B, p) the coefficients that come nearest to one mean for all rows."""
-    mean = columns.first.response / columns.first.weight
-    moments = yield Ask(Point(constant=mean), columns.lane)
+    moments = yield Ask(_level_of(columns.first), columns.lane)
     return _solved(problem, replace(columns, first=moments, factored=torch.zeros_like(columns.factored)))
 
 
@@ -194,7 +220,8 @@ def _better(problem: Problem, columns: Columns, moments: Moments, coef: Tensor) 
     """
     total, here = columns.first.weight, problem.among(columns.lane)
     _, decrement, _ = here.direction(moments, coef, columns.keep, columns.factored, total)
-    far = ((decrement > 0.5 * here.objective(moments, coef, total)) & moments.valid).nonzero()[:, 0]
+    size = here.size(here.objective(moments, coef, total), total)
+    far = ((decrement > 0.5 * size) & moments.valid).nonzero()[:, 0]
     if not far.numel():
         return moments, coef
     own = columns.take(far)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.several import Ordinal, VectorFamily
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.state import Solution
@@ -20,6 +21,7 @@ from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.fitted import DISPERSIONS, Fitted
 from torchglm.inference.flat import Flat
 from torchglm.links import Link
+from torchglm.rows.plan import Plan
 from torchglm.rows.ranks import ranks_of
 from torchglm.rows.rows import Rows
 
@@ -37,8 +39,11 @@ def build(
     dispersion: str | float | None,
     tol: float,
     context: dict[str, Any],
+    plan: Plan | None = None,
 ) -> Fitted:
     """What is left of a solution on a re-iterable source; `constant` says that the first column is an intercept.
+
+    With a `plan` the rows have several predictors.
 
     Raises `ValueError` for an unknown dispersion.
     """
@@ -67,9 +72,10 @@ def build(
         unknown=unknown,
         observed=observed_inverse(source, family, link, coef, solution.keep) if context.get("event") else None,
     )
+    cuts = family.predictors if isinstance(family, Ordinal) else ()
     fitted = Fitted(
         flat,
-        names,
+        names[: len(names) - len(cuts)],
         family,
         link,
         penalty,
@@ -80,7 +86,10 @@ def build(
         minnorm=solution.minnorm,
         tol=tol,
         context=context,
+        covariance_kind="model" if plan is None else "observed",
         chunks=source,
+        plan=plan,
+        cuts=cuts,
     )
     if ranks_of(source).size == 1:
         return fitted
@@ -119,6 +128,8 @@ def _dispersion(
     nobs: Tensor,
     df: Tensor,
 ) -> tuple[str, Tensor]:
+    if isinstance(family, VectorFamily) and dispersion is not None:
+        raise ValueError(f"dispersion= has no meaning for {family.name}, whose law has its own. Leave it out.")
     if dispersion is None and not family.has_dispersion:
         return "fixed", torch.ones_like(deviance)
     kind = "pearson" if dispersion is None else dispersion

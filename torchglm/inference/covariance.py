@@ -20,6 +20,7 @@ from torchglm.inference.apart import part_by_part
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
+from torchglm.inference.several import expected_covariance
 from torchglm.links import Identity, Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
@@ -48,6 +49,8 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
     coef, keep, root = flat.coef, flat.keep, flat.root
     nobs, rank, phi = flat.nobs, flat.df, flat.dispersion[:, None, None]
     family, link = result.family, result.link
+    if result.plan is not None and kind in ("model", "observed"):
+        return result.flat_covariance if kind == "observed" else expected_covariance(result)
     if kind == "model":
         return result.model_covariance
     if kind == "observed":

@@ -20,6 +20,7 @@ from torchglm.inference.flat import Flat
 from torchglm.inference.null import null_deviance
 from torchglm.inference.rowwise import RowValues, row_values
 from torchglm.links import Link
+from torchglm.rows.plan import Plan
 from torchglm.rows.ranks import members
 from torchglm.rows.rows import Rows
 
@@ -49,6 +50,8 @@ class Fitted:
     context: dict[str, Any]
     covariance_kind: str = "model"  # of the covariance behind `std_err`: "model", or the one `robust` was asked for
     chunks: Iterable[Rows] | None = None
+    plan: Plan | None = None  # how several predictors are made of the design; None for one
+    cuts: tuple[str, ...] = ()  # the names of the thresholds of an ordinal model: the last coefficients of `flat`
 
     # shapes ------------------------------------------------------------------------------------------------
 
@@ -80,14 +83,25 @@ class Fitted:
 
     @property
     def coef(self) -> Tensor:
-        """(*B, p) the coefficients; NaN where a column is aliased."""
+        """(*B, p) the coefficients; NaN where a column is aliased. Those of an ordinal model are its slopes."""
+        return self._whole[..., : len(self.names)]
+
+    @property
+    def thresholds(self) -> Tensor:
+        """(*B, C - 1) the thresholds of an ordinal model. Raises `ValueError` for another family."""
+        if not self.cuts:
+            raise ValueError(f"thresholds are those of an ordinal model; this fit is {self.family.name}.")
+        return self._whole[..., len(self.names) :]
+
+    @property
+    def _whole(self) -> Tensor:
         known = (self.flat.keep | self.minnorm) & ~self.flat.failed.unsqueeze(-1)
         return self.shaped(torch.where(known, self.flat.coef, torch.nan))
 
     @property
     def std_err(self) -> Tensor:
         """(*B, p) standard errors, the square roots of the diagonal of `covariance()`."""
-        return self.shaped(self._variances.sqrt())
+        return self.shaped(self._variances.sqrt())[..., : len(self.names)]
 
     @cached_property
     def _variances(self) -> Tensor:
@@ -222,6 +236,8 @@ class Fitted:
         if flat.loglik is not None:
             return self.shaped(flat.loglik)
         phi = flat.dispersion
+        if self.plan is not None:
+            return self.shaped(torch.where(flat.failed, torch.nan, -flat.deviance / 2))
         if not self.family.has_dispersion:
             if self.dispersion_kind != "fixed":
                 return self.shaped(torch.full_like(phi, torch.nan))  # a quasi-likelihood has no likelihood

@@ -22,7 +22,8 @@ from torchglm.distributions import log_tails, quantile
 from torchglm.distributions.tails import count_quantile
 from torchglm.families import Family
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.predict import for_each, predict
+from torchglm.inference.for_each import for_each
+from torchglm.inference.predict import predict
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.inputs import Roles
 from torchglm.links import Link

@@ -36,7 +36,7 @@ def null_deviance(
     deviance = 2 * null.moments.objective
     lost = torch.stack([null.status == int(code) for code in LOST]).any(0)
     index = lost.nonzero()[:, 0]
-    if intercept and index.numel():
+    if intercept and index.numel() and null.coef.shape[-1] == 1:
         found = _bracketed(members(rows, index), take_family(family, index), link, null.coef[index])
         better = found < deviance[index]
         deviance = deviance.index_copy(0, index, torch.where(better, found, deviance[index]))

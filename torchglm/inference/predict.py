@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm import inputs, tables
+from torchglm import inputs
 from torchglm.design import Design
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.for_each import for_each
+from torchglm.inference.several import predict_several
 from torchglm.inputs import Roles
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def predict(
     kind: str = "mean",
     se: bool = False,
     unseen: str | None = None,
+    predictors: Mapping[str, Any] | None = None,
     **roles: Unpack[RoleValues],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
@@ -40,7 +43,13 @@ def predict(
     `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown kind, an exposure that `fit`
     would refuse, and where the fit had an offset and none is given; `TypeError` for roles that say nothing of a mean.
     """
+    if result.plan is not None:
+        return predict_several(result, x, kind, se, predictors, **roles)
     beside = Roles.of(roles, "predict", ("offset", "exposure"))
+    if predictors:
+        raise ValueError(
+            "predictors= are columns of further parameters of the law, and this fit has none. Leave it out."
+        )
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     coef = result.coef
@@ -117,21 +126,3 @@ def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | floa
             "Pass exposure= (1 for means of a unit of exposure) or offset=."
         )
     return 0.0
-
-
-def for_each(name: str, value: Any, eta: Tensor, x: Any) -> Tensor:
-    """A role of new rows `x`: one number `()`, `(m,)`, or a value for each prediction (*B, m); a column by its name."""
-    if isinstance(value, str):
-        if inputs.column_names(x) is None and not isinstance(x, Mapping):
-            raise ValueError(f"{name}={value!r} names a column, and the new rows are no table. Pass its values.")
-        value = torch.as_tensor(tables.numbers(tables.as_table(x, [value]), value))
-    given = (torch.as_tensor(value) if isinstance(value, (int, float)) else inputs.tensor(value, name)).to(eta)
-    if given.shape == (eta.shape[-1], 1):
-        given = given.squeeze(-1)
-    if given.dim() and given.shape not in (eta.shape, eta.shape[-1:]):
-        raise ValueError(
-            f"{name} has shape {tuple(given.shape)}, the predictions {tuple(eta.shape)}. Pass one {name} for each row."
-        )
-    if name == "offset":
-        inputs.finite(torch.atleast_1d(given), name)
-    return given

@@ -21,6 +21,7 @@ from torchglm.inputs.files import FileRows, SpecRows, from_files, rows_by_spec
 from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 from torchglm.inputs.roles import ROLES, Roles, paired
+from torchglm.inputs.several import check_predictors, several_from_arrays, whole_design
 
 __all__ = [
     "ROLES",
@@ -33,6 +34,7 @@ __all__ = [
     "all_finite",
     "as_batch",
     "assemble",
+    "check_predictors",
     "check_shapes",
     "check_support",
     "check_weights",
@@ -51,6 +53,8 @@ __all__ = [
     "paired",
     "per_row",
     "rows_by_spec",
+    "several_from_arrays",
     "tensor",
     "unpacked",
+    "whole_design",
 ]

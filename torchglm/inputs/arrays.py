@@ -16,6 +16,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.columns import column_names, own_names
 from torchglm.inputs.roles import Roles
 from torchglm.rows.indexed import Indexed
+from torchglm.rows.plan import Plan
 from torchglm.rows.rows import Rows
 from torchglm.rows.times import Response, event_of, size_of
 
@@ -37,6 +38,8 @@ class Data:
     constant: bool  # the first column of the design is an intercept
     skip: Tensor | None = None
     context: dict[str, Any] = field(default_factory=dict)
+    family: Family | None = None  # as the response shows it, where it tells more of the family
+    plan: Plan | None = None  # of the rows, where they have several predictors
 
 
 def from_arrays(

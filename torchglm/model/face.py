@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm import families, inputs, links
-from torchglm.design import is_source
+from torchglm import families, links
 from torchglm.families import Family
+from torchglm.families.several import Classes, Plain, VectorFamily, of_predictors
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import covariance as sandwich
-from torchglm.inference import effects, estimates, influence, intervals, likelihood
+from torchglm.inference import effects, estimates, influence, intervals, likelihood, several
 from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
@@ -32,11 +32,12 @@ from torchglm.inference.limits import shape
 from torchglm.inference.limits.profile import profile_interval
 from torchglm.inference.table import Outcome
 from torchglm.inputs import Roles
-from torchglm.links import Link
+from torchglm.links import Identity, Link
 from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, warn_of, without_aliases
+from torchglm.model.sources import data_of
 from torchglm.report.describe import describe
 from torchglm.report.summary import Summary
 from torchglm.rows.rows import Rows
@@ -75,6 +76,7 @@ def fit(
     na: str | float | Sequence[str | float] | None = None,
     observe: Observer | None = None,
     resume: Progress | None = None,
+    predictors: Mapping[str, Any] | None = None,
     **roles: Unpack[RoleValues],
 ) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
@@ -106,6 +108,8 @@ def fit(
         types: column -> `"number"`, `"integer"`, `"text"`, `"date"` or an Arrow type (formula only).
         na: what means missing beside empty fields, instead of NA, NaN and null: `["?", -999]` (formula only).
         observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
+        predictors: the columns of the other parameters of the law, by name: `{"dispersion": z}`, `z` a frame or
+            `(n, q)` numbers, or `"~ 1"` for an intercept alone.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
         trials: binomial totals, `y` then being counts; `event`: 1 seen, 0 right-censored (exponential).
@@ -116,32 +120,33 @@ def fit(
     the family's support.
     """
     family = families.get(family)
-    chosen = family.default_link if link is None else links.get(link)
+    if predictors:
+        family = of_predictors(family, link)
+    chosen = _link_of(family, link)
     check_options(tol, max_iter, singular, penalty, names, dtype)
     beside = Roles.of(roles, "fit")
     beside.check_link(chosen)
-    where = device_of(device)
-    reading = TextFormat.of(delimiter, decimal, encoding, types, na)
-    policies = {"missing": missing, "unseen": unseen, "rare": rare, "reading": reading}
-    if not isinstance(x, str) and (given := ", ".join(f"{name}=" for name in reading.to_dict())):
-        raise ValueError(f"{given} say how a table is read for a formula, and x is no formula. Leave them out.")
-    if isinstance(x, str) and (names is not None or not intercept):
-        raise ValueError(
-            "a formula names its columns and decides on its intercept ('y ~ a - 1' has none). Leave out "
-            "names= and intercept=."
-        )
-    if isinstance(x, str) and is_source(y):
-        if by is not None:
-            raise ValueError("by= sorts rows in memory: pass a table, torchglm.tables.read_table(path).")
-        data = inputs.from_files(x, y, family, beside, policies, where, dtype)
-    elif isinstance(x, str):
-        data = inputs.from_formula(x, y, family, beside, by, policies, where, dtype)
-    elif by is not None:
-        raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")
-    elif y is None and inputs.is_loader(x):
-        data = inputs.from_loader(x, family, chosen, beside, intercept, names, where, dtype)
-    else:
-        data = inputs.from_arrays(x, y, family, beside, intercept, names, where, dtype)
+    data = data_of(
+        x,
+        y,
+        family,
+        chosen,
+        beside,
+        intercept=intercept,
+        names=names,
+        predictors=predictors or {},
+        by=by,
+        policies={
+            "missing": missing,
+            "unseen": unseen,
+            "rare": rare,
+            "reading": TextFormat.of(delimiter, decimal, encoding, types, na),
+        },
+        device=device_of(device),
+        dtype=dtype,
+    )
+    if data.family is not None:
+        family, chosen = data.family, data.family.default_link
     penalty = None if penalty is None else penalty.expand(data.constant, data.columns, data.batch)
     first = None if start is None else start_of(start, data)
     check_resume(resume, start, data)
@@ -168,8 +173,18 @@ def fit(
         dispersion=dispersion,
         tol=tol,
         context=data.context,
+        plan=data.plan,
     )
     return Result.of(fitted)
+
+
+def _link_of(family: Family, link: str | Link | None) -> Link:
+    """The link of the mean, which a family of several predictors has itself."""
+    if isinstance(family, VectorFamily):
+        if link is not None and not isinstance(family, Plain):
+            raise ValueError(f"{family.name} has its own link, {type(family).__name__}(link=...). Leave link= out.")
+        return Identity() if isinstance(family, Classes) and family.classes is None else family.default_link
+    return family.default_link if link is None else links.get(link)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -194,9 +209,9 @@ class Result(Fitted):
             raise TypeError("this is one model, not a batch; it has no length.")
         return self.batch_shape[0]
 
-    def __getitem__(self, model: int) -> Result:
-        """One model of a batch (of a flat batch the model, of a deeper one the slice)."""
-        return self.member(model)
+    def __getitem__(self, model: int | str) -> Result:
+        """One model of a batch (of a flat batch the model, of a deeper one the slice); by its name one predictor."""
+        return several.part(self, model) if isinstance(model, str) else self.member(model)
 
     # coefficients ------------------------------------------------------------------------------------------
 
@@ -255,7 +270,9 @@ class Result(Fitted):
 
     @property
     def fitted(self) -> Tensor:
-        """(*B, n) the fitted means of the rows."""
+        """(*B, n) the fitted means of the rows; for classes (*B, n, C) their probabilities."""
+        if self.plan is not None:
+            return several.fitted_means(self)
         return self.shaped(torch.cat([values.mu for values in self.row_values()], -1))
 
     # what each row says and does
@@ -269,6 +286,7 @@ class Result(Fitted):
 
     # new rows, and functions of the coefficients
     predict = prediction.predict
+    classes = property(several.classes)
     predict_interval = intervals.predict_interval
     delta = estimates.delta
     ratios = effects.ratios

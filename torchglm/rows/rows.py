@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchglm.rows.grams import Layout
 from torchglm.rows.indexed import Indexed
+from torchglm.rows.plan import Plan
 from torchglm.rows.times import Response, response
 
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
@@ -29,7 +30,8 @@ class Rows(NamedTuple):
     repeats the row (None: 1). `y` is encoded by the family; `event` is False where such a time is only known to be
     longer (None: nowhere). With `intercept` the design has a column of ones in front of `x`; it is made block by block
     and never copied whole. With `indexed` the design has index columns, `x` (n, q) holds the others, and there is no
-    such intercept.
+    such intercept. With a `plan` every row has K linear predictors, made of the columns of this design as it says, and
+    `offset` is (B, n, K).
     """
 
     x: Tensor
@@ -40,6 +42,7 @@ class Rows(NamedTuple):
     intercept: bool = False
     indexed: Indexed | None = None
     event: Tensor | None = None
+    plan: Plan | None = None
 
     @property
     def response(self) -> Response:
@@ -48,13 +51,15 @@ class Rows(NamedTuple):
 
     @property
     def columns(self) -> int:
-        """The number of columns of the design, the intercept among them."""
+        """The number of columns of the design, the intercept among them; with a plan that of the coefficients."""
+        if self.plan is not None:
+            return self.plan.columns
         return self.x.shape[-1] + int(self.intercept) if self.indexed is None else self.indexed.width
 
     @property
     def layout(self) -> Layout:
         """How the Grams of the design are kept."""
-        return Layout(self.columns) if self.indexed is None else self.indexed.layout
+        return Layout(self.columns) if self.indexed is None or self.plan is not None else self.indexed.layout
 
     @property
     def on_card(self) -> bool:
@@ -80,7 +85,7 @@ class Rows(NamedTuple):
         repeats = None if self.repeats is None else self.repeats[models]
         y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
         event = None if self.event is None else self.event[models]
-        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, event)
+        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, event, self.plan)
 
     def between(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop` of every model."""
@@ -99,12 +104,13 @@ class Rows(NamedTuple):
             self.intercept,
             indexed,
             None if self.event is None else self.event[:, rows],
+            self.plan,
         )
 
     def pieces(self, columns: int = 0) -> Iterator[Rows]:
         """These rows in pieces whose design may be written out, with so many `columns` instead of its own if given."""
         models, n = self.y.shape
-        columns = max(1, columns or self.columns)
+        columns = max(1, columns or self.columns) * (1 if self.plan is None else self.plan.predictors)
         most = PIECE if self.indexed is None else ROOM
         if self.on_card:
             most = CARD_BLOCK
@@ -115,7 +121,7 @@ class Rows(NamedTuple):
     def blocks(self) -> Iterator[tuple[slice, Rows]]:
         """Blocks that fit a cache, each with the models it belongs to."""
         models, n = self.y.shape
-        p = max(1, self.columns)
+        p = max(1, self.columns + (0 if self.plan is None else self.plan.predictors**2))
         size = CARD_BLOCK if self.on_card else BLOCK
         if self.indexed is not None:
             # so that the Grams of the blocks are not the most of the work
@@ -145,7 +151,7 @@ def _members(value: Tensor, models: Tensor | slice) -> Tensor:
     """Those of some models; a number that stands for all of them is not written out."""
     if isinstance(models, slice) or any(value.stride()):
         return value[models]
-    return value[:1].expand(models.shape[0], -1)
+    return value[:1].expand(models.shape[0], *value.shape[1:])
 
 
 def is_all(value: Tensor, number: float) -> bool:
@@ -157,7 +163,8 @@ def is_all(value: Tensor, number: float) -> bool:
 
 def without_columns(rows: Rows, intercept: bool = False) -> Rows:
     """The same rows whose design is the intercept alone, or nothing."""
-    return rows._replace(x=rows.x[..., :0].clone(), intercept=intercept, indexed=None)  # no view of the whole
+    plain = rows._replace(x=rows.x[..., :0].clone(), intercept=intercept, indexed=None)  # no view of the whole
+    return plain if rows.plan is None else plain._replace(intercept=True, plan=rows.plan.constants())
 
 
 def in_pairs(rows: Rows) -> Rows:
@@ -189,7 +196,9 @@ def wide(rows: Rows) -> Rows:
 
 
 def select(rows: Rows, columns: Tensor) -> Rows:
-    """The same rows with some of the columns of their design, in that order."""
+    """The same rows with some of the columns of their design, in that order; with a plan, some coefficients of it."""
+    if rows.plan is not None:
+        return rows._replace(plan=rows.plan.select(columns.tolist()))
     if rows.indexed is None:
         rows = wide(rows)
         return rows._replace(x=rows.x[..., columns])

@@ -21,6 +21,7 @@ from torchglm.special.elementary import (
     kl_div,
     log1pmx,
     log_factorial_remainder,
+    log_minus_digamma,
     log_one_plus_minus_over,
     stirling_remainder,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "log_one_plus_minus_over",
     "log_betainc",
     "log_factorial_remainder",
+    "log_minus_digamma",
     "log_gammainc",
     "negative_binomial_crps",
     "negative_binomial_half_deviance",

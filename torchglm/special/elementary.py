@@ -117,3 +117,20 @@ def log_factorial_remainder(y: Tensor) -> Tensor:
     small = torch.where(large, 0.0, y)
     exact = torch.lgamma(small + 1) - torch.xlogy(small, small) + small
     return torch.where(large, series, exact)
+
+
+def log_minus_digamma(a: Tensor) -> tuple[Tensor, Tensor]:
+    """`a (log a - psi(a))` and `a^2 psi'(a) - a`, which both tend to 1/2 for large `a`, without cancellation there.
+
+    Source: Abramowitz & Stegun (1972), 6.3.18 and 6.4.12.
+    """
+    large = a > 100
+    near = torch.where(large, 100.0, a)
+    r = torch.where(large, 1 / a, 0.01)
+    s = r.square()
+    first = 0.5 + r / 12 - r * s / 120 + r * s.square() / 252
+    second = 0.5 + r / 6 - r * s / 30 + r * s.square() / 42
+    return (
+        torch.where(large, first, near * (near.log() - torch.digamma(near))),
+        torch.where(large, second, near.square() * torch.polygamma(1, near) - near),
+    )

@@ -1,0 +1,150 @@
+"""The contract of a family whose law has several linear predictors."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from torchglm.families.base import Family
+from torchglm.links import Identity, Link
+from torchglm.links.inheritance import check_name
+from torchglm.rows.plan import Plan
+from torchglm.rows.times import Response, size_of
+
+Pairs: TypeAlias = dict[tuple[int, int], Tensor]  # the entries (k, l), k <= l, of symmetric K x K matrices
+
+
+class VectorFamily(Family):
+    """A law of which K parameters have a linear predictor each: `nll(y, eta)` with `eta` (K, *N).
+
+    A family says the names of its predictors, `nll` and `start`; the score and the observed information are derivatives
+    of `nll` by automatic differentiation where the class does not write them, `derivatives`. `expected` is the expected
+    information where it has a closed form. `mean` is what `predict` gives; `parameter` what a predictor stands for.
+    Every method works elementwise on tensors that broadcast. Source: Yee (2015), Vector Generalized Linear and Additive
+    Models, chapter 3.
+    """
+
+    has_dispersion = False
+    canonical = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        nn.Module.__init_subclass__(**options)  # formulas of one predictor, of which a class inherits none
+
+    def __init__(self) -> None:
+        check_name(type(self))
+        nn.Module.__init__(self)
+
+    # what a family says ------------------------------------------------------------------------------------
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """The names of the predictors; the coefficients of the first have the plain names of their columns."""
+        raise NotImplementedError(f"{type(self).__name__} does not say its predictors. Write it in the class.")
+
+    def nll(self, y: Response, eta: Tensor) -> Tensor:
+        """The negative log-density, fully normalised, of responses (*N) at predictors (K, *N)."""
+        self._unsaid("nll")
+
+    def start(self, averages: Tensor) -> Tensor:
+        """(K, *B) constant predictors from which a fit may begin, by weighted averages (S, *B) of `statistics`."""
+        self._unsaid("start")
+
+    # what follows from it, or is written where it costs ----------------------------------------------------
+
+    def statistics(self, y: Response) -> Tensor:
+        """(S, *N) what `start` has averages of: `y`, `y^2`, and whether `y` is 0."""
+        size = size_of(y)
+        return torch.stack([size, size.square(), (size == 0).to(size.dtype)])
+
+    def row_start(self, y: Response, eta: Tensor) -> Tensor:
+        """(K, *N) predictors of every row from which the first step is taken, `eta` being the constants of `start`."""
+        return eta
+
+    def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        """The score `dl/deta` (K, *N), and the observed information `-d2l/deta2` as its pairs (*N)."""
+        with torch.enable_grad():
+            at = eta.detach().clone().requires_grad_()
+            [slope] = torch.autograd.grad(self.nll(y, at).sum(), at, create_graph=True)
+            pairs: Pairs = {}
+            for k in range(len(eta)):
+                if not slope[k].requires_grad:
+                    continue
+                [bend] = torch.autograd.grad(slope[k].sum(), at, retain_graph=True, allow_unused=True)
+                if bend is not None:
+                    pairs |= {(k, j): bend[j] for j in range(k, len(eta))}
+        return -slope.detach(), pairs
+
+    def expected(self, eta: Tensor) -> Pairs | None:
+        """The expected information where it has a closed form, else None."""
+        return None
+
+    def safe(self, y: Response, eta: Tensor, observed: Pairs) -> Pairs:
+        """A curvature that is nowhere negative: the expected information, or the observed without its negative part."""
+        known = self.expected(eta)
+        if known is not None:
+            return known
+        size = len(eta)
+        matrices = eta.new_zeros(*eta.shape[1:], size, size)
+        for (k, j), value in observed.items():
+            matrices[..., k, j] = matrices[..., j, k] = value
+        values, vectors = torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
+        # a direction in which the likelihood bends the other way keeps its curvature's size, so that the step is short
+        kept = (vectors * values.abs().unsqueeze(-2)) @ vectors.mT
+        return {(k, j): kept[..., k, j] for k in range(size) for j in range(k, size)}
+
+    def valid(self, eta: Tensor) -> Tensor:
+        """(*N) True where the predictors have a law."""
+        return torch.isfinite(eta).all(0)
+
+    def parameter(self, name: str, eta: Tensor) -> Tensor:
+        """(*N) what the predictor of that name stands for where it is `eta` (*N): a mean, a dispersion, ..."""
+        return self.links[name](eta)
+
+    @property
+    def links(self) -> dict[str, Link]:
+        """Name of a predictor -> its link."""
+        return {name: Identity() for name in self.predictors}
+
+    def mean(self, eta: Tensor) -> Tensor:
+        """(*N) the expected response."""
+        return self.parameter(self.predictors[0], eta[0])
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The predictors that may have columns of their own, `predictors={name: ...}`: an intercept where none are."""
+        return self.predictors[1:]
+
+    def plan(self, designs: dict[str, dict[str, int]], constant: bool) -> tuple[Plan, list[str]]:
+        """How the coefficients are made of the columns, and their names.
+
+        `designs` holds of the first predictor (`""`) and of each of `others` the names of its columns, with their
+        places in the whole design; with `constant` that has ones at place 0.
+        """
+        first, *others = designs.values()
+        names = [*first, *(f"{name}:{column}" for name, own in zip(self.others, others, strict=True) for column in own)]
+        return Plan.each([list(own.values()) for own in designs.values()], constant), names
+
+    @property
+    def weighted(self) -> str | None:
+        """The predictor that prior weights shift, `eta - log w`, the dispersion; None where they repeat a row."""
+        return None
+
+    def shifts(self) -> Tensor:
+        """(K,) what an offset of a row is multiplied by in each predictor."""
+        return torch.eye(len(self.predictors), dtype=torch.float64)[0]
+
+    @property
+    def default_link(self) -> Link:
+        """The link of the first predictor."""
+        return self.links[self.predictors[0]]
+
+    def is_canonical(self, link: Link) -> bool:
+        """True where observed and expected information are the same."""
+        return False
+
+    @property
+    def inner_mean(self) -> float:
+        """A response that any row may have."""
+        return 1.0

@@ -1,0 +1,355 @@
+"""Families for classes: the multinomial, and the ordinal models where the classes have an order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from torchglm import links
+from torchglm.families.several.base import Pairs, VectorFamily
+from torchglm.links import Link
+from torchglm.rows.plan import Plan, PlanBlock
+from torchglm.rows.times import Response
+
+
+class Classes(VectorFamily):
+    """A class out of C, of which C - 1 predictors make the probabilities; `y` holds codes 0, 1, ..., C - 1.
+
+    `classes` are the labels in their order, known after a fit or given.
+    """
+
+    support = constraints.nonnegative
+    support_text = "y in 0, 1, ..., C - 1"
+    mean_text = "probability"
+
+    def __init__(self, classes: Sequence[Any] | int | None = None) -> None:
+        super().__init__()
+        self.classes: list[Any] | None = list(range(classes)) if isinstance(classes, int) else None
+        if classes is not None and not isinstance(classes, int):
+            self.classes = list(classes)
+        if self.classes is not None and len(self.classes) < 2:
+            raise ValueError(f"a class out of {len(self.classes)} is no choice. Give at least two classes.")
+
+    @property
+    def known(self) -> list[Any]:
+        """The classes. Raises `ValueError` where they are not known yet."""
+        if self.classes is None:
+            raise ValueError(
+                f"{type(self).__name__} does not know its classes yet. Fit it, or give them: "
+                f"{type(self).__name__}(classes=3) or classes=['low', 'medium', 'high']."
+            )
+        return self.classes
+
+    def of_classes(self, classes: Sequence[Any]) -> Classes:
+        """The same family of these classes."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        return {"classes": self.classes}
+
+    def statistics(self, y: Response) -> Tensor:
+        return torch.stack([(y == k).to(torch.float64) for k in range(len(self.known))])
+
+    def log_probabilities(self, eta: Tensor) -> Tensor:
+        """(C, *N) the logarithms of the probabilities."""
+        raise NotImplementedError
+
+    def probabilities(self, eta: Tensor) -> Tensor:
+        """(C, *N) the probabilities of the classes, each to its last digits."""
+        return self.log_probabilities(eta).exp()
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        return ()
+
+    def nll(self, y: Response, eta: Tensor) -> Tensor:
+        logs = self.log_probabilities(eta)
+        return -logs.gather(0, y.long().expand(logs.shape[1:]).unsqueeze(0)).squeeze(0)
+
+    def mean(self, eta: Tensor) -> Tensor:
+        """(C, *N) the probabilities."""
+        return self.probabilities(eta)
+
+    def supports(self, y: Response) -> Tensor:
+        inside = (y >= 0) & (y == y.round())
+        return inside if self.classes is None else inside & (y < len(self.classes))
+
+    @property
+    def inner_mean(self) -> float:
+        return 0.0
+
+
+class Multinomial(Classes):
+    """Classes without an order: `log(P(y = c) / P(y = baseline)) = eta_c`, every class with all columns.
+
+    `baseline` is the number of a class, or its label where that is no whole number.
+    Source: Agresti (2013), Categorical Data Analysis, section 8.1.
+    """
+
+    name = "multinomial"
+    ratio_text = "relative risk ratio"
+
+    def __init__(self, baseline: Any = 0, classes: Sequence[Any] | int | None = None) -> None:
+        super().__init__(classes)
+        self.baseline = baseline
+        if self.classes is not None:
+            assert self.base >= 0  # a baseline that is none of the classes is told now
+
+    @property
+    def base(self) -> int:
+        """The number of the baseline. Raises `ValueError` where it is none of the classes."""
+        known, number = self.known, self.baseline
+        if isinstance(number, int) and not isinstance(number, bool) and -len(known) <= number < len(known):
+            return number % len(known)
+        if number in known and not isinstance(number, int):
+            return known.index(number)
+        raise ValueError(f"baseline={number!r} is none of the classes {known}. Name one, or give its number from 0.")
+
+    def of_classes(self, classes: Sequence[Any]) -> Multinomial:
+        return Multinomial(self.baseline, classes)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"baseline": self.baseline} | super().arguments()
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return tuple(str(label) for k, label in enumerate(self.known) if k != self.base)
+
+    def _whole(self, eta: Tensor) -> Tensor:
+        return torch.cat([eta[: self.base], torch.zeros_like(eta[:1]), eta[self.base :]])
+
+    def log_probabilities(self, eta: Tensor) -> Tensor:
+        return torch.log_softmax(self._whole(eta), 0)
+
+    def shifts(self) -> Tensor:
+        raise ValueError("an offset has no meaning for classes without an order. Leave offset= and exposure= out.")
+
+    def start(self, averages: Tensor) -> Tensor:
+        logs = averages.log()
+        base = self.base
+        return torch.cat([logs[:base], logs[base + 1 :]]) - logs[base]
+
+    def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        p = self.probabilities(eta)
+        p = torch.cat([p[: self.base], p[self.base + 1 :]])
+        codes = [k for k in range(len(self.known)) if k != self.base]
+        seen = torch.stack([(y == k).to(eta.dtype).expand(eta.shape[1:]) for k in codes])
+        pairs = {(k, j): p[k] * (float(k == j) - p[j]) for k in range(len(p)) for j in range(k, len(p))}
+        return seen - p, pairs
+
+    def expected(self, eta: Tensor) -> Pairs:
+        return self.derivatives(torch.zeros_like(eta[0]), eta)[1]
+
+    def is_canonical(self, link: Link) -> bool:
+        return True
+
+    def plan(self, designs: dict[str, dict[str, int]], constant: bool) -> tuple[Plan, list[str]]:
+        columns = designs[""]
+        names = [f"{name}:{column}" for name in self.predictors for column in columns]
+        return Plan.all(list(columns.values()), len(self.predictors), constant), names
+
+
+KINDS = ("cumulative", "adjacent", "continuation")
+LINKS = ("logit", "probit", "cloglog", "loglog", "cauchit")
+
+
+class Ordinal(Classes):
+    """Classes in an order: `eta_k = threshold_k - x beta`, so that a positive slope leads to higher classes.
+
+    `kind` says what `eta_k` is the link of: `"cumulative"` of `P(Y <= k)`, `"continuation"` of `P(Y = k | Y >= k)`;
+    with `"adjacent"` it is `log(P(Y = k) / P(Y = k + 1))`. `link` is the logit, probit, cloglog, loglog or cauchit.
+    Slopes are the same at every cut but for the columns `free` (True: all), whose slopes differ by cut.
+    Raises `ValueError` for another kind or link. Source: McCullagh (1980), J. R. Stat. Soc. B 42(2); Agresti (2010),
+    Analysis of Ordinal Categorical Data, chapters 3 and 4.
+    """
+
+    name = "ordinal"
+    ratio_text = "cumulative odds ratio"
+
+    def __init__(
+        self,
+        link: str | Link = "logit",
+        kind: str = "cumulative",
+        free: Sequence[str] | bool = (),
+        classes: Sequence[Any] | int | None = None,
+    ) -> None:
+        super().__init__(classes)
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
+        self.link = links.get(link)
+        if self.link.name not in LINKS or kind == "adjacent" and self.link.name != "logit":
+            known = "logit" if kind == "adjacent" else ", ".join(LINKS)
+            raise ValueError(f"an ordinal model of kind {kind!r} has no link {self.link.name!r}. Known: {known}.")
+        self.kind = kind
+        self.free: bool | list[str] = (
+            free if isinstance(free, bool) else [free] if isinstance(free, str) else list(free)
+        )
+
+    def of_classes(self, classes: Sequence[Any]) -> Ordinal:
+        return Ordinal(self.link, self.kind, self.free, classes)
+
+    def arguments(self) -> dict[str, Any]:
+        return {"link": self.link.name, "kind": self.kind, "free": self.free} | super().arguments()
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return tuple(f"{low}|{high}" for low, high in zip(self.known, self.known[1:], strict=False))
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return dict.fromkeys(self.predictors, self.link)
+
+    def log_probabilities(self, eta: Tensor) -> Tensor:
+        if self.kind == "cumulative":
+            lower, upper = _padded(eta)[:-1], _padded(eta)[1:]
+            return self._log_between(lower, upper)
+        if self.kind == "adjacent":
+            return torch.log_softmax(_from_each_on(eta), 0)
+        beyond = self.link.log_complement(eta).cumsum(0)  # log P(Y > k)
+        before = torch.cat([torch.zeros_like(beyond[:1]), beyond[:-1]])
+        return torch.cat([self.link.log_inverse(eta) + before, beyond[-1:]])
+
+    def nll(self, y: Response, eta: Tensor) -> Tensor:
+        if self.kind != "cumulative":
+            return super().nll(y, eta)
+        return -self._log_between(*self._ends(y, eta))
+
+    def _ends(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """(*N) the predictors at the two ends of the class of a row."""
+        padded, code = _padded(eta), y.long().expand(eta.shape[1:]).unsqueeze(0)
+        return padded.gather(0, code).squeeze(0), padded.gather(0, code + 1).squeeze(0)
+
+    def _log_between(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """`log(F(upper) - F(lower))`, by the tail in which both lie."""
+        begins, ends = torch.isfinite(lower), torch.isfinite(upper)
+        # at an infinite end a finite predictor goes through the formulas in its place, whose slopes there are NaN
+        start, stop = torch.where(begins, lower, 0.0), torch.where(ends, upper, 0.0)
+        high = torch.where(ends, self.link.log_inverse(stop), 0.0)
+        above = torch.where(begins, self.link.log_complement(start), 0.0)
+        if self.link.name == "logit":  # F(b) - F(a) = F(b) (1 - F(a)) (1 - e^(a - b))
+            gap = torch.where(
+                begins & ends, torch.log(-torch.expm1(torch.where(begins & ends, start - stop, -1.0))), 0.0
+            )
+            return high + above + gap
+        low = torch.where(begins, self.link.log_inverse(start), -torch.inf)
+        below = torch.where(ends, self.link.log_complement(stop), -torch.inf)
+        right = begins & ((low > above) | ~ends)  # more of the law lies below than above
+        larger, smaller = torch.where(right, above, high), torch.where(right, below, low)
+        return larger + torch.log(-torch.expm1(smaller - larger))
+
+    def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        return {
+            "cumulative": self._of_cumulative,
+            "adjacent": self._of_adjacent,
+            "continuation": self._of_continuation,
+        }[self.kind](y, eta)
+
+    def _of_cumulative(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Pairs]:
+        lower, upper = self._ends(y, eta)
+        log_p = self._log_between(lower, upper)
+        down, up = (self._slope_ratio(end, log_p) for end in (lower, upper))  # f / p at both ends
+        down_bend, up_bend = (self._bend(end, ratio) for end, ratio in ((lower, down), (upper, up)))
+        score, pairs = torch.zeros_like(eta), dict[tuple[int, int], Tensor]()
+        for k in range(len(eta)):
+            ends, begins = (y == k).to(eta.dtype), (y == k + 1).to(eta.dtype)
+            score[k] = ends * up - begins * down
+            pairs[k, k] = ends * (up.square() - up_bend) + begins * (down.square() + down_bend)
+            if k:
+                pairs[k - 1, k] = -ends * up * down
+        return score, pairs
+
+    def _slope_ratio(self, eta: Tensor, log_p: Tensor) -> Tensor:
+        finite = torch.isfinite(eta)
+        logs = self.link.log_inverse_deriv(torch.where(finite, eta, 0.0)) - log_p
+        return torch.where(finite, logs.exp(), 0.0)
+
+    def _bend(self, eta: Tensor, ratio: Tensor) -> Tensor:
+        """`f' / p`."""
+        finite = torch.isfinite(eta)
+        return torch.where(finite, self.link.inverse_curvature(torch.where(finite, eta, 0.0)) * ratio, 0.0)
+
+    def _of_adjacent(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Pairs]:
+        below = self.probabilities(eta).cumsum(0)[:-1]  # P(Y <= k)
+        above = self.probabilities(eta).flip(0).cumsum(0).flip(0)[1:]  # P(Y > k)
+        seen = torch.stack([(y <= k).to(eta.dtype).expand(eta.shape[1:]) for k in range(len(eta))])
+        pairs = {(k, j): below[k] * above[j] for k in range(len(eta)) for j in range(k, len(eta))}
+        return seen - below, pairs
+
+    def _of_continuation(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Pairs]:
+        ends = torch.stack([(y == k).expand(eta.shape[1:]) for k in range(len(eta))])
+        goes = torch.stack([(y > k).expand(eta.shape[1:]) for k in range(len(eta))])
+        own, hazard = self.link.relative_slope(eta), self.link.complement_slope(eta)
+        bend = self.link.inverse_curvature(eta)
+        none = torch.zeros_like(eta)
+        score = torch.where(ends, own, torch.where(goes, -hazard, none))
+        weight = torch.where(ends, own * (own - bend), torch.where(goes, hazard * (hazard + bend), none))
+        return score, {(k, k): weight[k] for k in range(len(eta))}
+
+    def expected(self, eta: Tensor) -> Pairs:
+        size = len(eta)
+        if self.kind == "adjacent":
+            return self._of_adjacent(torch.zeros_like(eta[0]), eta)[1]
+        if self.kind == "continuation":
+            beyond = torch.cat([torch.zeros_like(eta[:1]), self.link.log_complement(eta).cumsum(0)[:-1]]).exp()
+            weight = beyond * self.link.inverse_deriv(eta) * self.link.relative_slope(eta).clamp(min=0)
+            weight = weight / self.link.log_complement(eta).exp()
+            return {(k, k): weight[k] for k in range(size)}
+        log_p, slope = self.log_probabilities(eta), self.link.log_inverse_deriv(eta)
+        pairs: Pairs = {}
+        for k in range(size):
+            pairs[k, k] = (2 * slope[k] - log_p[k]).exp() + (2 * slope[k] - log_p[k + 1]).exp()
+            if k:
+                pairs[k - 1, k] = -(slope[k - 1] + slope[k] - log_p[k]).exp()
+        return pairs
+
+    def is_canonical(self, link: Link) -> bool:
+        return self.kind == "adjacent"
+
+    def valid(self, eta: Tensor) -> Tensor:
+        inside = super().valid(eta)
+        return inside & (eta[1:] > eta[:-1]).all(0) if self.kind == "cumulative" else inside
+
+    def start(self, averages: Tensor) -> Tensor:
+        shares = averages / averages.sum(0)
+        if self.kind == "adjacent":
+            return shares[:-1].log() - shares[1:].log()
+        if self.kind == "cumulative":
+            return self.link.link(shares.cumsum(0)[:-1])
+        return self.link.link(shares[:-1] / shares.flip(0).cumsum(0).flip(0)[:-1])
+
+    def shifts(self) -> Tensor:
+        return -torch.ones(len(self.predictors), dtype=torch.float64)
+
+    def plan(self, designs: dict[str, dict[str, int]], constant: bool) -> tuple[Plan, list[str]]:
+        if not constant:
+            raise ValueError("an ordinal model has thresholds in place of an intercept. Leave intercept=False out.")
+        columns = {name: place for name, place in designs[""].items() if place}
+        free = list(columns) if self.free is True else self.free or []
+        strange = [name for name in free if name not in columns]
+        if strange:
+            raise ValueError(f"free={strange} are no columns of the design. Known: {', '.join(columns)}.")
+        shared = [name for name in columns if name not in free]
+        own = [name for name in columns if name in free]
+        unit = torch.eye(len(self.predictors), dtype=torch.float64)
+        blocks = [
+            PlanBlock(tuple(columns[name] for name in shared), -unit.sum(-1, keepdim=True)),
+            PlanBlock(tuple(columns[name] for name in own), -unit),
+            PlanBlock((0,), unit),
+        ]
+        names = [*shared, *(f"{cut}:{name}" for cut in self.predictors for name in own), *self.predictors]
+        return Plan(len(self.predictors), tuple(block for block in blocks if block.columns), True), names
+
+
+def _padded(eta: Tensor) -> Tensor:
+    """(C + 1, *N) the predictors between minus and plus infinity."""
+    end = torch.full_like(eta[:1], torch.inf)
+    return torch.cat([-end, eta, end])
+
+
+def _from_each_on(eta: Tensor) -> Tensor:
+    """(C, *N) the sums of the predictors from each on, 0 at the end."""
+    return torch.cat([eta.flip(0).cumsum(0).flip(0), torch.zeros_like(eta[:1])])

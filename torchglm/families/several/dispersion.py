@@ -1,0 +1,124 @@
+"""Families of one predictor with a predictor for their dispersion beside it: double generalised linear models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchglm import links
+from torchglm.families.base import Family
+from torchglm.families.several.base import Pairs, VectorFamily
+from torchglm.links import Link
+from torchglm.rows.times import Response
+
+
+class Plain(VectorFamily):
+    """A family of one predictor in the form of those that have several: `phi = 1`, and the mean by a link.
+
+    Raises `ValueError` for a family that has a dispersion: it has a predictor of its own, `Dispersed`.
+    """
+
+    name = "plain"
+
+    def __init__(self, family: Family, link: Link | None = None) -> None:
+        super().__init__()
+        self.family, self.link = family, family.default_link if link is None else link
+        self.support, self.support_text = family.support, family.support_text
+        self.mean_text, self.ratio_text, self.durations = family.mean_text, family.ratio_text, family.durations
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return ("mean",)
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return {"mean": self.link}
+
+    def encode(
+        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+    ) -> tuple[Response, Tensor | None]:
+        return self.family.encode(y, trials, event)
+
+    def supports(self, y: Response) -> Tensor:
+        return self.family.supports(y)
+
+    def nll(self, y: Response, eta: Tensor) -> Tensor:
+        base = self.family.log_base(y, torch.ones_like(eta[0]))
+        return self.family.nll(y, eta[0], self.link) - self.family.nll_saturated(y) - base
+
+    def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        score, weight = self.family.score_and_weight(y, eta[0], self.link(eta[0]), self.link, True)
+        return score.unsqueeze(0), {(0, 0): weight}
+
+    def expected(self, eta: Tensor) -> Pairs | None:
+        mu = self.link(eta[0])
+        return {(0, 0): self.family.score_and_weight(mu, eta[0], mu, self.link, False)[1]}
+
+    def valid(self, eta: Tensor) -> Tensor:
+        return super().valid(eta) & self.link.inside(eta[0]) & self.family.valid_mean(self.link(eta[0]))
+
+    def start(self, averages: Tensor) -> Tensor:
+        return self.link.link(averages[:1])
+
+    def row_start(self, y: Response, eta: Tensor) -> Tensor:
+        mean = self.family.initial_mean(y, torch.ones_like(eta[0]))
+        own = self.link.link(mean)
+        return torch.cat([torch.where(torch.isfinite(own), own, eta[0]).unsqueeze(0), eta[1:]])
+
+    def is_canonical(self, link: Link) -> bool:
+        return self.family.is_canonical(self.link)
+
+    @property
+    def inner_mean(self) -> float:
+        return self.family.inner_mean
+
+
+class Dispersed(Plain):
+    """A family with a dispersion, whose logarithm has a predictor: `Var(y) = exp(eta_2) V(mu) / w`.
+
+    Of the families whose log-density is `log_base(phi) - d / (2 phi)`. Source: Smyth (1989), Generalized linear models
+    with varying dispersion, J. R. Stat. Soc. B 51(1).
+    """
+
+    name = "dispersed"
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return ("mean", "dispersion")
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return super().links | {"dispersion": links.Log()}
+
+    @property
+    def weighted(self) -> str | None:
+        return "dispersion"
+
+    def nll(self, y: Response, eta: Tensor) -> Tensor:
+        half = self._half(y, eta[0])
+        return half * torch.exp(-eta[1]) - self.family.log_base(y, eta[1].exp())
+
+    def _half(self, y: Response, eta: Tensor) -> Tensor:
+        return self.family.half_deviance(y, eta, self.link(eta), self.link)
+
+    def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        precision = torch.exp(-eta[1])
+        score, weight = self.family.score_and_weight(y, eta[0], self.link(eta[0]), self.link, True)
+        scaled = self._half(y, eta[0]) * precision
+        first, second = self.family.base_slopes(y, eta[1])
+        pairs = {(0, 0): weight * precision, (0, 1): score * precision, (1, 1): scaled - second}
+        return torch.stack([score * precision, first + scaled]), pairs
+
+    def expected(self, eta: Tensor) -> Pairs:
+        mu = self.link(eta[0])
+        weight = self.family.score_and_weight(mu, eta[0], mu, self.link, False)[1]
+        first, second = self.family.base_slopes(mu, eta[1])
+        return {(0, 0): weight * torch.exp(-eta[1]), (1, 1): -second - first}
+
+    def start(self, averages: Tensor) -> Tensor:
+        mean, square = averages[0], averages[1]
+        spread = (square - mean.square()).clamp(min=1e-8 * square) / self.family.variance(mean)
+        return torch.stack([self.link.link(mean), torch.where(spread > 0, spread, 1.0).log()])
+
+    def is_canonical(self, link: Link) -> bool:
+        return False

@@ -1,0 +1,29 @@
+"""A role of new rows: what stands beside them, looked at as `fit` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm import inputs, tables
+
+
+def for_each(name: str, value: Any, eta: Tensor, x: Any) -> Tensor:
+    """A role of new rows `x`: one number `()`, `(m,)`, or a value for each prediction (*B, m); a column by its name."""
+    if isinstance(value, str):
+        if inputs.column_names(x) is None and not isinstance(x, Mapping):
+            raise ValueError(f"{name}={value!r} names a column, and the new rows are no table. Pass its values.")
+        value = torch.as_tensor(tables.numbers(tables.as_table(x, [value]), value))
+    given = (torch.as_tensor(value) if isinstance(value, (int, float)) else inputs.tensor(value, name)).to(eta)
+    if given.shape == (eta.shape[-1], 1):
+        given = given.squeeze(-1)
+    if given.dim() and given.shape not in (eta.shape, eta.shape[-1:]):
+        raise ValueError(
+            f"{name} has shape {tuple(given.shape)}, the predictions {tuple(eta.shape)}. Pass one {name} for each row."
+        )
+    if name == "offset":
+        inputs.finite(torch.atleast_1d(given), name)
+    return given

@@ -1,0 +1,225 @@
+"""Fits of several predictors: what each row says, predictions of every parameter, and the parts of the fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from torchglm import inputs
+from torchglm.families.several import Classes, VectorFamily
+from torchglm.inference.fitted import Fitted
+from torchglm.inference.for_each import for_each
+from torchglm.inputs import Roles
+from torchglm.inputs.columns import in_order
+from torchglm.rows.grams import Dense
+from torchglm.rows.planned import Pairs, gram_of, predictors, row_scores
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows, to_float64
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
+
+Kind = TypeVar("Kind", bound=Fitted)
+
+
+@dataclass(frozen=True)
+class VectorValues:
+    """Values of a chunk at the fitted coefficients; `eta` and `score` (K, B, n), the latter with the row weights.
+
+    `information` are the pairs of the observed one, with the weights.
+    """
+
+    rows: Rows
+    eta: Tensor
+    score: Tensor
+    information: Pairs
+
+    @property
+    def used(self) -> Tensor:
+        """True for the rows of positive weight."""
+        return self.rows.weight > 0
+
+    @property
+    def repeats(self) -> Tensor:
+        """How many times each row was seen, `freq`; 1 for rows without weight."""
+        if self.rows.repeats is None:
+            return torch.ones_like(self.rows.weight)
+        return torch.where(self.used, self.rows.repeats.to(self.rows.weight.dtype), 1.0)
+
+
+def family_of(result: Fitted) -> VectorFamily:
+    """The family of a fit of several predictors."""
+    assert isinstance(result.family, VectorFamily)
+    return result.family
+
+
+def vector_values(source: Iterable[Rows], family: VectorFamily, coef: Tensor) -> Iterator[VectorValues]:
+    """The values of every chunk, or of pieces of it, at coefficients `(B, P)`."""
+    for rows in (piece for chunk in source for piece in to_float64(chunk).pieces()):
+        eta, used = predictors(rows, coef), rows.weight > 0
+        score, pairs = family.derivatives(rows.response, eta)
+        pairs = {pair: torch.where(used, value * rows.weight, 0.0) for pair, value in pairs.items()}
+        yield VectorValues(rows, eta, torch.where(used, score * rows.weight, 0.0), pairs)
+
+
+def fitted_means(result: Fitted) -> Tensor:
+    """(*B, n) the fitted means of the rows, for classes (*B, n, C) their probabilities."""
+    family = family_of(result)
+    parts = [family.mean(predictors(rows, result.flat.coef)) for chunk in result.source for rows in chunk.pieces()]
+    return _shaped(result, torch.cat(parts, -1))
+
+
+def predict_several(
+    result: Fitted,
+    x: Any,
+    kind: str = "mean",
+    se: bool = False,
+    given: Mapping[str, Any] | None = None,
+    **roles: Unpack[RoleValues],
+) -> Tensor | tuple[Tensor, Tensor]:
+    """(*B, m) a parameter of the law of new rows, with delta method errors on request; for classes (*B, m, C).
+
+    `kind` is `"mean"`, `"link"` (the first predictor, or those of all classes), `"probability"` for classes, or the
+    name of a predictor for the parameter it stands for. `given` are the columns of further predictors, as in the fit.
+    Raises `ValueError` for an unknown kind, and where the fit had an offset and none is given.
+    """
+    family = family_of(result)
+    value_of = _value(family, kind)
+    rows = new_rows(result, x, given or {}, Roles.of(roles, "predict", ("offset", "exposure")))
+    coef = torch.where(result.flat.keep, result.flat.coef, 0.0)
+    with torch.enable_grad():
+        eta = predictors(rows, coef).requires_grad_(se)
+        value = value_of(eta)
+        several = value.dim() == eta.dim()
+        outputs = list(value) if several else [value]
+        slopes = [torch.autograd.grad(one.sum(), eta, retain_graph=True)[0] for one in outputs] if se else []
+    value = _shaped(result, value.detach())
+    if not se:
+        return value
+    cov = result.covariance().reshape(-1, *result.flat.keep.shape[-1:] * 2)
+    cov = torch.where(torch.isfinite(cov), cov, 0.0)
+    errors = []
+    for slope in slopes:
+        rowwise = row_scores(rows, slope)  # (B, m, P)
+        errors.append(((rowwise @ cov) * rowwise).sum(-1).clamp(min=0).sqrt())
+    return value, _shaped(result, torch.stack(errors) if several else errors[0])
+
+
+def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles) -> Rows:
+    """New rows with the design of all predictors."""
+    family, plan, context = family_of(result), result.plan, result.context
+    assert plan is not None
+    inputs.check_predictors(given, family)
+    missing = [name for name, own in context["designs"].items() if name and name not in given and len(own) > 1]
+    if missing:
+        raise ValueError(
+            f"the fit has columns of its own for {', '.join(missing)}, and none are given. Pass predictors={{...}}."
+        )
+    known = {name: in_order(value, context["beside"].get(name)) for name, value in given.items()}
+    device = result.flat.coef.device
+    design, columns = inputs.whole_design(
+        in_order(x, context.get("inputs")), known, family, context["added"], None, device
+    )
+    if [len(own) for own in columns.values()] != [len(own) for own in context["designs"].values()]:
+        raise ValueError(
+            f"the new rows have {[len(own) for own in columns.values()]} columns for the predictors, the fit "
+            f"{[len(own) for own in context['designs'].values()]} (each with its intercept). Pass the fit's columns."
+        )
+    inputs.finite(design, "x")
+    design = design.to(result.flat.coef)
+    models, m = result.flat.coef.shape[0], design.shape[-2]
+    design = design if design.dim() == 2 else design.reshape(models, m, -1)
+    like = design.new_zeros(*result.batch_shape, m)
+    roles.check_link(result.link)
+    every = torch.ones_like(like, dtype=torch.bool)
+    shift = roles.map(lambda name, value: for_each(name, value, like, x).expand(like.shape)).shift(every)
+    if shift is None and context.get("offset"):
+        raise ValueError(
+            "the model was fitted with an offset (or exposure), and none is given for the new rows. "
+            "Pass exposure= (1 for means of a unit of exposure) or offset=."
+        )
+    offset = design.new_zeros(models, m, plan.predictors)
+    if shift is not None:
+        offset = offset + shift.reshape(models, m, 1) * family.shifts().to(offset)
+    one = design.new_ones(models, m)
+    return Rows(design, one, one, offset, intercept=True, plan=plan)
+
+
+def part(result: Kind, name: str) -> Kind:
+    """The part of a fit that belongs to one predictor, with the names of its own columns.
+
+    Raises `KeyError` for a name that is no predictor.
+    """
+    family, plan = family_of(result), result.plan
+    assert plan is not None
+    if name not in family.predictors:
+        raise KeyError(f"{name!r} is no predictor of {family.name}. Known: {', '.join(family.predictors)}.")
+    k, places = family.predictors.index(name), list[int]()
+    for block, place in zip(plan.blocks, plan.slices, strict=True):
+        m = len(block.columns)
+        for t, entries in enumerate(block.entries):
+            if any(predictor == k for predictor, _ in entries):
+                places += range(place.start + t * m, place.start + (t + 1) * m)
+    index = torch.tensor(places, device=result.flat.coef.device)
+    flat, cov = result.flat, result.flat_covariance
+    own = replace(flat, coef=flat.coef[:, index], keep=flat.keep[:, index], covariance=cov[:, index][:, :, index])
+    prefix, names = f"{name}:", [*result.names, *result.cuts]
+    return replace(result, flat=own, names=[names[j].removeprefix(prefix) for j in places], cuts=(), chunks=None)
+
+
+def expected_covariance(result: Fitted) -> Tensor:
+    """(B, P, P) the inverse of the expected information; NaN for aliased columns.
+
+    Raises `ValueError` where the family has no closed form of it.
+    """
+    family, keep, total = family_of(result), result.flat.keep, None
+    ranks = ranks_of(result.source)
+    with ranks.together():
+        for rows in own_rows(result.source):
+            for piece in to_float64(rows).pieces():
+                pairs = family.expected(predictors(piece, result.flat.coef))
+                if pairs is None:
+                    raise ValueError(
+                        f"the expected information of {family.name} has no closed form. Use covariance('observed')."
+                    )
+                used = piece.weight > 0
+                own = gram_of(piece, {pair: torch.where(used, v * piece.weight, 0.0) for pair, v in pairs.items()})
+                total = own if total is None else total + own
+    assert total is not None  # every process has rows
+    [matrix] = ranks.sum(total.matrix)
+    inverse = Dense(matrix).invert(keep)
+    both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+    return torch.where(both, inverse.root.only(inverse.positive).inverse(), torch.nan)
+
+
+def classes(result: Fitted) -> list[Any]:
+    """The classes of a fit of classes, in their order. Raises `ValueError` for another family."""
+    if not isinstance(result.family, Classes):
+        raise ValueError(f"classes are those of a multinomial or ordinal model; this fit is {result.family.name}.")
+    return result.family.known
+
+
+def _value(family: VectorFamily, kind: str) -> Callable[[Tensor], Tensor]:
+    """What a kind of prediction is a function of the predictors `(K, B, m)`."""
+    many = isinstance(family, Classes)
+    if kind == "mean" or kind == "probability" and many:
+        return family.mean
+    if kind == "link":
+        return (lambda eta: eta * 1.0) if many else (lambda eta: eta[0] * 1.0)
+    if kind in family.predictors and not many:
+        return lambda eta: family.parameter(kind, eta[family.predictors.index(kind)])
+    known = ["mean", "link", *(["probability"] if many else family.predictors)]
+    raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(dict.fromkeys(known))}.")
+
+
+def _shaped(result: Fitted, value: Tensor) -> Tensor:
+    """(B, m) or (C, B, m) in the batch's own shape, classes last."""
+    if value.dim() == 2:
+        return result.shaped(value)
+    return result.shaped(value.movedim(0, -1))

@@ -1,0 +1,86 @@
+"""Classes of a response: labels of any kind as codes, in the order of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def class_codes(y: Any, classes: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
+    """Codes 0, 1, ... (*B, n) of labels, and the classes: those given, a categorical's in its order, else sorted.
+
+    Raises `ValueError` for missing labels, labels that are none of the classes, and classes without a row; `TypeError`
+    for labels of kinds that have no common order.
+    """
+    labels, own = _labels(y)
+    missing = np.array([_is_missing(label) for label in labels.reshape(-1)]).reshape(labels.shape)
+    if missing.any():
+        place = tuple(int(i[0]) for i in missing.nonzero())
+        raise ValueError(
+            f"y has no class in row {place[-1]} ({int(missing.sum())} in all). Leave such rows out, or give them one."
+        )
+    known = list(classes) if classes is not None else own if own is not None else _sorted(labels)
+    places: dict[Any, int] = {label: k for k, label in enumerate(known)}
+    if all(isinstance(label, str) for label in known) and all(isinstance(label, int) for label in labels.flat):
+        places = {k: k for k in range(len(known))}  # codes of classes that have names
+    if len(places) < len(known):
+        raise ValueError(f"the classes {known} name one twice. Give each once.")
+    strange = next((label for label in labels.flat if label not in places), None)
+    if strange is not None:
+        raise ValueError(
+            f"y holds {strange!r}, which is none of the classes {known}. Correct it, or name it in classes=."
+        )
+    codes = np.fromiter((places[label] for label in labels.flat), np.int64, labels.size).reshape(labels.shape)
+    empty = [known[k] for k in np.setdiff1d(np.arange(len(known)), codes)]
+    if empty:
+        raise ValueError(
+            f"the class{'es' * (len(empty) > 1)} {', '.join(map(repr, empty))} has no row: its probability cannot be "
+            "estimated. Leave it out of the classes, or merge it with another."
+        )
+    if len(known) < 2:
+        raise ValueError(f"y holds one class only, {known[0]!r}. A model of classes needs at least two.")
+    return torch.from_numpy(codes), known
+
+
+def _labels(y: Any) -> tuple[np.ndarray, list[Any] | None]:
+    """Labels as objects, and the classes that a categorical brings."""
+    if isinstance(y, Tensor):
+        y = y.detach().cpu().numpy()
+    if hasattr(y, "to_pandas") and not hasattr(y, "iloc"):
+        y = y.to_pandas()
+    if hasattr(y, "iloc") and getattr(y, "ndim", 1) == 2 and y.shape[1] == 1:
+        y = y.iloc[:, 0]
+    own = None
+    if hasattr(y, "dtype") and str(y.dtype) == "category":
+        own = [_plain(label) for label in (y.cat.categories if hasattr(y, "cat") else y.categories)]
+    array = np.asarray(y)
+    if array.ndim > 1 and array.shape[-1] == 1:
+        array = array[..., 0]
+    out = np.empty(array.shape, object)
+    out.reshape(-1)[:] = [_plain(label) for label in array.reshape(-1).tolist()]
+    return out, own
+
+
+def _plain(label: Any) -> Any:
+    """A label as a plain value; a whole number as an int."""
+    value = label.item() if hasattr(label, "item") else label
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or str(label) in ("<NA>", "NaT") or (isinstance(label, float) and label != label)
+
+
+def _sorted(labels: np.ndarray) -> list[Any]:
+    try:
+        return sorted(set(labels.reshape(-1)))
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels.flat})
+        raise TypeError(
+            f"y holds labels of the kinds {', '.join(kinds)}, which have no common order. Make them one kind, or give "
+            "the classes in order: classes=[...]."
+        ) from None

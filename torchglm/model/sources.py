@@ -1,0 +1,55 @@
+"""Which door of `inputs` a call of `fit` goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from torchglm import inputs
+from torchglm.design import is_source
+from torchglm.families import Family
+from torchglm.families.several import VectorFamily
+from torchglm.inputs import Data, Roles
+from torchglm.links import Link
+from torchglm.tables.text_format import TextFormat
+
+
+def data_of(
+    x: Any,
+    y: Any,
+    family: Family,
+    link: Link,
+    roles: Roles,
+    *,
+    intercept: bool,
+    names: Sequence[str] | None,
+    predictors: Mapping[str, Any],
+    by: str | Sequence[str] | None,
+    policies: Mapping[str, Any],
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> Data:
+    """The rows of what `fit` was given, see there. Raises `ValueError` for arguments that mean nothing to its kind."""
+    reading: TextFormat = policies["reading"]
+    if not isinstance(x, str):
+        if given := ", ".join(f"{name}=" for name in reading.to_dict()):
+            raise ValueError(f"{given} say how a table is read for a formula, and x is no formula. Leave them out.")
+        if by is not None:
+            raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")
+        if isinstance(family, VectorFamily):
+            return inputs.several_from_arrays(x, y, family, roles, intercept, names, device, dtype, predictors)
+        if y is None and inputs.is_loader(x):
+            return inputs.from_loader(x, family, link, roles, intercept, names, device, dtype)
+        return inputs.from_arrays(x, y, family, roles, intercept, names, device, dtype)
+    if names is not None or not intercept:
+        raise ValueError(
+            "a formula names its columns and decides on its intercept ('y ~ a - 1' has none). Leave out "
+            "names= and intercept=."
+        )
+    if not is_source(y):
+        return inputs.from_formula(x, y, family, roles, by, policies, device, dtype)
+    if by is not None:
+        raise ValueError("by= sorts rows in memory: pass a table, torchglm.tables.read_table(path).")
+    return inputs.from_files(x, y, family, roles, policies, device, dtype)
