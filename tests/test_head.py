@@ -84,8 +84,7 @@ def test_the_gradient_of_the_loss_is_that_of_the_density(case: Case, link: Link)
 
 @pytest.mark.parametrize("case", DENSE, ids=repr)
 def test_with_a_dispersion_to_learn_the_loss_is_the_whole_density(case: Case) -> None:
-    head = made(case)
-    head.log_dispersion.requires_grad_()
+    head = made(case, dispersion="learned")
     with torch.no_grad():
         head.log_dispersion.fill_(math.log(0.8))
     x, y = rows(case)
@@ -126,8 +125,8 @@ def test_censored_times_enter_by_their_event() -> None:
 
 @each_case
 def test_a_row_of_weight_zero_is_a_dropped_row(case: Case) -> None:
-    head = made(case)
-    head.log_dispersion.requires_grad_("power=2.5" not in repr(case) and "power=4.5" not in repr(case))
+    dense = "power=2.5" not in repr(case) and "power=4.5" not in repr(case)
+    head = made(case, dispersion="learned" if dense else None)
     x, y = rows(case)
     trainable = [p for p in head.parameters() if p.requires_grad and (case.family.has_dispersion or p.dim())]
     want = torch.autograd.grad(head.loss(x[:8], y[:8]), trainable)
@@ -159,8 +158,7 @@ def test_each_response_may_have_a_dispersion_and_a_shape_of_its_own(family: str,
     alone = [families.get(family, **{name: value}) for value in values]
     parameter, _ = next(alone[0].named_parameters())
     together = alone[0].with_parameters({parameter: torch.stack([getattr(f, parameter) for f in alone])})
-    head = GLMHead(3, together, out_features=3, dtype=torch.float64)
-    getattr(head.family, parameter).requires_grad_()
+    head = GLMHead(3, together.requires_grad_(), out_features=3, dtype=torch.float64)
     with torch.no_grad():
         head.weight.copy_(torch.randn(3, 3))
         head.log_dispersion.copy_(wide(-0.3, 0.2, 0.5) * head.family.has_dispersion)
@@ -214,7 +212,6 @@ def test_a_shape_is_learned_with_the_coefficients_and_ends_at_its_likelihood_max
     law = families.get(family, **{"alpha" if family[0] == "n" else "power": truth})
     y = law.distribution(mu, 0.9).sample()
     head = GLMHead(2, family, dtype=torch.float64)
-    head.log_dispersion.requires_grad_(head.family.has_dispersion)
     learn(head, x, y)
     found = float((head.family.alpha if family[0] == "n" else head.family.power).detach())
     assert found == pytest.approx(truth, rel=0.3)
@@ -241,8 +238,7 @@ def test_a_learned_alpha_is_that_of_irls() -> None:
 def test_a_learned_dispersion_is_the_mean_square_of_the_residuals() -> None:
     torch.manual_seed(6)
     x, noise = torch.randn(200, 3, dtype=torch.float64), torch.randn(200, dtype=torch.float64)
-    head = GLMHead(3, "gaussian", dtype=torch.float64)
-    head.log_dispersion.requires_grad_()
+    head = GLMHead(3, "gaussian", dtype=torch.float64, dispersion="learned")
     learn(head, x, x.sum(-1) + 3 * noise)
     residual = x.sum(-1) + 3 * noise - head(x)[:, 0]
     assert float(head.dispersion.detach()) == pytest.approx(float(residual.square().mean().detach()), rel=1e-6)

@@ -193,4 +193,4 @@ def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str 
 
 def _varies(family: Family) -> bool:
     """Whether each model of a batch has a shape of its own."""
-    return any(value.numel() > 1 for value in family.parameters())
+    return any(value.numel() > 1 for value in family.shapes.values())

@@ -30,6 +30,7 @@ MADE_OF = {
     "shape_slopes": ("variance", "unit_deviance", "log_base"),
     "crps": ("variance", "log_base"),
     "distribution": ("variance", "log_base"),
+    "law": ("distribution",),
     "log_prob": ("variance", "unit_deviance", "log_base"),
     "half_deviance": ("unit_deviance", "nll"),
     "cheap": ("unit_deviance", "nll", "half_deviance", "cumulant"),
@@ -62,6 +63,7 @@ class Family(nn.Module):
     ratio_text: str = "ratio of means"  # and what exp(coef) is, where it multiplies the mean
     mean_lower: float = 0.0
     mean_upper: float = math.inf
+    _constants: tuple[str, ...] = ()  # shape parameters that are buffers
     durations: bool = False  # times to an event, which may be censored: `y` is then a tensor or `Times`
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -88,6 +90,11 @@ class Family(nn.Module):
     def default_link(self) -> Link:
         """The link used where none is named: the canonical one unless the class says otherwise."""
         return self.canonical_link
+
+    @property
+    def head_link(self) -> Link:
+        """The link that a head takes where none is named: one that reaches no edge, whatever a network puts out."""
+        return self.default_link
 
     def variance(self, mu: Tensor) -> Tensor:
         """The variance function `V(mu) = b''(theta)`: `Var(y) = phi V(mu) / w`."""
@@ -146,6 +153,10 @@ class Family(nn.Module):
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """The distribution of `y` as an object that can be sampled."""
         self._unsaid("distribution")
+
+    def law(self, eta: Tensor, link: Link, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
+        """`distribution` from the linear predictor, exact where the mean rounds to the end of its range."""
+        return self.distribution(link(eta), dispersion)
 
     def crps(self, y: Response, mu: Tensor, dispersion: Tensor) -> Tensor:
         """The continuous ranked probability score of `distribution(mu, dispersion)` at what `y` stands for there.
@@ -240,12 +251,28 @@ class Family(nn.Module):
         """What the class is called with to make one like this, but for parameters and buffers."""
         return {}
 
+    @property
+    def shapes(self) -> dict[str, Tensor]:
+        """The shape parameters by name: those that are learned, and those that `fixed` made constants."""
+        return dict(self.named_parameters()) | {name: getattr(self, name) for name in self._constants}
+
+    def fixed(self) -> Family:
+        """A copy whose shape parameters that are not learned are constants, which no optimizer is handed."""
+        other = copy.deepcopy(self)
+        for name, value in list(other.named_parameters()):
+            if not value.requires_grad:
+                delattr(other, name)
+                other.register_buffer(name, value.detach())
+                other._constants = (*other._constants, name)
+        return other
+
     def with_parameters(self, values: dict[str, Tensor]) -> Family:
         """A copy of the family with these values of its shape parameters, by name."""
         other = copy.deepcopy(self)
         for name, value in values.items():
             learned = getattr(self, name).requires_grad
             setattr(other, name, nn.Parameter(value.detach().clone(), requires_grad=learned))
+        other._constants = tuple(name for name in other._constants if name not in values)
         return other
 
     @property

@@ -190,7 +190,7 @@ class NegativeBinomialCanonical(Link):
         return torch.exp(self.log_inverse(eta))
 
     def link(self, mu: Tensor) -> Tensor:
-        return mu.log() - torch.log1p(rows_of(self.alpha, mu) * mu)
+        return -torch.log(1 / mu + rows_of(self.alpha, mu))
 
     def log_inverse(self, eta: Tensor) -> Tensor:
         return eta - self._log_free(eta)

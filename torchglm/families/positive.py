@@ -39,6 +39,10 @@ class Gamma(ConstantVariation):
     support = constraints.positive
     support_text = "y > 0"
 
+    @property
+    def head_link(self) -> Link:
+        return links.Log()
+
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return -2 * log_less_excess(y, mu)
 
@@ -93,6 +97,10 @@ class InverseGaussian(Family):
     canonical = links.InverseSquared
     support = constraints.positive
     support_text = "y > 0"
+
+    @property
+    def head_link(self) -> Link:
+        return links.Log()
 
     def variance(self, mu: Tensor) -> Tensor:
         return mu.pow(3)

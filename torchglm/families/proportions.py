@@ -114,6 +114,9 @@ class Bernoulli(_Proportion):
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Bernoulli(probs=mu)
 
+    def law(self, eta: Tensor, link: Link, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
+        return distributions.Bernoulli(logits=_logits(eta, link))
+
 
 class Binomial(_Proportion):
     """Successes out of `trials`: `y` in counts with `trials=`, or proportions where the weights are the trials."""
@@ -152,6 +155,14 @@ class Binomial(_Proportion):
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """Counts out of `1 / dispersion` trials of probability `mu`."""
         return distributions.Binomial(total_count=(1 / like(dispersion, mu)).round(), probs=mu)
+
+    def law(self, eta: Tensor, link: Link, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
+        return distributions.Binomial((1 / like(dispersion, eta)).round(), logits=_logits(eta, link))
+
+
+def _logits(eta: Tensor, link: Link) -> Tensor:
+    """`log(mu / (1 - mu))`."""
+    return eta if type(link) is links.Logit else link.log_inverse(eta) - link.log_complement(eta)
 
 
 def _half_deviance(y: Tensor, mu: Tensor) -> Tensor:

@@ -66,9 +66,9 @@ def moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
 
 def take_family(family: Family, models: Tensor | slice) -> Family:
     """The family with the shape parameters of some of the models."""
-    if all(parameter.dim() == 0 for parameter in family.parameters()):
+    if all(parameter.dim() == 0 for parameter in family.shapes.values()):
         return family
-    return family.with_parameters({name: value[models] for name, value in family.named_parameters()})
+    return family.with_parameters({name: value[models] for name, value in family.shapes.items()})
 
 
 def _at(point: Point, models: slice | Tensor) -> Point:

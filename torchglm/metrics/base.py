@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,10 +70,26 @@ class FamilyMetric(Metric):
         beside = Roles.of(roles, type(self).__name__)
         if self.offset_counts:
             beside.check_link(self.link)
-        part = self._part(scored(self.family, mu, y, beside))
+        with self._for_each(mu):
+            part = self._part(scored(self.family, mu, y, beside))
         merge = self._merge()
         joined = self.sums + part if merge == "sum" else merge(torch.stack([self.sums, part]))
         setattr(self, self._state, joined)
+
+    @contextmanager
+    def _for_each(self, mu: Column) -> Iterator[None]:
+        """With the shape of its response for each mean `(*N, R)`, where the responses have shapes of their own."""
+        family, link = self._model
+        several = {name: value for name, value in family.shapes.items() if value.dim()}
+        if not several or not isinstance(mu, Tensor) or mu.shape[-1:] != next(iter(several.values())).shape:
+            yield
+            return
+        each = family.with_parameters({name: value.expand(mu.shape).reshape(-1) for name, value in several.items()})
+        self._model = each, link
+        try:
+            yield
+        finally:
+            self._model = family, link
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw one value, or a sequence of values over steps, with matplotlib."""

@@ -136,7 +136,7 @@ def pearson_value(sums: Tensor, n_coef: int) -> Tensor:
 
 def has_power_variance(family: Family) -> bool:
     """Whether `V(mu) = mu^p`: then, with the log link, an offset only rescales the rows."""
-    device = next((parameter.device for parameter in family.parameters()), torch.device("cpu"))
+    device = next((value.device for value in family.shapes.values()), torch.device("cpu"))
     mu = torch.tensor([0.25, 0.5], dtype=torch.float64, device=device)
     first, second = (mu * family.variance_log_deriv(mu).detach()).tolist()
     return abs(first - second) <= 1e-12 * abs(second)

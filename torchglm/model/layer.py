@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from torchglm.families.numerics import values_are_known
 from torchglm.inference.fitted import Fitted
 from torchglm.inputs import Roles
 from torchglm.links import Link
+from torchglm.model.continuation import Continuation
+from torchglm.model.made import kind_of, make_weight, own_family, start_of
 from torchglm.model.renewable import Renewable
 from torchglm.rows.times import Response, each, filled
 
@@ -28,6 +32,7 @@ class GLMLayer(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    log_dispersion: Tensor  # a parameter where it is learned, else a buffer; infinite while nobody knows it
     online: Renewable | None = None  # what `partial_fit` has learned so far
 
     def __init__(
@@ -39,16 +44,26 @@ class GLMLayer(nn.Module):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        dispersion: str | float | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.family = families.get(family)
-        self.link = self.family.default_link if link is None else links.get(link)
+        wide = _wide(torch.get_default_dtype() if dtype is None else dtype)
+        self.family = own_family(families.get(family), out_features).to(dtype=wide)
+        self.link = self.family.head_link if link is None else links.get(link)
+        self.dispersion_kind = kind_of(dispersion, self.family)
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        wide = None if dtype is None else _wide(dtype)
-        phi = torch.zeros((out_features,) if out_features > 1 else (), device=device, dtype=wide)
-        self.log_dispersion = nn.Parameter(phi, requires_grad=False)
+        start = start_of(self.dispersion_kind, self.family)
+        phi = torch.full((out_features,) if out_features > 1 else (), start, device=device, dtype=wide)
+        if self.dispersion_kind == "learned":
+            self.log_dispersion = nn.Parameter(phi)
+        else:
+            self.register_buffer("log_dispersion", phi)
+        # the form of the loss, once and for all: the whole density where something of it beside the mean is learned
+        self.whole_density = self.dispersion_kind == "learned" or self.family.estimates_shape
+        self.continuation = Continuation(self.family, self.link)
         if device is not None:
             self.family = self.family.to(device=device)
         self.reset_parameters()
@@ -71,8 +86,20 @@ class GLMLayer(nn.Module):
 
     @property
     def dispersion(self) -> Tensor:
-        """The dispersion `phi`, 1 unless set or learned through `log_dispersion`: one for each response."""
-        return self.log_dispersion.exp()
+        """The dispersion `phi`, one for each response; NaN while it is to be estimated and has not been."""
+        return torch.where(torch.isposinf(self.log_dispersion), torch.nan, self.log_dispersion.exp())
+
+    @torch.no_grad()
+    def set_dispersion_(self, dispersion: Tensor | float) -> None:
+        """Put a dispersion, one for each response or one for all, in the place of the one here.
+
+        Raises `ValueError` where one is not finite and above 0.
+        """
+        phi = torch.as_tensor(dispersion, dtype=torch.float64, device=self.log_dispersion.device)
+        if not bool((torch.isfinite(phi) & (phi > 0)).all()):
+            raise ValueError(f"A dispersion must be finite and above 0, got {phi.tolist()}.")
+        phi = phi.reshape(self.log_dispersion.shape) if phi.numel() == self.log_dispersion.numel() else phi
+        self.log_dispersion.copy_(phi.log().expand_as(self.log_dispersion))
 
     @property
     def coef(self) -> Tensor:
@@ -94,56 +121,104 @@ class GLMLayer(nn.Module):
                 f"{', the bias first' if bias else '; it has no bias'}). Make the head with those sizes."
             )
         coef = coef.reshape(wanted)
-        self.weight.copy_(coef[:, bias:])
-        if self.bias is not None:
-            self.bias.copy_(coef[:, 0])
+        for name, value in (("weight", coef[:, bias:]), ("bias", coef[:, 0]))[: 1 + bias]:
+            held = self._parameters.get(name)
+            if held is not None:
+                held.copy_(value)
+            elif name in getattr(self, "parametrizations", {}):
+                setattr(self, name, value.to(getattr(self, name)))  # by the right inverse of what makes it
+            else:
+                raise ValueError(
+                    f"the {name} of this head is made by a hook (torch.nn.utils.weight_norm, prune), so that nothing "
+                    "can be put there. Use torch.nn.utils.parametrizations, or remove the hook first."
+                )
 
     def linear_predictor(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """`eta = x weight' + bias + offset`, shape `(*N, out_features)`, in float32 or wider.
 
         Raises `ValueError` where `x` or `offset` has another shape.
         """
+        self._check_columns(x)
+        with _no_autocast(x):
+            return self._eta(x, offset)
+
+    def _eta(self, x: Tensor, offset: Tensor | None) -> Tensor:
+        if "weight" not in self._parameters:
+            make_weight(self, x)
+        dtype = _wide(self.weight.dtype)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
+        return eta if offset is None else eta + self.per_response(offset, eta, "offset")
+
+    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
+        self._check_columns(x)
+        with _no_autocast(x):  # one region for both: torch.export cannot load one in which nothing is computed
+            return self.link(self._eta(x, offset))
+
+    def _check_columns(self, x: Tensor) -> None:
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, this head in_features={self.in_features}. "
                 f"Pass x of shape (..., {self.in_features})."
             )
-        dtype = _wide(self.weight.dtype)
-        with _no_autocast(x):
-            bias = None if self.bias is None else self.bias.to(dtype)
-            eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
-            return eta if offset is None else eta + self.per_response(offset, eta, "offset")
-
-    def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
-        eta = self.linear_predictor(x, offset)
-        with _no_autocast(x):
-            return self.link(eta)
 
     def distribution(self, x: Tensor, offset: Tensor | None = None) -> distributions.Distribution:
-        """The distribution of the response given `x`, batch shape `(*N, out_features)`."""
-        mu, family = self(x, offset), self.family
-        each = {name: value.expand(mu.shape) for name, value in family.named_parameters() if value.dim()}
-        return (family.with_parameters(each) if each else family).distribution(mu, self.dispersion.to(mu.dtype))
+        """The distribution of the response given `x`, batch shape `(*N, out_features)`, made from `eta`.
+
+        Raises `ValueError` while the dispersion is to be estimated and has not been.
+        """
+        phi = self.log_dispersion
+        if values_are_known() and not phi.is_meta and bool(torch.isposinf(phi).any()):
+            raise ValueError(
+                f"the dispersion of this {self.family.name} head is not known yet, and its distribution needs it. Call "
+                "head.estimate_dispersion_(x, y) on the training rows (LitGLM and head.fit do so by themselves), or "
+                "make the head with dispersion='learned' or a number."
+            )
+        eta, family = self.linear_predictor(x, offset), self.family
+        each = {name: value.expand(eta.shape) for name, value in family.shapes.items() if value.dim()}
+        with _no_autocast(x):
+            family = family.with_parameters(each) if each else family
+            return family.law(eta, self.link, self.dispersion.to(eta.dtype))
 
     def loss(self, x: Tensor, y: Tensor, *, reduction: str = "mean", **roles: Unpack[RoleValues]) -> Tensor:
         """The negative log-likelihood, from `eta` so that it stays finite in the tails.
 
         `y` and the roles are `(*N, out_features)`, a response in each column, or `(*N,)` where there is one response.
         `mean` divides the weighted sum by the sum of the weights (trials and repeats count as weights), `sum` and
-        `none` are as in torch. Terms that depend on `y` alone are dropped, unless dispersion or a shape parameter is
-        learned: then the log-density is complete. A row of weight zero counts as dropped, whatever it holds. Raises
-        `ValueError` for other shapes or reductions, an exposure where the link has no rates, and `TypeError` for what
-        is no role.
+        `none` are as in torch. It is divided by the dispersion (by 1 while that is not known). Terms that depend on `y`
+        alone are dropped, unless the head was made to learn its dispersion or a shape parameter: then the log-density
+        is complete, whatever is frozen later. Beyond the range of the link the loss goes on, see `Continuation`. A row
+        of weight zero counts as dropped, whatever it holds; with no row left the loss is 0. Raises `ValueError` for
+        other shapes or reductions, an exposure where the link has no rates, and `TypeError` for what is no role.
         """
         if reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
         loss, w = self.weighted_loss(x, y, **roles)
         if reduction == "none":
             return loss
-        return loss.sum() if reduction == "sum" else loss.sum() / w.sum()
+        return loss.sum() if reduction == "sum" else loss.sum() / some(w.sum())
 
     def weighted_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
-        """`w nll` of each row, and `w` (trials and repeats in it), both `(*N, out_features)`: what `loss` adds up."""
+        """`w nll / phi` of each row and `w` (with trials and repeats), both `(*N, out_features)`: what `loss` adds up."""
+        return self._weighted_loss(x, y, roles, self._phi())
+
+    def training_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
+        """`weighted_loss` on a scale that stays: a dispersion that is estimated afterwards counts as 1 in it."""
+        return self._weighted_loss(x, y, roles, None if self.dispersion_kind == "estimated" else self._phi())
+
+    @property
+    def loss_is_plain(self) -> bool:
+        """Whether `training_loss` is `w nll`: no dispersion divides it, and no constant is added."""
+        divided = self.family.has_dispersion and self.dispersion_kind != "estimated"
+        return not self.whole_density and not (divided and bool((self.log_dispersion != 0).any()))
+
+    def _phi(self) -> Tensor | None:
+        """What divides the loss; None where it is 1, of a family without dispersion."""
+        if not self.family.has_dispersion:
+            return None
+        return torch.where(torch.isposinf(self.log_dispersion), 0.0, self.log_dispersion).exp()
+
+    def _weighted_loss(self, x: Tensor, y: Tensor, roles: RoleValues, phi: Tensor | None) -> tuple[Tensor, Tensor]:
         beside = Roles.of(roles, "the loss of a head")
         beside.check_link(self.link)
         dropped = dropped_rows(beside)
@@ -159,23 +234,23 @@ class GLMLayer(nn.Module):
             w = torch.ones_like(eta) if beside.weights is None else beside.weights
             w = w if factor is None else w * factor
             if beside.freq is None:
-                return self._row_loss(response, eta, w), w
-            once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0))
+                return self._row_loss(response, eta, w, phi), w
+            once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0), phi)
             return once * beside.freq, w * beside.freq
 
-    def _row_loss(self, y: Response, eta: Tensor, w: Tensor) -> Tensor:
+    def _row_loss(self, y: Response, eta: Tensor, w: Tensor, phi: Tensor | None) -> Tensor:
         y = filled(y, w > 0, 1.0)  # in the support of every family: what is dropped may hold anything
         y = each(y, lambda part: part.unsqueeze(-1))
         eta, w = eta.unsqueeze(-1), w.unsqueeze(-1)  # shape parameters of (out_features,) fit
-        return self._log_density_loss(y, eta, w).squeeze(-1)
+        phi = None if phi is None else phi.to(eta.dtype).unsqueeze(-1)
+        return self._log_density_loss(y, eta, w, phi).squeeze(-1)
 
-    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor) -> Tensor:
-        nll = self.family.nll(y, eta, self.link)
-        if not (self.log_dispersion.requires_grad or self.family.estimates_shape):
-            return w * nll
-        phi = self.dispersion.to(eta.dtype).unsqueeze(-1)
+    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor, phi: Tensor | None) -> Tensor:
+        nll = self.continuation.nll(self.family, self.link, y, eta)
+        if not self.whole_density:
+            return w * nll if phi is None else w * nll / phi
         half = nll - self.family.nll_saturated(y)
-        if self.family.has_dispersion:
+        if phi is not None:
             base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
             return w * half / phi - torch.where(w > 0, base, 0.0)
         return w * (half - self.family.log_base(y, torch.ones_like(eta)))
@@ -215,7 +290,7 @@ class GLMLayer(nn.Module):
             return self.online
         self.set_coef_(self.online.coef)
         if self.family.has_dispersion and bool(self.online.dispersion > 0):
-            self.log_dispersion.copy_(self.online.dispersion.log())
+            self.set_dispersion_(self.online.dispersion)
         return self.online
 
     @torch.no_grad()
@@ -232,14 +307,28 @@ class GLMLayer(nn.Module):
             )
         coef = fitted.coef.reshape(-1, len(fitted.names))
         self.set_coef_(torch.where(torch.isfinite(coef), coef, 0.0))
-        phi = fitted.flat.dispersion
-        self.log_dispersion.copy_(torch.where(phi > 0, phi, 1.0).log().reshape(self.log_dispersion.shape))
-        for name, theirs in fitted.family.named_parameters():
+        self._load_law(fitted, True)
+
+    def _load_law(self, fitted: Fitted, dispersion: bool) -> None:
+        """Take the shapes of a fit, and its dispersion."""
+        for name, theirs in fitted.family.shapes.items():
             mine = getattr(self.family, name)
-            if mine.shape == theirs.shape:
-                mine.copy_(theirs)
-            else:  # one for each response, where there was one for all
-                setattr(self.family, name, nn.Parameter(theirs.clone(), requires_grad=mine.requires_grad))
+            mine.copy_(theirs.reshape(mine.shape) if theirs.numel() == mine.numel() else theirs.expand_as(mine))
+        if not dispersion:
+            return
+        phi, unknown = fitted.flat.dispersion, math.inf if self.family.has_dispersion else 0.0
+        self.log_dispersion.copy_(torch.where(phi > 0, phi.log(), unknown).reshape(self.log_dispersion.shape))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GLMLayer:
+        """Go to a device or dtype; the dispersion stays float32 at least, as the arithmetic does."""
+        super()._apply(fn, recurse)
+        if torch.finfo(self.log_dispersion.dtype).bits < 32:
+            narrow = self.log_dispersion
+            if isinstance(narrow, nn.Parameter):
+                narrow.data = narrow.data.float()
+            else:
+                self.log_dispersion = narrow.float()
+        return self
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -266,6 +355,11 @@ def _no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Autocast off where it could be on: there is none on the meta device."""
     kind = x.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def some(total: Tensor) -> Tensor:
+    """A sum of weights to divide by: 1 where there is no row, whose loss is 0."""
+    return torch.where(total > 0, total, 1.0)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

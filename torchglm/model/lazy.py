@@ -36,8 +36,10 @@ class LazyGLMHead(LazyModuleMixin, GLMHead):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        dispersion: str | float | None = None,
     ) -> None:
-        super().__init__(0, family, link, out_features, bias, device, dtype)
+        super().__init__(0, family, link, out_features, bias, device, dtype, dispersion=dispersion)
         self.weight = UninitializedParameter(device=device, dtype=dtype)  # type: ignore[call-arg]
 
     def initialize_parameters(self, x: Tensor, offset: Tensor | None = None) -> None:

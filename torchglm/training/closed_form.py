@@ -26,6 +26,8 @@ from torchglm.model.layer import without
 from torchglm.rows.times import Response, filled
 from torchglm.training.batches import shared
 
+STEEP = 1e8  # a mean gradient that only rows have in which exp(eta) is above 1e12
+
 
 class Line(Protocol):
     """A model whose linear predictor is linear in what is trained."""
@@ -51,15 +53,15 @@ class HeadLine:
         self.head = head
         bias = head.bias
         self.trained = [head.weight] if bias is None or not bias.requires_grad else [head.weight, bias]
-        self.values = head.weight.detach(), None if bias is None else bias.detach(), None  # the same memory
 
     def parts(self) -> list[nn.Parameter]:
         """Weight and bias, or the weight where the bias is fixed."""
         return self.trained
 
     def line(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Weight and bias."""
-        return self.values
+        """Weight and bias, wherever they lie now: callbacks may put other tensors into `.data`."""
+        bias = self.head.bias
+        return self.head.weight.detach(), None if bias is None else bias.detach(), None
 
     def pull(self, by_x: Tensor, by_one: Tensor) -> list[Tensor]:
         """The gradients themselves."""
@@ -88,6 +90,7 @@ class ClosedForm:
         self.family, self.link = model.head.family, model.head.link
         self.constant = not isinstance(model, HeadLine) or len(self.parts) == 2  # something is added to every row
         self.single, self.device = self.head.out_features == 1, self.head.weight.device
+        self.ends = self.head.continuation
         self.ratio = _ratio(self.family, self.link, self.head.weight.device)
 
     @classmethod
@@ -105,7 +108,8 @@ class ClosedForm:
             (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
             for module in (model, *head.modules())
         )
-        other = head.log_dispersion.requires_grad or head.family.estimates_shape
+        several = head.out_features > 1 and bool(head.family.shapes)  # whose shapes stand in columns
+        other = several or head.log_dispersion.requires_grad or not head.loss_is_plain
         own = type(head.family) not in MEMBERS  # whose score is not known to be the slope of its nll
         whole = all(part.requires_grad and not part._backward_hooks for part in line.parts())
         precise = head.weight.dtype in (torch.float32, torch.float64)
@@ -143,16 +147,33 @@ class ClosedForm:
                 eta = eta + self._like(eta, rows.offset, "offset")
             y, w = self._response(rows.y, rows.roles, eta)
             mu = self.link.inverse(eta)
-            score = self.family.score_and_weight(y, eta, mu, self.link, False)[0] if self.ratio is None else y - mu
             mass = eta.numel() if w is None else w.sum()
-            factor = -(self.ratio or 1.0) / self.scale / shared(mass, x.device)
+            share = shared(mass, x.device) * self.scale
+            if self.ends.edged:
+                return self._continued(x, y, eta, w, mass, share)
+            score = self.family.score_and_weight(y, eta, mu, self.link, False)[0] if self.ratio is None else y - mu
+            factor = -(self.ratio or 1.0) / share
             slope = score * factor if w is None else torch.where(w > 0, w * score, 0.0) * factor
             by_x, by_one = self._products(x, slope, w)
+            if any(self.ends.steep) and (x.is_cuda or not abs(float(by_one.sum())) < STEEP):
+                return self._continued(x, y, eta, w, mass, share)
             total = None
             if loss:
                 nll, _ = self.family.cheap(y, eta, mu, self.link, relative=True)
                 total = nll.sum() if w is None else torch.where(w > 0, w * nll, 0.0).sum()
             return Sums(total, mass, self.model.pull(by_x, by_one))
+
+    def _continued(self, x: Tensor, y: Response, eta: Tensor, w: Tensor | None, mass: Any, share: Any) -> Sums:
+        """The sums where the loss may go on beyond the range of the link, whose slope autograd knows."""
+        with torch.enable_grad():
+            leaf = eta.detach().requires_grad_()
+            nll = self.ends.nll(self.family, self.link, y, leaf)
+            [slope] = torch.autograd.grad(nll.sum(), leaf)
+        nll = nll.detach()
+        if w is not None:
+            slope, nll = torch.where(w > 0, w * slope, 0.0), torch.where(w > 0, w * nll, 0.0)
+        by_x, by_one = self._products(x, slope / share, w)
+        return Sums(nll.sum(), mass, self.model.pull(by_x, by_one))
 
     def _products(self, x: Tensor, slope: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
         """`slope' x` and `sum slope`, of the rows of positive weight: the others may hold NaN."""

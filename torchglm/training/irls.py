@@ -162,8 +162,17 @@ class LitIRLS(LightningModule):
         if search.reached:
             self.head.set_coef_(search.coef)
         self.trainer.should_stop = search.done
+        self._settle()
         if search.done and self.status != Status.CONVERGED:
             warnings.warn(f"LitIRLS: {self.status}: {self.status.explanation}", FitWarning, stacklevel=2)
+
+    def _settle(self) -> None:
+        """Put Pearson's dispersion, at the coefficients reached, into a head that is to have it estimated."""
+        if self.head.dispersion_kind != "estimated" or self.search is None or not self.search.reached:
+            return
+        phi = self.dispersion
+        if bool(torch.isfinite(phi) & (phi > 0)):
+            self.head.set_dispersion_(phi)
 
     def validation_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
         """Sums of one batch."""

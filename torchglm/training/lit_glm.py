@@ -15,8 +15,10 @@ from torchmetrics import Metric
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.metrics import D2, Deviance
 from torchglm.model.face import GLMHead
+from torchglm.model.layer import dropped_rows, without
 from torchglm.training.batches import shared
 from torchglm.training.closed_form import ClosedForm, stepper
+from torchglm.training.features import spread_over
 from torchglm.training.fused_steps import FusedSteps, may_fuse
 from torchglm.training.logged_metrics import Scores, Seen, WeightedMean
 from torchglm.training.model_head import check_arguments, config_of, head_from, predicted, split
@@ -33,6 +35,9 @@ class LitGLM(LightningModule):
     model takes, `y` is `(n,)` or `(n, responses)` and never broadcast. The loss of a step is
     `sum w nll / sum w`, over all ranks, so that rows of weight 0 are no rows.
 
+    A dispersion that the head is to estimate counts as 1 in all losses, and is Pearson's over the training rows, read
+    once more, when training ends.
+
     The gradient of a head alone is that of the closed form. Where nothing looks at the steps between, up to 64 of
     them are one step of the Trainer: the same updates and counts, without its hooks for each. Accumulation, clipping,
     several devices, and callbacks that ask for every batch have the plain road.
@@ -44,7 +49,7 @@ class LitGLM(LightningModule):
         scheduler: called with the optimizer; it steps by `scheduler_interval`, `"epoch"` or `"step"`.
         metrics: metrics by name, for validation and test: classes (or callables) that take the head's family
             and `link=`, or torchmetrics objects, which are copied. The default is `Deviance` and `D2` (left
-            out where offsets rule it out).
+            out where offsets rule it out, and where responses have shapes of their own).
         penalty: a scalar function of the model, added to the loss.
         scale: the training loss is divided by it; what is logged is not.
 
@@ -74,13 +79,12 @@ class LitGLM(LightningModule):
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.penalty, self.scale = penalty, scale
         self.watched = True
+        self.settled = False  # a callback has found the dispersion of the head as it is
         self._closed: ClosedForm | None = None
         self._ahead: FusedSteps | None = None
         self._epoch = -1  # for which the two above hold
         self._seen = Seen()
-        self._wanted: dict[str, Metric | MakeMetric] = (
-            {"deviance": Deviance, "d2": D2} if metrics is None else dict(metrics)
-        )
+        self._wanted: dict[str, Metric | MakeMetric] = self._usual_metrics() if metrics is None else dict(metrics)
         self.train_loss = WeightedMean()
         self.metrics = Scores(self._make_metrics)
         self._make_metrics()  # what cannot be made is said before training
@@ -101,7 +105,7 @@ class LitGLM(LightningModule):
 
     def on_fit_start(self) -> None:
         """Nothing is known of this Trainer yet."""
-        self._epoch = -1
+        self._epoch, self.settled = -1, False
 
     def on_train_start(self) -> None:
         """Have the rows looked at before hours of training, where their loader can."""
@@ -174,7 +178,7 @@ class LitGLM(LightningModule):
             loss = closed.loss(found)
             self._seen.add(found.total, found.weight)
         else:
-            total, weight = self._loss(rows, self.features(rows.x))
+            total, weight = self._loss(rows, self.features(_readable(rows)))
             loss = total / shared(weight) / self.scale
             self._seen.add(total.detach(), weight)
         return loss if self.penalty is None else loss + self.penalty(self.model) / self.scale
@@ -185,6 +189,11 @@ class LitGLM(LightningModule):
         if self.watched:
             self.log("train_loss", self.train_loss.compute(), sync_dist=True)  # the same on all ranks
             self.train_loss.reset()
+
+    def on_train_end(self) -> None:
+        """Estimate the dispersion, for what the head was trained to."""
+        if self.watched and not self.settled:
+            spread_over(self.trainer, self)
 
     def validation_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
         """Sums of one batch."""
@@ -218,6 +227,11 @@ class LitGLM(LightningModule):
         if self.model is self.head:
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {"model": config_of(self.head)}
 
+    def _usual_metrics(self) -> dict[str, Metric | MakeMetric]:
+        """Deviance, and D2 where all responses have one null model."""
+        apart = any(value.dim() for value in self.head.family.shapes.values())
+        return {"deviance": Deviance} if apart else {"deviance": Deviance, "d2": D2}
+
     def _make_metrics(self) -> dict[str, Metric]:
         """New metrics of one loader."""
         family, link = self.head.family, self.head.link
@@ -233,11 +247,11 @@ class LitGLM(LightningModule):
         """The weighted sum of the negative log-likelihood, and the weight."""
         if rows.y is None:
             raise ValueError("A batch without y cannot be trained or scored on. Give y, or call predict.")
-        loss, weight = self.head.weighted_loss(features, rows.y, **rows.roles.given)
+        loss, weight = self.head.training_loss(features, rows.y, **rows.roles.given)
         return loss.sum(), weight.sum()
 
     def _score(self, stage: str, rows: GLMBatch, loader: int) -> None:
-        features = self.features(rows.x)
+        features = self.features(_readable(rows))
         total, weight = self._loss(rows, features)
         mu, y, given = predicted(self.head, features, rows)
         for name, metric in self.metrics.of(self, stage, loader).items():
@@ -256,6 +270,12 @@ class LitGLM(LightningModule):
                     prog_bar=name == "loss",
                     batch_size=_length(rows),
                 )
+
+
+def _readable(rows: GLMBatch) -> Any:
+    """`x` with zeros in dropped rows: what they hold would reach the gradient of the layers before the head."""
+    dropped = dropped_rows(rows.roles)
+    return rows.x if dropped is None or not isinstance(rows.x, Tensor) else without(rows.x, dropped)
 
 
 def _length(rows: GLMBatch) -> int:

@@ -16,6 +16,8 @@ from torchglm.metrics import Coverage, LiftTable
 from torchglm.model import codec
 from torchglm.model.face import GLMHead
 
+KINDS = ("learned", "estimated")
+
 
 def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
     """What comes before the head (None: nothing), and the head. `ValueError` where there is no head."""
@@ -71,11 +73,13 @@ def check_arguments(optimizer: Any, scheduler: Any, metrics: Any, interval: str)
 def config_of(head: GLMHead) -> dict[str, Any]:
     """What makes a head like this one, as plain data and tensors."""
     facts, tensors = codec.encode(head.family, head.link)
+    facts["family"]["learned"] = [name for name, _ in head.family.named_parameters()]  # frozen ones too
     return {
         "in_features": head.in_features,
         "out_features": head.out_features,
         "bias": head.bias is not None,
         "dtype": str(head.weight.dtype).removeprefix("torch."),
+        "dispersion": kind if (kind := head.dispersion_kind) in KINDS else float(kind),
         "parts": facts,
         "tensors": tensors,
     }
@@ -85,7 +89,7 @@ def head_from(
     config: Mapping[str, Any], place: Any = "the checkpoint", family: Family | None = None, link: Link | None = None
 ) -> GLMHead:
     """The head of a `config_of`; a family or link of one's own is given. Raises `ValueError` as `codec.decode` does."""
-    of_head = {name: config[name] for name in ("in_features", "out_features", "bias")}
+    of_head = {name: config[name] for name in ("in_features", "out_features", "bias", "dispersion")}
     family, link = codec.decode(config["parts"], config["tensors"], place, family, link)
     return GLMHead(**of_head, family=family, link=link, dtype=getattr(torch, config["dtype"]))
 

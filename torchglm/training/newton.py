@@ -35,10 +35,12 @@ class Sight:
     """`loss`, the penalised mean loss, and `distance`, the longest step of a coefficient to the optimum.
 
     That is a share of its standard error: NaN with an l1 penalty, whose optimum is not where the slope is zero.
+    `dispersion` is Pearson's, NaN where no row is left to estimate it from.
     """
 
     loss: float
     distance: float
+    dispersion: float
 
 
 class OnWhitened:
@@ -89,9 +91,16 @@ class OnWhitened:
             if bool(inverse.positive.all()):
                 break
         loss = self.problem.objective(sums, trained, sums.weight) / sums.weight
-        if not self.problem.smooth_penalty:
-            return Sight(float(loss), float("nan"))
-        return Sight(float(loss), farthest(self.head, sums, step @ self.back, inverse.root.within(self.back)))
+        phi, distance = dispersion_of(sums, trained.shape[-1] + int(self.head.bias is not None)), float("nan")
+        if self.problem.smooth_penalty:
+            distance = farthest(self.head, sums, step @ self.back, inverse.root.within(self.back))
+        return Sight(float(loss), distance, phi)
+
+
+def dispersion_of(sums: Moments, rank: int) -> float:
+    """Pearson's chi-square over `n - rank`."""
+    free = float(sums.count) - rank
+    return float(sums.pearson) / free if free > 0 else float("nan")
 
 
 def farthest(head: GLMHead, sums: Moments, step: Tensor, inverse: Tensor) -> float:
@@ -113,4 +122,5 @@ def look_at(head: GLMHead, source: Iterable[Rows], found: Solution, penalty: Pen
         smooth = penalty.nonsmooth(coef, sums.weight) is None
     inverse = found.root.inverse()
     step = (inverse @ torch.where(found.keep, score, 0.0).unsqueeze(-1)).squeeze(-1)
-    return Sight(float(loss / sums.weight), farthest(head, sums, step, inverse) if smooth else float("nan"))
+    distance = farthest(head, sums, step, inverse) if smooth else float("nan")
+    return Sight(float(loss / sums.weight), distance, dispersion_of(sums, int(found.keep.sum())))

@@ -26,10 +26,11 @@ NEAR = 0.1  # standard errors from the optimum that still count as converged
 
 @dataclass(frozen=True)
 class Polished:
-    """The `loss` where it ended, the `distance` from the optimum in standard errors, and what to call that."""
+    """The `loss` where it ended, the `distance` from the optimum in standard errors, the dispersion, and a status."""
 
     loss: float
     distance: float
+    dispersion: float
     status: Status
 
 
@@ -57,8 +58,8 @@ def polished(
     found = rows.look(inner.trained.unsqueeze(0))
     distance = max(found.distance, 0.0 if steps else beside) if found.distance == found.distance else found.distance
     if distance > NEAR:
-        return Polished(found.loss, distance, Status.ITERATION_LIMIT)
-    return Polished(found.loss, distance, Status.SHAPE_LIMIT if limit else Status.CONVERGED)
+        return Polished(found.loss, distance, found.dispersion, Status.ITERATION_LIMIT)
+    return Polished(found.loss, distance, found.dispersion, Status.SHAPE_LIMIT if limit else Status.CONVERGED)
 
 
 @torch.no_grad()
@@ -79,7 +80,7 @@ def solved(
     _take(head.family, family)
     head.set_coef_(found.coef.nan_to_num())
     end = look_at(head, source, found, whole)
-    return Polished(end.loss, end.distance, Status(int(found.status[0])))
+    return Polished(end.loss, end.distance, end.dispersion, Status(int(found.status[0])))
 
 
 class _Shape:

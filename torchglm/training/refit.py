@@ -8,7 +8,7 @@ refit.last
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.inputs import GLMBatch, LoaderRows, as_batch
+from torchglm.inputs import LoaderRows
 from torchglm.model.face import GLMHead
+from torchglm.model.spread import pearson
 from torchglm.training.batches import rank_and_world
+from torchglm.training.features import Features, evaluating
 from torchglm.training.lit_glm import LitGLM
 
 
@@ -43,9 +45,10 @@ class IRLSHead(Callback):
     """Refits the head of a `LitGLM` by IRLS on its frozen features, when training ends, or every k epochs too.
 
     The rest of the model is in evaluation mode meanwhile (no dropout, running averages), the loader is read once for
-    a step of IRLS, and memory does not grow with its rows. Shape parameters of the family and the dispersion stay
-    as they are. The loss over the loader never rises: where rounding to the head's dtype or a fit without
-    a maximum would make it, the head is left as it was. What an optimizer remembers of the head is forgotten.
+    a step of IRLS, and memory does not grow with its rows. Shape parameters of the family stay as they are; a
+    dispersion that the head is to estimate is Pearson's at the coefficients it is left with. The loss over the loader
+    never rises: where rounding to the head's dtype or a fit without a maximum would make it, the head is left as it
+    was. What an optimizer remembers of the head is forgotten. Sequences of features count as rows.
 
     A checkpoint that was written before the end of training holds the head as it was trained; use `every=1` to have
     refitted ones, or `trainer.save_checkpoint` afterwards.
@@ -93,7 +96,7 @@ class IRLSHead(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The parameters are about to change."""
-        self._fresh = False
+        self._fresh = pl_module.settled = False  # type: ignore[assignment]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refit where it is time."""
@@ -109,23 +112,24 @@ class IRLSHead(Callback):
     def _refit(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, LitGLM)
         loader = self._rows_of(trainer)
-        modes = [(module, module.training) for module in pl_module.modules()]
-        pl_module.eval()
-        try:
-            head = pl_module.head
-            self.last = self._fit(
-                LoaderRows(
-                    Features(loader, trainer, pl_module), head.family, head.link, head.bias is not None, None, None
-                ),
-                head,
-            )
-        finally:
-            for module, training in modes:
-                module.training = training
+        head = pl_module.head
+        rows = Features(loader, trainer, pl_module)
+        with evaluating(pl_module):
+            self.last = self._fit(LoaderRows(rows, head.family, head.link, head.bias is not None, None, None), head)
+            if head.dispersion_kind == "estimated":
+                self._spread(head, rows)
+        pl_module.settled = True
         for optimizer in trainer.optimizers:
             for parameter in pl_module.head.parameters():
                 optimizer.state.pop(parameter, None)
         self._fresh = True
+
+    @staticmethod
+    def _spread(head: GLMHead, rows: Features) -> None:
+        try:
+            head.set_dispersion_(pearson(head, rows))
+        except ValueError as error:
+            warnings.warn(f"IRLSHead: the dispersion is not known: {error}", FitWarning, stacklevel=2)
 
     def _fit(self, source: LoaderRows, head: GLMHead) -> Refit:
         """Fit, write, look at what the rounded coefficients give, and take back what is worse."""
@@ -152,17 +156,3 @@ class IRLSHead(Callback):
             raise ValueError("The loader holds no row of positive weight to refit the head on.")
         total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)
         return torch.where(sums.valid, total, torch.inf) / sums.weight
-
-
-class Features:
-    """The batches of a loader, on the module's device, with the features of each in the place of `x`."""
-
-    def __init__(self, loader: Any, trainer: Trainer, module: LitGLM) -> None:
-        self.loader, self.trainer, self.module = loader, trainer, module
-
-    def __iter__(self) -> Iterator[GLMBatch]:
-        for batch in self.loader:
-            rows = as_batch(batch, self.module.head.link).to(self.module.device)
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                x = self.module.features(rows.x)
-            yield rows._replace(x=x.to(torch.promote_types(x.dtype, torch.float32)))

@@ -146,8 +146,11 @@ class Whitening:
             bias=self.intercept,
             device=head.weight.device,
             dtype=head.weight.dtype,
+            dispersion="learned" if head.dispersion_kind == "learned" else None,
         )
-        inner.log_dispersion = head.log_dispersion
+        inner.family = head.family  # what is learned of it is the head's own
+        if head.dispersion_kind == "learned":
+            inner.log_dispersion = head.log_dispersion
         if inner.bias is not None:
             nn.init.constant_(inner.bias, self.start).requires_grad_(False)
         return WhitenedGLM(layer, inner, self.spread * torch.finfo(inner.weight.dtype).eps > LOST)

@@ -1,0 +1,119 @@
+"""The loss of a head beyond the range of its link: finite, rising, and the same as before inside.
+
+A network may put out any `eta`. Where the mean it stands for is no mean (the identity link below 0), or where `exp`
+overflows, the negative log-likelihood goes on along its tangent, so that a gradient always leads back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.families.numerics import values_are_known
+from torchglm.links import Link
+from torchglm.rows.times import Response, size_of
+
+FAR = 30.0  # of an exponent: means above 1e13 have the tangent
+FAR_SQUARED = 20.0  # of one that is squared, in float32
+NEAR, FEW = 1e-6, 1e-3  # of an edge, as a share of the response
+STEEPEST = 1e13  # a larger slope would be infinite once an optimizer squares it in float32
+
+
+class Continuation:
+    """Where the loss of a family under a link goes on along its tangent, and the loss there.
+
+    Edges are the ends of the range of `eta`, where the mean reaches 0, 1 or infinity. Beyond a point `e` near one, as
+    far inside as a small share of the way to the row's own response, the loss is `nll(e) + |slope| d + (d / s)^2 / 2`,
+    with the distance `d` from `e` and that way `s`: it rises outward whatever the response is. Where `exp(eta)` grows
+    steeply (log links beyond 30, complementary log-log links likewise) it is the tangent `nll(c) + slope (eta - c)`, in
+    rows that lie lower inside.
+    """
+
+    def __init__(self, family: Family, link: Link) -> None:
+        limits = [0.0, 1.0] if family.mean_upper == 1 else [0.0, math.inf]
+        if family.mean_lower < 0 and not math.isfinite(link.lower):
+            limits = []
+        centre = _at(link, family.inner_mean)
+        edges = [(limit, _at(link, limit)) for limit in limits]
+        self.lower = next((pair for pair in edges if math.isfinite(pair[1]) and pair[1] < centre), None)
+        self.upper = next((pair for pair in edges if math.isfinite(pair[1]) and pair[1] > centre), None)
+        self.squared = family.least_squares or family.canonical is links.InverseSquared
+        positive = family.mean_upper == math.inf  # amounts, which some families divide by their mean
+        falling = (links.Log, links.Softplus, links.Logit, links.CLogLog) if positive else ()
+        rising = (links.Log,) if positive else ()
+        self.steep = type(link) in (*falling, links.LogLog), type(link) in (*rising, links.CLogLog)
+        # y > 1000 mu has no density in positive families, y < mu / 1000 none of counts; elsewhere both may be so
+        self.above_zero = FEW if family.support is constraints.positive else NEAR
+        self.below_infinity = FEW if isinstance(family, families.Poisson) else NEAR
+
+    @property
+    def edged(self) -> bool:
+        """Whether some `eta` stands for no mean of the family."""
+        return self.lower is not None or self.upper is not None
+
+    def nll(self, family: Family, link: Link, y: Response, eta: Tensor) -> Tensor:
+        """`family.nll(y, eta, link)`, continued, in the shape of `eta`."""
+        if not self.edged and not any(self.steep):
+            return family.nll(y, eta, link)
+        low, high = self._steep_ends(eta) if not self.edged else self._edge_ends(family, link, y, eta)
+        beyond = (eta < low) | (eta > high)
+        if values_are_known() and eta.device.type == "cpu" and not bool(beyond.any()):
+            return family.nll(y, eta, link)
+        end = torch.where(beyond, torch.minimum(torch.maximum(eta.detach(), low), high), link.link(_inner(family, eta)))
+        slope = -family.score_and_weight(y, end, link(end), link, False)[0].clamp(-STEEPEST, STEEPEST)
+        if not self.edged:
+            beyond = beyond & (slope * (eta - end) > 0).detach()
+        inside = torch.where(beyond, end, eta)
+        away = torch.where(beyond, eta - end, 0.0)
+        more = slope * away
+        if self.edged:
+            scale = (end - link.link(_scale(family, y, eta))).abs()
+            more = slope.abs() * away.abs() + (away / scale).square() / 2
+        return family.nll(y, inside, link) + torch.where(beyond, more, 0.0)
+
+    def _steep_ends(self, eta: Tensor) -> tuple[Tensor, Tensor]:
+        far = FAR_SQUARED if self.squared and eta.dtype == torch.float32 else FAR
+        low, high = (far if steep else math.inf for steep in self.steep)
+        return eta.new_full((), -low), eta.new_full((), high)
+
+    def _edge_ends(self, family: Family, link: Link, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """For each row the values of `eta` a little inside the edges."""
+        scale = _scale(family, y, eta)
+        low, high = self._steep_ends(eta)
+        if self.lower is not None:
+            low = self._end(link, *self.lower, scale)
+        if self.upper is not None:
+            high = self._end(link, *self.upper, scale)
+        return low, high
+
+    def _end(self, link: Link, limit: float, edge: float, scale: Tensor) -> Tensor:
+        """The `eta` of a mean near a limit, but no farther from the edge than a thousandth of the way to the scale."""
+        near, whole = link.link(self._beside(limit, scale)) - edge, link.link(scale) - edge
+        return edge + torch.where(near.abs() < FEW * whole.abs(), near, FEW * whole)
+
+    def _beside(self, limit: float, scale: Tensor) -> Tensor:
+        """A mean near a limit."""
+        if limit == 0.0:
+            return self.above_zero * scale
+        return scale / self.below_infinity if limit == math.inf else 1 - NEAR * (1 - scale)
+
+
+def _at(link: Link, mean: float) -> float:
+    """The linear predictor of a mean, or of a limit of means."""
+    return float(link.link(torch.tensor(mean, dtype=torch.float64)).detach().cpu().max())
+
+
+def _inner(family: Family, eta: Tensor) -> Tensor:
+    return torch.full_like(eta, family.inner_mean).detach()
+
+
+def _scale(family: Family, y: Response, eta: Tensor) -> Tensor:
+    """For each row a mean that its response stands for: itself, or one well inside where it is on an end."""
+    size = size_of(y)
+    size = size.abs().clamp(min=1.0) if family.mean_lower < 0 else size
+    return torch.where((size > 0) & (size < family.mean_upper), size, family.inner_mean).to(eta.dtype)
