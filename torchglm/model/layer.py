@@ -199,7 +199,7 @@ class GLMLayer(nn.Module):
         return loss.sum() if reduction == "sum" else loss.sum() / some(w.sum())
 
     def weighted_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
-        """`w nll / phi` of each row and `w` (with trials and repeats), both `(*N, out_features)`: what `loss` adds up."""
+        """`w nll / phi` of each row and `w` (with trials and repeats), `(*N, out_features)`: what `loss` adds up."""
         return self._weighted_loss(x, y, roles, self._phi())
 
     def training_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,7 @@ class OnWhitened:
             if bool(inverse.positive.all()):
                 break
         loss = self.problem.objective(sums, trained, sums.weight) / sums.weight
-        phi, distance = dispersion_of(sums, trained.shape[-1] + int(self.head.bias is not None)), float("nan")
+        phi, distance = dispersion_of(sums, trained.shape[-1]), float("nan")
         if self.problem.smooth_penalty:
             distance = farthest(self.head, sums, step @ self.back, inverse.root.within(self.back))
         return Sight(float(loss), distance, phi)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -33,10 +32,6 @@ from torchglm.training.sgd_loop import cosine, descend
 from torchglm.training.whitening import WhitenedGLM, Whitening
 
 EPOCHS = 20
-_NOT_FINITE = (
-    "training ended in coefficients that are not finite, or have no finite loss. Lower the learning rate, or for LBFGS "
-    "pass line_search_fn='strong_wolfe'."
-)
 PIECE = 1 << 14  # rows whitened at once
 QUIET: dict[str, Any] = {
     "logger": False,
@@ -80,8 +75,8 @@ def fit_sgd(
 
     A first pass centres, decorrelates and scales the columns, so that the Hessian of the loss is about the
     identity and one learning rate suits every data set; weight and bias are mapped back exactly. A last pass
-    measures the distance from the optimum, and the dispersion where the head is to estimate it. Of tensors a copy is made, on such columns and in random order; batches of
-    a loader are taken as they come.
+    measures the distance from the optimum, and the dispersion where the head is to estimate it. Of tensors a copy is
+    made, on such columns and in random order; batches of a loader are taken as they come.
 
     Args:
         head: what to train, with one response; it starts from the null model.
@@ -140,13 +135,14 @@ def fit_sgd(
         made = chosen.current_epoch, chosen.global_step
     inner.to(head.weight.device)
     if not bool(torch.isfinite(inner.trained).all()):
-        raise ValueError(_NOT_FINITE)
+        raise ValueError(
+            "training ended in coefficients that are not finite. Lower the learning rate, or "
+            "for LBFGS pass line_search_fn='strong_wolfe'."
+        )
     if polish == "irls":
         end = solved(inner, head, passes, penalty, _ranks(held))
     else:
         end = polished(inner, head, passes, penalty, polish, _ranks(held))
-        if not math.isfinite(end.loss) and not head.continuation.edged:
-            raise ValueError(_NOT_FINITE)
         inner.write(head)
     if head.dispersion_kind == "estimated" and end.dispersion > 0:
         head.set_dispersion_(end.dispersion)

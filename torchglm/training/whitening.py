@@ -149,6 +149,7 @@ class Whitening:
             dispersion="learned" if head.dispersion_kind == "learned" else None,
         )
         inner.family = head.family  # what is learned of it is the head's own
+        inner.continuation.steep = False, False  # a rate that is too high is to be seen, and said
         if head.dispersion_kind == "learned":
             inner.log_dispersion = head.log_dispersion
         if inner.bias is not None:
