@@ -5,7 +5,6 @@ Each of the three leads to the others, so they stand in one file.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,8 @@ from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.several import Classes, Plain, VectorFamily, of_predictors
 from torchglm.fitting.alternate import solve
-from torchglm.fitting.kernel import fold
-from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
-from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference import covariance as sandwich
 from torchglm.inference import effects, estimates, influence, intervals, likelihood, several
 from torchglm.inference import predict as prediction
@@ -35,14 +31,14 @@ from torchglm.inference.hypotheses import linear, nested, terms
 from torchglm.inference.limits import shape
 from torchglm.inference.limits.profile import profile_interval
 from torchglm.inference.table import Outcome
-from torchglm.inputs import GLMBatch, Roles
+from torchglm.inputs import Roles
 from torchglm.links import Identity, Link
 from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, warn_of, without_aliases
 from torchglm.model.sources import data_of
-from torchglm.model.spread import flat_rows, pearson
+from torchglm.model.spread import estimate_dispersion_, init_from
 from torchglm.report.describe import describe
 from torchglm.report.summary import Summary
 from torchglm.rows.rows import Rows
@@ -379,42 +375,9 @@ class GLMHead(GLMLayer):
     Raises `ValueError` for an unknown family, link or dispersion.
     """
 
-    @torch.no_grad()
-    def init_from(self, y: Tensor, **roles: Unpack[RoleValues]) -> None:
-        """Begin at the null model of `y` `(*N, out_features)`, or `(*N,)`: a bias alone, by maximum likelihood.
-
-        A dispersion or shape that is learned begins there as well, and the weight at 0. Where responses have no such
-        model (counts that are all 0) the bias is that of the mean IRLS begins at. Roles as for `loss`. Raises
-        `ValueError` for a head without a bias and for responses outside the support.
-        """
-        if self.bias is None:
-            raise ValueError("init_from sets the bias, and this head has none. Make it with bias=True.")
-        column = self.out_features > 1 or y.dim() > 1 and y.shape[-1] == 1
-        x = y.new_zeros(*(y.shape[:-1] if column else y.shape), 1)
-        rows = flat_rows(self, GLMBatch(x, y.detach(), **Roles.of(roles, "init_from").given))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitWarning)
-            null = fit([rows._replace(x=rows.x[:, :0])], family=self.family, link=self.link)
-        self.reset_parameters()
-        ended = null.flat.status == int(Status.CONVERGED)
-        sums = fold(null.source, Point(null.flat.coef, before=null.flat.coef, curved=False), self.family, self.link)
-        start = self.link.link(self.family.initial_mean(sums.response / sums.weight, sums.weight))
-        self.bias.copy_(torch.where(ended, null.flat.coef[:, 0], start))
-        if self.whole_density and bool(ended.all()):
-            self._load_law(null, self.dispersion_kind == "learned")
-
-    @torch.no_grad()
-    def estimate_dispersion_(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:
-        """Put Pearson's estimate, chi-square over `n - rank` as in `torchglm.fit`, in the place of the dispersion.
-
-        `x` `(*N, in_features)` are features as the head takes them, of the rows it was trained on; `y` and roles as for
-        `loss`. Returns it, one for each response; 1 for a family without a dispersion. Raises `ValueError` where there
-        are no more rows than coefficients.
-        """
-        if self.family.has_dispersion:
-            beside = Roles.of(roles, "estimate_dispersion_")
-            self.set_dispersion_(pearson(self, [flat_rows(self, GLMBatch(x, y, **beside.given))]))
-        return self.dispersion
+    # where it begins, and what it leaves over
+    init_from = init_from
+    estimate_dispersion_ = estimate_dispersion_
 
     def fit(self, x: Any, y: Any = None, **options: Any) -> Result:
         """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.

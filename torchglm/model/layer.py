@@ -307,17 +307,16 @@ class GLMLayer(nn.Module):
             )
         coef = fitted.coef.reshape(-1, len(fitted.names))
         self.set_coef_(torch.where(torch.isfinite(coef), coef, 0.0))
-        self._load_law(fitted, True)
-
-    def _load_law(self, fitted: Fitted, dispersion: bool) -> None:
-        """Take the shapes of a fit, and its dispersion."""
-        for name, theirs in fitted.family.shapes.items():
-            mine = getattr(self.family, name)
-            mine.copy_(theirs.reshape(mine.shape) if theirs.numel() == mine.numel() else theirs.expand_as(mine))
-        if not dispersion:
-            return
+        self.set_shapes_(fitted.family)
         phi, unknown = fitted.flat.dispersion, math.inf if self.family.has_dispersion else 0.0
         self.log_dispersion.copy_(torch.where(phi > 0, phi.log(), unknown).reshape(self.log_dispersion.shape))
+
+    @torch.no_grad()
+    def set_shapes_(self, family: Family) -> None:
+        """Take the shape parameters of a family of this head's kind: one for each response, or one for all."""
+        for name, theirs in family.shapes.items():
+            mine = getattr(self.family, name)
+            mine.copy_(theirs.reshape(mine.shape) if theirs.numel() == mine.numel() else theirs.expand_as(mine))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GLMLayer:
         """Go to a device or dtype; the dispersion stays float32 at least, as the arithmetic does."""

@@ -1,18 +1,25 @@
-"""The dispersion of a head by Pearson's chi-square over the rows it was trained on."""
+"""What a head takes from responses alone, and from what it leaves over: its null model, and its dispersion."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from torchglm.fitting.alternate import solve
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Moments, Point
-from torchglm.inputs import GLMBatch, LoaderRows
+from torchglm.fitting.status import Status
+from torchglm.inputs import GLMBatch, LoaderRows, Roles
 from torchglm.model.layer import GLMLayer
 from torchglm.rows.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
 
 RANK = 1e-10  # directions of less than this share of the largest, in columns of one length, are no columns
 MOST = 2048  # columns of which a Gram is made to count those that depend on others; of more all count
@@ -67,3 +74,44 @@ def _rank(sums: Moments, coef: Tensor) -> Tensor:
     length = torch.where(length > 0, length, 1.0)
     values = torch.linalg.eigvalsh(gram / length.unsqueeze(-1) / length.unsqueeze(-2))
     return (values > RANK * values[..., -1:]).sum(-1).to(sums.count)
+
+
+@torch.no_grad()
+def estimate_dispersion_(head: GLMLayer, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:
+    """Put Pearson's estimate, chi-square over `n - rank` as in `torchglm.fit`, in the place of the dispersion.
+
+    `x` `(*N, in_features)` are features as the head takes them, of the rows it was trained on; `y` and roles as for
+    `loss`. Returns it, one for each response; 1 for a family without a dispersion. Raises `ValueError` where there are
+    no more rows than coefficients.
+    """
+    if head.family.has_dispersion:
+        beside = Roles.of(roles, "estimate_dispersion_")
+        head.set_dispersion_(pearson(head, [flat_rows(head, GLMBatch(x, y, **beside.given))]))
+    return head.dispersion
+
+
+@torch.no_grad()
+def init_from(head: GLMLayer, y: Tensor, **roles: Unpack[RoleValues]) -> None:
+    """Begin at the null model of `y` `(*N, out_features)`, or `(*N,)`: a bias alone, by maximum likelihood.
+
+    A dispersion or shape that is learned begins there as well, and the weight at 0. Where responses have no such model
+    (counts that are all 0) the bias is that of the mean IRLS begins at. Roles as for `loss`. Raises `ValueError` for a
+    head without a bias and for responses outside the support.
+    """
+    if head.bias is None:
+        raise ValueError("init_from sets the bias, and this head has none. Make it with bias=True.")
+    column = head.out_features > 1 or y.dim() > 1 and y.shape[-1] == 1
+    x = y.new_zeros(*(y.shape[:-1] if column else y.shape), 1)
+    rows = flat_rows(head, GLMBatch(x, y.detach(), **Roles.of(roles, "init_from").given))
+    source = LoaderRows([rows._replace(x=rows.x[:, :0])], head.family, head.link, True, head.weight.device, None)
+    options = {"penalty": None, "tol": 1e-8, "max_iter": 50, "rank_tol": 1e-12, "skip": None}
+    family, null = solve(source, head.family, head.link, None, options)
+    head.reset_parameters()
+    ended, sums = null.status == int(Status.CONVERGED), null.moments
+    start = head.link.link(head.family.initial_mean(sums.response / sums.weight, sums.weight))
+    head.bias.copy_(torch.where(ended, null.coef[:, 0], start))
+    if head.whole_density and bool(ended.all()):
+        head.set_shapes_(family)
+        phi = sums.pearson / (sums.count - 1)
+        if head.dispersion_kind == "learned" and head.family.has_dispersion and bool((phi > 0).all()):
+            head.set_dispersion_(phi)
