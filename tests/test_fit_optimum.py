@@ -189,11 +189,11 @@ def test_quasi_complete_separation_is_named_though_the_deviance_settles() -> Non
     close(result.deviance, torch.tensor(4 * math.log(2)).double(), 1e-4)
 
 
-def test_a_level_with_no_events_is_separation_and_the_others_stay_right() -> None:
+def test_a_level_with_no_events_is_set_apart_and_the_others_stay_right() -> None:
     level = torch.arange(30) % 3
     y = torch.where(level == 2, 0.0, 1.0 + torch.arange(30) % 4).double()
     result = ending(torch.nn.functional.one_hot(level).double(), y, "poisson", intercept=False)
-    assert result.status == Status.SEPARATED
+    assert result.status == Status.SEPARATED_LEVELS
     for j in (0, 1):
         close(result.coef[j].exp(), y[level == j].mean(), 1e-6)
 

@@ -291,7 +291,7 @@ def test_separation_names_the_column_its_infinity_and_the_rows(family: str) -> N
     assert bool(found.found) and found.columns() == ["x2 to -infinity"]
     assert float(found.rows) == float(x[:, 2].sum())
     said = str(r.check())
-    assert "x2 to -infinity" in said and f"{int(x[:, 2].sum())} of 100 rows" in said
+    assert "x2 to -infinity" in said and f"1 level ({int(x[:, 2].sum())} rows) set apart" in said
 
 
 def test_complete_separation_tells_all_rows_apart() -> None:

@@ -56,6 +56,7 @@ def solve(
     if resume is not None and resume.shape is not None:
         value, phi = resume.shape, resume.dispersion
     limit, raw, moved = torch.zeros_like(value, dtype=torch.bool), value, value
+    begin = solution.coef
     for _ in range(ROUNDS):
         fitted = RowMeans(source, link, solution.coef)
         if phi is None:
@@ -66,7 +67,10 @@ def solve(
         moved = ((new - value).abs() / (new + 1e-3 * value + 1e-300)).nan_to_num()
         value, family = new, family.with_parameters({name: raw})
         so_far = Progress(solution.coef, solution.n_iter, value, value, phi)
-        again = irls(source, family, link, start=solution.coef, observe=_beside(observe, so_far), **options)
+        # where coefficients run to infinity they begin anew, not ever farther out, where nothing is seen to move
+        separated = solution.status == int(Status.SEPARATED)
+        begin = torch.where(separated.unsqueeze(-1), begin, solution.coef)
+        again = irls(source, family, link, start=begin, observe=_beside(observe, so_far), **options)
         solution = replace(again, n_iter=solution.n_iter + again.n_iter)
         if bool((moved < SETTLED).all()):
             break

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import Ordinal, VectorFamily
+from torchglm.fitting.apart import Apart
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.state import Solution
@@ -40,10 +41,11 @@ def build(
     tol: float,
     context: dict[str, Any],
     plan: Plan | None = None,
+    apart: Apart | None = None,
 ) -> Fitted:
     """What is left of a solution on a re-iterable source; `constant` says that the first column is an intercept.
 
-    With a `plan` the rows have several predictors.
+    With a `plan` the rows have several predictors; `apart` are the separated levels that were set apart.
 
     Raises `ValueError` for an unknown dispersion.
     """
@@ -54,6 +56,11 @@ def build(
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
     edf, unknown = (None, None) if penalty is None else _penalised(solution, penalty)
     df = rank if edf is None else edf.sum(-1)
+    levels = {}
+    if apart is not None:
+        unknown = apart.infinite != 0
+        df = df + apart.rows - apart.levels
+        levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
     deviance, pearson = 2 * moments.objective, moments.pearson
     kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)
     flat = Flat(
@@ -70,6 +77,7 @@ def build(
         n_iter=solution.n_iter,
         edf=edf,
         unknown=unknown,
+        **levels,
         observed=observed_inverse(source, family, link, coef, solution.keep) if context.get("event") else None,
     )
     cuts = family.predictors if isinstance(family, Ordinal) else ()

@@ -202,6 +202,27 @@ class Fitted:
         return self.shaped(self.flat.rank)
 
     @property
+    def infinite(self) -> Tensor:
+        """(*B, p) the sign with which a coefficient runs to infinity, where separated levels were set apart; else 0.
+
+        `coef` has a number so far out that their rows have the means they would have there.
+        """
+        none = torch.zeros_like(self.flat.coef)
+        return self.shaped(none if self.flat.infinite is None else self.flat.infinite.to(none.dtype))
+
+    @property
+    def apart_rows(self) -> Tensor:
+        """(*B) the rows of levels that were set apart, see `Status.SEPARATED_LEVELS`."""
+        rows = self.flat.apart_rows
+        return self.shaped(torch.zeros_like(self.flat.deviance) if rows is None else rows)
+
+    @property
+    def apart_levels(self) -> Tensor:
+        """(*B) the levels that were set apart."""
+        levels = self.flat.apart_levels
+        return self.shaped(torch.zeros_like(self.flat.deviance) if levels is None else levels)
+
+    @property
     def edf(self) -> Tensor:
         """(*B, p) the effective degrees of freedom of each coefficient, 1 where no penalty draws on it.
 
@@ -212,7 +233,7 @@ class Fitted:
 
     @property
     def df_resid(self) -> Tensor:
-        """(*B) `nobs - rank`; of a penalised fit `nobs` less the sum of `edf`."""
+        """(*B) `nobs - rank`; of a penalised fit `nobs` less the sum of `edf`; without levels that were set apart."""
         return self.shaped(self.flat.df_resid)
 
     @property

@@ -23,7 +23,9 @@ class Flat:
     plus the penalty's quadratic part, `gram` the information alone, `observed` (B, p, p) the inverse of the observed
     information where times are censored, and `covariance` (B, p, p) the one that stands in place of the model's.
     `null_deviance` and `loglik` are None until they are asked for. Of a penalised fit `edf` (B, p) are the effective
-    degrees of freedom; `unknown` (B, p) marks coefficients that have no standard error.
+    degrees of freedom; `unknown` (B, p) marks coefficients that have no standard error. Where separated levels were set
+    apart, `infinite` (B, p) is the sign of a coefficient that runs to infinity, and `apart_rows` (B) rows are told
+    apart in `apart_levels` (B).
     """
 
     coef: Tensor
@@ -43,6 +45,9 @@ class Flat:
     loglik: Tensor | None = None
     edf: Tensor | None = None
     unknown: Tensor | None = None
+    infinite: Tensor | None = None
+    apart_rows: Tensor | None = None
+    apart_levels: Tensor | None = None
 
     def take(self, models: Tensor) -> Flat:
         """Some of the models."""
@@ -84,6 +89,11 @@ class Flat:
         return converged(self.status)
 
     @property
+    def empty(self) -> Tensor:
+        """(B, p) True for the dropped columns that are zero in every row, such as those of levels without rows."""
+        return ~self.keep & (self.gram.diagonal() == 0)
+
+    @property
     def known(self) -> Tensor:
         """(B, p) True for the coefficients that have a standard error."""
         return self.keep if self.unknown is None else self.keep & ~self.unknown
@@ -95,5 +105,7 @@ class Flat:
 
     @property
     def df_resid(self) -> Tensor:
-        """(B) `nobs - df`."""
-        return self.nobs - self.df
+        """(B) `nobs - df`, without the rows that are told apart and the parameters that fit them."""
+        if self.apart_rows is None or self.apart_levels is None:
+            return self.nobs - self.df
+        return self.nobs - self.df - self.apart_rows + self.apart_levels

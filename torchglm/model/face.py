@@ -16,6 +16,7 @@ from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.several import Classes, Plain, VectorFamily, of_predictors
 from torchglm.fitting.alternate import solve
+from torchglm.fitting.apart import levels_apart
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import covariance as sandwich
@@ -159,9 +160,10 @@ def fit(
         "skip": data.skip,
     }
     family, solution = solve(data.source, family, chosen, first, options, observe, resume)
+    solution, apart = levels_apart(data.source, family, chosen, solution, options)
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
-    warn_of(solution, data.names, data.batch, chosen)
+    warn_of(solution, data.names, data.batch, chosen, apart)
     fitted = build(
         solution,
         data.source,
@@ -175,6 +177,7 @@ def fit(
         tol=tol,
         context=data.context,
         plan=data.plan,
+        apart=apart,
     )
     return Result.of(fitted)
 

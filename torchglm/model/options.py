@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from torchglm import inputs
+from torchglm.fitting.apart import Apart
 from torchglm.fitting.kernel import design_triangle
 from torchglm.fitting.linalg import null_space_free
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Progress
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
+from torchglm.inference.adequacy.sentences import set_apart
 from torchglm.inputs import Data
 from torchglm.links import Link
 
@@ -103,17 +105,26 @@ def without_aliases(solution: Solution, data: Data, singular: str) -> Solution:
     return replace(solution, coef=coef, minnorm=True)
 
 
-def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link) -> None:
+def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link, apart: Apart | None = None) -> None:
     """One warning for columns that were dropped and one for models that did not end at a regular maximum."""
     fitted = solution.status != int(Status.NOT_FINITE)
     lost = (~solution.keep & fitted.unsqueeze(-1)).any(0)
     if bool(lost.any()):
-        dropped = ", ".join(names[j] for j in lost.nonzero()[:, 0].tolist())
+        empty = lost & ((solution.moments.gram.diagonal() == 0) | solution.keep | ~fitted.unsqueeze(-1)).all(0)
+        parts = {
+            "aliased columns (they depend on those before them)": lost & ~empty,
+            "aliased columns without rows (levels that do not occur, or nothing but zeros)": empty,
+        }
+        said = [
+            f"{what}: {', '.join(names[j] for j in which.nonzero()[:, 0].tolist())}"
+            for what, which in parts.items()
+            if bool(which.any())
+        ]
         instead = (
             "The solution of least length stands for all others" if solution.minnorm else ("Their coefficients are NaN")
         )
         warnings.warn(
-            f"aliased columns (they depend on those before them): {dropped}. {instead}; df use the rank.",
+            f"{'; '.join(said)}. {instead}; df use the rank.",
             FitWarning,
             stacklevel=3,
         )
@@ -129,4 +140,8 @@ def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link)
         return
     kinds = [Status(int(code)) for code in solution.status[irregular].unique()]
     many = "" if not batch else f"{int(irregular.sum())} of {irregular.numel()} models: "
-    warnings.warn(many + " ".join(f"{kind}: {kind.explanation}" for kind in kinds), FitWarning, stacklevel=3)
+    said = [f"{kind}: {kind.explanation}" for kind in kinds]
+    if apart is not None:
+        signs, rows, levels = (value.sum(0) for value in (apart.infinite, apart.rows, apart.levels))
+        said.append(set_apart(names, apart.infinite if not batch else signs.unsqueeze(0), int(levels), float(rows)))
+    warnings.warn(many + " ".join(said), FitWarning, stacklevel=3)

@@ -22,6 +22,8 @@ NUMBERS = (
     "aic",
     "bic",
     "n_iter",
+    "apart_rows",
+    "apart_levels",
     "converged",
 )
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
-from torchglm.report.single import d_squared, group_label, left_out, penalised, policies, roles, share
+from torchglm.report.provisos import penalised
+from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torchglm.design import tally
 from torchglm.families import Bernoulli
+from torchglm.inference.adequacy.sentences import set_apart
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.describe import describe
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
+from torchglm.report.provisos import effective, levels_apart, penalised
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ def coefficients(result: Fitted, level: float = 0.95) -> list[Coefficient]:
         t.detach().double().cpu().tolist() for t in (result.coef, result.std_err, result.statistic, result.p_value)
     ]
     intervals = result.conf_int(level).detach().double().cpu().tolist()
+    signs = result.infinite.tolist()
+    columns[0] = [sign * math.inf if sign else value for value, sign in zip(columns[0], signs, strict=True)]
     return [
         Coefficient(name, *values, *ends) for name, *values, ends in zip(result.names, *columns, intervals, strict=True)
     ]
@@ -89,6 +93,7 @@ class SingleModel:
             *roles(r),
             ("Observations", numbers.number(_float(r.nobs))),
             *left_out(r),
+            *levels_apart(r),
             ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
             *effective(r),
             ("Residual df", numbers.number(_float(r.df_resid))),
@@ -236,13 +241,28 @@ class SingleModel:
 
     def _ending(self) -> str:
         if self.status.converged:
-            return "" if self.status.name == "CONVERGED" else self.status.explanation
+            return " ".join([self.status.explanation, *self._levels()]) if self.status.name != "CONVERGED" else ""
         return f"Not converged ({words.status_title(self.status.name)}): {self.status.explanation}"
+
+    def _levels(self) -> list[str]:
+        """Which levels were set apart."""
+        r = self.result
+        if r.flat.infinite is None or not bool(r.infinite.any()):
+            return []
+        return [set_apart(r.names, r.flat.infinite, int(r.apart_levels), float(r.apart_rows))]
 
     def _aliased(self) -> str:
         aliased = [c.name for c in self.coefficients if c.aliased]
         if not aliased or len(aliased) == len(self.coefficients):
             return ""
+        empty = [self.result.names[j] for j in self.result.flat.empty[0].nonzero()[:, 0].tolist()]
+        aliased = [name for name in aliased if name not in empty]
+        if empty:
+            said = f"{_listed(empty)} {'has' if len(empty) == 1 else 'have'} no rows (NA): no such level occurs."
+            return said if not aliased else f"{said} {self._dependent(aliased)}"
+        return self._dependent(aliased)
+
+    def _dependent(self, aliased: list[str]) -> str:
         return (
             f"{_listed(aliased)} {'is' if len(aliased) == 1 else 'are'} aliased (NA): a linear "
             "combination of other columns, so no coefficient of its own can be estimated."
@@ -264,30 +284,6 @@ class SingleModel:
             f"{words.family_title(self.family.name)} family, so the standard errors are too small. Estimate "
             'the dispersion (dispersion="pearson") or take a family with a wider variance.'
         )
-
-
-def effective(result: Fitted) -> list[tuple[str, str]]:
-    """The effective degrees of freedom of one penalised model, as a fact; empty without a penalty."""
-    return [] if result.penalty is None else [("Effective df", numbers.short(float(result.flat.df[0]), 5))]
-
-
-def penalised(result: Fitted) -> list[str]:
-    """What a penalty makes of errors, df and criteria, in sentences; empty without one."""
-    if result.penalty is None:
-        return []
-    counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"
-    if result.flat.unknown is not None and bool(result.flat.unknown.any()):
-        return [
-            f"Penalty {result.penalty}: its absolute values choose the columns and shrink them, and what chance that "
-            f"leaves is unknown: there are no standard errors, tests or intervals. {counted[:1].upper()}{counted[1:]}."
-        ]
-    if result.covariance_kind != "model":
-        return [f"Penalty {result.penalty}: estimates are shrunk. {counted[:1].upper()}{counted[1:]}."]
-    return [
-        f"Penalty {result.penalty}: estimates are shrunk towards zero, and the intervals are Bayesian, the penalty at "
-        f"this strength being a normal prior; for a strength chosen from the same rows they are too narrow. "
-        f"{counted[:1].upper()}{counted[1:]}."
-    ]
 
 
 def d_squared(deviance: float, null: float) -> float:

@@ -78,6 +78,8 @@ class Reading:
         """One plain sentence on what the coefficient `name` says, with its interval."""
         if math.isnan(estimate):
             return f"{name} is not estimated (aliased with other columns, or the fit failed)."
+        if math.isinf(estimate):
+            return f"{name} runs to {'+' if estimate > 0 else '-'}infinity: its rows are told apart without error."
         subject = "The intercept" if name == INTERCEPT else self._subject(name)
         if self.link.multiplies in ("mean", "odds") and high - low > _UNBOUNDED:
             return f"{subject} has an effect that the rows do not bound (estimate {short(estimate)})."

@@ -242,6 +242,8 @@ def _ending(result: Fitted, i: int, separated: Separation | None) -> Sequence[Fi
     status = Status(int(result.flat.status[i]))
     if status == Status.CONVERGED:
         return []
+    if status == Status.SEPARATED_LEVELS:
+        return [Finding("separation", float(result.flat.apart_rows[i]), None, *sentences.levels(result, i))]  # type: ignore
     if separated is not None and bool(separated.found.reshape(-1)[i]):
         rows = float(separated.rows.reshape(-1)[i])
         return [Finding("separation", rows, None, *sentences.separation(result, separated, i))]
@@ -273,10 +275,12 @@ def _moving(screen: LargestCook, i: int, fine: bool) -> Sequence[Finding]:
 
 def _columns(result: Fitted, i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
     found = []
-    aliased = (~result.flat.keep[i]).nonzero()[:, 0].tolist()
-    if aliased and int(result.flat.status[i]) != int(Status.NOT_FINITE):
-        names = [result.names[j] for j in aliased]
-        found.append(Finding("aliased", float(len(names)), None, *sentences.aliased(names)))
+    if int(result.flat.status[i]) != int(Status.NOT_FINITE):
+        empty = result.flat.empty[i]
+        for which, words in ((empty, sentences.empty), (~result.flat.keep[i] & ~empty, sentences.aliased)):
+            names = [result.names[j] for j in which.nonzero()[:, 0].tolist()]
+            if names:
+                found.append(Finding("aliased", float(len(names)), None, *words(names)))
     high = {name: float(value[i]) for name, value in inflation.items() if float(value[i]) > INFLATED}
     if high:
         found.append(Finding("collinearity", max(high.values()), None, *sentences.collinearity(high)))

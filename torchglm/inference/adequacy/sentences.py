@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from torchglm.families import Poisson
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy.screening import POWERS, PowerLink
@@ -12,6 +14,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.writing.numbers import stated
 
 Words = tuple[str, str]
+SHOWN = 8  # levels that are named
 
 
 def link(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Words:
@@ -104,12 +107,35 @@ def collinearity(high: dict[str, float]) -> Words:
     )
 
 
+def empty(names: list[str]) -> Words:
+    """On columns that are zero in every row."""
+    return (
+        f"{len(names)} column(s) hold no rows, such as a level that does not occur, and have no coefficient: "
+        f"{', '.join(names[:5])}.",
+        "Drop those levels, or fit the groups that have them.",
+    )
+
+
 def aliased(names: list[str]) -> Words:
     """On columns that were dropped."""
     return (
         f"{len(names)} column(s) depend on those before them and have no coefficient: {', '.join(names[:5])}.",
         "Drop them, or say what they add in another coding.",
     )
+
+
+def set_apart(names: list[str], infinite: Tensor, levels: int, rows: float) -> str:
+    """On separated levels that were set apart; `infinite` (1, p) are the signs of what runs to infinity."""
+    sign = infinite[0].tolist()
+    moved = [(name, one) for name, one in zip(names, sign, strict=True) if one]
+    if sign and names[0] == "(Intercept)" and sign[0]:  # the reference level: all others run the other way
+        factors = dict.fromkeys(name.partition("[")[0] for name, one in moved[1:] if one * sign[0] < 0)
+        moved = [(f"the reference level of {factor}", sign[0]) for factor in factors] + [
+            (name, one) for name, one in moved[1:] if one * sign[0] > 0
+        ]
+    shown = ", ".join(f"{name} to {'+' if one > 0 else '-'}infinity" for name, one in moved[:SHOWN])
+    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    return f"{levels:,} level{'s' * (levels != 1)} ({rows:,.0f} row{'s' * (rows != 1)}) set apart: {shown}{more}."
 
 
 def separation(result: Fitted, found: Any, i: int) -> Words:
@@ -121,6 +147,18 @@ def separation(result: Fitted, found: Any, i: int) -> Words:
         f"The likelihood has no maximum: along {', '.join(columns[:4])} {whole} told apart without error; those "
         "coefficients and their standard errors mean nothing.",
         "Merge levels, drop the column, or use a penalty such as Ridge.",
+    )
+
+
+def levels(result: Fitted, i: int) -> Words:
+    """On separated levels that were set apart."""
+    flat = result.flat
+    assert flat.infinite is not None and flat.apart_rows is not None and flat.apart_levels is not None
+    said = set_apart(result.names, flat.infinite[i : i + 1], int(flat.apart_levels[i]), float(flat.apart_rows[i]))
+    return (
+        f"{said} All their responses lie at one end: these coefficients have no maximum and no standard error; all "
+        "others are estimated from the other rows.",
+        "Merge or drop those levels, take another reference level, or use a penalty such as Ridge.",
     )
 
 

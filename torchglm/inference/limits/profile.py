@@ -84,6 +84,7 @@ class _Profile:
         covariance = root.inverse_column(column)  # (T, p) with the coefficient's own
         variance = covariance[lane, column]
         self.error = (variance * self.phi).sqrt()
+        self.error = torch.where(self.error > 0, self.error, torch.nan)  # of a level set apart nothing is known
         poor = ~flat.converged[model] | ~torch.isfinite(self.error)
         self.scale = self.size = self.error
         if bool(poor.any()):  # such a fit says little of its own width: the size of the coefficient says more

@@ -1,0 +1,36 @@
+"""What a penalty, or levels that were set apart, make of the numbers of a fit."""
+
+from __future__ import annotations
+
+from torchglm.inference.fitted import Fitted
+from torchglm.writing import numbers
+
+
+def levels_apart(result: Fitted) -> list[tuple[str, str]]:
+    """The separated levels of one model that were set apart, as a fact; empty where there are none."""
+    rows, levels = float(result.apart_rows), int(result.apart_levels)
+    return [("Set apart", f"{rows:,.0f} rows of {levels:,} level{'s' * (levels != 1)}")] if levels else []
+
+
+def effective(result: Fitted) -> list[tuple[str, str]]:
+    """The effective degrees of freedom of one penalised model, as a fact; empty without a penalty."""
+    return [] if result.penalty is None else [("Effective df", numbers.short(float(result.flat.df[0]), 5))]
+
+
+def penalised(result: Fitted) -> list[str]:
+    """What a penalty makes of errors, df and criteria, in sentences; empty without one."""
+    if result.penalty is None:
+        return []
+    counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"
+    if result.flat.unknown is not None and bool(result.flat.unknown.any()):
+        return [
+            f"Penalty {result.penalty}: its absolute values choose the columns and shrink them, and what chance that "
+            f"leaves is unknown: there are no standard errors, tests or intervals. {counted[:1].upper()}{counted[1:]}."
+        ]
+    if result.covariance_kind != "model":
+        return [f"Penalty {result.penalty}: estimates are shrunk. {counted[:1].upper()}{counted[1:]}."]
+    return [
+        f"Penalty {result.penalty}: estimates are shrunk towards zero, and the intervals are Bayesian, the penalty at "
+        f"this strength being a normal prior; for a strength chosen from the same rows they are too narrow. "
+        f"{counted[:1].upper()}{counted[1:]}."
+    ]
