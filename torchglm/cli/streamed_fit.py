@@ -59,7 +59,8 @@ def optimum_from(coef: Tensor, job: Job, rows: FileRows, family: Family, link: L
 
 def _whole(penalty: Penalty | None, rows: FileRows) -> Penalty | None:
     """A penalty with a strength for each coefficient."""
-    return None if penalty is None else penalty.expand(rows.spec.intercept, len(rows.spec.names))
+    constants = rows.plan.free if rows.plan is not None else rows.spec.ones
+    return None if penalty is None else penalty.expand(constants, len(rows.names))
 
 
 def _result(
@@ -71,11 +72,12 @@ def _result(
         family,
         link,
         torch.Size(),
-        list(rows.spec.names),
+        rows.names,
         constant=rows.spec.intercept,
         penalty=penalty,
         dispersion=job.dispersion,
         tol=1e-8,
         context=rows.context,
+        plan=rows.plan,
     )
     return Result.of(fitted)

@@ -6,7 +6,7 @@ import ast
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 from torchglm.design.expressions import UNREADABLE, Expression
@@ -30,16 +30,26 @@ class Term:
 
 @dataclass(frozen=True)
 class Formula:
-    """What a formula says: the response (or None) and the terms, in the order of their columns."""
+    """What a formula says: the response (or None) and the terms, in the order of their columns.
+
+    `others` are the terms of further predictors by their names; with `classes` the response holds labels.
+    """
 
     text: str
     response: Expression | None
     terms: tuple[Term, ...]
+    others: dict[str, tuple[Term, ...]] = field(default_factory=dict)
+    classes: bool = False
+
+    @property
+    def factors(self) -> list[Expression]:
+        """Every factor of every term."""
+        return [f for terms in (self.terms, *self.others.values()) for term in terms for f in term.factors]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column the right side reads, in order."""
-        return tuple(dict.fromkeys(c for term in self.terms for f in term.factors for c in f.columns))
+        return tuple(dict.fromkeys(c for factor in self.factors for c in factor.columns))
 
 
 def parse(text: str, available: Sequence[str] = ()) -> Formula:

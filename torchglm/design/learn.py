@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from torchglm.design.expressions import Expression
 from torchglm.design.factors import OTHER, Categorical, Factor, Numeric, Pool
-from torchglm.design.formulas import Formula, parse, parts, plain
+from torchglm.design.formulas import Formula, Term, parse, parts, plain
 from torchglm.design.frame import Frame
 from torchglm.design.levels import category, is_categorical, occurring
 from torchglm.design.odd import check_response, check_text, without_index
-from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response
+from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response, Terms
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
 from torchglm.tables.pieces import Pieces
@@ -32,6 +33,8 @@ def build(
     unseen: str = "error",
     rare: int = 0,
     reading: TextFormat | None = None,
+    predictors: Mapping[str, str] | None = None,
+    classes: bool = False,
 ) -> Design:
     """The design of a formula over a table: x, column names, y and the spec for later rows.
 
@@ -44,10 +47,13 @@ def build(
     before anything is learned. Levels with fewer than `rare` complete rows are pooled into one, "other", the last
     of its factor (a level that is called so joins it); `unseen` says what later rows with a new level get
     (`DesignSpec`), and "other" needs `rare`. `reading` says what means missing in text, and the types of columns.
+    `predictors` are the right sides of further predictors by name, `{"dispersion": "~ age"}`, whose columns follow;
+    with `classes` the response may have any number of levels, and is coded 0, 1, ... in their order.
 
     Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
     """
-    return _build(read(formula, names_of(data), also), data, also, missing, unseen, rare, reading)
+    formula_ = read(formula, names_of(data), also, predictors, classes)
+    return _build(formula_, data, also, missing, unseen, rare, reading)
 
 
 def build_columns(
@@ -78,6 +84,8 @@ def learn(
     rare: int = 0,
     ranks: Ranks | None = None,
     reading: TextFormat | None = None,
+    predictors: Mapping[str, str] | None = None,
+    classes: bool = False,
 ) -> DesignSpec:
     """The spec of a formula over tables that arrive in pieces, in one pass: the same as over the whole.
 
@@ -93,7 +101,7 @@ def learn(
     def see(piece: pa.Table, first: int) -> bool:
         nonlocal learner, rows
         if learner is None:
-            learner = _Learner(read(formula, piece.column_names, also), rare)
+            learner = _Learner(read(formula, piece.column_names, also, predictors, classes), rare)
         table = reading.applied(as_table(piece, learner.columns(also)))
         learner.see(Frame(table, table.column_names, missing, first))
         rows += table.num_rows
@@ -113,10 +121,29 @@ def learn(
     return found[0].spec(missing, unseen, reading)
 
 
-def read(formula: str, names: Sequence[str], also: Sequence[str]) -> Formula:
-    """A formula over a table with these columns; a `.` leaves out the response, `also`, and what numbers the rows."""
+def read(
+    formula: str,
+    names: Sequence[str],
+    also: Sequence[str],
+    predictors: Mapping[str, str] | None = None,
+    classes: bool = False,
+) -> Formula:
+    """A formula over a table with these columns, with the right sides of further predictors.
+
+    A `.` leaves out the response, `also`, and what numbers the rows. Raises `ValueError` for a right side with a left.
+    """
     known = [name for name in names if name not in also]
-    return parse(formula, without_index(known, formula) if isinstance(formula, str) else known)
+    known = without_index(known, formula) if isinstance(formula, str) else known
+    found, others = parse(formula, known), dict[str, tuple[Term, ...]]()
+    left = () if found.response is None else found.response.columns
+    for name, right in (predictors or {}).items():
+        own = parse(right, [column for column in known if column not in left])
+        if own.response is not None:
+            raise ValueError(f"the predictor {name!r} has the formula {right!r} with a left side. Write '~ terms'.")
+        others[name] = own.terms
+    if classes and found.response is not None:
+        found.response.categorical = True
+    return replace(found, others=others, classes=classes)
 
 
 def _build(
@@ -149,7 +176,7 @@ class _Learner:
         if isinstance(rare, bool) or not isinstance(rare, int) or rare < 0:
             raise ValueError(f"rare must be a whole number >= 0, the fewest rows of a level of its own; got {rare!r}.")
         self.formula, self.rare = formula, rare
-        right = [factor for term in formula.terms for factor in term.factors]
+        right = formula.factors
         left = [] if formula.response is None else [formula.response]
         self.expressions = {expression.text: expression for expression in [*left, *right]}
         for one in [*left, *right]:
@@ -223,20 +250,15 @@ class _Learner:
                 "levels with fewer rows are then pooled into it."
             )
         left = self.formula.response
-        response = None if left is None else Response(left, self._response(left))
+        response = None if left is None else Response(left, self._response(left), self.formula.classes)
         right = {
             f.text: self._factor(f, self.rare)
-            for f in dict.fromkeys(self.expressions[f.text] for term in self.formula.terms for f in term.factors)
+            for f in dict.fromkeys(self.expressions[f.text] for f in self.formula.factors)
         }
-        products = parts(
-            [tuple(factor.text for factor in term.factors) for term in self.formula.terms],
-            {text: factor.spans for text, factor in right.items()},
-        )
-        terms = tuple(
-            (term.name if term.factors else INTERCEPT, tuple(Part(product, term.scale) for product in found))
-            for term, found in zip(self.formula.terms, products, strict=True)
-        )
-        return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types, reading)
+        spans = {text: factor.spans for text, factor in right.items()}
+        terms = _coded(self.formula.terms, spans)
+        others = {name: _coded(own, spans) for name, own in self.formula.others.items()}
+        return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types, reading, others)
 
     def _response(self, expression: Expression) -> Factor:
         factor = self._factor(expression, 0)
@@ -252,6 +274,15 @@ class _Learner:
         if not expression.categorical and not self.ordered[expression.text]:
             check_text(expression.text, seen)
         return Categorical.learn(expression, levels, Pool.of(seen, levels, rare))
+
+
+def _coded(terms: Sequence[Term], spans: dict[str, bool]) -> Terms:
+    """The parts of the terms of one predictor, coded by the rank rule."""
+    products = parts([tuple(factor.text for factor in term.factors) for term in terms], spans)
+    return tuple(
+        (term.name if term.factors else INTERCEPT, tuple(Part(product, term.scale) for product in found))
+        for term, found in zip(terms, products, strict=True)
+    )
 
 
 class _Gathered:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchglm.design.learn import read
@@ -33,7 +33,12 @@ def scan(
 
 
 def columns_read(
-    formula: str, source: Any, also: Sequence[str], said: str = "the formula", reading: TextFormat | None = None
+    formula: str,
+    source: Any,
+    also: Sequence[str],
+    said: str = "the formula",
+    reading: TextFormat | None = None,
+    predictors: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The columns that a formula, and the columns `also`, take from a source.
 
@@ -43,7 +48,7 @@ def columns_read(
     names, where = _columns(source, reading)
     if reading is not None:
         reading.check(names, where)
-    parsed = read(formula, names, also)
+    parsed = read(formula, names, also, predictors)
     if parsed.response is None:
         raise ValueError(f"{said} {formula!r} has no response. Write it as 'y ~ ...'.")
     wanted = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *also]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torchglm.tables.text_format import TextFormat
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 2
+VERSION = 3
 INTERCEPT = "(Intercept)"
 MANY = 24  # columns of zeros and ones from which on look-ups are faster than products
 
@@ -73,12 +73,18 @@ class Design:
 
 @dataclass(frozen=True)
 class Response:
-    """The left side of a formula: numbers and booleans as they are, two levels as 0 and 1 in their order."""
+    """The left side of a formula: numbers and booleans as they are, two levels as 0 and 1 in their order.
+
+    With `classes` there may be more levels: 0, 1, 2, ...
+    """
 
     expression: Expression
     factor: Factor
+    classes: bool = False
 
     def __post_init__(self) -> None:
+        if self.classes:
+            return
         if self.levels is not None and len(self.levels) != 2:
             raise ValueError(
                 f"The response {self.expression.text!r} has {len(self.levels)} levels: "
@@ -89,7 +95,7 @@ class Response:
 
     @property
     def levels(self) -> list[Any] | None:
-        """The two levels, the second being y = 1; None for numbers."""
+        """The two levels, the second being y = 1, or all classes; None for numbers."""
         return self.factor.levels if isinstance(self.factor, Categorical) else None
 
     def values(self, frame: Frame) -> np.ndarray:
@@ -116,6 +122,9 @@ class Part:
         return cls(tuple((str(text), bool(low)) for text, low in data["factors"]), float(data["scale"]))
 
 
+Terms: TypeAlias = tuple[tuple[str, tuple[Part, ...]], ...]  # the terms of a predictor, each with its parts
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class DesignSpec:
     """A design without its rows: apply it to any table, chunk or file and the columns are the same.
@@ -124,17 +133,19 @@ class DesignSpec:
     arithmetic on columns, with known functions. `missing` is "error" or "drop". `unseen` says what a level never
     seen is: "error"; "reference", the reference level; or "other", the level that the rare ones were pooled into
     (`rare=` of `build`). `types` are the Arrow types, by name, to read the columns with (`Scan`), and
-    `reading` says how text becomes columns.
+    `reading` says how text becomes columns. The columns of further predictors, `others`, follow those of the first;
+    their names begin with that of the predictor.
     """
 
     formula: str
     factors: dict[str, Factor]
-    parts: tuple[tuple[str, tuple[Part, ...]], ...]
+    parts: Terms
     response: Response | None = None
     missing: str = "error"
     unseen: str = "error"
     types: dict[str, str] = field(default_factory=dict)
     reading: TextFormat = field(default_factory=TextFormat)
+    others: dict[str, Terms] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -148,16 +159,37 @@ class DesignSpec:
     @property
     def names(self) -> list[str]:
         """The column names: formulaic's, with "(Intercept)" for the intercept."""
-        return [name for _, inside in self.parts for part in inside for name in self._names(part)]
+        return [name for part, prefix in self._all() for name in self._names(part, prefix)]
+
+    @property
+    def designs(self) -> dict[str, dict[str, int]]:
+        """Of each predictor (the first is `""`) the names of its columns, and their places among all."""
+        found, start = {}, 0
+        for predictor, terms in {"": self.parts, **self.others}.items():
+            names = [name for _, inside in terms for part in inside for name in self._names(part)]
+            found[predictor] = {name: start + j for j, name in enumerate(names)}
+            start += len(names)
+        return found
+
+    @property
+    def ones(self) -> tuple[int, ...]:
+        """The places of the columns of ones."""
+        return tuple(own[INTERCEPT] for own in self.designs.values() if INTERCEPT in own)
+
+    def _all(self) -> list[tuple[Part, str]]:
+        """The parts of all predictors, each with what its names begin with."""
+        groups = {"": self.parts} | {f"{name}:": terms for name, terms in self.others.items()}
+        return [(part, prefix) for prefix, terms in groups.items() for _, inside in terms for part in inside]
 
     @property
     def terms(self) -> dict[str, list[int]]:
         """The positions of each term's columns, the intercept under "(Intercept)"."""
         found, start = {}, 0
-        for name, inside in self.parts:
-            count = sum(len(self._names(part)) for part in inside)
-            found[name] = list(range(start, start + count))
-            start += count
+        for prefix, terms in {"": self.parts, **{f"{name}:": terms for name, terms in self.others.items()}}.items():
+            for name, inside in terms:
+                count = sum(len(self._names(part)) for part in inside)
+                found[prefix + name] = list(range(start, start + count))
+                start += count
         return found
 
     @property
@@ -169,11 +201,10 @@ class DesignSpec:
     def width(self) -> int:
         """The most columns of numbers in a row, those of factors of many levels left out, which are kept as codes."""
         counts = {True: 0, False: 0}
-        for _, inside in self.parts:
-            for part in inside:
-                factors = [self.factors[text] for text, _ in part.factors]
-                coded = any(isinstance(one, Categorical) and one.codings is None for one in factors)
-                counts[coded] += len(self._names(part))
+        for part, _ in self._all():
+            factors = [self.factors[text] for text, _ in part.factors]
+            coded = any(isinstance(one, Categorical) and one.codings is None for one in factors)
+            counts[coded] += len(self._names(part))
         return counts[False] + (counts[True] if counts[True] < MANY else 0)
 
     @property
@@ -222,13 +253,11 @@ class DesignSpec:
     def apply(self, frame: Frame, response: bool = False, dtype: torch.dtype = torch.float64) -> Design:
         """The design of rows already found complete."""
         counts: dict[str, int] = {}
-        used = dict.fromkeys(scoped for _, inside in self.parts for part in inside for scoped in part.factors)
+        used = dict.fromkeys(scoped for part, _ in self._all() for scoped in part.factors)
         coded = {
             (text, reduced): self.factors[text].block(frame, reduced, self.unseen, counts) for text, reduced in used
         }
-        pieces = [
-            ([coded[scoped] for scoped in part.factors], part.scale) for _, inside in self.parts for part in inside
-        ]
+        pieces = [([coded[scoped] for scoped in part.factors], part.scale) for part, _ in self._all()]
         numbers, indexed = _columns(pieces, len(frame), dtype)
         y = None
         if response and self.response is not None:
@@ -248,7 +277,9 @@ class DesignSpec:
             "reading": self.reading.to_dict(),
             "response": None if response is None else _factor_dict(response.factor),
             "factors": [_factor_dict(factor) for factor in self.factors.values()],
-            "terms": [{"name": name, "parts": [p.to_dict() for p in inside]} for name, inside in self.parts],
+            "classes": response is not None and response.classes,
+            "terms": _terms_dict(self.parts),
+            "others": {name: _terms_dict(terms) for name, terms in self.others.items()},
         }
 
     @classmethod
@@ -263,34 +294,32 @@ class DesignSpec:
             raise ValueError(f"Not a design spec of version {VERSION}, got version {got!r}.")
         try:
             factors = [_factor(item) for item in data["factors"]]
-            terms = tuple(
-                (str(term["name"]), tuple(Part.from_dict(part) for part in term["parts"])) for term in data["terms"]
-            )
             left = None if data["response"] is None else _factor(data["response"])
             spec = cls(
                 data["formula"],
                 {factor.expression.text: factor for factor in factors},
-                terms,
-                None if left is None else Response(left.expression, left),
+                _terms(data["terms"]),
+                None if left is None else Response(left.expression, left, bool(data["classes"])),
                 data["missing"],
                 data["unseen"],
                 dict(data["types"]),
                 TextFormat(**{**data["reading"], "na": _tuple(data["reading"].get("na"))}),
+                {str(name): _terms(terms) for name, terms in data["others"].items()},
             )
             spec.names  # noqa: B018  every part must name known factors
             return spec
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Not a design spec: {type(error).__name__} {error}.") from None
 
-    def _names(self, part: Part) -> list[str]:
+    def _names(self, part: Part, prefix: str = "") -> list[str]:
         if not part.factors:
-            return [INTERCEPT]
+            return [prefix + INTERCEPT]
         names = [""]
         for text, reduced in part.factors:
             factor = self.factors[text]
             own = factor.reduced if reduced else factor.full
             names = [f"{before}:{name}" if before else name for name in own for before in names]
-        return names
+        return [prefix + name for name in names]
 
 
 def _columns(
@@ -307,6 +336,14 @@ def _columns(
     numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
     indices = tuple(index for inside in found if inside for index in inside)
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
+
+
+def _terms_dict(terms: Terms) -> list[dict[str, Any]]:
+    return [{"name": name, "parts": [part.to_dict() for part in inside]} for name, inside in terms]
+
+
+def _terms(data: Any) -> Terms:
+    return tuple((str(term["name"]), tuple(Part.from_dict(part) for part in term["parts"])) for term in data)
 
 
 def _tuple(value: Any) -> tuple[str, ...] | None:

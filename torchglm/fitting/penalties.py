@@ -6,6 +6,8 @@ glmnet's form. To add a penalty, write one class here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,8 +46,8 @@ class Penalty:
         """(B, p) the weights of the absolute values, or None where there are none."""
         return None
 
-    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> Penalty:
-        """The same penalty on a design of `p` columns, with an unpenalised intercept in front where there is one.
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Penalty:
+        """The same penalty on a design of `p` columns, of which `constants` are intercepts and are not penalised.
 
         `batch` are the batch dimensions of the models that it is for.
         """
@@ -82,8 +84,9 @@ class ElasticNet(Penalty):
     def smooth(self) -> bool:
         return not bool((self.l1 > 0).any())
 
-    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> ElasticNet:
-        slopes = p - int(intercept)
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> ElasticNet:
+        kept = [j for j in range(p) if j not in set(constants)]
+        slopes = len(kept)
 
         def column(value: Tensor, name: str) -> Tensor:
             models, columns = value.shape[:-1], value.shape[-1] if value.dim() else 1
@@ -99,7 +102,8 @@ class ElasticNet(Penalty):
                     f"{name} has {columns} values for {slopes} columns. Give one for each column "
                     "(the intercept is never penalised), or a single number."
                 )
-            whole = torch.cat([value.new_zeros(*models, int(intercept)), value.expand(*models, slopes)], -1)
+            whole = value.new_zeros(*models, p)
+            whole[..., kept] = value.expand(*models, slopes)
             return whole.reshape(-1, p) if models else whole
 
         return ElasticNet(column(self.l1, "l1"), column(self.l2, "l2"))
@@ -153,7 +157,7 @@ class Around(Penalty):
     def slope(self, coef: Tensor, total: Tensor) -> Tensor:
         return (self.curvature @ (coef - self.centre).unsqueeze(-1)).squeeze(-1)
 
-    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> Around:
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Around:
         return self
 
 
@@ -182,7 +186,7 @@ class Along(Penalty):
     def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
         return self.penalty.nonsmooth(coef @ self.matrix, total)
 
-    def expand(self, intercept: bool, p: int, batch: torch.Size = ONE) -> Along:
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Along:
         return self
 
 

@@ -9,6 +9,27 @@ import torch
 from torch import Tensor
 
 from torchglm import inputs, tables
+from torchglm.inference.fitted import Fitted
+from torchglm.inputs import Roles
+
+
+def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | float:
+    """What the offset and the exposure of new rows `x` add to predictors of the shape of `eta`, (*B, m)."""
+    columns = result.context.get("columns") or {}
+    from_frame = result.spec is not None and not isinstance(x, Tensor)
+    if not roles.given and from_frame:
+        roles = Roles(**{name: column for name, column in columns.items() if name in ("offset", "exposure")})
+    roles.check_link(result.link)
+    every = torch.ones_like(eta, dtype=torch.bool)
+    shift = roles.map(lambda name, value: for_each(name, value, eta, x).expand(eta.shape)).shift(every)
+    if shift is not None:
+        return shift
+    if result.context.get("offset"):
+        raise ValueError(
+            "the model was fitted with an offset (or exposure), and none is given for the new rows. "
+            "Pass exposure= (1 for means of a unit of exposure) or offset=."
+        )
+    return 0.0
 
 
 def for_each(name: str, value: Any, eta: Tensor, x: Any) -> Tensor:

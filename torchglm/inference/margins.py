@@ -13,8 +13,7 @@ from torchglm import inputs, tables
 from torchglm.design.frame import Frame
 from torchglm.design.values import spelled
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.for_each import for_each
-from torchglm.inference.predict import shift_of
+from torchglm.inference.for_each import for_each, shift_of
 from torchglm.inputs import Roles
 from torchglm.rows.rows import Rows
 

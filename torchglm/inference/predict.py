@@ -11,7 +11,7 @@ from torch import Tensor
 from torchglm import inputs
 from torchglm.design import Design
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.for_each import for_each
+from torchglm.inference.for_each import shift_of
 from torchglm.inference.several import predict_several
 from torchglm.inputs import Roles
 
@@ -44,7 +44,7 @@ def predict(
     would refuse, and where the fit had an offset and none is given; `TypeError` for roles that say nothing of a mean.
     """
     if result.plan is not None:
-        return predict_several(result, x, kind, se, predictors, **roles)
+        return predict_several(result, x, kind, se, predictors, unseen, **roles)
     beside = Roles.of(roles, "predict", ("offset", "exposure"))
     if predictors:
         raise ValueError(
@@ -107,22 +107,3 @@ def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> 
         )
     inputs.finite(design, "x")
     return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None
-
-
-def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | float:
-    """What the offset and the exposure of new rows `x` add to predictors of the shape of `eta`, (*B, m)."""
-    columns = result.context.get("columns") or {}
-    from_frame = result.spec is not None and not isinstance(x, Tensor)
-    if not roles.given and from_frame:
-        roles = Roles(**{name: column for name, column in columns.items() if name in ("offset", "exposure")})
-    roles.check_link(result.link)
-    every = torch.ones_like(eta, dtype=torch.bool)
-    shift = roles.map(lambda name, value: for_each(name, value, eta, x).expand(eta.shape)).shift(every)
-    if shift is not None:
-        return shift
-    if result.context.get("offset"):
-        raise ValueError(
-            "the model was fitted with an offset (or exposure), and none is given for the new rows. "
-            "Pass exposure= (1 for means of a unit of exposure) or offset=."
-        )
-    return 0.0

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from torchglm import inputs
+from torchglm.design import Design
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.for_each import for_each
+from torchglm.inference.for_each import shift_of
 from torchglm.inputs import Roles
 from torchglm.inputs.columns import in_order
 from torchglm.rows.grams import Dense
@@ -81,6 +82,7 @@ def predict_several(
     kind: str = "mean",
     se: bool = False,
     given: Mapping[str, Any] | None = None,
+    unseen: str | None = None,
     **roles: Unpack[RoleValues],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) a parameter of the law of new rows, with delta method errors on request; for classes (*B, m, C).
@@ -91,7 +93,7 @@ def predict_several(
     """
     family = family_of(result)
     value_of = _value(family, kind)
-    rows = new_rows(result, x, given or {}, Roles.of(roles, "predict", ("offset", "exposure")))
+    rows = new_rows(result, x, given or {}, Roles.of(roles, "predict", ("offset", "exposure")), unseen)
     coef = torch.where(result.flat.keep, result.flat.coef, 0.0)
     with torch.enable_grad():
         eta = predictors(rows, coef).requires_grad_(se)
@@ -111,10 +113,37 @@ def predict_several(
     return value, _shaped(result, torch.stack(errors) if several else errors[0])
 
 
-def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles) -> Rows:
+def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles, unseen: str | None = None) -> Rows:
     """New rows with the design of all predictors."""
-    family, plan, context = family_of(result), result.plan, result.context
+    family, plan, coef = family_of(result), result.plan, result.flat.coef
     assert plan is not None
+    indexed = None
+    if result.spec is not None and not isinstance(x, Tensor):
+        if given:
+            raise ValueError(
+                "the columns of all predictors come from the table of a formula fit. Leave predictors= out."
+            )
+        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
+        indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
+        design = made.numbers.to(coef)
+    else:
+        design = _arrays(result, x, given).to(coef)
+    models, m = coef.shape[0], design.shape[-2]
+    design = design if design.dim() == 2 else design.reshape(models, m, -1)
+    shift = shift_of(result, roles, design.new_zeros(*result.batch_shape, m), x)
+    offset = design.new_zeros(models, m, plan.predictors)
+    if isinstance(shift, Tensor):
+        offset = offset + shift.reshape(models, m, 1) * family.shifts().to(offset)
+    one = design.new_ones(models, m)
+    added = result.spec is None or isinstance(x, Tensor)
+    return Rows(design, one, one, offset, intercept=added, indexed=indexed, plan=plan)
+
+
+def _arrays(result: Fitted, x: Any, given: Mapping[str, Any]) -> Tensor:
+    """The columns of arrays side by side, each found by its name where it has one."""
+    family, context = family_of(result), result.context
+    if result.spec is not None:
+        raise ValueError("new rows of a formula fit of several predictors are a table with its columns, not a tensor.")
     inputs.check_predictors(given, family)
     missing = [name for name, own in context["designs"].items() if name and name not in given and len(own) > 1]
     if missing:
@@ -122,9 +151,8 @@ def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles) -> 
             f"the fit has columns of its own for {', '.join(missing)}, and none are given. Pass predictors={{...}}."
         )
     known = {name: in_order(value, context["beside"].get(name)) for name, value in given.items()}
-    device = result.flat.coef.device
     design, columns = inputs.whole_design(
-        in_order(x, context.get("inputs")), known, family, context["added"], None, device
+        in_order(x, context.get("inputs")), known, family, context["added"], None, result.flat.coef.device
     )
     if [len(own) for own in columns.values()] != [len(own) for own in context["designs"].values()]:
         raise ValueError(
@@ -132,23 +160,7 @@ def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles) -> 
             f"{[len(own) for own in context['designs'].values()]} (each with its intercept). Pass the fit's columns."
         )
     inputs.finite(design, "x")
-    design = design.to(result.flat.coef)
-    models, m = result.flat.coef.shape[0], design.shape[-2]
-    design = design if design.dim() == 2 else design.reshape(models, m, -1)
-    like = design.new_zeros(*result.batch_shape, m)
-    roles.check_link(result.link)
-    every = torch.ones_like(like, dtype=torch.bool)
-    shift = roles.map(lambda name, value: for_each(name, value, like, x).expand(like.shape)).shift(every)
-    if shift is None and context.get("offset"):
-        raise ValueError(
-            "the model was fitted with an offset (or exposure), and none is given for the new rows. "
-            "Pass exposure= (1 for means of a unit of exposure) or offset=."
-        )
-    offset = design.new_zeros(models, m, plan.predictors)
-    if shift is not None:
-        offset = offset + shift.reshape(models, m, 1) * family.shifts().to(offset)
-    one = design.new_ones(models, m)
-    return Rows(design, one, one, offset, intercept=True, plan=plan)
+    return design
 
 
 def part(result: Kind, name: str) -> Kind:

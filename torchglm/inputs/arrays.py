@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.status import FitWarning
 from torchglm.inputs import checks
 from torchglm.inputs.columns import column_names, own_names
+from torchglm.inputs.planned import planned
 from torchglm.inputs.roles import Roles
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.plan import Plan
@@ -38,8 +40,13 @@ class Data:
     constant: bool  # the first column of the design is an intercept
     skip: Tensor | None = None
     context: dict[str, Any] = field(default_factory=dict)
-    family: Family | None = None  # as the response shows it, where it tells more of the family
+    family: Family | None = None  # as the response shows it, which may tell more of it
     plan: Plan | None = None  # of the rows, where they have several predictors
+
+    @property
+    def constants(self) -> tuple[int, ...]:
+        """The coefficients of columns of ones, which no penalty takes."""
+        return self.plan.free if self.plan is not None else (0,) * self.constant
 
 
 def from_arrays(
@@ -83,11 +90,12 @@ def assemble(
     constant: bool = False,
     strict: bool = True,
     indexed: Indexed | None = None,
+    plan: Plan | None = None,
 ) -> Data:
     """Rows that have been looked at: shapes, finiteness, support, weights.
 
     `constant` says that the design brings its own intercept; with `strict`, weights that are all zero are refused;
-    `indexed` are the index columns beside those of `design`.
+    `indexed` are the index columns beside those of `design`; `plan` says how a family of several predictors uses them.
     """
     shape, device = response.shape, design.device
     roles = roles.map(lambda name, value: checks.per_row(value, shape, name, device))
@@ -133,6 +141,9 @@ def assemble(
         indexed,
         None if event is None else event.reshape(models, n),
     )
+    constant = intercept or constant or _starts_with_ones(rows)
+    if isinstance(family, VectorFamily) and plan is not None:
+        rows = planned(rows, plan, family)
     return Data(
         [rows],
         batch,
@@ -140,9 +151,11 @@ def assemble(
         rows.columns,
         device,
         design.dtype == torch.float32,
-        intercept or constant or _starts_with_ones(rows),
+        constant,
         None if skip is None else skip.reshape(-1),
         roles.context,
+        family,
+        plan,
     )
 
 

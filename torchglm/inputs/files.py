@@ -14,6 +14,7 @@ from torchglm.families.row_error import RowError
 from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
+from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
 from torchglm.tables import TextFormat, numbers
@@ -44,12 +45,18 @@ class SpecRows:
         dtype: torch.dtype | None = None,
     ) -> None:
 
-        self.path, self.spec, self.family, self.roles = path, spec, family, dict(roles)
+        self.path, self.spec, self.roles = path, spec, dict(roles)
+        self._suit(family)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
         self.columns = list(dict.fromkeys([*spec.response_columns, *spec.columns, *self.also]))
         self.reading = spec.reading
         check_source(path, self.columns, self.reading)
+
+    def _suit(self, family: Family) -> None:
+        """The family as the design shows it, and how its coefficients are made of the columns."""
+        self.family = family_of(family, self.spec)
+        self.plan, self.names = plan_of(self.family, self.spec)
 
     def __iter__(self) -> Iterator[Rows]:
         return self._read(Ranks(), None)
@@ -73,10 +80,20 @@ class SpecRows:
         roles = Roles(**{role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()})
         assert design.y is not None  # the formula has a response
         x, y = design.numbers.to(self.device, self.dtype), design.y.to(self.device)
+        y = in_class_order(y, self.family, self.spec)
         indexed = None if design.indexed is None else design.indexed.to(self.device, self.dtype)
         try:
             data = assemble(
-                x, y, self.family, roles, self.spec.names, False, self.spec.intercept, strict=False, indexed=indexed
+                x,
+                y,
+                self.family,
+                roles,
+                self.names,
+                False,
+                self.spec.intercept,
+                strict=False,
+                indexed=indexed,
+                plan=self.plan,
             )
         except RowError as error:
             raise error.moved(first + design.row(error.place[-1])) from None
@@ -107,18 +124,22 @@ class FileRows(SpecRows):
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         ranks: Ranks | None = None,
+        predictors: Mapping[str, Any] | None = None,
     ) -> None:
 
         policies = dict(policies or {})
         self.reading = policies.setdefault("reading", TextFormat())
-        self.path, self.family, self.roles = path, family, dict(roles)
+        self.path, self.roles, more = path, dict(roles), formulas_of(family, predictors or {})
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
         self.ranks = Ranks.here() if ranks is None else ranks
         with self.ranks.together():
-            self.columns = columns_read(formula, path, self.also, reading=self.reading)
+            self.columns = columns_read(
+                formula, path, self.also, reading=self.reading, predictors=more.get("predictors")
+            )
             scan = self._scan({}, self.ranks)
-        self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **policies)
+        self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **policies, **more)
+        self._suit(family)
         self.tally = Tally()
         self.stand_in: Rows | None = None  # for a share without rows
         pieces: list[Rows] = []
@@ -171,18 +192,21 @@ def from_files(
     policies: Mapping[str, Any],
     device: torch.device | None,
     dtype: torch.dtype | None,
+    predictors: Mapping[str, Any] | None = None,
 ) -> Data:
     """The rows of files. Raises `ValueError` for roles that are not names of columns."""
-    rows = FileRows(formula, path, family, _named(roles), policies, device, dtype)
+    rows = FileRows(formula, path, family, _named(roles), policies, device, dtype, None, predictors)
     return Data(
         rows.source,
         torch.Size(),
-        list(rows.spec.names),
-        len(rows.spec.names),
+        rows.names,
+        len(rows.names),
         rows.device,
         rows.dtype == torch.float32,
         rows.spec.intercept,
         context=rows.context,
+        family=rows.family,
+        plan=rows.plan,
     )
 
 
@@ -201,7 +225,7 @@ def _named(roles: Roles) -> dict[str, str]:
 def _joined(pieces: list[Rows]) -> Rows:
     """Pieces of one model as one."""
     x, y, weight, offset = (
-        torch.cat(parts, dim=-2 if i == 0 else -1)
+        torch.cat(parts, dim=-2 if i == 0 or parts[0].dim() == 3 else -1)
         for i, parts in enumerate(zip(*(piece[:4] for piece in pieces), strict=True))
     )
     repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
@@ -216,4 +240,5 @@ def _joined(pieces: list[Rows]) -> Rows:
         False,
         indexed[0].stacked(indexed[1:]) if indexed else None,
         torch.cat(events, -1) if events else None,
+        pieces[0].plan,
     )

@@ -16,6 +16,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.groups import by_groups
 from torchglm.inputs.roles import Roles
+from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of
 
 
 def from_formula(
@@ -27,19 +28,22 @@ def from_formula(
     policies: Mapping[str, Any],
     device: torch.device | None,
     dtype: torch.dtype | None,
+    predictors: Mapping[str, Any] | None = None,
 ) -> Data:
     """The rows of a table by a formula; roles may be names of columns, `policies` as in `data.build`.
 
+    `predictors` are the right sides of further predictors, of a family that has several.
+
     Raises `ValueError` for a formula without a response, missing data and all that the tables refuse.
     """
-
     if frame is None:
         raise ValueError("a formula needs data: fit('y ~ a + b', data, ...) with a data frame, a table or a dict.")
     keys = [] if by is None else [by] if isinstance(by, str) else list(by)
-    design = build(formula, frame, also=[*roles.columns.values(), *keys], **policies)
+    more = formulas_of(family, predictors or {})
+    design = build(formula, frame, also=[*roles.columns.values(), *keys], **policies, **more)
     if design.y is None:
         raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
-    data = from_design(design, family, roles, keys, device, dtype)
+    data = from_design(design, family_of(family, design.spec), roles, keys, device, dtype)
     data.context |= {
         "formula": formula,
         "spec": design.spec,
@@ -76,19 +80,21 @@ def from_design(
 
     roles = roles.map(value_of)
     response = torch.as_tensor(design.y).to(torch.float64).to(device)
+    response = in_class_order(response, family, design.spec)
+    plan, names = plan_of(family, design.spec)
     if not keys:
         numbers = design.numbers.to(device, dtype or design.numbers.dtype)
         indexed = None if design.indexed is None else design.indexed.to(numbers.device, numbers.dtype)
         try:
             return assemble(
-                numbers, response, family, roles, list(design.names), False, design.intercept, indexed=indexed
+                numbers, response, family, roles, names, False, design.intercept, indexed=indexed, plan=plan
             )
         except RowError as error:
             raise error.moved(design.row(error.place[-1])) from None
     codes, labels = groups(design.table, keys)
     x = design.x.to(device, dtype or design.x.dtype)
     try:
-        data = by_groups(x, response, family, roles, codes, list(design.names), design.intercept)
+        data = by_groups(x, response, family, roles, codes, names, design.intercept, plan)
     except RowError as error:
         raise error.moved(design.row(error.place[-1])) from None
     data.context["groups"] = labels

@@ -9,6 +9,7 @@ from torchglm.families import Family
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
+from torchglm.rows.plan import Plan
 from torchglm.rows.ragged import Ragged, of_like_size
 from torchglm.rows.rows import Rows, is_all
 
@@ -16,7 +17,14 @@ SMALL = 1 << 18  # numbers of a design that is padded to the longest group, what
 
 
 def by_groups(
-    x: Tensor, y: Tensor, family: Family, roles: Roles, codes: Tensor, names: list[str], constant: bool
+    x: Tensor,
+    y: Tensor,
+    family: Family,
+    roles: Roles,
+    codes: Tensor,
+    names: list[str],
+    constant: bool,
+    plan: Plan | None = None,
 ) -> Data:
     """Rows `x` (n, p), `y` (n,) of groups `codes` (n,), each of which occurs, as a batch of models, one for each.
 
@@ -28,7 +36,7 @@ def by_groups(
         if value.shape != codes.shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}, the data have {len(codes)} rows.")
     x, y, roles = _without_spoilt(x, y, roles, codes, len(sizes))
-    data = assemble(x, y, family, roles, names, False, constant)
+    data = assemble(x, y, family, roles, names, False, constant, plan=plan)
     [rows] = data.source
     data.source = _cut(rows, codes, sizes)
     data.batch = sizes.shape

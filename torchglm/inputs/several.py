@@ -14,11 +14,9 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, from_arrays
 from torchglm.inputs.classes import class_codes
 from torchglm.inputs.columns import column_names, own_names
+from torchglm.inputs.planned import planned
 from torchglm.inputs.roles import Roles
-from torchglm.rows.plan import Plan
-from torchglm.rows.rows import Rows
-
-CONSTANT = "~ 1"  # the formula of an intercept alone
+from torchglm.inputs.specs import CONSTANT, check_predictors
 
 
 def several_from_arrays(
@@ -44,9 +42,8 @@ def several_from_arrays(
     check_predictors(predictors, family)
     design, columns = whole_design(x, predictors, family, intercept, names, device)
     data = from_arrays(design, y, family, roles, True, _flat(columns), device, dtype)
-    plan, own = family.plan(columns, True)
+    plan, own = family.plan(columns, (0,))
     source = [planned(rows, plan, family) for rows in data.source]
-    constant = [int(0 in block.columns) for block in plan.blocks]
     context = data.context | {
         "added": intercept,
         "designs": {name: list(places.items()) for name, places in columns.items()},
@@ -58,21 +55,11 @@ def several_from_arrays(
         source=source,
         names=own,
         columns=plan.columns,
-        constant=any(constant),
+        constant=any(0 in block.columns for block in plan.blocks),
         family=family,
         plan=plan,
         context=context,
     )
-
-
-def check_predictors(predictors: Mapping[str, Any], family: VectorFamily) -> None:
-    """Raise `ValueError` for names that are no predictors of the family beside the first."""
-    strange = [name for name in predictors if name not in family.others]
-    if strange:
-        known = ", ".join(family.others) or "none"
-        raise ValueError(
-            f"predictors= names {', '.join(map(repr, strange))}; those of {family.name} beside the first are: {known}."
-        )
 
 
 def whole_design(
@@ -118,21 +105,6 @@ def whole_design(
         place += len(labels)
     shape = max((part.shape[:-1] for part in parts), key=len)
     return torch.cat([part.expand(*shape, part.shape[-1]).to(first.dtype) for part in parts], -1), columns
-
-
-def planned(rows: Rows, plan: Plan, family: VectorFamily) -> Rows:
-    """Plain rows with the plan of their predictors: offsets in their place, and prior weights where they belong."""
-    offset = torch.zeros(*rows.y.shape, plan.predictors, dtype=torch.float64, device=rows.y.device)
-    if bool((rows.offset != 0).any()):
-        offset += rows.offset.unsqueeze(-1) * family.shifts().to(offset)
-    weight = rows.weight
-    if family.weighted is not None:
-        times = torch.ones_like(weight) if rows.repeats is None else rows.repeats.to(weight.dtype)
-        used = weight > 0
-        prior = torch.where(used, weight / torch.where(used, times, 1.0), 1.0)
-        offset[..., family.predictors.index(family.weighted)] -= prior.log()
-        weight = torch.where(used, times, 0.0)
-    return rows._replace(offset=offset, weight=weight, plan=plan)
 
 
 def _places(names: Sequence[str], first: int, intercept: bool) -> dict[str, int]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torchglm import inputs
 from torchglm.design import is_source
+from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
-from torchglm.inputs import Roles
+from torchglm.inputs import Data, Roles
 from torchglm.rows.rows import Rows
 
 
-def attached(result: Fitted, x: Any, y: Any, roles: Roles) -> Iterable[Rows]:
+def attached(
+    result: Fitted, x: Any, y: Any, roles: Roles, predictors: Mapping[str, Any] | None = None
+) -> Iterable[Rows]:
     """The rows that a fit is to look at; see `Result.with_rows`."""
     roles.check_link(result.link)
     device = result.coef.device
@@ -30,12 +33,22 @@ def attached(result: Fitted, x: Any, y: Any, roles: Roles) -> Iterable[Rows]:
         data = inputs.from_design(design, result.family, named, keys, device, None)
         if data.context.get("groups") != result.groups:
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
+    elif isinstance(result.family, VectorFamily):
+        data = _several(result, result.family, x, y, roles, predictors or {})
     else:
         first, x = result.added_intercept, inputs.in_order(x, result.context.get("inputs"))
         data = inputs.from_arrays(x, y, result.family, roles, first, result.names[int(first) :], device, None)
-    if data.batch != result.batch_shape or data.columns != len(result.names):
+    if data.batch != result.batch_shape or data.columns != result.flat.coef.shape[-1]:
         raise ValueError(
             f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
-            f"{tuple(result.batch_shape)} and {len(result.names)}. Pass the rows it was fitted on."
+            f"{tuple(result.batch_shape)} and {result.flat.coef.shape[-1]}. Pass the rows it was fitted on."
         )
     return data.source
+
+
+def _several(result: Fitted, family: VectorFamily, x: Any, y: Any, roles: Roles, predictors: Mapping[str, Any]) -> Data:
+    """The rows of arrays of a family of several predictors."""
+    context = result.context
+    known = {name: inputs.in_order(value, context["beside"].get(name)) for name, value in predictors.items()}
+    x = inputs.in_order(x, context.get("inputs"))
+    return inputs.several_from_arrays(x, y, family, roles, context["added"], None, result.coef.device, None, known)

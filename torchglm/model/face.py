@@ -147,9 +147,9 @@ def fit(
         device=device_of(device),
         dtype=dtype,
     )
-    if data.family is not None:
+    if data.plan is not None and data.family is not None:
         family, chosen = data.family, data.family.default_link
-    penalty = None if penalty is None else penalty.expand(data.constant, data.columns, data.batch)
+    penalty = None if penalty is None else penalty.expand(data.constants, data.columns, data.batch)
     first = None if start is None else start_of(start, data)
     check_resume(resume, start, data)
     options = {
@@ -336,14 +336,16 @@ class Result(Fitted):
         """The same fit with these rows behind it."""
         return replace(self, chunks=source)
 
-    def with_rows(self, x: Any, y: Any = None, **roles: Unpack[RoleValues]) -> Result:
+    def with_rows(
+        self, x: Any, y: Any = None, predictors: Mapping[str, Any] | None = None, **roles: Unpack[RoleValues]
+    ) -> Result:
         """The same fit with rows attached, for residuals and robust covariances; rows and roles as for `fit`.
 
         A formula fit takes its table alone, or the path of files, or chunks, which are read again at each pass.
         Deviance, null deviance, likelihood and criteria stay those of the fit, whatever rows are attached.
         Raises `ValueError` for rows of another shape.
         """
-        rows = attached(self, x, y, Roles.of(roles, "with_rows"))
+        rows = attached(self, x, y, Roles.of(roles, "with_rows"), predictors)
         return self._settled().on(rows) if self.has_rows else self.on(rows)
 
     def _settled(self) -> Result:

@@ -49,7 +49,7 @@ def data_of(
             "names= and intercept=."
         )
     if not is_source(y):
-        return inputs.from_formula(x, y, family, roles, by, policies, device, dtype)
+        return inputs.from_formula(x, y, family, roles, by, policies, device, dtype, predictors)
     if by is not None:
         raise ValueError("by= sorts rows in memory: pass a table, torchglm.tables.read_table(path).")
-    return inputs.from_files(x, y, family, roles, policies, device, dtype)
+    return inputs.from_files(x, y, family, roles, policies, device, dtype, predictors)

@@ -19,9 +19,10 @@ from torchglm.inference.flat import Flat
 from torchglm.links import Link
 from torchglm.model import codec
 from torchglm.rows.grams import Gram, Layout
+from torchglm.rows.plan import Plan
 from torchglm.writing.files import replaced
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save(fitted: Fitted, path: Any) -> None:
@@ -38,6 +39,8 @@ def save(fitted: Fitted, path: Any) -> None:
     facts = {
         "format": FORMAT,
         "names": fitted.names,
+        "cuts": list(fitted.cuts),
+        "plan": None if fitted.plan is None else fitted.plan.to_dict(),
         **parts,
         "estimated": fitted.estimated_shape,
         "penalty": None if fitted.penalty is None else str(fitted.penalty),
@@ -90,7 +93,8 @@ def load(path: Any, family: Family | None = None, link: Link | None = None) -> F
 
 def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Family, link: Link) -> Fitted:
     """What a fit is made of. Raises `TypeError` for tensors that are missing or of other shapes than the facts say."""
-    layout = Layout(len(facts["names"]), None if facts["levels"] is None else slice(*facts["levels"]))
+    columns = len(facts["names"]) + len(facts["cuts"])
+    layout = Layout(columns, None if facts["levels"] is None else slice(*facts["levels"]))
     flat = Flat.of_tensors({name: value for name, value in tensors.items() if not codec.holds(name)}, layout)
     if flat.status.shape != (math.prod(facts["batch"]),):
         raise TypeError(
@@ -113,6 +117,8 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Fam
         facts["tol"],
         context,
         facts["covariance_kind"],
+        plan=None if facts["plan"] is None else Plan.from_dict(facts["plan"]),
+        cuts=tuple(facts["cuts"]),
     )
 
 

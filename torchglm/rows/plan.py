@@ -44,23 +44,23 @@ class PlanBlock:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How the columns of a design make so many `predictors`. With `constant` its first column is one of ones."""
+    """How the columns of a design make so many `predictors`; those in `ones` are columns of ones."""
 
     predictors: int
     blocks: tuple[PlanBlock, ...]
-    constant: bool = True
+    ones: tuple[int, ...] = (0,)
 
     @staticmethod
-    def each(columns: Sequence[Sequence[int]], constant: bool = True) -> Plan:
+    def each(columns: Sequence[Sequence[int]], ones: tuple[int, ...] = (0,)) -> Plan:
         """Every predictor has columns of its own."""
         unit = torch.eye(len(columns), dtype=torch.float64)
         blocks = tuple(PlanBlock(tuple(own), unit[:, k : k + 1]) for k, own in enumerate(columns))
-        return Plan(len(columns), blocks, constant)
+        return Plan(len(columns), blocks, ones)
 
     @staticmethod
-    def all(columns: Sequence[int], predictors: int, constant: bool = True) -> Plan:
+    def all(columns: Sequence[int], predictors: int, ones: tuple[int, ...] = (0,)) -> Plan:
         """Every predictor has all columns."""
-        return Plan(predictors, (PlanBlock(tuple(columns), torch.eye(predictors, dtype=torch.float64)),), constant)
+        return Plan(predictors, (PlanBlock(tuple(columns), torch.eye(predictors, dtype=torch.float64)),), ones)
 
     @cached_property
     def columns(self) -> int:
@@ -86,17 +86,23 @@ class Plan:
                 blocks.append(PlanBlock(own[0], block.contrast))
             else:
                 blocks += [PlanBlock(columns, block.contrast[:, t : t + 1]) for t, columns in enumerate(own)]
-        return Plan(self.predictors, tuple(block for block in blocks if block.columns), self.constant)
+        return Plan(self.predictors, tuple(block for block in blocks if block.columns), self.ones)
+
+    @cached_property
+    def free(self) -> tuple[int, ...]:
+        """The coefficients of columns of ones."""
+        columns = [column for block in self.blocks for _ in range(block.width) for column in block.columns]
+        return tuple(place for place, column in enumerate(columns) if column in self.ones)
 
     def constants(self) -> Plan:
         """The plan of the null model: the constants of the predictors alone, on a design of ones."""
-        own = (PlanBlock((0,), block.contrast) for block in self.blocks if self.constant and 0 in block.columns)
+        own = (PlanBlock((0,), block.contrast) for block in self.blocks if set(self.ones) & set(block.columns))
         return Plan(self.predictors, tuple(own))
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as numbers and lists."""
         blocks = [{"columns": list(block.columns), "contrast": block.contrast.tolist()} for block in self.blocks]
-        return {"predictors": self.predictors, "constant": self.constant, "blocks": blocks}
+        return {"predictors": self.predictors, "ones": list(self.ones), "blocks": blocks}
 
     @staticmethod
     def from_dict(state: dict[str, Any]) -> Plan:
@@ -109,4 +115,4 @@ class Plan:
             )
             for block in state["blocks"]
         ]
-        return Plan(number, tuple(blocks), bool(state["constant"]))
+        return Plan(number, tuple(blocks), tuple(int(place) for place in state["ones"]))

@@ -123,7 +123,7 @@ class LitIRLS(LightningModule):
     def _problem(self) -> Problem:
         bias = self.head.bias is not None
         p = self.head.in_features + bias
-        penalty = None if self.penalty is None else self.penalty.expand(bias, p)
+        penalty = None if self.penalty is None else self.penalty.expand((0,) * bias, p)
         return Problem(
             self.head.family, self.head.link, penalty, 1, Layout(p), self.device, self.tol, sys.maxsize
         )  # the Trainer counts the steps

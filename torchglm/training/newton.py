@@ -55,7 +55,7 @@ class OnWhitened:
         self.back = given if bias else matrix  # (q, p + 1) to the coefficients on the columns as they are
         # (q, p + 1) to those on the columns that are summed
         self.turn = torch.cat([constant.unsqueeze(1), matrix], 1) if far and bias else self.back
-        along = None if penalty is None else Along(penalty.expand(False, head.in_features), matrix)
+        along = None if penalty is None else Along(penalty.expand((), head.in_features), matrix)
         self.problem = Problem(head.family, head.link, along, 1, Layout(len(matrix)), mean.device)
 
     def sums(self, point: Point) -> Moments:

@@ -68,7 +68,7 @@ def solved(
 ) -> Polished:
     """IRLS from the trained coefficients to its end, written into the head; aliased columns have 0."""
     source, intercept = _rows(head, batches, ranks), head.bias is not None
-    whole = None if penalty is None else penalty.expand(intercept, head.in_features + intercept)
+    whole = None if penalty is None else penalty.expand((0,) * intercept, head.in_features + intercept)
     rank_tol = 1e-6 if head.weight.dtype == torch.float32 else 1e-12
     family, found = solve(
         source,

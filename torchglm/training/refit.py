@@ -134,7 +134,7 @@ class IRLSHead(Callback):
     def _fit(self, source: LoaderRows, head: GLMHead) -> Refit:
         """Fit, write, look at what the rounded coefficients give, and take back what is worse."""
         bias = head.bias is not None
-        penalty = None if self.penalty is None else self.penalty.expand(bias, head.in_features + bias)
+        penalty = None if self.penalty is None else self.penalty.expand((0,) * bias, head.in_features + bias)
         start = head.coef
         before = self._loss(source, head, start, penalty)
         found = irls(source, head.family, head.link, penalty=penalty, start=start, max_iter=self.max_iter)

@@ -198,7 +198,7 @@ def _cosine(trainer: Trainer) -> Callable[[Optimizer], LambdaLR]:
 
 def _penalty_of(penalty: Penalty, inner: WhitenedGLM, head: GLMHead) -> Callable[[nn.Module], Tensor]:
     """The penalty on the weight of the columns given, as a function of the model on whitened columns."""
-    whole = penalty.expand(False, head.in_features)
+    whole = penalty.expand((), head.in_features)
 
     def value(model: nn.Module) -> Tensor:
         coef = inner.coefficients()[0].unsqueeze(0)

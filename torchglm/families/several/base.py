@@ -116,15 +116,15 @@ class VectorFamily(Family):
         """The predictors that may have columns of their own, `predictors={name: ...}`: an intercept where none are."""
         return self.predictors[1:]
 
-    def plan(self, designs: dict[str, dict[str, int]], constant: bool) -> tuple[Plan, list[str]]:
+    def plan(self, designs: dict[str, dict[str, int]], ones: tuple[int, ...]) -> tuple[Plan, list[str]]:
         """How the coefficients are made of the columns, and their names.
 
         `designs` holds of the first predictor (`""`) and of each of `others` the names of its columns, with their
-        places in the whole design; with `constant` that has ones at place 0.
+        places in the whole design, which has ones at the places `ones`.
         """
         first, *others = designs.values()
         names = [*first, *(f"{name}:{column}" for name, own in zip(self.others, others, strict=True) for column in own)]
-        return Plan.each([list(own.values()) for own in designs.values()], constant), names
+        return Plan.each([list(own.values()) for own in designs.values()], ones), names
 
     @property
     def weighted(self) -> str | None:

@@ -147,10 +147,10 @@ class Multinomial(Classes):
     def is_canonical(self, link: Link) -> bool:
         return True
 
-    def plan(self, designs: dict[str, dict[str, int]], constant: bool) -> tuple[Plan, list[str]]:
+    def plan(self, designs: dict[str, dict[str, int]], ones: tuple[int, ...]) -> tuple[Plan, list[str]]:
         columns = designs[""]
         names = [f"{name}:{column}" for name in self.predictors for column in columns]
-        return Plan.all(list(columns.values()), len(self.predictors), constant), names
+        return Plan.all(list(columns.values()), len(self.predictors), ones), names
 
 
 KINDS = ("cumulative", "adjacent", "continuation")
@@ -324,10 +324,11 @@ class Ordinal(Classes):
     def shifts(self) -> Tensor:
         return -torch.ones(len(self.predictors), dtype=torch.float64)
 
-    def plan(self, designs: dict[str, dict[str, int]], constant: bool) -> tuple[Plan, list[str]]:
+    def plan(self, designs: dict[str, dict[str, int]], ones: tuple[int, ...]) -> tuple[Plan, list[str]]:
+        constant = [place for place in designs[""].values() if place in ones]
         if not constant:
             raise ValueError("an ordinal model has thresholds in place of an intercept. Leave intercept=False out.")
-        columns = {name: place for name, place in designs[""].items() if place}
+        columns = {name: place for name, place in designs[""].items() if place not in ones}
         free = list(columns) if self.free is True else self.free or []
         strange = [name for name in free if name not in columns]
         if strange:
@@ -338,10 +339,10 @@ class Ordinal(Classes):
         blocks = [
             PlanBlock(tuple(columns[name] for name in shared), -unit.sum(-1, keepdim=True)),
             PlanBlock(tuple(columns[name] for name in own), -unit),
-            PlanBlock((0,), unit),
+            PlanBlock(tuple(constant), unit),
         ]
         names = [*shared, *(f"{cut}:{name}" for cut in self.predictors for name in own), *self.predictors]
-        return Plan(len(self.predictors), tuple(block for block in blocks if block.columns), True), names
+        return Plan(len(self.predictors), tuple(block for block in blocks if block.columns), ones), names
 
 
 def _padded(eta: Tensor) -> Tensor:

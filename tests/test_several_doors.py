@@ -1,0 +1,136 @@
+"""Families of several predictors through every door: formulas, files, chunks, groups, saved fits, penalties."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import torchglm as tg
+
+TIGHT: dict[str, Any] = {"tol": 1e-12, "max_iter": 100}
+ORDER = ["low", "mid", "high"]
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    n = 600
+    age = rng.normal(size=n)
+    region = rng.choice(list("abc"), n)
+    shown = np.digitize(age * 0.8 + (region == "b") + rng.logistic(size=n), [-0.5, 1.0])
+    return pd.DataFrame(
+        {
+            "age": age,
+            "region": region,
+            "kind": rng.choice(["u", "v", "w"], n, p=[0.6, 0.3, 0.1]),
+            "level": pd.Categorical([ORDER[k] for k in shown], categories=ORDER, ordered=True),
+            "cost": rng.gamma(2, np.exp(0.3 * age)),
+            "w": rng.uniform(0.5, 2, n),
+        }
+    )
+
+
+CASES = {
+    "ordinal": ("level ~ age + region", {"family": tg.Ordinal()}),
+    "free": ("level ~ age + region", {"family": tg.Ordinal(free=["age"])}),
+    "multinomial": ("level ~ age + C(region)", {"family": tg.Multinomial(baseline="mid")}),
+    "gamma": (
+        "cost ~ age + region",
+        {"family": "gamma", "link": "log", "predictors": {"dispersion": "~ age"}, "weights": "w"},
+    ),
+}
+every = pytest.mark.parametrize("case", CASES)
+
+
+def fitted(case: str, data: Any, **options: Any) -> tg.Result:
+    formula, settings = CASES[case]
+    return tg.fit(formula, data, **settings, **TIGHT, **options)
+
+
+@every
+def test_files_and_chunks_are_the_table(case: str, frame: pd.DataFrame, tmp_path: Path) -> None:
+    whole = fitted(case, frame)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    chunks = [frame.iloc[start : start + 150] for start in range(0, len(frame), 150)]
+    for source in (str(tmp_path / "rows.parquet"), chunks):
+        other = fitted(case, source)
+        assert other.names == whole.names
+        torch.testing.assert_close(other.flat.coef, whole.flat.coef, rtol=0, atol=1e-9)
+        torch.testing.assert_close(other.std_err, whole.std_err, rtol=1e-8, atol=0)
+
+
+@every
+def test_groups_are_fits_of_their_own(case: str, frame: pd.DataFrame) -> None:
+    batch = fitted(case, frame, by="kind")
+    for label, model in zip(batch.groups or [], batch, strict=True):
+        alone = fitted(case, frame[frame["kind"] == label[0]])
+        torch.testing.assert_close(model.flat.coef, alone.flat.coef, rtol=0, atol=1e-8)
+        torch.testing.assert_close(model.loglik, alone.loglik, rtol=1e-10, atol=0)
+
+
+@every
+def test_new_rows_by_a_table(case: str, frame: pd.DataFrame) -> None:
+    result = fitted(case, frame)
+    new = frame[["region", "age"]].iloc[:7]
+    torch.testing.assert_close(result.predict(new), result.fitted[:7], rtol=1e-12, atol=0)
+    value, error = result.predict(new, se=True)
+    assert value.shape == error.shape and bool((error > 0).all())
+    with pytest.raises(ValueError, match="predictors= out"):
+        result.predict(new, predictors={"dispersion": new})
+
+
+@every
+def test_rows_attached_again(case: str, frame: pd.DataFrame) -> None:
+    result = fitted(case, frame)
+    torch.testing.assert_close(result.with_rows(frame).fitted, result.fitted, rtol=1e-12, atol=0)
+
+
+def test_classes_have_the_order_of_the_category(frame: pd.DataFrame) -> None:
+    assert fitted("ordinal", frame).classes == ORDER
+    text = frame.assign(level=frame["level"].astype(str))
+    given = tg.fit("level ~ age + region", text, family=tg.Ordinal(classes=ORDER), **TIGHT)
+    torch.testing.assert_close(given.coef, fitted("ordinal", frame).coef, rtol=0, atol=1e-12)
+    assert tg.fit("level ~ age", text, family=tg.Multinomial()).classes == sorted(ORDER)
+
+
+def test_what_no_predictor_is(frame: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="alpha.*are: dispersion"):
+        tg.fit("cost ~ age", frame, family="gamma", link="log", predictors={"alpha": "~ age"})
+    with pytest.raises(ValueError, match="left side"):
+        tg.fit("cost ~ age", frame, family="gamma", link="log", predictors={"dispersion": "age ~ region"})
+    with pytest.raises(ValueError, match="formula"):
+        tg.fit("cost ~ age", frame, family="gamma", link="log", predictors={"dispersion": frame[["age"]]})
+    with pytest.raises(ValueError, match="has no row of 'top'"):
+        tg.fit("level ~ age", frame, family=tg.Ordinal(classes=[*ORDER, "top"]))
+    with pytest.raises(ValueError, match="thresholds in place of an intercept"):
+        tg.fit("level ~ age - 1", frame, family=tg.Ordinal())
+
+
+@every
+def test_a_dot_leaves_the_response_out(case: str, frame: pd.DataFrame) -> None:
+    if case == "gamma":
+        own = tg.fit(
+            "cost ~ age", frame[["cost", "age", "region"]], family="gamma", link="log", predictors={"dispersion": "~ ."}
+        )
+        assert not any("cost" in name for name in own.names)
+    else:
+        assert not any(
+            "level" in name for name in tg.fit("level ~ .", frame[["level", "age"]], **CASES["ordinal"][1]).names
+        )
+
+
+@pytest.mark.parametrize("case", ["ordinal", "multinomial", "gamma"])
+def test_penalties_leave_constants_alone(case: str, frame: pd.DataFrame) -> None:
+    """A ridge that grows leaves the null model, whose constants no penalty takes."""
+    strong = fitted(case, frame, penalty=tg.Ridge(1e7))
+    null = fitted(case, frame)
+    torch.testing.assert_close(strong.deviance, null.null_deviance, rtol=1e-4, atol=0)
+    lasso = fitted(case, frame, penalty=tg.ElasticNet(l1=10.0))
+    torch.testing.assert_close(lasso.deviance, null.null_deviance, rtol=1e-9, atol=0)
+    small = fitted(case, frame, penalty=tg.ElasticNet(l1=1e-12))
+    torch.testing.assert_close(small.flat.coef, null.flat.coef, rtol=0, atol=1e-6)

@@ -1,0 +1,83 @@
+"""What the design of a formula says of a family of several predictors: its plan, and its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.families.several import Classes, VectorFamily
+from torchglm.rows.plan import Plan
+
+if TYPE_CHECKING:
+    from torchglm.design import DesignSpec
+
+CONSTANT = "~ 1"  # the right side of an intercept alone
+
+
+def check_predictors(predictors: Mapping[str, Any], family: VectorFamily) -> None:
+    """Raise `ValueError` for names that are no predictors of the family beside the first."""
+    strange = [name for name in predictors if name not in family.others]
+    if strange:
+        known = ", ".join(family.others) or "none"
+        raise ValueError(
+            f"predictors= names {', '.join(map(repr, strange))}; those of {family.name} beside the first are: {known}."
+        )
+
+
+def formulas_of(family: Family, predictors: Mapping[str, Any]) -> dict[str, Any]:
+    """What `design.build` is told of a family of several predictors; nothing of one that has one.
+
+    Raises `ValueError` for names that are none of its predictors, and for what is no formula.
+    """
+    if not isinstance(family, VectorFamily):
+        return {}
+    if isinstance(family, Classes):
+        check_predictors(predictors, family)
+        return {"classes": True}
+    check_predictors(predictors, family)
+    for name, right in predictors.items():
+        if not isinstance(right, str):
+            raise ValueError(
+                f"predictors[{name!r}] is a {type(right).__name__}; beside a formula it is one too, such as '~ age'."
+            )
+    return {"predictors": {name: predictors.get(name, CONSTANT) for name in family.others}}
+
+
+def family_of(family: Family, spec: DesignSpec) -> Family:
+    """The family as the response of a design shows it: one of classes knows them now.
+
+    Raises `ValueError` where it was given others.
+    """
+    if not isinstance(family, Classes) or spec.response is None:
+        return family
+    levels = spec.response.levels or []
+    if family.classes is None:
+        return family.of_classes(levels)
+    strange = [level for level in levels if level not in family.classes]
+    empty = [level for level in family.classes if level not in levels]
+    if strange or empty:
+        what = f"holds {strange[0]!r}, which is none of" if strange else f"has no row of {empty[0]!r}, one of"
+        raise ValueError(f"{spec.response.expression.text!r} {what} the classes {family.classes}. Correct one of them.")
+    return family
+
+
+def in_class_order(y: Tensor, family: Family, spec: DesignSpec) -> Tensor:
+    """The codes of levels as those of the family's classes."""
+    if not isinstance(family, Classes) or spec.response is None:
+        return y
+    levels = spec.response.levels or []
+    if levels == family.known:
+        return y
+    place = torch.tensor([family.known.index(level) for level in levels], dtype=y.dtype, device=y.device)
+    return place[y.long()]
+
+
+def plan_of(family: Family, spec: DesignSpec) -> tuple[Plan | None, list[str]]:
+    """The plan of the predictors, and the names of the coefficients; None for a family of one predictor."""
+    if not isinstance(family, VectorFamily):
+        return None, list(spec.names)
+    return family.plan(spec.designs, spec.ones)
