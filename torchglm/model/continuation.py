@@ -14,6 +14,7 @@ from torch.distributions import constraints
 
 from torchglm import families, links
 from torchglm.families import Family
+from torchglm.families.counts import NegativeBinomialCanonical
 from torchglm.families.numerics import values_are_known
 from torchglm.links import Link
 from torchglm.rows.times import Response, size_of
@@ -46,7 +47,12 @@ class Continuation:
         positive = family.mean_upper == math.inf  # amounts, which some families divide by their mean
         falling = (links.Log, links.Softplus, links.Logit, links.CLogLog) if positive else ()
         rising = (links.Log,) if positive else ()
-        self.steep = type(link) in (*falling, links.LogLog), type(link) in (*rising, links.CLogLog)
+        exponential = self.upper is None and type(link) is NegativeBinomialCanonical  # alpha = 0
+        self.steep = (
+            exponential or type(link) in (*falling, links.LogLog),
+            exponential or type(link) in (*rising, links.CLogLog),
+        )
+        self.pole = not limits and _at(link, math.inf) == 0.0  # of the inverse link, where means have either sign
         # y > 1000 mu has no density in positive families, y < mu / 1000 none of counts; elsewhere both may be so
         self.above_zero = FEW if family.support is constraints.positive else NEAR
         self.below_infinity = FEW if isinstance(family, families.Poisson) else NEAR
@@ -58,10 +64,13 @@ class Continuation:
 
     def nll(self, family: Family, link: Link, y: Response, eta: Tensor) -> Tensor:
         """`family.nll(y, eta, link)`, continued, in the shape of `eta`."""
-        if not self.edged and not any(self.steep):
+        if not (self.edged or self.pole or any(self.steep)):
             return family.nll(y, eta, link)
         low, high = self._steep_ends(eta) if not self.edged else self._edge_ends(family, link, y, eta)
         beyond = (eta < low) | (eta > high)
+        if self.pole:
+            low = high = torch.where(eta < 0, -1.0, 1.0) * link.link(_scale(family, y, eta) / NEAR)
+            beyond = eta.abs() < high.abs()
         if values_are_known() and eta.device.type == "cpu" and not bool(beyond.any()):
             return family.nll(y, eta, link)
         end = torch.where(beyond, torch.minimum(torch.maximum(eta.detach(), low), high), link.link(_inner(family, eta)))
@@ -92,9 +101,18 @@ class Continuation:
         return low, high
 
     def _end(self, link: Link, limit: float, edge: float, scale: Tensor) -> Tensor:
-        """The `eta` of a mean near a limit, but no farther from the edge than a thousandth of the way to the scale."""
+        """The `eta` of a mean near a limit, no farther from the edge than a thousandth of the way to the scale.
+
+        But as far as the mean needs to be a number, and `eta` to be another one than the edge.
+        """
         near, whole = link.link(self._beside(limit, scale)) - edge, link.link(scale) - edge
-        return edge + torch.where(near.abs() < FEW * whole.abs(), near, FEW * whole)
+        near = torch.where(near.abs() < FEW * whole.abs(), near, FEW * whole)
+        numbers = torch.finfo(scale.dtype)
+        least = torch.full_like(scale, 64 * numbers.eps * abs(edge))
+        if limit == math.inf:
+            largest = (link.link(torch.full_like(scale, numbers.max**0.9)) - edge).abs()
+            least = torch.where(torch.isfinite(largest), torch.maximum(least, largest), least)
+        return edge + torch.where(near.abs() < least, torch.sign(whole) * least, near)
 
     def _beside(self, limit: float, scale: Tensor) -> Tensor:
         """A mean near a limit."""

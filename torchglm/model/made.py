@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from torchglm.families import Family
 from torchglm.families.numerics import values_are_known
+from torchglm.families.several import VectorFamily
 
 NORM = "_WeightNorm"  # the parametrization of torch.nn.utils.parametrizations.weight_norm
 
@@ -46,6 +47,8 @@ def own_family(family: Family, responses: int) -> Family:
 
     Raises `ValueError` where there are shapes for another number of responses.
     """
+    if isinstance(family, VectorFamily):
+        raise ValueError(f"GLMHead has one linear predictor, {family.name} has several. Fit it by torchglm.fit.")
     own = family.fixed()
     for name, value in own.shapes.items():
         if value.numel() not in (1, responses):

@@ -109,7 +109,7 @@ class ClosedForm:
             for module in (model, *head.modules())
         )
         several = head.out_features > 1 and bool(head.family.shapes)  # whose shapes stand in columns
-        other = several or head.log_dispersion.requires_grad or not head.loss_is_plain
+        other = several or head.continuation.pole or head.log_dispersion.requires_grad or not head.loss_is_plain
         own = type(head.family) not in MEMBERS  # whose score is not known to be the slope of its nll
         whole = all(part.requires_grad and not part._backward_hooks for part in line.parts())
         precise = head.weight.dtype in (torch.float32, torch.float64)
