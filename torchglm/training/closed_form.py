@@ -91,6 +91,7 @@ class ClosedForm:
         self.constant = not isinstance(model, HeadLine) or len(self.parts) == 2  # something is added to every row
         self.single, self.device = self.head.out_features == 1, self.head.weight.device
         self.ends = self.head.continuation
+        self.steep = any(self.ends.steep)
         self.ratio = _ratio(self.family, self.link, self.head.weight.device)
 
     @classmethod
@@ -155,7 +156,7 @@ class ClosedForm:
             factor = -(self.ratio or 1.0) / share
             slope = score * factor if w is None else torch.where(w > 0, w * score, 0.0) * factor
             by_x, by_one = self._products(x, slope, w)
-            if any(self.ends.steep) and (x.is_cuda or not abs(float(by_one.sum())) < STEEP):
+            if self.steep and (x.is_cuda or not abs(float(by_one if by_one.numel() == 1 else by_one.sum())) < STEEP):
                 return self._continued(x, y, eta, w, mass, share)
             total = None
             if loss:
