@@ -17,7 +17,7 @@ from torch import Tensor
 
 import torchglm
 from torchglm import families
-from torchglm.inference.adequacy.collinearity import near_dependency, vif
+from torchglm.inference.adequacy.collinearity import vif
 from torchglm.inference.adequacy.screening import PowerLink, run
 
 G = np.random.default_rng(5)
@@ -255,8 +255,6 @@ def test_condition_indices_are_ratios_of_singular_values() -> None:
     x = sm.add_constant(X + [100, 0])
     values = np.linalg.svd(x / np.linalg.norm(x, axis=0), compute_uv=False)
     np.testing.assert_allclose(r.condition_indices(), values[0] / values, rtol=1e-8)
-    weak = near_dependency(r)
-    assert weak[0].abs() > 0.7 and weak[1].abs() > 0.7 and weak[2].abs() < 0.05 and weak[0] * weak[1] < 0
     penalised = torchglm.fit(X + [100, 0], COUNTS, family="gaussian", penalty=torchglm.Ridge(0.1))
     np.testing.assert_allclose(penalised.condition_indices(), values[0] / values, rtol=1e-5)
 

@@ -67,20 +67,27 @@ def test_a_forest_draws_every_interval_whole(family: str, link: str, scales: tup
     assert sum(low <= t <= high for t in ticks) >= 2
 
 
-def test_a_separated_coefficient_ends_in_arrows_and_the_page_says_so() -> None:
+@pytest.mark.parametrize("numeric", [True, False])
+def test_a_separated_coefficient_ends_in_arrows_and_the_page_says_so(numeric: bool) -> None:
     x = torch.linspace(-1, 1, 60, dtype=torch.float64)
     other = torch.sin(40 * x)
     y = (x + 0.9 * torch.sin(9 * x) > 0).double()
     group = (x > 0.5).double()
     y[group > 0] = 1.0
+    column = group * (1 + x) if numeric else group  # a direction of the columns, or a level that is set apart
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torchglm.FitWarning)
-        result = torchglm.fit(torch.stack([other, group], -1), y, family="bernoulli")
+        result = torchglm.fit(torch.stack([other, column], -1), y, family="bernoulli")
+        batch = torchglm.fit(torch.stack([other, column], -1), torch.stack([y, y]), family="bernoulli")
     assert plots.unbounded(result, 0.95) == 1
     [panel] = coefficient_panels(result)
     assert "An arrow: the interval goes on past the axis" in panel.reading
     marks = [line.get_marker() for line in panel.figure.axes[0].lines]
-    assert "<" in marks and ">" in marks and "o" in marks
+    assert ">" in marks and "o" in marks and ("<" in marks) == numeric
+    axes = panel.figure.axes[0]
+    assert all(math.isfinite(end) for end in axes.get_xlim()) and math.exp(axes.get_xlim()[1]) < 100
+    svg_uri(panel.figure)
+    assert all(svg_uri(one.figure) for one in coefficient_panels(batch))
 
 
 def test_what_a_forest_leaves_out_is_said() -> None:

@@ -17,6 +17,7 @@ from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
 from torchglm.cli.progress import RunLog, waiting
 from torchglm.cli.run_rows import configured, rows_of
+from torchglm.inference.dialect import YAML
 from torchglm.rows.ranks import RankError, Ranks
 from torchglm.store import checkpoints, runs
 from torchglm.store.checkpoints import Checkpoint
@@ -156,6 +157,7 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: RunLog) -> Result:
     began = time.perf_counter()
     with waiting(f"Fitting {job.data.formula}") if ranks.rank == 0 else nullcontext():
         result = job.solver.solve(job, begun)
+    result = replace(result, context=result.context | {YAML: True})
     log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
     return result if ranks.size == 1 else result.on(rows_of(result, job.data.path))
 

@@ -193,6 +193,19 @@ class DesignSpec:
         return found
 
     @property
+    def variables(self) -> dict[str, frozenset[str]]:
+        """Which columns of the data each term is made of."""
+        return {
+            name: frozenset(
+                column
+                for part in inside
+                for text, _ in part.factors
+                for column in self.factors[text].expression.columns
+            )
+            for name, inside in self.parts
+        }
+
+    @property
     def intercept(self) -> bool:
         """Whether the first column is the intercept."""
         return bool(self.parts) and any(not part.factors for part in self.parts[0][1])

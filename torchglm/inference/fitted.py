@@ -20,6 +20,7 @@ from torchglm.inference.flat import Flat
 from torchglm.inference.null import null_deviance
 from torchglm.inference.rowwise import RowValues, row_values
 from torchglm.links import Link
+from torchglm.rows.places import Place
 from torchglm.rows.plan import Plan
 from torchglm.rows.ranks import members
 from torchglm.rows.rows import Rows
@@ -69,13 +70,14 @@ class Fitted:
         index = torch.arange(self.batch_shape.numel()).reshape(self.batch_shape)[model]
         flat = index.reshape(-1).to(self.flat.coef.device)
         group = None if self.groups is None else self.groups[int(model)]
+        places = self.context.get("places")
         return replace(
             self,
             flat=self.flat.take(flat),
             family=take_family(self.family, flat if index.dim() else flat[0]),
             penalty=self.penalty.take(flat) if isinstance(self.penalty, Penalty) else self.penalty,
             batch_shape=index.shape,
-            context=self.context | {"groups": None, "group": group},
+            context=self.context | {"groups": None, "group": group, "places": places and places.member(flat)},
             chunks=None if self.chunks is None else members(self.chunks, flat),
         )
 
@@ -324,6 +326,11 @@ class Fitted:
     def row_values(self, observed: bool = False) -> Iterator[RowValues]:
         """The values of every chunk of the rows at the fitted coefficients, see `rowwise.row_values`."""
         return row_values(self.source, self.family, self.link, self.flat.coef, observed)
+
+    def place(self, row: int, model: int = 0) -> Place:
+        """Where a row of the fit, or of a flat model of a batch, stands in the data it came from."""
+        places = getattr(self.chunks, "places", None) or self.context.get("places")
+        return Place(row) if places is None else places.of(row, model)
 
     @property
     def formula(self) -> str | None:

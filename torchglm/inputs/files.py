@@ -15,15 +15,15 @@ from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
 from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of
+from torchglm.rows.places import Places
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
 from torchglm.tables import TextFormat, numbers
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from torchglm.design import DesignSpec, Tally
     from torchglm.tables import Chunks, Scan
+    from torchglm.tables.pieces import Piece
 
 HOLD = 1 << 30  # bytes of rows that a process keeps in memory
 
@@ -51,6 +51,7 @@ class SpecRows:
         self.also = list(self.roles.values())
         self.columns = list(dict.fromkeys([*spec.response_columns, *spec.columns, *self.also]))
         self.reading = spec.reading
+        self.places: Places | None = None  # of the rows kept, once all were read
         check_source(path, self.columns, self.reading)
 
     def _suit(self, family: Family) -> None:
@@ -68,13 +69,18 @@ class SpecRows:
     def _read(self, ranks: Ranks, tally: Tally | None) -> Iterator[Rows]:
         """The rows of a share, piece by piece; `tally` counts what the policies leave out or recode."""
         types = {name: kind for name, kind in self.spec.types.items() if name in self.columns}
-        pieces = self._scan(types, ranks).each(lambda table, first: self._rows(table, first, tally))
-        return (rows for rows in pieces if rows.y.shape[-1])
+        places = Places()
+        for rows in self._scan(types, ranks).each_piece(lambda piece: self._rows(piece, tally, places)):
+            if rows.y.shape[-1]:
+                yield rows
+        self.places = places
 
-    def _rows(self, table: pa.Table, first: int, tally: Tally | None) -> Rows:
-        """Raises `ValueError` where the rows of a piece, counted from `first` in its file, do not suit."""
+    def _rows(self, piece: Piece, tally: Tally | None, places: Places) -> Rows:
+        """Raises `ValueError` where the rows of a piece, counted as in its file, do not suit."""
 
+        table, first = piece.table, piece.first
         design = self.spec.design(table, response=True, also=self.also, first=first)
+        places.add(piece.file, first, len(table), design.kept)
         if tally is not None:
             tally.add(design)
         roles = Roles(**{role: numbers(design.table, name).to(self.device) for role, name in self.roles.items()})
@@ -141,6 +147,7 @@ class FileRows(SpecRows):
         self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **policies, **more)
         self._suit(family)
         self.tally = Tally()
+        self.places = None
         self.stand_in: Rows | None = None  # for a share without rows
         pieces: list[Rows] = []
         thinned = Thinning()
@@ -181,6 +188,7 @@ class FileRows(SpecRows):
             "terms": self.spec.terms,
             "group_names": None,
             "tally": self.tally.to_dict(),
+            "places": self.places,
         }
 
 

@@ -17,6 +17,7 @@ from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.groups import by_groups
 from torchglm.inputs.roles import Roles
 from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of
+from torchglm.rows.places import Places
 
 
 def from_formula(
@@ -79,6 +80,8 @@ def from_design(
         return given[..., torch.as_tensor(design.kept, device=device)]
 
     roles = roles.map(value_of)
+    places = Places()
+    places.add(None, 0, len(design.table) if design.kept is None else len(design.kept), design.kept)
     response = torch.as_tensor(design.y).to(torch.float64).to(device)
     response = in_class_order(response, family, design.spec)
     plan, names = plan_of(family, design.spec)
@@ -86,16 +89,18 @@ def from_design(
         numbers = design.numbers.to(device, dtype or design.numbers.dtype)
         indexed = None if design.indexed is None else design.indexed.to(numbers.device, numbers.dtype)
         try:
-            return assemble(
+            data = assemble(
                 numbers, response, family, roles, names, False, design.intercept, indexed=indexed, plan=plan
             )
         except RowError as error:
             raise error.moved(design.row(error.place[-1])) from None
+        data.context["places"] = places
+        return data
     codes, labels = groups(design.table, keys)
     x = design.x.to(device, dtype or design.x.dtype)
     try:
         data = by_groups(x, response, family, roles, codes, names, design.intercept, plan)
     except RowError as error:
         raise error.moved(design.row(error.place[-1])) from None
-    data.context["groups"] = labels
+    data.context |= {"groups": labels, "places": places.grouped(codes.cpu())}
     return data

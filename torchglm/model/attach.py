@@ -10,13 +10,14 @@ from torchglm.design import is_source
 from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inputs import Data, Roles
+from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
 
 
 def attached(
     result: Fitted, x: Any, y: Any, roles: Roles, predictors: Mapping[str, Any] | None = None
-) -> Iterable[Rows]:
-    """The rows that a fit is to look at; see `Result.with_rows`."""
+) -> tuple[Iterable[Rows], Places | None]:
+    """The rows that a fit is to look at, and their places; see `Result.with_rows`."""
     roles.check_link(result.link)
     device = result.coef.device
     named = Roles(**{**(result.context.get("columns") or {}), **roles.given})
@@ -27,7 +28,7 @@ def attached(
                 f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
                 "table, torchglm.tables.read_table(path)."
             )
-        return inputs.rows_by_spec(x, result.spec, result.family, named, device)
+        return inputs.rows_by_spec(x, result.spec, result.family, named, device), None
     if result.spec is not None and y is None:
         design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys])
         data = inputs.from_design(design, result.family, named, keys, device, None)
@@ -43,7 +44,7 @@ def attached(
             f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
             f"{tuple(result.batch_shape)} and {result.flat.coef.shape[-1]}. Pass the rows it was fitted on."
         )
-    return data.source
+    return data.source, data.context.get("places")
 
 
 def _several(result: Fitted, family: VectorFamily, x: Any, y: Any, roles: Roles, predictors: Mapping[str, Any]) -> Data:

@@ -42,6 +42,7 @@ from torchglm.model.sources import data_of
 from torchglm.model.spread import estimate_dispersion_, init_from
 from torchglm.report.describe import describe
 from torchglm.report.summary import Summary
+from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
 from torchglm.tables.text_format import TextFormat
 
@@ -332,9 +333,9 @@ class Result(Fitted):
         """The facts about the fit as plain numbers, lists and strings."""
         return describe(self)
 
-    def on(self, source: Iterable[Rows]) -> Result:
-        """The same fit with these rows behind it."""
-        return replace(self, chunks=source)
+    def on(self, source: Iterable[Rows], places: Places | None = None) -> Result:
+        """The same fit with these rows behind it; `places` say where they stand in the data, unless `source` does."""
+        return replace(self, chunks=source, context=self.context | {"places": places})
 
     def with_rows(
         self, x: Any, y: Any = None, predictors: Mapping[str, Any] | None = None, **roles: Unpack[RoleValues]
@@ -345,8 +346,8 @@ class Result(Fitted):
         Deviance, null deviance, likelihood and criteria stay those of the fit, whatever rows are attached.
         Raises `ValueError` for rows of another shape.
         """
-        rows = attached(self, x, y, Roles.of(roles, "with_rows"), predictors)
-        return self._settled().on(rows) if self.has_rows else self.on(rows)
+        rows, places = attached(self, x, y, Roles.of(roles, "with_rows"), predictors)
+        return (self._settled() if self.has_rows else self).on(rows, places)
 
     def _settled(self) -> Result:
         """The same fit with the numbers held that are else found in passes over its rows."""

@@ -34,7 +34,7 @@ def save(fitted: Fitted, path: Any) -> None:
     known = {"null_deviance": fitted.null_deviance.reshape(-1), "loglik": fitted.loglik.reshape(-1)}
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}
     parts, held = codec.encode(fitted.family, fitted.link)
-    context = {k: v for k, v in fitted.context.items() if k != "spec"} | _labels(fitted.context, plain)
+    context = {k: v for k, v in fitted.context.items() if k not in ("spec", "places")} | _labels(fitted.context, plain)
     spec = fitted.spec
     facts = {
         "format": FORMAT,

@@ -39,7 +39,7 @@ def cooks_distance(found: Influence) -> Figure:
             axes.annotate(name, (at, height), (0, 3), textcoords="offset points", ha="center", fontsize=8.5, color=INK)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xlabel("row")
+    axes.set_xlabel("rows in their order")
     axes.set_ylabel("Cook's distance")
     return figure
 
@@ -162,4 +162,5 @@ def _labels(found: Influence) -> list[str]:
     assert found.top is not None
     batch = bool(found.result.batch_shape)
     rows = zip(found.top.model[:_NAMED].tolist(), found.top.row[:_NAMED].tolist(), strict=True)
-    return [f"{model}: {row}" if batch else str(row) for model, row in rows]
+    places = [(model, found.result.place(row, model).row) for model, row in rows]
+    return [f"{model}: {row}" if batch else str(row) for model, row in places]

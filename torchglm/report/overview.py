@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
@@ -34,6 +35,8 @@ class ModelBatch:
         self.shape = result.coef.shape[:-1]
         self.n_models = math.prod(self.shape)
         self.coef = result.coef.detach().double().cpu().reshape(self.n_models, -1)
+        if result.flat.infinite is not None:  # a level set apart has no estimate
+            self.coef = self.coef.masked_fill(result.flat.infinite.cpu().reshape(self.coef.shape) != 0, math.nan)
         self.converged = result.converged.detach().cpu().reshape(-1)
         self.statuses = list(_flat(result.status))
         self.ratio_name = words.ratio_name(result.family, result.link)
@@ -140,7 +143,7 @@ class ModelBatch:
         """One sentence for each way in which models failed."""
         return [
             f"{n:,} {'model' if n == 1 else 'models'} not converged "
-            f"({words.status_title(status.name)}): {status.explanation}"
+            f"({words.status_title(status.name)}): {spoken(self.result, status.explanation)}"
             for status, n in self.status_counts(only_failed=True).items()
         ]
 

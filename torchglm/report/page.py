@@ -190,7 +190,7 @@ def _on_own_rows(result: Fitted, view: SingleModel | ModelBatch, rows: Shown) ->
 def _check_parts(check: Check, result: Fitted, view: SingleModel | ModelBatch) -> dict[str, Any]:
     """What the page says of a check: findings at the top, then the tests."""
     batch = isinstance(view, ModelBatch)
-    known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", *check.tests})
+    known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", "dispersion"})
     shown = [*([tables.findings(result, check)] if batch else []), tables.tests(check)]
     return {
         "warnings": known,

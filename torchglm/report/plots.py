@@ -58,9 +58,8 @@ def forest(result: Fitted, level: float = 0.95, most: int = MOST_DRAWN) -> Figur
     place = list(range(len(rows), 0, -1))
     low, high = _reach(result, rows)
     ends = [(_or(c.low, c.estimate), _or(c.high, c.estimate)) for c in rows]
-    axes.hlines(
-        place, [max(a, low) for a, _ in ends], [min(b, high) for _, b in ends], color=BLUE, linewidth=2, zorder=2
-    )
+    inside = [(min(max(a, low), high), min(max(b, low), high)) for a, b in ends]
+    axes.hlines(place, [a for a, _ in inside], [b for _, b in inside], color=BLUE, linewidth=2, zorder=2)
     for spot, c, (a, b) in zip(place, rows, ends, strict=True):
         for end, marker, leaves in ((low, "<", a < low), (high, ">", b > high)):
             if leaves:
@@ -332,7 +331,7 @@ def unbounded(result: Fitted, level: float) -> int:
     """How many intervals of a `forest` leave its axis."""
     rows = _shown(result, level, MOST_DRAWN)
     low, high = _reach(result, rows)
-    return sum(c.low < low or c.high > high for c in rows)
+    return sum(_or(c.low, c.estimate) < low or _or(c.high, c.estimate) > high for c in rows)
 
 
 def _or(value: float, other: float) -> float:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from torchglm.design import tally
-from torchglm.families import Bernoulli
+from torchglm.inference.adequacy.dispersion import spread_sentence
 from torchglm.inference.adequacy.sentences import set_apart
+from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.describe import describe
@@ -241,8 +242,12 @@ class SingleModel:
 
     def _ending(self) -> str:
         if self.status.converged:
-            return " ".join([self.status.explanation, *self._levels()]) if self.status.name != "CONVERGED" else ""
-        return f"Not converged ({words.status_title(self.status.name)}): {self.status.explanation}"
+            return self._spoken([self.status.explanation, *self._levels()]) if self.status.name != "CONVERGED" else ""
+        return f"Not converged ({words.status_title(self.status.name)}): {self._spoken([self.status.explanation])}"
+
+    def _spoken(self, said: list[str]) -> str:
+        """Sentences in the words of the one who made the fit."""
+        return spoken(self.result, " ".join(said))
 
     def _levels(self) -> list[str]:
         """Which levels were set apart."""
@@ -269,21 +274,8 @@ class SingleModel:
         )
 
     def _spread(self) -> str:
-        """A warning where φ is held at 1, the residuals are clearly wider, and no robust error allows for it."""
-        r = self.result
-        if r.family.has_dispersion or type(self.family) is Bernoulli or r.covariance_kind not in ("model", "observed"):
-            return ""
-        if _float(r.dispersion) != 1 or not bool(r.converged):
-            return ""
-        df = max(_float(r.df_resid), 1.0)
-        ratio = _float(r.pearson_chi2) / df
-        if not ratio > max(1.2, 1 + 3 * math.sqrt(2 / df)):
-            return ""
-        return (
-            f"Pearson χ²/df is {ratio:.2f}: the response spreads more than dispersion 1 allows in the "
-            f"{words.family_title(self.family.name)} family, so the standard errors are too small. Estimate "
-            'the dispersion (dispersion="pearson") or take a family with a wider variance.'
-        )
+        """A warning where φ is held at 1, the residuals seem wider, and no robust error allows for it."""
+        return spread_sentence(self.result, words.family_title(self.family.name))
 
 
 def d_squared(deviance: float, null: float) -> float:

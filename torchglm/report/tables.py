@@ -50,18 +50,22 @@ def influential(found: Influence) -> Grid:
     """The rows of largest Cook's distance, each with the coefficient that it moves most."""
     result, cases = found.result, found.largest
     batch = ModelBatch(result, 0.95) if result.batch_shape else None
-    rows = []
+    rows: list[list[str]] = []
+    files = False
     for i in range(len(cases)):
         shift = cases.shift[i].nan_to_num()
         top = int(shift.abs().argmax())
         name = [batch.label(int(cases.model[i]))] if batch else []
+        place = result.place(int(cases.row[i]), int(cases.model[i]))
+        files |= place.file is not None
         y, mu, residual, h, cook = (
             float(column[i]) for column in (cases.y, cases.mu, cases.residual, cases.leverage, cases.cook)
         )
         rows.append(
             [
                 *name,
-                str(int(cases.row[i])),
+                str(place.row),
+                place.file or "",
                 _response(y, bool(cases.censored[i])),
                 numbers.short(mu),
                 f"{residual:.2f}",
@@ -70,8 +74,11 @@ def influential(found: Influence) -> Grid:
                 f"{float(shift[top]):+.2f} se of {result.names[top]}",
             ]
         )
-    head = ["row", "response", "fitted", "std. residual", "leverage", "Cook's distance", "moves most"]
-    return Grid("Rows that move the fit most", ["model", *head] if batch else head, rows)
+    head = ["row", "file", "response", "fitted", "std. residual", "leverage", "Cook's distance", "moves most"]
+    head, at = ["model", *head] if batch else head, 2 if batch else 1
+    if not files:
+        head, rows = head[:at] + head[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
+    return Grid("Rows that move the fit most", head, rows)
 
 
 def _response(value: float, censored: bool) -> str:
@@ -85,8 +92,8 @@ def influence_note(found: Influence) -> str:
     share = 100 * found.high / max(found.count, 1)
     return (
         f"{found.high:,} of {found.count:,} rows ({share:.1f} %) have a Cook's distance above 4 / n. Rows are "
-        "numbered from 0. A row above 1 deserves a look; the last column says by how many of its standard errors "
-        "a coefficient moves when the row is taken in."
+        "numbered from 0 as they stand in the data, left out ones counted. A row above 1 deserves a look; the last "
+        "column says by how many of its standard errors a coefficient moves when the row is taken in."
     )
 
 

@@ -12,11 +12,15 @@ Made = TypeVar("Made")
 
 
 class Piece(NamedTuple):
-    """Some rows: `place` says where they come from, for messages, `first` is the number of the first of them there."""
+    """Some rows: `place` says where they come from, for messages, `first` is the number of the first of them there.
+
+    `file` is the file they were read from, None where there is none.
+    """
 
     table: pa.Table
     place: str
     first: int
+    file: str | None = None
 
 
 class Pieces:
@@ -34,9 +38,13 @@ class Pieces:
 
         A ValueError of `work` is raised again with the place in front.
         """
+        return self.each_piece(lambda piece: work(piece.table, piece.first))
+
+    def each_piece(self, work: Callable[[Piece], Made]) -> Iterator[Made]:
+        """What `work` makes of each piece; a ValueError of it is raised again with the place in front."""
         for piece in self.pieces():
             try:
-                made = work(piece.table, piece.first)
+                made = work(piece)
             except ValueError as error:
                 raise ValueError(f"{piece.place}: {error}") from error
             yield made

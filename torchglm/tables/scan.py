@@ -99,7 +99,7 @@ class Scan(Pieces):
                         first += source.metadata.row_group(group).num_rows
                         continue
                     for table in self._group(source, group):
-                        yield Piece(table, f"{file}, row group {group}", first)
+                        yield Piece(table, f"{file}, row group {group}", first, str(file))
                         first += table.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{file}, row group {group}, cannot be read: {error}") from None
@@ -118,5 +118,5 @@ class Scan(Pieces):
         first = 0
         for table in blocks(file, self.columns, self.types, self.reading):
             for i in range(0, len(table), self.rows):
-                yield Piece(table.slice(i, self.rows), str(file), first + i)
+                yield Piece(table.slice(i, self.rows), str(file), first + i, str(file))
             first += len(table)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy import sentences
-from torchglm.inference.adequacy.collinearity import vif
+from torchglm.inference.adequacy.collinearity import vif_of_variables
 from torchglm.inference.adequacy.diagnostics import has_zeros
+from torchglm.inference.adequacy.dispersion import Spread, apart, spread_of
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
 from torchglm.inference.adequacy.separation import Separation, separation
-from torchglm.inference.adequacy.spread import Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.adequacy.spread import Overdispersion, PearsonRows, VarianceTrend, ZeroCount
+from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.influence import deletion
@@ -187,19 +191,32 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     The tests that apply (link; dispersion and zeros of counts; variance against the mean where the dispersion is
     estimated) are held at `level` together, by Holm's adjustment: on a right model with enough rows nothing is found
     in about `1 - level` of cases or more. Beside them stand facts about the fit that need no test: how it ended, the
-    direction of a separation, aliased and nearly dependent columns, a row that moves the coefficients by itself.
+    direction of a separation, aliased and nearly dependent columns (the terms of one variable, and interactions beside
+    their parts, depend by their make and are not told), two estimates of the dispersion that are far apart, a row
+    that moves the coefficients by itself. Rows are named as they stand in the table or file.
     Penalised fits have these alone. Over-dispersed counts widen the link test, so that one fault is not told as two.
-    Models that did not converge are not tested. One pass over the rows, and three more where a model is separated.
+    Of a separated model the part that has a maximum is tested; others that did not converge are not. One pass over
+    the rows, three more where a model is separated, and a few where the family has a dispersion.
     Raises `ValueError` for a level outside (0, 1), and without the rows of the fit.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.05 is 5 %.")
     screens = screens_of(result)
-    power, moving = PowerLink(result), LargestCook(result)
+    power, moving, pearson = PowerLink(result), LargestCook(result), PearsonRows(result)
+    counted = Overdispersion(result) if type(result.family) in Overdispersion.FAMILIES else None
+    if "dispersion" in screens:
+        counted = screens["dispersion"]
     deviance = _Deviance(result)
-    run(result, [*screens.values(), moving, deviance, *([power] if result.link.exponent is not None else [])])
+    extra: list[Any] = [] if counted is None or "dispersion" in screens else [counted]
+    extra += [power] if result.link.exponent is not None else []
+    run(result, [*screens.values(), moving, pearson, deviance, *extra])
     deviance.judge()
-    fine = result.shaped(result.flat.converged)
+    separated = None
+    if bool((result.flat.status == int(Status.SEPARATED)).any()):
+        separated = separation(result)
+    fine = result.flat.converged
+    # the rows that a separation tells apart fit exactly and add nothing: what is left is tested
+    fine = result.shaped(fine if separated is None else fine | separated.found.reshape(-1))
     outcomes = {topic: screen.outcome() for topic, screen in screens.items()}
     if "link" in screens:
         outcomes["link"] = screens["link"].outcome(_inflation(result))
@@ -208,19 +225,19 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     if p_values:
         adjusted = adjust(torch.stack(list(p_values.values()), -1), "holm")
         p_values = dict(zip(tests, adjusted.unbind(-1), strict=True))
-    separated = None
-    if bool((result.flat.status == int(Status.SEPARATED)).any()):
-        separated = separation(result)
-    inflation = {name: value.reshape(-1) for name, value in vif(result).items()}
+    inflation = {name: value.reshape(-1) for name, value in vif_of_variables(result).items()}
+    sums = _Sums(pearson, counted, spread_of(result), _likelihood(result, pearson))
     findings = [
         [
             *_ending(result, i, separated),
             *_columns(result, i, inflation),
-            *_tested(result, i, screens, power, tests, p_values, level),
-            *_moving(moving, i, bool(fine.reshape(-1)[i])),
+            *_tested(result, i, screens, power, tests, p_values, level, sums),
+            *_dispersion(result, i, sums, p_values, level),
+            *_moving(result, moving, i, bool(result.flat.converged[i])),
         ]
         for i in range(result.flat.deviance.shape[0])
     ]
+    findings = [[replace(one, advice=spoken(result, one.advice)) for one in model] for model in findings]
     title = f"Check of {result.family}, link {result.link.name}"
     return Check(title, level, findings, tests, p_values, result.batch_shape)
 
@@ -258,19 +275,71 @@ def _tested(
     tests: dict[str, Outcome],
     p_values: dict[str, Tensor],
     level: float,
+    sums: _Sums,
 ) -> Sequence[Finding]:
     found = []
     for topic, adjusted in p_values.items():
         p = float(adjusted.reshape(-1)[i])
         if p < level:
-            words = getattr(sentences, topic)(result, screens[topic], power, i, p)
+            if topic == "dispersion":
+                words = sentences.dispersion(result, sums, i, p)
+            else:
+                words = getattr(sentences, topic)(result, screens[topic], power, i, p)
             found.append(Finding(topic, float(tests[topic].statistic.reshape(-1)[i]), p, *words))
     return found
 
 
-def _moving(screen: LargestCook, i: int, fine: bool) -> Sequence[Finding]:
+@dataclass(frozen=True)
+class _Sums:
+    """What the sums of the rows say of the dispersion: of each model, `spread` and `likelihood` (B)."""
+
+    pearson: PearsonRows
+    counted: Overdispersion | None
+    spread: Tensor
+    likelihood: Tensor
+
+
+def _likelihood(result: Fitted, pearson: PearsonRows) -> Tensor:
+    """(B) the dispersion by maximum likelihood, corrected for the coefficients; NaN for a family that has none."""
+    flat = result.flat
+    if not result.family.has_dispersion or result.dispersion_kind == "number":
+        return torch.full_like(flat.deviance, torch.nan)
+    start = flat.deviance / flat.nobs
+    return dispersion_ml(result.source, result.family, result.link, flat.coef, start) * flat.nobs / _df(result)
+
+
+def _df(result: Fitted) -> Tensor:
+    return (result.flat.nobs - result.flat.rank).clamp(min=1)
+
+
+def _dispersion(result: Fitted, i: int, sums: _Sums, p_values: dict[str, Tensor], level: float) -> Sequence[Finding]:
+    """Where two estimates of the dispersion are far apart, and no test has said so."""
+    tested = "dispersion" in p_values and float(p_values["dispersion"].reshape(-1)[i]) < level
+    if tested or not bool(result.flat.converged[i]):
+        return []
+    code = int(sums.spread[i])
+    if code == Spread.WIDE:
+        return [Finding("dispersion", _per_df(result, i), None, *sentences.wide(result, i))]
+    heavy = float(sums.pearson.parts[i].sum() / sums.pearson.total[i]) > 0.5
+    ratio = math.nan if sums.counted is None else float(sums.counted.ratio()[i])
+    quasi = result.dispersion_kind in ("pearson", "deviance") and _per_df(result, i) > 1.5 * ratio
+    if code == Spread.UNSURE or quasi and heavy:
+        return [Finding("dispersion", _per_df(result, i), None, *sentences.heavy(result, sums, i))]
+    by_pearson = result.flat.pearson / _df(result)
+    if bool(apart(by_pearson, sums.likelihood, sums.pearson.error())[i]):
+        return [Finding("dispersion", _per_df(result, i), None, *sentences.two_dispersions(result, sums, i))]
+    return []
+
+
+def _per_df(result: Fitted, i: int) -> float:
+    return float(result.flat.pearson[i] / _df(result)[i])
+
+
+def _moving(result: Fitted, screen: LargestCook, i: int, fine: bool) -> Sequence[Finding]:
     largest = float(screen.largest[i])
-    return [Finding("influence", largest, None, *sentences.influence(screen, i))] if fine and largest > MOVING else []
+    if not fine or largest <= MOVING:
+        return []
+    return [Finding("influence", largest, None, *sentences.influence(result, screen, i))]
 
 
 def _columns(result: Fitted, i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:

@@ -21,12 +21,6 @@ def condition_indices(result: Fitted) -> Tensor:
     return result.shaped(ratio.sort(-1).values)
 
 
-def near_dependency(result: Fitted) -> Tensor:
-    """(*B, p) the combination of columns of length one nearest to zero, signs and sizes as in `sum v_j x_j / |x_j|`."""
-    _, vectors = torch.linalg.eigh(_scaled(result))
-    return result.shaped(vectors[..., 0])
-
-
 def _scaled(result: Fitted) -> Tensor:
     """(B, p, p) the information with a unit diagonal; aliased columns are 2 on it, out of the way."""
     keep, gram = result.flat.keep, result.flat.gram.written_out()
@@ -52,7 +46,9 @@ def _spectrum(result: Fitted) -> tuple[Tensor, Tensor]:
     return torch.where(strength > 0, 1 / strength, 0.0), strength > 0
 
 
-def vif(result: Fitted, terms: Mapping[str, Sequence[int]] | None = None) -> dict[str, Tensor]:
+def vif(
+    result: Fitted, terms: Mapping[str, Sequence[int]] | None = None, inverse: Tensor | None = None
+) -> dict[str, Tensor]:
     """How many times each term's variances (squared, for the generalised one of several columns) are inflated.
 
     (*B) by term: `det R_term det R_others / det R`, `R` the correlation of the estimates without the intercept, to
@@ -62,7 +58,8 @@ def vif(result: Fitted, terms: Mapping[str, Sequence[int]] | None = None) -> dic
     """
     if terms is None:
         terms = {name: [j] for j, name in enumerate(result.names)} if result.spec is None else result.spec.terms
-    keep, inverse = result.flat.keep, result.flat.root.inverse()
+    keep = result.flat.keep
+    inverse = result.flat.root.inverse() if inverse is None else inverse
     inner = [j for columns in terms.values() for j in columns if result.names[j] != "(Intercept)"]
     covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), inverse, torch.eye(keep.shape[-1]).to(inverse))
     size = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -77,3 +74,29 @@ def vif(result: Fitted, terms: Mapping[str, Sequence[int]] | None = None) -> dic
         ratio = ((logs[0] + logs[1] - logs[2]) / len(own)).exp()
         found[name] = result.shaped(torch.where(keep[:, own].all(-1), ratio, torch.nan))
     return found
+
+
+def vif_of_variables(result: Fitted) -> dict[str, Tensor]:
+    """`vif` of what can be dropped or combined: the terms of one variable are one, whatever their powers and bases.
+
+    Interactions beside terms of their variables are left out, as from a fit without them at the same weights: they
+    follow from these by their make. A fit on arrays knows no terms, and has its columns.
+    """
+    if result.spec is None:
+        return vif(result)
+    columns = result.spec.terms
+    made_of = {name: variables for name, variables in result.spec.variables.items() if variables}
+    inside = [name for name, own in made_of.items() if not any(other < own for other in made_of.values())]
+    grouped: dict[frozenset[str], list[str]] = {}
+    for name in inside:
+        grouped.setdefault(made_of[name], []).append(name)
+    terms = {", ".join(names): [j for name in names for j in columns[name]] for names in grouped.values()}
+    if len(inside) == len(made_of):
+        return vif(result, terms)
+    wanted = {j for own in terms.values() for j in own} | ({0} if result.spec.intercept else set())
+    scaled = _scaled(result)
+    outside = torch.tensor([j not in wanted for j in range(scaled.shape[-1])], device=scaled.device)
+    alone = torch.eye(scaled.shape[-1]).to(scaled)
+    scaled = torch.where(outside | outside.unsqueeze(-1), alone, scaled)
+    values, vectors = torch.linalg.eigh(scaled)
+    return vif(result, terms, vectors / values.clamp(min=1e-14).unsqueeze(-2) @ vectors.mT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from torchglm.families import Poisson
@@ -40,17 +41,82 @@ def link(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Wor
     return said, advice
 
 
-def dispersion(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Words:
-    """On counts that vary more or less than the family says."""
-    ratio = float(result.flat.pearson[i] / (result.flat.nobs[i] - result.flat.rank[i]))
-    more = float(screen.score()[i]) > 0
+def dispersion(result: Fitted, sums: Any, i: int, p: float) -> Words:
+    """On counts that vary more or less than the family says, by the test that no small mean misleads."""
+    ratio = float(sums.counted.ratio()[i])
+    pearson = float(result.flat.pearson[i] / (result.flat.nobs[i] - result.flat.rank[i]))
+    more = float(sums.counted.score()[i]) > 0
     said = (
-        f"The counts vary {'more' if more else 'less'} than the {_family(result)} family says: Pearson's "
-        f"chi-squared is {ratio:.3g} for each degree of freedom (adjusted p {stated(p)}), so standard "
-        f"errors are too {'small' if more else 'large'}, by a factor of about {math.sqrt(ratio):.3g}."
+        f"The counts vary {'more' if more else 'less'} than the {_family(result)} family says: their squared distances "
+        f"from the means are {ratio:.3g} times those expected (adjusted p {stated(p)})"
     )
+    if (ratio > 1) == more and ratio > 0:
+        said += (
+            f", so standard errors are too {'small' if more else 'large'}, by a factor of about "
+            f"{max(ratio, 1 / ratio) ** 0.5:.3g}"
+        )
+    if pearson > 1.5 * max(ratio, 0.0) or (pearson > 1) != (ratio > 1) and abs(pearson - ratio) > 0.1:
+        said += f". Pearson's chi-squared is {pearson:.3g} for each degree of freedom: {_made(result, sums, i)}"
+        return f"{said}.", "Look at those rows; robust('HC3') allows for the spread, Pearson's dispersion is theirs."
     other = "NegativeBinomial(), " if type(result.family) is Poisson and more else ""
-    return said, f"Try {other}dispersion='pearson', or robust('HC3'); look for a column that is missing."
+    return f"{said}.", f"Try {other}dispersion='pearson', or robust('HC3'); look for a column that is missing."
+
+
+def wide(result: Fitted, i: int) -> Words:
+    """On a response whose Pearson's statistic and deviance are both too wide, where the test has no power."""
+    df = result.flat.nobs[i] - result.flat.rank[i]
+    pearson, deviance = float(result.flat.pearson[i] / df), float(result.flat.deviance[i] / df)
+    other = "NegativeBinomial(), " if type(result.family) is Poisson else ""
+    return (
+        f"The response spreads more than the {_family(result)} family says: Pearson's chi-squared is {pearson:.3g} "
+        f"and the deviance {deviance:.3g} for each degree of freedom, so standard errors are too small.",
+        f"Try {other}dispersion='pearson', or robust('HC3'); look for a column that is missing.",
+    )
+
+
+def heavy(result: Fitted, sums: Any, i: int) -> Words:
+    """On a Pearson's statistic that a few rows of small mean make."""
+    df = float(result.flat.nobs[i] - result.flat.rank[i])
+    pearson, deviance = float(result.flat.pearson[i]) / df, float(result.flat.deviance[i]) / df
+    ratio = (
+        "" if sums.counted is None else f", the squared distances {float(sums.counted.ratio()[i]):.3g} times expected"
+    )
+    held = result.dispersion_kind == "fixed"
+    use = "so it says little of the spread" if held else "and the standard errors with it"
+    return (
+        f"Pearson's chi-squared is {pearson:.3g} for each degree of freedom, the deviance {deviance:.3g}{ratio}: "
+        f"{_made(result, sums, i)}, {use}.",
+        "Look at those rows; do not take the dispersion from Pearson's statistic. robust('HC3') allows for any spread.",
+    )
+
+
+def two_dispersions(result: Fitted, sums: Any, i: int) -> Words:
+    """On a dispersion that Pearson's statistic and the likelihood see apart."""
+    df = float(result.flat.nobs[i] - result.flat.rank[i])
+    pearson, likely = float(result.flat.pearson[i]) / df, float(sums.likelihood[i])
+    why = "rows far out" if pearson > likely else "responses near the end of their range, such as rounded or tiny ones"
+    made = f": {_made(result, sums, i)}" if pearson > likely else ""
+    return (
+        f"The dispersion is {pearson:.3g} by Pearson's statistic and {likely:.3g} by the likelihood{made}. The "
+        f"{_family(result)} family has one, so its law does not hold ({why}), and standard errors by the one are "
+        f"{(max(pearson, likely) / min(pearson, likely)) ** 0.5:.2g} times those by the other.",
+        "Look at those rows, try another family, or robust('HC3'), which takes neither.",
+    )
+
+
+def _made(result: Fitted, sums: Any, i: int) -> str:
+    """Which rows make Pearson's statistic, and how much of it."""
+    parts, total = sums.pearson.parts[i].tolist(), float(sums.pearson.total[i])
+    named = []
+    for k, part in enumerate(parts):
+        if k and part < 0.1 * parts[0]:
+            break
+        place = result.place(int(sums.pearson.row[i, k]), i)
+        y, mu = float(sums.pearson.y[i, k]), float(sums.pearson.mu[i, k])
+        named.append(f"{place} (response {y:.3g}, mean {mu:.2g})")
+    share = sum(parts[: len(named)]) / total if total > 0 else 0.0
+    many = ", ".join(named)
+    return f"{many} make{'s' * (len(named) == 1)} {share:.0%} of it"
 
 
 def zeros(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Words:
@@ -61,8 +127,9 @@ def zeros(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) -> Wo
         f"{expected:.1f} expected (adjusted p {stated(p)})."
     )
     if seen > expected:
+        other = "Try NegativeBinomial(), or model" if type(result.family) is Poisson else "Model"
         return said, (
-            "Try NegativeBinomial(), or model whether the response is zero apart from how large it is "
+            f"{other} whether the response is zero apart from how large it is "
             "(Bernoulli for all rows, then a fit of the positive ones)."
         )
     return said, "See whether rows with zeros are missing from the data; else compare with another family."
@@ -76,22 +143,45 @@ def variance(result: Fitted, screen: Any, power: PowerLink, i: int, p: float) ->
         f"family says (slope of the squared residuals {slope:+.2g}, adjusted p {stated(p)}), so standard "
         "errors are off."
     )
-    steeper = (
-        "with a steeper variance (Poisson, Gamma, inverse Gaussian in this order)"
-        if slope > 0
-        else ("with a flatter variance (Gamma, Poisson, Gaussian in this order)")
-    )
-    return said, f"Try a family {steeper}, Tweedie with another power, or robust('HC3')."
+    others = [name for name, power, low in _BY_POWER if float(screen.least[i]) > low and _beyond(result, power, slope)]
+    tweedie = float(screen.least[i]) >= 0 and result.family.mean_lower == 0
+    tries = [
+        *(
+            [f"a family with a {'steeper' if slope > 0 else 'flatter'} variance ({', '.join(others)})"]
+            if others
+            else []
+        ),
+        *(["Tweedie with another power"] if tweedie else ["a transform of the response"]),
+        "robust('HC3')",
+    ]
+    return said, f"Try {', '.join(tries[:-1])}, or {tries[-1]}."
+
+
+# families by the power of the mean in their variance, and what their responses lie above
+_BY_POWER = (
+    ("Gaussian", 0.0, -math.inf),
+    ("Poisson", 1.0, -1e-300),
+    ("Gamma", 2.0, 0.0),
+    ("inverse Gaussian", 3.0, 0.0),
+)
+
+
+def _beyond(result: Fitted, power: float, slope: float) -> bool:
+    """Whether a power of the variance lies on the side of that of the fit to which a slope points."""
+    mu = torch.tensor(1.3, dtype=torch.float64)
+    own = float((mu * result.family.variance_log_deriv(mu)).reshape(-1)[0])
+    return power > own + 0.01 if slope > 0 else power < own - 0.01
 
 
 def _family(result: Fitted) -> str:
     return type(result.family).__name__
 
 
-def influence(screen: Any, i: int) -> Words:
+def influence(result: Fitted, screen: Any, i: int) -> Words:
     """On a row that moves the coefficients by itself."""
+    place = str(result.place(int(screen.row[i]), i))
     return (
-        f"Row {int(screen.row[i])} moves the coefficients by itself: its Cook's distance is "
+        f"{place[0].upper()}{place[1:]} moves the coefficients by itself: its Cook's distance is "
         f"{float(screen.largest[i]):.3g}, its leverage {float(screen.leverage[i]):.3g}.",
         "Look at that row; fit once without it (weight 0) and say what changes.",
     )
