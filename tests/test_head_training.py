@@ -270,6 +270,16 @@ def test_training_follows_callbacks_that_swap_the_weights(optimizer: Any) -> Non
     assert bool((found[0] != 0).all())
 
 
+def test_an_average_of_heads_has_their_loss_while_the_dispersion_is_unknown() -> None:
+    head, x = GLMHead(2, "gamma"), torch.randn(9, 2)
+    average = torch.optim.swa_utils.AveragedModel(head, use_buffers=True)
+    for _ in range(3):
+        average.update_parameters(head)
+    assert torch.equal(average.module.loss(x, torch.ones(9)), head.loss(x, torch.ones(9)))
+    with pytest.raises(ValueError, match="not known yet"):
+        average.module.distribution(x)
+
+
 def test_what_dropped_rows_hold_does_not_reach_the_network() -> None:
     x, y = torch.randn(60, 3), torch.ones(60)
     weights = (torch.arange(60) % 2).float()

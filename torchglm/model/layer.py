@@ -32,7 +32,7 @@ class GLMLayer(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    log_dispersion: Tensor  # a parameter where it is learned, else a buffer; infinite while nobody knows it
+    log_dispersion: Tensor  # a parameter where it is learned, else a buffer; not finite while nobody knows it
     online: Renewable | None = None  # what `partial_fit` has learned so far
 
     def __init__(
@@ -87,7 +87,7 @@ class GLMLayer(nn.Module):
     @property
     def dispersion(self) -> Tensor:
         """The dispersion `phi`, one for each response; NaN while it is to be estimated and has not been."""
-        return torch.where(torch.isposinf(self.log_dispersion), torch.nan, self.log_dispersion.exp())
+        return torch.where(torch.isfinite(self.log_dispersion), self.log_dispersion.exp(), torch.nan)
 
     @torch.no_grad()
     def set_dispersion_(self, dispersion: Tensor | float) -> None:
@@ -168,7 +168,7 @@ class GLMLayer(nn.Module):
         Raises `ValueError` while the dispersion is to be estimated and has not been.
         """
         phi = self.log_dispersion
-        if values_are_known() and not phi.is_meta and bool(torch.isposinf(phi).any()):
+        if values_are_known() and not phi.is_meta and not bool(torch.isfinite(phi).all()):
             raise ValueError(
                 f"the dispersion of this {self.family.name} head is not known yet, and its distribution needs it. Call "
                 "head.estimate_dispersion_(x, y) on the training rows (LitGLM and head.fit do so by themselves), or "
@@ -216,7 +216,7 @@ class GLMLayer(nn.Module):
         """What divides the loss; None where it is 1, of a family without dispersion."""
         if not self.family.has_dispersion:
             return None
-        return torch.where(torch.isposinf(self.log_dispersion), 0.0, self.log_dispersion).exp()
+        return torch.where(torch.isfinite(self.log_dispersion), self.log_dispersion, 0.0).exp()
 
     def _weighted_loss(self, x: Tensor, y: Tensor, roles: RoleValues, phi: Tensor | None) -> tuple[Tensor, Tensor]:
         beside = Roles.of(roles, "the loss of a head")
