@@ -15,6 +15,7 @@ import torch
 
 import torchglm
 from torchglm import FitWarning, Status
+from torchglm.report.page import write_page
 
 N = 480
 FORMULA = "y ~ x + C(a) + C(h)"
@@ -92,7 +93,10 @@ def test_the_rest_of_a_model_is_that_of_the_other_rows(case: str, levels: tuple[
     mean, error = got.predict(data, se=True)
     assert float(mean[torch.as_tensor(told)].max()) < 1e-9
     torch.testing.assert_close(mean[torch.as_tensor(~told)], want.fitted, rtol=1e-7, atol=1e-10)
-    assert "a" in levels or torch.isfinite(error[torch.as_tensor(~told)]).all()
+    assert torch.isnan(error[torch.as_tensor(told)]).all()
+    torch.testing.assert_close(
+        error[torch.as_tensor(~told)], want.predict(data[~told], se=True)[1], rtol=1e-6, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("levels", [("c",), ("a",)])
@@ -212,8 +216,23 @@ def test_levels_are_counted_and_named(tmp_path: Path) -> None:
     place = got.names.index("C(a)[T.c]")
     assert limits[place, 0] == -torch.inf and torch.isfinite(limits[place, 1])
     torch.testing.assert_close(limits[1], fit(FORMULA, data, "poisson").conf_int(method="profile")[1])
+    ends = got.predict_interval(data[:12], kind="response")
+    assert torch.equal(ends.isnan().any(-1), torch.as_tensor(np.isin(data["a"][:12], ["c", "e"])))
+    write_page(got, tmp_path / "page.html")
     with pytest.warns(FitWarning, match="the reference level of C"):
         torchglm.fit(FORMULA, frame("poisson", ("a",))[0], family="poisson")
+
+
+def test_a_batch_with_levels_set_apart_in_some_models_has_a_page_and_a_sentence(tmp_path: Path) -> None:
+    data, _ = frame("poisson", ("c",))
+    other = frame("poisson", ("a",), 1)[0]
+    rows = pd.concat([data.assign(g="one"), other.assign(g="two"), frame("poisson", ())[0].assign(g="three")])
+    with pytest.warns(FitWarning, match="2 of 3 models.* 2 levels") as said:
+        got = torchglm.fit(FORMULA, rows, family="poisson", by="g")
+    text = str(said[0].message)
+    assert "the reference level of C(a) to -infinity" in text and "C(a)[T.c] to -infinity" in text
+    assert "C(a)[T.b]" not in text and "3 (100.0 %)" in str(got.summary())
+    write_page(got, tmp_path / "page.html")
 
 
 def test_a_test_of_the_factor_counts_its_levels_as_ever() -> None:

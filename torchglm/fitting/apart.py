@@ -41,9 +41,10 @@ ROUNDS = 4  # of levels that are told apart only where others have been
 
 @dataclass(frozen=True)
 class Apart:
-    """What was set apart of each model (B): `infinite` (B, p) is the sign of a coefficient that runs to infinity.
+    """What was set apart of each model (B): `infinite` (B, p) is the direction in which coefficients run to infinity.
 
-    `rows` (B,) were told apart, with their repeats, in `levels` (B,) levels.
+    It moves the rows that are told apart, by one or more, and no others: `rows` (B,), with their repeats, in `levels`
+    (B,) levels.
     """
 
     infinite: Tensor
@@ -211,7 +212,7 @@ def _written(whole: Solution, models: Tensor, part: Solution) -> Solution:
 def _placed(solution: Solution, apart: Apart, found: _Found) -> Solution:
     lane, keep = found.lane, solution.keep[found.lane]
     steps = solution.n_iter[lane] + found.rest.n_iter
-    apart.infinite[lane] = found.direction.sign()
+    apart.infinite[lane] = found.direction
     apart.rows[lane] = found.rows
     apart.levels[lane] = (keep.sum(-1) - found.rest.keep.sum(-1)).to(found.rows.dtype)
     solution = _written(solution, lane, found.rest)

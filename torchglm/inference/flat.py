@@ -24,8 +24,8 @@ class Flat:
     information where times are censored, and `covariance` (B, p, p) the one that stands in place of the model's.
     `null_deviance` and `loglik` are None until they are asked for. Of a penalised fit `edf` (B, p) are the effective
     degrees of freedom; `unknown` (B, p) marks coefficients that have no standard error. Where separated levels were set
-    apart, `infinite` (B, p) is the sign of a coefficient that runs to infinity, and `apart_rows` (B) rows are told
-    apart in `apart_levels` (B).
+    apart, `infinite` (B, p) is the direction in which coefficients run to infinity: it moves `apart_rows` (B) rows of
+    `apart_levels` (B) levels and no others.
     """
 
     coef: Tensor

@@ -110,7 +110,8 @@ def _response(result: Fitted, eta: Tensor, error: Tensor, level: float, divisor:
     for start in range(0, m, step):
         law = Mixture.of(result, predictors, dispersions, *(value[:, start : start + step] for value in flat))
         parts.append(torch.stack([law.quantile(0.5 - level / 2, True), law.quantile(0.5 - level / 2, False)], -1))
-    return torch.cat(parts, -2).reshape(*eta.shape, 2)
+    ends = torch.cat(parts, -2).reshape(*eta.shape, 2)
+    return torch.where(torch.isnan(error).unsqueeze(-1), torch.nan, ends)  # nothing is known of such a mean
 
 
 def _predictor_nodes(result: Fitted, eta: Tensor, error: Tensor, divisor: Tensor) -> Nodes:

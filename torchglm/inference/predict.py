@@ -79,16 +79,23 @@ def _variance(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor
             found = (design @ spread * design).sum(-1)
         else:
             found = indexed.quadratic(design, spread.reshape(-1, *cov.shape[-2:]))
-    unknown = result.flat.unknown
-    if unknown is None or not bool(unknown.any()):
-        return found
-    # a predictor with a part of which nothing is known
-    none = unknown.to(design.dtype).reshape(*result.batch_shape, -1)
+    lost = _unbounded(result, design, indexed)
+    return found if lost is None else torch.where(lost.reshape(found.shape), torch.nan, found)
+
+
+def _unbounded(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor | None:
+    """Where nothing is known of a linear predictor: of levels set apart, and of all where an l1 penalty chose."""
+    flat = result.flat
+    if flat.unknown is None or not bool(flat.unknown.any()):
+        return None
+    exact = flat.infinite is not None and result.covariance_is_root  # other rows lie in the span of what is known
+    along = flat.infinite if exact else flat.unknown.to(design.dtype)
+    assert along is not None
+    design = design if exact else design.abs()
     if indexed is not None:
-        touched = indexed.times(design.abs(), none.reshape(-1, none.shape[-1])).reshape(found.shape)
-    else:
-        touched = (design.abs() @ none.unsqueeze(-1)).squeeze(-1)
-    return torch.where(touched.reshape(found.shape) > 0, torch.nan, found)
+        return indexed.times(design, along.to(design.dtype)).abs() > 0.5 * float(exact)
+    along = along.to(design.dtype).reshape(*result.batch_shape, -1, 1)
+    return (design @ along).squeeze(-1).abs() > 0.5 * float(exact)
 
 
 def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:

@@ -142,6 +142,5 @@ def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link,
     many = "" if not batch else f"{int(irregular.sum())} of {irregular.numel()} models: "
     said = [f"{kind}: {kind.explanation}" for kind in kinds]
     if apart is not None:
-        signs, rows, levels = (value.sum(0) for value in (apart.infinite, apart.rows, apart.levels))
-        said.append(set_apart(names, apart.infinite if not batch else signs.unsqueeze(0), int(levels), float(rows)))
+        said.append(set_apart(names, apart.infinite, int(apart.levels.sum()), float(apart.rows.sum())))
     warnings.warn(many + " ".join(said), FitWarning, stacklevel=3)

@@ -215,17 +215,25 @@ def aliased(names: list[str]) -> Words:
 
 
 def set_apart(names: list[str], infinite: Tensor, levels: int, rows: float) -> str:
-    """On separated levels that were set apart; `infinite` (1, p) are the signs of what runs to infinity."""
-    sign = infinite[0].tolist()
-    moved = [(name, one) for name, one in zip(names, sign, strict=True) if one]
-    if sign and names[0] == "(Intercept)" and sign[0]:  # the reference level: all others run the other way
-        factors = dict.fromkeys(name.partition("[")[0] for name, one in moved[1:] if one * sign[0] < 0)
-        moved = [(f"the reference level of {factor}", sign[0]) for factor in factors] + [
-            (name, one) for name, one in moved[1:] if one * sign[0] > 0
-        ]
-    shown = ", ".join(f"{name} to {'+' if one > 0 else '-'}infinity" for name, one in moved[:SHOWN])
-    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
-    return f"{levels:,} level{'s' * (levels != 1)} ({rows:,.0f} row{'s' * (rows != 1)}) set apart: {shown}{more}."
+    """On separated levels that were set apart; `infinite` (B, p) are the directions of what runs to infinity."""
+    found = dict[str, None]()
+    for signs in infinite.sign().unique(dim=0).tolist():
+        found |= dict.fromkeys(_infinities(names, signs))
+    shown, more = list(found)[:SHOWN], len(found) - SHOWN
+    return (
+        f"{levels:,} level{'s' * (levels != 1)} ({rows:,.0f} row{'s' * (rows != 1)}) set apart: {', '.join(shown)}"
+        f"{f' and {more} more' if more > 0 else ''}."
+    )
+
+
+def _infinities(names: list[str], signs: list[float]) -> list[str]:
+    """The levels of one model that run to infinity; of a reference level all others run the other way."""
+    moved = [(name, sign) for name, sign in zip(names, signs, strict=True) if sign]
+    if signs and names[0] == "(Intercept)" and signs[0]:
+        factors = dict.fromkeys(name.partition("[")[0] for name, sign in moved[1:] if sign * signs[0] < 0)
+        own = [(name, sign) for name, sign in moved[1:] if sign * signs[0] > 0]
+        moved = [(f"the reference level of {factor}", signs[0]) for factor in factors] + own
+    return [f"{name} to {'+' if sign > 0 else '-'}infinity" for name, sign in moved]
 
 
 def separation(result: Fitted, found: Any, i: int) -> Words:
