@@ -28,6 +28,7 @@ class DataConfig:
     Args:
         path: .csv or .parquet file, a glob, a folder, or a list of these
         formula: response ~ terms, such as "y ~ age + C(region)"
+        predictors: right sides of the other parameters of the law, such as {dispersion: ~ region}
         weights: column of prior weights; the variance is divided by them
         freq: column that counts how often a row occurred
         offset: column added to the linear predictor
@@ -47,6 +48,7 @@ class DataConfig:
 
     path: str | list[str]
     formula: str
+    predictors: dict[str, str] | None = None
     weights: str | None = None
     freq: str | None = None
     offset: str | None = None
@@ -91,7 +93,8 @@ class DataConfig:
     def columns(self) -> list[str]:
         """Every column the fit reads. Raises ValueError for an unreadable formula, file or column."""
 
-        return columns_read(self.formula, self.path, [*self.roles.values(), *self.groups], "data.formula", self.reading)
+        also = [*self.roles.values(), *self.groups]
+        return columns_read(self.formula, self.path, also, "data.formula", self.reading, self.predictors)
 
 
 class SolverOptions:
@@ -146,6 +149,7 @@ class IRLS(SolverOptions):
             encoding=data.encoding,
             types=data.types,
             na=data.na,
+            predictors=data.predictors,
             tol=self.tol,
             max_iter=self.max_iter,
             singular=self.singular,

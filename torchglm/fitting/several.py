@@ -19,7 +19,6 @@ from torchglm.rows.planned import (
     gram_of,
     predictors,
     project_each,
-    quadratic_of,
 )
 from torchglm.rows.products import stack_factors, triangle
 from torchglm.rows.rows import Rows
@@ -37,8 +36,8 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
         return _counted(rows, replace(nothing, score=nothing.score.new_zeros(models, rows.columns)), family)
     used, y = rows.weight > 0, rows.response
     eta = _point(rows, point, family)
-    score, information = _derivatives(family, y, eta, point.observed)
-    half, valid = family.nll(y, eta), family.valid(eta) | ~used
+    half, score, information = _evaluated(family, y, eta, point.observed)
+    valid = family.valid(eta) | ~used
     score, eta = torch.where(used, score, 0.0) * rows.weight, torch.where(used, eta, 0.0)
     information = {pair: torch.where(used, value, 0.0) * rows.weight for pair, value in information.items()}
     if point.coef is None:  # the first step solves for the coefficients themselves
@@ -48,7 +47,7 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
         gram=gram_of(rows, information) if point.curved else nothing.gram,
         score=project_each(rows, score),
         objective=(torch.where(used, half, 0.0) * rows.weight).sum(-1),
-        scale=quadratic_of(information, eta).sum(-1),
+        scale=sum(torch.linalg.vecdot(information[k, k], eta[k].square()) for k in range(len(eta))),
         invalid=(~valid).sum(-1).to(eta.dtype),
         factor=_factor(rows, score, information) if point.factor else None,
     )
@@ -82,19 +81,21 @@ def _point(rows: Rows, point: Point, family: VectorFamily) -> Tensor:
     return eta if point.averages is None else family.row_start(rows.response, eta)
 
 
-def _derivatives(family: VectorFamily, y: object, eta: Tensor, observed: Tensor | bool) -> tuple[Tensor, Pairs]:
-    """The score, and the curvature that is asked for."""
-    score, information = family.derivatives(y, eta)
+def _evaluated(family: VectorFamily, y: object, eta: Tensor, observed: Tensor | bool) -> tuple[Tensor, Tensor, Pairs]:
+    """The negative log-density, the score, and the curvature that is asked for."""
+    nll, score, information = family.evaluated(y, eta)
     every = observed if isinstance(observed, bool) else bool(observed.all())
-    if every:
-        return score, information
+    if every or family.is_canonical(family.default_link):
+        return nll, score, information
     safe = family.safe(y, eta, information)
     if isinstance(observed, bool) or not bool(observed.any()):
-        return score, safe
+        return nll, score, safe
     both, own = observed.unsqueeze(-1), torch.zeros_like(eta[0])
-    return score, {
-        pair: torch.where(both, information.get(pair, own), safe.get(pair, own)) for pair in information | safe
-    }
+    return (
+        nll,
+        score,
+        {pair: torch.where(both, information.get(pair, own), safe.get(pair, own)) for pair in information | safe},
+    )
 
 
 def _counted(rows: Rows, sums: Moments, family: VectorFamily) -> Moments:

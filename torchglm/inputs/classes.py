@@ -16,6 +16,9 @@ def class_codes(y: Any, classes: Sequence[Any] | None = None) -> tuple[Tensor, l
     Raises `ValueError` for missing labels, labels that are none of the classes, and classes without a row; `TypeError`
     for labels of kinds that have no common order.
     """
+    quick = None if classes is not None else _numbers(y)
+    if quick is not None:
+        return quick
     labels, own = _labels(y)
     missing = np.array([_is_missing(label) for label in labels.reshape(-1)]).reshape(labels.shape)
     if missing.any():
@@ -41,9 +44,28 @@ def class_codes(y: Any, classes: Sequence[Any] | None = None) -> tuple[Tensor, l
             f"the class{'es' * (len(empty) > 1)} {', '.join(map(repr, empty))} has no row: its probability cannot be "
             "estimated. Leave it out of the classes, or merge it with another."
         )
+    _check_count(known)
+    return torch.from_numpy(codes), known
+
+
+def _check_count(known: list[Any]) -> None:
     if len(known) < 2:
         raise ValueError(f"y holds one class only, {known[0]!r}. A model of classes needs at least two.")
-    return torch.from_numpy(codes), known
+
+
+def _numbers(y: Any) -> tuple[Tensor, list[Any]] | None:
+    """The same of whole numbers in a tensor or an array, all at once; None of anything else."""
+    array = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf" or not array.size:
+        return None
+    if array.ndim > 1 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype.kind == "f" and not bool((array == np.round(array)).all()):
+        return None
+    known, codes = np.unique(array, return_inverse=True)
+    labels = [int(label) for label in known]
+    _check_count(labels)
+    return torch.from_numpy(codes.reshape(array.shape)), labels
 
 
 def _labels(y: Any) -> tuple[np.ndarray, list[Any] | None]:

@@ -139,14 +139,6 @@ def pairs_of(matrices: Tensor) -> Pairs:
     return {(k, j): matrices[..., k, j] for k in range(size) for j in range(k, size)}
 
 
-def quadratic_of(information: Pairs, values: Tensor) -> Tensor:
-    """(B, n) `v' W v` for values `v` (K, B, n)."""
-    total = torch.zeros_like(values[0])
-    for (k, other), weight in information.items():
-        total = total + (1 if k == other else 2) * weight * values[k] * values[other]
-    return total
-
-
 def applied(information: Pairs, values: Tensor) -> Tensor:
     """(K, B, n) `W v` for values `v` (K, B, n)."""
     out = torch.zeros_like(values)
@@ -207,7 +199,9 @@ def _products(
         return
     z = None if other is None else whole(other).to(torch.float64)
     for place, weight in weights.items():
-        if z is None:
+        if z is None and bool((weight <= 0).all()):
+            yield place, -gram(one, -weight).written_out()
+        elif z is None:
             yield place, gram(one, weight).written_out()
         elif one.indexed is not None:
             yield place, torch.stack([project(one, weight * column) for column in z.unbind(-1)], -1)

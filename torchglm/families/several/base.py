@@ -76,6 +76,10 @@ class VectorFamily(Family):
                     pairs |= {(k, j): bend[j] for j in range(k, len(eta))}
         return -slope.detach(), pairs
 
+    def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
+        """`nll`, and the score and information of `derivatives`: written anew where they share their work."""
+        return self.nll(y, eta), *self.derivatives(y, eta)
+
     def expected(self, eta: Tensor) -> Pairs | None:
         """The expected information where it has a closed form, else None."""
         return None

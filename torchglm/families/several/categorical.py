@@ -67,7 +67,9 @@ class Classes(VectorFamily):
         return ()
 
     def nll(self, y: Response, eta: Tensor) -> Tensor:
-        logs = self.log_probabilities(eta)
+        return self._nll(y, self.log_probabilities(eta))
+
+    def _nll(self, y: Tensor, logs: Tensor) -> Tensor:
         return -logs.gather(0, y.long().expand(logs.shape[1:]).unsqueeze(0)).squeeze(0)
 
     def mean(self, eta: Tensor) -> Tensor:
@@ -134,12 +136,15 @@ class Multinomial(Classes):
         return torch.cat([logs[:base], logs[base + 1 :]]) - logs[base]
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
-        p = self.probabilities(eta)
-        p = torch.cat([p[: self.base], p[self.base + 1 :]])
+        return self.evaluated(y, eta)[1:]
+
+    def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
+        logs = self.log_probabilities(eta)
+        p = torch.cat([logs[: self.base], logs[self.base + 1 :]]).exp()
         codes = [k for k in range(len(self.known)) if k != self.base]
         seen = torch.stack([(y == k).to(eta.dtype).expand(eta.shape[1:]) for k in codes])
         pairs = {(k, j): p[k] * (float(k == j) - p[j]) for k in range(len(p)) for j in range(k, len(p))}
-        return seen - p, pairs
+        return self._nll(y, logs), seen - p, pairs
 
     def expected(self, eta: Tensor) -> Pairs:
         return self.derivatives(torch.zeros_like(eta[0]), eta)[1]
@@ -248,7 +253,15 @@ class Ordinal(Classes):
             "continuation": self._of_continuation,
         }[self.kind](y, eta)
 
+    def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
+        if self.kind != "cumulative":
+            return super().evaluated(y, eta)
+        return self._evaluated(y, eta)
+
     def _of_cumulative(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Pairs]:
+        return self._evaluated(y, eta)[1:]
+
+    def _evaluated(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
         lower, upper = self._ends(y, eta)
         log_p = self._log_between(lower, upper)
         down, up = (self._slope_ratio(end, log_p) for end in (lower, upper))  # f / p at both ends
@@ -260,7 +273,7 @@ class Ordinal(Classes):
             pairs[k, k] = ends * (up.square() - up_bend) + begins * (down.square() + down_bend)
             if k:
                 pairs[k - 1, k] = -ends * up * down
-        return score, pairs
+        return -log_p, score, pairs
 
     def _slope_ratio(self, eta: Tensor, log_p: Tensor) -> Tensor:
         finite = torch.isfinite(eta)
