@@ -94,6 +94,10 @@ class Plan:
         columns = [column for block in self.blocks for _ in range(block.width) for column in block.columns]
         return tuple(place for place, column in enumerate(columns) if column in self.ones)
 
+    def is_constant(self, block: PlanBlock) -> bool:
+        """Whether a block is a column of ones alone."""
+        return len(block.columns) == 1 and block.columns[0] in self.ones
+
     def constants(self) -> Plan:
         """The plan of the null model: the constants of the predictors alone, on a design of ones."""
         own = (PlanBlock((0,), block.contrast) for block in self.blocks if set(self.ones) & set(block.columns))

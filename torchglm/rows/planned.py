@@ -81,7 +81,8 @@ def gram_of(rows: Rows, information: Pairs) -> Dense:
     plan = plan_of(rows)
     example = next(iter(information.values()))
     out = example.new_zeros(example.shape[0], plan.columns, plan.columns)
-    parts = [part(rows, block) for block in plan.blocks]
+    # a block of ones alone is None: what it multiplies is summed
+    parts = [None if plan.is_constant(block) else part(rows, block) for block in plan.blocks]
     for b, (one, place) in enumerate(zip(plan.blocks, plan.slices, strict=True)):
         for c in range(b, len(plan.blocks)):
             other, beside = plan.blocks[c], plan.slices[c]
@@ -91,7 +92,7 @@ def gram_of(rows: Rows, information: Pairs) -> Dense:
                 for t in range(r if b == c else 0, other.width)
                 if (weight := _between(information, one.entries[r], other.entries[t])) is not None
             }
-            for (r, t), product_of in _products(parts[b], parts[c] if c != b else None, weights):
+            for (r, t), product_of in _products(parts[b], parts[c], b == c, weights):
                 m, k = len(one.columns), len(other.columns)
                 at = slice(place.start + r * m, place.start + (r + 1) * m)
                 to = slice(beside.start + t * k, beside.start + (t + 1) * k)
@@ -188,16 +189,19 @@ def _between(information: Pairs, one: list[tuple[int, float]], other: list[tuple
 
 
 def _products(
-    one: Rows, other: Rows | None, weights: dict[tuple[int, int], Tensor]
+    one: Rows | None, other: Rows | None, same: bool, weights: dict[tuple[int, int], Tensor]
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    """(B, m, k) `x' diag(w) z` for every weight; `other` None stands for the same columns."""
+    """(B, m, k) `x' diag(w) z` for every weight, `x` and `z` the same columns or not; None is a column of ones."""
     if not weights:
         return
-    if other is None and one.shared and one.indexed is None and next(iter(weights.values())).shape[0] > 1:
+    if one is None or other is None:
+        yield from zip(weights, _sums(one or other, list(weights.values()), one is None), strict=True)
+        return
+    if same and one.shared and one.indexed is None and next(iter(weights.values())).shape[0] > 1:
         stacked = gram(one, torch.cat(list(weights.values()))).written_out()  # one product of all pairs of columns
         yield from zip(weights, stacked.chunk(len(weights)), strict=True)
         return
-    z = None if other is None else whole(other).to(torch.float64)
+    z = None if same else whole(other).to(torch.float64)
     for place, weight in weights.items():
         if z is None and bool((weight <= 0).all()):
             yield place, -gram(one, -weight).written_out()
@@ -209,3 +213,17 @@ def _products(
             x = whole(one).to(torch.float64)
             scaled = weight.unsqueeze(-1) * z
             yield place, product(x.mT.expand(scaled.shape[0], -1, -1), scaled)
+
+
+def _sums(rows: Rows | None, weights: list[Tensor], first: bool) -> list[Tensor]:
+    """The products of the columns of rows, or of ones, with a column of ones, which stands `first` or last."""
+    if rows is None:
+        return [weight.sum(-1)[:, None, None] for weight in weights]
+    if rows.shared and rows.indexed is None and weights[0].shape[0] == 1 and not rows.on_card:
+        stacked = torch.cat(weights)
+        sums = product(stacked, rows.x)
+        sums = torch.cat([stacked.sum(-1, keepdim=True), sums], -1) if rows.intercept else sums
+        each = list(sums.unsqueeze(1))
+    else:
+        each = [project(rows, weight) for weight in weights]
+    return [value.unsqueeze(1 if first else -1) for value in each]
