@@ -18,7 +18,7 @@ from torchglm import metrics
 from torchglm.cli import main
 from torchglm.cli.evaluate import evaluation
 from torchglm.report.binned import Calibration
-from torchglm.report.observations import Observations
+from torchglm.report.observations import chunks
 
 N = 400
 NAMES = ("years", "shift", "w", "repeats", "trials", "event")
@@ -112,8 +112,7 @@ def test_the_page_the_command_and_the_metrics_say_the_same(name: str, tmp_path: 
     table = rows()
     result = fitted(name, table, tmp_path)
     found = evaluation(tmp_path / "run", cut(table, tmp_path))
-    shown = Observations.of(result)
-    assert shown is not None
+    [shown] = chunks(result, None, None, None, None)
     page = Calibration.of(shown.response, shown.mu, shown.weight, shown.exposure, result.family, shown.dispersion)
     given = {
         role: torch.tensor(table[column].to_pylist(), dtype=torch.float64)

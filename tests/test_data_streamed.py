@@ -152,8 +152,15 @@ def test_the_report_of_a_streamed_fit_is_that_of_the_rows_in_memory(frame: pd.Da
     words, figures = [], []
     for result in both("poisson", frame, tmp_path):
         page = write_page(result, tmp_path / "page.html", title="one").read_text()
+        before, influential = page.split("Rows that move the fit most")
+        # rows of a stream are those of their file, of which each holds 300
+        influential = re.sub(
+            r'(<th scope="row"[^>]*>)(\d+)</th>', lambda m: f"{m[1]}{int(m[2]) % 300}</th>", influential
+        )
+        page = before + influential
         text = re.sub(r"<[^>]*>", " ", re.sub(r"<(style|svg).*?</\1>", "", page, flags=re.DOTALL))
-        words.append(re.sub(NUMBER, "#", text))
+        text = re.sub(r"\S+\.parquet|\bfile\b", "", text)
+        words.append(" ".join(re.sub(NUMBER, "#", text).split()))
         figures.append([float(one) for one in re.findall(NUMBER, text)])
     assert words[0] == words[1] and len(figures[0]) > 200
     np.testing.assert_allclose(figures[1], figures[0], rtol=1e-3, atol=1e-3)

@@ -13,7 +13,7 @@ from torchglm.families import Family
 from torchglm.inference.adequacy import check
 from torchglm.report.binned import Rootogram
 from torchglm.report.influence import Influence
-from torchglm.report.observations import Observations
+from torchglm.report.observations import chunks
 from torchglm.report.scores import normal_scores
 from torchglm.rows.times import Times
 
@@ -149,8 +149,7 @@ def test_a_page_and_a_result_have_the_same_residuals_and_distances(family: str) 
     y = y if family in ("poisson", "negative_binomial") else y * 0.9 + 0.3
     weights = 0.5 + torch.rand(60, generator=generator, dtype=torch.float64)
     result = torchglm.fit(x, y, family=family, link="log", weights=weights if family == "gamma" else None)
-    rows = Observations.of(result)
-    assert rows is not None
+    [rows] = chunks(result, None, None, None, None)
     scores, kind = normal_scores(rows.y, rows.mu, result.family, rows.dispersion, rows.prior)
     assert kind == "quantile residual"
     torch.testing.assert_close(scores[0], result.residuals("quantile"), rtol=1e-12, atol=1e-12)
