@@ -292,8 +292,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "labels -1 and 1": ({"y": spoiled(-1.0), "family": "bernoulli"}, "bernoulli.*0 <= y <= 1.*row 3 has y = -1"),
     "successes over trials": ({"y": spoiled(9.0), "family": "binomial", "trials": 8 * ONES}, "row 3 has more succ"),
     "negative trials": ({"y": 0 * ONES, "family": "binomial", "trials": spoiled(-1.0)}, "trials must be finite and"),
-    "trials for counts": ({"trials": ONES}, "trials= is for the Binomial family, got it with poisson"),
-    "an event for counts": ({"event": ONES}, "event= is for the Exponential family, got it with poisson"),
+    "trials for counts": ({"trials": ONES}, "trials= is for Binomial and BetaBinomial, got it with poisson"),
+    "an event for counts": (
+        {"event": ONES},
+        "event= is for families of times, got it with poisson",
+    ),
     "an event that is neither": ({"event": spoiled(2.0), "family": "exponential"}, "event must be 1 .* or 0"),
     "an unknown family": ({"family": "posson"}, "unknown family 'posson'. Known: gaussian, .*poisson"),
     "a family that is none": ({"family": None}, "unknown family None"),

@@ -298,7 +298,7 @@ def test_wrong_shapes_and_words_are_answered_in_full() -> None:
         head(x, torch.ones(1))
     with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'avg'"):
         head.loss(x, torch.ones(5, 2), reduction="avg")
-    with pytest.raises(ValueError, match="trials= is for the Binomial family"):
+    with pytest.raises(ValueError, match="trials= is for Binomial"):
         head.loss(x, torch.ones(5, 2), trials=torch.ones(5, 2))
     with pytest.raises(ValueError, match="unknown family"):
         GLMHead(3, "poison")

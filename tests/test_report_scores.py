@@ -15,7 +15,7 @@ from torchglm.report.binned import Rootogram
 from torchglm.report.influence import Influence
 from torchglm.report.observations import chunks
 from torchglm.report.scores import normal_scores
-from torchglm.rows.times import Times
+from torchglm.rows.responses import Times
 
 N = 5000
 

@@ -18,7 +18,18 @@ from torchglm.families import (
     Poisson,
     Tweedie,
 )
-from torchglm.families.several import Multinomial, Ordinal, VectorFamily
+from torchglm.families.several import (
+    Beta,
+    BetaBinomial,
+    Hurdle,
+    LogLogistic,
+    LogNormal,
+    Multinomial,
+    Ordinal,
+    VectorFamily,
+    Weibull,
+    ZeroInflated,
+)
 from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import ElasticNet, Penalty, Ridge
 from torchglm.fitting.status import FitWarning, Status
@@ -44,6 +55,8 @@ _LAZY = (
 
 __all__ = [
     "Bernoulli",
+    "Beta",
+    "BetaBinomial",
     "Binomial",
     "ElasticNet",
     "Exponential",
@@ -52,9 +65,12 @@ __all__ = [
     "GLMHead",
     "Gamma",
     "Gaussian",
+    "Hurdle",
     "InverseGaussian",
     "LazyGLMHead",
     "Link",
+    "LogLogistic",
+    "LogNormal",
     "Multinomial",
     "NegativeBinomial",
     "Ordinal",
@@ -66,6 +82,8 @@ __all__ = [
     "Status",
     "Tweedie",
     "VectorFamily",
+    "Weibull",
+    "ZeroInflated",
     "adjust",
     "compare",
     "families",

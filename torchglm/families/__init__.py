@@ -17,6 +17,7 @@ from torchglm.families.durations import Exponential
 from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.proportions import Bernoulli, Binomial
 from torchglm.families.real import Gaussian
+from torchglm.families.several import BY_NAME as SEVERAL
 from torchglm.families.tweedie import Tweedie
 from torchglm.links.inheritance import require_name
 
@@ -50,7 +51,7 @@ BY_NAME: dict[str, type[Family]] = {family.name: family for family in MEMBERS} |
 
 
 def names() -> list[str]:
-    """The names that `get` knows."""
+    """The names that `get` knows of families of one predictor; those of several are in `several.BY_NAME`."""
     return list(BY_NAME)
 
 
@@ -62,6 +63,7 @@ def get(family: str | Family, **arguments: float) -> Family:
     if isinstance(family, Family):
         require_name(family, "family")
         return family
-    if family not in BY_NAME:
-        raise ValueError(f"unknown family {family!r}. Known: {', '.join(BY_NAME)}.")
-    return BY_NAME[family](**arguments)
+    known: dict[str, type[Family]] = {**BY_NAME, **SEVERAL}
+    if family not in known:
+        raise ValueError(f"unknown family {family!r}. Known: {', '.join(known)}.")
+    return known[family](**arguments)

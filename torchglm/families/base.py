@@ -15,7 +15,7 @@ from torch.func import jvp
 from torchglm.families.numerics import any_observed, like, mask
 from torchglm.links import Link
 from torchglm.links.inheritance import check_name, renounce
-from torchglm.rows.times import Response
+from torchglm.rows.responses import Response
 
 # what a subclass with formulas of its own does not take from its parent, ingredients first: see `renounce`
 MADE_OF = {
@@ -59,6 +59,7 @@ class Family(nn.Module):
     support_text: str
     canonical: type[Link] | None = None  # whose observed and expected information are the same
     least_squares: bool = False  # True where the unit deviance is (y - mu)^2
+    advice: str = "or choose a family that allows it"  # where a response lies outside the support
     mean_text: str = "expected response"  # what the mean is called in a sentence
     ratio_text: str = "ratio of means"  # and what exp(coef) is, where it multiplies the mean
     mean_lower: float = 0.0
@@ -189,9 +190,9 @@ class Family(nn.Module):
         Raises `ValueError` where `trials` or `event` has no meaning for the family.
         """
         if trials is not None:
-            raise ValueError(f"trials= is for the Binomial family, got it with {self.name}. Remove it.")
+            raise ValueError(f"trials= is for Binomial and BetaBinomial, got it with {self.name}. Remove it.")
         if event is not None:
-            raise ValueError(f"event= is for the Exponential family, got it with {self.name}. Remove it.")
+            raise ValueError(f"event= is for families of times, got it with {self.name}. Remove it.")
         return y, None
 
     def supports(self, y: Response) -> Tensor:

@@ -10,7 +10,7 @@ from torchglm import links, special
 from torchglm.families.numerics import any_observed, log_less_excess, mask, values_are_known
 from torchglm.families.positive import ConstantVariation
 from torchglm.links import Link
-from torchglm.rows.times import Response, Times, size_of
+from torchglm.rows.responses import Response, Times, size_of
 
 
 class Exponential(ConstantVariation):
@@ -25,6 +25,7 @@ class Exponential(ConstantVariation):
     durations = True
     support = constraints.positive
     support_text = "y > 0"
+    advice = "or say by event=0 that it is censored, if it is (0 or longer), never by its sign"
     mean_text = "expected time"
 
     @property
@@ -39,7 +40,7 @@ class Exponential(ConstantVariation):
         self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
     ) -> tuple[Response, Tensor | None]:
         if trials is not None:
-            raise ValueError("trials= is for the Binomial family, got it with exponential. Remove it.")
+            raise ValueError("trials= is for Binomial and BetaBinomial, got it with exponential. Remove it.")
         if event is None:
             return y, None
         if values_are_known() and not bool(((event == 0) | (event == 1)).all()):

@@ -128,21 +128,22 @@ class Binomial(_Proportion):
         self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         if event is not None:
-            raise ValueError("event= is for the Exponential family, got it with binomial. Remove it.")
+            raise ValueError("event= is for families of times, got it with binomial. Remove it.")
         if trials is None:
             return y, None
         if values_are_known():
-            self._check(y, trials)
+            self.check(y, trials)
         return torch.where(trials > 0, y / torch.where(trials > 0, trials, 1.0), 0.0).clamp(max=1.0), trials
 
     @staticmethod
-    def _check(y: Tensor, trials: Tensor) -> None:
+    def check(y: Tensor, trials: Tensor) -> None:
+        """Raise `ValueError` for counts and totals that do not go together, and warn of counts that are not whole."""
         if not bool(((trials >= 0) & torch.isfinite(trials)).all()):
             raise ValueError("trials must be finite and >= 0. Correct or drop those rows.")
         over = y > trials * (1 + 1e-9)
         if bool(over.any()):
             raise RowError(
-                "Binomial needs y <= trials; ",
+                "counts need y <= trials; ",
                 over.nonzero()[0].tolist(),
                 " has more successes than trials (y is a count where trials= is given). Correct that row.",
             )

@@ -63,6 +63,7 @@ def build(
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
     deviance, pearson = 2 * moments.objective, moments.pearson
     kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)
+    censored = plan is None and context.get("event")  # with a plan the information is the observed one already
     flat = Flat(
         coef=coef,
         keep=solution.keep,
@@ -78,7 +79,7 @@ def build(
         edf=edf,
         unknown=unknown,
         **levels,
-        observed=observed_inverse(source, family, link, coef, solution.keep) if context.get("event") else None,
+        observed=observed_inverse(source, family, link, coef, solution.keep) if censored else None,
     )
     cuts = family.predictors if isinstance(family, Ordinal) else ()
     fitted = Fitted(

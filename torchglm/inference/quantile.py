@@ -10,7 +10,7 @@ from torchglm.distributions import log_tails
 from torchglm.families import Family
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
-from torchglm.rows.times import Response, Times, filled, size_of
+from torchglm.rows.responses import Response, Times, filled, size_of
 
 SMALLEST = 1e-300  # a probability that rounds to 0 has no normal quantile
 Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision

@@ -19,8 +19,8 @@ from torchglm.inputs.planned import planned
 from torchglm.inputs.roles import Roles
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.plan import Plan
+from torchglm.rows.responses import Response, second_of, size_of
 from torchglm.rows.rows import Rows
-from torchglm.rows.times import Response, event_of, size_of
 
 
 @dataclass
@@ -100,14 +100,10 @@ def assemble(
     shape, device = response.shape, design.device
     roles = roles.map(lambda name, value: checks.per_row(value, shape, name, device))
     batch = shape[:-1]
-    weight = torch.ones((), dtype=torch.float64, device=device).expand(shape)  # until a row has one of its own
-    for name, value in (("weights", roles.weights), ("freq", roles.freq)):
-        if value is not None:
-            checks.check_weights(value, name, strict)
-            weight = weight * value
+    weight = _weight(roles, shape, strict, device)
     response, roles = roles.readable(response, weight > 0)
     encoded, factor = family.encode(response, trials=roles.trials, event=roles.event)
-    coded, event = size_of(encoded), event_of(encoded)
+    coded, (second, pair) = size_of(encoded), second_of(encoded)
     weight = weight if factor is None else weight * factor
     if factor is not None and strict:
         checks.check_weights(factor, "trials", strict)
@@ -139,7 +135,8 @@ def assemble(
         freq,
         intercept,
         indexed,
-        None if event is None else event.reshape(models, n),
+        None if second is None else second.reshape(models, n),
+        pair=pair,
     )
     constant = intercept or constant or _starts_with_ones(rows)
     if isinstance(family, VectorFamily) and plan is not None:
@@ -157,6 +154,16 @@ def assemble(
         family,
         plan,
     )
+
+
+def _weight(roles: Roles, shape: torch.Size, strict: bool, device: torch.device) -> Tensor:
+    """Prior weights times repeats, one number for all rows until a row has one of its own."""
+    weight = torch.ones((), dtype=torch.float64, device=device).expand(shape)
+    for name, value in (("weights", roles.weights), ("freq", roles.freq)):
+        if value is not None:
+            checks.check_weights(value, name, strict)
+            weight = weight * value
+    return weight
 
 
 def _starts_with_ones(rows: Rows) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.row_error import RowError
 from torchglm.fitting.status import FitWarning
-from torchglm.rows.times import Response, size_of
+from torchglm.rows.responses import Response, size_of
 
 
 def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
@@ -185,11 +185,8 @@ def check_support(y: Response, family: Family, used: Tensor) -> None:
     bad = used & ~inside & torch.isfinite(value)
     if bool(bad.any()):
         place = bad.nonzero()[0].tolist()
-        other = "or choose a family that allows it"
-        if family.durations:
-            other = "or say by event=0 that it is censored, if it is (0 or longer), never by its sign"
         raise RowError(
             f"the {family.name} family needs {family.support_text}; ",
             place,
-            f" has y = {float(value[tuple(place)]):g}. Correct or drop it, {other}.",
+            f" has y = {float(value[tuple(place)]):g}. Correct or drop it, {family.advice}.",
         )

@@ -238,7 +238,7 @@ def _joined(pieces: list[Rows]) -> Rows:
     )
     repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
     indexed = [piece.indexed for piece in pieces if piece.indexed is not None]
-    events = [piece.event for piece in pieces if piece.event is not None]
+    seconds = [piece.second for piece in pieces if piece.second is not None]
     return Rows(
         x,
         y,
@@ -247,6 +247,7 @@ def _joined(pieces: list[Rows]) -> Rows:
         torch.cat(repeats, -1) if repeats else None,
         False,
         indexed[0].stacked(indexed[1:]) if indexed else None,
-        torch.cat(events, -1) if events else None,
+        torch.cat(seconds, -1) if seconds else None,
         pieces[0].plan,
+        pieces[0].pair,
     )

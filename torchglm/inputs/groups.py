@@ -90,5 +90,5 @@ def _padded(rows: Rows, order: Tensor, first: Tensor, sizes: Tensor) -> Rows:
         weight=weight if whole else torch.where(own, weight, 0.0),
         offset=picked(rows.offset, 0.0),
         repeats=None if rows.repeats is None else rows.repeats[0][index],
-        event=None if rows.event is None else rows.event[0][index],
+        second=None if rows.second is None else rows.second[0][index],
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inputs import Roles, tensor
-from torchglm.rows.times import Response, event_of, response, size_of
+from torchglm.rows.responses import Response, event_of, response, size_of
 
 Column: TypeAlias = Tensor | ArrayLike  # one value for each row: a tensor, an array, a series or a list
 

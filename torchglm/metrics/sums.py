@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.families import Binomial, Family
 from torchglm.links import Identity, Link
 from torchglm.metrics.rows import Scored
-from torchglm.rows.times import Response, Times, event_of, response, size_of
+from torchglm.rows.responses import Response, Times, event_of, response, size_of
 
 
 def total(weight: Tensor, value: Tensor) -> Tensor:

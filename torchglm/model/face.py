@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchglm import families, links
 from torchglm.families import Family
-from torchglm.families.several import Classes, Plain, VectorFamily, of_predictors
+from torchglm.families.several import Classes, VectorFamily, of_predictors
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.apart import levels_apart
 from torchglm.fitting.penalties import Penalty
@@ -123,8 +123,8 @@ def fit(
     the family's support.
     """
     family = families.get(family)
-    if predictors:
-        family = of_predictors(family, link)
+    if predictors or isinstance(family, VectorFamily):
+        family, link = of_predictors(family, link), None
     chosen = _link_of(family, link)
     check_options(tol, max_iter, singular, penalty, names, dtype)
     beside = Roles.of(roles, "fit")
@@ -186,8 +186,6 @@ def fit(
 def _link_of(family: Family, link: str | Link | None) -> Link:
     """The link of the mean, which a family of several predictors has itself."""
     if isinstance(family, VectorFamily):
-        if link is not None and not isinstance(family, Plain):
-            raise ValueError(f"{family.name} has its own link, {type(family).__name__}(link=...). Leave link= out.")
         return Identity() if isinstance(family, Classes) and family.classes is None else family.default_link
     return family.default_link if link is None else links.get(link)
 

@@ -19,7 +19,7 @@ from torchglm.links import Link
 from torchglm.model.continuation import Continuation
 from torchglm.model.made import kind_of, make_weight, own_family, start_of
 from torchglm.model.renewable import Renewable
-from torchglm.rows.times import Response, each, filled
+from torchglm.rows.responses import Response, each, filled
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -14,7 +14,7 @@ from torchglm.families import Family
 from torchglm.metrics.ranking import curve, gini_value, joined, ranked_sums
 from torchglm.metrics.rows import Scored
 from torchglm.metrics.sums import observed_variance
-from torchglm.rows.times import Response, event_of, size_of
+from torchglm.rows.responses import Response, event_of, size_of
 
 _Sums = TypeVar("_Sums", "Residuals", "Rootogram")
 

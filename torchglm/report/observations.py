@@ -13,7 +13,7 @@ from torchglm.fitting.kernel import take_family
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.report.sample import EvenSample
-from torchglm.rows.times import Response, response
+from torchglm.rows.responses import Response, response
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inference.quantile import scores
-from torchglm.rows.times import event_of, response, size_of
+from torchglm.rows.responses import event_of, response, size_of
 
 
 @torch.no_grad()

@@ -79,7 +79,7 @@ class Ragged:
                 whole[models, : part.shape[1]] = part
             return whole
 
-        tensors = {name: filled(name) for name in ("x", "y", "weight", "offset", "repeats", "event")}
+        tensors = {name: filled(name) for name in ("x", "y", "weight", "offset", "repeats", "second")}
         return own._replace(**tensors)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.rows.grams import Layout
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.plan import Plan
-from torchglm.rows.times import Response, response
+from torchglm.rows.responses import Pair, Response, Times, response
 
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
 BLOCK = 1 << 18
@@ -27,8 +27,8 @@ class Rows(NamedTuple):
 
     `x` is `(n, p)`, shared by all models, or `(B, n, p)`; the others are `(B, n)`. `weight` is the whole weight
     of a row (prior weights times trials times repeats; 0 drops the row); `repeats` the part of it that
-    repeats the row (None: 1). `y` is encoded by the family; `event` is False where such a time is only known to be
-    longer (None: nowhere). With `intercept` the design has a column of ones in front of `x`; it is made block by block
+    repeats the row (None: 1). `y` is encoded by the family; where a response has a `second` part, it is a `pair` of
+    that kind. With `intercept` the design has a column of ones in front of `x`; it is made block by block
     and never copied whole. With `indexed` the design has index columns, `x` (n, q) holds the others, and there is no
     such intercept. With a `plan` every row has K linear predictors, made of the columns of this design as it says, and
     `offset` is (B, n, K).
@@ -41,13 +41,19 @@ class Rows(NamedTuple):
     repeats: Tensor | None = None
     intercept: bool = False
     indexed: Indexed | None = None
-    event: Tensor | None = None
+    second: Tensor | None = None
     plan: Plan | None = None
+    pair: type[Pair] = Times
 
     @property
     def response(self) -> Response:
         """The response as the formulas of the family take it."""
-        return response(self.y, self.event)
+        return response(self.y, self.second, self.pair)
+
+    @property
+    def event(self) -> Tensor | None:
+        """Whether the event of each time was seen; None where every one was."""
+        return self.second if self.pair is Times else None
 
     @property
     def columns(self) -> int:
@@ -69,7 +75,7 @@ class Rows(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes that the rows take."""
-        held = (self.x, self.y, self.weight, self.offset, self.repeats, self.event)
+        held = (self.x, self.y, self.weight, self.offset, self.repeats, self.second)
         return sum(part.nbytes for part in held if part is not None) + (
             0 if self.indexed is None else self.indexed.nbytes
         )
@@ -84,8 +90,8 @@ class Rows(NamedTuple):
         x = self.x if self.shared else self.x[models]
         repeats = None if self.repeats is None else self.repeats[models]
         y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
-        event = None if self.event is None else self.event[models]
-        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, event, self.plan)
+        second = None if self.second is None else self.second[models]
+        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, second, self.plan, self.pair)
 
     def between(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop` of every model."""
@@ -103,8 +109,9 @@ class Rows(NamedTuple):
             repeats,
             self.intercept,
             indexed,
-            None if self.event is None else self.event[:, rows],
+            None if self.second is None else self.second[:, rows],
             self.plan,
+            self.pair,
         )
 
     def pieces(self, columns: int = 0) -> Iterator[Rows]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torchglm.special.counts import (
     binomial_log_prob,
+    log_rising,
+    log_rising_slopes,
     negative_binomial_half_deviance,
     negative_binomial_log_prob,
     negative_binomial_slopes,
@@ -71,6 +73,8 @@ __all__ = [
     "log_betainc",
     "log_factorial_remainder",
     "log_minus_digamma",
+    "log_rising",
+    "log_rising_slopes",
     "log_gammainc",
     "negative_binomial_crps",
     "negative_binomial_half_deviance",

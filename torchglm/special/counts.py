@@ -15,6 +15,8 @@ from torchglm.special.elementary import (
     log1pmx,
     log_factorial_remainder,
     log_one_plus_minus_over,
+    stirling_derivatives,
+    stirling_remainder,
     stirling_remainder_of_inverse,
 )
 
@@ -32,6 +34,21 @@ def binomial_log_prob(y: Tensor, trials: Tensor, probability: Tensor) -> Tensor:
     deviance = kl_div(y, trials * probability) + kl_div(failures, trials * (1 - probability))
     remainder = log_factorial_remainder(y) + log_factorial_remainder(failures)
     return log_factorial_remainder(trials) - remainder - deviance
+
+
+def log_rising(p: Tensor, y: Tensor) -> Tensor:
+    """`lgamma(p + y) - lgamma(p) - y log p` for `p > 0`, `y >= 0`: what `p (p + 1) ... (p + y - 1)` is above `p^y`."""
+    u = y / p
+    return p * log1pmx(u) + (y - 0.5) * torch.log1p(u) + stirling_remainder(p + y) - stirling_remainder(p)
+
+
+def log_rising_slopes(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The first and second derivative of `log_rising` by `p`, without cancellation for large `p`."""
+    total = p + y
+    (first, second), (own, own_bend) = stirling_derivatives(total), stirling_derivatives(p)
+    half = y / (2 * p * total)
+    bend = (y / p).square() / total - half * (p + total) / (p * total)
+    return log1pmx(y / p) + half + first - own, bend + second - own_bend
 
 
 def negative_binomial_half_deviance(y: Tensor, mu: Tensor, alpha: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torchglm.inputs import GLMBatch, Roles
 from torchglm.links import Link
 from torchglm.model.face import GLMHead
 from torchglm.model.layer import without
-from torchglm.rows.times import Response, filled
+from torchglm.rows.responses import Response, filled
 from torchglm.training.batches import shared
 
 STEEP = 1e8  # a mean gradient that only rows have in which exp(eta) is above 1e12

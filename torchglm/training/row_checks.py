@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inputs import GLMBatch, Roles, check_support, check_weights, finite, named
-from torchglm.rows.times import size_of
+from torchglm.rows.responses import size_of
 
 
 def check_masses(rows: GLMBatch) -> None:

@@ -15,9 +15,9 @@ from torchglm.inputs import GLMBatch
 from torchglm.model.face import GLMHead
 from torchglm.rows.products import product
 from torchglm.rows.ranks import ALONE, Ranks
+from torchglm.rows.responses import Response, event_of, response, size_of
 from torchglm.rows.rows import BLOCK
 from torchglm.rows.threads import spread
-from torchglm.rows.times import Response, event_of, response, size_of
 from torchglm.training.batches import take
 
 LOST = 1e-5  # share of a standard deviation that rounding may take where sums of columns are centred after the fact

@@ -1,22 +1,66 @@
 """Families whose law has several linear predictors: classes, and laws of which more than the mean depends on columns.
 
-`base` is the contract. To add one, write its class in the file it belongs to and name it once in `MEMBERS`.
+`base` is the contract; the families stand by what they model: `categorical`, `dispersion`, `counts`, `compound`,
+`proportions`, `zeros`, `times`. To add one, write its class in the file it belongs to and name it once in `MEMBERS`.
 """
 
 from __future__ import annotations
 
 from torchglm import links
 from torchglm.families.base import Family
-from torchglm.families.positive import Gamma, InverseGaussian
-from torchglm.families.real import Gaussian
 from torchglm.families.several.base import VectorFamily
 from torchglm.families.several.categorical import Classes, Multinomial, Ordinal
+from torchglm.families.several.compound import Compound
+from torchglm.families.several.counts import Overdispersed
 from torchglm.families.several.dispersion import Dispersed, Plain
+from torchglm.families.several.parameters import of_parameters
+from torchglm.families.several.proportions import Beta, BetaBinomial
+from torchglm.families.several.times import LogLogistic, LogNormal, LogTimes, Weibull
+from torchglm.families.several.zeros import Hurdle, ZeroInflated
 from torchglm.links import Link
 
-__all__ = ["MEMBERS", "Classes", "Dispersed", "Multinomial", "Ordinal", "Plain", "VectorFamily", "of_predictors"]
+__all__ = [
+    "BY_NAME",
+    "MEMBERS",
+    "Beta",
+    "BetaBinomial",
+    "Classes",
+    "Compound",
+    "Dispersed",
+    "Hurdle",
+    "LogLogistic",
+    "LogNormal",
+    "LogTimes",
+    "Multinomial",
+    "Ordinal",
+    "Overdispersed",
+    "Plain",
+    "VectorFamily",
+    "Weibull",
+    "ZeroInflated",
+    "of_parameters",
+    "of_predictors",
+]
 
-MEMBERS: tuple[type[VectorFamily], ...] = (Multinomial, Ordinal)
+MEMBERS: tuple[type[VectorFamily], ...] = (
+    Multinomial,
+    Ordinal,
+    Plain,
+    Dispersed,
+    Overdispersed,
+    Compound,
+    Beta,
+    BetaBinomial,
+    ZeroInflated,
+    Hurdle,
+    Weibull,
+    LogNormal,
+    LogLogistic,
+)
+# those that a name makes: of the others a family within is a part
+BY_NAME: dict[str, type[VectorFamily]] = {
+    kind.name: kind for kind in (Multinomial, Ordinal, Beta, BetaBinomial, Weibull, LogNormal, LogLogistic)
+}
 
 
 def of_predictors(family: Family, link: str | Link | None = None) -> VectorFamily:
@@ -24,10 +68,9 @@ def of_predictors(family: Family, link: str | Link | None = None) -> VectorFamil
 
     Raises `ValueError` for a family that has no other.
     """
-    if isinstance(family, VectorFamily):
-        return family
-    if type(family) in (Gaussian, Gamma, InverseGaussian):
-        return Dispersed(family, None if link is None else links.get(link))
-    raise ValueError(
-        f"{family.name} has no parameter beside its mean that could have a predictor. Leave predictors= out."
-    )
+    found = of_parameters(family, None if link is None else links.get(link))
+    if type(found) is Plain and not isinstance(family, VectorFamily):
+        raise ValueError(
+            f"{family.name} has no parameter beside its mean that could have a predictor. Leave predictors= out."
+        )
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -11,7 +12,7 @@ from torchglm.families.base import Family
 from torchglm.links import Identity, Link
 from torchglm.links.inheritance import check_name
 from torchglm.rows.plan import Plan
-from torchglm.rows.times import Response, size_of
+from torchglm.rows.responses import Response, size_of
 
 Pairs: TypeAlias = dict[tuple[int, int], Tensor]  # the entries (k, l), k <= l, of symmetric K x K matrices
 
@@ -28,6 +29,7 @@ class VectorFamily(Family):
 
     has_dispersion = False
     canonical = None
+    counts: bool = False  # True where the response is a count, of which 0 has a probability
 
     def __init_subclass__(cls, **options: Any) -> None:
         nn.Module.__init_subclass__(**options)  # formulas of one predictor, of which a class inherits none
@@ -87,20 +89,19 @@ class VectorFamily(Family):
     def safe(self, y: Response, eta: Tensor, observed: Pairs) -> Pairs:
         """A curvature that is nowhere negative: the expected information, or the observed without its negative part."""
         known = self.expected(eta)
-        if known is not None:
-            return known
-        size = len(eta)
-        matrices = eta.new_zeros(*eta.shape[1:], size, size)
-        for (k, j), value in observed.items():
-            matrices[..., k, j] = matrices[..., j, k] = value
-        values, vectors = torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
-        # a direction in which the likelihood bends the other way keeps its curvature's size, so that the step is short
-        kept = (vectors * values.abs().unsqueeze(-2)) @ vectors.mT
-        return {(k, j): kept[..., k, j] for k in range(size) for j in range(k, size)}
+        return absolute(observed, range(len(eta))) if known is None else known
 
     def valid(self, eta: Tensor) -> Tensor:
         """(*N) True where the predictors have a law."""
         return torch.isfinite(eta).all(0)
+
+    def linked(self, link: Link) -> VectorFamily:
+        """The same family with another link of its first predictor. Raises `ValueError` where that is not free."""
+        raise ValueError(f"{self.name} has its own link, {self.default_link.name}. Leave link= out.")
+
+    def parts(self) -> dict[str, Family | Link]:
+        """The families and links that the class is called with to make one like this, beside `arguments`."""
+        return {}
 
     def parameter(self, name: str, eta: Tensor) -> Tensor:
         """(*N) what the predictor of that name stands for where it is `eta` (*N): a mean, a dispersion, ..."""
@@ -152,3 +153,38 @@ class VectorFamily(Family):
     def inner_mean(self) -> float:
         """A response that any row may have."""
         return 1.0
+
+
+def absolute(information: Pairs, among: Iterable[int]) -> Pairs:
+    """The part of symmetric matrices that belongs to the predictors `among`, with its eigenvalues' absolute values.
+
+    A direction in which a likelihood bends the other way keeps the size of its curvature, so that a step is short.
+    """
+    places = list(among)
+    none = torch.zeros_like(next(iter(information.values())))
+    own = {(k, j): information.get((k, j), none) for k in places for j in places if k <= j}
+    if len(places) == 1:
+        return {pair: value.abs() for pair, value in own.items()}
+    if len(places) == 2:
+        return _absolute_of_two(own, *places)
+    matrices = none.new_zeros(*none.shape, len(places), len(places))
+    for (k, j), value in own.items():
+        matrices[..., places.index(k), places.index(j)] = matrices[..., places.index(j), places.index(k)] = value
+    values, vectors = torch.linalg.eigh(torch.nan_to_num(matrices, nan=0.0, posinf=0.0, neginf=0.0))
+    kept = (vectors * values.abs().unsqueeze(-2)) @ vectors.mT
+    return {(k, j): kept[..., places.index(k), places.index(j)] for k, j in own}
+
+
+def _absolute_of_two(own: Pairs, first: int, second: int) -> Pairs:
+    """The same of 2 x 2 matrices A, in closed form: `|A| = (A A + |det A| I) / sqrt(tr A A + 2 |det A|)`."""
+    scale = torch.stack([value.abs() for value in own.values()]).amax(0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    a, b, d = (own[pair] / scale for pair in ((first, first), (first, second), (second, second)))
+    det = (a * d - b.square()).abs()
+    root = (a.square() + 2 * b.square() + d.square() + 2 * det).sqrt()
+    factor = scale / torch.where(root > 0, root, 1.0)
+    return {
+        (first, first): (a.square() + b.square() + det) * factor,
+        (first, second): b * (a + d) * factor,
+        (second, second): (d.square() + b.square() + det) * factor,
+    }

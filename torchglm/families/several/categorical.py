@@ -13,7 +13,7 @@ from torchglm import links
 from torchglm.families.several.base import Pairs, VectorFamily
 from torchglm.links import Link
 from torchglm.rows.plan import Plan, PlanBlock
-from torchglm.rows.times import Response
+from torchglm.rows.responses import Response
 
 
 class Classes(VectorFamily):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from torchglm import links
 from torchglm.families.base import Family
+from torchglm.families.counts import NegativeBinomial, Poisson
 from torchglm.families.several.base import Pairs, VectorFamily
 from torchglm.links import Link
-from torchglm.rows.times import Response
+from torchglm.rows.responses import Response
+
+Own = TypeVar("Own", bound="Plain")
 
 
 class Plain(VectorFamily):
     """A family of one predictor in the form of those that have several: `phi = 1`, and the mean by a link.
 
-    Raises `ValueError` for a family that has a dispersion: it has a predictor of its own, `Dispersed`.
+    A family that has a dispersion is `Dispersed`, one that estimates its shape has a class of its own.
     """
 
     name = "plain"
@@ -25,6 +30,13 @@ class Plain(VectorFamily):
         self.family, self.link = family, family.default_link if link is None else link
         self.support, self.support_text = family.support, family.support_text
         self.mean_text, self.ratio_text, self.durations = family.mean_text, family.ratio_text, family.durations
+        self.advice, self.counts = family.advice, isinstance(family, (Poisson, NegativeBinomial))
+
+    def linked(self: Own, link: Link) -> Own:
+        return type(self)(self.family, link)
+
+    def parts(self) -> dict[str, Family | Link]:
+        return {"family": self.family, "link": self.link}
 
     @property
     def predictors(self) -> tuple[str, ...]:

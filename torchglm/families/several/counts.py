@@ -1,0 +1,83 @@
+"""The negative binomial whose over-dispersion has a predictor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from torchglm import links, special
+from torchglm.families.base import Family
+from torchglm.families.several.base import Pairs, VectorFamily, absolute
+from torchglm.links import Link
+from torchglm.rows.responses import Response
+
+LEAST_ALPHA, MOST_ALPHA = 0.02, 50.0  # of a start
+POISSON = -30.0  # log alpha below which the law is Poisson's to the last digit: an end, not an estimate
+
+
+class Overdispersed(VectorFamily):
+    """Counts of `Var(y) = mu + alpha mu^2`, the mean by a link and `log alpha` with a predictor.
+
+    Source: Lawless (1987), Negative binomial and mixed Poisson regression, Canadian J. Statist. 15, 209-225.
+    """
+
+    name = "overdispersed"
+    counts = True
+    support = constraints.nonnegative
+    support_text = "y >= 0"
+    mean_text = "expected count"
+    ratio_text = "rate ratio"
+
+    def __init__(self, link: Link | None = None) -> None:
+        super().__init__()
+        self.link = links.Log() if link is None else link
+
+    def linked(self, link: Link) -> Overdispersed:
+        return Overdispersed(link)
+
+    def parts(self) -> dict[str, Family | Link]:
+        return {"link": self.link}
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return ("mean", "alpha")
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return {"mean": self.link, "alpha": links.Log()}
+
+    def nll(self, y: Response, eta: Tensor) -> Tensor:
+        return -special.negative_binomial_log_prob(y, self.link(eta[0]), eta[1].exp())
+
+    def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        mu, alpha, relative = self.link(eta[0]), eta[1].exp(), self.link.relative_slope(eta[0])
+        share = alpha * mu / (1 + alpha * mu)
+        score = (y - mu) / (1 + alpha * mu) * relative
+        bend = self.link.inverse_curvature(eta[0]) - relative * (1 + share)
+        first, second = special.negative_binomial_slopes(y, mu, alpha)
+        pairs = {(0, 0): self._weight(mu, alpha, relative) - score * bend, (0, 1): score * share, (1, 1): -second}
+        return torch.stack([score, first]), pairs
+
+    def safe(self, y: Response, eta: Tensor, observed: Pairs) -> Pairs:
+        weight = self._weight(self.link(eta[0]), eta[1].exp(), self.link.relative_slope(eta[0]))
+        return {(0, 0): weight} | absolute(observed, [1])
+
+    @staticmethod
+    def _weight(mu: Tensor, alpha: Tensor, relative: Tensor) -> Tensor:
+        """The expected information of the mean's predictor."""
+        return relative.square() * mu / (1 + alpha * mu)
+
+    def valid(self, eta: Tensor) -> Tensor:
+        mu = self.link(eta[0])
+        inside = self.link.inside(eta[0]) & (mu > 0) & torch.isfinite(mu)
+        return super().valid(eta) & inside & (eta[1].abs() < -POISSON)
+
+    def start(self, averages: Tensor) -> Tensor:
+        mean, square = averages[0], averages[1]
+        alpha = ((square - mean.square() - mean) / mean.square()).nan_to_num(1.0).clamp(LEAST_ALPHA, MOST_ALPHA)
+        return torch.stack([self.link.link(mean), alpha.log()])
+
+    def row_start(self, y: Response, eta: Tensor) -> Tensor:
+        own = self.link.link((y + self.link(eta[0])) / 2)
+        return torch.stack([torch.where(torch.isfinite(own), own, eta[0]), eta[1]])

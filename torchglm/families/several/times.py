@@ -1,0 +1,177 @@
+"""Times to an event whose logarithm has a location and a scale: accelerated failure times, censored or not."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from torchglm import links
+from torchglm.families.numerics import values_are_known
+from torchglm.families.several.base import Pairs, VectorFamily
+from torchglm.links import Link
+from torchglm.rows.responses import Response, Times, event_of, size_of
+
+EULER = 0.5772156649015329
+
+
+class LogTimes(VectorFamily):
+    """What all share: `log t = location + scale z` with the law of z known, and `log scale` with a predictor.
+
+    A time whose `event` is 0 is right-censored: the event came later. The density is that of t. A class says the
+    logarithms of the density and the upper tail of z, and their derivatives. Source: Kalbfleisch & Prentice (2002),
+    The Statistical Analysis of Failure Time Data, section 2.3.
+    """
+
+    durations = True
+    support = constraints.positive
+    support_text = "y > 0"
+    advice = "or say by event=0 that it is censored, if it is (0 or longer), never by its sign"
+    mean_text = "expected time"
+    ratio_text = "time ratio"
+    centre: float  # mean of z
+    spread: float  # its standard deviation
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        return ("location", "scale")
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return {"location": links.Identity(), "scale": links.Log()}
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """`log f(z)`."""
+        raise NotImplementedError
+
+    def log_beyond(self, z: Tensor) -> Tensor:
+        """`log(1 - F(z))`."""
+        raise NotImplementedError
+
+    def slopes(self, z: Tensor, event: Tensor | bool) -> tuple[Tensor, Tensor]:
+        """First and minus the second derivative of `log f` where `event` is true, of the upper tail where not."""
+        raise NotImplementedError
+
+    def encode(
+        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+    ) -> tuple[Response, Tensor | None]:
+        if trials is not None:
+            raise ValueError(f"trials= is for Binomial and BetaBinomial, got it with {self.name}. Remove it.")
+        if event is None:
+            return y, None
+        if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
+            raise ValueError("event must be 1 (the event was seen) or 0 (censored). Recode the column.")
+        return Times(y, event.bool()), None
+
+    def supports(self, y: Response) -> Tensor:
+        if isinstance(y, Times):
+            return torch.where(y.event, self.support.check(y.size), y.size >= 0)
+        return self.support.check(y)
+
+    def statistics(self, y: Response) -> Tensor:
+        """`log t` and its square, and whether the event was seen."""
+        logs = _log_size(y)[0]
+        event = event_of(y)
+        return torch.stack([logs, logs.square(), torch.ones_like(logs) if event is None else event.to(logs.dtype)])
+
+    def nll(self, y: Response, eta: Tensor) -> Tensor:
+        logs, told = _log_size(y)
+        z, event = (logs - eta[0]) * torch.exp(-eta[1]), event_of(y)
+        density = self.log_density(z) - eta[1] - logs
+        seen = density if event is None else torch.where(event, density, self.log_beyond(z))
+        return -torch.where(told, seen, 0.0)
+
+    def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        logs, told = _log_size(y)
+        rate, event = torch.exp(-eta[1]), event_of(y)
+        z = (logs - eta[0]) * rate
+        slope, bend = self.slopes(z, True if event is None else event)
+        slope, bend = torch.where(told, slope, 0.0), torch.where(told, bend, 0.0)
+        seen = 1.0 if event is None else event.to(z.dtype)
+        pairs = {
+            (0, 0): rate.square() * bend,
+            (0, 1): rate * (z * bend - slope),
+            (1, 1): z.square() * bend - z * slope,
+        }
+        return torch.stack([-rate * slope, -z * slope - seen]), pairs
+
+    def start(self, averages: Tensor) -> Tensor:
+        mean, square, seen = averages
+        scale = (square - mean.square()).clamp(min=1e-6).sqrt() / self.spread
+        return torch.stack([mean - self.centre * scale + (1 - seen) * scale, scale.log()])
+
+
+class Weibull(LogTimes):
+    """Times of hazard `t^(1/scale - 1)`, proportional and accelerated at once: z has the law of least extremes."""
+
+    name = "weibull"
+    centre, spread = -EULER, math.pi / math.sqrt(6)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        return z - z.exp()
+
+    def log_beyond(self, z: Tensor) -> Tensor:
+        return -z.exp()
+
+    def slopes(self, z: Tensor, event: Tensor | bool) -> tuple[Tensor, Tensor]:
+        rate = z.exp()
+        return event * torch.ones_like(z) - rate, rate
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return torch.exp(eta[0] + torch.lgamma(1 + eta[1].exp()))
+
+
+class LogNormal(LogTimes):
+    """Times (or amounts) whose logarithm is normal."""
+
+    name = "lognormal"
+    centre, spread = 0.0, 1.0
+
+    def log_density(self, z: Tensor) -> Tensor:
+        return -0.5 * (z.square() + math.log(2 * math.pi))
+
+    def log_beyond(self, z: Tensor) -> Tensor:
+        return torch.special.log_ndtr(-z)
+
+    def slopes(self, z: Tensor, event: Tensor | bool) -> tuple[Tensor, Tensor]:
+        if isinstance(event, bool):
+            return -z, torch.ones_like(z)
+        hazard = torch.exp(self.log_density(z) - torch.special.log_ndtr(-z))
+        return torch.where(event, -z, -hazard), torch.where(event, 1.0, hazard * (hazard - z))
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return torch.exp(eta[0] + torch.exp(2 * eta[1]) / 2)
+
+
+class LogLogistic(LogTimes):
+    """Times whose logarithm is logistic: the odds of having survived are proportional. No mean for a scale from 1."""
+
+    name = "loglogistic"
+    centre, spread = 0.0, math.pi / math.sqrt(3)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        return z - 2 * nn.functional.softplus(z, threshold=40)
+
+    def log_beyond(self, z: Tensor) -> Tensor:
+        return -nn.functional.softplus(z, threshold=40)
+
+    def slopes(self, z: Tensor, event: Tensor | bool) -> tuple[Tensor, Tensor]:
+        times = 1 + event * torch.ones_like(z)
+        share, rest = torch.sigmoid(z), torch.sigmoid(-z)
+        return times - 1 - times * share, times * share * rest
+
+    def mean(self, eta: Tensor) -> Tensor:
+        """Infinite where the scale is 1 or more."""
+        scale = eta[1].exp()
+        exists = scale < 1
+        turn = math.pi * torch.where(exists, scale, 0.5)
+        return eta[0].exp() * torch.where(exists, turn / turn.sin(), torch.inf)
+
+
+def _log_size(y: Response) -> tuple[Tensor, Tensor]:
+    """The logarithms of the times, and which tell anything: a time censored at 0 does not."""
+    size = size_of(y)
+    told = size > 0
+    return torch.where(told, size, 1.0).log(), told
