@@ -210,7 +210,7 @@ class Fitted:
         `coef` has a number so far out that their rows have the means they would have there.
         """
         none = torch.zeros_like(self.flat.coef)
-        return self.shaped(none if self.flat.infinite is None else self.flat.infinite.sign())
+        return self.shaped(none if self.flat.infinite is None else self.flat.infinite.sign())[..., : len(self.names)]
 
     @property
     def apart_rows(self) -> Tensor:
