@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import torch
 import torchglm
 from torchglm.inference.table import Outcome, Table
 from torchglm.store import runs
-from torchglm.writing.files import replaced
+from torchglm.writing.files import MACHINE, clear, replaced
 from torchglm.writing.numbers import cell, jsonable, p_value, stated
 
 PS = [0.0, 1e-300, 9.9e-17, 1e-16, 3e-9, 9.4e-4, 9.6e-4, 0.001, 0.0412, 0.5, 0.99994, 0.99996, 1.0]
@@ -93,3 +95,43 @@ def test_json_knows_no_nan() -> None:
     made = jsonable(given)
     assert made == {"a": [1, None, [2.5, None]], "3": {"b": None}, "c": "NaN", "d": None, "e": True}
     assert json.loads(json.dumps(made, allow_nan=False)) == made
+
+
+def _dead() -> int:
+    """The number of a process that is gone."""
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["run", "[run]", "run.csv", "r*n"])
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_live_one_writes_is_not(
+    tmp_path: Path, name: str
+) -> None:
+    dead, path = _dead(), tmp_path / name
+    gone = [tmp_path / f".{name}.draft-{owner}{dead}" for owner in ("", MACHINE)]
+    kept = [tmp_path / f".{name}.draft-{MACHINE}{os.getpid()}x", tmp_path / f".{name}.draft-elsewhere-{dead}"]
+    kept.append(tmp_path / f".{name}2.draft-{dead}")
+    gone[0].mkdir()
+    (gone[0] / "half").write_text("half")
+    for file in (gone[1], *kept):
+        file.touch()
+    with replaced(path) as draft:
+        draft.write_text("whole")
+    assert path.read_text() == "whole"
+    assert not any(file.exists() for file in gone) and all(file.exists() for file in kept)
+    os.utime(kept[1], (0, 0))  # of another machine, long ago
+    clear(path)
+    assert not kept[1].exists()
+
+
+def test_a_run_folder_is_cleared_of_what_killed_runs_left(tmp_path: Path) -> None:
+    dead, run = _dead(), tmp_path / "run"
+    run.mkdir()
+    (run / "result.json").write_text("{}")
+    for left in (f".run.draft-{dead}", f".run.old-{dead}"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "log.txt").touch()
+    (tmp_path / f".run.old-{dead}" / "notes.txt").write_text("mine")
+    (run / f".checkpoint.pt.draft-{dead}").touch()
+    runs.check_target(run)
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["notes.txt", "result.json", "run"]

@@ -130,7 +130,8 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unseen",
         choices=("error", "reference", "other"),
-        help="what a category that the fit never saw counts as (default: as data.unseen of the fit)",
+        help="what a category that the fit never saw counts as (default: as data.unseen of the fit); with "
+        "reference or other, predictions for a group without a model stay empty",
     )
 
 

@@ -14,7 +14,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import register_type
 
-from torchglm.cli import short_names
+from torchglm.cli import plain_yaml, short_names
 from torchglm.cli.config_errors import one_line
 from torchglm.cli.schema import DataConfig, Job
 
@@ -31,24 +31,8 @@ _yaml_load = jsonargparse.get_loader("yaml")
 
 
 def _strict_load(text: str) -> Any:
-    """YAML in which no key stands twice. Raises ValueError, with both lines, where one does."""
-    found = _yaml_load(text)
-    waiting = [yaml.compose(text, Loader=yaml.SafeLoader)]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, yaml.SequenceNode):
-            waiting += node.value
-        if not isinstance(node, yaml.MappingNode):
-            continue
-        lines: dict[Any, int] = {}
-        for key, value in node.value:
-            line, waiting = key.start_mark.line + 1, [*waiting, value]
-            if key.value in lines and isinstance(key, yaml.ScalarNode):
-                also = "" if lines[key.value] == line else f" and in line {lines[key.value]}"
-                raise ValueError(f"the key {key.value!r} stands twice, in line {line}{also}. Keep one.")
-            if isinstance(key, yaml.ScalarNode):
-                lines[key.value] = line
-    return found
+    """YAML that `plain_yaml.check` has looked at. Raises ValueError where it refuses."""
+    return plain_yaml.loaded(text, _yaml_load)
 
 
 def load_yaml(text: str) -> Any:
@@ -154,7 +138,7 @@ def resumed(arguments: Sequence[str]) -> tuple[list[str], str | None]:
 
 def differences(text: str, other: str) -> list[str]:
     """What two resolved configs set otherwise, each as `key: value, was value`, but for where and how fast they run."""
-    ours, theirs = (_flat(_yaml_load(one)) for one in (text, other))
+    ours, theirs = (_flat(_strict_load(one)) for one in (text, other))
     keys = sorted({*ours, *theirs} - {"output_dir", "device", "timeout"})
     found = [key for key in keys if ours.get(key) != theirs.get(key)]
     # of another family the arguments differ, too

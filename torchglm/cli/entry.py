@@ -58,12 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "TORCHGLM_TRACEBACK" in os.environ:
             raise
         return _refused(_in_flags(str(error), given[:1]))
-    except MemoryError:
-        return _refused("out of memory. Fit fewer rows or columns, or use solver: sgd.")
+    except MemoryError as error:
+        return _refused(_no_memory(str(error)))
     except RuntimeError as error:
         if isinstance(error, RankError):
             return _refused(str(error), 1)
-        if "out of memory" not in str(error).lower():
+        said = str(error)
+        if "DefaultCPUAllocator" in said or "not enough memory" in said:
+            return _refused(_no_memory(said))
+        if "out of memory" not in said.lower():
             raise
         return _refused("the GPU ran out of memory. Use device: cpu or solver: sgd.")
     except KeyboardInterrupt as stop:
@@ -71,6 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:  # argparse has printed its help or its error
         return stop.code if isinstance(stop.code, int) else 2
+
+
+def _no_memory(said: str) -> str:
+    """That the memory of the CPU does not suffice, and how much was asked for at last where the error says so."""
+    found = re.search(r"(?:allocate|of size) (\d+)(?: bytes)?", said)
+    asked = f", {int(found[1]) / 2**30:.1f} GiB more being needed" if found else ""
+    return f"out of memory{asked}. Fit fewer rows or columns, or use dtype: float32 or solver: sgd."
 
 
 def _in_flags(reason: str, command: list[str]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
+from torchglm.cli import plain_yaml
 from torchglm.families import Family
 from torchglm.links import Link
 from torchglm.model import codec
@@ -29,7 +28,7 @@ def load_run(run: Path) -> Result:
 def _own_parts(run: Path) -> dict[str, Any]:
     """The family and the link of the config that are not torchglm's, as objects."""
     file = run / "config.yaml"
-    config = (yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None) or {}
+    config = plain_yaml.mapping(file)
     named = {key: config[key] for key in KINDS if isinstance(config.get(key), dict) and "class_path" in config[key]}
     if not named:
         return {}

@@ -88,15 +88,19 @@ class Prediction:
 
         batch = self.reader.read(table, first)
         offset = batch.offset
-        values = {name: torch.empty(len(batch.table), dtype=torch.float64) for name in self.wanted.names}
-        for _, result, rows in batch.parts():
+        blank = torch.full((len(batch.table),), torch.nan, dtype=torch.float64)
+        values = {name: blank.clone() for name in self.wanted.names}
+        lenient = self.reader.unseen in ("reference", "other")
+        for _, result, rows in batch.parts(self.reader.strangers if lenient else None):
             at = slice(None) if rows is None else rows
             found = self._values(result, batch.new(rows), None if offset is None else offset[at], batch, at)
             for name, value in found.items():
                 values[name][at] = value.to(torch.float64)
         keys = [name for name in self.result.group_names or [] if name not in self.reader.keep]
         kept = {name: _plain_column(batch.table.column(name)) for name in [*self.reader.keep, *keys]}
-        return pa.table({**kept, **{name: value.numpy() for name, value in values.items()}})
+        empty = bool(self.reader.strangers)
+        found = {name: pa.array(value.numpy(), from_pandas=empty) for name, value in values.items()}
+        return pa.table({**kept, **found})
 
     def _values(self, result: Result, x: Any, offset: Tensor | None, batch: Batch, at: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchglm import inputs
+from torchglm.cli import plain_yaml
 from torchglm.design import Design, Tally, groups, tally
 from torchglm.design.factors import shown
 from torchglm.families.row_error import RowError
@@ -70,12 +72,13 @@ def alike(deviance: Tensor, count: Tensor, result: Result) -> Tensor:
 
 def configured(run: Path) -> str | list[str]:
     """The files that the config of a run names. Raises ValueError where it names none."""
-    from torchglm.cli.config import load_yaml, located
+    from torchglm.cli.config import located
 
     file = run / "config.yaml"
-    found = load_yaml(file.read_text(encoding="utf-8")) if file.is_file() else None
-    path = ((found or {}).get("data") or {}).get("path")
-    if not path:
+    data = plain_yaml.mapping(file).get("data")
+    path = data.get("path") if isinstance(data, dict) else None
+    each = path if isinstance(path, list) else [path]
+    if path is None or not each or not all(isinstance(one, str) and one for one in each):
         raise ValueError(f"{file} names no data. Pass --data, the rows the run was fitted on.")
     return located(path, [file])
 
@@ -133,24 +136,31 @@ class Batch:
             )
         )
 
-    def parts(self) -> Iterator[tuple[int, Result, Tensor | None]]:
-        """Each model that has rows here, its number, and which rows are its own; None stands for all."""
+    def parts(self, strangers: Counter[str] | None = None) -> Iterator[tuple[int, Result, Tensor | None]]:
+        """Each model that has rows here, its number, and which rows are its own; None stands for all.
+
+        Rows of groups without a model are counted in `strangers`, by group, and belong to none. Raises ValueError for
+        such rows where it is None.
+        """
         keys = self.result.group_names
         if not keys:
             yield 0, self.result, None
             return
         place = {label: i for i, label in enumerate(self.result.groups or [])}
         codes, labels = groups(self.design.table, keys)
-        for code, label in enumerate(labels):
-            rows = (codes == code).nonzero()[:, 0]
+        order, counts = torch.argsort(codes, stable=True), torch.bincount(codes, minlength=len(labels)).tolist()
+        for label, rows in zip(labels, order.split(counts), strict=True):
             model = place.get(label)
-            if model is None:
-                said = ", ".join(f"{key} = {shown(value)}" for key, value in zip(keys, label, strict=True))
+            if model is not None:
+                yield model, self.result[model], rows
+                continue
+            said = ", ".join(f"{key} = {shown(value)}" for key, value in zip(keys, label, strict=True))
+            if strangers is None:
                 raise ValueError(
-                    f"{len(rows)} rows belong to the group {said}, for which no model was fitted. Drop "
-                    "such rows, or fit again with that group."
+                    f"{len(rows)} rows belong to the group {said}, for which no model was fitted. Drop such rows, or "
+                    "fit again with that group; torchglm predict --unseen other leaves their predictions empty."
                 )
-            yield model, self.result[model], rows
+            strangers[said] += len(rows)
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,7 @@ class Reader:
     missing: str | None = None
     unseen: str | None = None
     tally: Tally = field(default_factory=Tally)
+    strangers: Counter[str] = field(default_factory=Counter)  # rows of groups without a model
 
     @property
     def roles(self) -> dict[str, str]:
@@ -224,4 +235,7 @@ class Reader:
         """What the policies did so far, in words."""
         counts = self.tally.to_dict()
         left, recoded = tally.left_out(counts), tally.recoded(counts, self.unseen or self.result.spec.unseen)
-        return [line for line in (left and f"left out: {left}", recoded and f"taken in: {recoded}") if line]
+        rows, groups = self.strangers.total(), list(self.strangers)
+        named = f"{', '.join(groups[:3])}{', …' if len(groups) > 3 else ''}"
+        empty = f"left empty: {rows:,} rows of {len(groups):,} groups without a model ({named})" if rows else ""
+        return [line for line in (left and f"left out: {left}", recoded and f"taken in: {recoded}", empty) if line]

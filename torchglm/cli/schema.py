@@ -13,6 +13,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import ROLES
 from torchglm.links import Link
 from torchglm.model.face import fit
+from torchglm.model.options import MOST_STEPS
 from torchglm.tables.files import read_files
 from torchglm.tables.text_format import TextFormat
 
@@ -123,8 +124,10 @@ class IRLS(SolverOptions):
     ) -> None:
         if not tol > 0:
             raise ValueError(f"solver.tol must be > 0, got {tol}. The default is 1e-8.")
-        if max_iter < 1:
-            raise ValueError(f"solver.max_iter must be at least 1, got {max_iter}. The default is 50.")
+        if not 1 <= max_iter <= MOST_STEPS:
+            raise ValueError(
+                f"solver.max_iter must lie between 1 and {MOST_STEPS:,}, got {max_iter}. The default is 50."
+            )
         self.tol, self.max_iter, self.singular = tol, max_iter, singular
 
     def solve(self, job: Job, checkpoint: Checkpoint | None = None) -> Result:
@@ -192,6 +195,9 @@ class Job:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
+        for key, known in (("solver", "irls or sgd"), ("dtype", "float64 or float32")):
+            if getattr(self, key) is None:
+                raise ValueError(f"{key} must be {known}, got null. Leave the key out for the default.")
         if not 1e-3 <= self.timeout <= 1e9:
             raise ValueError(
                 f"timeout must lie between 0.001 and 1e9 seconds, got {self.timeout:g}. The default is 600."

@@ -8,6 +8,11 @@ from enum import Enum
 DEEPEST = 50  # brackets, or signs in a row, that may lie in one another
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """Text in quotes, its end left out where it is long."""
+    return repr(text if len(text) <= most else f"{text[: most - 3]}…")
+
+
 class Bracket(Enum):
     """What a piece of a formula is."""
 
@@ -61,4 +66,5 @@ def _closing(formula: str, start: int) -> int:
         elif formula[i] == sign:
             return i + 1
         i += 1
-    raise ValueError(f"Cannot read the formula {formula!r}: the {sign} at character {start + 1} is not closed.")
+    said = f"the {sign} at character {start + 1} is not closed"
+    raise ValueError(f"Cannot read the formula {shortened(formula)}: {said}.")

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from torchglm.design.brackets import shortened
 from torchglm.design.contrasts import category_arguments
 from torchglm.design.transforms import learned
 
@@ -92,13 +93,13 @@ class Expression:
             self.columns = tuple(dict.fromkeys(self._check(self.node)))
         except RecursionError:
             raise ValueError(
-                f"{_short(text)} is nested too deep, or too long a sum. Compute it in the table."
+                f"{shortened(text, 80)} is nested too deep, or too long a sum. Compute it in the table."
             ) from None
         if not self.columns:
-            raise ValueError(f"{text!r} reads no column. A term of a formula needs at least one.")
+            raise ValueError(f"{shortened(text, 80)} reads no column. A term of a formula needs at least one.")
         self.learns = not lookup and any(_called(node) in STATEFUL for node in ast.walk(self.node))
         if self.categorical and self.learns:
-            raise ValueError(f"C() takes a column or arithmetic, not a transform that learns: {text!r}.")
+            raise ValueError(f"C() takes a column or arithmetic, not a transform that learns: {shortened(text, 80)}.")
 
     @property
     def column(self) -> str | None:
@@ -111,8 +112,8 @@ class Expression:
         try:
             with np.errstate(all="ignore"):
                 return self._run(self.node, rows, state)
-        except (TypeError, ValueError, ArithmeticError, KeyError, IndexError) as error:
-            raise ValueError(f"Cannot evaluate {self.text!r}: {error}") from error
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            raise ValueError(f"Cannot evaluate {shortened(self.text, 80)}: {error}") from error
 
     def _parse(self, text: str) -> ast.expr:
         def name_for(match: re.Match[str]) -> str:
@@ -124,7 +125,7 @@ class Expression:
             return ast.parse(QUOTED.sub(name_for, text).strip(), mode="eval").body
         except (SyntaxError, *UNREADABLE) as error:
             raise ValueError(
-                f"Cannot read {_short(text)} in the formula: {error or 'it is nested too deep'}."
+                f"Cannot read {shortened(text, 80)} in the formula: {error or 'it is nested too deep'}."
             ) from None
 
     def _check(self, node: ast.AST) -> Iterator[str]:
@@ -203,27 +204,23 @@ def _check_call(node: ast.Call, name: str, text: str) -> None:
     if name in STATEFUL:
         hidden = [key for key in named if key.startswith("_") or key == "None"]
         if hidden:
-            raise ValueError(f"{name}() in {text!r} takes no argument {hidden[0]!r}.")
+            raise ValueError(f"{name}() in {shortened(text, 80)} takes no argument {hidden[0]!r}.")
         counts = [*node.args[1:], *(k.value for k in node.keywords if k.arg in ("degree", "df"))]
         if any(isinstance(one, ast.Constant) and isinstance(one.value, int) and one.value > LARGEST for one in counts):
-            raise ValueError(f"{name}() in {_short(text)} is asked for more than {LARGEST:,} columns.")
+            raise ValueError(f"{name}() in {shortened(text, 80)} is asked for more than {LARGEST:,} columns.")
         return
     takes = 1 if name == "I" else ELEMENTWISE[name][1]
     if named or len(node.args) != takes:
         raise ValueError(
             f"{name}() takes {takes} argument{'s' if takes > 1 else ''} in a formula, "
-            f"got {len(node.args) + len(named)} in {text!r}."
+            f"got {len(node.args) + len(named)} in {shortened(text, 80)}."
         )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}…")
 
 
 def _quoted_column(node: ast.Call, text: str) -> str:
     if len(node.args) == 1 and not node.keywords and isinstance(node.args[0], ast.Constant):
         return str(node.args[0].value)
-    raise ValueError(f"Cannot read {text!r}. Q takes a column's name in quotes: Q('my column').")
+    raise ValueError(f"Cannot read {shortened(text, 80)}. Q takes a column's name in quotes: Q('my column').")
 
 
 def _refusal(node: ast.AST, text: str) -> str:
@@ -232,13 +229,14 @@ def _refusal(node: ast.AST, text: str) -> str:
         name = ast.unparse(node.func)
         bare = name.rpartition(".")[2]
         if bare == "C":
-            return f"C() must stand alone in its factor, with nothing around it; got {text!r}."
+            return f"C() must stand alone in its factor, with nothing around it; got {shortened(text, 80)}."
         reason = f": {REFUSED[bare]}" if bare in REFUSED else ""
         return (
             f"The function {name!r} cannot be used in a formula{reason}. Known: C, I, Q, "
             f"{', '.join(STATEFUL)}, {', '.join(sorted(ELEMENTWISE))} (also as np.…)."
         )
-    return f"{said!r} cannot stand in a formula (in {text!r}). It holds arithmetic and known functions only."
+    said, whole = shortened(said, 80), shortened(text, 80)
+    return f"{said} cannot stand in a formula (in {whole}). It holds arithmetic and known functions only."
 
 
 def _number(value: Any) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
+from torchglm.design.brackets import shortened
 from torchglm.design.expressions import UNREADABLE, Expression
 from torchglm.design.operators import bounded_parser
 from torchglm.design.quoting import Quoting, advice
@@ -76,10 +77,10 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
     except (FormulaicError, SyntaxError, *UNREADABLE) as error:
         said = COLOUR.sub("", quoting.quoted(str(error))).replace(" (<unknown>, line 1)", "").strip()
         reason = (said.splitlines() or ["it is nested too deep"])[0].removesuffix(".")
-        raise ValueError(f"Cannot read the formula {text!r}: {reason}.{advice(text, available)}") from None
+        raise ValueError(f"Cannot read the formula {shortened(text)}: {reason}.{advice(text, available)}") from None
     left, right = getattr(parsed, "lhs", None), getattr(parsed, "rhs", parsed)
     if not _is_flat(right) or (left is not None and not _is_flat(left)):
-        raise ValueError(f"The formula {text!r} has several parts. Write one 'y ~ terms', without '|'.")
+        raise ValueError(f"The formula {shortened(text)} has several parts. Write one 'y ~ terms', without '|'.")
     try:
         terms = tuple(_term(term, quoting) for term in right)
         sides = [] if left is None else [_expression(factor, quoting) for term in left for factor in term.factors]
@@ -87,12 +88,12 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
         raise ValueError(f"{error}{advice(text, available)}") from None
     if left is not None and len(sides) != 1:
         raise ValueError(
-            f"The left side of {text!r} must be one column or expression, got {len(sides)}. "
+            f"The left side of {shortened(text)} must be one column or expression, got {len(sides)}. "
             "For successes out of trials give trials=; fit several responses as a tensor."
         )
     if not terms:
         raise ValueError(
-            f"The formula {text!r} leaves no column. Write 'y ~ 1' for the intercept alone, 'y ~ x - 1' for x "
+            f"The formula {shortened(text)} leaves no column. Write 'y ~ 1' for the intercept alone, 'y ~ x - 1' for x "
             "without an intercept."
         )
     return Formula(text, sides[0] if sides else None, terms)

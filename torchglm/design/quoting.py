@@ -11,6 +11,7 @@ from functools import cached_property
 from torchglm.design.brackets import Bracket, walk
 
 BARE = re.compile(r"[^\W\d][\w.]*")  # what formulaic's tokenizer takes for a name
+LONGEST = 200  # signs of a name that the parser reads one by one
 WORD = re.compile(r"_column_\d+_")
 
 
@@ -38,7 +39,8 @@ class Quoting:
 
     def bare(self, name: str) -> str:
         """How a column that stands alone, outside of any function, is written for the parser."""
-        return name if BARE.fullmatch(name) and name != "in" and not WORD.fullmatch(name) else self._word(name)
+        own = len(name) <= LONGEST and BARE.fullmatch(name) and name != "in" and not WORD.fullmatch(name)
+        return name if own else self._word(name)
 
     def _word(self, name: str) -> str:
         return self._words.setdefault(name, f"_column_{len(self._words)}_")
@@ -61,8 +63,8 @@ def _identifier(name: str) -> bool:
 
 
 def _as_read(name: str) -> bool:
-    """False where Python reads another name in the place of one: the Greek letter for a micro sign, say."""
-    return unicodedata.normalize("NFKC", name) == name
+    """False where Python reads another name in the place of one: the Greek letter for a micro sign, say; or long."""
+    return len(name) <= LONGEST and unicodedata.normalize("NFKC", name) == name
 
 
 def advice(formula: str, available: Iterable[str]) -> str:

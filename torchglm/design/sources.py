@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torchglm.design.brackets import shortened
 from torchglm.design.learn import read
 from torchglm.tables.chunks import Chunks, is_chunks
 from torchglm.tables.columns import check_columns
@@ -50,7 +51,7 @@ def columns_read(
         reading.check(names, where)
     parsed = read(formula, names, also, predictors)
     if parsed.response is None:
-        raise ValueError(f"{said} {formula!r} has no response. Write it as 'y ~ ...'.")
+        raise ValueError(f"{said} {shortened(formula)} has no response. Write it as 'y ~ ...'.")
     wanted = list(dict.fromkeys([*parsed.response.columns, *parsed.columns, *also]))
     check_columns(wanted, names, where)
     return wanted

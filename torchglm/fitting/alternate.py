@@ -95,7 +95,11 @@ def _part_by_part(
 
     def part(models: Tensor, rows: Rows) -> Solution:
         first, skip = None if start is None else start[models], options.get("skip")
-        own = options | {"skip": None if skip is None else skip[models]}
+        penalty = options.get("penalty")
+        own = options | {
+            "skip": None if skip is None else skip[models],
+            "penalty": None if penalty is None else penalty.take(models),
+        }
         tell = None if told is None else told.of(models)
         member, solution = solve([rows], family, link, first, own, tell, resumed(resume, models))
         for name, value in member.named_parameters() if family.estimates_shape else ():

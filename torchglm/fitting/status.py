@@ -24,6 +24,7 @@ class Status(IntEnum):
     NOT_FINITE = 6
     SHAPE_LIMIT = 7
     SEPARATED_LEVELS = 8
+    SATURATED = 9
 
     def __str__(self) -> str:
         return self.name
@@ -36,7 +37,7 @@ class Status(IntEnum):
     @property
     def converged(self) -> bool:
         """Whether the maximum was found, be it at a limit that leaves estimates and standard errors valid."""
-        return self in (Status.CONVERGED, Status.SHAPE_LIMIT, Status.SEPARATED_LEVELS)
+        return self in (Status.CONVERGED, Status.SHAPE_LIMIT, Status.SEPARATED_LEVELS, Status.SATURATED)
 
 
 def converged(status: Tensor) -> Tensor:
@@ -70,4 +71,6 @@ _EXPLANATIONS = {
     "(no event, or nothing else): their own coefficients run to infinity and have no standard error, their rows fit "
     "exactly and say nothing of the other coefficients, which are estimated from the other rows, as are deviance, df "
     "and dispersion. Merge or drop those levels, or use a penalty such as Ridge, for estimates of them.",
+    Status.SATURATED: "The model of a batch has no more observations than independent columns: it fits every one "
+    "exactly, and says nothing of what is left over, such as a dispersion. Take larger groups, or fewer columns.",
 }

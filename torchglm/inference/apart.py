@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from torchglm.fitting.kernel import take_family
+from torchglm.fitting.penalties import Penalty
 from torchglm.inference.fitted import Fitted
 from torchglm.rows.ragged import Ragged
 
@@ -23,6 +24,7 @@ def part_by_part(fitted: Fitted, value: Callable[[Fitted], Tensor]) -> Tensor:
                 fitted,
                 flat=fitted.flat.take(models),
                 family=take_family(fitted.family, models),
+                penalty=fitted.penalty.take(models) if isinstance(fitted.penalty, Penalty) else fitted.penalty,
                 batch_shape=models.shape,
                 context=fitted.context | {"groups": None},
                 chunks=[rows],

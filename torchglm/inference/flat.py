@@ -13,6 +13,11 @@ from torchglm.rows.grams import Gram, Layout
 from torchglm.rows.inverses import Root
 
 MATRICES = ("root", "gram")
+# how many dimensions of p columns stand behind that of the models
+DIMENSIONS = {"coef": 1, "keep": 1, "observed": 2, "covariance": 2, "edf": 1, "unknown": 1, "infinite": 1}
+COUNTS = ("apart_rows", "apart_levels")  # whole numbers or not
+# the others are float64
+KINDS = {"keep": torch.bool, "unknown": torch.bool, "status": torch.int64, "n_iter": torch.int64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +69,27 @@ class Flat:
 
     @staticmethod
     def of_tensors(tensors: dict[str, Tensor], layout: Layout) -> Flat:
-        """From tensors by name and the layout of the Gram. Raises `TypeError` for missing ones or other shapes."""
+        """From tensors by name and the layout of the Gram. Raises `TypeError` for other names, shapes or dtypes."""
         models, p = tensors["status"].shape[0], layout.columns
         blank: dict[str, Gram | Root] = {"gram": layout.gram(models), "root": layout.root(models)}
-        want = {f"{name}.{part}": value.shape for name in MATRICES for part, value in blank[name].parts.items()}
-        want |= {"coef": torch.Size((models, p)), "keep": torch.Size((models, p))}
-        for name, shape in want.items():
-            if name not in tensors or tensors[name].shape != shape:
-                got = tuple(tensors[name].shape) if name in tensors else "no value"
-                raise TypeError(f"{name} has {got}, expected {tuple(shape)}")
+        want: dict[str, tuple[int, ...]] = {f.name: (models,) for f in fields(Flat) if f.name not in MATRICES}
+        want |= {name: (models, *([p] * dims)) for name, dims in DIMENSIONS.items()}
+        want |= {f"{name}.{part}": value.shape for name in MATRICES for part, value in blank[name].parts.items()}
+        optional = {f.name for f in fields(Flat) if f.default is None}
+        missing = [name for name in want if name not in tensors and name not in optional]
+        unknown = [name for name in tensors if name not in want]
+        if missing or unknown:
+            raise TypeError(f"{(missing + unknown)[0]} is {'missing' if missing else 'no tensor of a fit'}")
+        for name, value in tensors.items():
+            dtype = KINDS.get(name, torch.float64)
+            counts = name in COUNTS and value.dtype == torch.int64
+            if value.shape != want[name] or (value.dtype != dtype and not counts):
+                raise TypeError(f"{name} is {value.dtype} {tuple(value.shape)}, expected {dtype} {tuple(want[name])}")
+        numbers = torch.stack([tensors["nobs"], tensors["rank"], tensors["n_iter"].double()]).nan_to_num(posinf=-1)
+        if not bool(((numbers >= 0) & (numbers < 2**53)).all()):
+            raise TypeError("a count is below 0 or has no end")
+        if not set(tensors["status"].tolist()) <= set(map(int, Status)):
+            raise TypeError("status holds a number that is none")
         held: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
         for name, kind in blank.items():
             held[name] = kind.of({part: tensors[f"{name}.{part}"] for part in kind.parts})

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchglm import tables
 from torchglm.design import Tally, build, groups
+from torchglm.design.brackets import shortened
 from torchglm.families import Family
 from torchglm.families.row_error import RowError
 from torchglm.inputs import checks
@@ -43,7 +44,7 @@ def from_formula(
     more = formulas_of(family, predictors or {})
     design = build(formula, frame, also=[*roles.columns.values(), *keys], **policies, **more)
     if design.y is None:
-        raise ValueError(f"the formula {formula!r} has no response. Write it as 'y ~ ...'.")
+        raise ValueError(f"the formula {shortened(formula)} has no response. Write it as 'y ~ ...'.")
     data = from_design(design, family_of(family, design.spec), roles, keys, device, dtype)
     data.context |= {
         "formula": formula,

@@ -8,6 +8,7 @@ is known again.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,7 +81,10 @@ def _decoded(kind: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor],
     if not mine and name not in _MADE[kind]:
         raise ValueError(f"{place} has the unknown {kind} {name!r}. Known: {', '.join(_MADE[kind])}.")
     if not mine:
-        return _filled(_MADE[kind][name](**fact["arguments"]), held, fact["learned"])
+        made = _filled(_MADE[kind][name](**fact["arguments"]), held, fact["learned"])
+        if json.dumps(made.arguments(), sort_keys=True) != json.dumps(fact["arguments"], sort_keys=True):
+            raise ValueError(f"{place} has the {kind} {name} with arguments that it does not take.")
+        return made
     short = fact["class"].rpartition(".")[2]
     if given is None:
         raise ValueError(
@@ -103,7 +107,10 @@ def _decoded(kind: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor],
 
 def _filled(part: Family | Link, held: Mapping[str, Tensor], learned: list[str]) -> Family | Link:
     """The part with these tensors, of whatever shape and dtype, in place of its own."""
+    known = part.state_dict()
     for name, value in held.items():
+        if name not in known or not value.is_floating_point() or value.dim() > max(1, known[name].dim()):
+            raise TypeError(f"{name} is no tensor of {part!r}")
         owner, _, last = name.rpartition(".")
         module = part.get_submodule(owner)
         if last in module._parameters:

@@ -37,7 +37,7 @@ from torchglm.links import Identity, Link
 from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
-from torchglm.model.options import check_options, check_resume, device_of, start_of, warn_of, without_aliases
+from torchglm.model.options import check_options, check_resume, device_of, start_of, warned, without_aliases
 from torchglm.model.sources import data_of
 from torchglm.model.spread import estimate_dispersion_, init_from
 from torchglm.report.describe import describe
@@ -164,7 +164,7 @@ def fit(
     solution, apart = levels_apart(data.source, family, chosen, solution, options)
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
-    warn_of(solution, data.names, data.batch, chosen, apart)
+    solution = warned(solution, data, chosen, apart)
     fitted = build(
         solution,
         data.source,

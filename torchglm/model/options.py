@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchglm import inputs
+from torchglm.design.factors import shown
 from torchglm.fitting.apart import Apart
 from torchglm.fitting.kernel import design_triangle
 from torchglm.fitting.linalg import null_space_free
@@ -22,6 +23,8 @@ from torchglm.inference.adequacy.sentences import set_apart
 from torchglm.inputs import Data
 from torchglm.links import Link
 
+MOST_STEPS = 10**9
+NAMED = 3  # models of a kind that a warning names
 SINGULAR = ("drop", "minnorm", "error")
 
 
@@ -31,8 +34,8 @@ def check_options(
     """Raise `ValueError` or `TypeError` for options that cannot be meant."""
     if not 0 < tol < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {tol}. The default is 1e-8.")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"max_iter must be a whole number >= 1, got {max_iter}. The default is 50.")
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or not 1 <= max_iter <= MOST_STEPS:
+        raise ValueError(f"max_iter must be a whole number from 1 to {MOST_STEPS}, got {max_iter}. The default is 50.")
     if singular not in SINGULAR:
         raise ValueError(f"singular must be one of {', '.join(SINGULAR)}, got {singular!r}.")
     if penalty is not None and not isinstance(penalty, Penalty):
@@ -105,18 +108,33 @@ def without_aliases(solution: Solution, data: Data, singular: str) -> Solution:
     return replace(solution, coef=coef, minnorm=True)
 
 
-def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link, apart: Apart | None = None) -> None:
-    """One warning for columns that were dropped and one for models that did not end at a regular maximum."""
+def _saturated(solution: Solution) -> Solution:
+    """The solution of a batch, models without a degree of freedom left marked."""
+    full = solution.moments.count <= solution.keep.sum(-1)
+    # what is left of a deviance of nothing is rounding, along which a search may stall
+    regular = (solution.status == int(Status.CONVERGED)) | (solution.status == int(Status.STALLED))
+    return replace(solution, status=torch.where(regular & full, int(Status.SATURATED), solution.status))
+
+
+def warned(solution: Solution, data: Data, link: Link, apart: Apart | None = None) -> Solution:
+    """One warning for columns that were dropped and one for models that did not end at a regular maximum.
+
+    Of a batch they say how many models, and the first by name. Returns the solution, in which models of a batch without
+    a degree of freedom left are marked.
+    """
+    solution = _saturated(solution) if data.batch else solution
     fitted = solution.status != int(Status.NOT_FINITE)
-    lost = (~solution.keep & fitted.unsqueeze(-1)).any(0)
+    lost = ~solution.keep & fitted.unsqueeze(-1)
     if bool(lost.any()):
-        empty = lost & ((solution.moments.gram.diagonal() == 0) | solution.keep | ~fitted.unsqueeze(-1)).all(0)
+        each = lost.any(0)
+        empty = each & ((solution.moments.gram.diagonal() == 0) | solution.keep | ~fitted.unsqueeze(-1)).all(0)
         parts = {
-            "aliased columns (they depend on those before them)": lost & ~empty,
+            "aliased columns (they depend on those before them)": each & ~empty,
             "aliased columns without rows (levels that do not occur, or nothing but zeros)": empty,
         }
-        said = [
-            f"{what}: {', '.join(names[j] for j in which.nonzero()[:, 0].tolist())}"
+        aliased = [
+            f"{what}{f' in {_counted(lost[:, which].any(-1), data)}' if data.batch else ''}: "
+            + ", ".join(data.names[j] for j in which.nonzero()[:, 0].tolist())
             for what, which in parts.items()
             if bool(which.any())
         ]
@@ -124,7 +142,7 @@ def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link,
             "The solution of least length stands for all others" if solution.minnorm else ("Their coefficients are NaN")
         )
         warnings.warn(
-            f"{'; '.join(said)}. {instead}; df use the rank.",
+            f"{'; '.join(aliased)}. {instead}; df use the rank.",
             FitWarning,
             stacklevel=3,
         )
@@ -136,11 +154,28 @@ def warn_of(solution: Solution, names: list[str], batch: torch.Size, link: Link,
             FitWarning,
             stacklevel=3,
         )
-    if not bool(irregular.any()):
-        return
     kinds = [Status(int(code)) for code in solution.status[irregular].unique()]
-    many = "" if not batch else f"{int(irregular.sum())} of {irregular.numel()} models: "
-    said = [f"{kind}: {kind.explanation}" for kind in kinds]
-    if apart is not None:
-        said.append(set_apart(names, apart.infinite, int(apart.levels.sum()), float(apart.rows.sum())))
-    warnings.warn(many + " ".join(said), FitWarning, stacklevel=3)
+    said = [
+        f"{f'{_counted(solution.status == int(kind), data)}: ' if data.batch else ''}{kind}: {kind.explanation}"
+        for kind in kinds
+    ]
+    if apart is not None and said:
+        said.append(set_apart(data.names, apart.infinite, int(apart.levels.sum()), float(apart.rows.sum())))
+    if said:
+        warnings.warn(("\n" if data.batch else " ").join(said), FitWarning, stacklevel=3)
+    return solution
+
+
+def _counted(models: Tensor, data: Data) -> str:
+    """How many of a batch, and the names of the first."""
+    found = models.nonzero()[:, 0]
+    names = [_name(i, data) for i in found[:NAMED].tolist()]
+    return f"{len(found):,} of {len(models):,} models ({', '.join(names)}{', …' if len(found) > NAMED else ''})"
+
+
+def _name(model: int, data: Data) -> str:
+    """A group by its keys, or the place of a model in its batch."""
+    groups, keys = data.context.get("groups"), data.context.get("group_names")
+    if groups is None or keys is None:
+        return f"[{', '.join(str(int(i)) for i in torch.unravel_index(torch.tensor(model), data.batch))}]"
+    return " ".join(f"{key}={shown(value)}" for key, value in zip(keys, groups[model], strict=True))

@@ -18,6 +18,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.flat import Flat
 from torchglm.links import Link
 from torchglm.model import codec
+from torchglm.model.saved_facts import check_facts, check_tensors
 from torchglm.rows.grams import Gram, Layout
 from torchglm.rows.plan import Plan
 from torchglm.writing.files import replaced
@@ -72,16 +73,20 @@ def load(path: Any, family: Family | None = None, link: Link | None = None) -> F
         facts = json.loads((folder / "result.json").read_text())
         if facts.get("format") != FORMAT:
             raise ValueError(f"{folder} has format {facts.get('format')}, this version reads {FORMAT}.")
+        check_facts(facts)
         tensors = torch.load(folder / "tensors.pt", weights_only=True)
+        check_tensors(tensors)
         known = codec.decode(facts, tensors, folder, family, link)
         return _fitted(facts, tensors, *known)
     except (
         OSError,
         EOFError,
         KeyError,
+        IndexError,
         AttributeError,
         TypeError,
-        RuntimeError,
+        RuntimeError,  # and RecursionError
+        OverflowError,
         UnicodeDecodeError,
         json.JSONDecodeError,
         UnpicklingError,
@@ -102,7 +107,9 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Fam
         )
     context = facts["context"] | _labels(facts["context"], rich)
     if facts["spec"] is not None:
-        context["spec"] = DesignSpec.from_dict(facts["spec"])
+        spec = context["spec"] = DesignSpec.from_dict(facts["spec"])
+        if len(spec.names) != layout.columns or _text(spec.to_dict()) != _text(facts["spec"]):
+            raise TypeError("the spec is not that of the design it is read as")
     return Fitted(
         flat,
         facts["names"],
@@ -129,6 +136,11 @@ def _labels(context: dict[str, Any], each: Callable[[Any], Any]) -> dict[str, An
         "groups": None if groups is None else [tuple(map(each, label)) for label in groups],
         "group": None if group is None else tuple(map(each, group)),
     }
+
+
+def _text(facts: dict[str, Any]) -> str:
+    """Facts as they are written, in one order."""
+    return json.dumps(facts, sort_keys=True, default=_json)
 
 
 def _levels(gram: Gram) -> list[int] | None:

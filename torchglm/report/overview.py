@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchglm.fitting.status import Status
 from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
-from torchglm.report.provisos import penalised
 from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
 from torchglm.writing import numbers
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+TAKEN = ("status", "nobs", "rank", "df_resid", "deviance", "null_deviance", "dispersion", "n_iter", "d_squared")
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _QUANTILE_NAMES = ("min", "25 %", "median", "75 %", "max")
 
@@ -122,9 +123,8 @@ class ModelBatch:
     def remarks(self) -> list[str]:
         """How to read the tables."""
         return [
-            "Coefficients: distribution over the converged models. Models to look at first: those that "
-            "did not converge, then by deviance per residual degree of freedom.",
-            *penalised(self.result),
+            "Coefficients: distribution over the converged models that have more observations than columns. Models to "
+            "look at first: those that did not converge, then by deviance per residual degree of freedom.",
             *policies(self.result),
         ]
 
@@ -155,8 +155,9 @@ class ModelBatch:
         return dict(Counter(chosen).most_common())
 
     def quartiles(self) -> dict[str, tuple[float, ...]]:
-        """For each coefficient: the number of converged models that hold it, then min, quartiles and max."""
-        kept = self.coef[self.converged]
+        """For each coefficient: how many converged models with rows to spare hold it, then min, quartiles and max."""
+        spare = torch.tensor([status != Status.SATURATED for status in self.statuses])
+        kept = self.coef[self.converged & spare]
         return {name: _quartiles(kept[:, j]) for j, name in enumerate(self.result.names)}
 
     def worst(self) -> list[int]:
@@ -237,6 +238,23 @@ class ModelBatch:
         frame.index = pd.MultiIndex.from_product([models, r.names], names=["model", "name"])
         return frame
 
+    def models_frame(self) -> pd.DataFrame:
+        """One row per model, in order: the keys of its group (or its number), its size, its fit and how it ended."""
+        import pandas as pd
+
+        names = ("nobs", "rank", "df_resid", "deviance", "null_deviance", "dispersion", "n_iter")
+        columns = {name: self._values(name).numpy() for name in names}
+        keys, groups = self.result.group_names, self.result.groups
+        labels = [(i,) for i in range(self.n_models)] if keys is None or groups is None else groups
+        heads = ["model"] if keys is None or groups is None else [f"{k}_" if k in TAKEN else k for k in keys]
+        frame = pd.DataFrame([tuple(map(_plain, label)) for label in labels], columns=heads)
+        frame["status"] = [status.name.lower() for status in self.statuses]
+        for name, values in columns.items():
+            frame[name] = values.astype(int) if name in ("rank", "n_iter") else values
+        null = frame["null_deviance"]
+        frame["d_squared"] = 1 - frame["deviance"] / null.where(null > 0)
+        return frame
+
     def _values(self, name: str) -> Tensor:
         """A per-model quantity as float64 `(models,)`; a number shared by all is repeated."""
         value = torch.as_tensor(getattr(self.result, name)).detach().double().cpu()
@@ -255,6 +273,11 @@ class ModelBatch:
             )
             for i in self.worst()
         ]
+
+
+def _plain(value: Any) -> Any:
+    """A key of a group as a cell of a table."""
+    return value if isinstance(value, (str, int, float)) else str(value)
 
 
 def _flat(status: Any) -> Iterable[Any]:

@@ -73,6 +73,15 @@ class Summary:
         """The coefficient table as a pandas frame; one row per model and coefficient for a batch."""
         return self._view.to_frame()
 
+    def models_frame(self) -> pd.DataFrame:
+        """One row per model of a batch: its keys, size, deviance, dispersion and status, see `ModelBatch.models_frame`.
+
+        Raises `TypeError` for one model.
+        """
+        if isinstance(self._view, SingleModel):
+            raise TypeError("this is one model, not a batch. See summary.to_dict().")
+        return self._view.models_frame()
+
     def __str__(self) -> str:
         return self.to_text()
 

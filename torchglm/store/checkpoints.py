@@ -83,6 +83,21 @@ def read(folder: Path) -> Checkpoint:
             )
         known = {f.name for f in fields(Progress)}
         state = {name: value for name, value in found.items() if name in known}
+        _check(found, state)
         return Checkpoint(folder, found["config"], found["rows"], Progress(**state) if state else None, resumed=True)
-    except (OSError, EOFError, KeyError, TypeError, RuntimeError, UnpicklingError) as error:
+    except (OSError, EOFError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, UnpicklingError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__}). Begin without --resume.") from error
+
+
+def _check(found: dict[str, Any], state: dict[str, Any]) -> None:
+    """Raise `TypeError` for what no fit has written."""
+    text = isinstance(found["config"], str) and isinstance(found["rows"], list)
+    if not text or not all(isinstance(row, str) for row in found["rows"]):
+        raise TypeError("the config or the rows are no text")
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise TypeError("the state holds what is no tensor")
+    shape = state["coef"].shape if state else ()
+    for name, value in state.items():
+        kind = torch.int64 if name == "n_iter" else torch.float64
+        if value.layout != torch.strided or value.dtype != kind or value.shape != shape[: 2 if name == "coef" else 1]:
+            raise TypeError(f"{name} is {value.dtype} {tuple(value.shape)}")

@@ -3,6 +3,7 @@
     config.yaml         the resolved config
     result.json         the fit, with tensors.pt: what `torchglm.load` reads, without pickle
     coefficients.csv    the coefficient table at full precision
+    models.csv          of many models: keys, size, deviance, dispersion and status of each
     summary.json        every quantity of the summary      summary.txt   the summary as printed
     report.html         one self-contained page with plots
     log.txt             what happened when
@@ -17,14 +18,13 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchglm.writing.files import stem
+from torchglm.writing.files import abandoned, clear, draft_of, drafts, stem
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result
@@ -36,10 +36,10 @@ TRAINING = "last.ckpt"
 FORMER = "former"  # folder for what was made with an earlier fit
 MADE = ("predictions", "report_")  # how the names of what `torchglm predict` and `report` make begin, unless told
 LIST = "made.txt"  # what they made under other names in the run folder
-OWN = {*FILES, CHECKPOINT, TRAINING, LIST}
+MODELS = "models.csv"  # of many models, such as those of groups: a line for each
+OWN = {*FILES, MODELS, CHECKPOINT, TRAINING, LIST}
 DRAFTS = tuple(stem(name) for name in (CHECKPOINT, TRAINING))  # of a process that was killed as it wrote
 ROOM = 16 << 20  # bytes that a run folder may well take
-OLD = 24 * 3600  # seconds
 
 
 def check_target(path: str | Path) -> Path:
@@ -84,17 +84,15 @@ def _own(name: str) -> bool:
 
 
 def _restore(target: Path) -> None:
-    """Put back what a process that was killed between two renames had moved aside."""
-    moved = sorted(target.parent.glob(f".{target.name}.old-*")) if target.parent.is_dir() else []
+    """Put back what a process that was killed between two renames had moved aside, and remove what others left."""
+    moved = drafts(target, "old")
     if moved and not target.exists():
         moved[-1].rename(target)
-
-
-def _clear(target: Path) -> None:
-    """Remove drafts of processes that were killed: a draft is written in minutes."""
-    for left in target.parent.glob(f".{target.name}.draft-*"):
-        if time.time() - left.stat().st_mtime > OLD:
-            shutil.rmtree(left, ignore_errors=True)
+    for old in abandoned(target, "old"):
+        _take_over(target, old)
+    clear(target)
+    for name in (*FILES, CHECKPOINT, TRAINING):
+        clear(target / name)
 
 
 @contextmanager
@@ -106,8 +104,7 @@ def draft(path: str | Path) -> Iterator[Path]:
     """
     target = check_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _clear(target)
-    made = target.with_name(f".{target.name}.draft-{os.getpid()}")
+    made = draft_of(target)
     made.mkdir()
     try:
         yield made
@@ -121,22 +118,27 @@ def _replace(target: Path, made: Path) -> None:
     if not target.exists():
         made.rename(target)
         return
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    old = draft_of(target, "old")
     target.rename(old)
     try:
         made.rename(target)
     except OSError:
         old.rename(target)
         raise
+    _take_over(target, old)
+
+
+def _take_over(target: Path, old: Path) -> None:
+    """Move what is not ours from an earlier run to `target`, what was made with its fit aside, and remove the rest."""
     listed = (old / LIST).read_text(encoding="utf-8").splitlines() if (old / LIST).is_file() else []
     stale = [
         file for file in old.iterdir() if not _own(file.name) and (file.name.startswith(MADE) or file.name in listed)
     ]
     for file in old.iterdir():
-        if file not in stale and not _own(file.name):
+        if file not in stale and not _own(file.name) and not (target / file.name).exists():
             file.rename(target / file.name)
     _set_aside(stale, target / FORMER)
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remember(out: str | Path) -> None:
@@ -176,6 +178,8 @@ def write(result: Result, path: str | Path, config: str = "", log: str = "", dat
         result.save(folder)
         (folder / "config.yaml").write_text(config, encoding="utf-8")
         summary.to_frame().to_csv(folder / "coefficients.csv")
+        if result.batch_shape:
+            summary.models_frame().to_csv(folder / MODELS, index=False)
         facts = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "summary.json").write_text(facts + "\n", encoding="utf-8")
         (folder / "summary.txt").write_text(summary.to_text() + "\n", encoding="utf-8")

@@ -13,6 +13,8 @@ import torch
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LONGEST = 100  # signs of a name in a message
+
 
 def as_table(data: Any, columns: Sequence[str] | None = None) -> pa.Table:
     """The columns of `data` as a `pyarrow.Table`, without copying where the source allows it.
@@ -53,7 +55,7 @@ def check_columns(wanted: Iterable[str], names: Iterable[str], where: str = "the
     if not absent:
         return
     listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-    hints = [repr(name) + _hint(name, known) for name in absent]
+    hints = [repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}…") + _hint(name, known) for name in absent]
     raise ValueError(f"No column {', '.join(hints)} in {where}. It has: {listed}.")
 
 
