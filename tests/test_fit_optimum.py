@@ -285,7 +285,7 @@ def test_a_model_of_a_batch_that_holds_nan_is_not_fitted() -> None:
     data = problem("poisson log")
     y = data.y.clone()
     y[1, 4] = torch.nan
-    with pytest.warns(FitWarning, match="1 of 4 models: NOT_FINITE"):
+    with pytest.warns(FitWarning, match=r"1 of 4 models \(\[.\]\): NOT_FINITE"):
         result = data.change(y=y).fit()
     assert result.status[1] == Status.NOT_FINITE and torch.isnan(result.coef[1]).all()
     assert torch.isnan(result.deviance[1]) and torch.isfinite(result.coef[[0, 2, 3]]).all()

@@ -159,8 +159,9 @@ def warned(solution: Solution, data: Data, link: Link, apart: Apart | None = Non
         f"{f'{_counted(solution.status == int(kind), data)}: ' if data.batch else ''}{kind}: {kind.explanation}"
         for kind in kinds
     ]
-    if apart is not None and said:
-        said.append(set_apart(data.names, apart.infinite, int(apart.levels.sum()), float(apart.rows.sum())))
+    if apart is not None and Status.SEPARATED_LEVELS in kinds:
+        levels, rows = int(apart.levels.sum()), float(apart.rows.sum())
+        said[kinds.index(Status.SEPARATED_LEVELS)] += f" {set_apart(data.names, apart.infinite, levels, rows)}"
     if said:
         warnings.warn(("\n" if data.batch else " ").join(said), FitWarning, stacklevel=3)
     return solution
