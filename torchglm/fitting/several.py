@@ -21,7 +21,7 @@ from torchglm.rows.planned import (
     project_each,
 )
 from torchglm.rows.products import stack_factors, triangle
-from torchglm.rows.rows import Rows
+from torchglm.rows.rows import Rows, is_all
 
 
 def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
@@ -34,21 +34,26 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
     nothing = Moments.zero(models, Layout(0), rows.y.device)
     if point.coef is None and point.constant is None and point.averages is None:
         return _counted(rows, replace(nothing, score=nothing.score.new_zeros(models, rows.columns)), family)
-    used, y = rows.weight > 0, rows.response
+    plain = is_all(rows.weight, 1.0)
+    used = None if plain else rows.weight > 0
     eta = _point(rows, point, family)
-    half, score, information = _evaluated(family, y, eta, point.observed)
-    valid = family.valid(eta) | ~used
-    score, eta = torch.where(used, score, 0.0) * rows.weight, torch.where(used, eta, 0.0)
-    information = {pair: torch.where(used, value, 0.0) * rows.weight for pair, value in information.items()}
+    half, score, information = _evaluated(family, rows.response, eta, point.observed)
+    valid = family.valid(eta)
+    if used is not None:
+        valid = valid | ~used
+        score, half = (torch.where(used, value, 0.0) * rows.weight for value in (score, half))
+        information = {pair: torch.where(used, value, 0.0) * rows.weight for pair, value in information.items()}
+        eta = torch.where(used, eta, 0.0)
     if point.coef is None:  # the first step solves for the coefficients themselves
-        score = (0.0 if point.averages is None else score) + applied(information, eta - rows.offset.movedim(-1, 0))
+        own = eta if is_all(rows.offset, 0.0) else eta - rows.offset.movedim(-1, 0)
+        score = (0.0 if point.averages is None else score) + applied(information, own)
     sums = replace(
         nothing,
         gram=gram_of(rows, information) if point.curved else nothing.gram,
         score=project_each(rows, score),
-        objective=(torch.where(used, half, 0.0) * rows.weight).sum(-1),
+        objective=half.sum(-1),
         scale=sum(torch.linalg.vecdot(information[k, k], eta[k].square()) for k in range(len(eta))),
-        invalid=(~valid).sum(-1).to(eta.dtype),
+        invalid=nothing.invalid if bool(valid.all()) else (~valid).sum(-1).to(eta.dtype),
         factor=_factor(rows, score, information) if point.factor else None,
     )
     if point.before is not None or point.census:
@@ -100,6 +105,10 @@ def _evaluated(family: VectorFamily, y: object, eta: Tensor, observed: Tensor | 
 
 def _counted(rows: Rows, sums: Moments, family: VectorFamily) -> Moments:
     """The sums with what the rows count."""
+    if is_all(rows.weight, 1.0) and rows.repeats is None:
+        number = rows.y.new_full(rows.y.shape[:1], rows.y.shape[-1])
+        statistics = family.statistics(rows.response).sum(-1).mT
+        return replace(sums, weight=number, count=number, response=rows.y.sum(-1), statistics=statistics)
     used = rows.weight > 0
     count = used.to(torch.float64) if rows.repeats is None else torch.where(used, rows.repeats, 0.0).to(torch.float64)
     statistics = torch.where(used, family.statistics(rows.response), 0.0) * rows.weight  # (S, B, n)
@@ -112,12 +121,13 @@ def _counted(rows: Rows, sums: Moments, family: VectorFamily) -> Moments:
     )
 
 
-def _change(rows: Rows, eta: Tensor, point: Point, used: Tensor) -> Tensor:
+def _change(rows: Rows, eta: Tensor, point: Point, used: Tensor | None) -> Tensor:
     """(B,) the largest relative change of a predictor since the coefficients `before` of the point."""
     assert point.before is not None
     if point.before is point.coef or not eta.shape[-1]:
         return eta.new_zeros(eta.shape[1])
-    step = (eta - torch.where(used, predictors(rows, point.before), 0.0)).abs() / (eta.abs() + 1)
+    before = predictors(rows, point.before)
+    step = (eta - (before if used is None else torch.where(used, before, 0.0))).abs_() / (eta.abs() + 1)
     return torch.nan_to_num(step, nan=math.inf).amax((0, -1))
 
 

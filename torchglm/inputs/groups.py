@@ -81,7 +81,9 @@ def _padded(rows: Rows, order: Tensor, first: Tensor, sizes: Tensor) -> Rows:
     whole = bool(own.all())
 
     def picked(value: Tensor, number: float) -> Tensor:  # a number that stands for all is not written out
-        return value.reshape(-1)[:1].expand(index.shape) if is_all(value, number) else value[0][index]
+        if not is_all(value, number):
+            return value[0][index]
+        return value.as_strided((), ()).expand(*index.shape, *value.shape[2:])
 
     weight = picked(rows.weight, 1.0)
     return rows._replace(

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchglm.rows.grams import Dense
 from torchglm.rows.plan import Plan, PlanBlock
 from torchglm.rows.products import gram, in_groups, product, project, times
-from torchglm.rows.rows import Rows, whole
+from torchglm.rows.rows import Rows, is_all, whole
 
 Pairs: TypeAlias = dict[tuple[int, int], Tensor]
 
@@ -44,7 +44,8 @@ def part(rows: Rows, block: PlanBlock) -> Rows:
 
 def predictors(rows: Rows, coef: Tensor) -> Tensor:
     """(K, B, n) the linear predictors for coefficients `(B, P)`, with the offset of the rows."""
-    return contributions(rows, coef) + rows.offset.movedim(-1, 0)
+    eta = contributions(rows, coef)
+    return eta if is_all(rows.offset, 0.0) else eta.add_(rows.offset.movedim(-1, 0))
 
 
 def contributions(rows: Rows, coef: Tensor) -> Tensor:
