@@ -20,6 +20,7 @@ END = math.log(0.99 / 0.01)  # of the logit of power - 1: nearer to 1 or 2 the d
 class Compound(VectorFamily):
     """Zero or positive: `Var(y) = phi mu^power`, `1 < power < 2`, with predictors of `log phi` and `logit(power - 1)`.
 
+    A `power` that is given has no predictor. Raises `ValueError` for one outside (1, 2).
     Source: Dunn & Smyth (2005), Series evaluation of Tweedie exponential dispersion model densities, Stat. Comput. 15.
     """
 
@@ -27,23 +28,35 @@ class Compound(VectorFamily):
     support = constraints.nonnegative
     support_text = "y >= 0"
 
-    def __init__(self, link: Link | None = None) -> None:
+    def __init__(self, link: Link | None = None, power: float | None = None) -> None:
         super().__init__()
-        self.link = links.Log() if link is None else link
+        if power is not None and not 1 < power < 2:
+            raise ValueError(
+                f"Tweedie with a predictor for its dispersion needs a power in (1, 2), got {power:g}. At 0, 2 and 3 it is "
+                "Gaussian, Gamma and InverseGaussian: name those."
+            )
+        self.link, self.power = links.Log() if link is None else link, power
 
     def linked(self, link: Link) -> Compound:
-        return Compound(link)
+        return Compound(link, self.power)
+
+    def arguments(self) -> dict[str, float]:
+        return {} if self.power is None else {"power": self.power}
 
     def parts(self) -> dict[str, Family | Link]:
         return {"link": self.link}
 
     @property
     def predictors(self) -> tuple[str, ...]:
-        return ("mean", "dispersion", "power")
+        return ("mean", "dispersion", "power") if self.power is None else ("mean", "dispersion")
 
     @property
     def links(self) -> dict[str, Link]:
-        return {"mean": self.link, "dispersion": links.Log(), "power": links.Logit()}
+        own = {"mean": self.link, "dispersion": links.Log()}
+        return own | {"power": links.Logit()} if self.power is None else own
+
+    def _power(self, eta: Tensor) -> Tensor:
+        return 1 + torch.sigmoid(eta[2]) if self.power is None else torch.full_like(eta[0], self.power)
 
     def parameter(self, name: str, eta: Tensor) -> Tensor:
         own = super().parameter(name, eta)
@@ -54,41 +67,43 @@ class Compound(VectorFamily):
         return "dispersion"
 
     def nll(self, y: Response, eta: Tensor) -> Tensor:
-        return -special.tweedie_log_prob(y, self.link(eta[0]), eta[1].exp(), 1 + torch.sigmoid(eta[2]))
+        return -special.tweedie_log_prob(y, self.link(eta[0]), eta[1].exp(), self._power(eta))
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         mu, relative = self.link(eta[0]), self.link.relative_slope(eta[0])
-        power, bent = 1 + torch.sigmoid(eta[2]), torch.sigmoid(eta[2]) * torch.sigmoid(-eta[2])
-        weight = self._weight(eta, mu, relative)
+        power, weight = self._power(eta), self._weight(eta, mu, relative)
         score = (y - mu) / mu * weight / relative
         pairs = {
             (0, 0): weight - score * (self.link.inverse_curvature(eta[0]) - power * relative),
             (0, 1): score,
-            (0, 2): score * mu.log() * bent,
         }
+        if self.power is None:
+            pairs[0, 2] = score * mu.log() * (power - 1) * torch.sigmoid(-eta[2])
         with torch.enable_grad():
-            at = eta[1:].detach().clone().requires_grad_()
-            logs = special.tweedie_log_prob(y, mu, at[0].exp(), 1 + torch.sigmoid(at[1]))
+            at = eta.detach().clone().requires_grad_()
+            logs = special.tweedie_log_prob(y, mu, at[1].exp(), self._power(at))
             [slope] = torch.autograd.grad(logs.sum(), at, create_graph=True)
-            first, second = (torch.autograd.grad(one.sum(), at, retain_graph=True)[0] for one in slope)
-        pairs |= {(1, 1): -first[0], (1, 2): -first[1], (2, 2): -second[1]}
-        return torch.cat([score.unsqueeze(0), slope.detach()]), pairs
+            for k in range(1, len(eta)):
+                [bend] = torch.autograd.grad(slope[k].sum(), at, retain_graph=True)
+                pairs |= {(k, j): -bend[j] for j in range(k, len(eta))}
+        return torch.cat([score.unsqueeze(0), slope[1:].detach()]), pairs
 
     def safe(self, y: Response, eta: Tensor, observed: Pairs) -> Pairs:
         weight = self._weight(eta, self.link(eta[0]), self.link.relative_slope(eta[0]))
-        return {(0, 0): weight} | absolute(observed, [1, 2])
+        return {(0, 0): weight} | absolute(observed, range(1, len(eta)))
 
-    @staticmethod
-    def _weight(eta: Tensor, mu: Tensor, relative: Tensor) -> Tensor:
+    def _weight(self, eta: Tensor, mu: Tensor, relative: Tensor) -> Tensor:
         """The expected information of the mean's predictor, `(dmu/deta)^2 / (phi mu^power)`."""
-        return relative.square() * torch.exp((1 - torch.sigmoid(eta[2])) * mu.log() - eta[1])
+        return relative.square() * torch.exp((2 - self._power(eta)) * mu.log() - eta[1])
 
     def valid(self, eta: Tensor) -> Tensor:
         mu = self.link(eta[0])
         inside = self.link.inside(eta[0]) & (mu > 0) & torch.isfinite(mu)
-        return super().valid(eta) & inside & (eta[2].abs() <= END)
+        return super().valid(eta) & inside & (eta[2:].abs() <= END).all(0)
 
     def start(self, averages: Tensor) -> Tensor:
         mean, square = averages[0], averages[1]
-        spread = (square - mean.square()).clamp(min=1e-8 * square) / mean.pow(1.5)
-        return torch.stack([self.link.link(mean), spread.log(), torch.zeros_like(mean)])
+        power = 1.5 if self.power is None else self.power
+        spread = (square - mean.square()).clamp(min=1e-8 * square) / mean.pow(power)
+        own = [self.link.link(mean), spread.log(), torch.zeros_like(mean)]
+        return torch.stack(own[: len(self.predictors)])

@@ -10,11 +10,15 @@ from torch import Tensor
 from torchglm import links
 from torchglm.families.base import Family
 from torchglm.families.counts import NegativeBinomial, Poisson
+from torchglm.families.positive import Gamma, InverseGaussian
+from torchglm.families.real import Gaussian
 from torchglm.families.several.base import Pairs, VectorFamily
 from torchglm.links import Link
 from torchglm.rows.responses import Response
 
 Own = TypeVar("Own", bound="Plain")
+
+CONSTANT = (Gaussian, Gamma, InverseGaussian)  # in whose log_base no part depends on both y and the dispersion
 
 
 class Plain(VectorFamily):
@@ -121,7 +125,9 @@ class Dispersed(Plain):
         pairs = {(0, 0): weight * precision, (0, 1): score * precision, (1, 1): scaled - second}
         return torch.stack([score * precision, first + scaled]), pairs
 
-    def expected(self, eta: Tensor) -> Pairs:
+    def expected(self, eta: Tensor) -> Pairs | None:
+        if type(self.family) not in CONSTANT:
+            return None
         mu = self.link(eta[0])
         weight = self.family.score_and_weight(mu, eta[0], mu, self.link, False)[1]
         first, second = self.family.base_slopes(mu, eta[1])

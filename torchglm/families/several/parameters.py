@@ -45,6 +45,6 @@ def of_parameters(family: str | Family, link: Link | None = None) -> VectorFamil
         return family if link is None else family.linked(link)
     if isinstance(family, NegativeBinomial) and family.estimates_shape:
         return Overdispersed(link)
-    if isinstance(family, Tweedie) and family.estimates_shape:
-        return Compound(link)
+    if isinstance(family, Tweedie):
+        return Compound(link, None if family.estimates_shape else float(family.power))
     return (Dispersed if family.has_dispersion else Plain)(family, link)
