@@ -11,6 +11,8 @@ and name it once in `MEMBERS` below; the tests find it by themselves and ask for
 
 from __future__ import annotations
 
+from typing import Any
+
 from torchglm.families.base import Family
 from torchglm.families.counts import NegativeBinomial, Poisson
 from torchglm.families.durations import Exponential
@@ -55,7 +57,7 @@ def names() -> list[str]:
     return list(BY_NAME)
 
 
-def get(family: str | Family, **arguments: float) -> Family:
+def get(family: str | Family, /, **arguments: Any) -> Family:
     """The family of that name with those arguments, or the family itself.
 
     Raises `ValueError` for an unknown name, `TypeError` for a family without one.

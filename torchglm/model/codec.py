@@ -16,14 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from torchglm import families, links
-from torchglm.families import Family
+from torchglm.families import Family, several
 from torchglm.families.counts import NegativeBinomialCanonical
+from torchglm.families.several import VectorFamily
 from torchglm.links import Link
 
-FAMILIES: dict[str, type[Family]] = dict(families.BY_NAME)
+FAMILIES: dict[str, type[Family]] = {**families.BY_NAME, **several.BY_NAME}
 LINKS: dict[str, type[Link]] = links.BY_NAME | {links.Power.name: links.Power}
 _MADE: dict[str, dict[str, Any]] = {
-    "family": dict(FAMILIES),
+    "family": {**FAMILIES, **{kind.name: kind for kind in several.MEMBERS}},
     "link": {**LINKS, NegativeBinomialCanonical.name: NegativeBinomialCanonical},
 }
 ETA = torch.tensor([-2.5, -1.0, -0.3, 0.2, 0.7, 1.4, 3.0], dtype=torch.float64)
@@ -32,8 +33,8 @@ ALIKE = 1e-6  # relative, of values in float32 or wider
 
 
 def ours(part: Family | Link) -> bool:
-    """Whether torchglm can make the like by itself: of one of its own classes, not of a subclass."""
-    return _MADE[_kind(part)].get(part.name) is type(part)
+    """Whether torchglm can make the like by itself: of one of its own classes, not of a subclass, and so its parts."""
+    return _MADE[_kind(part)].get(part.name) is type(part) and all(map(ours, _parts(part).values()))
 
 
 def encode(family: Family, link: Link) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -47,9 +48,22 @@ def encode(family: Family, link: Link) -> tuple[dict[str, Any], dict[str, Tensor
         facts[kind] = {
             "name": part.name,
             "learned": [name for name, value in part.named_parameters() if value.requires_grad],
-            **({"arguments": part.arguments()} if ours(part) else {"class": _path(part), "values": _values(part)}),
+            **(_recipe(part) if ours(part) else {"class": _path(part), "values": _values(part)}),
         }
     return facts, tensors
+
+
+def _recipe(part: Family | Link) -> dict[str, Any]:
+    """What makes a part anew: its arguments, and of the families and links among these in turn the same."""
+    within = {
+        argument: {"kind": _kind(inner), "name": inner.name, **_recipe(inner)}
+        for argument, inner in _parts(part).items()
+    }
+    return {"arguments": part.arguments(), **({"parts": within} if within else {})}
+
+
+def _parts(part: Family | Link) -> dict[str, Family | Link]:
+    return part.parts() if isinstance(part, VectorFamily) else {}
 
 
 def holds(tensor: str) -> bool:
@@ -78,13 +92,8 @@ def _decoded(kind: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor],
     held = {key.removeprefix(f"{kind}."): value for key, value in tensors.items() if key.startswith(f"{kind}.")}
     if not mine and given is not None:
         raise ValueError(f"{place} has torchglm's own {kind} {name}; {kind}= is for one of your own. Leave it out.")
-    if not mine and name not in _MADE[kind]:
-        raise ValueError(f"{place} has the unknown {kind} {name!r}. Known: {', '.join(_MADE[kind])}.")
     if not mine:
-        made = _filled(_MADE[kind][name](**fact["arguments"]), held, fact["learned"])
-        if json.dumps(made.arguments(), sort_keys=True) != json.dumps(fact["arguments"], sort_keys=True):
-            raise ValueError(f"{place} has the {kind} {name} with arguments that it does not take.")
-        return made
+        return _filled(_made(kind, fact, place), held, fact["learned"])
     short = fact["class"].rpartition(".")[2]
     if given is None:
         raise ValueError(
@@ -105,6 +114,18 @@ def _decoded(kind: str, facts: Mapping[str, Any], tensors: Mapping[str, Tensor],
     return found
 
 
+def _made(kind: str, fact: Mapping[str, Any], place: Any) -> Any:
+    """A family or link of torchglm by its recipe."""
+    name = fact["name"]
+    if name not in _MADE[kind]:
+        raise ValueError(f"{place} has the unknown {kind} {name!r}. Known: {', '.join(_MADE[kind])}.")
+    parts = {argument: _made(inner["kind"], inner, place) for argument, inner in fact.get("parts", {}).items()}
+    made = _MADE[kind][name](**fact["arguments"], **parts)
+    if json.dumps(made.arguments(), sort_keys=True) != json.dumps(fact["arguments"], sort_keys=True):
+        raise ValueError(f"{place} has the {kind} {name} with arguments that it does not take.")
+    return made
+
+
 def _filled(part: Family | Link, held: Mapping[str, Tensor], learned: list[str]) -> Family | Link:
     """The part with these tensors, of whatever shape and dtype, in place of its own."""
     known = part.state_dict()
@@ -122,10 +143,14 @@ def _filled(part: Family | Link, held: Mapping[str, Tensor], learned: list[str])
 
 @torch.no_grad()
 def _values(part: Family | Link) -> list[float]:
-    """What tells a link or family from another of its name: means, or variances and deviances, on a grid."""
+    """What tells a link or family from another of its name: means, variances, deviances, parameters on a grid."""
     part = copy.deepcopy(part).cpu()
     if isinstance(part, Link):
         found = part.inverse(torch.where(part.lower < ETA, ETA, part.lower + ETA.abs()))
+    elif isinstance(part, VectorFamily):
+        eta = torch.stack([ETA.roll(k) for k in range(len(part.predictors))])
+        each = [part.parameter(name, eta[k]) for k, name in enumerate(part.predictors)]
+        return torch.cat([part.mean(eta).reshape(-1), *each]).double().tolist()
     else:
         found = torch.cat([part.variance(MU), part.unit_deviance(MU.flip(0), MU)], -1)
     return found.double().reshape(-1, found.shape[-1])[0].tolist()  # of the first model, where there are several

@@ -57,9 +57,10 @@ MEMBERS: tuple[type[VectorFamily], ...] = (
     LogNormal,
     LogLogistic,
 )
-# those that a name makes: of the others a family within is a part
+# those that users name; the others `of_predictors` makes of a family of one predictor
 BY_NAME: dict[str, type[VectorFamily]] = {
-    kind.name: kind for kind in (Multinomial, Ordinal, Beta, BetaBinomial, Weibull, LogNormal, LogLogistic)
+    kind.name: kind
+    for kind in (Multinomial, Ordinal, Beta, BetaBinomial, ZeroInflated, Hurdle, Weibull, LogNormal, LogLogistic)
 }
 
 

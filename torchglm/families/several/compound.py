@@ -32,7 +32,7 @@ class Compound(VectorFamily):
         super().__init__()
         if power is not None and not 1 < power < 2:
             raise ValueError(
-                f"Tweedie with a predictor for its dispersion needs a power in (1, 2), got {power:g}. At 0, 2 and 3 it is "
+                f"Tweedie with a predictor for its dispersion needs a power in (1, 2), got {power:g}. At 0, 2, 3 it is "
                 "Gaussian, Gamma and InverseGaussian: name those."
             )
         self.link, self.power = links.Log() if link is None else link, power
