@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchglm.inputs import checks
+from torchglm.inputs.columns import column_names
+from torchglm.inputs.roles import Roles
+
 
 def class_codes(y: Any, classes: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
     """Codes 0, 1, ... (*B, n) of labels, and the classes: those given, a categorical's in its order, else sorted.
@@ -79,7 +83,7 @@ def _labels(y: Any) -> tuple[np.ndarray, list[Any] | None]:
     own = None
     if hasattr(y, "dtype") and str(y.dtype) == "category":
         own = [_plain(label) for label in (y.cat.categories if hasattr(y, "cat") else y.categories)]
-    array = np.asarray(y)
+    array = np.asarray(y, object if isinstance(y, (list, tuple)) else None)
     if array.ndim > 1 and array.shape[-1] == 1:
         array = array[..., 0]
     out = np.empty(array.shape, object)
@@ -106,3 +110,26 @@ def _sorted(labels: np.ndarray) -> list[Any]:
             f"y holds labels of the kinds {', '.join(kinds)}, which have no common order. Make them one kind, or give "
             "the classes in order: classes=[...]."
         ) from None
+
+
+def is_counts(x: Tensor, y: Any) -> bool:
+    """Whether `y` (n, C) counts the classes of each row of `x` (n, p), and is no batch of labels (B, n)."""
+    shape = tuple(getattr(y, "shape", ()))
+    return x.dim() == 2 and len(shape) == 2 and shape[0] == x.shape[0] and shape[1] not in (1, x.shape[0])
+
+
+def counted(x: Tensor, y: Any, roles: Roles) -> tuple[Tensor, Tensor, Roles, list[Any]]:
+    """Counts `y` (n, C) as a row for each class of each row, its count a weight: `x`, codes, roles and classes.
+
+    A column has the name of its class where it has one. Raises `ValueError` for counts that are negative or no numbers.
+    """
+    names = column_names(y)
+    counts = checks.tensor(y, "y", x.device).to(torch.float64)
+    checks.check_weights(counts, "y")
+    n, classes = counts.shape
+    codes = torch.arange(classes, dtype=torch.float64, device=x.device).repeat(n)
+    roles = roles.map(lambda name, value: checks.per_row(value, counts.shape[:1], name, x.device))
+    roles = roles.map(lambda _, value: value.repeat_interleave(classes))
+    weights = counts.flatten() if roles.weights is None else counts.flatten() * roles.weights
+    known = list(range(classes)) if names is None else list(names)
+    return x.repeat_interleave(classes, 0), codes, roles._replace(weights=weights), known

@@ -10,12 +10,15 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, RandomSampler
 
 from torchglm.families import Family
+from torchglm.families.several import Classes, VectorFamily
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.batch import GLMBatch, named
 from torchglm.inputs.columns import column_names, in_order, own_names
 from torchglm.inputs.roles import ROLES, Roles
+from torchglm.inputs.specs import designs_of, plan_of_columns
 from torchglm.links import Link
+from torchglm.rows.plan import Plan
 from torchglm.rows.rereadable import read_again
 from torchglm.rows.rows import Rows
 
@@ -49,6 +52,10 @@ class LoaderRows:
         self.shape: tuple[int, int] | None = None  # columns and responses of the first batch
         self.total: int | None = None  # rows of a pass
         self.names: list[str] | None = None  # of the columns of the first batch that has them
+        self.plan: Plan | None = None  # of a family of several predictors, once the columns are known
+        self.coefficients: list[str] = []  # and the names of its coefficients
+        if isinstance(family, Classes):
+            family.known  # noqa: B018  classes are given: a pass to find them would be a pass more
 
     def __iter__(self) -> Iterator[Rows]:
         batches = self.loader() if callable(self.loader) else self.loader
@@ -92,7 +99,11 @@ class LoaderRows:
         self.given |= roles.given.keys()
         if self.dtype is not None:
             design = design.to(self.dtype)
-        data = assemble(design, response, self.family, roles, [], self.intercept, strict=False)
+        if isinstance(self.family, VectorFamily) and self.plan is None:
+            names = self.names or [f"x{j}" for j in range(design.shape[-1])]
+            self.plan, self.coefficients = plan_of_columns(self.family, names, self.intercept)
+        first = self.intercept or self.plan is not None  # the constant that a plan has for every predictor
+        data = assemble(design, response, self.family, roles, [], first, strict=False, plan=self.plan)
         [rows] = data.source
         return rows
 
@@ -134,15 +145,22 @@ def from_loader(
     if len(names) != p:
         raise ValueError(f"names has {len(names)} entries for {p} columns of x. Give one name for each column.")
     models = first.y.shape[0]
+    context: dict[str, Any] = {"added": intercept, "inputs": source.names}
+    if isinstance(family, VectorFamily):
+        designs = designs_of(family, names, intercept)
+        context |= {"beside": {}, "designs": {name: list(own.items()) for name, own in designs.items()}}
+        source.coefficients = family.plan(designs, (0,))[1]
     return Data(
         source,
         torch.Size() if models == 1 else torch.Size([models]),
-        ["(Intercept)", *names] if intercept else names,
+        source.coefficients or (["(Intercept)", *names] if intercept else names),
         first.columns,
         first.y.device,
         first.x.dtype == torch.float32,
         intercept,
-        context=Roles(**dict.fromkeys(source.given, True)).context | {"added": intercept, "inputs": source.names},
+        context=Roles(**dict.fromkeys(source.given, True)).context | context,
+        family=family,
+        plan=source.plan,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, from_arrays
-from torchglm.inputs.classes import class_codes
+from torchglm.inputs.classes import class_codes, counted, is_counts
 from torchglm.inputs.columns import column_names, own_names
 from torchglm.inputs.planned import planned
 from torchglm.inputs.roles import Roles
@@ -37,10 +37,15 @@ def several_from_arrays(
     if isinstance(family, Classes):
         if y is None:
             raise ValueError("y is missing. Pass fit(x, y, ...), or a formula and a data frame.")
-        y, classes = class_codes(y, family.classes)
-        family = family.of_classes(classes)
     check_predictors(predictors, family)
     design, columns = whole_design(x, predictors, family, intercept, names, device)
+    if isinstance(family, Classes):
+        if is_counts(design, y):
+            design, y, roles, classes = counted(design, y, roles)
+            classes = family.classes or classes
+        else:
+            y, classes = class_codes(y, family.classes)
+        family = family.of_classes(classes)
     data = from_arrays(design, y, family, roles, True, _flat(columns), device, dtype)
     plan, own = family.plan(columns, (0,))
     source = [planned(rows, plan, family) for rows in data.source]

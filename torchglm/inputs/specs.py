@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torchglm.rows.plan import Plan
 if TYPE_CHECKING:
     from torchglm.design import DesignSpec
 
+INTERCEPT = "(Intercept)"
 CONSTANT = "~ 1"  # the right side of an intercept alone
 
 
@@ -45,6 +46,17 @@ def formulas_of(family: Family, predictors: Mapping[str, Any]) -> dict[str, Any]
                 f"predictors[{name!r}] is a {type(right).__name__}; beside a formula it is one too, such as '~ age'."
             )
     return {"predictors": {name: predictors.get(name, CONSTANT) for name in family.others}}
+
+
+def designs_of(family: VectorFamily, names: Sequence[str], intercept: bool) -> dict[str, dict[str, int]]:
+    """Columns for the first predictor, whose places are from 1 on, and a constant, place 0, for all others."""
+    first = ({INTERCEPT: 0} if intercept else {}) | {name: 1 + j for j, name in enumerate(names)}
+    return {"": first} | {name: {INTERCEPT: 0} for name in family.others}
+
+
+def plan_of_columns(family: VectorFamily, names: Sequence[str], intercept: bool) -> tuple[Plan, list[str]]:
+    """The plan of columns for the first predictor alone, and the names of its coefficients."""
+    return family.plan(designs_of(family, names, intercept), (0,))
 
 
 def family_of(family: Family, spec: DesignSpec) -> Family:

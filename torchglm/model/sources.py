@@ -38,9 +38,13 @@ def data_of(
             raise ValueError(f"{given} say how a table is read for a formula, and x is no formula. Leave them out.")
         if by is not None:
             raise ValueError("by= needs a formula and a data frame: fit('y ~ a', data, by='group', ...).")
-        if isinstance(family, VectorFamily):
+        if isinstance(family, VectorFamily) and not (y is None and inputs.is_loader(x)):
             return inputs.several_from_arrays(x, y, family, roles, intercept, names, device, dtype, predictors)
         if y is None and inputs.is_loader(x):
+            if predictors:
+                raise ValueError(
+                    "the batches of a loader have columns for the first predictor alone. Leave predictors= out."
+                )
             return inputs.from_loader(x, family, link, roles, intercept, names, device, dtype)
         return inputs.from_arrays(x, y, family, roles, intercept, names, device, dtype)
     if names is not None or not intercept:

@@ -44,6 +44,9 @@ class Classes(VectorFamily):
             )
         return self.classes
 
+    def linked(self, link: Link) -> Classes:
+        raise ValueError(f"{self.name} has its link itself, as in Ordinal(link='probit'). Leave link= out.")
+
     def of_classes(self, classes: Sequence[Any]) -> Classes:
         """The same family of these classes."""
         raise NotImplementedError
