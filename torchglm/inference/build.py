@@ -103,8 +103,7 @@ def build(
     if ranks_of(source).size == 1:
         return fitted
     # while all processes are here: later one may ask alone
-    null_deviance, loglik = fitted.null_deviance.reshape(-1), fitted.loglik.reshape(-1)
-    return replace(fitted, flat=replace(flat, null_deviance=null_deviance, loglik=loglik))
+    return replace(fitted, flat=replace(flat, **fitted.numbers_of_rows()))
 
 
 def _penalised(solution: Solution, penalty: Penalty) -> tuple[Tensor, Tensor | None]:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.families import Family
+from torchglm.families.several import Classes
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.status import Status
+from torchglm.inference.class_counts import class_counts
 from torchglm.inference.flat import Flat
 from torchglm.inference.null import null_deviance
 from torchglm.inference.rowwise import RowValues, row_values
@@ -269,6 +271,22 @@ class Fitted:
         value = loglik(self.source, self.family, self.link, flat.coef, phi)
         return self.shaped(torch.where(flat.failed, torch.nan, value))
 
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """(*B, C) the rows of each class, repeats counted. Raises `ValueError` for a family without classes."""
+        if not isinstance(self.family, Classes):
+            raise ValueError(f"classes are those of a multinomial or ordinal model; this fit is {self.family.name}.")
+        if self.flat.counts is not None:
+            return self.shaped(self.flat.counts)
+        return self.shaped(class_counts(self.source, len(self.family.known)))
+
+    def numbers_of_rows(self) -> dict[str, Tensor]:
+        """The numbers over the flat models that are found in passes over the rows, by their names in `flat`."""
+        known = {"null_deviance": self.null_deviance.reshape(-1), "loglik": self.loglik.reshape(-1)}
+        if isinstance(self.family, Classes):
+            known["counts"] = self.class_counts.reshape(-1, len(self.family.known))
+        return known
+
     @property
     def n_parameters(self) -> Tensor:
         """(*B) every estimated parameter: the rank (penalised: the sum of `edf`), a dispersion, a shape."""
@@ -336,6 +354,12 @@ class Fitted:
     def formula(self) -> str | None:
         """The formula of the fit, or None."""
         return self.context.get("formula")
+
+    @property
+    def formulas(self) -> str:
+        """The formula with the right sides of further predictors, `cost ~ age; dispersion ~ region`; else nothing."""
+        beside = (f"{name} {right}" for name, right in self.context.get("predictors", {}).items())
+        return "; ".join([self.formula, *beside]) if self.formula else ""
 
     @property
     def spec(self) -> Any:

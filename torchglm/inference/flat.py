@@ -27,10 +27,10 @@ class Flat:
     Dropped columns are zero in `coef` (B, p) and False in `keep` (B, p); `root root'` is the inverse of the information
     plus the penalty's quadratic part, `gram` the information alone, `observed` (B, p, p) the inverse of the observed
     information where times are censored, and `covariance` (B, p, p) the one that stands in place of the model's.
-    `null_deviance` and `loglik` are None until they are asked for. Of a penalised fit `edf` (B, p) are the effective
-    degrees of freedom; `unknown` (B, p) marks coefficients that have no standard error. Where separated levels were set
-    apart, `infinite` (B, p) is the direction in which coefficients run to infinity: it moves `apart_rows` (B) rows of
-    `apart_levels` (B) levels and no others.
+    `null_deviance`, `loglik` and `counts` (B, C), the rows of each class, are None until they are asked for. Of a
+    penalised fit `edf` (B, p) are the effective degrees of freedom; `unknown` (B, p) marks coefficients that have no
+    standard error. Where separated levels were set apart, `infinite` (B, p) is the direction in which coefficients run
+    to infinity: it moves `apart_rows` (B) rows of `apart_levels` (B) levels and no others.
     """
 
     coef: Tensor
@@ -48,6 +48,7 @@ class Flat:
     covariance: Tensor | None = None
     null_deviance: Tensor | None = None
     loglik: Tensor | None = None
+    counts: Tensor | None = None
     edf: Tensor | None = None
     unknown: Tensor | None = None
     infinite: Tensor | None = None

@@ -136,6 +136,7 @@ class FileRows(SpecRows):
         policies = dict(policies or {})
         self.reading = policies.setdefault("reading", TextFormat())
         self.path, self.roles, more = path, dict(roles), formulas_of(family, predictors or {})
+        self.predictors = dict(predictors or {})
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
         self.ranks = Ranks.here() if ranks is None else ranks
@@ -183,6 +184,7 @@ class FileRows(SpecRows):
         return {
             **Roles(**self.roles).context,
             "formula": self.spec.formula,
+            "predictors": self.predictors,
             "spec": self.spec,
             "columns": self.roles,
             "terms": self.spec.terms,

@@ -48,6 +48,7 @@ def from_formula(
     data = from_design(design, family_of(family, design.spec), roles, keys, device, dtype)
     data.context |= {
         "formula": formula,
+        "predictors": dict(predictors or {}),
         "spec": design.spec,
         "terms": design.terms,
         "columns": roles.columns,

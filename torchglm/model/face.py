@@ -349,8 +349,7 @@ class Result(Fitted):
 
     def _settled(self) -> Result:
         """The same fit with the numbers held that are else found in passes over its rows."""
-        null, loglik = self.null_deviance.reshape(-1), self.loglik.reshape(-1)
-        return replace(self, flat=replace(self.flat, null_deviance=null, loglik=loglik))
+        return replace(self, flat=replace(self.flat, **self.numbers_of_rows()))
 
     def save(self, path: Any) -> None:
         """Write the fit into a folder: tensors, and JSON; no row of data and no pickle."""

@@ -32,7 +32,7 @@ def save(fitted: Fitted, path: Any) -> None:
     Of a family or link of one's own the name and some values are written, by which `load` knows it when it is given.
     """
     folder = Path(path)
-    known = {"null_deviance": fitted.null_deviance.reshape(-1), "loglik": fitted.loglik.reshape(-1)}
+    known = fitted.numbers_of_rows()
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}
     parts, held = codec.encode(fitted.family, fitted.link)
     context = {k: v for k, v in fitted.context.items() if k not in ("spec", "places")} | _labels(fitted.context, plain)

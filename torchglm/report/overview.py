@@ -31,6 +31,8 @@ _QUANTILE_NAMES = ("min", "25 %", "median", "75 %", "max")
 class ModelBatch:
     """The reading of a Fitted with batch dimensions; models are numbered in row-major order."""
 
+    ordered_by = "deviance per residual degree of freedom"
+
     def __init__(self, result: Fitted, level: float, worst: int = 10) -> None:
         self.result, self.level, self.worst_shown = result, level, worst
         self.shape = result.coef.shape[:-1]
@@ -44,15 +46,19 @@ class ModelBatch:
 
     def document(self, width: int) -> Document:
         """Title, facts, and three tables: how the fits ended, the coefficients' spread, the worst models."""
-        kind = words.model_title(self.result.family.name, self.result.link.name)
         blocks: list[Block] = []
-        if self.result.formula:
-            blocks.append(Notes([f"Formula: {self.result.formula}"]))
+        if self.result.formulas:
+            blocks.append(Notes([f"Formula: {self.result.formulas}"]))
         blocks += [Facts(self.facts()), *self.tables(width)]
         if self.warnings():
             blocks.append(Notes(self.warnings(), alarm=True))
         blocks.append(Notes(self.remarks()))
-        return Document(f"{self.n_models:,} models: {kind}", blocks)
+        return Document(f"{self.n_models:,} models: {self.title}", blocks)
+
+    @property
+    def title(self) -> str:
+        """What was fitted: `Poisson regression, log link`."""
+        return words.model_title(self.result.family.name, self.result.link.name)
 
     def facts(self) -> list[tuple[str, str]]:
         """The header of the batch, as names and formatted values."""
@@ -87,12 +93,10 @@ class ModelBatch:
         rows = list(self.quartiles().values())
         cells = numbers.fixed([row[1:] for row in rows], [row[4] - row[2] for row in rows])
         spread = [(name, f"{int(row[0]):,}", *c) for name, row, c in zip(self.result.names, rows, cells, strict=True)]
-        worst = [(self.label(i), *row) for i, row in zip(self.worst(), self._worst_cells(), strict=True)]
-        head = ("model", "status", "observations", "deviance", "deviance/df", "iterations")
         return [
             Grid("How the fits ended", ("status", "models", "share"), counts),
             Grid("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
-            Grid("Models to look at first", head, worst, left=2),
+            self._first(),
         ]
 
     def members(self, most: int = 200) -> Grid:
@@ -123,8 +127,14 @@ class ModelBatch:
     def remarks(self) -> list[str]:
         """How to read the tables."""
         return [
+<<<<<<< HEAD
             "Coefficients: distribution over the converged models that have more observations than columns. Models to "
             "look at first: those that did not converge, then by deviance per residual degree of freedom.",
+=======
+            "Coefficients: distribution over the converged models. Models to look at first: those that "
+            f"did not converge, then by {self.ordered_by}.",
+            *penalised(self.result),
+>>>>>>> 81a1750 (Show fits of several predictors section by section in the summary, in the words of each predictor)
             *policies(self.result),
         ]
 
@@ -260,11 +270,13 @@ class ModelBatch:
         value = torch.as_tensor(getattr(self.result, name)).detach().double().cpu()
         return value.expand(self.shape).reshape(-1)
 
-    def _worst_cells(self) -> list[tuple[str, ...]]:
+    def _first(self) -> Grid:
+        """The models to look at first."""
         nobs, deviance, steps = (self._values(k) for k in ("nobs", "deviance", "n_iter"))
         ratio = self.deviance_per_df()
-        return [
+        rows = [
             (
+                self.label(i),
                 words.status_title(self.statuses[i].name),
                 numbers.number(float(nobs[i])),
                 numbers.number(float(deviance[i])),
@@ -273,6 +285,8 @@ class ModelBatch:
             )
             for i in self.worst()
         ]
+        head = ("model", "status", "observations", "deviance", "deviance/df", "iterations")
+        return Grid("Models to look at first", head, rows, left=2)
 
 
 def _plain(value: Any) -> Any:

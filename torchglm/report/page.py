@@ -23,7 +23,7 @@ from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations, chunks
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
-from torchglm.report.single import SingleModel
+from torchglm.report.views import View, view_of
 from torchglm.version import VERSION
 from torchglm.writing.files import replaced
 
@@ -118,14 +118,14 @@ def page(
 
     source = resources.files("torchglm.report").joinpath("template.html").read_text(encoding="utf-8")
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)
-    view: SingleModel | ModelBatch = (SingleModel if result.coef.ndim == 1 else ModelBatch)(result, level)
+    view = view_of(result, level)
     kind = view.document(_WIDE).title
     response = None if result.spec is None or result.spec.response is None else result.spec.response.expression.text
     parts = {**_on_rows(result, rows.gathered), **_on_own_rows(result, view, rows)}
     return template.render(
         title=title or (f"{response}: {kind}" if response else kind),
         kind=kind if title else "",
-        formula=result.formula,
+        formula=result.formulas,
         origin=origin,
         other=rows.other,
         sound=view.sound,
@@ -154,7 +154,7 @@ def _on_rows(result: Fitted, rows: Gathered | None) -> dict[str, Any]:
     }
 
 
-def _on_own_rows(result: Fitted, view: SingleModel | ModelBatch, rows: Shown) -> dict[str, Any]:
+def _on_own_rows(result: Fitted, view: View, rows: Shown) -> dict[str, Any]:
     """The checks in words, what single rows do, and what a reader must know at once."""
     nothing = {
         "warnings": view.warnings(),
@@ -187,7 +187,7 @@ def _on_own_rows(result: Fitted, view: SingleModel | ModelBatch, rows: Shown) ->
     )
 
 
-def _check_parts(check: Check, result: Fitted, view: SingleModel | ModelBatch) -> dict[str, Any]:
+def _check_parts(check: Check, result: Fitted, view: View) -> dict[str, Any]:
     """What the page says of a check: findings at the top, then the tests."""
     batch = isinstance(view, ModelBatch)
     known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", "dispersion"})

@@ -73,13 +73,18 @@ class SingleModel:
     def document(self, width: int) -> Document:
         """Title, facts, coefficient tables and notes, for lines of `width` characters."""
         blocks: list[Block] = []
-        if self.result.formula:
-            blocks.append(Notes([f"Formula: {self.result.formula}"]))
+        if self.result.formulas:
+            blocks.append(Notes([f"Formula: {self.result.formulas}"]))
         blocks += [Facts(self.facts()), *self.tables(width)]
         if self.warnings():
             blocks.append(Notes(self.warnings(), alarm=True))
         blocks.append(Notes(self.remarks()))
-        return Document(words.model_title(self.family.name, self.link.name), blocks)
+        return Document(self.title, blocks)
+
+    @property
+    def title(self) -> str:
+        """What was fitted: `Poisson regression, log link`."""
+        return words.model_title(self.family.name, self.link.name)
 
     def facts(self) -> list[tuple[str, str]]:
         """The header: what was fitted and how well, as names and formatted values."""
@@ -115,11 +120,11 @@ class SingleModel:
         """The coefficient table, with exp(coef) beside it or, past `width` characters, below it."""
         low, high = numbers.limits(self.level)
         name = self.result.statistic_name
-        cells = self._coefficient_cells()
+        cells = self._coefficient_cells(self.coefficients)
         head = ("", "estimate", "std. error", f"{name} value", "p-value", low, high)
         if self.ratio_name is None:
             return [Grid("", head, cells)]
-        ratios = self._ratio_cells()
+        ratios = self._ratio_cells(self.coefficients)
         both = Grid("", (*head, self.ratio_name, low, high), [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
         if both.width() <= width:
             return [both]
@@ -213,17 +218,17 @@ class SingleModel:
             frame[["ratio", "ratio_low", "ratio_high"]] = [c.ratio for c in self.coefficients]
         return frame
 
-    def _coefficient_cells(self) -> list[tuple[str, ...]]:
-        rows = [(c.estimate, c.std_err, c.low, c.high) for c in self.coefficients]
-        cells = numbers.fixed(rows, [c.std_err for c in self.coefficients])
+    def _coefficient_cells(self, own: list[Coefficient]) -> list[tuple[str, ...]]:
+        rows = [(c.estimate, c.std_err, c.low, c.high) for c in own]
+        cells = numbers.fixed(rows, [c.std_err for c in own])
         return [
             (c.name, e, s, numbers.statistic(c.statistic), numbers.p_value(c.p_value), low, high)
-            for c, (e, s, low, high) in zip(self.coefficients, cells, strict=True)
+            for c, (e, s, low, high) in zip(own, cells, strict=True)
         ]
 
-    def _ratio_cells(self) -> list[list[str]]:
-        rows = [c.ratio for c in self.coefficients]
-        scales = [c.std_err * ratio[0] for c, ratio in zip(self.coefficients, rows, strict=True)]
+    def _ratio_cells(self, own: list[Coefficient]) -> list[list[str]]:
+        rows = [c.ratio for c in own]
+        scales = [c.std_err * ratio[0] for c, ratio in zip(own, rows, strict=True)]
         return numbers.fixed(rows, scales)
 
     def _dispersion(self) -> str:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Document
-from torchglm.report.overview import ModelBatch
-from torchglm.report.single import SingleModel
+from torchglm.report.views import View, view_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,9 +28,7 @@ class Summary:
         if not 0 < level < 1:
             raise ValueError(f"An interval needs 0 < level < 1; got level = {level}. Use 0.95 for 95 %.")
         self.result, self.level = result, level
-        self._view: SingleModel | ModelBatch = (
-            SingleModel(result, level) if result.coef.ndim == 1 else ModelBatch(result, level)
-        )
+        self._view: View = view_of(result, level)
 
     def __getitem__(self, index: Any) -> Summary:
         """The summary of the member `index` of a batch."""

@@ -64,7 +64,8 @@ class Reading:
     """Sentences on the coefficients of one model.
 
     `names` are all its columns; `references` the reference level of each factor coded against one, by the
-    factor's text in the formula; `exposure` whether the fit had an offset.
+    factor's text in the formula; `exposure` whether the fit had an offset. `quantity` is what the coefficients move, as
+    the link says it, where that is not the mean of the family.
     """
 
     family: Family
@@ -73,6 +74,7 @@ class Reading:
     references: Mapping[str, str] = field(default_factory=dict)
     exposure: bool = False
     level: float = 0.95
+    quantity: str = ""
 
     def sentence(self, name: str, estimate: float, low: float, high: float) -> str:
         """One plain sentence on what the coefficient `name` says, with its interval."""
@@ -108,11 +110,13 @@ class Reading:
 
     def _baseline(self, estimate: float, low: float, high: float) -> str:
         where = f"With every other term at zero and factors at their reference level, the {self._what()} is"
+        if self.quantity and len(self.names) == 1:
+            where = f"The {self._what()} is"
         if self.link.multiplies == "mean":
             return f"{where} {self._ratio(estimate, low, high)}{', per unit of exposure' * self.exposure}."
         if self.link.multiplies == "odds":
             return (
-                f"{where.replace(' is', ' are')} {self._ratio(estimate, low, high)}, a probability of "
+                f"{where.removesuffix(' is')} are {self._ratio(estimate, low, high)}, a probability of "
                 f"{short(_expit(estimate), 3)}."
             )
         return f"{where} {self._values(estimate, low, high)}."
@@ -126,6 +130,8 @@ class Reading:
 
     def _what(self) -> str:
         """What the coefficient moves."""
+        if self.quantity:
+            return self.quantity
         if self.link.multiplies == "mean" or type(self.link) is Identity:
             return self.family.mean_text
         return "odds" if self.link.multiplies == "odds" else f"{link_title(self.link.name)} predictor"
