@@ -76,6 +76,8 @@ class Flat:
         want: dict[str, tuple[int, ...]] = {f.name: (models,) for f in fields(Flat) if f.name not in MATRICES}
         want |= {name: (models, *([p] * dims)) for name, dims in DIMENSIONS.items()}
         want |= {f"{name}.{part}": value.shape for name in MATRICES for part, value in blank[name].parts.items()}
+        if "counts" in tensors:  # of however many classes
+            want["counts"] = (models, *tensors["counts"].shape[1:2])
         optional = {f.name for f in fields(Flat) if f.default is None}
         missing = [name for name in want if name not in tensors and name not in optional]
         unknown = [name for name in tensors if name not in want]

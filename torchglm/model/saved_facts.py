@@ -38,6 +38,7 @@ CONTEXT: dict[str, Kind] = {
     "added": bool,
     "inputs": ([str], None),
     "formula": MAYBE_TEXT,
+    "predictors": {str: str},
     "terms": {str: [int]},
     "columns": {str: str},
     "group_names": ([str], None),
@@ -59,7 +60,7 @@ SPEC: dict[str, Kind] = {
 def check_facts(facts: Any) -> None:
     """Raise `TypeError` for facts of another kind, and for counts that contradict one another."""
     _check(facts, FACTS, "result.json")
-    context, columns = facts["context"], len(facts["names"])
+    context, columns = facts["context"], len(facts["names"]) + len(facts["cuts"])
     _check(context, {name: kind for name, kind in CONTEXT.items() if name in context}, "context")
     if facts["spec"] is not None:
         _check(facts["spec"], SPEC, "spec")

@@ -108,7 +108,8 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Fam
     context = facts["context"] | _labels(facts["context"], rich)
     if facts["spec"] is not None:
         spec = context["spec"] = DesignSpec.from_dict(facts["spec"])
-        if len(spec.names) != layout.columns or _text(spec.to_dict()) != _text(facts["spec"]):
+        wide = layout.columns if facts["plan"] is None else len(spec.names)  # a plan makes more coefficients of columns
+        if len(spec.names) != wide or _text(spec.to_dict()) != _text(facts["spec"]):
             raise TypeError("the spec is not that of the design it is read as")
     return Fitted(
         flat,

@@ -16,6 +16,7 @@ from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
+from torchglm.report.provisos import penalised
 from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
 from torchglm.writing import numbers
 
@@ -127,14 +128,9 @@ class ModelBatch:
     def remarks(self) -> list[str]:
         """How to read the tables."""
         return [
-<<<<<<< HEAD
-            "Coefficients: distribution over the converged models that have more observations than columns. Models to "
-            "look at first: those that did not converge, then by deviance per residual degree of freedom.",
-=======
-            "Coefficients: distribution over the converged models. Models to look at first: those that "
-            f"did not converge, then by {self.ordered_by}.",
+"Coefficients: distribution over the converged models that have more observations than columns. Models to "
+            f"look at first: those that did not converge, then by {self.ordered_by}.",
             *penalised(self.result),
->>>>>>> 81a1750 (Show fits of several predictors section by section in the summary, in the words of each predictor)
             *policies(self.result),
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
@@ -11,6 +11,9 @@ from torchglm.report.document import Grid
 from torchglm.report.overview import ModelBatch
 from torchglm.report.sections import whole
 from torchglm.writing import numbers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class SeveralBatch(ModelBatch):
@@ -78,6 +81,13 @@ class SeveralBatch(ModelBatch):
 
     def remarks(self) -> list[str]:
         return [*super().remarks(), *laws.explained(self.law)]
+
+    def models_frame(self) -> pd.DataFrame:
+        """One row per model, in order, with log-likelihoods in place of deviances."""
+        frame = super().models_frame().drop(columns=["deviance", "null_deviance", "dispersion", "d_squared"])
+        frame["loglik"] = self._values("loglik").numpy()
+        frame["null_loglik"] = -self._values("null_deviance").numpy() / 2
+        return frame
 
     def to_dict(self) -> dict[str, Any]:
         found = super().to_dict()
