@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from reported_cases import CASES, fitted, missing, table
+from rich.console import Console
 
 import torchglm as tg
 from torchglm.families.several import Classes

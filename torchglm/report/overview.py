@@ -128,7 +128,7 @@ class ModelBatch:
     def remarks(self) -> list[str]:
         """How to read the tables."""
         return [
-"Coefficients: distribution over the converged models that have more observations than columns. Models to "
+            "Coefficients: distribution over the converged models that have more observations than columns. Models to "
             f"look at first: those that did not converge, then by {self.ordered_by}.",
             *penalised(self.result),
             *policies(self.result),

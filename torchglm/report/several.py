@@ -100,9 +100,7 @@ class SeveralModel(SingleModel):
 
     def of(self, section: Section) -> list[Coefficient]:
         """The coefficients of a predictor by the names of its own columns."""
-        return [
-            replace(self.coefficients[j], name=name) for j, name in zip(section.places, section.names, strict=True)
-        ]
+        return [replace(self.coefficients[j], name=name) for j, name in zip(section.places, section.names, strict=True)]
 
     def remarks(self) -> list[str]:
         """How the numbers were obtained, a sentence each."""

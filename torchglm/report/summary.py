@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Document
+from torchglm.report.single import SingleModel
 from torchglm.report.views import View, view_of
 
 if TYPE_CHECKING:
