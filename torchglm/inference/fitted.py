@@ -280,9 +280,9 @@ class Fitted:
             return self.shaped(self.flat.counts)
         return self.shaped(class_counts(self.source, len(self.family.known)))
 
-    def numbers_of_rows(self) -> dict[str, Tensor]:
+    def numbers_of_rows(self) -> dict[str, Any]:
         """The numbers over the flat models that are found in passes over the rows, by their names in `flat`."""
-        known = {"null_deviance": self.null_deviance.reshape(-1), "loglik": self.loglik.reshape(-1)}
+        known: dict[str, Any] = {"null_deviance": self.null_deviance.reshape(-1), "loglik": self.loglik.reshape(-1)}
         if isinstance(self.family, Classes):
             known["counts"] = self.class_counts.reshape(-1, len(self.family.known))
         return known
