@@ -90,6 +90,19 @@ def test_rows_attached_again(case: str, frame: pd.DataFrame) -> None:
     torch.testing.assert_close(result.with_rows(frame).fitted, result.fitted, rtol=1e-12, atol=0)
 
 
+@every
+@pytest.mark.parametrize("group", [None, "kind"])
+def test_a_saved_fit_needs_no_rows(case: str, group: str | None, frame: pd.DataFrame, tmp_path: Path) -> None:
+    result = fitted(case, frame, by=group)
+    result.save(tmp_path)
+    loaded = tg.load(tmp_path)
+    new = frame.iloc[:5]
+    torch.testing.assert_close(loaded.predict(new, se=True), result.predict(new, se=True), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.covariance(), result.covariance(), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.loglik, result.loglik, rtol=0, atol=0)
+    assert loaded.names == result.names and str(loaded.family) == str(result.family)
+
+
 def test_classes_have_the_order_of_the_category(frame: pd.DataFrame) -> None:
     assert fitted("ordinal", frame).classes == ORDER
     text = frame.assign(level=frame["level"].astype(str))
@@ -134,3 +147,38 @@ def test_penalties_leave_constants_alone(case: str, frame: pd.DataFrame) -> None
     torch.testing.assert_close(lasso.deviance, null.null_deviance, rtol=1e-9, atol=0)
     small = fitted(case, frame, penalty=tg.ElasticNet(l1=1e-12))
     torch.testing.assert_close(small.flat.coef, null.flat.coef, rtol=0, atol=1e-6)
+
+
+def test_counts_by_class_are_rows_by_class() -> None:
+    rng = np.random.default_rng(3)
+    x, counts = torch.from_numpy(rng.normal(size=(40, 2))), rng.integers(0, 6, (40, 3))
+    counted = tg.fit(x, pd.DataFrame(counts, columns=["car", "bus", "train"]), family=tg.Multinomial(), **TIGHT)
+    rows, codes = np.repeat(np.arange(40), counts.sum(1)), np.concatenate([np.repeat([0, 1, 2], row) for row in counts])
+    single = tg.fit(x[rows], torch.from_numpy(codes), family=tg.Multinomial(), **TIGHT)
+    assert counted.classes == ["car", "bus", "train"]
+    torch.testing.assert_close(counted.coef, single.coef, rtol=0, atol=1e-9)
+    torch.testing.assert_close(counted.std_err, single.std_err, rtol=1e-9, atol=0)
+    torch.testing.assert_close(counted.loglik, single.loglik, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("family", [tg.Ordinal(classes=3), tg.Multinomial(classes=3), tg.Beta()], ids=lambda f: f.name)
+def test_a_loader_is_the_whole(family: tg.VectorFamily) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    y = torch.rand(300, generator=generator, dtype=torch.float64) * 0.98 + 0.01
+    y = y if family.name == "beta" else (3 * y).floor()
+    batches = [{"x": x[i : i + 70], "y": y[i : i + 70], "weights": x[i : i + 70, 0].abs()} for i in range(0, 300, 70)]
+    whole, loaded = tg.fit(x, y, family=family, weights=x[:, 0].abs(), **TIGHT), tg.fit(batches, family=family, **TIGHT)
+    assert loaded.names == whole.names
+    torch.testing.assert_close(loaded.flat.coef, whole.flat.coef, rtol=0, atol=1e-9)
+    torch.testing.assert_close(loaded.predict(x[:4]), whole.predict(x[:4]), rtol=1e-9, atol=0)
+
+
+def test_labels_of_kinds_without_an_order() -> None:
+    x = torch.randn(100, 1, dtype=torch.float64)
+    with pytest.raises(TypeError, match="int, str"):
+        tg.fit(x, ["a", 1] * 50, family=tg.Multinomial())
+    with pytest.raises(ValueError, match="does not know its classes"):
+        tg.fit([(x, torch.zeros(100))], family=tg.Ordinal())
+    with pytest.raises(ValueError, match="link itself"):
+        tg.fit(x, torch.arange(100) % 3, family=tg.Ordinal(), link="log")

@@ -324,7 +324,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None]]] = {
     "a list in result.json": ("result.json", lambda p: p.write_text("[]") and None),
     "another format": ("result.json", swap("format", 99)),
     "no names": ("result.json", without("names")),
-    "an unknown family": ("result.json", swap("family", {"name": "weibul", "arguments": {}, "learned": []})),
+    "an unknown family": ("result.json", swap("family", {"name": "gompertz", "arguments": {}, "learned": []})),
     "an unknown link": ("result.json", swap("link", {"name": "loog", "arguments": {}, "learned": []})),
     "a tensor too few": ("tensors.pt", less_tensors),
     "a tensor of another shape": ("tensors.pt", other_shape),

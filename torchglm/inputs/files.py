@@ -14,7 +14,7 @@ from torchglm.families.row_error import RowError
 from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
-from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of
+from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of, terms_of
 from torchglm.rows.places import Places
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
@@ -187,7 +187,7 @@ class FileRows(SpecRows):
             "predictors": self.predictors,
             "spec": self.spec,
             "columns": self.roles,
-            "terms": self.spec.terms,
+            "terms": terms_of(self.spec, self.plan),
             "group_names": None,
             "tally": self.tally.to_dict(),
             "places": self.places,

@@ -17,7 +17,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.groups import by_groups
 from torchglm.inputs.roles import Roles
-from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of
+from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of, terms_of
 from torchglm.rows.places import Places
 
 
@@ -50,7 +50,7 @@ def from_formula(
         "formula": formula,
         "predictors": dict(predictors or {}),
         "spec": design.spec,
-        "terms": design.terms,
+        "terms": terms_of(design.spec, data.plan),
         "columns": roles.columns,
         "group_names": keys or None,
         "tally": Tally.of(design).to_dict(),

@@ -77,6 +77,13 @@ def family_of(family: Family, spec: DesignSpec) -> Family:
     return family
 
 
+def terms_of(spec: DesignSpec, plan: Plan | None) -> dict[str, list[int]]:
+    """The places of each term's coefficients: its columns, in every predictor that has them."""
+    if plan is None:
+        return spec.terms
+    return {name: plan.places(columns) for name, columns in spec.terms.items()}
+
+
 def in_class_order(y: Tensor, family: Family, spec: DesignSpec) -> Tensor:
     """The codes of levels as those of the family's classes."""
     if not isinstance(family, Classes) or spec.response is None:

@@ -19,6 +19,8 @@ COUNTS = {str: int}
 PART = {"name": str, "learned": [str]}
 FACTS: dict[str, Kind] = {
     "names": [str],
+    "cuts": [str],
+    "plan": ({"predictors": int, "ones": [int], "blocks": [{"columns": [int], "contrast": [[float]]}]}, None),
     "family": PART,
     "link": PART,
     "estimated": bool,

@@ -105,11 +105,14 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Fam
         raise TypeError(
             f"status has shape {tuple(flat.status.shape)}, expected one for each of {facts['batch']} models"
         )
+    plan = None if facts["plan"] is None else Plan.from_dict(facts["plan"])
+    if plan is not None and plan.columns != columns:
+        raise TypeError(f"plan has {plan.columns} coefficients, expected {columns}")
     context = facts["context"] | _labels(facts["context"], rich)
     if facts["spec"] is not None:
         spec = context["spec"] = DesignSpec.from_dict(facts["spec"])
-        wide = layout.columns if facts["plan"] is None else len(spec.names)  # a plan makes more coefficients of columns
-        if len(spec.names) != wide or _text(spec.to_dict()) != _text(facts["spec"]):
+        own = len(spec.names) == layout.columns if plan is None else plan.reach <= len(spec.names)
+        if not own or _text(spec.to_dict()) != _text(facts["spec"]):
             raise TypeError("the spec is not that of the design it is read as")
     return Fitted(
         flat,
@@ -125,7 +128,7 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Fam
         facts["tol"],
         context,
         facts["covariance_kind"],
-        plan=None if facts["plan"] is None else Plan.from_dict(facts["plan"]),
+        plan=plan,
         cuts=tuple(facts["cuts"]),
     )
 

@@ -67,6 +67,11 @@ class Plan:
         """The number of coefficients."""
         return sum(block.size for block in self.blocks)
 
+    @property
+    def reach(self) -> int:
+        """How many columns a design has at least that this is a plan of."""
+        return max((column + 1 for block in self.blocks for column in block.columns), default=0)
+
     @cached_property
     def slices(self) -> tuple[slice, ...]:
         """Where the coefficients of every block stand."""
@@ -91,8 +96,12 @@ class Plan:
     @cached_property
     def free(self) -> tuple[int, ...]:
         """The coefficients of columns of ones."""
-        columns = [column for block in self.blocks for _ in range(block.width) for column in block.columns]
-        return tuple(place for place, column in enumerate(columns) if column in self.ones)
+        return tuple(self.places(self.ones))
+
+    def places(self, columns: Sequence[int]) -> list[int]:
+        """The coefficients of some columns of the design, in all predictors, in ascending order."""
+        each = (column for block in self.blocks for _ in range(block.width) for column in block.columns)
+        return [place for place, column in enumerate(each) if column in columns]
 
     def is_constant(self, block: PlanBlock) -> bool:
         """Whether a block is a column of ones alone."""
