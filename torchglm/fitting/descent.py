@@ -19,7 +19,7 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.problem import Problem, Solve
 from torchglm.fitting.state import Ask, Passes, Solution, State
 from torchglm.fitting.status import Status
-from torchglm.rows.grams import GRAM_PIVOT, Gram
+from torchglm.rows.grams import GRAM_PIVOT, Dense, Gram
 from torchglm.rows.inverses import GramInverse
 
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
@@ -141,6 +141,10 @@ class Descent:
         """The next direction of every model, and whether the pass along it may be the last."""
         problem = self.problem.among(s.lane)
         delta, decrement, inverse = self._direction(s)
+        turned = problem.several and problem.smooth_penalty and not problem.canonical
+        bent = ~inverse.positive & (s.fisher == 0) & ~s.factored if turned else torch.zeros_like(s.closing)
+        if bool(bent.any()):
+            delta, decrement, inverse = self._direction(_turned_down(s, bent))
         self._aim = None if bool(s.stale.any()) else (s.lane, inverse)
         positive = inverse.positive
         if not problem.smooth_penalty:
@@ -162,7 +166,7 @@ class Descent:
             factored=factored,
             hit=torch.zeros_like(s.hit),
         )
-        aimed.closing = self._small(aimed, problem.tol) & ~refresh
+        aimed.closing = self._small(aimed, problem.tol) & ~refresh & ~bent
         if not problem.canonical:
             unit = problem.unit(s.moments.objective, s.count)
             aimed.closing &= judge.leaves_little(decrement, s.decrement, unit, judge.floor(s.moments))
@@ -256,6 +260,14 @@ def _moved(s: State, trial: Tensor, moments: Moments, objective: Tensor, accepte
         fisher=torch.where(moved, (s.fisher - 1).clamp(min=0), s.fisher),
         n_iter=s.n_iter + moved.to(s.n_iter.dtype),
     )
+
+
+def _turned_down(s: State, bent: Tensor) -> State:
+    """The state with the Grams of the models `bent` made positive, so that their steps lead down."""
+    index = bent.nonzero()[:, 0]
+    matrix = s.moments.gram.written_out().clone()
+    matrix[index] = linalg.made_positive(matrix[index], s.keep[index])
+    return replace(s, moments=replace(s.moments, gram=Dense(matrix)))
 
 
 def _rounding(s: State) -> Tensor:

@@ -13,6 +13,7 @@ from torchglm.rows.inverses import DenseInverse, GramInverse
 from torchglm.rows.products import triangle
 
 SINGLE_PIVOT = 1e-2  # and above this one of its seven digits in float32 do for a step
+FLATTEST = 1e-10  # curvature of a direction, of columns scaled to 1, below which a step takes it for this
 SINGLE_RANGE = (1e-12, 1e24)  # of its diagonal, whose terms and sums float32 holds
 
 
@@ -89,6 +90,22 @@ def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | Non
     exact, _ = invert_factor(_with_ridge(moments.factor, ridge, None), keep)
     parts = ((getattr(exact, f.name), getattr(inverse, f.name)) for f in fields(DenseInverse))
     return DenseInverse(*(torch.where(factored.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in parts))
+
+
+def made_positive(matrix: Tensor, keep: Tensor) -> Tensor:
+    """Symmetric matrices (B, p, p) with the absolute values of their eigenvalues, on columns scaled to one diagonal.
+
+    Where a likelihood bends up a step with these leads down, as far as it would where it bent down as much.
+    Source: Gill, Murray & Wright (1981), Practical Optimization, section 4.4.2.
+    """
+    both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+    own = torch.where(both, torch.nan_to_num(matrix, nan=0.0, posinf=0.0, neginf=0.0), 0.0)
+    size = own.square().sum(-1).pow(0.25)  # of the rows: a diagonal may be 0 or negative
+    scale = torch.where(size > 0, size, 1.0)
+    values, vectors = torch.linalg.eigh(own / scale.unsqueeze(-1) / scale.unsqueeze(-2))
+    most = values.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(values.dtype).tiny)
+    kept = (vectors * torch.maximum(values.abs(), FLATTEST * most).unsqueeze(-2)) @ vectors.mT
+    return torch.where(both, kept * scale.unsqueeze(-1) * scale.unsqueeze(-2), matrix)
 
 
 def factor_step(factor: Tensor, keep: Tensor, ridge: Tensor | None, slope: Tensor | None) -> Tensor:

@@ -22,6 +22,7 @@ from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.adequacy.sentences import set_apart
 from torchglm.inputs import Data
 from torchglm.links import Link
+from torchglm.model.ends import ends
 
 MOST_STEPS = 10**9
 NAMED = 3  # models of a kind that a warning names
@@ -162,6 +163,7 @@ def warned(solution: Solution, data: Data, link: Link, apart: Apart | None = Non
     if apart is not None and Status.SEPARATED_LEVELS in kinds:
         levels, rows = int(apart.levels.sum()), float(apart.rows.sum())
         said[kinds.index(Status.SEPARATED_LEVELS)] += f" {set_apart(data.names, apart.infinite, levels, rows)}"
+    said += ends(solution, data)
     if said:
         warnings.warn(("\n" if data.batch else " ").join(said), FitWarning, stacklevel=3)
     return solution

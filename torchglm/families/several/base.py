@@ -14,6 +14,9 @@ from torchglm.links.inheritance import check_name
 from torchglm.rows.plan import Plan
 from torchglm.rows.responses import Response, size_of
 
+START = ("", 0)  # the end of a fit that finds nothing to begin with
+ALL_ZERO = "No response is above 0: there is no law of others to fit. Leave such models out."
+
 Pairs: TypeAlias = dict[tuple[int, int], Tensor]  # the entries (k, l), k <= l, of symmetric K x K matrices
 
 
@@ -144,6 +147,14 @@ class VectorFamily(Family):
     def default_link(self) -> Link:
         """The link of the first predictor."""
         return self.links[self.predictors[0]]
+
+    @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        """A predictor, and whether it runs down (-1) or up (1) without end -> what that means, and what to do.
+
+        `START` stands for a fit that found no point to begin with.
+        """
+        return {}
 
     def is_canonical(self, link: Link) -> bool:
         """True where observed and expected information are the same."""

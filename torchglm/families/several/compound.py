@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.several.base import Pairs, VectorFamily, absolute
+from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.links import Link
 from torchglm.rows.responses import Response
 
@@ -24,7 +24,7 @@ class Compound(VectorFamily):
     Source: Dunn & Smyth (2005), Series evaluation of Tweedie exponential dispersion model densities, Stat. Comput. 15.
     """
 
-    name = "compound"
+    name = "tweedie_with_dispersion"
     support = constraints.nonnegative
     support_text = "y >= 0"
 
@@ -100,6 +100,19 @@ class Compound(VectorFamily):
         mu = self.link(eta[0])
         inside = self.link.inside(eta[0]) & (mu > 0) & torch.isfinite(mu)
         return super().valid(eta) & inside & (eta[2:].abs() <= END).all(0)
+
+    @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        return {
+            ("power", -1): "The power runs to 1: the responses are like multiples of counts. Fit Poisson (by "
+            "dispersion='pearson'), or give power=.",
+            (
+                "power",
+                1,
+            ): "The power runs to 2: the responses are like Gamma ones, without zeros. Fit Gamma or Hurdle, "
+            "or give power=.",
+            START: ALL_ZERO,
+        }
 
     def start(self, averages: Tensor) -> Tensor:
         mean, square = averages[0], averages[1]

@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.several.base import Pairs, VectorFamily, absolute
+from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.links import Link
 from torchglm.rows.responses import Response
 
@@ -22,7 +22,7 @@ class Overdispersed(VectorFamily):
     Source: Lawless (1987), Negative binomial and mixed Poisson regression, Canadian J. Statist. 15, 209-225.
     """
 
-    name = "overdispersed"
+    name = "negative_binomial_with_alpha"
     counts = True
     support = constraints.nonnegative
     support_text = "y >= 0"
@@ -72,6 +72,13 @@ class Overdispersed(VectorFamily):
         mu = self.link(eta[0])
         inside = self.link.inside(eta[0]) & (mu > 0) & torch.isfinite(mu)
         return super().valid(eta) & inside & (eta[1].abs() < -POISSON)
+
+    @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        return {
+            ("alpha", -1): "alpha runs to 0: the counts vary no more than Poisson counts. Fit Poisson there.",
+            START: ALL_ZERO,
+        }
 
     def start(self, averages: Tensor) -> Tensor:
         mean, square = averages[0], averages[1]

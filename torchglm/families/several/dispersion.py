@@ -12,12 +12,13 @@ from torchglm.families.base import Family
 from torchglm.families.counts import NegativeBinomial, Poisson
 from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
-from torchglm.families.several.base import Pairs, VectorFamily
+from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily
 from torchglm.links import Link
 from torchglm.rows.responses import Response
 
 Own = TypeVar("Own", bound="Plain")
 
+FINEST = 1e-28  # of the squared mean: the variance of rounding
 CONSTANT = (Gaussian, Gamma, InverseGaussian)  # in whose log_base no part depends on both y and the dispersion
 
 
@@ -75,6 +76,10 @@ class Plain(VectorFamily):
 
     def start(self, averages: Tensor) -> Tensor:
         return self.link.link(averages[:1])
+
+    @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        return {START: ALL_ZERO} if self.counts else {}
 
     def row_start(self, y: Response, eta: Tensor) -> Tensor:
         mean = self.family.initial_mean(y, torch.ones_like(eta[0]))
@@ -136,7 +141,19 @@ class Dispersed(Plain):
     def start(self, averages: Tensor) -> Tensor:
         mean, square = averages[0], averages[1]
         spread = (square - mean.square()).clamp(min=1e-8 * square) / self.family.variance(mean)
-        return torch.stack([self.link.link(mean), torch.where(spread > 0, spread, 1.0).log()])
+        return torch.cat([super().start(averages), torch.where(spread > 0, spread, 1.0).log().unsqueeze(0)])
+
+    @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        return {
+            ("dispersion", -1): "The dispersion runs to 0: the mean fits some rows without error. Drop columns of the "
+            "mean that tell such rows apart, or leave predictors= out."
+        }
+
+    def valid(self, eta: Tensor) -> Tensor:
+        """And where the standard deviation is more than the rounding of the mean: below, a fit has no end."""
+        mu = self.link(eta[0])
+        return super().valid(eta) & (eta[1].exp() * self.family.variance(mu) > FINEST * mu.square())
 
     def is_canonical(self, link: Link) -> bool:
         return False

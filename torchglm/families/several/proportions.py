@@ -12,7 +12,7 @@ from torchglm import links, special
 from torchglm.families.base import Family
 from torchglm.families.numerics import values_are_known
 from torchglm.families.proportions import Binomial
-from torchglm.families.several.base import Pairs, VectorFamily
+from torchglm.families.several.base import START, Pairs, VectorFamily
 from torchglm.links import Link
 from torchglm.rows.responses import Counts, Response
 
@@ -25,6 +25,8 @@ Own = TypeVar("Own", bound="_Rates")
 class _Rates(VectorFamily):
     """What both share: a mean in (0, 1) by a link, and the logarithm of a precision."""
 
+    precise: str  # what it means where the precision has no end
+    unknown: str  # and where there is nothing to begin with
     mean_text = "expected rate"
     ratio_text = "ratio of rates"
 
@@ -73,6 +75,10 @@ class _Rates(VectorFamily):
         return torch.stack([first, second]), pairs
 
     @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        return {("precision", 1): self.precise, START: self.unknown}
+
+    @property
     def inner_mean(self) -> float:
         return 0.5
 
@@ -86,9 +92,11 @@ class Beta(_Rates):
     name = "beta"
     support = constraints.unit_interval
     support_text = "0 < y < 1"
+    precise = "The precision runs to infinity: the mean fits the rates without error. Drop columns of the mean."
+    unknown = "The rates are all one. There is nothing to fit."
     advice = (
-        "zeros can stand apart, Hurdle(Beta()), or all rates be drawn in, (y (n - 1) + 0.5) / n; shares of a count are "
-        "for Binomial or BetaBinomial with trials="
+        "or let zeros stand apart, Hurdle(Beta()), or draw all rates in a little, (y (n - 1) + 0.5) / n; shares of a "
+        "count are for Binomial or BetaBinomial with trials="
     )
 
     def supports(self, y: Response) -> Tensor:
@@ -132,6 +140,8 @@ class BetaBinomial(_Rates):
     name = "beta_binomial"
     support = constraints.nonnegative
     support_text = "0 <= y <= trials, y being a count"
+    precise = "The precision runs to infinity: the counts vary no more than binomial ones. Fit Binomial there."
+    unknown = "No row has more than one trial, so nothing tells how much the rates vary. Fit Bernoulli."
     mean_text = "probability"
 
     def encode(
@@ -180,6 +190,7 @@ class BetaBinomial(_Rates):
     def start(self, averages: Tensor) -> Tensor:
         size, trials, pairs, most = averages
         mean = (size / trials).clamp(1e-6, 1 - 1e-6)
-        alike = (pairs / most).nan_to_num(0.0)  # the chance that two trials of a row both succeed
+        most = torch.where(most > 0, most, torch.nan)  # of single trials none tells the precision
+        alike = pairs / most  # the chance that two trials of a row both succeed
         rho = ((alike - mean.square()) / (mean * (1 - mean))).clamp(1 / MOST, 1 / (1 + LEAST))
         return torch.stack([self.link.link(mean), (1 / rho - 1).log()])

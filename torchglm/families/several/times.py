@@ -15,6 +15,7 @@ from torchglm.links import Link
 from torchglm.rows.responses import Response, Times, event_of, size_of
 
 EULER = 0.5772156649015329
+FINEST = -32.0  # log scale at which rounding is all that is left
 
 
 class LogTimes(VectorFamily):
@@ -96,6 +97,20 @@ class LogTimes(VectorFamily):
             (1, 1): z.square() * bend - z * slope,
         }
         return torch.stack([-rate * slope, -z * slope - seen]), pairs
+
+    def valid(self, eta: Tensor) -> Tensor:
+        return super().valid(eta) & (eta[1] > FINEST)
+
+    @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        return {
+            ("scale", -1): "The scale runs to 0: the location fits the times without error. Drop columns of it.",
+            (
+                "location",
+                1,
+            ): "The location has no end: no event was seen, at all or where a column tells rows apart. "
+            "Such rows say only that times are longer; merge or drop them.",
+        }
 
     def start(self, averages: Tensor) -> Tensor:
         mean, square, seen = averages

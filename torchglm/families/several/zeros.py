@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from torchglm import links
 from torchglm.families.base import Family
-from torchglm.families.several.base import Pairs, VectorFamily, absolute
+from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.families.several.parameters import of_parameters
 from torchglm.links import Link
 from torchglm.rows.responses import Response
@@ -26,6 +26,8 @@ Own = TypeVar("Own", bound="_Zeros")
 class _Zeros(VectorFamily):
     """What both share: the predictors of a family within, and after its first `zero`, the logit of a probability."""
 
+    none: str  # what it means where the probability of a zero has no end but 0, and 1
+    nothing = "The probability of a zero runs to 1: there are hardly other responses. Drop what tells them apart."
     support = constraints.nonnegative
     support_text = "y >= 0"
     mean_text = "expected response"
@@ -73,6 +75,10 @@ class _Zeros(VectorFamily):
         return _joined(torch.where(y == 0, inner, own), eta[ZERO])
 
     @property
+    def ends(self) -> dict[tuple[str, int], str]:
+        return self.family.ends | {("zero", -1): self.none, ("zero", 1): self.nothing, START: ALL_ZERO}
+
+    @property
     def inner_mean(self) -> float:
         return self.family.inner_mean
 
@@ -85,6 +91,10 @@ class ZeroInflated(_Zeros):
     """
 
     name = "zero_inflated"
+    none = (
+        "The probability of a structural zero runs to 0: there are no more zeros than the counts have of their own. "
+        "Fit the family of counts alone, or Hurdle."
+    )
 
     def __init__(self, family: str | Family) -> None:
         super().__init__(family)
@@ -163,6 +173,7 @@ class Hurdle(_Zeros):
     """
 
     name = "hurdle"
+    none = "The probability of a zero runs to 0: no zero was seen. Fit the family within alone."
 
     def __init__(self, family: str | Family) -> None:
         super().__init__(family)
