@@ -31,7 +31,7 @@ from torchglm.families.several import (
     ZeroInflated,
 )
 from torchglm.fitting.irls import irls
-from torchglm.fitting.penalties import ElasticNet, Penalty, Ridge
+from torchglm.fitting.penalties import ElasticNet, Penalty, Quadratic, Ridge
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.compare import compare
 from torchglm.inference.hypotheses.adjust import adjust
@@ -76,6 +76,7 @@ __all__ = [
     "Ordinal",
     "Penalty",
     "Poisson",
+    "Quadratic",
     "Renewable",
     "Result",
     "Ridge",

@@ -14,6 +14,7 @@ from torchglm.rows.products import triangle
 
 SINGLE_PIVOT = 1e-2  # and above this one of its seven digits in float32 do for a step
 FLATTEST = 1e-10  # curvature of a direction, of columns scaled to 1, below which a step takes it for this
+RANGE = 1e-13  # share of the largest eigenvalue of a penalty below which one is rounding
 SINGLE_RANGE = (1e-12, 1e24)  # of its diagonal, whose terms and sums float32 holds
 
 
@@ -122,10 +123,21 @@ def _with_ridge(factor: Tensor, ridge: Tensor | None, slope: Tensor | None) -> T
         pull = torch.zeros_like(root) if slope is None else -slope / torch.where(root > 0, root, 1.0)
         extra = torch.cat([torch.diag_embed(root), pull.unsqueeze(-1)], -1)
     else:
-        lower = torch.linalg.cholesky(ridge)
+        root, back = _semidefinite_root(ridge)
         right = torch.zeros_like(ridge[..., :1]) if slope is None else -slope.unsqueeze(-1)
-        extra = torch.cat([lower.mT, torch.linalg.solve_triangular(lower, right, upper=False)], -1)
+        extra = torch.cat([root.mT, back.mT @ right], -1)
     return triangle(torch.cat([factor, extra], -2))
+
+
+def _semidefinite_root(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A root `R` (B, p, p) with `R R' = matrix`, and `R` of its pseudo-inverse, on scaled columns."""
+    size = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    scale = torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
+    values, vectors = torch.linalg.eigh(matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    held = values > RANGE * values.amax(-1, keepdim=True).clamp(min=1e-300)
+    root = torch.where(held, values, 0.0).sqrt().unsqueeze(-2)
+    inverse = torch.where(held, 1 / torch.where(held, values, 1.0), 0.0).sqrt().unsqueeze(-2)
+    return size.unsqueeze(-1) * vectors * root, scale.unsqueeze(-1) * vectors * inverse
 
 
 def null_space_free(coef: Tensor, design: Tensor, tolerance: float) -> Tensor:

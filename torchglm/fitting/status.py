@@ -25,6 +25,7 @@ class Status(IntEnum):
     SHAPE_LIMIT = 7
     SEPARATED_LEVELS = 8
     SATURATED = 9
+    STRENGTH_LIMIT = 10
 
     def __str__(self) -> str:
         return self.name
@@ -37,7 +38,8 @@ class Status(IntEnum):
     @property
     def converged(self) -> bool:
         """Whether the maximum was found, be it at a limit that leaves estimates and standard errors valid."""
-        return self in (Status.CONVERGED, Status.SHAPE_LIMIT, Status.SEPARATED_LEVELS, Status.SATURATED)
+        kinds = (Status.CONVERGED, Status.SHAPE_LIMIT, Status.SEPARATED_LEVELS, Status.SATURATED, Status.STRENGTH_LIMIT)
+        return self in kinds
 
 
 def converged(status: Tensor) -> Tensor:
@@ -73,4 +75,7 @@ _EXPLANATIONS = {
     "and dispersion. Merge or drop those levels, or use a penalty such as Ridge, for estimates of them.",
     Status.SATURATED: "The model of a batch has no more observations than independent columns: it fits every one "
     "exactly, and says nothing of what is left over, such as a dispersion. Take larger groups, or fewer columns.",
+    Status.STRENGTH_LIMIT: "The maximum was found with an estimated strength at its limit. Where it is infinite that "
+    "block of the penalty leaves its null space alone (a smooth is its straight line, effects of groups are none); "
+    "numbers and errors are those of that limit. Where it is 0 the block is not penalised.",
 }

@@ -14,10 +14,11 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.several import Ordinal, VectorFamily
 from torchglm.fitting.apart import Apart
-from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.penalties import Penalty, Quadratic
 from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
+from torchglm.fitting.strengths import Estimated
 from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.fitted import DISPERSIONS, Fitted
 from torchglm.inference.flat import Flat
@@ -42,15 +43,17 @@ def build(
     context: dict[str, Any],
     plan: Plan | None = None,
     apart: Apart | None = None,
+    estimated: Estimated | None = None,
 ) -> Fitted:
     """What is left of a solution on a re-iterable source; `constant` says that the first column is an intercept.
 
-    With a `plan` the rows have several predictors; `apart` are the separated levels that were set apart.
+    With a `plan` the rows have several predictors; `apart` are the separated levels that were set apart, and
+    `estimated` is what was found with the strengths of the penalty.
 
     Raises `ValueError` for an unknown dispersion.
     """
     family = copy.deepcopy(family)
-    estimated = family.estimates_shape
+    shape_estimated = family.estimates_shape
     family.requires_grad_(False)
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
@@ -62,7 +65,11 @@ def build(
         df = df + apart.rows - apart.levels
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
     deviance, pearson = 2 * moments.objective, moments.pearson
-    kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)
+    strengths = _strengths(penalty, estimated, coef)
+    if estimated is not None and dispersion is None and family.has_dispersion:
+        kind, phi = "reml", estimated.dispersion
+    else:
+        kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)
     censored = plan is None and context.get("event")  # with a plan the information is the observed one already
     flat = Flat(
         coef=coef,
@@ -79,6 +86,7 @@ def build(
         edf=edf,
         unknown=unknown,
         **levels,
+        **strengths,
         observed=observed_inverse(source, family, link, coef, solution.keep) if censored else None,
     )
     cuts = family.predictors if isinstance(family, Ordinal) else ()
@@ -91,7 +99,7 @@ def build(
         batch,
         intercept=constant,
         dispersion_kind=kind,
-        estimated_shape=estimated,
+        estimated_shape=shape_estimated,
         minnorm=solution.minnorm,
         tol=tol,
         context=context,
@@ -106,6 +114,15 @@ def build(
     return replace(fitted, flat=replace(flat, **fitted.numbers_of_rows()))
 
 
+def _strengths(penalty: Penalty | None, estimated: Estimated | None, coef: Tensor) -> dict[str, Tensor]:
+    """Strengths (B, J) and criterion of a `Quadratic` penalty."""
+    if estimated is not None:
+        return {"strength": estimated.strength, "criterion": estimated.criterion}
+    if not isinstance(penalty, Quadratic):
+        return {}
+    return {"strength": penalty.strength.to(coef.device).expand(len(coef), len(penalty.blocks))}
+
+
 def _penalised(solution: Solution, penalty: Penalty) -> tuple[Tensor, Tensor | None]:
     """(B, p) the effective degrees of freedom, and the columns of models with an l1 penalty, which have no errors.
 
@@ -114,12 +131,11 @@ def _penalised(solution: Solution, penalty: Penalty) -> tuple[Tensor, Tensor | N
     coef, total = solution.coef, solution.moments.weight
     l1 = penalty.nonsmooth(coef, total)
     active = solution.keep if l1 is None else solution.keep & ((coef != 0) | (l1 == 0))
-    curvature = penalty.ridge(coef, total)
     if penalty.diagonal:
-        taken = solution.root.inverse_diagonal() * curvature
+        each = 1 - solution.root.inverse_diagonal() * penalty.ridge(coef, total)
     else:
-        taken = (solution.root.inverse() * curvature).sum(-1)
-    edf = torch.where(active, 1 - taken, 0.0)
+        each = (solution.root.inverse() * solution.moments.gram.written_out()).sum(-1)
+    edf = torch.where(active, each, 0.0)
     if l1 is None:
         return edf, None
     return edf, (l1 > 0).any(-1, keepdim=True).expand_as(active).clone()

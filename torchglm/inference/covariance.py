@@ -28,7 +28,7 @@ from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import View, members, own_rows, ranks_of
 from torchglm.rows.rows import Rows
 
-KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster")
+KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster", "bayes")
 
 
 CORRECTIONS = ("HC0", "HC1")  # of a clustered covariance, as `vcovCL` names them
@@ -45,6 +45,12 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
             f"type={type!r} with covariance({kind!r}): type= is of 'cluster' alone, {' or '.join(CORRECTIONS)}. "
             "HC0 to HC3 are kinds of their own."
         )
+    if kind == "bayes":
+        if result.penalty is None:
+            raise ValueError(
+                "covariance('bayes') is that of a penalised fit, and this one has no penalty. Use 'model'."
+            )
+        kind = "model"
     flat = result.flat
     coef, keep, root = flat.coef, flat.keep, flat.root
     nobs, rank, phi = flat.nobs, flat.df, flat.dispersion[:, None, None]

@@ -30,7 +30,9 @@ class Flat:
     `null_deviance`, `loglik` and `counts` (B, C), the rows of each class, are None until they are asked for. Of a
     penalised fit `edf` (B, p) are the effective degrees of freedom; `unknown` (B, p) marks coefficients that have no
     standard error. Where separated levels were set apart, `infinite` (B, p) is the direction in which coefficients run
-    to infinity: it moves `apart_rows` (B) rows of `apart_levels` (B) levels and no others.
+    to infinity: it moves `apart_rows` (B) rows of `apart_levels` (B) levels and no others. Of a
+    `Quadratic` penalty `strength` (B, J) is that of its blocks, and where it is estimated `criterion` (B) is the least
+    negative log marginal likelihood.
     """
 
     coef: Tensor
@@ -54,6 +56,8 @@ class Flat:
     infinite: Tensor | None = None
     apart_rows: Tensor | None = None
     apart_levels: Tensor | None = None
+    strength: Tensor | None = None
+    criterion: Tensor | None = None
 
     def take(self, models: Tensor) -> Flat:
         """Some of the models."""
@@ -76,8 +80,8 @@ class Flat:
         want: dict[str, tuple[int, ...]] = {f.name: (models,) for f in fields(Flat) if f.name not in MATRICES}
         want |= {name: (models, *([p] * dims)) for name, dims in DIMENSIONS.items()}
         want |= {f"{name}.{part}": value.shape for name in MATRICES for part, value in blank[name].parts.items()}
-        if "counts" in tensors:  # of however many classes
-            want["counts"] = (models, *tensors["counts"].shape[1:2])
+        for name in {"counts", "strength"} & tensors.keys():  # of however many classes, blocks
+            want[name] = (models, *tensors[name].shape[1:2])
         optional = {f.name for f in fields(Flat) if f.default is None}
         missing = [name for name in want if name not in tensors and name not in optional]
         unknown = [name for name in tensors if name not in want]

@@ -15,12 +15,10 @@ from torch import Tensor
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily, of_predictors
-from torchglm.fitting.alternate import solve
-from torchglm.fitting.apart import levels_apart
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import covariance as sandwich
-from torchglm.inference import effects, estimates, influence, intervals, likelihood, several
+from torchglm.inference import effects, estimates, influence, intervals, likelihood, several, strengths
 from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
@@ -38,6 +36,7 @@ from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, warned, without_aliases
+from torchglm.model.solved import penalty_of, solved
 from torchglm.model.sources import data_of
 from torchglm.model.spread import estimate_dispersion_, init_from
 from torchglm.report.describe import describe
@@ -93,9 +92,9 @@ def fit(
             returns an iterator of tables. Both are read again at each step where they are too large to hold.
         family, link: objects or names; `link=None` is the family's default.
         intercept: put a column of ones in front (a formula decides for itself).
-        penalty: `Ridge` or `ElasticNet`, with strengths for all models or `(*B, p)`; the default is none. Degrees of
-            freedom, dispersion, AIC and BIC then count effective ones (`edf`); intervals of a ridge fit are Bayesian,
-            and an l1 penalty leaves no standard errors.
+        penalty: `Ridge`, `ElasticNet` or `Quadratic`, with strengths for all models or one each, or of quadratic ones
+            `"reml"` or `"ml"`, which estimates them; the default is none. Degrees of freedom, dispersion, AIC and BIC
+            then count effective ones (`edf`); intervals of a quadratic one are Bayesian, and an l1 penalty leaves none.
         dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
             other than None asks for quasi-likelihood.
         names: of the columns of `x`.
@@ -150,21 +149,20 @@ def fit(
     )
     if data.plan is not None and data.family is not None:
         family, chosen = data.family, data.family.default_link
-    penalty = None if penalty is None else penalty.expand(data.constants, data.columns, data.batch)
+    penalty = penalty_of(penalty, data)
     first = None if start is None else start_of(start, data)
     check_resume(resume, start, data)
     options = {
-        "penalty": penalty,
         "tol": tol,
         "max_iter": max_iter,
         "rank_tol": 1e-6 if data.single else 1e-12,
         "skip": data.skip,
     }
-    family, solution = solve(data.source, family, chosen, first, options, observe, resume)
-    solution, apart = levels_apart(data.source, family, chosen, solution, options)
+    found = solved(data, family, chosen, penalty, first, options, dispersion, observe, resume)
+    family, solution, apart = found.family, found.solution, found.apart
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
-    solution = warned(solution, data, chosen, apart)
+    solution = warned(solution, data, chosen, penalty, apart)
     fitted = build(
         solution,
         data.source,
@@ -173,12 +171,13 @@ def fit(
         data.batch,
         data.names,
         constant=data.constant,
-        penalty=penalty,
+        penalty=found.penalty,
         dispersion=dispersion,
         tol=tol,
         context=data.context,
         plan=data.plan,
         apart=apart,
+        estimated=found.estimated,
     )
     return Result.of(fitted)
 
@@ -235,7 +234,8 @@ class Result(Fitted):
     def covariance(self, kind: str | None = None, clusters: Any = None, type: str | None = None) -> Tensor:
         """(*B, p, p) the covariance of the coefficients; NaN for aliased columns.
 
-        `model`: dispersion times the inverse expected information; `observed`: with the observed information;
+        `model`: dispersion times the inverse expected information (of a penalised fit also `bayes`);
+        `observed`: with the observed information;
         `HC0` to `HC3` and `cluster` (with `clusters`, labels of the rows): sandwich estimates. None is the one behind
         `std_err`: `model`, or what `robust` was asked for. A clustered one is corrected by `G / (G - 1)` for its `G`
         clusters; `type="HC1"` multiplies it by `(n - 1) / (n - p)` as well, which is the default for least squares
@@ -258,6 +258,9 @@ class Result(Fitted):
         """
         covariance = sandwich.covariance(self, kind, clusters, type)
         return replace(self, flat=replace(self.flat, covariance=covariance), covariance_kind=kind)
+
+    strength = property(strengths.strength)
+    criterion = property(strengths.criterion)
 
     # tests
     wald = linear.wald

@@ -29,6 +29,12 @@ def penalised(result: Fitted) -> list[str]:
         ]
     if result.covariance_kind != "model":
         return [f"Penalty {result.penalty}: estimates are shrunk. {counted[:1].upper()}{counted[1:]}."]
+    if result.flat.criterion is not None:
+        return [
+            f"Penalty {result.penalty}: strengths are estimated from the same rows by marginal likelihood, and the "
+            f"intervals are Bayesian, the penalty at these strengths being a normal prior. {counted[:1].upper()}"
+            f"{counted[1:]}."
+        ]
     return [
         f"Penalty {result.penalty}: estimates are shrunk towards zero, and the intervals are Bayesian, the penalty at "
         f"this strength being a normal prior; for a strength chosen from the same rows they are too narrow. "

@@ -232,9 +232,13 @@ class SingleModel:
         return numbers.fixed(rows, scales)
 
     def _dispersion(self) -> str:
-        how = {"fixed": "fixed", "pearson": "Pearson χ²/df", "deviance": "deviance/df", "ml": "maximum likelihood"}.get(
-            self.result.dispersion_kind, "given"
-        )
+        how = {
+            "fixed": "fixed",
+            "pearson": "Pearson χ²/df",
+            "deviance": "deviance/df",
+            "ml": "maximum likelihood",
+            "reml": "REML",
+        }.get(self.result.dispersion_kind, "given")
         phi = _float(self.result.dispersion)
         return numbers.MISSING if math.isnan(phi) else f"{phi:.5g} ({how})"
 

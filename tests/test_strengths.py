@@ -1,0 +1,354 @@
+"""Estimated strengths of quadratic penalties: laws of the criterion and of its minimum."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+import torchglm
+from torchglm.families import Family
+from torchglm.fitting.irls import irls
+from torchglm.fitting.laplace import Criterion
+from torchglm.fitting.penalties import Quadratic, Ridge
+from torchglm.fitting.status import FitWarning, Status
+from torchglm.links import Link, get
+from torchglm.rows.rows import Rows
+
+OPTIONS = {"tol": 1e-12, "max_iter": 100, "rank_tol": 1e-12}
+
+
+def differences(m: int, order: int = 2) -> Tensor:
+    """The penalty of the squared differences of coefficients side by side, whose null space are polynomials."""
+    d = torch.eye(m, dtype=torch.float64)
+    for _ in range(order):
+        d = d[1:] - d[:-1]
+    return d.mT @ d
+
+
+def hats(z: Tensor, m: int) -> Tensor:
+    """(n, m) piecewise linear columns over [0, 1]."""
+    knots = torch.linspace(0, 1, m, dtype=torch.float64)
+    return (1 - (z.unsqueeze(-1) - knots).abs() * (m - 1)).clamp(min=0)
+
+
+def columns(n: int = 120, m: int = 7, seed: int = 0) -> tuple[Tensor, Tensor, list[tuple[list[int], Tensor]]]:
+    """A design of an intercept, a column and a curve, the mean of its curve, and two penalties that share columns."""
+    generator = torch.Generator().manual_seed(seed)
+    z, x = (torch.rand(n, generator=generator, dtype=torch.float64) for _ in range(2))
+    curve = hats(z, m)[:, 1:]
+    design = torch.cat([torch.ones(n, 1, dtype=torch.float64), x.unsqueeze(-1), curve], -1)
+    place = list(range(2, m + 1))
+    whole = differences(m)[1:, 1:]
+    return design, torch.sin(5 * z) / 2 + x / 2, [(place, whole), (place[2:], torch.eye(m - 3, dtype=torch.float64))]
+
+
+def response(family: Family, link: Link, eta: Tensor, seed: int = 1) -> Tensor:
+    torch.manual_seed(seed)
+    return family.distribution(link(eta), 0.3).sample()
+
+
+CASES = [
+    ("gaussian", "identity", 0.0),
+    ("gaussian", "log", 1.0),
+    ("poisson", "log", 0.5),
+    ("poisson", "sqrt", 1.5),
+    ("bernoulli", "logit", 0.0),
+    ("bernoulli", "cloglog", -0.5),
+    ("gamma", "log", 0.3),
+    ("gamma", "inverse", 1.5),
+    ("gamma", "identity", 1.5),
+    ("inverse_gaussian", "log", 0.1),
+    ("negative_binomial", "log", 1.0),
+]
+
+
+def made(family: str, link: str, shift: float, method: str) -> tuple[Criterion, Tensor, Tensor]:
+    """A criterion of one model, a point away from its minimum, and coefficients near by."""
+    own, g = torchglm.families.get(family), get(link)
+    design, eta, blocks = columns()
+    known = own.with_parameters({"log_alpha": torch.tensor(-0.5)}) if family == "negative_binomial" else own
+    y = response(known, g, eta + shift).clamp(min=0.05 if family in ("gamma", "inverse_gaussian") else -9)
+    weight = torch.ones(1, len(y), dtype=torch.float64)
+    if own.has_dispersion:
+        weight[:, ::3] = 2.0
+    rows = Rows(design, y.unsqueeze(0), weight, torch.zeros(1, len(y), dtype=torch.float64), None, False)
+    log_alpha = [-0.3] if family == "negative_binomial" else []
+    theta = torch.tensor([[0.7, -0.4, *log_alpha]], dtype=torch.float64)
+    penalty = Quadratic(blocks, method)
+    at = own.with_parameters({"log_alpha": theta[:, 2]}) if log_alpha else own
+    first = irls([rows], at, g, penalty=penalty.with_strength(theta[:, :2].exp()), **OPTIONS)
+    assert int(first.status) == Status.CONVERGED
+    criterion = Criterion([rows], own, g, penalty, first, OPTIONS, None, "log_alpha" if log_alpha else "")
+    return criterion, theta, first.coef
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["reml", "ml"])
+@pytest.mark.parametrize(("family", "link", "shift"), CASES)
+def test_gradient_and_hessian_are_those_of_the_criterion(family: str, link: str, shift: float, method: str) -> None:
+    criterion, theta, coef = made(family, link, shift, method)
+    lane = torch.zeros(1, dtype=torch.int64)
+
+    def value(at: Tensor) -> float:
+        return float(criterion.at(lane, at, coef).value)
+
+    gradient, hessian = criterion.slopes(lane, criterion.at(lane, theta, coef))
+    h = 1e-3
+    for k, step in enumerate(h * torch.eye(theta.shape[1], dtype=torch.float64)):
+        around = [value(theta + j * step) for j in (-2, -1, 1, 2)]
+        slope = (around[0] - 8 * around[1] + 8 * around[2] - around[3]) / (12 * h)
+        assert float(gradient[0, k]) == pytest.approx(slope, rel=1e-7, abs=2e-9)
+        ahead, behind = (criterion.slopes(lane, criterion.at(lane, theta + j * step, coef))[0] for j in (1, -1))
+        torch.testing.assert_close(hessian[0, k], ((ahead - behind) / (2 * h))[0], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["reml", "ml"])
+def test_the_gaussian_criterion_is_the_marginal_likelihood(method: str) -> None:
+    """`y ~ N(X0 a, phi (I + Z S^-1 Z' / lambda))`, with `a` maximised (ML) or integrated out (REML)."""
+    design, eta, _ = columns(60)
+    y = eta + 0.3 * torch.randn(60, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    z, fixed = design[:, 2:], design[:, :2]
+    penalty = Quadratic([(list(range(2, design.shape[1])), differences(z.shape[1], 0))], method)
+    result = torchglm.fit(design, y, family="gaussian", intercept=False, penalty=penalty, tol=1e-12)
+    phi, strength = result.dispersion, result.strength[0]
+    v = phi * (torch.eye(60, dtype=torch.float64) + z @ z.mT / strength)
+    inner = fixed.mT @ torch.linalg.solve(v, fixed)
+    a = torch.linalg.solve(inner, fixed.mT @ torch.linalg.solve(v, y))
+    rest = y - fixed @ a
+    exact = (60 * math.log(2 * math.pi) + torch.logdet(v) + rest @ torch.linalg.solve(v, rest)) / 2
+    if method == "reml":
+        exact = exact + (torch.logdet(inner) - 2 * math.log(2 * math.pi)) / 2
+    assert float(result.criterion) == pytest.approx(float(exact), rel=1e-11)
+    assert result.dispersion_kind == "reml" and bool(result.converged)
+
+
+def fitted(y: Tensor, blocks: list[tuple[list[int], Tensor]], design: Tensor, **options: object) -> torchglm.Result:
+    known = {"family": "poisson", "intercept": False, "tol": 1e-12} | options
+    strength = known.pop("strength", "reml")
+    return torchglm.fit(design, y, penalty=Quadratic(blocks, strength), **known)  # type: ignore[arg-type]
+
+
+def counts(seed: int = 5, models: int = 1) -> tuple[Tensor, Tensor, list[tuple[list[int], Tensor]]]:
+    design, eta, blocks = columns()
+    torch.manual_seed(seed)
+    return design, torch.poisson((eta + 1).exp().expand(models, -1)).squeeze(0), blocks
+
+
+def test_a_strength_is_on_the_scale_of_its_matrix() -> None:
+    design, y, blocks = counts()
+    own = fitted(y, blocks[:1], design)
+    other = fitted(y, [(blocks[0][0], 1e3 * blocks[0][1])], design)
+    torch.testing.assert_close(other.strength * 1e3, own.strength, rtol=1e-6, atol=0)
+    torch.testing.assert_close(other.coef, own.coef, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(other.criterion, own.criterion, rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("family", ["poisson", "gaussian", "negative_binomial", "gamma"])
+def test_models_of_a_batch_have_the_strengths_of_a_loop(family: str) -> None:
+    design, y, blocks = counts(models=3)
+    y = y + 0.5 if family == "gamma" else y
+    options = {"family": family, "link": "identity" if family == "gaussian" else "log"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        batch = fitted(y, blocks[:1], design, **options)
+        for model in range(3):
+            one = fitted(y[model], blocks[:1], design, **options)
+            part = batch[model]
+            assert one.status == part.status
+            torch.testing.assert_close(part.strength, one.strength, rtol=1e-5, atol=0)
+            torch.testing.assert_close(part.coef, one.coef, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(part.edf, one.edf, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(part.criterion, one.criterion, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("start", [-4.0, 0.0, 4.0])
+def test_no_strength_has_a_lower_criterion(start: float) -> None:
+    criterion, theta, coef = made("poisson", "log", 0.5, "reml")
+    rows = criterion.source[0]  # type: ignore[index]
+    found = fitted(rows.y[0], criterion.penalty.blocks, rows.x, weights=rows.weight[0])  # type: ignore[arg-type]
+    lane = torch.zeros(1, dtype=torch.int64)
+    for shift in (-2.0, 0.0, 2.0):
+        at = theta[:, :2] * 0 + torch.tensor([[start, start + shift]], dtype=torch.float64)
+        assert float(criterion.at(lane, at, coef).value) >= float(found.criterion) - 1e-9
+
+
+def test_a_given_strength_is_that_of_ridge() -> None:
+    design, y, _ = counts()
+    places = list(range(1, design.shape[1]))
+    block = (places, torch.eye(len(places), dtype=torch.float64))
+    own = fitted(y, [block], design, strength=0.7)
+    ridge = torchglm.fit(design[:, 1:], y, family="poisson", penalty=Ridge(0.7 / len(y)), tol=1e-12)
+    torch.testing.assert_close(own.coef, ridge.coef, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(own.edf, ridge.edf, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(own.covariance("bayes"), ridge.covariance(), rtol=1e-9, atol=1e-12)
+    assert own.strength.tolist() == [0.7]
+
+
+@pytest.mark.parametrize("method", ["reml", "ml"])
+def test_ridge_estimates_its_strength(method: str) -> None:
+    design, y, _ = counts()
+    places = list(range(1, design.shape[1]))
+    own = fitted(y, [(places, torch.eye(len(places), dtype=torch.float64))], design, strength=method)
+    ridge = torchglm.fit(design[:, 1:], y, family="poisson", penalty=Ridge(method), tol=1e-12)
+    torch.testing.assert_close(own.strength, ridge.strength, rtol=1e-6, atol=0)
+    torch.testing.assert_close(own.coef, ridge.coef, rtol=1e-7, atol=1e-9)
+
+
+def test_weak_and_strong_penalties_end_at_their_limits() -> None:
+    design, y, blocks = counts()
+    free = torchglm.fit(design, y, family="poisson", intercept=False, tol=1e-12)
+    weak = fitted(y, blocks[:1], design, strength=1e-9)
+    torch.testing.assert_close(weak.coef, free.coef, rtol=1e-6, atol=1e-7)
+    columns_, matrix = blocks[0]
+    values, vectors = torch.linalg.eigh(matrix)
+    null = vectors[:, values < 1e-10]
+    straight = torch.cat([design[:, :2], design[:, columns_] @ null], -1)
+    line = torchglm.fit(straight, y, family="poisson", intercept=False, tol=1e-12)
+    strong = fitted(y, blocks[:1], design, strength=1e7)
+    torch.testing.assert_close(strong.fitted, line.fitted, rtol=2e-5, atol=1e-6)
+    assert float(strong.edf.sum()) == pytest.approx(straight.shape[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["poisson", "gaussian"])
+def test_an_infinite_strength_is_a_limit_and_no_failure(family: str) -> None:
+    """Columns that have nothing to say: the criterion falls as their strength grows, to that of the others alone."""
+    generator = torch.Generator().manual_seed(2)
+    one = torch.ones(40, 1, dtype=torch.float64)
+    extra = torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    y = 3.0 + torch.tensor([0.0, 1.0, 2.0, 1.0] * 10, dtype=torch.float64)
+    extra = extra - torch.stack([extra[i::4].mean(0) for i in range(4)])[torch.arange(40) % 4]
+    design = torch.cat([one, extra], -1)
+    with pytest.warns(FitWarning, match="STRENGTH_LIMIT"):
+        result = fitted(y, [([1, 2, 3, 4], torch.eye(4, dtype=torch.float64))], design, family=family)
+    plain = torchglm.fit(one, y, family=family, intercept=False, tol=1e-12)
+    assert result.status == Status.STRENGTH_LIMIT and bool(result.converged)
+    assert math.isinf(float(result.strength)) and float(result.edf.sum()) == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(result.fitted, plain.fitted, rtol=1e-7, atol=0)
+
+
+def test_groups_that_have_an_effect_each_need_no_reference() -> None:
+    """Indicators of all levels beside an intercept: what the penalty takes is no longer aliased."""
+    generator = torch.Generator().manual_seed(4)
+    group = torch.arange(120) % 10
+    effects = torch.randn(10, generator=generator, dtype=torch.float64)[group]
+    y = effects + torch.randn(120, generator=generator, dtype=torch.float64)
+    design = torch.cat([torch.ones(120, 1, dtype=torch.float64), torch.eye(10, dtype=torch.float64)[group]], -1)
+    block = (list(range(1, 11)), torch.eye(10, dtype=torch.float64))
+    result = fitted(y, [block], design, family="gaussian")
+    means = torch.stack([y[group == g].mean() for g in range(10)])
+    between, within = means.var() * 12, torch.stack([y[group == g].var() for g in range(10)]).mean()
+    assert float(result.dispersion) == pytest.approx(float(within), rel=1e-8)  # the balanced analysis of variance
+    ratio = (between / within - 1) / 12
+    assert 1 / float(result.strength) == pytest.approx(float(ratio), rel=1e-6)
+    torch.testing.assert_close(result.coef[0], y.mean(), rtol=1e-8, atol=0)
+
+
+def test_counts_that_vary_no_more_than_poissons_have_an_alpha_of_zero() -> None:
+    design, _, blocks = counts()
+    y = torch.tensor([1.0, 2.0, 3.0, 2.0], dtype=torch.float64).repeat(30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        result = fitted(y, blocks[:1], design, family="negative_binomial", link="log")
+        plain = fitted(y, blocks[:1], design)
+    assert result.status == Status.SHAPE_LIMIT and float(result.family.alpha) == 0.0
+    torch.testing.assert_close(result.coef, plain.coef, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_by_name_in_a_formula_and_in_chunks() -> None:
+    pandas = pytest.importorskip("pandas")
+    design, y, blocks = counts()
+    frame = pandas.DataFrame({f"x{j}": design[:, j].numpy() for j in range(1, design.shape[1])} | {"y": y.numpy()})
+    names = [f"x{j}" for j in blocks[0][0]]
+    penalty = Quadratic([(names, blocks[0][1])], "reml")
+    formula = "y ~ " + " + ".join(f"x{j}" for j in range(1, design.shape[1]))
+    own = fitted(y, blocks[:1], design)
+    whole = torchglm.fit(formula, frame, family="poisson", penalty=penalty, tol=1e-12)
+    pieces = [frame.iloc[start : start + 50] for start in range(0, 120, 50)]
+    streamed = torchglm.fit(formula, pieces, family="poisson", penalty=penalty, tol=1e-12)
+    for other in (whole, streamed):
+        torch.testing.assert_close(other.strength, own.strength, rtol=1e-6, atol=0)
+        torch.testing.assert_close(other.coef, own.coef, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(other.criterion, own.criterion, rtol=1e-11, atol=0)
+
+
+def test_models_of_groups_of_unlike_size() -> None:
+    pandas = pytest.importorskip("pandas")
+    design, y, blocks = counts()
+    frame = pandas.DataFrame({f"x{j}": design[:, j].numpy() for j in range(1, design.shape[1])} | {"y": y.numpy()})
+    frame["g"] = ["a"] * 70 + ["b"] * 50
+    formula = "y ~ " + " + ".join(f"x{j}" for j in range(1, design.shape[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        both = torchglm.fit(formula, frame, family="poisson", penalty=Quadratic(blocks[:1], "reml"), by="g", tol=1e-12)
+        for model, rows in enumerate((slice(0, 70), slice(70, 120))):
+            one = fitted(y[rows], blocks[:1], design[rows])
+            torch.testing.assert_close(both[model].coef, one.coef, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(both[model].criterion, one.criterion, rtol=1e-10, atol=0)
+
+
+def test_a_saved_fit_keeps_what_was_estimated(tmp_path: object) -> None:
+    design, y, blocks = counts()
+    result = fitted(y, blocks, design)
+    result.save(tmp_path)
+    loaded = torchglm.load(tmp_path)
+    for name in ("strength", "criterion", "edf", "coef", "std_err"):
+        assert torch.equal(getattr(loaded, name), getattr(result, name))
+    assert "Quadratic(2 blocks" in str(result.summary()) and loaded.penalty == str(result.penalty)
+
+
+def test_what_cannot_be_meant_is_refused() -> None:
+    eye = torch.eye(2, dtype=torch.float64)
+    for blocks, strength, said in [
+        ([], 1.0, "empty"),
+        ([([0, 1], torch.ones(2, 3))], 1.0, "S \\(2, 3\\)"),
+        ([([0, 0], eye)], 1.0, "each once"),
+        ([([0, 1], -eye)], 1.0, "positive semi-definite"),
+        ([([0, 1], torch.tensor([[1.0, 0.5], [0.0, 1.0]]))], 1.0, "symmetric"),
+        ([([0, 1], torch.zeros(2, 2))], 1.0, "not zero"),
+        ([([0, 1], eye * torch.nan)], 1.0, "not finite"),
+        ([([0, 1], eye)], -1.0, ">= 0"),
+        ([([0, 1], eye)], math.inf, "null space"),
+        ([([0, 1], eye)], "gcv", "reml"),
+        ([([0, 1], eye)], torch.ones(3), "1 blocks"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            Quadratic(blocks, strength)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="pairs"):
+        Quadratic([eye])  # type: ignore[list-item]
+    design, y, blocks = counts()
+    for penalty, said in [
+        (Quadratic([([0, 99], eye)]), "8 coefficients"),
+        (Quadratic([(["x1", "nobody"], eye)]), "nobody"),
+        (Quadratic(blocks, torch.ones(3, 2)), "models are"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            torchglm.fit(design, y, family="poisson", intercept=False, penalty=penalty)
+    with pytest.raises(ValueError, match="one predictor"):
+        torchglm.fit(design, y, family="gaussian", predictors={"dispersion": "~ 1"}, penalty=Quadratic(blocks, "reml"))
+    with pytest.raises(ValueError, match="power"):
+        torchglm.fit(design, y, family=torchglm.Tweedie(), intercept=False, penalty=Quadratic(blocks, "reml"))
+    with pytest.raises(ValueError, match="follow the steps"):
+        torchglm.fit(design, y, family="poisson", penalty=Ridge("reml"), observe=lambda _: None)
+    plain = torchglm.fit(design, y, family="poisson", intercept=False)
+    with pytest.raises(ValueError, match="Quadratic"):
+        _ = plain.strength
+    with pytest.raises(ValueError, match="strengths"):
+        _ = plain.criterion
+    with pytest.raises(ValueError, match="no penalty"):
+        plain.covariance("bayes")
+
+
+def test_each_model_of_a_batch_may_have_a_given_strength() -> None:
+    """A penalty leaves degrees of freedom where there are no more rows than columns."""
+    design, y, blocks = counts(models=2)
+    strength = torch.tensor([[0.5, 1.0], [2.0, 3.0]], dtype=torch.float64)
+    both = fitted(y[:, :8], blocks, design[:8], strength=strength)
+    assert both.status == [Status.CONVERGED] * 2 and torch.equal(both.strength, strength)
+    for model in range(2):
+        one = fitted(y[model, :8], blocks, design[:8], strength=strength[model])
+        torch.testing.assert_close(both[model].coef, one.coef, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(both[model].edf, one.edf, rtol=1e-8, atol=1e-9)

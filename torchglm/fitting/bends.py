@@ -1,0 +1,135 @@
+"""How the information of a fit changes with its coefficients and its shape: one pass over the rows.
+
+Per row these are the third and fourth derivatives of the log-density by `eta`, and mixed ones with the raw shape, by
+central differences of score and information.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.edges import Ends, edges
+from torchglm.links import Link
+from torchglm.rows.inverses import DenseRoot
+from torchglm.rows.products import gram, linear_predictor, project, quadratic, times
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows, to_float64
+
+STEP = 1e-3  # of differences, as a share of the distance to an edge of `eta`, of one unit where there is none
+NODES = (-2, -1, 1, 2)
+FIRST = (1 / 12, -2 / 3, 2 / 3, -1 / 12)  # weights of the first derivative, of fourth order
+SECOND = (-1 / 12, 4 / 3, 4 / 3, -1 / 12)  # of the second, beside -5/2 of the middle
+
+
+@dataclass(frozen=True)
+class Bends:
+    """Sums over rows of `B` models along `K` directions `d eta = x b_k` (and of the shape, where it is the last).
+
+    With `a = x' A x`: `pull` (B, p) is `sum a W' x`, the derivative of `tr A X'WX` by the coefficients; `grams`
+    (B, K, p, p) the derivatives of `X'WX`; `twice` (B, K, K) the second derivatives of `tr A X'WX` at fixed directions;
+    `mixed` (B, K, p) those of `X' ds/dshape`, None without a shape.
+    """
+
+    pull: Tensor
+    grams: Tensor
+    twice: Tensor
+    mixed: Tensor | None
+
+
+class RowBends:
+    """The derivatives by row at coefficients `(B, p)`; `name` is that of the shape parameter, or empty."""
+
+    def __init__(self, source: Iterable[Rows], family: Family, link: Link, coef: Tensor, name: str = "") -> None:
+        self.source, self.ranks = own_rows(source), ranks_of(source)
+        self.family, self.link, self.coef, self.name = family, link, coef, name
+        self.ends: Ends = edges(family, link)
+
+    def along(self, inner: Tensor, directions: Tensor) -> Bends:
+        """The sums for a root `inner` (B, p, p) of `A` and directions (B, K, p), the last that of the shape if any."""
+        total: tuple[Tensor, ...] | None = None
+        with self.ranks.together():
+            for rows, eta in self._pieces():
+                new = self._sums(rows, eta, DenseRoot(inner), directions)
+                total = new if total is None else tuple(a + b for a, b in zip(total, new, strict=True))
+        assert total is not None  # every process has rows
+        pull, grams, twice, *mixed = self.ranks.sum(*total)
+        return Bends(pull, grams, twice, mixed[0] if mixed else None)
+
+    def of_shape(self) -> tuple[Tensor, Tensor, Tensor]:
+        """`X' ds/dshape` (B, p), and the first and second derivative of the log-likelihood by the raw shape (B,)."""
+        total: tuple[Tensor, ...] | None = None
+        with self.ranks.together():
+            for rows, eta in self._pieces():
+                score = _difference([self._values(rows, eta, k)[0] for k in NODES], FIRST, STEP)
+                first, second = self.family.shape_slopes(rows.y, self.link(eta))
+                each = [torch.where(rows.weight > 0, rows.weight * value, 0.0) for value in (score, first, second)]
+                new = (project(rows, each[0]), each[1].sum(-1), each[2].sum(-1))
+                total = new if total is None else tuple(a + b for a, b in zip(total, new, strict=True))
+        assert total is not None
+        slope, first, second = self.ranks.sum(*total)
+        return slope, first, second
+
+    def _pieces(self) -> Iterator[tuple[Rows, Tensor]]:
+        for chunk in self.source:
+            for rows in to_float64(chunk).pieces():
+                eta = linear_predictor(rows, self.coef)
+                yield rows, torch.where(rows.weight > 0, eta, self.link.link(eta.new_tensor(self.family.inner_mean)))
+
+    def _values(self, rows: Rows, eta: Tensor, shift: int = 0) -> tuple[Tensor, Tensor]:
+        """Score and observed information (B, n), the raw shape moved by `shift` steps."""
+        family = self.family
+        if shift:
+            family = family.with_parameters({self.name: family.shapes[self.name] + shift * STEP})
+        return family.score_and_weight(rows.response, eta, self.link(eta), self.link, True)
+
+    def _sums(self, rows: Rows, eta: Tensor, root: DenseRoot, directions: Tensor) -> tuple[Tensor, ...]:
+        near = [(eta - end).abs() for end in self.ends if math.isfinite(end)]
+        step = STEP * (torch.stack(near).amin(0) if near else torch.ones_like(eta))
+        middle, around = self._values(rows, eta)[1], [self._values(rows, eta + k * step)[1] for k in NODES]
+        weight = torch.where(rows.weight > 0, rows.weight, 0.0)
+        bend, again = (_difference(around, FIRST, step) * weight, _difference(around, SECOND, step, middle) * weight)
+        length, many = quadratic(rows, root), directions.shape[1]
+        moves = [times(rows, directions[:, k]) for k in range(many)]
+        changes = [bend * move for move in moves]
+        both = torch.stack(moves, 1)  # (B, K, n)
+        twice = torch.einsum("bn,bjn,bkn->bjk", length * again, both, both)
+        extra: list[Tensor] = []
+        if self.name:
+            beside, cross, flat, change = self._of_shape(rows, eta, step, middle)
+            changes[-1] = changes[-1] + weight * beside
+            along = torch.einsum("bn,bkn->bk", length * weight * cross, both)
+            twice[:, -1] += along
+            twice[:, :, -1] += along
+            twice[:, -1, -1] += (length * weight * flat).sum(-1)
+            own = [project(rows, -weight * beside * move) for move in moves]
+            own[-1] = own[-1] + project(rows, weight * change)
+            extra = [torch.stack(own, 1)]
+        grams = torch.stack([gram(rows, change).written_out() for change in changes], 1)
+        return (project(rows, length * bend), grams, twice, *extra)
+
+    def _of_shape(self, rows: Rows, eta: Tensor, step: Tensor, middle: Tensor) -> tuple[Tensor, ...]:
+        """`dW/dshape`, `d2W/deta dshape`, `d2W/dshape2` and `d2s/dshape2` of each row."""
+        around = [self._values(rows, eta, k) for k in NODES]
+        scores, weights = [score for score, _ in around], [weight for _, weight in around]
+        ahead, behind = ([self._values(rows, eta + j * step, k)[1] for k in (1, -1)] for j in (1, -1))
+        cross = (ahead[0] - ahead[1] - behind[0] + behind[1]) / (4 * step * STEP)
+        return (
+            _difference(weights, FIRST, STEP),
+            cross,
+            _difference(weights, SECOND, STEP, middle),
+            _difference(scores, SECOND, STEP, self._values(rows, eta)[0]),
+        )
+
+
+def _difference(
+    values: list[Tensor], weights: tuple[float, ...], step: Tensor | float, middle: Tensor | None = None
+) -> Tensor:
+    """A derivative by values at `NODES` steps: the first, or with the `middle` the second."""
+    total = sum((w * value for w, value in zip(weights, values, strict=True)), torch.zeros_like(values[0]))
+    return total / step if middle is None else (total - 2.5 * middle) / step**2

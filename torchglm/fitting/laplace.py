@@ -1,0 +1,288 @@
+"""The marginal likelihood of penalised fits by Laplace's approximation, with exact derivatives.
+
+With `S = sum_j lambda_j S_j`, the maximum `b` of the penalised likelihood, and the observed information `W` there,
+
+    V = -l(b) + b' S b / (2 phi) + (log|X'WX + S| - log|S|_+) / 2 - M log(2 pi phi) / 2
+
+where `l` is fully normalised and `M` the dimension of what is not penalised (REML; for ML the determinants are those of
+the penalised part and `M` is 0). A dispersion that is estimated minimises `V` at each strength.
+Source: Wood (2011), J. R. Stat. Soc. B 73(1), 3-36; mgcv's `method = "REML"` and `"ML"`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.bends import Bends, RowBends
+from torchglm.fitting.irls import pull
+from torchglm.fitting.kernel import fold, take_family
+from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.penalties import Quadratic
+from torchglm.fitting.problem import Problem
+from torchglm.fitting.ranges import Ranges, scaled_root
+from torchglm.fitting.search import Search
+from torchglm.fitting.shape import RowMeans
+from torchglm.fitting.state import Solution
+from torchglm.fitting.status import Status
+from torchglm.links import Identity, Link
+from torchglm.rows.inverses import DenseRoot
+from torchglm.rows.ranks import members, own_rows
+from torchglm.rows.rows import Rows
+from torchglm.special.roots import root as root_of
+
+
+@dataclass
+class Marginal:
+    """The criterion of `B` models at `theta` (B, K): the log strengths (J), and the raw shape that is estimated.
+
+    `coef` (B, p) are the penalised maxima, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the
+    dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant; `squares` (B, J)
+    `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the derivatives of `log|S|_+`; `bend` (B,)
+    the second derivative of the criterion by `log phi`, infinite where it is held.
+    """
+
+    theta: Tensor
+    coef: Tensor
+    value: Tensor
+    phi: Tensor
+    root: Tensor
+    inner: Tensor
+    squares: Tensor
+    traces: Tensor
+    own: Tensor
+    twice: Tensor
+    bend: Tensor
+
+    def take(self, models: Tensor) -> Marginal:
+        """Those of some of the models."""
+        return Marginal(**{f.name: getattr(self, f.name)[models] for f in fields(self)})
+
+    def place(self, models: Tensor, part: Marginal) -> Marginal:
+        """These with some of the models replaced."""
+        new = {f.name: getattr(self, f.name).index_copy(0, models, getattr(part, f.name)) for f in fields(self)}
+        return Marginal(**new)
+
+
+class Criterion:
+    """The criterion of models on a source, by the penalty's method, as a function of `theta`.
+
+    `first` is a fit of the same models at any strengths, `phi` a dispersion that is held or None, `name` the raw shape
+    parameter that is estimated, or empty.
+    """
+
+    def __init__(
+        self,
+        source: Iterable[Rows],
+        family: Family,
+        link: Link,
+        penalty: Quadratic,
+        first: Solution,
+        options: dict[str, Any],
+        phi: float | None,
+        name: str,
+    ) -> None:
+        self.source, self.family, self.link, self.penalty, self.name = source, family, link, penalty, name
+        self.options, self.phi, self.keep = options, phi, first.keep
+        self.ranges = Ranges(penalty, first.coef.shape[-1], first.coef.device)
+        self.count, self.weight = first.moments.count, first.moments.weight
+        self.restricted = penalty.method == "reml"
+        self.flat = family.least_squares and type(link) is Identity  # the information is the same everywhere
+        self.free = self.keep.sum(-1) - self.ranges.rank if self.restricted else torch.zeros_like(self.count)
+
+    @property
+    def many(self) -> int:
+        """The number of strengths."""
+        return self.ranges.count
+
+    def problem(self, lane: Tensor, theta: Tensor) -> tuple[Problem, Iterable[Rows], Family]:
+        """The penalised fit of some models at `theta`."""
+        source, family = members(self.source, lane), take_family(self.family, lane)
+        if self.name:
+            family = self.family.with_parameters({self.name: theta[:, -1]})
+        penalty = self.penalty.with_strength(theta[:, : self.many].exp())
+        head = next(iter(own_rows(source)))
+        options = {name: self.options[name] for name in ("tol", "max_iter", "rank_tol")}
+        return Problem.of(source, head, family, self.link, penalty, **options), source, family
+
+    def fit(self, lane: Tensor, theta: Tensor, start: Tensor) -> Solution:
+        """The penalised fits of some models, from coefficients near by."""
+        problem, source, _ = self.problem(lane, theta)
+        every = bool(self.keep[lane].all())
+        search = Search(problem, known=start) if every else Search(problem, start=start)
+        pull(search, source)
+        return search.solution
+
+    def at(self, lane: Tensor, theta: Tensor, start: Tensor) -> Marginal:
+        """The criterion of some models at `theta` (b, K), from coefficients near by (b, p)."""
+        _, source, family = self.problem(lane, theta)
+        found = self.fit(lane, theta, start)
+        strength = theta[:, : self.many].exp()
+        here = fold(source, Point(found.coef, True, census=True), family, self.link)
+        root, inner, log, sound = self._roots(here.gram.written_out(), strength, self.keep[lane])
+        sound = sound & (found.status == int(Status.CONVERGED))
+        coef = found.coef + self._left(found.coef, here, strength, root, self.keep[lane])
+        squares = self._squares(strength, coef)
+        size, own, twice = self.ranges.log_determinant(strength)
+        means, drawn, free = RowMeans(source, self.link, coef), squares.sum(-1), self.free[lane]
+        phi, bend = self._dispersion(means, family, 2 * found.moments.objective + drawn, self.count[lane], free)
+        value = drawn / (2 * phi) - means.loglik(family, phi) + (log - size) / 2
+        value = value - free * torch.log(2 * math.pi * phi) / 2
+        value = torch.where(sound & torch.isfinite(value), value, torch.inf)
+        traces = self._within(inner, strength).diagonal(dim1=-2, dim2=-1).sum(-1)
+        return Marginal(theta, coef, value, phi, root, inner, squares, traces, own, twice, bend)
+
+    def refined(self, found: Solution, theta: Tensor, family: Family) -> Solution:
+        """A fit of all models with its last digits, and the root of its inverse information, from the rotated basis."""
+        strength, keep = theta[:, : self.many].exp(), found.keep
+        here = fold(self.source, Point(found.coef, False, census=True), family, self.link)
+        root, _, _, sound = self._roots(here.gram.written_out(), strength, keep, restricted=True)
+        root = torch.where(keep.unsqueeze(-1), root, 0.0)
+        left = torch.where(sound.unsqueeze(-1), self._left(found.coef, here, strength, root, keep), 0.0)
+        return replace(
+            found, coef=found.coef + left, root=DenseRoot(torch.where(sound[:, None, None], root, torch.nan))
+        )
+
+    def _left(self, coef: Tensor, here: Moments, strength: Tensor, root: Tensor, keep: Tensor) -> Tensor:
+        """(B, p) the step that a fit has left: rounding of large strengths does not reach the null space."""
+        turn = self.ranges.rotation
+        own = (self.ranges.whole(strength) @ (coef @ turn).unsqueeze(-1)).squeeze(-1)
+        score = torch.where(keep, here.score - own @ turn.mT, 0.0)
+        return torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
+
+    def slopes(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Tensor]:
+        """The gradient (b, K) and the Hessian (b, K, K) of the criterion by `theta`."""
+        source, family = members(self.source, lane), take_family(self.family, lane)
+        if self.name:
+            family = self.family.with_parameters({self.name: at.theta[:, -1]})
+        rows = RowBends(source, family, self.link, at.coef, self.name)
+        drawn = self._drawn(at.theta, at.coef)  # lambda_j S_j b
+        moves = -_solve(at.root, drawn)
+        gradient, hessian = at.squares / 2, torch.diag_embed(at.squares / 2)
+        if self.name:
+            slope, first, second = rows.of_shape()
+            own = _solve(at.root, slope.unsqueeze(1))
+            moves, gradient = torch.cat([moves, own], 1), torch.cat([gradient, -first.unsqueeze(-1)], 1)
+            hessian = torch.nn.functional.pad(hessian, (0, 1, 0, 1))
+            hessian[:, -1, -1] = -second - (slope * own[:, 0]).sum(-1)
+        cross = torch.einsum("bjp,bkp->bjk", drawn, moves)
+        hessian[:, : self.many] += cross
+        if self.name:
+            hessian[:, -1, : self.many] += cross[..., -1]
+        gradient, hessian = gradient / at.phi.unsqueeze(-1), hessian / at.phi[:, None, None]
+        pull = gradient[:, : self.many]  # the dispersion follows the strengths
+        hessian[:, : self.many, : self.many] -= pull.unsqueeze(-1) * pull.unsqueeze(-2) / at.bend[:, None, None]
+        bends = None if self.flat else rows.along(at.inner, moves)
+        log_slope, log_bend = self._log_slopes(at, moves, drawn, bends)
+        gradient, hessian = gradient + log_slope / 2, hessian + log_bend / 2
+        gradient[:, : self.many] -= at.own / 2
+        hessian[:, : self.many, : self.many] -= at.twice / 2
+        return gradient, (hessian + hessian.mT) / 2
+
+    def _log_slopes(self, at: Marginal, moves: Tensor, drawn: Tensor, bends: Bends | None) -> tuple[Tensor, Tensor]:
+        """The derivatives of `log|X'WX + S|` (of the penalised part, for ML), as the coefficients follow."""
+        many, (models, total, _), r = self.many, moves.shape, at.inner.shape[-1]
+        changes = at.inner.new_zeros(models, total, r, r)  # inner' (d information / d theta) inner
+        changes[:, :many] = self._within(at.inner, at.theta[:, :many].exp())
+        if bends is not None:
+            changes = changes + at.inner.mT.unsqueeze(1) @ bends.grams @ at.inner.unsqueeze(1)
+        slope = changes.diagonal(dim1=-2, dim2=-1).sum(-1)
+        bend = -torch.einsum("bjrs,bksr->bjk", changes, changes)
+        bend[:, range(many), range(many)] += at.traces
+        if bends is None:
+            return slope, bend
+        return slope, bend + bends.twice + self._second_moves(at, moves, drawn, bends)
+
+    def _second_moves(self, at: Marginal, moves: Tensor, drawn: Tensor, bends: Bends) -> Tensor:
+        """(B, K, K) `pull' d2b`: the second derivatives of the coefficients `d2b`, along `bends.pull`."""
+        many, total = self.many, moves.shape[1]
+        strength = at.theta[:, :many].exp()
+        # right[j, k] = -(dH/dk) b_j - lambda_j S_j b_k - [j = k] lambda_j S_j b
+        right = -torch.einsum("bkpq,bjq->bjkp", bends.grams, moves)
+        penalised = torch.stack([self._times(strength, moves[:, k]) for k in range(total)], 1)  # (B, K, J, p)
+        right[:, :, :many] -= penalised
+        right[:, :many] -= penalised.transpose(1, 2)
+        right[:, range(many), range(many)] -= drawn
+        if bends.mixed is not None:
+            right[:, -1] = -torch.einsum("bkpq,bq->bkp", bends.grams, moves[:, -1]) + bends.mixed
+            right[:, -1, :many] -= penalised[:, -1]
+        along = (at.root @ (at.root.mT @ bends.pull.unsqueeze(-1))).squeeze(-1)
+        return torch.einsum("bjkp,bp->bjk", right, along)
+
+    def _roots(
+        self, gram: Tensor, strength: Tensor, keep: Tensor, restricted: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Roots of the inverse of `X'WX + S` and of what the determinant is of, its logarithm, where it is sound."""
+        both, turn = keep.unsqueeze(-1) & keep.unsqueeze(-2), self.ranges.rotation
+        gram = torch.where(both, gram, torch.diag_embed((~keep).to(gram.dtype)))
+        whole = turn.mT @ gram @ turn + self.ranges.whole(strength)
+        root, log, sound = scaled_root(whole)
+        root = turn @ root
+        if self.restricted or restricted:
+            return root, root, log, sound
+        at = self.ranges.inside.nonzero()[:, 0]
+        inner, log, own = scaled_root(whole[:, at.unsqueeze(-1), at])
+        return root, turn[:, at] @ inner, log, sound & own
+
+    def _dispersion(
+        self, means: RowMeans, family: Family, drawn: Tensor, count: Tensor, free: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(b,) the dispersion where the criterion is least, for deviances with penalty `drawn`; its curvature."""
+        if self.phi is not None or not family.has_dispersion:
+            held = torch.full_like(drawn, 1.0 if self.phi is None else self.phi)
+            return held, torch.full_like(drawn, torch.inf)
+
+        def slopes(log_phi: Tensor) -> tuple[Tensor, Tensor]:
+            def term(rows: Rows, mu: Tensor) -> Tensor:
+                used = rows.weight > 0
+                repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(mu.dtype)
+                prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 1.0)
+                each = family.base_slopes(rows.response, log_phi.unsqueeze(-1) - prior.log())
+                return torch.stack([torch.where(used, repeats * value, 0.0).sum(-1) for value in each], -1)
+
+            first, second = means.sum(term).unbind(-1)
+            half = drawn * torch.exp(-log_phi) / 2
+            return -half - first - free / 2, half - second
+
+        def step(log_phi: Tensor) -> Tensor:
+            slope, bend = slopes(log_phi)
+            return -slope / torch.where(bend > 0, bend, slope.abs())
+
+        start = (drawn / (count - free).clamp(min=1)).clamp(min=1e-300).log()
+        log_phi = root_of(step, start, longest=(4.0, 4.0), limits=(-700.0, 700.0))
+        return log_phi.exp(), slopes(log_phi)[1]
+
+    # products with single blocks, in the basis where their null space has no rounding ---------------------
+
+    def _drawn(self, theta: Tensor, coef: Tensor) -> Tensor:
+        """(B, J, p) `lambda_j S_j b`."""
+        return self._times(theta[:, : self.many].exp(), coef)
+
+    def _times(self, strength: Tensor, coef: Tensor) -> Tensor:
+        turn = self.ranges.rotation
+        own = coef @ turn
+        out = coef.new_zeros(coef.shape[0], self.many, coef.shape[1])
+        for j, (at, matrix) in enumerate(self.ranges.blocks):
+            out[:, j, at] = strength[:, j, None] * (own[:, at] @ matrix)
+        return out @ turn.mT
+
+    def _squares(self, strength: Tensor, coef: Tensor) -> Tensor:
+        """(B, J) `lambda_j b' S_j b`."""
+        own = coef @ self.ranges.rotation
+        return strength * torch.stack([((own[:, at] @ m) * own[:, at]).sum(-1) for at, m in self.ranges.blocks], -1)
+
+    def _within(self, inner: Tensor, strength: Tensor) -> Tensor:
+        """(B, J, r, r) `inner' lambda_j S_j inner`."""
+        parts = [(self.ranges.rotation[:, at].mT @ inner, matrix) for at, matrix in self.ranges.blocks]
+        return strength[..., None, None] * torch.stack([part.mT @ matrix @ part for part, matrix in parts], 1)
+
+
+def _solve(root: Tensor, right: Tensor) -> Tensor:
+    """(B, K, p) the inverse `root root'` times vectors (B, K, p)."""
+    return (root @ (root.mT @ right.mT)).mT

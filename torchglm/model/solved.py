@@ -1,0 +1,64 @@
+"""A call's data, family and penalty brought to the maximum: by one search, or by one for the strengths as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.fitting.alternate import solve
+from torchglm.fitting.apart import Apart, levels_apart
+from torchglm.fitting.penalties import Penalty, Quadratic
+from torchglm.fitting.progress import Observer, Progress
+from torchglm.fitting.state import Solution
+from torchglm.fitting.strengths import Estimated, solve_with_strengths
+from torchglm.inputs import Data
+from torchglm.links import Link
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A solution, the family and the penalty with what was estimated of them, and the levels that were set apart."""
+
+    family: Family
+    penalty: Penalty | None
+    solution: Solution
+    apart: Apart | None = None
+    estimated: Estimated | None = None
+
+
+def penalty_of(penalty: Penalty | None, data: Data) -> Penalty | None:
+    """The penalty on the columns of a call. Raises `ValueError` for columns or models that it does not have."""
+    if penalty is None:
+        return None
+    placed = penalty.named(data.names) if isinstance(penalty, Quadratic) else penalty
+    return placed.expand(data.constants, data.columns, data.batch)
+
+
+def solved(
+    data: Data,
+    family: Family,
+    link: Link,
+    penalty: Penalty | None,
+    start: Tensor | None,
+    options: dict[str, Any],
+    dispersion: str | float | None,
+    observe: Observer | None,
+    resume: Progress | None,
+) -> Solved:
+    """The maximum of a call; `options` are those of `irls`, `start` are first coefficients (B, p).
+
+    Raises `ValueError` for `observe` or `resume` where strengths are estimated: many fits, not one, are its steps.
+    """
+    if not isinstance(penalty, Quadratic) or penalty.method is None:
+        options = options | {"penalty": penalty}
+        family, solution = solve(data.source, family, link, start, options, observe, resume)
+        solution, apart = levels_apart(data.source, family, link, solution, options)
+        return Solved(family, penalty, solution, apart)
+    if observe is not None or resume is not None:
+        raise ValueError("observe= and resume= follow the steps of one fit, and strengths take many. Leave them out.")
+    held = None if dispersion is None or isinstance(dispersion, str) else float(dispersion)
+    family, solution, found = solve_with_strengths(data.source, family, link, penalty, start, options, held)
+    return Solved(family, found.penalty, solution, estimated=found)
