@@ -22,16 +22,6 @@ class Times(NamedTuple):
     event: Tensor
 
 
-class Spans(NamedTuple):
-    """Times to an event that lie between `size` and `upper`, elementwise: equal where the event was seen.
-
-    From 0 on the time is left-censored, up to infinity right-censored.
-    """
-
-    size: Tensor
-    upper: Tensor
-
-
 class Counts(NamedTuple):
     """Counts of successes, elementwise: `size` out of `trials`."""
 
@@ -39,7 +29,7 @@ class Counts(NamedTuple):
     trials: Tensor
 
 
-Pair: TypeAlias = Times | Spans | Counts
+Pair: TypeAlias = Times | Counts
 
 
 def each(y: Response, change: Callable[[Tensor], Tensor]) -> Response:
