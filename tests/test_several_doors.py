@@ -31,7 +31,16 @@ def frame() -> pd.DataFrame:
             "level": pd.Categorical([ORDER[k] for k in shown], categories=ORDER, ordered=True),
             "cost": rng.gamma(2, np.exp(0.3 * age)),
             "w": rng.uniform(0.5, 2, n),
+            "visits": rng.negative_binomial(2, 2 / (2 + np.exp(0.8 + 0.3 * age))) * (rng.uniform(size=n) < 0.7),
+            "m": rng.integers(2, 9, n),
+            "share": rng.beta(2, 3, n),
+            "seen": rng.uniform(size=n) < 0.7,
+            "bill": rng.gamma(2, np.exp(0.3 * age)) * (rng.uniform(size=n) < 0.6),
+            "expo": rng.uniform(0.5, 2, n),
         }
+    ).assign(
+        hits=lambda data: np.random.default_rng(1).binomial(data["m"], data["share"]),
+        seen=lambda data: data["seen"].astype(float),
     )
 
 
@@ -43,6 +52,23 @@ CASES = {
         "cost ~ age + region",
         {"family": "gamma", "link": "log", "predictors": {"dispersion": "~ age"}, "weights": "w"},
     ),
+    "negative_binomial": (
+        "visits ~ age",
+        {"family": "negative_binomial", "predictors": {"alpha": "~ region"}, "exposure": "expo"},
+    ),
+    "zero_inflated": (
+        "visits ~ age",
+        {"family": tg.ZeroInflated("poisson"), "predictors": {"zero": "~ region"}, "exposure": "expo"},
+    ),
+    "hurdle": ("bill ~ age", {"family": tg.Hurdle("lognormal"), "predictors": {"zero": "~ age"}}),
+    "costs": (
+        "bill ~ age",
+        {"family": tg.Hurdle("gamma").linked(tg.links.Log()), "predictors": {"zero": "~ age"}, "weights": "w"},
+    ),
+    "beta": ("share ~ age", {"family": "beta", "predictors": {"precision": "~ region"}}),
+    "beta_binomial": ("hits ~ age + region", {"family": "beta_binomial", "trials": "m"}),
+    "weibull": ("cost ~ age + region", {"family": "weibull", "event": "seen", "predictors": {"scale": "~ region"}}),
+    "loglogistic": ("cost ~ age", {"family": tg.LogLogistic(), "event": "seen", "freq": "m"}),
 }
 every = pytest.mark.parametrize("case", CASES)
 
@@ -76,7 +102,7 @@ def test_groups_are_fits_of_their_own(case: str, frame: pd.DataFrame) -> None:
 @every
 def test_new_rows_by_a_table(case: str, frame: pd.DataFrame) -> None:
     result = fitted(case, frame)
-    new = frame[["region", "age"]].iloc[:7]
+    new = frame[["region", "age", "expo"]].iloc[:7]
     torch.testing.assert_close(result.predict(new), result.fitted[:7], rtol=1e-12, atol=0)
     value, error = result.predict(new, se=True)
     assert value.shape == error.shape and bool((error > 0).all())
