@@ -16,6 +16,9 @@ from tests.fuzz.judge import complaints
 
 CHUNK = 40
 QUICK, SLOW = 8, 100  # chunks
+MENDED = (  # seeds of the thousands that were wrong, took long, or were wrongly judged
+    *(600, 734, 1019, 1123, 1174, 1464, 1578, 1666, 1924, 1969, 2268, 2534, 3005, 3043, 3539),
+)
 
 
 def outcome(seed: int) -> str:
@@ -39,6 +42,11 @@ def test_no_fit_is_wrong_and_sure_of_itself(chunk: int) -> None:
     came = Counter(outcome(seed) for seed in range(CHUNK * chunk, CHUNK * (chunk + 1)))
     assert came["right"] >= CHUNK / 3, came
     assert came["refused"] <= CHUNK / 10, came
+
+
+@pytest.mark.parametrize("seed", MENDED)
+def test_what_was_wrong_once_is_not_again(seed: int) -> None:
+    outcome(seed)
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import mpmath
 import numpy as np
-from scipy import special
 
 Array = np.ndarray
 Wide = np.longdouble
@@ -16,42 +17,83 @@ FLAT = 1e-5  # share of the deviance that a Newton step from an optimum may stil
 ROUNDING = 1e-9  # share of the terms of a score that they may leave in their sum
 ALIASED = 1e-7  # share of a column's length that the other columns must leave of it before it counts as their own
 
-Means = tuple[Array, Array, Array]  # the mean, its distance from one, and the slope d mean / d eta
 
+class Means(NamedTuple):
+    """The mean, and the slope d mean / d eta; of proportions the logarithms of mean, distance from one and slope."""
 
-def _ndtr(e: Array) -> Array:
-    return special.ndtr(e.astype(float)).astype(Wide)
+    mu: Array
+    slope: Array
+    log_mu: Array
+    log_other: Array
+    log_slope: Array
 
 
 def _plain(mean: Array, slope: Array) -> Means:
-    return mean, 1 - mean, slope
+    return Means(mean, slope, np.log(mean), np.log1p(-mean), np.log(np.abs(slope)))
 
 
-def _logistic(e: Array) -> Array:
-    return 1 / (1 + np.exp(-e))
+def _share(log_mu: Array, log_other: Array, log_slope: Array) -> Means:
+    """Of two logarithms the larger one is made of the smaller, which has the digits."""
+    low = log_mu < log_other
+    log_mu, log_other = np.where(low, log_mu, _rest(log_other)), np.where(low, _rest(log_mu), log_other)
+    return Means(np.exp(log_mu), np.exp(log_slope), log_mu, log_other, log_slope)
+
+
+def _rest(log: Array) -> Array:
+    """log(1 - exp(log)); only of values below log(1/2) are its digits asked for."""
+    return np.log1p(-np.exp(np.minimum(log, Wide(-0.6))))
+
+
+def _logit(e: Array) -> Means:
+    log_mu, log_other = -np.logaddexp(Wide(0), -e), -np.logaddexp(Wide(0), e)
+    return _share(log_mu, log_other, log_mu + log_other)
+
+
+def _probit(e: Array) -> Means:
+    tail = np.array([_log_ndtr(-abs(v)) for v in e], Wide)
+    return _share(np.where(e < 0, tail, 0), np.where(e < 0, 0, tail), -e * e / 2 - np.log(2 * PI) / 2)
+
+
+def _log_ndtr(value: Wide) -> Wide:
+    with mpmath.workdps(25):
+        return Wide(mpmath.nstr(mpmath.log(mpmath.ncdf(mpmath.mpf(repr(value).split("'")[1]))), 22))
+
+
+def _cloglog(e: Array) -> Means:
+    """log(1 - mean) is -exp(eta), and has the digits of the mean as well where that is small."""
+    log_mu = np.log(-np.expm1(-np.exp(e)))
+    return Means(np.exp(log_mu), np.exp(e - np.exp(e)), log_mu, -np.exp(e), e - np.exp(e))
+
+
+def _loglog(e: Array) -> Means:
+    mirrored = _cloglog(-e)
+    return mirrored._replace(mu=np.exp(-np.exp(-e)), log_mu=mirrored.log_other, log_other=mirrored.log_mu)
+
+
+def _cauchit(e: Array) -> Means:
+    mean, other = np.arctan2(Wide(1), -e) / PI, np.arctan2(Wide(1), e) / PI
+    return _share(np.log(mean), np.log(other), -np.log(PI * (1 + e * e)))
 
 
 LINKS: dict[str, Callable[[Array], Means]] = {
     "identity": lambda e: _plain(e, np.ones_like(e)),
     "log": lambda e: _plain(np.exp(e), np.exp(e)),
-    "logit": lambda e: (_logistic(e), _logistic(-e), _logistic(e) * _logistic(-e)),
-    "probit": lambda e: (_ndtr(e), _ndtr(-e), np.exp(-e * e / 2) / np.sqrt(2 * Wide(np.pi))),
-    "cloglog": lambda e: (-np.expm1(-np.exp(e)), np.exp(-np.exp(e)), np.exp(e - np.exp(e))),
-    "loglog": lambda e: (np.exp(-np.exp(-e)), -np.expm1(-np.exp(-e)), np.exp(-e - np.exp(-e))),
-    "cauchit": lambda e: (np.arctan2(Wide(1), -e) / PI, np.arctan2(Wide(1), e) / PI, 1 / (PI * (1 + e * e))),
+    "logit": _logit,
+    "probit": _probit,
+    "cloglog": _cloglog,
+    "loglog": _loglog,
+    "cauchit": _cauchit,
     "inverse": lambda e: _plain(1 / e, -1 / (e * e)),
     "inverse_squared": lambda e: _plain(e**-0.5, -0.5 * e**-1.5),
     "sqrt": lambda e: _plain(e * e, 2 * e),
-    "softplus": lambda e: _plain(np.logaddexp(e, Wide(0)), _logistic(e)),
+    "softplus": lambda e: _plain(np.logaddexp(e, Wide(0)), 1 / (1 + np.exp(-e))),
 }
 
 
-def variance(name: str, mu: Array, other: Array, shape: float) -> Array:
+def variance(name: str, mu: Array, shape: float) -> Array:
     """The variance function of a family with its alpha or power."""
     table = {
         "gaussian": lambda: np.ones_like(mu),
-        "bernoulli": lambda: mu * other,
-        "binomial": lambda: mu * other,
         "poisson": lambda: mu,
         "gamma": lambda: mu**2,
         "exponential": lambda: mu**2,
@@ -62,13 +104,15 @@ def variance(name: str, mu: Array, other: Array, shape: float) -> Array:
     return table[name]()
 
 
-def unit_deviance(name: str, y: Array, mu: Array, other: Array, shape: float) -> tuple[Array, Array]:
+def unit_deviance(name: str, y: Array, means: Means, shape: float) -> tuple[Array, Array]:
     """The unit deviance, and the size of the terms that it is the difference of."""
+    mu = means.mu
     logs = np.where(y > 0, y * np.log(np.where(y > 0, y, 1) / mu), 0)
     if name == "gaussian":
         return (y - mu) ** 2, y**2 + mu**2
     if name in ("bernoulli", "binomial"):
-        rest = np.where(y < 1, (1 - y) * np.log(np.where(y < 1, 1 - y, 1) / other), 0)
+        logs = np.where(y > 0, y * (np.log(np.where(y > 0, y, 1)) - means.log_mu), 0)
+        rest = np.where(y < 1, (1 - y) * (np.log(np.where(y < 1, 1 - y, 1)) - means.log_other), 0)
         return 2 * (logs + rest), 2 * (np.abs(logs) + np.abs(rest) + 1)
     if name == "poisson":
         return 2 * (logs - (y - mu)), 2 * (np.abs(logs) + y + mu)
@@ -101,7 +145,7 @@ class Drawn:
     l2: Array | float = 0.0
 
     def means(self, coef: Array) -> Means:
-        """Mean, its distance from one, and slope (n,)."""
+        """What the link makes of its linear predictor, all (n,)."""
         return LINKS[self.link](self.design @ coef + self.offset)
 
     def moments(self, coef: Array) -> tuple[Array, Array, Array, Array, Array]:
@@ -109,13 +153,18 @@ class Drawn:
 
         Last what rounding of the terms `x_j coef_j` in double precision may do to the deviance.
         """
-        mu, other, slope = self.means(coef)
+        means = self.means(coef)
+        mu, slope = means.mu, means.slope
         if self.event is not None:
             relative, ratio = slope / mu, self.y / mu
             own, weight = (ratio - self.event) * relative, relative**2 * np.where(self.event > 0, 1, ratio)
             size = (ratio + self.event) * np.abs(relative)
+        elif self.family in ("bernoulli", "binomial"):
+            up, down = (np.exp(means.log_slope - log) for log in (means.log_mu, means.log_other))
+            own, size = self.y * up - (1 - self.y) * down, self.y * up + (1 - self.y) * down
+            weight = up * np.exp(means.log_slope - means.log_other)
         else:
-            h = np.where(slope == 0, 0, slope / variance(self.family, mu, other, self.shape))
+            h = np.where(slope == 0, 0, slope / variance(self.family, mu, self.shape))
             own, weight, size = (self.y - mu) * h, slope * h, (np.abs(self.y) + np.abs(mu)) * np.abs(h)
         score, size = (self.weight * own) @ self.design, (self.weight * size) @ np.abs(self.design)
         noise = 1e-15 * (np.abs(self.design) @ np.abs(coef) + np.abs(self.offset))
@@ -145,7 +194,7 @@ def complaints(drawn: Drawn, coef: Array, said: float) -> list[str]:
         deviance, terms = (
             (
                 (drawn.weight * part).sum()
-                for part in unit_deviance(drawn.family, drawn.y, mu, drawn.means(beta)[1], drawn.shape)
+                for part in unit_deviance(drawn.family, drawn.y, drawn.means(beta), drawn.shape)
             )
             if drawn.event is None
             else (None, None)

@@ -109,6 +109,7 @@ class Descent:
             stagnant=s.stagnant >= STAGNANT,
             spent=s.n_iter >= self.problem.max_iter,
             moving=(moments.change > 10 * STEADY) & (s.n_iter >= 20),
+            optimal=self.problem.among(s.lane).optimal(s.moments, s.coef, s.keep, s.objective, s.total),
         )
 
     def _verified(self, s: State) -> Tensor:
@@ -170,6 +171,7 @@ class Descent:
         if not problem.canonical:
             unit = problem.unit(s.moments.objective, s.count)
             aimed.closing &= judge.leaves_little(decrement, s.decrement, unit, judge.floor(s.moments))
+            aimed.closing &= problem.optimal(s.moments, s.coef, s.keep, s.objective, s.total)
         if problem.chord:
             # the step with an earlier Gram will leave about the share of the decrement that the one before it left
             left = (STALE * decrement / s.decrement).clamp(max=1)

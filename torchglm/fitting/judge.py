@@ -61,7 +61,8 @@ class Judged:
     `accepted`, and where it is not, whether it was `valid`; `closing`: the step was to be the last; `steady`: it moved
     no linear predictor by much; `drifting`: such steps keep moving; `small`: nothing is left to gain; `short`: a tenth
     of the step has not been accepted; `exhausted`: no part of it; `blocked`: an edge cut one step after another;
-    `stagnant`: accepted steps gain nothing; `spent`: it was the last step allowed; `moving`: after many.
+    `stagnant`: accepted steps gain nothing; `spent`: it was the last step allowed; `moving`: after many; `optimal`:
+    an l1 penalty stands where it says.
     """
 
     accepted: Tensor
@@ -76,19 +77,20 @@ class Judged:
     stagnant: Tensor
     spent: Tensor
     moving: Tensor
+    optimal: Tensor
 
 
 # How a search ends: the first line of which everything holds says it (of `Judged`; refused is not accepted).
 ENDS: tuple[tuple[Status, str], ...] = (
-    (Status.CONVERGED, "accepted closing steady"),
+    (Status.CONVERGED, "accepted closing steady optimal"),
     (Status.SEPARATED, "accepted closing drifting"),
-    (Status.CONVERGED, "refused valid closing"),
-    (Status.CONVERGED, "refused valid small short"),
-    (Status.CONVERGED, "refused exhausted small"),
+    (Status.CONVERGED, "refused valid closing optimal"),
+    (Status.CONVERGED, "refused valid small short optimal"),
+    (Status.CONVERGED, "refused exhausted small optimal"),
     (Status.STALLED, "refused exhausted valid"),
     (Status.BOUNDARY, "refused exhausted"),
     (Status.BOUNDARY, "accepted blocked"),
-    (Status.CONVERGED, "stagnant small"),
+    (Status.CONVERGED, "stagnant small optimal"),
     (Status.STALLED, "stagnant"),
     (Status.SEPARATED, "accepted spent moving"),
     (Status.ITERATION_LIMIT, "accepted spent"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting import linalg
 from torchglm.fitting.edges import Ends, edges
-from torchglm.fitting.judge import BLOCKED, SHORTEST
+from torchglm.fitting.judge import BLOCKED, EPS, SHORTEST
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.quadratic import soft_step
@@ -25,6 +25,8 @@ from torchglm.rows.rows import Rows
 
 ARRIVED = (1e-3, 1e-9)  # share of the tolerance that a step with a Gram of its own may still show after such steps:
 # of a canonical link, where the last such step is taken as well and squares what is left, and of the others
+LEAST = 1e-9  # share of an l1 threshold that an excess over it may be
+KINKED = 1e-16  # share of the objective that one column alone may still gain where an l1 penalty is
 FLATTEST = 1e-10  # share of a curvature that rounding may take from it
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
@@ -163,12 +165,22 @@ class Problem:
         return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
 
     def bent(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
-        """(B,) whether the quadratic model falls for ever along columns that an l1 penalty holds at zero.
+        """(B,) whether the quadratic model falls for ever along columns that an l1 penalty cannot hold at zero."""
+        return self._falls(moments, coef, keep, total) & ~self._within(moments, coef, total).all(-1)
 
-        `inverse` leaves them out; a step that left them where they are would pass for the last one.
+    def _within(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
+        """(B, p) False for columns at zero whose slope is beyond the threshold of an l1 penalty."""
+        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
+        if l1 is None:
+            return torch.ones_like(coef, dtype=torch.bool)
+        return (coef != 0) | (l1 == 0) | (self._score(moments, coef, total).abs() <= l1)
+
+    def _falls(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
+        """(B,) whether the quadratic model has a direction that falls for ever, along columns held at zero as well.
+
+        `inverse` leaves these out; a step that left them where they are would pass for the last one.
         """
-        l1 = None if self.penalty is None or self.canonical else self.penalty.nonsmooth(coef, total)
-        if self.penalty is None or l1 is None:
+        if self.penalty is None or self.canonical or self.smooth_penalty:
             return torch.zeros_like(total, dtype=torch.bool)
         curvature = moments.gram.with_ridge(self.penalty.ridge(coef, total)).written_out()
         diagonal = curvature.diagonal(dim1=-2, dim2=-1)
@@ -176,9 +188,27 @@ class Problem:
         scale = torch.where(used, 1 / torch.where(used, diagonal, 1.0).sqrt(), 0.0)
         scaled = curvature * scale.unsqueeze(-1) * scale.unsqueeze(-2)
         rest = torch.diag_embed(torch.where(used, FLATTEST, 1.0))
-        steep = self._score(moments, coef, total).abs() > l1
+        steep = ~self._within(moments, coef, total)
         falls = (keep & ((diagonal < 0) | (diagonal == 0) & steep)).any(-1)
         return falls | (torch.linalg.cholesky_ex(scaled + rest).info != 0)
+
+    def optimal(self, moments: Moments, coef: Tensor, keep: Tensor, objective: Tensor, total: Tensor) -> Tensor:
+        """(B,) whether an l1 penalty stands where it says: the conditions of Karush, Kuhn and Tucker.
+
+        The slope of a column held at zero lies within its threshold, that of any other equals it: to what would gain
+        next to nothing of the objective (`e^2 / (x' W x)` for an excess `e`, which the columns' size leaves as it is).
+        """
+        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
+        if self.penalty is None or l1 is None:
+            return torch.ones_like(total, dtype=torch.bool)
+        slope = self._score(moments, coef, total)
+        excess = torch.where(coef == 0, (slope.abs() - l1).clamp(min=0), (slope - l1 * coef.sign()).abs())
+        ridge = self.penalty.ridge(coef, total)
+        bend = moments.gram.with_ridge(ridge).diagonal().abs()
+        terms = moments.scale.abs() + (coef.square() * bend).sum(-1)  # of eta, which may cancel there
+        least = KINKED * self.size(objective, total) + (10 * EPS) ** 2 * terms
+        small = excess.square() <= least.unsqueeze(-1) * bend
+        return (small | (excess <= LEAST * l1) | ~keep).all(-1)
 
     def direction(
         self,
@@ -195,7 +225,10 @@ class Problem:
         l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
         if self.penalty is not None and l1 is not None:
             curvature = moments.gram.with_ridge(self.penalty.ridge(coef, total)).written_out()
-            delta = soft_step(curvature, score, coef, l1, keep)
+            # Newton's model of the other columns, where that of all of them has no minimum but these stay at zero
+            still = self._falls(moments, coef, keep, total) & self._within(moments, coef, total).all(-1)
+            moving = keep & (self.smooth(coef, keep, total) | ~still.unsqueeze(-1))
+            delta = soft_step(curvature, score, coef, l1, moving)
             bend = (delta * (curvature @ delta.unsqueeze(-1)).squeeze(-1)).sum(-1)
             kink = (l1 * ((coef + delta).abs() - coef.abs())).sum(-1)
             return delta, 2 * ((score * delta).sum(-1) - bend / 2 - kink), inverse
