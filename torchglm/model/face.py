@@ -114,7 +114,7 @@ def fit(
             `(n, q)` numbers, or `"~ 1"` for an intercept alone.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
-        trials: binomial totals, `y` then being counts; `event`: 1 seen, 0 right-censored (exponential).
+        trials: totals of counts `y` (binomial, beta-binomial); `event`: 1 seen, 0 right-censored (families of times).
 
     The last six are the roles, `(n,)` or like `y`; with a formula they may be names of columns. Where
     `torch.distributed` is initialised, the rows of files are shared out to its processes, which all call `fit` and get
