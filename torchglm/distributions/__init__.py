@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchglm.distributions.around import tails_around
 from torchglm.distributions.inverse_gaussian import InverseGaussianMean
 from torchglm.distributions.negative_binomial import NegativeBinomialMean
 from torchglm.distributions.scaled_poisson import ScaledPoisson
@@ -19,4 +20,5 @@ __all__ = [
     "log_tails",
     "quantile",
     "sf",
+    "tails_around",
 ]

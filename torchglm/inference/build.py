@@ -65,6 +65,8 @@ def build(
         df = df + apart.rows - apart.levels
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
     deviance, pearson = 2 * moments.objective, moments.pearson
+    if plan is not None:
+        pearson = torch.full_like(deviance, torch.nan)
     strengths = _strengths(penalty, estimated, coef)
     if estimated is not None and dispersion is None and family.has_dispersion:
         kind, phi = "reml", estimated.dispersion

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
@@ -21,6 +22,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.inference.several import expected_covariance
+from torchglm.inference.vector.sandwich import heteroscedastic_several, scores_by_row
 from torchglm.links import Identity, Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
@@ -67,7 +69,8 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
         if type == "HC1" or type is None and family.least_squares and isinstance(link, Identity):
             value = ((nobs - 1) / (nobs - rank))[:, None, None] * value
     else:
-        value = part_by_part(result, lambda part: heteroscedastic(part, kind))
+        sandwich = heteroscedastic if result.plan is None else heteroscedastic_several
+        value = part_by_part(result, lambda part: sandwich(part, kind))
     return torch.where(flat.known.unsqueeze(-1) & flat.known.unsqueeze(-2), value, torch.nan)
 
 
@@ -158,20 +161,28 @@ def _cluster_sums(
     sums = [coef.new_zeros(models, int(codes.max()) + 1, p) for codes in labels]
     present = [coef.new_zeros(part.shape[:2]) for part in sums]
     start = 0
-    for values in row_values(source, family, link, coef):
-        n = values.mu.shape[-1]
-        rows = values.score.unsqueeze(-1) * values.x
+    for rows, used in _row_scores(source, family, link, coef):
+        n = used.shape[-1]
         for codes, total, seen in zip(labels, sums, present, strict=True):
             index = codes[..., start : start + n].expand(models, -1)
             if index.shape[-1] != n:
                 raise ValueError(f"clusters has {codes.shape[-1]} labels, fewer than the rows. Give one for each row.")
             total.scatter_add_(1, index.unsqueeze(-1).expand(models, n, p), rows)
-            seen.scatter_add_(1, index, values.used.to(seen.dtype))
+            seen.scatter_add_(1, index, used.to(seen.dtype))
         start += n
     if start != labels[0].shape[-1]:
         raise ValueError(f"clusters has {labels[0].shape[-1]} labels for {start} rows. Give one for each row.")
     groups = torch.stack([(seen > 0).sum(-1).to(coef.dtype) for seen in present])
     return groups, torch.stack([total.mT @ total for total in sums])
+
+
+def _row_scores(source: Iterable[Rows], family: Family, link: Link, coef: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """(B, n, p) the scores of the rows of every chunk, and (B, n) which rows have weight."""
+    if isinstance(family, VectorFamily):
+        yield from scores_by_row(source, family, coef)
+        return
+    for values in row_values(source, family, link, coef):
+        yield values.score.unsqueeze(-1) * values.x, values.used
 
 
 def _crossed(columns: list[Tensor]) -> tuple[Tensor, list[Tensor]]:

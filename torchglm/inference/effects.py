@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from torchglm import links
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.intervals import mean_limits
@@ -32,6 +33,7 @@ def coefficients(result: Fitted, level: float = 0.95) -> Estimates:
     return replace(found, value=result.coef, std_err=torch.where(result.coef.isnan(), torch.nan, found.std_err))
 
 
+@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
 def ratios(result: Fitted, level: float = 0.95) -> Estimates:
     """(*B, p) `exp(coef)` with limits: ratios of means (log), odds (logit) or hazards (cloglog).
 
@@ -45,6 +47,7 @@ def ratios(result: Fitted, level: float = 0.95) -> Estimates:
     return coefficients(result, level).exp()
 
 
+@of_one_predictor("Divide the columns by their standard deviations before the fit.")
 def standardized(result: Fitted, level: float = 0.95, response: bool = False) -> Estimates:
     """(*B, p) coefficients per standard deviation of their column; the intercept and constant columns are 0.
 
@@ -111,6 +114,7 @@ def _beside(result: Fitted, roles: Mapping[str, Any]) -> Roles:
     return beside
 
 
+@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
 def marginal_effects(
     result: Fitted,
     variables: Sequence[str] | None = None,
@@ -152,6 +156,7 @@ def marginal_effects(
     return estimates(result, value, errors(result, slope), [one.name for one in found], level)
 
 
+@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
 def predictions(
     result: Fitted,
     at: Mapping[str, Any],
@@ -211,6 +216,7 @@ def _held(result: Fitted, settings: Sequence[Mapping[int, float]] = ()) -> Itera
 # contrasts -------------------------------------------------------------------------------------------------
 
 
+@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
 def contrasts(result: Fitted, factor: str, level: float = 0.95) -> Estimates:
     """(*B, k) differences of the linear predictor between all pairs of levels of a factor, `"b - a"`.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.families import Family
-from torchglm.families.several import Classes
+from torchglm.families.several import Classes, VectorFamily
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml, loglik
@@ -82,6 +82,18 @@ class Fitted:
             context=self.context | {"groups": None, "group": group, "places": places and places.member(flat)},
             chunks=None if self.chunks is None else members(self.chunks, flat),
         )
+
+    # predictors --------------------------------------------------------------------------------------------
+
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """The names of the predictors of a fit of several; of one predictor `("mean",)`."""
+        return self.family.predictors if isinstance(self.family, VectorFamily) else ("mean",)
+
+    @property
+    def all_names(self) -> list[str]:
+        """The names of all coefficients: `names`, and after them the thresholds of an ordinal model."""
+        return [*self.names, *self.cuts]
 
     # coefficients ------------------------------------------------------------------------------------------
 
@@ -187,7 +199,7 @@ class Fitted:
 
     @property
     def pearson_chi2(self) -> Tensor:
-        """(*B) Pearson's statistic, `sum w (y - mu)^2 / V(mu)`."""
+        """(*B) Pearson's statistic, `sum w (y - mu)^2 / V(mu)`; NaN with several predictors, which have none."""
         return self.shaped(self.flat.pearson)
 
     @property
@@ -242,8 +254,8 @@ class Fitted:
 
     @property
     def df_null(self) -> Tensor:
-        """(*B) `nobs` less one for the intercept of the null model."""
-        return self.nobs - float(self.intercept)
+        """(*B) `nobs` less one for the intercept of the null model, or one for each of several predictors."""
+        return self.nobs - float(self.intercept if self.plan is None else self.plan.constants().columns)
 
     @cached_property
     def null_deviance(self) -> Tensor:

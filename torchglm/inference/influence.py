@@ -16,20 +16,25 @@ import torch
 from torch import Tensor
 
 from torchglm.inference import rowwise
+from torchglm.inference.by_plan import answered_by, of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.rowwise import RowValues
+from torchglm.inference.vector import deletion as several
+from torchglm.inference.vector.residuals import residuals_several
 from torchglm.rows.products import quadratic
 
 EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly; nothing is left without it
 MEANS = ("mean", "link")
 
 
-def residuals(result: Fitted, kind: str = "deviance", standardized: bool = False, seed: int = 0) -> Tensor:
-    """(*B, n) residuals: response, pearson, deviance, working, anscombe, studentized or (randomised) quantile.
+@answered_by(residuals_several)
+def residuals(result: Fitted, kind: str | None = None, standardized: bool = False, seed: int = 0) -> Tensor:
+    """(*B, n) residuals: response, pearson, deviance (None), working, anscombe, studentized or (randomised) quantile.
 
     Those of one repeat where rows have `freq`. With `standardized` the first five are divided by `sqrt(phi (1 - h))`,
-    with the leverage of that repeat; `seed` is for the quantile residuals.
+    with the leverage of that repeat; `seed` is for the quantile residuals. A fit of several predictors has quantile
+    (None), response and pearson residuals, the last two of classes being (*B, n, C).
     Raises `ValueError` for an unknown kind. Source: McCullagh & Nelder (1989), sections 2.4 and 12.5.
     """
     if kind == "studentized":
@@ -38,7 +43,7 @@ def residuals(result: Fitted, kind: str = "deviance", standardized: bool = False
         return quantile_residuals(result, seed)
     parts = []
     for values in result.row_values():
-        part = rowwise.residuals(values, result.family, result.link, kind)
+        part = rowwise.residuals(values, result.family, result.link, "deviance" if kind is None else kind)
         if standardized:
             left = 1 - _one_leverage(result, values)
             part = part / (result.flat.dispersion.unsqueeze(-1) * left).sqrt()
@@ -46,6 +51,7 @@ def residuals(result: Fitted, kind: str = "deviance", standardized: bool = False
     return result.shaped(torch.cat(parts, -1))
 
 
+@answered_by(several.leverage)
 def leverage(result: Fitted) -> Tensor:
     """(*B, n) the diagonal of the hat matrix; with `freq` that of a row with all its repeats."""
     root = result.flat.root
@@ -76,6 +82,7 @@ def deletion(result: Fitted, values: RowValues) -> Deletion:
     return Deletion(h, left, residual, cook)
 
 
+@answered_by(several.cooks_distance)
 def cooks_distance(result: Fitted) -> Tensor:
     """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`; NaN for a row of leverage one.
 
@@ -84,6 +91,7 @@ def cooks_distance(result: Fitted) -> Tensor:
     return result.shaped(torch.cat([deletion(result, values).cook for values in result.row_values()], -1))
 
 
+@answered_by(several.dfbetas)
 def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     """(*B, n, p) how far each coefficient moves when the row is taken in, in its standard errors without the row.
 
@@ -102,6 +110,7 @@ def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     return result.shaped(torch.cat(parts, -2))
 
 
+@of_one_predictor("Use cooks_distance() or dfbetas().")
 def dffits(result: Fitted) -> Tensor:
     """(*B, n) how far the row's own linear predictor moves when it is taken in, in standard errors without it.
 
@@ -132,6 +141,7 @@ def studentized(result: Fitted) -> Tensor:
     return result.shaped(torch.cat(parts, -1))
 
 
+@answered_by(several.loo_predict)
 def loo_predict(result: Fitted, kind: str = "mean") -> Tensor:
     """(*B, n) the mean (or the linear predictor, `kind="link"`) of each row by the fit without it.
 
@@ -144,6 +154,7 @@ def loo_predict(result: Fitted, kind: str = "mean") -> Tensor:
     return result.shaped(torch.cat(parts, -1))
 
 
+@answered_by(several.cv_deviance)
 def cv_deviance(result: Fitted) -> Tensor:
     """(*B) the deviance of every row at the mean predicted without it: leave-one-out cross-validation.
 

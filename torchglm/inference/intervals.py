@@ -21,6 +21,7 @@ from torchglm import special
 from torchglm.distributions import log_tails, quantile
 from torchglm.distributions.tails import count_quantile
 from torchglm.families import Family
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each
 from torchglm.inference.predict import predict
@@ -41,6 +42,7 @@ CELLS = 1 << 21  # values of the distribution function taken at once
 Nodes = tuple[Tensor, Tensor]  # where, and with which weights
 
 
+@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
 @torch.no_grad()
 def predict_interval(
     result: Fitted,

@@ -20,6 +20,7 @@ from torchglm.families import (
     Poisson,
 )
 from torchglm.fitting.shape import RowMeans
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.rows.rows import Rows
 
@@ -51,6 +52,9 @@ class Likelihood:
         return {name: getattr(self, name).tolist() for name in ("loglik", "df", "aic", "bic")}
 
 
+@of_one_predictor(
+    "Its loglik, aic and bic are what nnet::multinom, MASS::polr and glmmTMB give; there is nothing to convert."
+)
 def like(result: Fitted, system: str = "R") -> Likelihood:
     """The log-likelihood, df, AIC and BIC of a fit as R's `logLik`, `AIC` and `BIC` give them.
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchglm.distributions import log_tails
+from torchglm.distributions import tails_around
 from torchglm.families import Family
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
-from torchglm.rows.responses import Response, Times, filled, size_of
+from torchglm.rows.responses import Response, event_of, filled, response, size_of
 
 SMALLEST = 1e-300  # a probability that rounds to 0 has no normal quantile
 Tails = tuple[Tensor, Tensor]  # F and 1 - F, each to full relative precision
@@ -58,25 +58,15 @@ def scores(y: Response, mu: Tensor, family: Family, phi: Tensor, prior: Tensor, 
     `prior` divides the dispersion `phi`. NaN for counts that are not whole; raises `NotImplementedError` for a law
     whose tails are not known.
     """
-    below, at = _span(y, mu, family, phi, prior)
+    law, value = law_of(family, mu, phi, prior, y)
+    return between(*tails_around(law, response(value, event_of(y))), uniform)
+
+
+def between(below: Tails, at: Tails, uniform: Tensor) -> Tensor:
+    """The normal quantile a share `uniform` of the way between two probabilities, each with its complement."""
     low = torch.lerp(below[0], at[0], uniform).clamp(min=SMALLEST)
     high = torch.lerp(below[1], at[1], uniform).clamp(min=SMALLEST)
     return torch.where(low < high, torch.special.ndtri(low), -torch.special.ndtri(high))
-
-
-def _span(y: Response, mu: Tensor, family: Family, phi: Tensor, prior: Tensor) -> tuple[Tails, Tails]:
-    """`F` and `1 - F` just below `y` and at `y`."""
-    law, value = law_of(family, mu, phi, prior, y)
-    support = law.support
-    if support is not None and support.is_discrete:
-        count = value.round()
-        count = torch.where((value - count).abs() > 1e-6 * (1 + count), torch.nan, count)  # no such count exists
-        return tails_of(law, count - 1), tails_of(law, count)
-    at, over = tails_of(law, value)
-    if isinstance(y, Times):  # a censored time is only known to be longer
-        return (at, over), (torch.where(y.event, at, 1.0), torch.where(y.event, over, 0.0))
-    atom = (value == 0) & (at > 0)
-    return (torch.where(atom, 0.0, at), torch.where(atom, 1.0, over)), (at, over)
 
 
 def law_of(family: Family, mu: Tensor, phi: Tensor, prior: Tensor, y: Response) -> tuple[Distribution, Tensor]:
@@ -84,9 +74,3 @@ def law_of(family: Family, mu: Tensor, phi: Tensor, prior: Tensor, y: Response) 
     law = family.distribution(mu, phi / prior)
     counts = getattr(law, "total_count", None)  # the family takes proportions, a binomial law counts
     return law, size_of(y) if counts is None else y * counts
-
-
-def tails_of(law: Distribution, value: Tensor) -> Tails:
-    """`F` and `1 - F` at a value."""
-    lower, upper = log_tails(law, value)
-    return lower.exp(), upper.exp()

@@ -40,11 +40,12 @@ def submodel(result: Fitted, columns: Sequence[int]) -> Fitted:
         result.family,
         result.link,
         result.batch_shape,
-        [result.names[j] for j in columns],
-        constant=result.intercept and 0 in columns,
+        [result.all_names[j] for j in columns],
+        constant=result.intercept and (0 in columns or result.plan is not None),
         penalty=None,
         dispersion=kind,
         tol=result.tol,
         context={},
+        plan=None if result.plan is None else result.plan.select(columns),
     )
     return replace(small, estimated_shape=result.estimated_shape)

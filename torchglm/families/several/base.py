@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
+from torchglm.distributions.around import Tails, tails_around
 from torchglm.families.base import Family
 from torchglm.links import Identity, Link
 from torchglm.links.inheritance import check_name
@@ -119,6 +121,45 @@ class VectorFamily(Family):
         """(*N) the expected response."""
         return self.parameter(self.predictors[0], eta[0])
 
+    # a family says one of the three, or of `counts` none: they are sums of the law then
+
+    def law_at(self, eta: Tensor) -> Distribution:
+        """The law of responses (*N) as an object with tails, see `torchglm.distributions`."""
+        self._unsaid("law_at, tails or cdf")
+
+    def tails(self, y: Response, eta: Tensor) -> tuple[Tails, Tails]:
+        """`P(Y < y)` and its complement, then `P(Y <= y)` and its complement, (*N) each, to their last digits.
+
+        Of a censored time the second pair is (1, 0): it is only known to be longer.
+        """
+        if self._says("law_at"):
+            return tails_around(self.law_at(eta), y)
+        below, at = self.cdf(y, eta)
+        return (below, 1 - below), (at, 1 - at)
+
+    def cdf(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """`P(Y < y)` and `P(Y <= y)`, each (*N): the same number for a continuous law."""
+        if self.counts and not self._says("law_at") and not self._says("tails"):
+            return summed(self, size_of(y), eta)
+        (below, _), (at, _) = self.tails(y, eta)
+        return below, at
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        """(*N) the variance of a response."""
+        if self._says("law_at"):
+            return self.law_at(eta).variance
+        if not self.counts:
+            self._unsaid("variance_at")
+        return summed_variance(self, eta)
+
+    def departure(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """(*N) the response less its mean, and its variance; (C, *N) of the indicators of classes."""
+        return size_of(y) - self.mean(eta), self.variance_at(eta)
+
+    def _says(self, formula: str) -> bool:
+        """True where the class writes a formula of this contract itself."""
+        return getattr(type(self), formula) is not getattr(VectorFamily, formula)
+
     @property
     def others(self) -> tuple[str, ...]:
         """The predictors that may have columns of their own, `predictors={name: ...}`: an intercept where none are."""
@@ -199,3 +240,36 @@ def _absolute_of_two(own: Pairs, first: int, second: int) -> Pairs:
         (first, second): b * (a + d) * factor,
         (second, second): (d.square() + b.square() + det) * factor,
     }
+
+
+MOST = 100_000  # terms of a sum over counts
+REST = 1e-14  # of the probability that such a sum may leave out
+
+
+def summed(family: VectorFamily, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
+    """`P(Y < y)` and `P(Y <= y)` of counts, by sums of the law; NaN where `y` is beyond `MOST`."""
+    below, at = torch.zeros_like(eta[0]), torch.zeros_like(eta[0])
+    size = torch.broadcast_to(y, at.shape)
+    last = int(size[torch.isfinite(size)].amax()) if size.numel() else -1
+    for k in range(min(last, MOST) + 1):
+        value = torch.full_like(at, float(k))
+        share = torch.where(family.supports(value), torch.exp(-family.nll(value, eta)), 0.0)
+        below, at = below + torch.where(size > k, share, 0.0), at + torch.where(size >= k, share, 0.0)
+    known = (size <= MOST) & (size == size.round())
+    return torch.where(known, below, torch.nan).clamp(max=1), torch.where(known, at, torch.nan).clamp(max=1)
+
+
+def summed_variance(family: VectorFamily, eta: Tensor) -> Tensor:
+    """The variance of counts, by sums of the law until no more than `REST` of it is left; NaN beyond `MOST`."""
+    total, first, second = (torch.zeros_like(eta[0]) for _ in range(3))
+    centre = family.mean(eta)
+    done = torch.zeros_like(total, dtype=torch.bool)
+    for k in range(MOST):
+        value = torch.full_like(total, float(k))
+        share = torch.where(family.supports(value), torch.exp(-family.nll(value, eta)), 0.0)
+        far = value - centre
+        total, first, second = total + share, first + share * far, second + share * far.square()
+        done = (value > centre) & (share * far.square() <= REST * second)
+        if bool(done.all()):
+            break
+    return torch.where(done, second - first.square(), torch.nan)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from torchglm import links
+from torchglm.distributions.around import Tails
 from torchglm.families.several.base import Pairs, VectorFamily
 from torchglm.links import Link
 from torchglm.rows.plan import Plan, PlanBlock
@@ -78,6 +79,20 @@ class Classes(VectorFamily):
     def mean(self, eta: Tensor) -> Tensor:
         """(C, *N) the probabilities."""
         return self.probabilities(eta)
+
+    def tails(self, y: Response, eta: Tensor) -> tuple[Tails, Tails]:
+        """By the classes in their order, those of a multinomial model too; each sum from its own end."""
+        p = self.probabilities(eta)
+        nothing = torch.zeros_like(p[:1])
+        up = torch.cat([nothing, p.cumsum(0)])
+        down = torch.cat([p.flip(0).cumsum(0).flip(0), nothing])
+        code = y.long().expand(p.shape[1:]).unsqueeze(0)
+        pairs = [[part.gather(0, place).squeeze(0) for part in (up, down)] for place in (code, code + 1)]
+        return (pairs[0][0], pairs[0][1]), (pairs[1][0], pairs[1][1])
+
+    def departure(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        p = self.probabilities(eta)
+        return torch.stack([(y == k).to(p.dtype) for k in range(len(p))]) - p, p * (1 - p)
 
     def supports(self, y: Response) -> Tensor:
         inside = (y >= 0) & (y == y.round())

@@ -6,9 +6,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from torchglm import links, special
+from torchglm.distributions import TweedieMean
 from torchglm.families.base import Family
 from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.links import Link
@@ -91,6 +92,9 @@ class Compound(VectorFamily):
     def safe(self, y: Response, eta: Tensor, observed: Pairs) -> Pairs:
         weight = self._weight(eta, self.link(eta[0]), self.link.relative_slope(eta[0]))
         return {(0, 0): weight} | absolute(observed, range(1, len(eta)))
+
+    def law_at(self, eta: Tensor) -> Distribution:
+        return TweedieMean(self.link(eta[0]), eta[1].exp(), self._power(eta))
 
     def _weight(self, eta: Tensor, mu: Tensor, relative: Tensor) -> Tensor:
         """The expected information of the mean's predictor, `(dmu/deta)^2 / (phi mu^power)`."""

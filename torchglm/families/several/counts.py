@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from torchglm import links, special
+from torchglm.distributions import NegativeBinomialMean
 from torchglm.families.base import Family
 from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.links import Link
@@ -62,6 +63,9 @@ class Overdispersed(VectorFamily):
     def safe(self, y: Response, eta: Tensor, observed: Pairs) -> Pairs:
         weight = self._weight(self.link(eta[0]), eta[1].exp(), self.link.relative_slope(eta[0]))
         return {(0, 0): weight} | absolute(observed, [1])
+
+    def law_at(self, eta: Tensor) -> Distribution:
+        return NegativeBinomialMean(self.link(eta[0]), eta[1].exp())
 
     @staticmethod
     def _weight(mu: Tensor, alpha: Tensor, relative: Tensor) -> Tensor:

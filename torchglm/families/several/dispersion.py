@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from torchglm import links
 from torchglm.families.base import Family
@@ -71,6 +72,13 @@ class Plain(VectorFamily):
         mu = self.link(eta[0])
         return {(0, 0): self.family.score_and_weight(mu, eta[0], mu, self.link, False)[1]}
 
+    def law_at(self, eta: Tensor) -> Distribution:
+        """The law of a response (*N)."""
+        return self.family.law(eta[0], self.link)
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        return self.family.variance(self.link(eta[0]))
+
     def valid(self, eta: Tensor) -> Tensor:
         return super().valid(eta) & self.link.inside(eta[0]) & self.family.valid_mean(self.link(eta[0]))
 
@@ -118,6 +126,12 @@ class Dispersed(Plain):
     def nll(self, y: Response, eta: Tensor) -> Tensor:
         half = self._half(y, eta[0])
         return half * torch.exp(-eta[1]) - self.family.log_base(y, eta[1].exp())
+
+    def law_at(self, eta: Tensor) -> Distribution:
+        return self.family.law(eta[0], self.link, eta[1].exp())
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        return super().variance_at(eta) * eta[1].exp()
 
     def _half(self, y: Response, eta: Tensor) -> Tensor:
         return self.family.half_deviance(y, eta, self.link(eta), self.link)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from torchglm import links, special
+from torchglm.distributions.around import Tails
 from torchglm.families.base import Family
 from torchglm.families.numerics import values_are_known
 from torchglm.families.proportions import Binomial
@@ -125,6 +126,16 @@ class Beta(_Rates):
             (1, 1): phi.square() * (at_a * mu.square() + at_b * rest.square() - whole),
         }
 
+    def tails(self, y: Response, eta: Tensor) -> tuple[Tails, Tails]:
+        mu, rest, phi = self._shares(eta)
+        lower, upper = special.log_betainc(mu * phi, rest * phi, y)
+        at = lower.exp(), upper.exp()
+        return at, at
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        mu, rest, phi = self._shares(eta)
+        return mu * rest / (1 + phi)
+
     def start(self, averages: Tensor) -> Tensor:
         mean, square = averages[0], averages[1]
         spread = (square - mean.square()).clamp(min=1e-8)
@@ -186,6 +197,24 @@ class BetaBinomial(_Rates):
         weight = slope.square() * (up / mu + down / rest) - own * self.link.inverse_curvature(eta[0])
         score = torch.stack([score[0] + own, score[1]])
         return score, pairs | {(0, 0): pairs[0, 0] + weight}
+
+    def tails(self, y: Counts, eta: Tensor) -> tuple[Tails, Tails]:
+        """Sums of the law from both ends."""
+        size, trials = (torch.broadcast_to(part, eta.shape[1:]) for part in y)
+        low, own, high = (torch.zeros_like(eta[0]) for _ in range(3))
+        for k in range(int(trials.amax()) + 1 if trials.numel() else 0):
+            inside = k <= trials
+            value = torch.where(inside, torch.full_like(low, float(k)), 0.0)
+            share = torch.where(inside, torch.exp(-self.nll(Counts(value, trials), eta)), 0.0)
+            low, high = low + torch.where(k < size, share, 0.0), high + torch.where(k > size, share, 0.0)
+            own = own + torch.where(size == k, share, 0.0)
+        return (low, own + high), (low + own, high)
+
+    def departure(self, y: Counts, eta: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the rate of successes."""
+        mu, rest, phi = self._shares(eta)
+        trials = torch.where(y.trials > 0, y.trials, torch.nan)  # none tell nothing
+        return y.size / trials - mu, mu * rest * (trials + phi) / (1 + phi) / trials
 
     def start(self, averages: Tensor) -> Tensor:
         size, trials, pairs, most = averages

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from torchglm import links
+from torchglm.distributions.around import Tails
 from torchglm.families.numerics import values_are_known
 from torchglm.families.several.base import Pairs, VectorFamily
 from torchglm.links import Link
@@ -112,6 +113,14 @@ class LogTimes(VectorFamily):
             "Such rows say only that times are longer; merge or drop them.",
         }
 
+    def tails(self, y: Response, eta: Tensor) -> tuple[Tails, Tails]:
+        logs, told = _log_size(y)
+        beyond = torch.where(told, self.log_beyond((logs - eta[0]) * torch.exp(-eta[1])), 0.0)
+        pair, event = (-torch.expm1(beyond), beyond.exp()), event_of(y)
+        if event is None:
+            return pair, pair
+        return pair, (torch.where(event, pair[0], 1.0), torch.where(event, pair[1], 0.0))
+
     def start(self, averages: Tensor) -> Tensor:
         mean, square, seen = averages
         scale = (square - mean.square()).clamp(min=1e-6).sqrt() / self.spread
@@ -137,6 +146,11 @@ class Weibull(LogTimes):
     def mean(self, eta: Tensor) -> Tensor:
         return torch.exp(eta[0] + torch.lgamma(1 + eta[1].exp()))
 
+    def variance_at(self, eta: Tensor) -> Tensor:
+        scale = eta[1].exp()
+        once, twice = torch.lgamma(1 + scale), torch.lgamma(1 + 2 * scale)
+        return torch.exp(2 * (eta[0] + once)) * torch.expm1(twice - 2 * once)
+
 
 class LogNormal(LogTimes):
     """Times (or amounts) whose logarithm is normal."""
@@ -158,6 +172,10 @@ class LogNormal(LogTimes):
 
     def mean(self, eta: Tensor) -> Tensor:
         return torch.exp(eta[0] + torch.exp(2 * eta[1]) / 2)
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        square = torch.exp(2 * eta[1])
+        return torch.exp(2 * eta[0] + square) * torch.expm1(square)
 
 
 class LogLogistic(LogTimes):
@@ -183,6 +201,14 @@ class LogLogistic(LogTimes):
         exists = scale < 1
         turn = math.pi * torch.where(exists, scale, 0.5)
         return eta[0].exp() * torch.where(exists, turn / turn.sin(), torch.inf)
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        """Infinite where the scale is 1/2 or more."""
+        scale = eta[1].exp()
+        exists = scale < 0.5
+        turn = math.pi * torch.where(exists, scale, 0.25)
+        square = 2 * turn / torch.sin(2 * turn) - (turn / turn.sin()).square()
+        return torch.exp(2 * eta[0]) * torch.where(exists, square, torch.inf)
 
 
 def _log_size(y: Response) -> tuple[Tensor, Tensor]:

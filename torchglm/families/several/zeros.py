@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from torchglm import links
+from torchglm.distributions.around import Tails
 from torchglm.families.base import Family
 from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.families.several.parameters import of_parameters
@@ -125,6 +126,15 @@ class ZeroInflated(_Zeros):
         out[ZERO, ZERO] = pi * torch.sigmoid(-zero) - mixed
         return _joined(other * score, structural - pi), out
 
+    def tails(self, y: Response, eta: Tensor) -> tuple[Tails, Tails]:
+        below, at = self.family.tails(y, _within(eta))
+        return _mixed(below, at, y == 0, eta[ZERO])
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        inner, rest = _within(eta), torch.sigmoid(-eta[ZERO])
+        mean = self.family.mean(inner)
+        return rest * (self.family.variance_at(inner) + torch.sigmoid(eta[ZERO]) * mean.square())
+
     def _shares(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
         """The probability that a row is a structural zero, and that it is one of the counts."""
         odds = eta[ZERO] + self.family.nll(y, _within(eta))
@@ -205,6 +215,22 @@ class Hurdle(_Zeros):
         out[ZERO, ZERO] = pi * torch.sigmoid(-eta[ZERO])
         return _joined(torch.where(none, 0.0, score), torch.where(none, 1.0, 0.0) - pi), out
 
+    def tails(self, y: Response, eta: Tensor) -> tuple[Tails, Tails]:
+        none, inner = y == 0, _within(eta)
+        below, at = self.family.tails(torch.where(none, self.family.inner_mean, y), inner)
+        if self.counts:
+            lost = self._log_zero(inner).exp()
+            left = -torch.expm1(self._log_zero(inner))
+            below, at = (((lower - lost).clamp(min=0) / left, upper / left) for lower, upper in (below, at))
+        at = torch.where(none, 0.0, at[0]), torch.where(none, 1.0, at[1])
+        return _mixed(below, at, none, eta[ZERO])
+
+    def variance_at(self, eta: Tensor) -> Tensor:
+        inner, rest = _within(eta), torch.sigmoid(-eta[ZERO])
+        left = -torch.expm1(self._log_zero(inner)) if self.counts else torch.ones_like(rest)
+        square = (self.family.variance_at(inner) + self.family.mean(inner).square()) * rest / left
+        return square - self.mean(eta).square()
+
     def _truncated(self, inner: Tensor, score: Tensor, pairs: Pairs) -> tuple[Tensor, Pairs]:
         """Score and information of the family within given that a response is above 0."""
         none = torch.zeros_like(inner[0])
@@ -249,6 +275,13 @@ class Hurdle(_Zeros):
     def start(self, averages: Tensor) -> Tensor:
         zeros = averages[-1].clamp(1e-6, 1 - 1e-6)
         return _joined(self.family.start(averages[:-1] / (1 - zeros)), zeros.logit())
+
+
+def _mixed(below: Tails, at: Tails, none: Tensor, zero: Tensor) -> tuple[Tails, Tails]:
+    """The tails of a law that is 0 with the probability `sigmoid(zero)`, else has these; `none` says where y is 0."""
+    pi, rest = torch.sigmoid(zero), torch.sigmoid(-zero)
+    first = torch.where(none, 0.0, pi + rest * below[0]), torch.where(none, 1.0, rest * below[1])
+    return first, (pi + rest * at[0], rest * at[1])
 
 
 def _within(eta: Tensor) -> Tensor:

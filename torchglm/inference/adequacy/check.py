@@ -19,6 +19,7 @@ from torchglm.inference.adequacy.dispersion import Spread, apart, spread_of
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, PearsonRows, VarianceTrend, ZeroCount
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
@@ -184,6 +185,7 @@ def screens_of(result: Fitted) -> dict[str, Any]:
     return made
 
 
+@of_one_predictor("Use residuals(), cooks_distance() and vif().")
 @torch.no_grad()
 def check(result: Fitted, level: float = 0.05) -> Check:
     """Ask whether the model holds, and say what speaks against it; see `Check`.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.vector.columns import terms_of
 
 
 def condition_indices(result: Fitted) -> Tensor:
@@ -54,13 +55,16 @@ def vif(
     (*B) by term: `det R_term det R_others / det R`, `R` the correlation of the estimates without the intercept, to
     the power `1 / (2 d)` for a term of `d` columns and squared, so that terms of any size compare: for one column the
     usual `1 / (1 - R^2)`. Terms are those of the formula, else the columns. Above 10 the data hardly tell the term
-    from the others. NaN where one of its columns is aliased. Source: Fox & Monette (1992), JASA 87, 178-183.
+    from the others. With several predictors a term has its coefficients of all of them. NaN where one of its columns
+    is aliased. Source: Fox & Monette (1992), JASA 87, 178-183.
     """
-    if terms is None:
+    if result.plan is not None:
+        terms = terms_of(result) if terms is None else terms
+    elif terms is None:
         terms = {name: [j] for j, name in enumerate(result.names)} if result.spec is None else result.spec.terms
     keep = result.flat.keep
     inverse = result.flat.root.inverse() if inverse is None else inverse
-    inner = [j for columns in terms.values() for j in columns if result.names[j] != "(Intercept)"]
+    inner = [j for columns in terms.values() for j in columns if result.all_names[j] != "(Intercept)"]
     covariance = torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), inverse, torch.eye(keep.shape[-1]).to(inverse))
     size = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     correlation = covariance / size.unsqueeze(-1) / size.unsqueeze(-2)

@@ -10,9 +10,12 @@ from torch.distributions import constraints
 from torchglm.families import Family, Poisson
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
 from torchglm.inference.adequacy.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.table import Outcome
+
+ADVICE = "Use check(), or look at residuals(), which are standard normal where the law is right."
 
 
 def _one(result: Fitted, screen: Any) -> Outcome:
@@ -29,11 +32,13 @@ def _of(result: Fitted, members: Sequence[type[Family]], what: str) -> None:
         )
 
 
+@of_one_predictor(ADVICE)
 def link_test(result: Fitted) -> Outcome:
     """(*B) Pregibon's link test without a refit, see `LinkTest`."""
     return _one(result, LinkTest(result))
 
 
+@of_one_predictor(ADVICE)
 def power_link_test(result: Fitted) -> Outcome:
     """(*B) the score test along the power links, see `PowerLink`. Raises `ValueError` for a link that is none."""
     if result.link.exponent is None:
@@ -41,6 +46,7 @@ def power_link_test(result: Fitted) -> Outcome:
     return _one(result, PowerLink(result))
 
 
+@of_one_predictor(ADVICE)
 def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
     """(*B) over- or under-dispersion: `dean` (Poisson, binomial), or `nb1`, `nb2` of Cameron and Trivedi (Poisson).
 
@@ -58,6 +64,7 @@ def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
     return _one(result, make())
 
 
+@of_one_predictor(ADVICE)
 def zero_test(result: Fitted) -> Outcome:
     """(*B) the zeros observed against those expected, see `ZeroCount`. Raises `ValueError` for a law without zeros."""
     if not has_zeros(result):
@@ -74,6 +81,7 @@ def has_zeros(result: Fitted) -> bool:
     return known and type(result.family.support) is type(constraints.nonnegative)
 
 
+@of_one_predictor(ADVICE)
 def variance_test(result: Fitted) -> Outcome:
     """(*B) the variance function against the residuals, see `VarianceTrend`."""
     return _one(result, VarianceTrend(result))

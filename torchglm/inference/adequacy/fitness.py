@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
@@ -12,6 +13,7 @@ from torchglm.inference.table import Outcome
 SPARSE = 5.0  # an expected count below which chi-squared is a poor law for a cell
 
 
+@of_one_predictor("Use check(), or look at residuals(), which are standard normal where the law is right.")
 def goodness_of_fit(result: Fitted, kind: str = "deviance") -> Outcome:
     """(*B) the deviance, or Pearson's statistic, against chi-squared with `df_resid` degrees of freedom.
 
@@ -60,6 +62,7 @@ class _Sparse:
         self.count += (values.used * values.repeats).sum(-1)
 
 
+@of_one_predictor("Use check(), or look at residuals(), which are standard normal where the law is right.")
 def hosmer_lemeshow(result: Fitted, groups: int = 10) -> Outcome:
     """(*B) observed against expected counts of yes and no in groups of equal weight by fitted probability.
 

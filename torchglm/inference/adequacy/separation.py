@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.rows.products import gram, project, times
@@ -44,6 +45,7 @@ class Separation:
         ]
 
 
+@of_one_predictor("Its status says whether it is separated.")
 @torch.no_grad()
 def separation(result: Fitted) -> Separation:
     """Look for separation along the next Newton step of each model, three passes over the rows.

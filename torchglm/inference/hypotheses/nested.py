@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchglm import inputs
-from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.linalg import independent_columns
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
+from torchglm.inference.several import family_of
 from torchglm.inference.table import Outcome
-from torchglm.links import Link
+from torchglm.inference.vector.columns import slopes
+from torchglm.inference.vector.score import added_sums
+from torchglm.rows.planned import expanded
 from torchglm.rows.products import project, stack_factors, triangle
 from torchglm.rows.rows import Rows, wide
 
@@ -102,6 +105,8 @@ def _sums(result: Fitted) -> list[tuple[str, Tensor]]:
     total: Tensor | None = None
     for chunk in result.source:
         w, y, offset = (value.to(torch.float64) for value in (chunk.weight, chunk.y, chunk.offset))
+        if chunk.plan is not None:  # (B, n, K)
+            offset = offset @ torch.arange(1.0, offset.shape[-1] + 1).to(offset)
         y, offset = torch.where(w > 0, y, 0.0), torch.where(w > 0, offset, 0.0)
         seen = w if chunk.event is None else w * chunk.event
         part = torch.stack([w, w * y, w * y.square(), w * offset, w * offset.square(), y * offset, seen * y]).sum(-1)
@@ -114,21 +119,24 @@ def _sums(result: Fitted) -> list[tuple[str, Tensor]]:
 
 def _law(result: Fitted) -> str:
     """The family, with its shape where that is fixed."""
+    if isinstance(result.family, VectorFamily):  # which slopes are free is a matter of the design
+        held = {name: value for name, value in result.family.arguments().items() if name != "free"}
+        return f"{_class(result.family)} {held} {[_class(part) for part in result.family.children()]}"
     if result.estimated_shape:
         return f"{_class(result.family)} with estimated shape"
     return _text(result.family)
 
 
-def _text(part: Family | Link) -> str:
+def _text(part: nn.Module) -> str:
     """A family or link by its class and what it holds."""
     held = [value.tolist() for value in part.state_dict().values()] or ""
     return f"{_class(part)} {part.extra_repr()} {held}".rstrip()
 
 
-def _class(part: Family | Link) -> str:
+def _class(part: nn.Module) -> str:
     kind = type(part)
     ours = kind.__module__.startswith("torchglm.")
-    return part.name if ours else f"{part.name} ({kind.__module__}.{kind.__qualname__})"
+    return str(part.name) if ours else f"{part.name} ({kind.__module__}.{kind.__qualname__})"
 
 
 def _list(value: Tensor) -> str:
@@ -138,7 +146,7 @@ def _list(value: Tensor) -> str:
 def _judge_nested(small: Fitted, big: Fitted) -> None:
     """Raise `ValueError` where the design of the smaller model is not in the span of the larger one's."""
     if not small.has_rows or not big.has_rows or not _aligned(small, big):
-        extra = ", ".join(name for name in small.names if name not in big.names)
+        extra = ", ".join(name for name in small.all_names if name not in big.all_names)
         if not extra:
             return
         raise ValueError(
@@ -146,12 +154,12 @@ def _judge_nested(small: Fitted, big: Fitted) -> None:
             "the models are nested. Fit both on the same rows in memory."
         )
     factor: Tensor | None = None
-    width = len(big.names) + len(small.names)
+    width = len(big.all_names) + len(small.all_names)
     for whole, part in zip(big.source, small.source, strict=True):
         for a, b in zip(whole.pieces(width), part.pieces(width), strict=True):
-            factor = stack_factors(factor, triangle(_beside(wide(a), wide(b))))
+            factor = stack_factors(factor, triangle(_beside(a, b)))
     assert factor is not None
-    own = ~independent_columns(factor, SPAN)[:, len(big.names) :].any(-1)
+    own = ~independent_columns(factor, SPAN)[:, len(big.all_names) :].any(-1)
     if not bool(own.all()):
         raise ValueError(
             "the models are not nested: a column of the smaller one is no combination of the columns of "
@@ -167,7 +175,17 @@ def _aligned(small: Fitted, big: Fitted) -> bool:
 def _beside(a: Rows, b: Rows) -> Tensor:
     """(B or 1, n, p + q) both designs on the rows of positive weight."""
     used = (a.weight > 0).to(torch.float64).unsqueeze(-1)
-    return torch.cat(_batched(a.x, b.x), -1) * used
+    if a.plan is not None:
+        used = used.repeat(1, a.plan.predictors, 1)
+    return torch.cat(_batched(_written_out(a), _written_out(b)), -1) * used
+
+
+def _written_out(rows: Rows) -> Tensor:
+    """(n, p) or (B, n, p) the whole design; of several predictors that of one after the other."""
+    if rows.plan is None:
+        return wide(rows).x
+    design = expanded(rows)
+    return design.flatten(0, 1) if rows.shared else design.movedim(0, 1).flatten(1, 2)
 
 
 def _batched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,18 +195,25 @@ def _batched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def score_test(result: Fitted, added: Any) -> Outcome:
+def score_test(result: Fitted, added: Any, predictor: str | None = None) -> Outcome:
     """Rao's score test of columns added to a fit, which is not refitted.
 
     `S = U' (Z'WZ - Z'WX (X'WX)^-1 X'WZ)^-1 U / phi`, `U = Z' (dl/deta)` at the fit, `W` the expected information:
     chi-squared with as many degrees of freedom as the columns bring beyond the fit's own (NaN where none), the
-    dispersion being that of the fit. `added` is (n, q), (n,), or (*B, n, q), in the order of the rows. Raises
+    dispersion being that of the fit. `added` is (n, q), (n,), or (*B, n, q), in the order of the rows. With several
+    predictors the columns enter as the others do (a slope for each class, one for all cuts, the mean), or with
+    `predictor` that one alone; `W` is the observed information where the expected one has no closed form. Raises
     `ValueError` for another number of rows, values that are not finite, and penalised or robust fits.
     Source: Rao (1948); Smyth (2003), Pearson's goodness of fit statistic as a score test statistic (statmod's
     glm.scoretest).
     """
     unpenalised(result, "a score test")
-    columns = _added(result, added)
+    columns, title = _added(result, added), "Score test of added columns"
+    if result.plan is not None:
+        statistic, df = scaled_score(*added_sums(result, columns, slopes(family_of(result), predictor)))
+        return Outcome(title, result.shaped(statistic), result.shaped(df))
+    if predictor is not None:
+        raise ValueError("predictor= names one of several, and this fit has one. Leave it out.")
     flat = result.flat
     coef, root = flat.coef, flat.root
     models, p, q = coef.shape[0], coef.shape[1], columns.shape[-1]
@@ -206,11 +231,11 @@ def score_test(result: Fitted, added: Any) -> Outcome:
         start += n
     if start != columns.shape[-2]:
         raise ValueError(f"added has {columns.shape[-2]} rows, the fit {start}. Give one for each row.")
-    statistic, df = _scaled_score(score, own, own - root.within(cross))
-    return Outcome("Score test of added columns", result.shaped(statistic / flat.dispersion), result.shaped(df))
+    statistic, df = scaled_score(score, own, own - root.within(cross))
+    return Outcome(title, result.shaped(statistic / flat.dispersion), result.shaped(df))
 
 
-def _scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+def scaled_score(score: Tensor, own: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     """The score statistic on the directions that the added columns bring, and their number (NaN for none)."""
     size = own.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     scale = torch.where(size > 0, size, 1.0)

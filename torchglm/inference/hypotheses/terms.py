@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.submodel import submodel
 from torchglm.inference.table import Table, upper_tail
+from torchglm.inference.vector.columns import columns_by_name, terms_of
 
 Terms = Mapping[str, Sequence["int | str"]]
 TYPES = {1: "I", 2: "II", 3: "III", "1": "I", "2": "II", "3": "III", "I": "I", "II": "II", "III": "III"}
@@ -25,7 +27,8 @@ def anova(result: Fitted, type: int | str = 1, terms: Terms | None = None) -> Ta
     `resid_deviance` (type I: with the term in, else without it), `F` where the dispersion is estimated and else `chi2`
     (`deviance / phi`, `F` also over df, phi that of the whole model), and `p`. Shape parameters stay at those of the
     whole model. `terms` maps names to columns (positions or names); the default are the formula's, or each
-    column. Raises `ValueError` for penalised and robust fits, unknown types and columns.
+    column. With several predictors a column of theirs stands for all the coefficients it has, a name `dispersion:x` for
+    those of one predictor, and the intercepts and thresholds stay. Raises `ValueError` for penalised and robust fits, unknown types and columns.
     Source: Hastie & Pregibon (1992) in Statistical Models in S, chapter 6 (R's anova.glm); Fox (2016), Applied
     Regression Analysis, 15.3 (car::Anova).
     """
@@ -82,7 +85,7 @@ class _Fits:
     """The fits of submodels, each made once; the whole model is at hand."""
 
     def __init__(self, result: Fitted) -> None:
-        self.whole = tuple(range(len(result.names)))
+        self.whole = tuple(range(len(result.all_names)))
         self.result, self.made = result, {self.whole: result}
 
     def __call__(self, columns: tuple[int, ...]) -> Fitted:
@@ -131,17 +134,17 @@ def _pair(
 
 def columns_of(result: Fitted, terms: Terms | None = None) -> tuple[list[int], dict[str, list[int]]]:
     """The columns that are always in (the intercept, and those of no term), and the columns of each term."""
-    names = result.names
-    given: Terms = (
-        terms
-        or result.context.get("terms")
-        or {name: [j] for j, name in enumerate(names) if not (j == 0 and result.intercept)}
-    )
+    names = result.all_names
+    own = result.context.get("terms") if result.plan is None else terms_of(result)
+    given: Terms = terms or own or {name: [j] for j, name in enumerate(names) if not (j == 0 and result.intercept)}
     place = {name: j for j, name in enumerate(names)}
+    known: Mapping[Any, Sequence[Any]] = {} if result.plan is None else columns_by_name(result)
     named: dict[str, list[int]] = {}
     for term, columns in given.items():
         if term == "(Intercept)":
             continue
+        if result.plan is not None and terms:
+            columns = [j for c in columns for j in known.get(c, [c])]
         unknown = [c for c in columns if (c not in place if isinstance(c, str) else not 0 <= c < len(names))]
         if unknown or not columns:
             raise ValueError(f"the term {term!r} has the columns {list(columns)}; known: {', '.join(names)}.")

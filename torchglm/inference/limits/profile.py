@@ -14,7 +14,8 @@ from torchglm.fitting.kernel import take_family
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.crossing import crossing
-from torchglm.inference.limits.refit import ROOM, Held
+from torchglm.inference.limits.refit import ROOM, Held, HeldPlanned
+from torchglm.rows.planned import expanded
 from torchglm.rows.rows import Rows, wide
 
 TOL = 1e-10  # of the refits: their deviance is then good to far more digits than the limits ask for
@@ -27,7 +28,8 @@ def profile_interval(result: Fitted, level: float) -> Tensor:
     A limit is the value `b` of the coefficient, all others refitted, with `(D(b) - D) / phi = z^2`, where `D` is the
     deviance and `z` the two-sided normal quantile. The dispersion stays at its estimate and shape parameters at
     theirs, as in R's `confint.glm`. A limit is infinite where the profile never rises that far (separation, or the
-    edge of the parameter space comes first), NaN for aliased columns and models without a dispersion. Raises
+    edge of the parameter space comes first), NaN for aliased columns, models without a dispersion, and those of several
+    predictors that ended on an edge. Raises
     `ValueError` for a penalised fit and for a robust covariance.
     Source: Venables & Ripley (2002), Modern Applied Statistics with S, 8.4.
     """
@@ -45,13 +47,25 @@ def profile_interval(result: Fitted, level: float) -> Tensor:
     target = float(special.normal_icdf(tail))
     out = torch.full((*flat.coef.shape, 2), torch.nan, dtype=torch.float64, device=flat.coef.device)
     known = (flat.status != int(Status.NOT_FINITE)) & (flat.dispersion > 0)
+    if result.plan is not None:  # on an edge of the law the refits creep along it
+        known &= flat.status != int(Status.BOUNDARY)
     model, column = (flat.keep & known.unsqueeze(-1)).nonzero().unbind(-1)
     p = out.shape[-2]
     lanes = max(2, ROOM // max(p * p, 64 * p))
-    for start in range(0, model.numel(), lanes // 2):
-        chosen = slice(start, start + lanes // 2)
-        out[model[chosen], column[chosen]] = _limits(result, model[chosen], column[chosen], target)
+    for alike in _alike(result, model, column):
+        for chosen in alike.split(lanes // 2):
+            out[model[chosen], column[chosen]] = _limits(result, model[chosen], column[chosen], target)
     return out
+
+
+def _alike(result: Fitted, model: Tensor, column: Tensor) -> list[Tensor]:
+    """The coefficients that are held in one search: all, or of several predictors those that leave the same plan."""
+    every = torch.arange(model.numel(), device=model.device)
+    if result.plan is None:
+        return [every]
+    patterns = torch.unique(result.flat.keep, dim=0, return_inverse=True)[1][model]
+    groups = torch.unique(torch.stack([column, patterns]), dim=1, return_inverse=True)[1]
+    return [every[groups == group] for group in range(int(groups.max()) + 1 if groups.numel() else 0)]
 
 
 def _limits(result: Fitted, model: Tensor, column: Tensor, target: float) -> Tensor:
@@ -76,7 +90,7 @@ class _Profile:
         flat, lane = result.flat, torch.arange(model.numel(), device=model.device)
         self.family, self.link, self.side, self.model = result.family, result.link, side, model
         coef, root = flat.coef[model], flat.root[model]
-        self.held = Held(result.source, model, column, flat.keep)
+        self.held = (Held if result.plan is None else HeldPlanned)(result.source, model, column, flat.keep)
         self.rows = sum(rows.y.shape[-1] for rows in result.source) if isinstance(result.source, list) else None
         self.deviance, self.phi = flat.deviance[model], flat.dispersion[model]
         self.centre = coef[lane, column]
@@ -125,8 +139,9 @@ class _Profile:
 def largest(source: Iterable[Rows]) -> Tensor:
     """(B, p) the largest size of each column on the rows of positive weight."""
     found: Tensor | None = None
-    for rows in (wide(piece) for chunk in source for piece in chunk.pieces()):
-        part = (rows.x.abs() * (rows.weight > 0).unsqueeze(-1)).amax(-2)
+    for rows in (piece for chunk in source for piece in chunk.pieces()):
+        x = wide(rows).x if rows.plan is None else expanded(rows).abs().amax(0)
+        part = (x.abs() * (rows.weight > 0).unsqueeze(-1)).amax(-2)
         found = part if found is None else torch.maximum(found, part)
     assert found is not None
     return found

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from torchglm.rows.rows import Rows, select, wide
+from torchglm.rows.planned import contributions, plan_of
+from torchglm.rows.rows import Rows, select, to_float64, wide
 
 ROOM = 1 << 23  # numbers of a design that is made for a refit and held at one time
 
@@ -43,7 +44,7 @@ class Held:
 
     def at(self, lanes: Tensor, value: Tensor) -> Held:
         """Some of the lanes, each with its coefficient at a value."""
-        part = object.__new__(Held)
+        part = object.__new__(type(self))
         part.source, part.model, part.column = self.source, self.model[lanes], self.column[lanes]
         part.others, part.value = self.others[lanes], value
         part.used = None if self.used is None else self.used[lanes]
@@ -54,10 +55,10 @@ class Held:
         for chunk in self.source:
             step = max(64, ROOM // max(1, lanes * chunk.columns))
             for start in range(0, chunk.y.shape[-1], step):
-                yield self._lanes(wide(chunk.between(start, start + step)))
+                yield self._lanes(chunk.between(start, start + step))
 
     def _lanes(self, rows: Rows) -> Rows:
-        rows = rows.take(self.model)
+        rows = wide(rows).take(self.model)
         if rows.shared:
             x, own = rows.x[:, self.others].transpose(0, 1), rows.x[:, self.column].mT
         else:
@@ -67,3 +68,23 @@ class Held:
         if self.used is not None:
             x = x * self.used
         return rows._replace(x=x, offset=rows.offset + self.value.unsqueeze(-1) * own)
+
+
+class HeldPlanned(Held):
+    """The same of several predictors, in all lanes the same coefficient of models with the same aliased ones.
+
+    Its column of the design of the predictors times its value is an offset (T, n, K), and the plan goes without it.
+    """
+
+    def __init__(self, source: Iterable[Rows], model: Tensor, column: Tensor, keep: Tensor) -> None:
+        self.source, self.model, self.column = source, model, column
+        self.value, self.used = torch.zeros_like(model, dtype=torch.float64), None
+        rest = keep[model[0]].clone()
+        rest[column[0]] = False
+        self.others = rest.nonzero()[:, 0].expand(model.numel(), -1)  # (T, q)
+
+    def _lanes(self, rows: Rows) -> Rows:
+        plan, rows = plan_of(rows), to_float64(rows).take(self.model)
+        alone = rows._replace(plan=plan.select([int(self.column[0])]))
+        own = contributions(alone, self.value.unsqueeze(-1)).movedim(0, -1)  # (T, n, K)
+        return rows._replace(plan=plan.select(self.others[0].tolist()), offset=rows.offset + own)

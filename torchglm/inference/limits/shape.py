@@ -13,6 +13,7 @@ from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.shape import RowMeans, dispersion_ml, has_alpha, maximise
 from torchglm.fitting.status import Status
+from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.limits.crossing import crossing
@@ -24,6 +25,7 @@ TOL = 1e-12  # of the refits
 Profile = Callable[[Tensor, Tensor], Tensor]  # models (T,) and a parameter on its own scale (T,) -> log-likelihood
 
 
+@of_one_predictor("The parameters of its law are predictors: ask result[name].coef and .conf_int().")
 @torch.no_grad()
 def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
     """What a fit estimates beside its coefficients, for every model of a batch.
