@@ -32,11 +32,12 @@ from torchglm.rows.responses import each
 from torchglm.rows.rows import Rows
 
 N = 120
+few = pytest.mark.parametrize("family", [*list(categorical())[::6], *list(numerical())[::4], Weibull()], ids=title)
 HCS = ("HC0", "HC1", "HC2", "HC3")
 
 
 def hard(family: VectorFamily, models: int = 0) -> tuple[Tensor, Drawn, dict[str, Any]]:
-    """A design, responses (of a batch) and roles: weights, some of them zero, repeats, and an offset where it may be."""
+    """A design, responses (of a batch) and roles: weights, some of them zero, repeats, an offset where it may be."""
     generator = torch.Generator().manual_seed(5)
     weights = 0.5 + torch.rand(N, generator=generator, dtype=torch.float64)
     weights[::11] = 0
@@ -74,7 +75,7 @@ def losses(result: tg.Result) -> Callable[[Tensor], Tensor]:
 
 
 def by_rows(result: tg.Result) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The scores (n, P) and the information (n, P, P) of rows by autodiff, their repeats, and the inverse of the sum."""
+    """The scores (n, P) and information (n, P, P) of rows by autodiff, their repeats, and the inverse of the sum."""
     rows, weight, repeats = rows_of(result)
     family: Any = result.family
     z = expanded(rows)
@@ -165,7 +166,7 @@ def same(one: Tensor, other: Tensor, name: str, rough: float = 1e-8) -> None:
     torch.testing.assert_close(one, other, rtol=rough, atol=rough, equal_nan=True, msg=lambda text: f"{name}: {text}")
 
 
-@every
+@few
 def test_answers_of_a_batch_are_those_of_its_models(family: VectorFamily) -> None:
     batch = of_hard(family, 2)
     x, y, roles = hard(family, 2)
@@ -175,7 +176,7 @@ def test_answers_of_a_batch_are_those_of_its_models(family: VectorFamily) -> Non
             same(ask(batch)[model], ask(alone), name)
 
 
-@every
+@few
 def test_answers_in_chunks_are_those_of_the_whole(family: VectorFamily) -> None:
     result = of_hard(family)
     rows = result.rows
@@ -198,7 +199,7 @@ def test_profile_limits_of_a_batch_and_in_chunks(family: VectorFamily) -> None:
     same(chunks.conf_int(method="profile"), limits, "chunks", 1e-6)
 
 
-@every
+@few
 def test_answers_to_repeats_are_those_to_the_rows_written_out(family: VectorFamily) -> None:
     x, y, roles = hard(family)
     freq = roles.pop("freq")
@@ -234,7 +235,7 @@ def test_one_predictor_wrapped_has_the_answers_of_the_plain_fit(name: str) -> No
     same(wrapped.conf_int(method="profile"), plain.conf_int(method="profile"), "profile", 1e-6)
 
 
-@every
+@few
 def test_tests_of_one_hypothesis_agree(family: VectorFamily) -> None:
     """Dropped column, smaller fit and added column are one test; score and Wald are near it."""
     x, y, roles = hard(family)
@@ -255,7 +256,7 @@ def test_tests_of_one_hypothesis_agree(family: VectorFamily) -> None:
         fitted(family, torch.cat([x, z.square()], -1), y, **roles).lr_test(other)
 
 
-@every
+@few
 def test_score_tests_are_those_of_the_derivatives(family: VectorFamily) -> None:
     """The score statistic by autodiff of the larger model at the smaller fit, with its own information."""
     x, y, roles = hard(family)

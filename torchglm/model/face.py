@@ -228,9 +228,8 @@ class Result(Fitted):
         if method == "wald":
             return wald
         if method == "profile":
-            return self.shaped(part_by_part(self, lambda part: profile_interval(part, level)))[
-                ..., : len(self.names), :
-            ]
+            limits = self.shaped(part_by_part(self, lambda part: profile_interval(part, level)))
+            return limits[..., : len(self.names), :]
         raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
 
     def covariance(self, kind: str | None = None, clusters: Any = None, type: str | None = None) -> Tensor:

@@ -21,9 +21,9 @@ def wald(result: Fitted, hypothesis: Any, value: Any = None) -> Outcome:
 
     `hypothesis` is text on coefficient names, restrictions parted by commas, such as `"age = 0, 2*x2 = x3 + 1"`
     (no `=` means `= 0`; names may stand in backticks), a list of such texts, a dict of their values, or a matrix `L`
-    (q, p), or one row (p,), with `value` `r` (q,) or a number (default 0); of an ordinal model the thresholds, by name or
-    as the last columns, are coefficients too. `V` is the covariance behind `std_err`, so
-    that a robust result is tested robustly. Chi-squared with q degrees of freedom, or `F = W / q` with `df_resid` where
+    (q, p), or one row (p,), with `value` `r` (q,) or a number (default 0); of an ordinal model the thresholds, by name
+    or as the last columns, are coefficients too. `V` is the covariance behind `std_err`, so that a robust result is
+    tested robustly. Chi-squared with q degrees of freedom, or `F = W / q` with `df_resid` where
     the dispersion is estimated.
     NaN where a coefficient of the hypothesis is aliased or `L V L'` is singular (fewer clusters than restrictions).
     Raises `ValueError` for unknown names and for restrictions that depend on one another.

@@ -28,7 +28,8 @@ def anova(result: Fitted, type: int | str = 1, terms: Terms | None = None) -> Ta
     (`deviance / phi`, `F` also over df, phi that of the whole model), and `p`. Shape parameters stay at those of the
     whole model. `terms` maps names to columns (positions or names); the default are the formula's, or each
     column. With several predictors a column of theirs stands for all the coefficients it has, a name `dispersion:x` for
-    those of one predictor, and the intercepts and thresholds stay. Raises `ValueError` for penalised and robust fits, unknown types and columns.
+    those of one predictor, and the intercepts and thresholds stay.
+    Raises `ValueError` for penalised and robust fits, unknown types and columns.
     Source: Hastie & Pregibon (1992) in Statistical Models in S, chapter 6 (R's anova.glm); Fox (2016), Applied
     Regression Analysis, 15.3 (car::Anova).
     """

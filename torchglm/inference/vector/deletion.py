@@ -68,11 +68,8 @@ def reaches(result: Fitted) -> Iterator[Reach]:
     """Every chunk of the rows of this process, in pieces of which all that is asked can be held."""
     flat = result.flat
     inverse, models = flat.root.inverse(), flat.coef.shape[0]
-    pieces = (
-        piece
-        for rows in own_rows(result.source)
-        for piece in rows.pieces(rows.columns * (models if rows.shared else 1))
-    )
+    chunks = own_rows(result.source)
+    pieces = (piece for rows in chunks for piece in rows.pieces(rows.columns * (models if rows.shared else 1)))
     for values in vector_values(pieces, family_of(result), flat.coef):
         z = expanded(values.rows)  # (K, n, P) or (K, B, n, P)
         z = (z.unsqueeze(1) if values.rows.shared else z).movedim(0, -2)
