@@ -64,9 +64,7 @@ def build(
         unknown = apart.infinite != 0
         df = df + apart.rows - apart.levels
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
-    deviance, pearson = 2 * moments.objective, moments.pearson
-    if plan is not None:
-        pearson = torch.full_like(deviance, torch.nan)
+    deviance, pearson = 2 * moments.objective, moments.pearson + (0.0 if plan is None else torch.nan)
     strengths = _strengths(penalty, estimated, coef)
     if estimated is not None and dispersion is None and family.has_dispersion:
         kind, phi = "reml", estimated.dispersion
