@@ -96,7 +96,7 @@ def test_gradient_and_hessian_are_those_of_the_criterion(family: str, link: str,
     def value(at: Tensor) -> float:
         return float(criterion.at(lane, at, coef).value)
 
-    gradient, hessian = criterion.slopes(lane, criterion.at(lane, theta, coef))
+    gradient, hessian, _ = criterion.slopes(lane, criterion.at(lane, theta, coef))
     h = 1e-3
     for k, step in enumerate(h * torch.eye(theta.shape[1], dtype=torch.float64)):
         around = [value(theta + j * step) for j in (-2, -1, 1, 2)]
@@ -298,6 +298,46 @@ def test_a_saved_fit_keeps_what_was_estimated(tmp_path: object) -> None:
     for name in ("strength", "criterion", "edf", "coef", "std_err"):
         assert torch.equal(getattr(loaded, name), getattr(result, name))
     assert "Quadratic(2 blocks" in str(result.summary()) and loaded.penalty == str(result.penalty)
+
+
+def test_columns_without_a_value_of_their_own_change_nothing() -> None:
+    design, y, blocks = counts()
+    own = fitted(y, blocks, design)
+    with pytest.warns(FitWarning, match="aliased"):
+        other = fitted(y, blocks, torch.cat([design, 2 * design[:, 1:2]], -1))
+    torch.testing.assert_close(other.coef[:-1], own.coef, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(other.strength, own.strength, rtol=1e-6, atol=0)
+    torch.testing.assert_close(other.criterion, own.criterion, rtol=1e-11, atol=0)
+    assert bool(other.coef[-1].isnan()) and bool(other.std_err[-1].isnan()) and bool(other.converged)
+
+
+def test_a_matrix_of_few_digits_keeps_its_null_space() -> None:
+    design, y, blocks = counts()
+    place, matrix = blocks[0]
+    own = fitted(y, [(place, matrix / 3)], design)
+    other = fitted(y, [(place, (matrix / 3).float())], design)
+    torch.testing.assert_close(other.coef, own.coef, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other.criterion, own.criterion, rtol=1e-6, atol=0)
+
+
+def test_repeats_are_rows() -> None:
+    design, y, blocks = counts()
+    for family in ("poisson", "gaussian"):
+        own = fitted(y, blocks, design, family=family, freq=torch.full_like(y, 2.0))
+        other = fitted(torch.cat([y, y]), blocks, torch.cat([design, design]), family=family)
+        torch.testing.assert_close(own.strength, other.strength, rtol=1e-7, atol=0)
+        torch.testing.assert_close(own.criterion, other.criterion, rtol=1e-12, atol=0)
+        torch.testing.assert_close(own.dispersion, other.dispersion, rtol=1e-8, atol=0)
+
+
+def test_a_model_of_a_batch_that_is_not_finite_is_left_out() -> None:
+    design, y, blocks = counts(models=3)
+    y[1, 3] = torch.nan
+    with pytest.warns(FitWarning, match="NOT_FINITE"):
+        result = fitted(y, blocks, design)
+    assert result.status == [Status.CONVERGED, Status.NOT_FINITE, Status.CONVERGED]
+    assert bool(result.strength[1].isnan().all()) and bool(result.criterion[1].isnan())
+    torch.testing.assert_close(result.coef[2], fitted(y[2], blocks, design).coef, rtol=1e-8, atol=1e-9)
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

@@ -101,7 +101,7 @@ class Criterion:
         """The number of strengths."""
         return self.ranges.count
 
-    def problem(self, lane: Tensor, theta: Tensor) -> tuple[Problem, Iterable[Rows], Family]:
+    def problem(self, lane: Tensor, theta: Tensor, tol: float = 0.0) -> tuple[Problem, Iterable[Rows], Family]:
         """The penalised fit of some models at `theta`."""
         source, family = members(self.source, lane), take_family(self.family, lane)
         if self.name:
@@ -109,20 +109,24 @@ class Criterion:
         penalty = self.penalty.with_strength(theta[:, : self.many].exp())
         head = next(iter(own_rows(source)))
         options = {name: self.options[name] for name in ("tol", "max_iter", "rank_tol")}
+        options["tol"] = max(tol, options["tol"])
         return Problem.of(source, head, family, self.link, penalty, **options), source, family
 
-    def fit(self, lane: Tensor, theta: Tensor, start: Tensor) -> Solution:
+    def fit(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float = 0.0) -> Solution:
         """The penalised fits of some models, from coefficients near by."""
-        problem, source, _ = self.problem(lane, theta)
+        problem, source, _ = self.problem(lane, theta, tol)
         every = bool(self.keep[lane].all())
         search = Search(problem, known=start) if every else Search(problem, start=start)
         pull(search, source)
         return search.solution
 
-    def at(self, lane: Tensor, theta: Tensor, start: Tensor) -> Marginal:
-        """The criterion of some models at `theta` (b, K), from coefficients near by (b, p)."""
+    def at(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float = 0.0) -> Marginal:
+        """The criterion of some models at `theta` (b, K), from coefficients near by (b, p).
+
+        Fits are no closer than `tol`, of which one step more leaves the square.
+        """
         _, source, family = self.problem(lane, theta)
-        found = self.fit(lane, theta, start)
+        found = self.fit(lane, theta, start, tol)
         strength = theta[:, : self.many].exp()
         here = fold(source, Point(found.coef, True, census=True), family, self.link)
         root, inner, log, sound = self._roots(here.gram.written_out(), strength, self.keep[lane])
@@ -143,7 +147,6 @@ class Criterion:
         strength, keep = theta[:, : self.many].exp(), found.keep
         here = fold(self.source, Point(found.coef, False, census=True), family, self.link)
         root, _, _, sound = self._roots(here.gram.written_out(), strength, keep, restricted=True)
-        root = torch.where(keep.unsqueeze(-1), root, 0.0)
         left = torch.where(sound.unsqueeze(-1), self._left(found.coef, here, strength, root, keep), 0.0)
         return replace(
             found, coef=found.coef + left, root=DenseRoot(torch.where(sound[:, None, None], root, torch.nan))
@@ -156,8 +159,8 @@ class Criterion:
         score = torch.where(keep, here.score - own @ turn.mT, 0.0)
         return torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
 
-    def slopes(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Tensor]:
-        """The gradient (b, K) and the Hessian (b, K, K) of the criterion by `theta`."""
+    def slopes(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradient (b, K) and the Hessian (b, K, K) of the criterion, and (b, K, p) that of `coef`, by `theta`."""
         source, family = members(self.source, lane), take_family(self.family, lane)
         if self.name:
             family = self.family.with_parameters({self.name: at.theta[:, -1]})
@@ -183,7 +186,7 @@ class Criterion:
         gradient, hessian = gradient + log_slope / 2, hessian + log_bend / 2
         gradient[:, : self.many] -= at.own / 2
         hessian[:, : self.many, : self.many] -= at.twice / 2
-        return gradient, (hessian + hessian.mT) / 2
+        return gradient, (hessian + hessian.mT) / 2, moves
 
     def _log_slopes(self, at: Marginal, moves: Tensor, drawn: Tensor, bends: Bends | None) -> tuple[Tensor, Tensor]:
         """The derivatives of `log|X'WX + S|` (of the penalised part, for ML), as the coefficients follow."""
@@ -223,12 +226,12 @@ class Criterion:
         gram = torch.where(both, gram, torch.diag_embed((~keep).to(gram.dtype)))
         whole = turn.mT @ gram @ turn + self.ranges.whole(strength)
         root, log, sound = scaled_root(whole)
-        root = turn @ root
+        root = torch.where(keep.unsqueeze(-1), turn @ root, 0.0)
         if self.restricted or restricted:
             return root, root, log, sound
         at = self.ranges.inside.nonzero()[:, 0]
         inner, log, own = scaled_root(whole[:, at.unsqueeze(-1), at])
-        return root, turn[:, at] @ inner, log, sound & own
+        return root, torch.where(keep.unsqueeze(-1), turn[:, at] @ inner, 0.0), log, sound & own
 
     def _dispersion(
         self, means: RowMeans, family: Family, drawn: Tensor, count: Tensor, free: Tensor

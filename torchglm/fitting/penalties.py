@@ -15,6 +15,7 @@ from torch import Tensor
 ONE = torch.Size()  # of one model
 LISTED = 6  # strengths that are written out
 METHODS = ("reml", "ml")  # by which a strength is estimated
+NARROW = 8.0  # times the rounding of a penalty given in float32 below which an eigenvalue of it is none
 NEGATIVE = 1e-8  # share of the largest eigenvalue of a penalty by which another may be negative: rounding
 
 
@@ -262,17 +263,22 @@ class Quadratic(Penalty):
 
 def _block(j: int, columns: Sequence[int | str], matrix: Tensor) -> tuple[list[int | str], Tensor]:
     own = list(columns)
-    whole = torch.as_tensor(matrix, dtype=torch.float64)
+    given = torch.as_tensor(matrix)
+    whole = given.to(torch.float64)
     if whole.shape != (len(own), len(own)) or not own or len(set(own)) != len(own):
         raise ValueError(f"block {j} has {len(own)} columns, each once, and S {tuple(whole.shape)}: give S (m, m).")
     if not bool(torch.isfinite(whole).all()):
         raise ValueError(f"S of block {j} has values that are not finite.")
-    uneven = float((whole - whole.mT).abs().max()) > NEGATIVE * float(whole.abs().max())
+    coarse = NARROW * torch.finfo(given.dtype).eps if given.dtype.is_floating_point else 0.0
+    uneven = float((whole - whole.mT).abs().max()) > max(NEGATIVE, coarse) * float(whole.abs().max())
     whole = (whole + whole.mT) / 2
-    values = torch.linalg.eigvalsh(whole)
-    if uneven or not values[-1] > 0 or values[0] < -NEGATIVE * values[-1]:
+    values, vectors = torch.linalg.eigh(whole)
+    if uneven or not values[-1] > 0 or values[0] < -max(NEGATIVE, coarse) * values[-1]:
         raise ValueError(f"S of block {j} must be symmetric, positive semi-definite and not zero.")
-    return own, whole
+    if given.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return own, whole
+    # a null space whose rounding is that of few digits would pass for penalised
+    return own, (vectors * torch.where(values > coarse * values[-1], values, 0.0)) @ vectors.mT
 
 
 def _method(text: str) -> str:

@@ -33,7 +33,8 @@ from torchglm.rows.ranks import own_rows, seen
 from torchglm.rows.rows import Rows, in_pairs
 from torchglm.rows.threads import small_operators
 
-WARM = 4  # Fellner-Schall steps before Newton's
+WARM = 3  # Fellner-Schall steps before Newton's
+COARSE = 1e-5  # tolerance of their fits
 LONGEST = 4.0  # step of a log strength
 SETTLED = 1e-6  # a Newton step so short is the last
 SLACK = 1e-12  # share of the criterion that rounding leaves unsaid
@@ -79,7 +80,13 @@ def solve_with_strengths(
     if next(iter(own_rows(source))).layout.levels is not None:
         source = seen(source, in_pairs)
     ends, theta = _scales(source, family, link, penalty)
-    family, first = solve(source, family, link, start, options | {"penalty": penalty.with_strength(theta.exp())})
+    family, first = solve(
+        source,
+        family,
+        link,
+        start,
+        options | {"penalty": penalty.with_strength(theta.exp()), "tol": max(COARSE, options["tol"])},
+    )
     name = "log_alpha" if family.estimates_shape else ""
     if name:
         alpha = family.shapes[name].expand(len(theta)).clamp(*ALPHA)
@@ -106,7 +113,7 @@ class _Search:
         self.status = first.status.clone()
         if not lane.numel():
             return
-        at = self._warmed(lane, self.criterion.at(lane, theta[lane], first.coef[lane]))
+        at = self._warmed(lane, self.criterion.at(lane, theta[lane], first.coef[lane], COARSE))
         lost = torch.isinf(at.value)
         self._end(lane[lost], at.take(lost), Status.STALLED)
         lane, at = lane[~lost], at.take(~lost)
@@ -122,7 +129,7 @@ class _Search:
             ratio = at.phi.unsqueeze(-1) * (at.own - at.traces).clamp(min=1e-10) / at.squares.clamp(min=1e-300)
             theta = at.theta.clone()
             theta[:, : self.criterion.many] += ratio.log().clamp(-LONGEST, LONGEST)
-            new = self.criterion.at(lane, self._inside(lane, theta), at.coef)
+            new = self.criterion.at(lane, self._inside(lane, theta), at.coef, COARSE)
             index = (new.value < at.value).nonzero()[:, 0]
             at = at.place(index, new.take(index))
         return at
@@ -132,21 +139,20 @@ class _Search:
 
     def _advance(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Marginal]:
         """One Newton step of every model, halved until the criterion falls; what has ended is written."""
-        gradient, hessian = self.criterion.slopes(lane, at)
+        gradient, hessian, moves = self.criterion.slopes(lane, at)
         step, held, decrement = self._step(lane, at, gradient, hessian)
         done = (step.abs() <= SETTLED).all(-1) | (decrement <= SLACK * at.value.abs())
         index = done.nonzero()[:, 0]
         self.limit[lane[index]] = held[index]
-        self._end(lane[index], self._last(lane[index], at.take(index), step[index]), Status.CONVERGED)
+        self._end(lane[index], self._last(lane[index], at.take(index), step[index], moves[index]), Status.CONVERGED)
         going = (~done).nonzero()[:, 0]
-        lane, at, step, held = lane[going], at.take(going), step[going], held[going]
+        lane, at, step, moves = lane[going], at.take(going), step[going], moves[going]
         self.steps[lane] += 1
         left = torch.arange(len(lane), device=lane.device)
         for _ in range(HALVINGS):
             if not left.numel():
                 return lane, at
-            own = lane[left]
-            trial = self.criterion.at(own, self._inside(own, at.theta[left] + step[left]), at.coef[left])
+            trial = self._trial(lane[left], at.take(left), step[left], moves[left])
             old = at.value[left]
             down = trial.value <= old + SLACK * old.abs()
             at = at.place(left[down], trial.take(down))
@@ -155,11 +161,17 @@ class _Search:
         self._end(lane[stuck], at.take(stuck), Status.STALLED)
         return lane[~stuck], at.take(~stuck)
 
-    def _last(self, lane: Tensor, at: Marginal, step: Tensor) -> Marginal:
+    def _trial(self, lane: Tensor, at: Marginal, step: Tensor, moves: Tensor) -> Marginal:
+        """The criterion at the end of a step, from coefficients `moves` (b, K, p) along it."""
+        theta = self._inside(lane, at.theta + step)
+        moved = (theta - at.theta).clamp(-1, 1)
+        return self.criterion.at(lane, theta, at.coef + torch.einsum("bk,bkp->bp", moved, moves))
+
+    def _last(self, lane: Tensor, at: Marginal, step: Tensor, moves: Tensor) -> Marginal:
         """The end of a step that is too short to be judged, where the criterion is known there."""
         if not lane.numel():
             return at
-        new = self.criterion.at(lane, self._inside(lane, at.theta + step), at.coef)
+        new = self._trial(lane, at, step, moves)
         index = (new.value <= at.value + SLACK * at.value.abs()).nonzero()[:, 0]
         return at.place(index, new.take(index))
 
@@ -208,9 +220,10 @@ class _Search:
         regular = solution.status == int(Status.CONVERGED)
         solution.status[regular & limit.any(-1)] = int(Status.STRENGTH_LIMIT)
         solution.status[regular & zero] = int(Status.SHAPE_LIMIT)
-        strength = penalty.strength
         ends = torch.where(self.theta[:, :many] >= self.ends[:, :many, 1], torch.inf, 0.0)
-        found = Estimated(penalty, torch.where(limit, ends, strength), self.value, self.phi)
+        strength = torch.where(limit, ends, penalty.strength)
+        strength[solution.status == int(Status.NOT_FINITE)] = torch.nan
+        found = Estimated(penalty, strength, self.value, self.phi)
         return family, replace(solution, n_iter=first.n_iter + self.steps), found
 
 
