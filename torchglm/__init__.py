@@ -30,6 +30,7 @@ from torchglm.families.several import (
     Weibull,
     ZeroInflated,
 )
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.irls import irls
 from torchglm.fitting.penalties import ElasticNet, Penalty, Quadratic, Ridge
 from torchglm.fitting.status import FitWarning, Status
@@ -67,6 +68,7 @@ __all__ = [
     "Gaussian",
     "Hurdle",
     "InverseGaussian",
+    "Jeffreys",
     "LazyGLMHead",
     "Link",
     "LogLogistic",

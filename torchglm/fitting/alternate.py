@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.bias import Jeffreys, bias_reduced
 from torchglm.fitting.irls import irls
 from torchglm.fitting.parts import Told, resumed, together
 from torchglm.fitting.progress import Observer, Progress
@@ -41,6 +42,9 @@ def solve(
     """
     if isinstance(source, Ragged):
         return _part_by_part(source, family, link, start, options, observe, resume)
+    if isinstance(options["penalty"], Jeffreys):
+        options["penalty"].check(family)
+        return family, bias_reduced(source, family, link, options["rank_tol"], options["skip"], options["max_iter"])
     name = next(iter(dict(family.named_parameters()))) if family.estimates_shape else ""
     alone = bool(name) and has_alpha(family)
     if resume is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm import special
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
+from torchglm.fitting.bias import information_term
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml, loglik
@@ -298,6 +299,21 @@ class Fitted:
         if isinstance(self.family, Classes):
             known["counts"] = self.class_counts.reshape(-1, len(self.family.known))
         return known
+
+    @property
+    def bias_reduced(self) -> bool:
+        """Whether the score was adjusted by `Jeffreys`."""
+        return bool(self.context.get("bias_reduced"))
+
+    @property
+    def penalized_loglik(self) -> Tensor:
+        """(*B) `loglik + log det(X'WX) / 2` of a bias-reduced fit.
+
+        Raises `ValueError` for another, and for a family with a dispersion.
+        """
+        if not self.bias_reduced or self.family.has_dispersion:
+            raise ValueError("penalized_loglik is that of penalty=Jeffreys() for a family without dispersion.")
+        return self.loglik + self.shaped(information_term(self.flat.gram, self.flat.keep))
 
     @property
     def n_parameters(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily, of_predictors
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import covariance as sandwich
@@ -28,6 +29,7 @@ from torchglm.inference.build import build
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses import linear, nested, terms
 from torchglm.inference.limits import shape
+from torchglm.inference.limits.jeffreys import penalized_interval
 from torchglm.inference.limits.profile import profile_interval
 from torchglm.inference.table import Outcome
 from torchglm.inputs import Roles
@@ -58,7 +60,7 @@ def fit(
     family: str | Family,
     link: str | Link | None = None,
     intercept: bool = True,
-    penalty: Penalty | None = None,
+    penalty: Penalty | Jeffreys | None = None,
     dispersion: str | float | None = None,
     names: Sequence[str] | None = None,
     start: Any = None,
@@ -93,8 +95,9 @@ def fit(
         family, link: objects or names; `link=None` is the family's default.
         intercept: put a column of ones in front (a formula decides for itself).
         penalty: `Ridge`, `ElasticNet` or `Quadratic`, with strengths for all models or one each, or of quadratic ones
-            `"reml"` or `"ml"`, which estimates them; the default is none. Degrees of freedom, dispersion, AIC and BIC
-            then count effective ones (`edf`); intervals of a quadratic one are Bayesian, and an l1 penalty leaves none.
+            `"reml"` or `"ml"`, which estimates them; or `Jeffreys` for mean bias reduction; the default is none. With
+            the first three degrees of freedom, dispersion, AIC and BIC count effective ones (`edf`); intervals of a
+            quadratic one are Bayesian, and an l1 penalty leaves none.
         dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
             other than None asks for quasi-likelihood.
         names: of the columns of `x`.
@@ -162,7 +165,7 @@ def fit(
     family, solution, apart = found.family, found.solution, found.apart
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
-    solution = warned(solution, data, chosen, penalty, apart)
+    solution = warned(solution, data, chosen, found.penalty, apart)
     fitted = build(
         solution,
         data.source,
@@ -174,7 +177,7 @@ def fit(
         penalty=found.penalty,
         dispersion=dispersion,
         tol=tol,
-        context=data.context,
+        context=data.context | {"bias_reduced": isinstance(penalty, Jeffreys)},
         plan=data.plan,
         apart=apart,
         estimated=found.estimated,
@@ -228,7 +231,8 @@ class Result(Fitted):
         if method == "wald":
             return wald
         if method == "profile":
-            limits = self.shaped(part_by_part(self, lambda part: profile_interval(part, level)))
+            of_part = penalized_interval if self.bias_reduced else profile_interval
+            limits = self.shaped(part_by_part(self, lambda part: of_part(part, level)))
             return limits[..., : len(self.names), :]
         raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm import inputs
 from torchglm.design.factors import shown
 from torchglm.fitting.apart import Apart
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.kernel import design_triangle
 from torchglm.fitting.linalg import null_space_free
 from torchglm.fitting.penalties import Penalty
@@ -39,7 +40,7 @@ def check_options(
         raise ValueError(f"max_iter must be a whole number from 1 to {MOST_STEPS}, got {max_iter}. The default is 50.")
     if singular not in SINGULAR:
         raise ValueError(f"singular must be one of {', '.join(SINGULAR)}, got {singular!r}.")
-    if penalty is not None and not isinstance(penalty, Penalty):
+    if penalty is not None and not isinstance(penalty, (Penalty, Jeffreys)):
         raise TypeError(f"penalty must be a penalty such as torchglm.Ridge(0.1), got {penalty!r}.")
     if isinstance(names, str):
         raise TypeError(f"names must be a list, one name for each column, got the text {names!r}.")

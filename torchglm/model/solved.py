@@ -10,6 +10,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.apart import Apart, levels_apart
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty, Quadratic
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.state import Solution
@@ -29,10 +30,10 @@ class Solved:
     estimated: Estimated | None = None
 
 
-def penalty_of(penalty: Penalty | None, data: Data) -> Penalty | None:
+def penalty_of(penalty: Penalty | Jeffreys | None, data: Data) -> Penalty | Jeffreys | None:
     """The penalty on the columns of a call. Raises `ValueError` for columns or models that it does not have."""
-    if penalty is None:
-        return None
+    if penalty is None or isinstance(penalty, Jeffreys):
+        return penalty
     placed = penalty.named(data.names) if isinstance(penalty, Quadratic) else penalty
     return placed.expand(data.constants, data.columns, data.batch)
 
@@ -41,7 +42,7 @@ def solved(
     data: Data,
     family: Family,
     link: Link,
-    penalty: Penalty | None,
+    penalty: Penalty | Jeffreys | None,
     start: Tensor | None,
     options: dict[str, Any],
     dispersion: str | float | None,
@@ -52,6 +53,9 @@ def solved(
 
     Raises `ValueError` for `observe` or `resume` where strengths are estimated: many fits, not one, are its steps.
     """
+    if isinstance(penalty, Jeffreys):
+        family, solution = solve(data.source, family, link, start, options | {"penalty": penalty})
+        return Solved(family, None, solution)
     if not isinstance(penalty, Quadratic) or penalty.method is None:
         options = options | {"penalty": penalty}
         family, solution = solve(data.source, family, link, start, options, observe, resume)

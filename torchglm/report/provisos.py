@@ -19,6 +19,11 @@ def effective(result: Fitted) -> list[tuple[str, str]]:
 
 def penalised(result: Fitted) -> list[str]:
     """What a penalty makes of errors, df and criteria, in sentences; empty without one."""
+    if result.bias_reduced:
+        return [
+            "Mean bias reduction (Jeffreys' adjusted score): the deviance is that at its coefficients, not the least; "
+            "limits by the penalised likelihood, conf_int(method='profile'), suit small samples better than Wald's."
+        ]
     if result.penalty is None:
         return []
     counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"

@@ -75,6 +75,10 @@ def unpenalised(result: Fitted, what: str) -> None:
     """Raise `ValueError` for a fit whose deviance is not that of maximum likelihood, or that was made robust."""
     if result.penalty is not None:
         raise ValueError(f"{what} needs maximum likelihood and this fit has a penalty. Fit it without.")
+    if result.bias_reduced:
+        raise ValueError(
+            f"{what} needs maximum likelihood and this fit is bias-reduced. Use wald(), or conf_int(method='profile')."
+        )
     if result.covariance_kind not in ("model", "observed"):
         raise ValueError(
             f"{what} cannot use the covariance {result.covariance_kind}. Use wald(), or the fit before robust()."
