@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm import families, links
+from torchglm import families
 from torchglm.families import Family
-from torchglm.families.several import Classes, VectorFamily, of_predictors
+from torchglm.families.several import VectorFamily, of_predictors
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
@@ -33,12 +33,12 @@ from torchglm.inference.limits.jeffreys import penalized_interval
 from torchglm.inference.limits.profile import profile_interval
 from torchglm.inference.table import Outcome
 from torchglm.inputs import Roles
-from torchglm.links import Identity, Link
+from torchglm.links import Link
 from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, warned, without_aliases
-from torchglm.model.solved import penalty_of, solved
+from torchglm.model.solved import link_of, penalty_of, solved
 from torchglm.model.sources import data_of
 from torchglm.model.spread import estimate_dispersion_, init_from
 from torchglm.report.describe import describe
@@ -127,7 +127,7 @@ def fit(
     family = families.get(family)
     if predictors or isinstance(family, VectorFamily):
         family, link = of_predictors(family, link), None
-    chosen = _link_of(family, link)
+    chosen = link_of(family, link)
     check_options(tol, max_iter, singular, penalty, names, dtype)
     beside = Roles.of(roles, "fit")
     beside.check_link(chosen)
@@ -183,13 +183,6 @@ def fit(
         estimated=found.estimated,
     )
     return Result.of(fitted)
-
-
-def _link_of(family: Family, link: str | Link | None) -> Link:
-    """The link of the mean, which a family of several predictors has itself."""
-    if isinstance(family, VectorFamily):
-        return Identity() if isinstance(family, Classes) and family.classes is None else family.default_link
-    return family.default_link if link is None else links.get(link)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
