@@ -21,7 +21,6 @@ from torchglm.families.several import (
     Compound,
     Multinomial,
     Ordinal,
-    Overdispersed,
     Plain,
     VectorFamily,
     Weibull,
@@ -186,7 +185,7 @@ def test_answers_in_chunks_are_those_of_the_whole(family: VectorFamily) -> None:
         same(ask(chunks), ask(result), name)
 
 
-@pytest.mark.parametrize("family", [Multinomial(classes=4), Ordinal(classes=4), Overdispersed(), Weibull()], ids=title)
+@pytest.mark.parametrize("family", [Multinomial(classes=4), Ordinal(classes=4), Weibull()], ids=title)
 def test_profile_limits_of_a_batch_and_in_chunks(family: VectorFamily) -> None:
     batch, (x, y, roles) = of_hard(family, 2), hard(family, 2)
     limits = batch.conf_int(method="profile")
@@ -422,3 +421,17 @@ def test_what_has_no_meaning_is_refused_in_words(family: VectorFamily) -> None:
 
 def test_categorical_families_are_here() -> None:
     assert len(list(categorical())) > 10
+
+
+def test_ratios_are_those_of_the_predictors_that_multiply() -> None:
+    for family in (Multinomial(classes=4), Ordinal(classes=4), Ordinal(free=True, classes=4), Weibull()):
+        result = of_hard(family)
+        found = result.ratios()
+        places = [result.names.index(name) for name in found.names]
+        torch.testing.assert_close(found.value, result.coef[places].exp())
+        torch.testing.assert_close(found.std_err, found.value * result.std_err[places])
+        assert found.names == result.names
+    gaussian = next(f for f in families() if f.name == "dispersed" and f.links["mean"].name == "identity")
+    assert all(name.startswith("dispersion:") for name in of_hard(gaussian).ratios().names)
+    with pytest.raises(ValueError, match="ratio"):
+        of_hard(Ordinal("probit", classes=4)).ratios()

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from torchglm import links
+from torchglm.families.several import Multinomial
 from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.intervals import mean_limits
 from torchglm.inference.margins import Slice, changes, settle
+from torchglm.inference.several import family_of
+from torchglm.inference.vector.columns import plan_of
 from torchglm.inputs import Roles
 from torchglm.rows.rows import Rows, wide
 
@@ -33,18 +36,40 @@ def coefficients(result: Fitted, level: float = 0.95) -> Estimates:
     return replace(found, value=result.coef, std_err=torch.where(result.coef.isnan(), torch.nan, found.std_err))
 
 
-@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
 def ratios(result: Fitted, level: float = 0.95) -> Estimates:
     """(*B, p) `exp(coef)` with limits: ratios of means (log), odds (logit) or hazards (cloglog).
 
-    Raises `ValueError` for other links, under which a unit of a column multiplies nothing.
+    Of several predictors those of the coefficients, thresholds left out, whose predictors have such a link: relative
+    risk ratios of a multinomial model, odds ratios of higher classes of an ordinal one, time ratios, ratios of
+    dispersions. Raises `ValueError` for other links, under which a unit of a column multiplies nothing.
     """
+    if result.plan is not None:
+        return _ratios_of_several(result, level)
     if not result.link.multiplies:
         raise ValueError(
             f"under the link {result.link.name} exp(coef) is not a ratio. Use marginal_effects(), or one "
             f"of the links {', '.join(RATIO_LINKS)}."
         )
     return coefficients(result, level).exp()
+
+
+def _ratios_of_several(result: Fitted, level: float) -> Estimates:
+    family, plan = family_of(result), plan_of(result)
+    known = [
+        isinstance(family, Multinomial) or bool(link.multiplies) or (family.durations and name == "location")
+        for name, link in family.links.items()
+    ]
+    entered = [[k for k, _ in e] for block in plan.blocks for e in block.entries for _ in block.columns]
+    index = [j for j, _ in enumerate(result.names) if all(known[k] for k in entered[j])]
+    if not index:
+        raise ValueError(
+            f"no predictor of this {family.name} fit has a link under which exp(coef) is a ratio. Use predict(..., "
+            "se=True), or delta() of the coefficients."
+        )
+    found = delta(result, lambda coef: coef[:, index], [result.names[j] for j in index], level)
+    aliased = result.coef[..., index].isnan()
+    value, error = (torch.where(aliased, torch.nan, part) for part in (found.value, found.std_err))
+    return replace(found, value=value, std_err=error).exp()
 
 
 @of_one_predictor("Divide the columns by their standard deviations before the fit.")
