@@ -31,7 +31,7 @@ from torchglm.rows.responses import each
 from torchglm.rows.rows import Rows
 
 N = 120
-few = pytest.mark.parametrize("family", [*list(categorical())[::6], *list(numerical())[::4], Weibull()], ids=title)
+few = pytest.mark.parametrize("family", [*list(categorical())[::6], *list(numerical())[1::8], Weibull()], ids=title)
 HCS = ("HC0", "HC1", "HC2", "HC3")
 
 
@@ -311,7 +311,7 @@ def test_thresholds_are_tested_by_name() -> None:
     torch.testing.assert_close(result.wald(matrix).statistic, gap.statistic)
 
 
-@pytest.mark.parametrize("family", [*list(categorical())[:4], *numerical()][::3], ids=title)
+@pytest.mark.parametrize("family", [*list(categorical())[:4], *numerical()][::7], ids=title)
 def test_profile_limits_are_where_the_likelihood_has_fallen(family: VectorFamily) -> None:
     if isinstance(family, Ordinal) and family.free:
         return  # its thresholds have to move for the predictors to stay in order
@@ -349,7 +349,7 @@ def test_the_tails_are_those_of_the_law(family: Any) -> None:
     places = (
         torch.arange(len(weight))
         if len(weight) < 1000
-        else torch.arange(7, len(weight), 150 if not isinstance(family, Compound) else 400)
+        else torch.arange(7, len(weight), 150 if not isinstance(family, Compound) else 1300)
     )
     some, at_some = each(y, lambda part: part[places]), wide[:, places]
     below, at = family.cdf(some, at_some)
@@ -396,7 +396,7 @@ def test_quantile_residuals_are_standard_normal(family: VectorFamily) -> None:
 SKIPPED = {"save", "on", "of", "with_rows", "member"}
 
 
-@pytest.mark.parametrize("family", [Multinomial(classes=4), Ordinal(classes=4), *families()[14:]], ids=title)
+@pytest.mark.parametrize("family", [Multinomial(classes=4), Ordinal(classes=4), *families()[15::6]], ids=title)
 def test_what_has_no_meaning_is_refused_in_words(family: VectorFamily) -> None:
     """Every method of a Result without needed arguments answers, or says what to do; nothing raises by accident."""
     result = of_hard(family)
