@@ -40,6 +40,7 @@ from torchglm.inference.hypotheses.nested import lrt
 from torchglm.links import Link
 from torchglm.model.face import GLMHead, Result, fit
 from torchglm.model.lazy import LazyGLMHead
+from torchglm.model.path import Path, path
 from torchglm.model.renewable import Renewable
 from torchglm.store.saved import load
 from torchglm.version import VERSION
@@ -76,6 +77,7 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "Ordinal",
+    "Path",
     "Penalty",
     "Poisson",
     "Quadratic",
@@ -95,6 +97,7 @@ __all__ = [
     "links",
     "load",
     "lrt",
+    "path",
 ]
 
 

@@ -94,7 +94,7 @@ def predict_several(
     family = family_of(result)
     value_of = _value(family, kind)
     rows = new_rows(result, x, given or {}, Roles.of(roles, "predict", ("offset", "exposure")), unseen)
-    coef = torch.where(result.flat.keep, result.flat.coef, 0.0)
+    coef = result.flat.coef  # that of a dropped column is 0, or with all others of least length
     with torch.enable_grad():
         eta = predictors(rows, coef).requires_grad_(se)
         value = value_of(eta)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from torchglm import links
 from torchglm.families import Family
-from torchglm.families.several import Classes, VectorFamily
+from torchglm.families.several import Classes, Multinomial, VectorFamily
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.apart import Apart, levels_apart
 from torchglm.fitting.bias import Jeffreys
@@ -60,8 +60,11 @@ def solved(
 ) -> Solved:
     """The maximum of a call; `options` are those of `irls`, `start` are first coefficients (B, p).
 
-    Raises `ValueError` for `observe` or `resume` where strengths are estimated: many fits, not one, are its steps.
+    Raises `ValueError` for `observe` or `resume` where strengths are estimated: many fits, not one, are its steps; and
+    for classes without a baseline, whose coefficients only the penalty of a path makes unique.
     """
+    if isinstance(family, Multinomial) and family.baseline is None:
+        raise ValueError("Multinomial(baseline=None) is for torchglm.path. Name a baseline: Multinomial(baseline=0).")
     if isinstance(penalty, Jeffreys):
         family, solution = solve(data.source, family, link, start, options | {"penalty": penalty})
         return Solved(family, None, solution)

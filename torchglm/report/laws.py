@@ -93,6 +93,8 @@ def quantity(family: VectorFamily, name: str | None) -> Quantity:
     if isinstance(family, Ordinal):
         return _of_ordinal(family, name)
     if isinstance(family, Multinomial):
+        if family.base is None:
+            return Quantity(str(name), links.Log(), "factor of the odds", f"probability of {name}, up to a factor")
         base = str(family.known[family.base])
         return Quantity(
             f"{name}, against {base}", links.Log(), family.ratio_text, f"probability of {name} relative to {base}"
@@ -107,8 +109,9 @@ def explained(family: VectorFamily) -> list[str]:
         free = " Slopes named by a cut differ from cut to cut." if family.free else ""
         return [f"{_KINDS[family.kind]}: a positive slope moves towards higher classes.{free}"]
     if isinstance(family, Multinomial):
-        base = family.known[family.base]
-        return [f"Every class has its own coefficients, of log(P(class) / P({base}))."]
+        if family.base is None:
+            return ["Every class has its own coefficients, of log P(class) up to a constant of the row."]
+        return [f"Every class has its own coefficients, of log(P(class) / P({family.known[family.base]}))."]
     return []
 
 

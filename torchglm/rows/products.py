@@ -13,6 +13,7 @@ from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows, is_all, whole
 from torchglm.rows.threads import scratch
 
+WIDE = 48  # columns from which on a product of pairs, written out for many models, costs more than it saves
 SLAB = 4096  # rows of a product on a GPU, one of many side by side
 
 
@@ -95,7 +96,13 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Gram:
     if rows.indexed is not None:
         return rows.indexed.gram(rows.x, weight)
     if rows.shared and weight.shape[0] > 1:
-        return Dense(_gram_of_pairs(whole(rows), weight))
+        if rows.columns < WIDE or rows.on_card:
+            return Dense(_gram_of_pairs(whole(rows), weight))
+        return Dense(
+            torch.cat(
+                [gram(rows.take(slice(b, b + 1)), one, single).written_out() for b, one in enumerate(weight.split(1))]
+            )
+        )
     root = _roots(rows, weight)
     if root is not None:
         half = _design(rows, root, torch.float32 if single else torch.float64)

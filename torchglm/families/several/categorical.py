@@ -106,7 +106,8 @@ class Classes(VectorFamily):
 class Multinomial(Classes):
     """Classes without an order: `log(P(y = c) / P(y = baseline)) = eta_c`, every class with all columns.
 
-    `baseline` is the number of a class, or its label where that is no whole number.
+    `baseline` is the number of a class, or its label where that is no whole number. With `baseline=None` every class
+    has a predictor, `P(y = c)` in proportion to `exp(eta_c)`: for `path`, where a penalty makes the slopes unique.
     Source: Agresti (2013), Categorical Data Analysis, section 8.1.
     """
 
@@ -117,12 +118,14 @@ class Multinomial(Classes):
         super().__init__(classes)
         self.baseline = baseline
         if self.classes is not None:
-            assert self.base >= 0  # a baseline that is none of the classes is told now
+            assert self.base is None or self.base >= 0  # a baseline that is none of the classes is told now
 
     @property
-    def base(self) -> int:
-        """The number of the baseline. Raises `ValueError` where it is none of the classes."""
+    def base(self) -> int | None:
+        """The number of the baseline, None without one. Raises `ValueError` where it is none of the classes."""
         known, number = self.known, self.baseline
+        if number is None:
+            return None
         if isinstance(number, int) and not isinstance(number, bool) and -len(known) <= number < len(known):
             return number % len(known)
         if number in known and not isinstance(number, int):
@@ -139,8 +142,14 @@ class Multinomial(Classes):
     def predictors(self) -> tuple[str, ...]:
         return tuple(str(label) for k, label in enumerate(self.known) if k != self.base)
 
+    @property
+    def _others(self) -> list[int]:
+        """The classes that have a predictor."""
+        return [k for k in range(len(self.known)) if k != self.base]
+
     def _whole(self, eta: Tensor) -> Tensor:
-        return torch.cat([eta[: self.base], torch.zeros_like(eta[:1]), eta[self.base :]])
+        base = self.base
+        return eta if base is None else torch.cat([eta[:base], torch.zeros_like(eta[:1]), eta[base:]])
 
     def log_probabilities(self, eta: Tensor) -> Tensor:
         return torch.log_softmax(self._whole(eta), 0)
@@ -151,15 +160,15 @@ class Multinomial(Classes):
     def start(self, averages: Tensor) -> Tensor:
         logs = averages.log()
         base = self.base
-        return torch.cat([logs[:base], logs[base + 1 :]]) - logs[base]
+        return logs[self._others] - (logs.mean(0) if base is None else logs[base])
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         return self.evaluated(y, eta)[1:]
 
     def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
         logs = self.log_probabilities(eta)
-        p = torch.cat([logs[: self.base], logs[self.base + 1 :]]).exp()
-        codes = [k for k in range(len(self.known)) if k != self.base]
+        codes = self._others
+        p = logs.exp() if self.base is None else logs[codes].exp()
         seen = torch.stack([(y == k).to(eta.dtype).expand(eta.shape[1:]) for k in codes])
         pairs = {(k, j): p[k] * (float(k == j) - p[j]) for k in range(len(p)) for j in range(k, len(p))}
         return self._nll(y, logs), seen - p, pairs
