@@ -227,7 +227,22 @@ def test_groups_are_scored_each_by_its_model(family: str, tmp_path: Path) -> Non
     assert found.scores["nll"] == pytest.approx(-float(result.loglik.sum()) / 900, rel=1e-9)
     chi2 = float(result.pearson_chi2.sum() / result.df_resid.sum())
     assert found.scores["pearson_dispersion"] == pytest.approx(chi2, rel=1e-9)
-    assert math.isnan(found.scores["d_squared"]) == (family == "negative_binomial")
+    if family == "negative_binomial":  # whose null models with an exposure sums do not tell
+        assert math.isnan(found.scores["d_squared"])
+        return
+    explained = 1 - float(result.deviance.sum() / result.null_deviance.sum())  # each group against its own null model
+    assert found.scores["d_squared"] == pytest.approx(explained, rel=1e-9)
+    assert any("null model of its own rows" in line for line in found.said)
+
+
+@pytest.mark.parametrize("family", ["poisson", "negative_binomial", "gaussian"])
+def test_groups_explain_what_their_summary_says(family: str, tmp_path: Path) -> None:
+    table = rows(900)
+    result = torchglm.fit("visits ~ x", table, family=family, by="region")
+    result.save(tmp_path / "run")
+    found = evaluation(tmp_path / "run", cut(table, tmp_path))
+    said = next(line for line in str(result.summary()).splitlines() if "D² (all models)" in line)
+    assert f"{found.scores['d_squared']:.4f}" in said
 
 
 def test_the_command_prints_text_and_json(

@@ -121,7 +121,9 @@ def unit_deviance(name: str, y: Array, means: Means, shape: float) -> tuple[Arra
     if name == "inverse_gaussian":
         return (y - mu) ** 2 / (y * mu**2), (y**2 + mu**2) / (y * mu**2)
     if name == "negative_binomial":
-        rest = (y + 1 / Wide(shape)) * np.log1p(shape * (y - mu) / (1 + shape * mu))
+        excess = shape * (y - mu) / (1 + shape * mu)
+        ratio = np.where(excess > -0.5, np.log1p(excess), np.log((1 + shape * y) / (1 + shape * mu)))
+        rest = (y + 1 / Wide(shape)) * ratio
         return 2 * (logs - rest), 2 * (np.abs(logs) + np.abs(rest) + 2 * y + 1 / Wide(shape))
     p = Wide(shape)
     parts = np.where(y > 0, np.where(y > 0, y, 1) ** (2 - p), 0) / ((1 - p) * (2 - p)), y * mu ** (1 - p) / (1 - p)

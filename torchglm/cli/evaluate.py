@@ -19,7 +19,7 @@ from torchglm.cli.scorecard import Evaluation
 from torchglm.fitting.irls import irls
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.metrics.rows import Scored
-from torchglm.metrics.sums import observed_variance
+from torchglm.metrics.sums import d2_value, observed_variance
 from torchglm.report import words
 from torchglm.rows.ranks import seen
 from torchglm.rows.rows import without_columns
@@ -27,8 +27,10 @@ from torchglm.rows.rows import without_columns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from torchglm.families import Family
     from torchglm.model.face import Result
+
+
+EACH_NULL = "D² measures every model against the null model of its own rows"
 
 
 class Scorer:
@@ -39,10 +41,8 @@ class Scorer:
     """
 
     def __init__(self, result: Result, bins: int, by: str | None, coverage: float | None, null: float | None) -> None:
-        self.result, self.coverage = result, coverage
+        self.result, self.coverage, self.null = result, coverage, null
         family, link = result.family, result.link
-        self.shared = not _varies(family)
-        self.d2 = metrics.D2(family, link, null=null)
         self.ranked = {
             "gini": metrics.Gini(family, link),
             "lift": metrics.LiftTable(family, link, bins),
@@ -63,11 +63,9 @@ class Scorer:
             mu[at] = torch.as_tensor(result.predict(x, offset=own)).to(torch.float64)
             variance[at] = observed_variance(rows.y[0, at].double(), mu[at], result.family, result.dispersion)
             if model not in self.models:
-                self.models[model] = LawScores(result, self.coverage)
+                self.models[model] = LawScores(result, self.coverage, self.null)
             self.models[model].add(batch, mu[at], x, own, at)
         given = batch.roles.given
-        if self.shared:
-            self.d2.update(mu, batch.y, **given)
         for metric in self.ranked.values():
             metric.update(mu, batch.y, **given)
         event = None if rows.event is None else rows.event[0]
@@ -92,7 +90,7 @@ class Scorer:
             "weight": float(totals[1]),
             "deviance": float(totals[0]),
             "mean_deviance": float(totals[0] / totals[1]),
-            "d_squared": float(self.d2.compute()) if self.shared else math.nan,
+            "d_squared": self._explained(),
             "nll": math.nan if models[0].quasi else -loglik / rows,
             "crps": float(crps[0] / crps[1]),
             "pearson_dispersion": pearson / (rows - used) if rows > used else math.nan,
@@ -114,6 +112,13 @@ class Scorer:
         """The share of responses inside their intervals."""
         sums = torch.stack([one.coverage.covered for one in self.models.values() if one.coverage is not None]).sum(0)
         return float(sums[0] / sums[1])
+
+    def _explained(self) -> float:
+        """D² of all rows, each model measured against its own null model; NaN where one of these is not known."""
+        known = [one.d2.sums for one in self.models.values() if one.d2 is not None]
+        if len(known) < len(self.models):
+            return math.nan
+        return float(d2_value(torch.stack(known).sum(0)))
 
     def _own(self) -> bool:
         """Whether the rows are those of the fit, in every model."""
@@ -177,7 +182,7 @@ def evaluation(
         scorer.deciles(),
         table,
         share,
-        reader.said,
+        [*reader.said, *([EACH_NULL] if result.group_names and not math.isnan(scores["d_squared"]) else [])],
     )
 
 
@@ -185,12 +190,9 @@ def _null(result: Result, data: Sequence[str], missing: str | None, unseen: str 
     """The intercept of the null model of the rows, where the metric cannot tell it from sums; else None."""
 
     family = result.family
-    if not result.context.get("offset") or _varies(family) or metrics.D2(family, result.link).takes(torch.zeros(1)):
+    if not result.context.get("offset") or result.group_names:
+        return None
+    if metrics.D2(family, result.link).takes(torch.zeros(1)):
         return None
     source = rows_of(result, list(data), missing, unseen)
     return float(irls(seen(source, lambda rows: without_columns(rows, True)), family, result.link).coef[0, 0])
-
-
-def _varies(family: Family) -> bool:
-    """Whether each model of a batch has a shape of its own."""
-    return any(value.numel() > 1 for value in family.shapes.values())

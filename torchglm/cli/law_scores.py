@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 class LawScores:
     """Sums over the rows of one model, whose family may have a shape of its own.
 
-    `coverage` is the level of the intervals for new responses, None for none. CRPS is scored where it has a closed
+    `coverage` is the level of the intervals for new responses, None for none; `null` the intercept of the null model
+    where sums do not tell it (without it D² is left out there). CRPS is scored where it has a closed
     form and no time is censored; neither it nor the likelihood has a meaning for a quasi-likelihood.
     """
 
-    def __init__(self, result: Result, coverage: float | None) -> None:
+    def __init__(self, result: Result, coverage: float | None, null: float | None) -> None:
         family = result.family
         self.result, self.level = result, coverage
         self.deviance, self.pearson = metrics.Deviance(family), metrics.PearsonDispersion(family)
+        closed = metrics.D2(family, result.link, null=null)
+        self.d2 = closed if closed.takes(torch.zeros(1) if result.context.get("offset") else None) else None
         self.nll = metrics.NLL(family, result.dispersion)
         self.quasi = not family.has_dispersion and result.dispersion_kind != "fixed"
         self.crps = _crps(result) if not self.quasi and not result.context.get("event") else None
@@ -48,6 +51,8 @@ class LawScores:
         for metric in (self.deviance, self.pearson, self.nll, self.crps):
             if metric is not None:
                 metric.update(mu, y, **roles.given)
+        if self.d2 is not None:
+            self.d2.update(mu, y, **batch.roles.map(lambda name, value: value[at]).given)
         if self.coverage is not None and self.level is not None:
             # rows of weight 0 have no law, and count nowhere
             law = roles.without("freq", "event").map(lambda name, value: torch.where(value > 0, value, 1.0))

@@ -118,7 +118,7 @@ def _notes(found: Evaluation) -> list[str]:
         "Weight is that of the rows, times exposure where there is one."
     )
     if math.isnan(found.scores["d_squared"]):
-        lines.append("D² needs one null model, and the shape of the family differs from model to model.")
+        lines.append("D² is left out: the null models of groups with an offset take a fit of each.")
     return lines
 
 

@@ -55,7 +55,7 @@ class _Proportion(Family):
         if values_are_known() and not inside.any():
             return far
         safe = torch.where(inside, mu, 0.5)
-        return torch.where(inside, _half_deviance(y, safe), far)
+        return torch.where(inside, _half_deviance(y, safe, link.log_complement(eta)), far)
 
     def cheap(
         self, y: Tensor, eta: Tensor, mu: Tensor, link: Link, relative: bool = False
@@ -166,12 +166,16 @@ def _logits(eta: Tensor, link: Link) -> Tensor:
     return eta if type(link) is links.Logit else link.log_inverse(eta) - link.log_complement(eta)
 
 
-def _half_deviance(y: Tensor, mu: Tensor) -> Tensor:
-    """`y log(y / mu) + (1 - y) log((1 - y) / (1 - mu))`: two terms of second order in `y - mu`."""
+def _half_deviance(y: Tensor, mu: Tensor, log_other: Tensor | None = None) -> Tensor:
+    """`y log(y / mu) + (1 - y) log((1 - y) / (1 - mu))`: two terms of second order in `y - mu`.
+
+    `log_other` is `log(1 - mu)` where it is known better than from a mean near 1.
+    """
     failures, excess = 1 - y, y - mu  # the rounding of 1 - y and 1 - mu would be all there is of a small excess
     some = failures > 0
     safe = torch.where(some, failures, 1.0)
-    rest = -excess * special.log_one_plus_minus_over(excess / safe, torch.log((1 - mu) / safe))
+    log_ratio = torch.log((1 - mu) / safe) if log_other is None else log_other - torch.log(safe)
+    rest = -excess * special.log_one_plus_minus_over(excess / safe, log_ratio)
     return special.kl_div(y, mu) + torch.where(some, rest, 1 - mu)
 
 

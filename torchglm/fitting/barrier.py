@@ -15,6 +15,7 @@ from torchglm.fitting.status import Status
 
 FENCES = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10)  # strengths of the barrier, one after the other
 BESIDE = 1e-6  # nearer to the edge, as a share of the distance of the mean response, a fit is looked at again
+APPROACH = 10  # times the last change of eta: nearer than that a search may still be on its way to the edge
 MULTIPLIER = 1e-6  # a smaller slope of the objective towards the edge says that the maximum lies inside
 
 
@@ -23,7 +24,8 @@ def beside_the_edge(problem: Problem, lane: Tensor, out: Solution) -> Tensor:
     if problem.ends is None:
         return lane[:0]
     status, margin = out.status[lane], out.moments.margin[lane]
-    near = (status == int(Status.CONVERGED)) & (margin < BESIDE * _room(problem, lane, out))
+    close = (margin < BESIDE * _room(problem, lane, out)) | (margin < APPROACH * out.moments.change[lane])
+    near = (status == int(Status.CONVERGED)) & close
     return (near | (status == int(Status.BOUNDARY))).nonzero()[:, 0]
 
 

@@ -84,9 +84,9 @@ class Judged:
 ENDS: tuple[tuple[Status, str], ...] = (
     (Status.CONVERGED, "accepted closing steady optimal"),
     (Status.SEPARATED, "accepted closing drifting"),
-    (Status.CONVERGED, "refused valid closing optimal"),
-    (Status.CONVERGED, "refused valid small short optimal"),
-    (Status.CONVERGED, "refused exhausted small optimal"),
+    (Status.CONVERGED, "refused valid closing optimal steady"),
+    (Status.CONVERGED, "refused valid small short optimal steady"),
+    (Status.CONVERGED, "refused exhausted small optimal steady"),
     (Status.STALLED, "refused exhausted valid"),
     (Status.BOUNDARY, "refused exhausted"),
     (Status.BOUNDARY, "accepted blocked"),

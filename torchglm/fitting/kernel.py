@@ -15,7 +15,7 @@ from torchglm.families.several import VectorFamily
 from torchglm.fitting.edges import fenced, lacking, margin
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.several import several_design, several_moments
-from torchglm.links import Identity, Link
+from torchglm.links import Identity, Inverse, InverseSquared, Link, Sqrt
 from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
 from torchglm.rows.ragged import Ragged
@@ -113,7 +113,7 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     weight, count, response = _census(rows, plain) if counted else (none,) * 3
     pearson, change, near = none, none, torch.full_like(none, math.inf)
     if point.before is not None:
-        pearson, change = _report(rows, values, point, family, plain)
+        pearson, change = _report(rows, values, point, family, link, plain)
         near = near if point.ends is None else margin(eta, rows.weight, point.ends)
     return Moments(
         gram(rows, information, point.single) if point.curved else Dense(eta.new_zeros(eta.shape[0], 0, 0)),
@@ -214,16 +214,30 @@ def _census(rows: Rows, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     return rows.weight.sum(-1), count.sum(-1), (rows.weight * torch.where(used > 0, y, 0.0)).sum(-1)
 
 
-def _report(rows: Rows, values: _Values, point: Point, family: Family, plain: bool) -> tuple[Tensor, Tensor]:
+def _report(
+    rows: Rows, values: _Values, point: Point, family: Family, link: Link, plain: bool
+) -> tuple[Tensor, Tensor]:
     """`pearson`, and the largest relative `change` of `eta` since the coefficients `before` of the point."""
     eta, mu = values.eta, values.mu
     square = (rows.y - mu).square() / family.variance(mu)
     square = square if plain else torch.where(rows.weight > 0, square * rows.weight, 0.0)
     if point.before is None or point.before is point.coef or not eta.shape[-1]:
         return square.sum(-1), eta.new_zeros(eta.shape[0])
-    step = (eta - linear_predictor(rows, point.before)).abs_().div_(eta.abs().add_(1))
+    step = (eta - linear_predictor(rows, point.before)).abs_().div_(eta.abs().add_(_unit(rows, link)))
     step = step if plain else torch.where(rows.weight > 0, step, 0.0)
     return square.sum(-1), step.amax(-1)
+
+
+def _unit(rows: Rows, link: Link) -> Tensor | float:
+    """(B, 1) what a change of `eta` is small beside where `eta` is 0.
+
+    Of links that are powers no more than the link of the responses, whose unit is theirs; others have none.
+    """
+    if not isinstance(link, (Inverse, InverseSquared, Sqrt)) or not rows.y.shape[-1]:
+        return 1.0
+    size = rows.y.square().mean(-1, keepdim=True).sqrt()
+    own = link.link(size)
+    return torch.where((own > 0) & (own < 1), own, 1.0)
 
 
 def _exact_residual(rows: Rows, coef: Tensor) -> Tensor:
