@@ -392,3 +392,47 @@ def test_each_model_of_a_batch_may_have_a_given_strength() -> None:
         one = fitted(y[model, :8], blocks, design[:8], strength=strength[model])
         torch.testing.assert_close(both[model].coef, one.coef, rtol=1e-8, atol=1e-9)
         torch.testing.assert_close(both[model].edf, one.edf, rtol=1e-8, atol=1e-9)
+
+
+def inside(result: torchglm.Result, design: Tensor, truth: Tensor) -> float:
+    """The share of rows and models whose 95 % interval of the linear predictor covers the truth."""
+    eta = result.coef @ design.mT
+    spread = torch.einsum("np,bpq,nq->bn", design, result.covariance("bayes"), design).sqrt()
+    return float(((eta - truth).abs() <= 1.96 * spread).to(torch.float64).mean())
+
+
+@pytest.mark.parametrize(("family", "link"), [("gaussian", "identity"), ("poisson", "log"), ("bernoulli", "logit")])
+def test_intervals_cover_a_curve_across_its_range(family: str, link: str) -> None:
+    """Bayesian intervals of a smooth cover the truth in 95 % of its points, on average (Nychka 1988, JASA 83)."""
+    models, generator = 150, torch.Generator().manual_seed(11)
+    z = torch.linspace(0, 1, 250, dtype=torch.float64)
+    design = torch.cat([torch.ones(250, 1, dtype=torch.float64), hats(z, 16)[:, 1:]], -1)
+    truth = torch.sin(6 * z) + (1.0 if family == "poisson" else 0.0)
+    noise = torch.rand(models, 250, generator=generator, dtype=torch.float64)
+    if family == "gaussian":
+        y = truth + 0.5 * torch.randn(models, 250, generator=generator, dtype=torch.float64)
+    elif family == "poisson":
+        y = torch.poisson(truth.exp().expand(models, -1), generator=generator)
+    else:
+        y = (noise < truth.sigmoid()).to(torch.float64)
+    block = (list(range(1, 16)), differences(16)[1:, 1:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        result = fitted(y, [block], design, family=family, link=link, tol=1e-8)
+    assert bool(result.converged.all())
+    assert 0.93 <= inside(result, design, truth) <= 0.97
+
+
+def test_intervals_cover_the_effects_of_groups() -> None:
+    """Effects that are drawn as the penalty says: intervals of each cover it in 95 % of all groups."""
+    models, generator = 150, torch.Generator().manual_seed(12)
+    group = torch.arange(240) % 20
+    design = torch.cat([torch.ones(240, 1, dtype=torch.float64), torch.eye(20, dtype=torch.float64)[group]], -1)
+    effects = 0.6 * torch.randn(models, 20, generator=generator, dtype=torch.float64)
+    y = torch.poisson((1 + effects[:, group]).exp(), generator=generator)
+    block = (list(range(1, 21)), torch.eye(20, dtype=torch.float64))
+    result = fitted(y, [block], design, tol=1e-8)
+    assert bool(result.converged.all())
+    spread = 1 / result.strength[:, 0].sqrt()
+    assert float(spread.mean()) == pytest.approx(0.6, abs=0.03)  # the standard deviation of the effects, by REML
+    assert 0.93 <= inside(result, design, 1 + effects[:, group]) <= 0.97

@@ -32,8 +32,9 @@ from torchglm.fitting.shape import RowMeans
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Identity, Link
+from torchglm.rows.grams import Layout
 from torchglm.rows.inverses import DenseRoot
-from torchglm.rows.ranks import members, own_rows
+from torchglm.rows.ranks import members, rows_in_memory
 from torchglm.rows.rows import Rows
 from torchglm.special.roots import root as root_of
 
@@ -107,10 +108,11 @@ class Criterion:
         if self.name:
             family = self.family.with_parameters({self.name: theta[:, -1]})
         penalty = self.penalty.with_strength(theta[:, : self.many].exp())
-        head = next(iter(own_rows(source)))
         options = {name: self.options[name] for name in ("tol", "max_iter", "rank_tol")}
         options["tol"] = max(tol, options["tol"])
-        return Problem.of(source, head, family, self.link, penalty, **options), source, family
+        layout, held = Layout(self.keep.shape[-1]), rows_in_memory(source)
+        problem = Problem(family, self.link, penalty, len(lane), layout, lane.device, **options, held=held)
+        return problem, source, family
 
     def fit(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float = 0.0) -> Solution:
         """The penalised fits of some models, from coefficients near by."""
