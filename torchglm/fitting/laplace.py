@@ -12,7 +12,7 @@ Source: Wood (2011), J. R. Stat. Soc. B 73(1), 3-36; mgcv's `method = "REML"` an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -46,7 +46,7 @@ class Marginal:
     `coef` (B, p) are the penalised maxima, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the
     dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant; `squares` (B, J)
     `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the derivatives of `log|S|_+`; `bend` (B,)
-    the second derivative of the criterion by `log phi`, infinite where it is held.
+    the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`.
     """
 
     theta: Tensor
@@ -60,10 +60,16 @@ class Marginal:
     own: Tensor
     twice: Tensor
     bend: Tensor
+    gram: Tensor
 
     def take(self, models: Tensor) -> Marginal:
         """Those of some of the models."""
         return Marginal(**{f.name: getattr(self, f.name)[models] for f in fields(self)})
+
+    @staticmethod
+    def cat(parts: Sequence[Marginal]) -> Marginal:
+        """The models of several, one after another."""
+        return Marginal(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Marginal)})
 
     def place(self, models: Tensor, part: Marginal) -> Marginal:
         """These with some of the models replaced."""
@@ -131,7 +137,8 @@ class Criterion:
         found = self.fit(lane, theta, start, tol)
         strength = theta[:, : self.many].exp()
         here = fold(source, Point(found.coef, True, census=True), family, self.link)
-        root, inner, log, sound = self._roots(here.gram.written_out(), strength, self.keep[lane])
+        gram = here.gram.written_out()
+        root, inner, log, sound = self._roots(gram, strength, self.keep[lane])
         sound = sound & (found.status == int(Status.CONVERGED))
         coef = found.coef + self._left(found.coef, here, strength, root, self.keep[lane])
         squares = self._squares(strength, coef)
@@ -142,7 +149,23 @@ class Criterion:
         value = value - free * torch.log(2 * math.pi * phi) / 2
         value = torch.where(sound & torch.isfinite(value), value, torch.inf)
         traces = self._within(inner, strength).diagonal(dim1=-2, dim2=-1).sum(-1)
-        return Marginal(theta, coef, value, phi, root, inner, squares, traces, own, twice, bend)
+        return Marginal(theta, coef, value, phi, root, inner, squares, traces, own, twice, bend, gram)
+
+    def guess(self, lane: Tensor, at: Marginal, theta: Tensor) -> Tensor:
+        """(b,) what the criterion would be at `theta` if the likelihood were quadratic: it costs no pass."""
+        right = (at.gram @ at.coef.unsqueeze(-1)).squeeze(-1) + self._drawn(at.theta, at.coef).sum(1)
+        values = []
+        for point in (at.theta, theta):
+            strength = point[:, : self.many].exp()
+            root, _, log, sound = self._roots(at.gram, strength, self.keep[lane])
+            drawn = -(right * _solve(root, right.unsqueeze(1))[:, 0]).sum(-1)
+            volume = (log - self.ranges.log_determinant(strength)[0]) / 2
+            values.append((drawn, torch.where(sound, volume, torch.inf)))
+        (before, old), (after, new) = values
+        rise, freedom = (after - before) / at.phi, self.count[lane] - self.free[lane]
+        estimated = self.phi is None and self.family.has_dispersion
+        half = freedom * torch.log1p(rise.clamp(min=0) / freedom) / 2 if estimated else rise / 2
+        return (at.value + half + new - old).nan_to_num(torch.inf)
 
     def refined(self, found: Solution, theta: Tensor, family: Family) -> Solution:
         """A fit of all models with its last digits, and the root of its inverse information, from the rotated basis."""

@@ -7,6 +7,7 @@ Source: Wood (2011), J. R. Stat. Soc. B 73(1), 3-36; Wood & Fasiolo (2017), Biom
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,10 @@ LONGEST = 4.0  # step of a log strength
 SETTLED = 1e-6  # a Newton step so short is the last
 SLACK = 1e-12  # share of the criterion that rounding leaves unsaid
 HALVINGS = 20
+ROUNDS = 3  # of looks for a lower point elsewhere
+NEAR = 2.0  # a rise of the criterion that a quadratic likelihood may be wrong by
+LOWER = 1e-6  # a fall of it that makes another point the better one
+FAR = 1e2  # a strength so many times the information over the penalty is at its limit but for a little
 ENDLESS = 1e8  # a strength so many times the information over the penalty is infinite; so many times below it, zero
 FLAT = 1e-3  # degrees of freedom of a penalised part that are none
 NONE = 1e-7  # and those that it has left where its strength counts as infinite
@@ -102,6 +107,7 @@ class _Search:
 
     def __init__(self, criterion: Criterion, ends: Tensor, most: int) -> None:
         self.criterion, self.ends, self.most = criterion, ends, most
+        self.widest, self.far = ends.clone(), ends[..., 1] - math.log(ENDLESS / FAR)
 
     def run(self, theta: Tensor, first: Solution) -> None:
         """From a first point to the end, for the models whose `first` fit has one."""
@@ -117,11 +123,44 @@ class _Search:
         lost = torch.isinf(at.value)
         self._end(lane[lost], at.take(lost), Status.STALLED)
         lane, at = lane[~lost], at.take(~lost)
-        for _ in range(self.most):
+        for _ in range(ROUNDS):
+            ended = self._descend(lane, at)
+            lane, at = self._elsewhere(*ended, theta)
             if not lane.numel():
                 return
+        self._descend(lane, at)
+
+    def _descend(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Marginal]:
+        """To the end from a first point; which models came to a minimum, and where."""
+        self._found: list[tuple[Tensor, Marginal]] = []
+        for _ in range(self.most):
+            if not lane.numel():
+                break
             lane, at = self._advance(lane, at)
         self._end(lane, at, Status.ITERATION_LIMIT)
+        lanes, parts = zip(*self._found, strict=True) if self._found else ((lane[:0],), (at.take(lane[:0]),))
+        return torch.cat(lanes), Marginal.cat(parts)
+
+    def _elsewhere(self, lane: Tensor, at: Marginal, first: Tensor) -> tuple[Tensor, Marginal]:
+        """Models of which another point is lower, and that point: a strength at its limit, or one there where it began.
+
+        Where a quadratic likelihood would be clearly higher there nothing is evaluated.
+        """
+        best, where = at.value, at
+        for j in range(self.criterion.many if lane.numel() else 0):
+            limit = self.limit[lane, j] & (at.theta[:, j] >= self.ends[lane, j, 1])
+            theta = at.theta.clone()
+            theta[:, j] = torch.where(limit, first[lane, j], self.far[lane, j])
+            index = (self.criterion.guess(lane, at, theta) < at.value + NEAR).nonzero()[:, 0]
+            if not index.numel():
+                continue
+            new = self.criterion.at(lane[index], theta[index], at.coef[index])
+            index, new = index[lower := new.value < best[index] - LOWER], new.take(lower)
+            where, best = where.place(index, new), best.index_copy(0, index, new.value)
+        index = (best < at.value).nonzero()[:, 0]
+        self.ends[lane[index]] = self.widest[lane[index]]
+        self.limit[lane[index]] = False
+        return lane[index], where.take(index)
 
     def _warmed(self, lane: Tensor, at: Marginal) -> Marginal:
         """A few Fellner-Schall steps, while each is one down."""
@@ -144,7 +183,9 @@ class _Search:
         done = (step.abs() <= SETTLED).all(-1) | (decrement <= SLACK * at.value.abs())
         index = done.nonzero()[:, 0]
         self.limit[lane[index]] = held[index]
-        self._end(lane[index], self._last(lane[index], at.take(index), step[index], moves[index]), Status.CONVERGED)
+        last = self._last(lane[index], at.take(index), step[index], moves[index])
+        self._end(lane[index], last, Status.CONVERGED)
+        self._found.append((lane[index], last))
         going = (~done).nonzero()[:, 0]
         lane, at, step, moves = lane[going], at.take(going), step[going], moves[going]
         self.steps[lane] += 1
