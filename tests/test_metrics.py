@@ -15,6 +15,7 @@ from torchglm import families, links
 from torchglm.metrics import CRPS, D2, NLL, CalibrationError, Coverage, Deviance, Gini, LiftTable, ObservedExpected
 from torchglm.metrics import PearsonDispersion as Pearson
 from torchglm.metrics.base import FamilyMetric
+from torchglm.metrics.classes import Accuracy, ClassMetric, Concordance
 
 FAMILIES = [
     "gaussian",
@@ -55,8 +56,11 @@ def test_every_metric_is_tested() -> None:
         FamilyMetric,
         *METRICS,
         CRPS,
-        Coverage,
-    }  # these two in test_metrics_predictive
+        Coverage,  # these two in test_metrics_predictive
+        Concordance,
+        *ClassMetric.__subclasses__(),
+        Accuracy,
+    }  # in test_metrics_classes
 
 
 POWERS = {"gaussian": 0, "poisson": 1, "gamma": 2, "inverse_gaussian": 3}

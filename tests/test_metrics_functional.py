@@ -16,10 +16,13 @@ from torch import Tensor
 import torchglm.metrics as ours
 from torchglm.metrics import D2, NLL, CalibrationError, Coverage, Deviance, Gini, LiftTable, PearsonDispersion
 from torchglm.metrics.base import FamilyMetric
+from torchglm.metrics.classes import ClassMetric, Concordance
 
 CLASSES: list[type[Any]] = [
-    getattr(ours, name) for name in ours.__all__ if name[0].isupper() and name != "FamilyMetric"
-]
+    getattr(ours, name)
+    for name in ours.__all__
+    if name[0].isupper() and name != "FamilyMetric" and not issubclass(getattr(ours, name), (ClassMetric, Concordance))
+]  # of means: those of classes and pairs in test_metrics_classes
 SETTINGS: dict[str, Any] = {"link": "log", "dispersion": 0.4, "null": 0.3, "n_coef": 7, "bins": 4}
 PER_ROW = ["weights", "freq", "offset", "exposure", "trials", "event"]
 FAMILY = {"trials": "binomial", "event": "exponential", "dispersion": "gamma", "link": "gamma"}

@@ -16,6 +16,7 @@ from torchglm.inputs.checks import (
     per_row,
     tensor,
 )
+from torchglm.inputs.classes import class_codes
 from torchglm.inputs.columns import column_names, in_order, own_names
 from torchglm.inputs.files import FileRows, SpecRows, from_files, rows_by_spec
 from torchglm.inputs.formula import from_design, from_formula
@@ -39,6 +40,7 @@ __all__ = [
     "check_shapes",
     "check_support",
     "check_weights",
+    "class_codes",
     "column_names",
     "finite",
     "in_order",

@@ -5,14 +5,23 @@ Nothing is kept and no rank is waited for, even where `torch.distributed` is ini
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torchmetrics import Metric
 
 from torchglm.families import Family
+from torchglm.families.several import Classes
 from torchglm.links import Link
+from torchglm.metrics.classes import (
+    Accuracy,
+    BrierScore,
+    Concordance,
+    ConfusionMatrix,
+    LogScore,
+    RankedProbabilityScore,
+)
 from torchglm.metrics.predictive import CRPS, NLL, Coverage
 from torchglm.metrics.ranked import BinColumns, CalibrationError, Gini, LiftTable
 from torchglm.metrics.rows import Column
@@ -136,6 +145,40 @@ def calibration_error(
 ) -> Tensor:
     """The mean distance of observed from predicted rates: see `CalibrationError`."""
     return _value(CalibrationError, (family, link, bins), mu, y, **roles)
+
+
+def log_score(p: Column, y: Column, classes: int | Sequence[Any] | Classes, **roles: Unpack[RoleValues]) -> Tensor:
+    """The mean `-log p_y` of the classes observed: see `LogScore`."""
+    return _value(LogScore, (classes,), p, y, **roles)
+
+
+def brier_score(p: Column, y: Column, classes: int | Sequence[Any] | Classes, **roles: Unpack[RoleValues]) -> Tensor:
+    """The mean squared distance of probabilities from the classes observed: see `BrierScore`."""
+    return _value(BrierScore, (classes,), p, y, **roles)
+
+
+def ranked_probability_score(
+    p: Column, y: Column, classes: int | Sequence[Any] | Classes, **roles: Unpack[RoleValues]
+) -> Tensor:
+    """The same of cumulated probabilities, for classes in an order: see `RankedProbabilityScore`."""
+    return _value(RankedProbabilityScore, (classes,), p, y, **roles)
+
+
+def accuracy(p: Column, y: Column, classes: int | Sequence[Any] | Classes, **roles: Unpack[RoleValues]) -> Tensor:
+    """The share of rows whose most probable class is their own: see `Accuracy`."""
+    return _value(Accuracy, (classes,), p, y, **roles)
+
+
+def confusion_matrix(
+    p: Column, y: Column, classes: int | Sequence[Any] | Classes, **roles: Unpack[RoleValues]
+) -> Tensor:
+    """(C, C) the weight of each class observed by the class predicted: see `ConfusionMatrix`."""
+    return _value(ConfusionMatrix, (classes,), p, y, **roles)
+
+
+def concordance(mu: Column, y: Column, **roles: Unpack[RoleValues]) -> Tensor:
+    """The share of pairs of times of known order that are predicted in that order: see `Concordance`."""
+    return _value(Concordance, (), mu, y, **roles)
 
 
 def coverage(low: Column, high: Column, y: Column, **roles: Unpack[RoleValues]) -> Tensor:

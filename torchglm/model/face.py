@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm import families
 from torchglm.families import Family
-from torchglm.families.several import VectorFamily, of_predictors
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
@@ -38,9 +36,12 @@ from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, warned, without_aliases
-from torchglm.model.solved import link_of, penalty_of, solved
-from torchglm.model.sources import data_of
+from torchglm.model.solved import penalty_of, solved
+from torchglm.model.sources import data_of, family_and_link
 from torchglm.model.spread import estimate_dispersion_, init_from
+from torchglm.model.vector_layer import VectorLayer
+from torchglm.model.vector_null import init_vector_from
+from torchglm.model.vector_parts import is_several
 from torchglm.report.describe import describe
 from torchglm.report.summary import Summary
 from torchglm.rows.places import Places
@@ -124,10 +125,7 @@ def fit(
     the same result. Raises `ValueError` or `TypeError` for data that do not fit together, are not finite or lie outside
     the family's support.
     """
-    family = families.get(family)
-    if predictors or isinstance(family, VectorFamily):
-        family, link = of_predictors(family, link), None
-    chosen = link_of(family, link)
+    family, chosen = family_and_link(family, link, predictors)
     check_options(tol, max_iter, singular, penalty, names, dtype)
     beside = Roles.of(roles, "fit")
     beside.check_link(chosen)
@@ -316,13 +314,8 @@ class Result(Fitted):
 
     @property
     def head(self) -> GLMHead:
-        """The fit as a layer; a batch gives one response for each model."""
-        first = self.added_intercept
-        columns, models = len(self.names) - int(first), self.batch_shape.numel()
-        like = self.flat.coef
-        head = GLMHead(columns, self.family, self.link, models, first, device=like.device, dtype=like.dtype)
-        head.load(self)
-        return head
+        """The fit as a layer, a response for each model; see `VectorLayer.of` for several predictors."""
+        return (GLMHead if self.plan is None else VectorHead).of(self)
 
     def summary(self) -> Summary:
         """A summary that prints, and turns into rich, HTML, Markdown, a dict or a frame."""
@@ -376,22 +369,29 @@ class GLMHead(GLMLayer):
     (None and `"estimated"` mean this for a Tweedie that estimates its power). A number: that one. Of a family without
     a dispersion it is 1. Shape parameters that the family estimates are learned with the rest; there is one for each
     response. What is frozen later does not change the form of the loss.
-    Raises `ValueError` for an unknown family, link or dispersion.
+
+    A family of several predictors (`"ordinal"`, `ZeroInflated("poisson")`), or names in `predictors`, which then have
+    all columns, make a `VectorHead`. Raises `ValueError` for an unknown family, link, dispersion or predictor.
     """
 
-    # where it begins, and what it leaves over
+    def __new__(cls, in_features: int = 0, family: str | Family = "", *args: Any, **options: Any) -> GLMHead:
+        several = cls is GLMHead and (options.get("predictors") or is_several(family))
+        return super().__new__(VectorHead if several else cls)
+
     init_from = init_from
     estimate_dispersion_ = estimate_dispersion_
 
     def fit(self, x: Any, y: Any = None, **options: Any) -> Result:
         """Fit by IRLS into this head's own `weight` and `bias`; arguments and result are those of `torchglm.fit`.
 
-        `x` is the data, and several responses are rows of `y`, `(out_features, n)`; or `x` is a re-iterable loader of
-        batches (`y` is then None), whose responses stand in columns, as `loss` takes them. Raises `ValueError` where
-        the fit does not have this head's shape.
+        Several responses are rows of `y`, `(out_features, n)`, and columns in a loader of batches `x`, as in `loss`.
+        Raises `ValueError` where the fit has not this head's shape.
         """
-        if self.dispersion_kind not in ("learned", "estimated") and self.family.has_dispersion:
-            options = {"dispersion": float(self.dispersion_kind)} | options
-        result = fit(x, y, family=self.family, link=self.link, intercept=self.bias is not None, **options)
+        result = fit(x, y, **self.options_of_fit(x) | options)
         self.load(result)
         return result
+
+
+class VectorHead(VectorLayer, GLMHead):
+    __doc__ = VectorLayer.__doc__
+    init_from = init_vector_from

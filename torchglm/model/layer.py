@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributions, nn
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from torchglm.inputs.roles import RoleValues
 
+Own = TypeVar("Own", bound="GLMLayer")
+
 
 class GLMLayer(nn.Module):
     """All of a `GLMHead` but `fit`: linear predictor, mean, law, loss, and learning from a stream."""
@@ -45,18 +47,21 @@ class GLMLayer(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        predictors: str | Sequence[str] = (),
         dispersion: str | float | None = None,
     ) -> None:
         super().__init__()
+        if predictors:
+            raise ValueError(f"{type(self).__name__} has one linear predictor. Use GLMHead for predictors=.")
         self.in_features, self.out_features = in_features, out_features
-        wide = _wide(torch.get_default_dtype() if dtype is None else dtype)
-        self.family = own_family(families.get(family), out_features).to(dtype=wide)
+        precise = wide(torch.get_default_dtype() if dtype is None else dtype)
+        self.family = own_family(families.get(family), out_features).to(dtype=precise)
         self.link = self.family.head_link if link is None else links.get(link)
         self.dispersion_kind = kind_of(dispersion, self.family)
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         start = start_of(self.dispersion_kind, self.family)
-        phi = torch.full((out_features,) if out_features > 1 else (), start, device=device, dtype=wide)
+        phi = torch.full((out_features,) if out_features > 1 else (), start, device=device, dtype=precise)
         if self.dispersion_kind == "learned":
             self.log_dispersion = nn.Parameter(phi)
         else:
@@ -139,20 +144,20 @@ class GLMLayer(nn.Module):
         Raises `ValueError` where `x` or `offset` has another shape.
         """
         self._check_columns(x)
-        with _no_autocast(x):
+        with no_autocast(x):
             return self._eta(x, offset)
 
     def _eta(self, x: Tensor, offset: Tensor | None) -> Tensor:
         if "weight" not in self._parameters:
             make_weight(self, x)
-        dtype = _wide(self.weight.dtype)
+        dtype = wide(self.weight.dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
         eta = nn.functional.linear(x.to(dtype), self.weight.to(dtype), bias)
         return eta if offset is None else eta + self.per_response(offset, eta, "offset")
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         self._check_columns(x)
-        with _no_autocast(x):  # one region for both: torch.export cannot load one in which nothing is computed
+        with no_autocast(x):  # one region for both: torch.export cannot load one in which nothing is computed
             return self.link(self._eta(x, offset))
 
     def _check_columns(self, x: Tensor) -> None:
@@ -176,7 +181,7 @@ class GLMLayer(nn.Module):
             )
         eta, family = self.linear_predictor(x, offset), self.family
         each = {name: value.expand(eta.shape) for name, value in family.shapes.items() if value.dim()}
-        with _no_autocast(x):
+        with no_autocast(x):
             family = family.with_parameters(each) if each else family
             return family.law(eta, self.link, self.dispersion.to(eta.dtype))
 
@@ -223,7 +228,7 @@ class GLMLayer(nn.Module):
         beside.check_link(self.link)
         dropped = dropped_rows(beside)
         eta = self.linear_predictor(x if dropped is None else without(x, dropped), beside.shift())
-        with _no_autocast(x):
+        with no_autocast(x):
             beside = beside.map(lambda name, value: self.per_response(value, eta, name))
             y = self.per_response(y, eta, "y")
             if dropped is not None and beside.weight is not None:
@@ -311,6 +316,21 @@ class GLMLayer(nn.Module):
         phi, unknown = fitted.flat.dispersion, math.inf if self.family.has_dispersion else 0.0
         self.log_dispersion.copy_(torch.where(phi > 0, phi.log(), unknown).reshape(self.log_dispersion.shape))
 
+    @classmethod
+    def of(cls: type[Own], fitted: Fitted) -> Own:
+        """The head of a fit; a batch gives one response for each model."""
+        first, like = fitted.added_intercept, fitted.flat.coef
+        columns, models = len(fitted.names) - int(first), fitted.batch_shape.numel()
+        head = cls(columns, fitted.family, fitted.link, models, first, like.device, like.dtype)
+        head.load(fitted)
+        return head
+
+    def options_of_fit(self, x: Any) -> dict[str, Any]:
+        """What `torchglm.fit` is told of this head."""
+        given = self.dispersion_kind not in ("learned", "estimated") and self.family.has_dispersion
+        own = {"dispersion": float(self.dispersion_kind)} if given else {}
+        return own | {"family": self.family, "link": self.link, "intercept": self.bias is not None}
+
     @torch.no_grad()
     def set_shapes_(self, family: Family) -> None:
         """Take the shape parameters of a family of this head's kind: one for each response, or one for all."""
@@ -350,7 +370,7 @@ def without(x: Tensor, dropped: Tensor) -> Tensor:
     return torch.where(dropped.unsqueeze(-1), 0.0, x) if dropped.shape == x.shape[:-1] else x
 
 
-def _no_autocast(x: Tensor) -> AbstractContextManager[None]:
+def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Autocast off where it could be on: there is none on the meta device."""
     kind = x.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
@@ -361,5 +381,6 @@ def some(total: Tensor) -> Tensor:
     return torch.where(total > 0, total, 1.0)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to calculate in: float32 or wider."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

@@ -48,7 +48,9 @@ def own_family(family: Family, responses: int) -> Family:
     Raises `ValueError` where there are shapes for another number of responses.
     """
     if isinstance(family, VectorFamily):
-        raise ValueError(f"GLMHead has one linear predictor, {family.name} has several. Fit it by torchglm.fit.")
+        raise ValueError(
+            f"this kind of head has one linear predictor, {family.name} has several. Use GLMHead(in_features, ...)."
+        )
     own = family.fixed()
     for name, value in own.shapes.items():
         if value.numel() not in (1, responses):

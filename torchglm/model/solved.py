@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from torchglm import links
 from torchglm.families import Family
-from torchglm.families.several import Classes, Multinomial, VectorFamily
+from torchglm.families.several import Multinomial
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.apart import Apart, levels_apart
 from torchglm.fitting.bias import Jeffreys
@@ -18,7 +17,7 @@ from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.state import Solution
 from torchglm.fitting.strengths import Estimated, solve_with_strengths
 from torchglm.inputs import Data
-from torchglm.links import Identity, Link
+from torchglm.links import Link
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,6 @@ class Solved:
     solution: Solution
     apart: Apart | None = None
     estimated: Estimated | None = None
-
-
-def link_of(family: Family, link: str | Link | None) -> Link:
-    """The link of the mean, which a family of several predictors has itself."""
-    if isinstance(family, VectorFamily):
-        return Identity() if isinstance(family, Classes) and family.classes is None else family.default_link
-    return family.default_link if link is None else links.get(link)
 
 
 def penalty_of(penalty: Penalty | Jeffreys | None, data: Data) -> Penalty | Jeffreys | None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from torchglm import inputs
+from torchglm import families, inputs, links
 from torchglm.design import is_source
 from torchglm.families import Family
-from torchglm.families.several import VectorFamily
+from torchglm.families.several import Classes, VectorFamily, of_predictors
 from torchglm.inputs import Data, Roles
-from torchglm.links import Link
+from torchglm.links import Identity, Link
 from torchglm.tables.text_format import TextFormat
 
 
@@ -57,3 +57,15 @@ def data_of(
     if by is not None:
         raise ValueError("by= sorts rows in memory: pass a table, torchglm.tables.read_table(path).")
     return inputs.from_files(x, y, family, roles, policies, device, dtype, predictors)
+
+
+def family_and_link(
+    family: str | Family, link: str | Link | None, predictors: Mapping[str, Any] | None
+) -> tuple[Family, Link]:
+    """The family, one of several predictors where some are named, and the link of its mean, which these have."""
+    family = families.get(family)
+    if not predictors and not isinstance(family, VectorFamily):
+        return family, family.default_link if link is None else links.get(link)
+    several = of_predictors(family, link)
+    unknown = isinstance(several, Classes) and several.classes is None
+    return several, Identity() if unknown else several.default_link

@@ -200,6 +200,7 @@ class Hurdle(_Zeros):
 
     def nll(self, y: Response, eta: Tensor) -> Tensor:
         none, inner, zero = y == 0, _within(eta), eta[ZERO]
+        inner = torch.where(none, inner.detach(), inner)  # no slope reaches those that do not count
         seen = self.family.nll(torch.where(none, self.family.inner_mean, y), inner)
         if self.counts:
             seen = seen + _log_complement(self._log_zero(inner))

@@ -1,0 +1,78 @@
+"""The loss of a head of several predictors where these have no law, or one of no finite density.
+
+A network may put out any predictors: thresholds that cross, a dispersion of `exp(1000)`. There the negative
+log-density goes on along its tangent at the last point that has one on the way from a harmless point, so that it stays
+finite and its gradient leads back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchglm import links
+from torchglm.families.numerics import values_are_known
+from torchglm.families.several import Classes, VectorFamily
+from torchglm.model.continuation import STEEPEST
+from torchglm.rows.responses import Response, filled
+
+STEEP = (links.Log, links.Logit, links.Probit, links.CLogLog, links.LogLog, links.Softplus)
+FAR = 30.0  # of a predictor with such a link: beyond, curvatures are of no size
+INWARD = 63 / 64  # of that way: at its very end sums in another order may not be finite
+HALVINGS = 24  # of the way between the harmless point and the predictors
+
+
+def continued_nll(family: VectorFamily, y: Response, eta: Tensor) -> Tensor:
+    """`family.nll(y, eta)` (*N), continued, for predictors (K, *N).
+
+    Its slope is that of autograd where predictors are of common size, and `family.derivatives` where they are not:
+    there formulas that are finite may have intermediate ones that are not.
+    """
+    steep = [k for k, name in enumerate(family.predictors) if isinstance(family.links[name], STEEP)]
+    far = (eta.detach()[steep].abs() > FAR).any(0) | ~family.valid(eta.detach())
+    if values_are_known() and not bool(far.any()):
+        value = family.nll(y, eta)
+        far = ~(value.detach() < STEEPEST)
+        if not bool(far.any()):
+            return value
+    else:
+        with torch.no_grad():
+            far = far | ~(family.nll(y, eta) < STEEPEST)
+    with torch.no_grad():
+        end, slope = _end(family, y, eta.detach(), far)
+    inside = family.nll(y, torch.where(far, end, eta))
+    return inside + torch.where(far, (slope * torch.where(far, eta - end, 0.0)).sum(0), 0.0)
+
+
+def harmless(family: VectorFamily, y: Response, like: Tensor) -> Tensor:
+    """(K, *N) predictors at which every row has a density: of rows like itself and like any."""
+    if isinstance(family, Classes):
+        even = family.start(like.new_ones(len(family.known)))
+        return even.reshape(-1, *[1] * (like.dim() - 1)).expand_as(like)
+    other = filled(y, torch.zeros_like(like[0], dtype=torch.bool), family.inner_mean)
+    start = family.start((family.statistics(y) + family.statistics(other)) / 2).to(like.dtype)
+    return torch.nan_to_num(start, nan=0.0, posinf=0.0, neginf=0.0)  # a row of one trial has no spread
+
+
+def _good(family: VectorFamily, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+    """(*N) where there is a density that is not too steep, and its slope (K, *N)."""
+    score = family.derivatives(y, eta)[0]
+    small = family.nll(y, eta) < STEEPEST
+    return family.valid(eta) & small & (score.abs() < STEEPEST).all(0), -score
+
+
+def _end(family: VectorFamily, y: Response, eta: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    """(K, *N) `eta`, or the last point with a density on the way there, and the slope of the loss at it."""
+    good, slope = _good(family, y, eta)
+    good = good | ~far
+    if values_are_known() and bool(good.all()):
+        return eta, slope
+    start = harmless(family, y, eta)
+    there = torch.where(torch.isfinite(eta), eta, start)
+    low, high = torch.zeros_like(eta[0]), torch.ones_like(eta[0])
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        found = _good(family, y, start + middle * (there - start))[0]
+        low, high = torch.where(found, middle, low), torch.where(found, high, middle)
+    end = torch.where(good, eta, start + INWARD * low * (there - start))
+    return end, torch.nan_to_num(-family.derivatives(y, end)[0])
