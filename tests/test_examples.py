@@ -15,6 +15,8 @@ SAYS = {
     "deep_head.py": "head solved again by IRLS",
     "ten_thousand.py": "the truth lies inside",
     "streaming.py": "largest distance from IRLS",
+    "classes.py": "report: runs/classes/report.html",
+    "costs.py": "report: runs/costs/report.html",
 }
 
 

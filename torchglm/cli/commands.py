@@ -54,6 +54,13 @@ def predict(arguments: Sequence[str]) -> None:
         help="columns to carry along, "
         "such as policy,year; may be given again, as for a column whose name holds a comma",
     )
+    parser.add_argument(
+        "--kind",
+        metavar="NAME",
+        action="append",
+        help="what to predict in place of the mean: a parameter of a law of several predictors, such as dispersion, "
+        "zero or scale; may be given again. Classes have a column each, such as probability_low",
+    )
     parser.add_argument("--link", action="store_true", help="add the linear predictor")
     parser.add_argument("--se", action="store_true", help="add standard errors (of the mean, and of --link)")
     parser.add_argument(
@@ -72,7 +79,8 @@ def predict(arguments: Sequence[str]) -> None:
     for level, flag in ((given.interval, "--interval"), (given.response, "--response")):
         check_level(0.5 if level is None else level, flag)
     folder = runs.open_run(given.run)
-    wanted = Wanted(KINDS if given.link else KINDS[:1], given.se, given.interval, given.response)
+    kinds = dict.fromkeys([*(given.kind or KINDS[:1]), *(KINDS[1:] if given.link else ())])
+    wanted = Wanted(tuple(kinds), given.se, given.interval, given.response)
     prediction = Prediction.of(folder, wanted, given.keep, given.missing, given.unseen, given.data)
     out = given.out or str(folder / "predictions.parquet")
     rows = write(prediction, given.data, out)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torchglm.cli.loading import load_run
 from torchglm.cli.run_rows import attached, of_the_fit
 from torchglm.inference.compare import compare
-from torchglm.report import words
 from torchglm.report.document import Grid
+from torchglm.report.views import view_of
 from torchglm.store import runs
 from torchglm.writing import numbers
 
@@ -43,7 +43,7 @@ def comparison(folders: Sequence[str]) -> dict[str, Any]:
     _check_groups(fits, folders)
     table = compare(*fits, names=list(folders))
     models = [
-        {"run": folder, "model": words.model_title(fit.family.name, fit.link.name), "formula": fit.formula}
+        {"run": folder, "model": view_of(fit, 0.95).title, "formula": fit.formulas or None}
         for folder, fit in zip(folders, fits, strict=True)
     ]
     found: dict[str, Any] = {"runs": models, "rows_read": seen, "models": max(1, fits[0].batch_shape.numel())}

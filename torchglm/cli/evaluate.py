@@ -16,11 +16,13 @@ from torchglm.cli.observed_expected import Ratios
 from torchglm.cli.progress import waiting
 from torchglm.cli.run_rows import Batch, Reader, alike, check_formula, rows_of
 from torchglm.cli.scorecard import Evaluation
+from torchglm.cli.several_scores import SeveralEvaluation, several_evaluation
 from torchglm.fitting.irls import irls
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.metrics.rows import Scored
 from torchglm.metrics.sums import d2_value, observed_variance
 from torchglm.report import words
+from torchglm.report.laws import law_title
 from torchglm.rows.ranks import seen
 from torchglm.rows.rows import without_columns
 
@@ -142,7 +144,7 @@ def evaluation(
     coverage: float | None = None,
     missing: str | None = None,
     unseen: str | None = None,
-) -> Evaluation:
+) -> Evaluation | SeveralEvaluation:
     """Score a run on the rows of files, in one pass; two more find the null model where sums do not tell it.
 
     Raises ValueError for a fit without a formula, files that lack a column, and rows that do not suit the fit.
@@ -151,6 +153,13 @@ def evaluation(
     check_formula(result, run, "with_rows(x, y)")
     if bins < 1:
         raise ValueError(f"--bins must be at least 1, got {bins}. The default is 10.")
+    if result.plan is not None:
+        if by is not None or coverage is not None:
+            flag = "--by" if by is not None else "--coverage"
+            raise ValueError(
+                f"{flag} is for families of one predictor; {law_title(result.family)} has several. Leave it out."
+            )
+        return several_evaluation(result, run, data, bins, missing, unseen)
     if coverage is not None:
         if result.context.get("event"):
             raise ValueError("--coverage needs every response, and this fit has censored times.")

@@ -14,12 +14,15 @@ from torchglm.cli.loading import load_run
 from torchglm.cli.progress import waiting
 from torchglm.cli.run_rows import Batch, Reader, check_formula
 from torchglm.cli.sinks import TERMINAL, plan, sink
+from torchglm.families.several import Classes
 from torchglm.inference.quantile import refuse_quasi
+from torchglm.report.laws import law_title
 from torchglm.tables.files import column_names, files, kind_of, parquet_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from torchglm.families import Family
     from torchglm.model.face import Result
     from torchglm.tables import TextFormat
 
@@ -30,6 +33,8 @@ KINDS = ("mean", "link")
 class Wanted:
     """The columns to predict: kinds, with standard errors, and the levels of intervals, None for none.
 
+    A kind is `mean`, `link`, or of a family of several predictors the name of one; of classes each has a column,
+    `probability_low`, and each predictor, `link_low|mid`.
     `interval` is that of the confidence interval of the mean, `response` that of the interval for a new response.
     """
 
@@ -38,10 +43,18 @@ class Wanted:
     interval: float | None = None
     response: float | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the columns."""
-        found = [name for kind in self.kinds for name in ([kind, f"{kind}_se"] if self.se else [kind])]
+    def columns(self, kind: str, family: Family) -> list[str]:
+        """The names of the columns of one kind."""
+        if not isinstance(family, Classes):
+            return [kind]
+        if kind == "link":
+            return [f"link_{name}" for name in family.predictors]
+        return [f"probability_{name}" for name in family.known]
+
+    def names(self, family: Family) -> list[str]:
+        """The names of all columns."""
+        each = [name for kind in self.kinds for name in self.columns(kind, family)]
+        found = [name for one in each for name in ([one, f"{one}_se"] if self.se else [one])]
         limits = [("mean", self.interval), ("response", self.response)]
         return [*found, *(f"{kind}_{end}" for kind, level in limits if level is not None for end in ("low", "high"))]
 
@@ -70,11 +83,16 @@ class Prediction:
         """
         result = load_run(run)
         check_formula(result, run, "predict(x)")
+        if result.plan is not None and (wanted.interval is not None or wanted.response is not None):
+            raise ValueError(
+                f"--interval and --response are for families of one predictor; {law_title(result.family)} has several. "
+                "--se adds the standard errors of what is predicted."
+            )
         if wanted.response is not None:
             refuse_quasi(result, "prediction intervals")
         also = ("weights", "trials") if wanted.response is not None else ()
         keep = carried(keep, data, result.spec.reading)
-        taken = sorted(set(keep) & set(wanted.names))
+        taken = sorted(set(keep) & set(wanted.names(result.family)))
         if taken:
             raise ValueError(f"--keep {taken[0]}: predictions have a column of that name. Rename it in the data.")
         return cls(result, Reader(result, False, also, tuple(keep), missing, unseen), wanted)
@@ -89,7 +107,7 @@ class Prediction:
         batch = self.reader.read(table, first)
         offset = batch.offset
         blank = torch.full((len(batch.table),), torch.nan, dtype=torch.float64)
-        values = {name: blank.clone() for name in self.wanted.names}
+        values = {name: blank.clone() for name in self.wanted.names(self.result.family)}
         lenient = self.reader.unseen in ("reference", "other")
         for _, result, rows in batch.parts(self.reader.strangers if lenient else None):
             at = slice(None) if rows is None else rows
@@ -106,7 +124,10 @@ class Prediction:
         found: dict[str, Tensor] = {}
         for kind in self.wanted.kinds:
             value = result.predict(x, offset=offset, kind=kind, se=self.wanted.se)
-            found |= dict(zip((kind, f"{kind}_se"), value if isinstance(value, tuple) else (value,), strict=False))
+            names = self.wanted.columns(kind, result.family)
+            for part, tail in zip(value if isinstance(value, tuple) else (value,), ("", "_se"), strict=False):
+                columns = part.unbind(-1) if isinstance(result.family, Classes) else (part,)
+                found |= {f"{name}{tail}": column for name, column in zip(names, columns, strict=True)}
         if self.wanted.interval is not None:
             ends = result.predict_interval(x, offset=offset, level=self.wanted.interval)
             found |= {"mean_low": ends[..., 0], "mean_high": ends[..., 1]}

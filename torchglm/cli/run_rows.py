@@ -16,6 +16,9 @@ from torchglm.cli import plain_yaml
 from torchglm.design import Design, Tally, groups, tally
 from torchglm.design.factors import shown
 from torchglm.families.row_error import RowError
+from torchglm.inference.several import family_of
+from torchglm.rows.planned import predictors
+from torchglm.rows.rows import to_float64
 from torchglm.tables import Scan, numbers
 from torchglm.tables.files import read_files
 
@@ -56,11 +59,26 @@ def check_formula(result: Result, run: Path, instead: str) -> None:
 def of_the_fit(result: Result) -> bool:
     """Whether the rows behind a fit are those it was fitted on: as many, and of the same deviance in every model."""
     total, count = torch.zeros_like(result.flat.deviance), torch.zeros_like(result.flat.deviance)
+    if result.plan is not None:
+        return bool((alike(*_of_several(result), result) | result.flat.deviance.isnan()).all())
     for values in result.row_values():
         half = result.family.half_deviance(values.rows.response, values.eta, values.mu, result.link)
         total += torch.where(values.used, 2 * half * values.rows.weight, 0.0).sum(-1)
         count += torch.where(values.used, values.repeats, 0.0).sum(-1)
     return bool((alike(total, count, result) | result.flat.deviance.isnan()).all())
+
+
+def _of_several(result: Result) -> tuple[Tensor, Tensor]:
+    """(B) minus twice the log-likelihood of the rows behind a fit of several predictors, and how many they are."""
+    total, count = torch.zeros_like(result.flat.deviance), torch.zeros_like(result.flat.deviance)
+    family = family_of(result)
+    for chunk in result.source:
+        for rows in to_float64(chunk).pieces():
+            used, half = rows.weight > 0, family.nll(rows.response, predictors(rows, result.flat.coef))
+            total += torch.where(used, 2 * half * rows.weight, 0.0).sum(-1)
+            repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(rows.weight)
+            count += torch.where(used, repeats, 0.0).sum(-1)
+    return total, count
 
 
 def alike(deviance: Tensor, count: Tensor, result: Result) -> Tensor:
@@ -102,6 +120,8 @@ class Batch:
 
     def new(self, rows: Tensor | None) -> Design | Tensor:
         """What `predict` takes for some of the rows; None stands for all."""
+        if rows is not None and self.result.plan is not None:
+            return replace(self.design, numbers=self.design.x[rows], indexed=None, y=None)
         return self.design if rows is None else self.design.x[rows, int(self.design.intercept) :]
 
     @property
@@ -119,22 +139,27 @@ class Batch:
     @property
     def rows(self) -> Rows:
         """As a fit of one model takes them. Raises ValueError where a value does not suit the family."""
-        design = self.design
-        return next(
-            iter(
-                inputs.assemble(
-                    design.numbers,
-                    self.y,
-                    self.result.family,
-                    self.roles,
-                    design.names,
-                    False,
-                    design.intercept,
-                    strict=False,
-                    indexed=design.indexed,
-                ).source
-            )
+        return self.of(self.result, None)
+
+    def of(self, result: Result, where: Tensor | None) -> Rows:
+        """Some of the rows as the fit of one model takes them; None stands for all. Raises ValueError as `rows`."""
+        design, y, roles = self.design, self.y, self.roles
+        x, indexed = design.numbers, design.indexed
+        if where is not None:
+            x, indexed, y, roles = design.x[where], None, y[where], roles.map(lambda name, value: value[where])
+        data = inputs.assemble(
+            x,
+            inputs.in_class_order(y, result.family, result.spec),
+            result.family,
+            roles,
+            design.names if result.plan is None else [*result.names, *result.cuts],
+            False,
+            design.intercept,
+            strict=False,
+            indexed=indexed,
+            plan=result.plan,
         )
+        return next(iter(data.source))
 
     def parts(self, strangers: Counter[str] | None = None) -> Iterator[tuple[int, Result, Tensor | None]]:
         """Each model that has rows here, its number, and which rows are its own; None stands for all.

@@ -17,10 +17,12 @@ from torchglm.cli import short_names
 from torchglm.cli.config_errors import one_line
 from torchglm.cli.schema import Job, SolverOptions
 from torchglm.cli.streamed_fit import optimum_from, result_at
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import FileRows, Roles
 from torchglm.inputs.files import HOLD
 from torchglm.model.face import GLMHead
+from torchglm.report.laws import law_title
 from torchglm.rows.rows import is_all, whole
 from torchglm.store.runs import TRAINING
 from torchglm.tables.files import files, kind_of
@@ -65,6 +67,10 @@ class SGD(SolverOptions):
         """The trained fit, with what it says at its coefficients. Raises ValueError for groups."""
         if job.data.groups:
             raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")
+        if isinstance(job.family, VectorFamily) or job.data.predictors:
+            raise ValueError(
+                f"solver sgd fits families of one predictor, and {law_title(job.family)} is to have several. Use irls."
+            )
         data, family, link = job.data, copy.deepcopy(job.family), job.link or job.family.default_link
         Roles(**data.roles).check_link(link)
         rows = FileRows(data.formula, data.path, job.family, data.roles, data.policies, job.where, job.precision)

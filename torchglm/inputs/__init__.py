@@ -23,7 +23,7 @@ from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 from torchglm.inputs.roles import ROLES, Roles, paired
 from torchglm.inputs.several import several_from_arrays, whole_design
-from torchglm.inputs.specs import check_predictors
+from torchglm.inputs.specs import check_predictors, in_class_order
 
 __all__ = [
     "ROLES",
@@ -43,6 +43,7 @@ __all__ = [
     "class_codes",
     "column_names",
     "finite",
+    "in_class_order",
     "in_order",
     "own_names",
     "from_arrays",

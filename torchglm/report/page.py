@@ -16,13 +16,14 @@ import yaml  # type: ignore[import-untyped]
 from torchglm.inference.adequacy.check import Check, check
 from torchglm.inference.adequacy.screening import run as screen
 from torchglm.inference.fitted import Fitted
-from torchglm.report import tables
+from torchglm.report import several_panels, tables
 from torchglm.report.document import Facts, Grid
 from torchglm.report.gathered import Gathered
 from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations, chunks
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
+from torchglm.report.several_rows import SeveralRows
 from torchglm.report.views import View, view_of
 from torchglm.version import VERSION
 from torchglm.writing.files import replaced
@@ -58,11 +59,20 @@ def write_page(
     the fit: they are left out for rows given here, and with `new_rows`, which says that other rows stand behind the
     result: the page says so at its top. `config` is shown as it is, or as YAML; `run` and `data` name the run and the
     rows of the page at its top. Returns the path. The file appears complete or not at all. Raises ValueError where
-    only one of `y` and `mu` is given.
+    only one of `y` and `mu` is given, or any for a fit of several predictors.
     """
     path = Path(path)
     given = y is not None or mu is not None
-    rows = Shown.of(result, chunks(result, y, mu, weight, exposure), not given and not new_rows and result.has_rows)
+    if result.plan is not None and given:
+        raise ValueError(
+            "a report of several predictors shows the rows behind the fit, and takes no y and mu. Attach others: "
+            "result.with_rows(data)."
+        )
+    own = not given and not new_rows and result.has_rows
+    if result.plan is not None:
+        rows = Shown(SeveralRows.of(result), None, own)
+    else:
+        rows = Shown.of(result, chunks(result, y, mu, weight, exposure), own)
     text = page(result, rows, title, config, level, origin(result, rows, run, data))
     with replaced(path) as draft:
         draft.write_text(text, encoding="utf-8")
@@ -73,22 +83,23 @@ def write_page(
 class Shown:
     """The rows of a page: what they hold together, and what single ones do where they are those of the fit."""
 
-    gathered: Gathered | None
+    gathered: Gathered | SeveralRows | None
     influence: Influence | None
+    own: bool
 
     @classmethod
     def of(cls, result: Fitted, rows: Iterable[Observations], own: bool) -> Shown:
         """One pass over `rows`, or over those behind the result where they are its `own`."""
         if not own:
-            return cls(Gathered.of(result, rows), None)
+            return cls(Gathered.of(result, rows), None, False)
         gathered, influence = Gathered(result), Influence(result)
         screen(result, [gathered, influence])
-        return cls(gathered, influence) if gathered.count else cls(None, None)
+        return cls(gathered, influence, True) if gathered.count else cls(None, None, True)
 
     @property
     def other(self) -> bool:
         """Whether the rows are not those of the fit."""
-        return self.gathered is not None and self.influence is None
+        return self.gathered is not None and not self.own
 
 
 def origin(result: Fitted, rows: Shown, run: str | None, data: str | Sequence[str] | None) -> str:
@@ -133,7 +144,7 @@ def page(
         facts=Markup(Facts(view.facts()).html()),
         tables=[_table(t) for t in view.tables(_PAGE)],
         remarks=view.remarks(),
-        estimates=[_embedded(p) for p in coefficient_panels(result, level)],
+        estimates=[_embedded(p) for p in _estimates(result, level, rows.gathered)],
         config=_yaml(config),
         footer=_footer(rows),
         sentences=_capped(view.sentences()),
@@ -142,10 +153,24 @@ def page(
     )
 
 
-def _on_rows(result: Fitted, rows: Gathered | None) -> dict[str, Any]:
+def _estimates(result: Fitted, level: float, rows: Gathered | SeveralRows | None) -> list[Panel]:
+    """The panels of the coefficients."""
+    if result.plan is None:
+        return coefficient_panels(result, level)
+    return several_panels.estimate_panels(result, level, rows if isinstance(rows, SeveralRows) else None)
+
+
+def _on_rows(result: Fitted, rows: Gathered | SeveralRows | None) -> dict[str, Any]:
     """What the page says of rows, be they those of the fit or others."""
     if rows is None:
         return {"predictions": [], "deciles": None, "checks": []}
+    if isinstance(rows, SeveralRows):
+        shown, grids = several_panels.prediction_panels(result, rows)
+        return {
+            "predictions": [_embedded(p) for p in shown],
+            "deciles": _joined([_table(grid) for grid in grids]),
+            "checks": [_embedded(p) for p in several_panels.check_panels(result, rows)],
+        }
     panels, deciles = predictions(result, rows)
     return {
         "predictions": [_embedded(p) for p in panels],
@@ -223,6 +248,12 @@ def _asked(check: Check) -> str:
     if count:
         return f"{count} finding{'s' * (count != 1)}, named at the top of this page, by {asked}, {held}."
     return f"Nothing found by {asked}, {held}, nor in the columns and single rows."
+
+
+def _joined(parts: list[Any]) -> Any:
+    from markupsafe import Markup
+
+    return Markup("").join(parts)
 
 
 def _table(table: Grid) -> Any:

@@ -51,12 +51,16 @@ def forest(result: Fitted, level: float = 0.95, most: int = MOST_DRAWN) -> Figur
     too large to be read are drawn as coefficients. Where intervals differ in length by more than 300 times, the axis is
     linear about zero and logarithmic beyond.
     """
-    ratio = words.ratio_name(result.family, result.link)
     rows = _shown(result, level, most)
+    return forest_of(rows, words.ratio_name(result.family, result.link), level, _cuts(result))
+
+
+def forest_of(rows: list[Coefficient], ratio: str | None, level: float, cut: bool = False) -> Figure:
+    """The same of coefficients; `ratio` is what exp(coef) is, `cut` says that some may run to infinity."""
     figure, axes = quiet_axes(height=1.1 + 0.27 * max(len(rows), 2))
     axes.axvline(0.0, color=QUIET, linewidth=1, zorder=1)
     place = list(range(len(rows), 0, -1))
-    low, high = _reach(result, rows)
+    low, high = _reach(cut, rows)
     ends = [(_or(c.low, c.estimate), _or(c.high, c.estimate)) for c in rows]
     inside = [(min(max(a, low), high), min(max(b, low), high)) for a, b in ends]
     axes.hlines(place, [a for a, _ in inside], [b for _, b in inside], color=BLUE, linewidth=2, zorder=2)
@@ -347,19 +351,27 @@ def _outer(edges: Tensor) -> Any:
 
 
 def _shown(result: Fitted, level: float, most: int) -> list[Coefficient]:
+    return drawn(coefficients(result, level), most)
+
+
+def drawn(found: list[Coefficient], most: int = MOST_DRAWN) -> list[Coefficient]:
     """The `most` coefficients of largest |statistic| but the intercept, in the order of the table."""
-    rows = [c for c in coefficients(result, level) if c.name != words.INTERCEPT and not c.aliased]
+    rows = [c for c in found if c.name != words.INTERCEPT and not c.aliased]
     kept = set(sorted(range(len(rows)), key=lambda i: -_size(rows[i]))[:most])
     return [c for i, c in enumerate(rows) if i in kept]
 
 
-def _reach(result: Fitted, rows: list[Coefficient]) -> tuple[float, float]:
+def _cuts(result: Fitted) -> bool:
+    """Whether intervals that say nothing are cut: of a fit without a maximum, on a scale without a unit."""
+    return not bool(result.converged) and result.link.exponent in (None, 0)
+
+
+def _reach(cut: bool, rows: list[Coefficient]) -> tuple[float, float]:
     """Where the axis ends: past every bounded interval, zero within; one that the rows do not bound is cut there.
 
     Such are the infinite ones, and of a fit without a maximum (separation) those past all lengths on a scale without
     a unit; an identity or a power of the mean has the unit of the response.
     """
-    cut = not bool(result.converged) and result.link.exponent in (None, 0)
     bounded = [c for c in rows if not (cut and c.high - c.low > _UNBOUNDED)]
     ends = [v for c in bounded for v in (c.estimate, c.low, c.high) if math.isfinite(v)]
     low, high = min([0.0, *ends]), max([0.0, *ends])
@@ -372,7 +384,7 @@ def _reach(result: Fitted, rows: list[Coefficient]) -> tuple[float, float]:
 def unbounded(result: Fitted, level: float) -> int:
     """How many intervals of a `forest` leave its axis."""
     rows = _shown(result, level, MOST_DRAWN)
-    low, high = _reach(result, rows)
+    low, high = _reach(_cuts(result), rows)
     return sum(_or(c.low, c.estimate) < low or _or(c.high, c.estimate) > high for c in rows)
 
 

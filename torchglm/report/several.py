@@ -114,8 +114,9 @@ class SeveralModel(SingleModel):
             lines = ["Tests and intervals: none."]
         named = dict.fromkeys(s.quantity.ratio for s in self.sections if s.quantity.ratio)
         if named:
-            first, *rest = named
-            lines[0] += f" {' and '.join([str(first).capitalize(), *map(str, rest)])} = exp(estimate)."
+            *before, last = map(str, named)
+            said = f"{', '.join(before)} and {last}" if before else last
+            lines[0] += f" {said[:1].upper()}{said[1:]} = exp(estimate)."
         return lines + laws.explained(self.law) + penalised(r) + policies(r)
 
     def sentences(self) -> list[str]:
@@ -204,7 +205,7 @@ class SeveralModel(SingleModel):
         counted = self._counts()
         if counted is None:
             return []
-        shown = [f"{name} {numbers.number(n, 0)}" for name, n in counted.items()]
+        shown = [f"{name}: {numbers.number(n, 0)}" for name, n in counted.items()]
         more = f", … ({len(shown)} classes)" if len(shown) > _LISTED else ""
         return [("Classes", ", ".join(shown[:_LISTED]) + more)]
 

@@ -1,0 +1,151 @@
+"""Families of several predictors from YAML through every command: fit, predict, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from reported_cases import ORDER, table
+
+import torchglm as tg
+from torchglm.cli import main
+
+JOBS: dict[str, dict[str, Any]] = {
+    "ordinal": {"data": {"formula": "level ~ age + region"}, "family": {"name": "ordinal", "link": "probit"}},
+    "multinomial": {"data": {"formula": "level ~ age + C(region)"}, "family": "multinomial"},
+    "gamma": {
+        "data": {"formula": "cost ~ age", "predictors": {"dispersion": "~ region"}, "weights": "w"},
+        "family": "gamma",
+        "link": "log",
+    },
+    "zero_inflated": {
+        "data": {"formula": "many ~ age", "predictors": {"zero": "~ age"}},
+        "family": {"name": "zero_inflated", "family": "poisson"},
+    },
+    "two_parts": {
+        "data": {"formula": "two ~ age", "predictors": {"zero": "~ age"}},
+        "family": {"name": "hurdle", "family": "lognormal"},
+    },
+    "weibull": {"data": {"formula": "time ~ age", "event": "seen"}, "family": "weibull"},
+    "beta_binomial": {"data": {"formula": "hits ~ age", "trials": "trials"}, "family": "beta_binomial"},
+    "groups": {"data": {"formula": "level ~ age", "by": "kind"}, "family": "ordinal"},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    table().to_parquet(folder / "rows.parquet")
+    for name, job in JOBS.items():
+        given = job | {"data": job["data"] | {"path": "rows.parquet"}, "output_dir": str(folder / name)}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(given))
+        assert main(["fit", str(folder / f"{name}.yaml")]) == 0
+    return folder
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    return capsys.readouterr().err
+
+
+def scores(place: Path, name: str, capsys: pytest.CaptureFixture[str], rows: str = "rows.parquet") -> dict[str, Any]:
+    found = printed(capsys, "evaluate", str(place / name), str(place / rows), "--format", "json")
+    return dict(json.loads(found))
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_run_loads_again_and_reports(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = tg.load(place / name)
+    assert bool(result.converged.all())
+    assert "tandard errors from the observed" in " ".join(printed(capsys, "summary", str(place / name)).split()) or (
+        name == "groups"
+    )
+    printed(capsys, "report", str(place / name))
+    assert "these are other rows" not in (place / name / "report.html").read_text(encoding="utf-8").lower()
+
+
+@pytest.mark.parametrize("name", ["ordinal", "zero_inflated"])
+def test_new_rows_have_a_page_of_their_own(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table().iloc[:150].to_parquet(place / "half.parquet")
+    said = printed(capsys, "report", str(place / name), "--data", str(place / "half.parquet"))
+    assert "on new rows" in said and not scores(place, name, capsys, "half.parquet")["rows_of_the_fit"]
+    text = (place / name / "report_half.html").read_text(encoding="utf-8")
+    assert "These are other rows" in text and "150 rows" in text
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_predictions_are_those_of_python(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed(
+        capsys, "predict", str(place / name), str(place / "rows.parquet"), "--out", str(place / "out.parquet"), "--se"
+    )
+    found, result, frame = pd.read_parquet(place / "out.parquet"), tg.load(place / name), table()
+    if name == "groups":
+        assert list(found.columns[:3]) == ["kind", "probability_low", "probability_low_se"]
+        for k, (label,) in enumerate(result.groups or []):
+            own = (frame["kind"] == label).to_numpy()
+            want = result[k].predict(frame[own])
+            np.testing.assert_allclose(found.loc[own, [f"probability_{c}" for c in ORDER]], want, rtol=1e-12)
+        return
+    value, error = result.predict(frame, se=True)
+    columns = [f"probability_{c}" for c in ORDER] if value.dim() == 2 else ["mean"]
+    assert list(found.columns) == [name for one in columns for name in (one, f"{one}_se")]
+    np.testing.assert_allclose(found[columns].to_numpy().squeeze(), value, rtol=1e-12)
+    np.testing.assert_allclose(found[[f"{one}_se" for one in columns]].to_numpy().squeeze(), error, rtol=1e-10)
+
+
+def test_parameters_by_their_names(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, out = str(place / "rows.parquet"), str(place / "kinds.parquet")
+    printed(
+        capsys, "predict", str(place / "two_parts"), rows, "--kind", "zero", "--kind", "scale", "--link", "--out", out
+    )
+    found, result = pd.read_parquet(out), tg.load(place / "two_parts")
+    assert list(found.columns) == ["zero", "scale", "link"]
+    for kind in found.columns:
+        np.testing.assert_allclose(found[kind], result.predict(table(), kind=kind), rtol=1e-12)
+    printed(capsys, "predict", str(place / "ordinal"), rows, "--kind", "link", "--out", out)
+    assert list(pd.read_parquet(out).columns) == ["link_low|mid", "link_mid|high"]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_scores_are_those_of_the_likelihood(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, result = scores(place, name, capsys), tg.load(place / name)
+    assert found["rows_of_the_fit"] and found["rows"] == 300
+    nll = found["log_score"] if "log_score" in found else found["nll"]
+    assert 300 * nll == pytest.approx(-float(result.loglik.sum()), rel=1e-9)
+    assert len(printed(capsys, "evaluate", str(place / name), str(place / "rows.parquet"))) > 200
+
+
+def test_scores_of_classes(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    p = tg.load(place / "ordinal").predict(table())
+    code = torch.tensor([ORDER.index(value) for value in table()["level"]])
+    seen = torch.nn.functional.one_hot(code, 3).double()
+    found = scores(place, "ordinal", capsys)
+    assert found["brier"] == pytest.approx(float((p - seen).square().sum(-1).mean()))
+    assert found["accuracy"] == pytest.approx(float((p.argmax(-1) == code).double().mean()))
+    ahead = (p - seen).cumsum(-1)[:, :2].square().sum(-1)
+    assert found["ranked_probability"] == pytest.approx(float(ahead.mean()))
+    assert "ranked_probability" not in scores(place, "multinomial", capsys)
+    assert [line["class"] for line in found["classes"]] == ORDER and sum(map(sum, found["confusion"])) == 300
+
+
+def test_what_is_not_built_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, run = str(place / "rows.parquet"), str(place / "zero_inflated")
+    assert "Known: mean, link, zero" in refused(capsys, "predict", run, rows, "--kind", "alpha")
+    assert "--se" in refused(capsys, "predict", run, rows, "--interval", "0.9")
+    assert "--by is for families of one predictor" in refused(capsys, "evaluate", run, rows, "--by", "region")
+    for name in ("ordinal", "gamma", "zero_inflated"):
+        said = refused(capsys, "fit", str(place / f"{name}.yaml"), "--solver", "sgd", "--output_dir", str(place / "s"))
+        assert "solver sgd fits families of one predictor" in said
