@@ -284,6 +284,11 @@ def test_models_of_groups_of_unlike_size() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         both = torchglm.fit(formula, frame, family="poisson", penalty=Quadratic(blocks[:1], "reml"), by="g", tol=1e-12)
+        seen: list[object] = []
+        torchglm.fit(
+            formula, frame, family="poisson", penalty=Quadratic(blocks[:1], "reml"), by="g", observe=seen.append
+        )
+        assert len(seen) > 2
         for model, rows in enumerate((slice(0, 70), slice(70, 120))):
             one = fitted(y[rows], blocks[:1], design[rows])
             torch.testing.assert_close(both[model].coef, one.coef, rtol=1e-6, atol=1e-7)
@@ -318,6 +323,16 @@ def test_a_matrix_of_few_digits_keeps_its_null_space() -> None:
     other = fitted(y, [(place, (matrix / 3).float())], design)
     torch.testing.assert_close(other.coef, own.coef, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(other.criterion, own.criterion, rtol=1e-6, atol=0)
+
+
+def test_a_fit_that_is_observed_can_be_resumed() -> None:
+    design, y, blocks = counts()
+    seen: list[torchglm.fitting.progress.Progress] = []
+    own = fitted(y, blocks, design, observe=seen.append)
+    assert [int(p.n_iter) for p in seen] == sorted(int(p.n_iter) for p in seen) and len(seen) > 2
+    torch.testing.assert_close(seen[-1].coef[0], own.coef, rtol=1e-5, atol=1e-6)
+    again = fitted(y, blocks, design, resume=seen[1])
+    torch.testing.assert_close(again.coef, own.coef, rtol=1e-8, atol=1e-9)
 
 
 def test_repeats_are_rows() -> None:
@@ -371,8 +386,6 @@ def test_what_cannot_be_meant_is_refused() -> None:
         torchglm.fit(design, y, family="gaussian", predictors={"dispersion": "~ 1"}, penalty=Quadratic(blocks, "reml"))
     with pytest.raises(ValueError, match="power"):
         torchglm.fit(design, y, family=torchglm.Tweedie(), intercept=False, penalty=Quadratic(blocks, "reml"))
-    with pytest.raises(ValueError, match="follow the steps"):
-        torchglm.fit(design, y, family="poisson", penalty=Ridge("reml"), observe=lambda _: None)
     plain = torchglm.fit(design, y, family="poisson", intercept=False)
     with pytest.raises(ValueError, match="Quadratic"):
         _ = plain.strength

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.laplace import Criterion, Marginal
 from torchglm.fitting.moments import Point
-from torchglm.fitting.parts import together
+from torchglm.fitting.parts import Told, together
 from torchglm.fitting.penalties import Quadratic
+from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.ranges import EMPTY
 from torchglm.fitting.shape import has_alpha
 from torchglm.fitting.state import Solution
@@ -73,15 +75,17 @@ def solve_with_strengths(
     start: Tensor | None,
     options: dict[str, Any],
     phi: float | None = None,
+    observe: Observer | None = None,
 ) -> tuple[Family, Solution, Estimated]:
     """The fit at the strengths, the dispersion and the alpha where the criterion of `penalty.method` is least.
 
-    `options` are those of `irls` but for the penalty; a dispersion `phi` is held. A model with a strength at its limit
+    `options` are those of `irls` but for the penalty; a dispersion `phi` is held; `observe` is told of the steps of the
+    first fit and of the last, between which are those over the strengths. A model with a strength at its limit
     has the status STRENGTH_LIMIT. Raises `ValueError` for families whose criterion is not known.
     """
     _check(family)
     if isinstance(source, Ragged):
-        return _part_by_part(source, family, link, penalty, start, options, phi)
+        return _part_by_part(source, family, link, penalty, start, options, phi, observe)
     if next(iter(own_rows(source))).layout.levels is not None:
         source = seen(source, in_pairs)
     ends, theta = _scales(source, family, link, penalty)
@@ -91,6 +95,7 @@ def solve_with_strengths(
         link,
         start,
         options | {"penalty": penalty.with_strength(theta.exp()), "tol": max(COARSE, options["tol"])},
+        observe,
     )
     name = "log_alpha" if family.estimates_shape else ""
     if name:
@@ -99,7 +104,7 @@ def solve_with_strengths(
         ends = torch.cat([ends, alpha.new_tensor(ALPHA).expand(len(theta), 1, 2)], 1)
     search = _Search(Criterion(source, family, link, penalty, first, options, phi, name), ends, options["max_iter"])
     search.run(theta, first)
-    return search.result(family, first, options)
+    return search.result(family, first, options, observe)
 
 
 class _Search:
@@ -245,7 +250,9 @@ class _Search:
         self.theta[lane], self.coef[lane] = at.theta, at.coef
         self.value[lane], self.phi[lane], self.status[lane] = at.value, at.phi, int(status)
 
-    def result(self, family: Family, first: Solution, options: dict[str, Any]) -> tuple[Family, Solution, Estimated]:
+    def result(
+        self, family: Family, first: Solution, options: dict[str, Any], observe: Observer | None
+    ) -> tuple[Family, Solution, Estimated]:
         """The fit at the point that was reached."""
         criterion, many = self.criterion, self.criterion.many
         penalty = criterion.penalty.with_strength(self.theta[:, :many].exp())
@@ -254,7 +261,11 @@ class _Search:
             zero = self.limit[:, -1] & (self.theta[:, -1] <= ALPHA[0])
             raw = torch.where(zero, -torch.inf, self.theta[:, -1])
             family = family.with_parameters({criterion.name: raw[0] if raw.numel() == 1 else raw})
-        solution = irls(criterion.source, family, criterion.link, start=self.coef, **(options | {"penalty": penalty}))
+        steps, tell = first.n_iter + self.steps, None
+        if observe is not None:
+            tell = partial(_told, observe, steps)
+        last = options | {"penalty": penalty, "observe": tell}
+        solution = irls(criterion.source, family, criterion.link, start=self.coef, **last)
         solution = criterion.refined(solution, self.theta, family)
         regular, limit = solution.status == int(Status.CONVERGED), self.limit[:, :many]
         solution.status[regular] = self.status[regular].to(solution.status.dtype)
@@ -265,7 +276,12 @@ class _Search:
         strength = torch.where(limit, ends, penalty.strength)
         strength[solution.status == int(Status.NOT_FINITE)] = torch.nan
         found = Estimated(penalty, strength, self.value, self.phi)
-        return family, replace(solution, n_iter=first.n_iter + self.steps), found
+        return family, replace(solution, n_iter=steps), found
+
+
+def _told(observe: Observer, before: Tensor, now: Progress) -> None:
+    """Tell of the last fit, with the steps before it."""
+    observe(replace(now, n_iter=now.n_iter + before))
 
 
 def _check(family: Family) -> None:
@@ -302,24 +318,20 @@ def _part_by_part(
     start: Tensor | None,
     options: dict[str, Any],
     phi: float | None,
+    observe: Observer | None,
 ) -> tuple[Family, Solution, Estimated]:
     """`solve_with_strengths` of models of like size together."""
     shapes: dict[str, Tensor] = {}
+    told = None if observe is None else Told(source, source.parts[0][1].columns, observe, None)
     blank = torch.full((source.models, 2 * len(penalty.blocks) + 2), torch.nan, dtype=torch.float64)
 
     def part(models: Tensor, rows: Rows) -> Solution:
         first, skip = None if start is None else start[models], options.get("skip")
         own = options | {"skip": None if skip is None else skip[models]}
-        member, solution, found = solve_with_strengths(
-            [rows], take_family(family, models), link, penalty, first, own, phi
-        )
-        columns = (
-            found.penalty.strength,
-            found.strength,
-            found.criterion.unsqueeze(-1),
-            found.dispersion.unsqueeze(-1),
-        )
-        blank[models.cpu()] = torch.cat(columns, -1).cpu()
+        member, tell = take_family(family, models), None if told is None else told.of(models)
+        member, solution, found = solve_with_strengths([rows], member, link, penalty, first, own, phi, tell)
+        single = torch.stack([found.criterion, found.dispersion], -1)
+        blank[models.cpu()] = torch.cat([found.penalty.strength, found.strength, single], -1).cpu()
         for name, value in member.named_parameters() if family.estimates_shape else ():
             shapes.setdefault(name, value.new_empty(source.models))[models] = value
         return solution

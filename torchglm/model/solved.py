@@ -52,8 +52,9 @@ def solved(
 ) -> Solved:
     """The maximum of a call; `options` are those of `irls`, `start` are first coefficients (B, p).
 
-    Raises `ValueError` for `observe` or `resume` where strengths are estimated: many fits, not one, are its steps; and
-    for classes without a baseline, whose coefficients only the penalty of a path makes unique.
+    Where strengths are estimated `observe` is told of the steps of the first fit and of the last, and `resume` gives
+    the first coefficients. Raises `ValueError` for classes without a baseline, whose coefficients only the penalty of a
+    path makes unique.
     """
     if isinstance(family, Multinomial) and family.baseline is None:
         raise ValueError("Multinomial(baseline=None) is for torchglm.path. Name a baseline: Multinomial(baseline=0).")
@@ -65,8 +66,7 @@ def solved(
         family, solution = solve(data.source, family, link, start, options, observe, resume)
         solution, apart = levels_apart(data.source, family, link, solution, options)
         return Solved(family, penalty, solution, apart)
-    if observe is not None or resume is not None:
-        raise ValueError("observe= and resume= follow the steps of one fit, and strengths take many. Leave them out.")
     held = None if dispersion is None or isinstance(dispersion, str) else float(dispersion)
-    family, solution, found = solve_with_strengths(data.source, family, link, penalty, start, options, held)
+    start = start if resume is None else resume.coef
+    family, solution, found = solve_with_strengths(data.source, family, link, penalty, start, options, held, observe)
     return Solved(family, found.penalty, solution, estimated=found)
