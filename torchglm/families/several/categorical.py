@@ -365,7 +365,7 @@ class Ordinal(Classes):
         return -torch.ones(len(self.predictors), dtype=torch.float64)
 
     def plan(self, designs: dict[str, dict[str, int]], ones: tuple[int, ...]) -> tuple[Plan, list[str]]:
-        constant = [place for place in designs[""].values() if place in ones]
+        constant = [place for place in designs[""].values() if place in ones] or list(ones[:1])
         if not constant:
             raise ValueError("an ordinal model has thresholds in place of an intercept. Leave intercept=False out.")
         columns = {name: place for name, place in designs[""].items() if place not in ones}
