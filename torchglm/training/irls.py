@@ -30,7 +30,7 @@ from torchglm.model.face import GLMHead
 from torchglm.rows.grams import Layout
 from torchglm.training.batches import rank_and_world
 from torchglm.training.logged_metrics import Scores
-from torchglm.training.model_head import predicted
+from torchglm.training.model_head import check_head, predicted
 
 
 class LitIRLS(LightningModule):
@@ -60,6 +60,7 @@ class LitIRLS(LightningModule):
                 f"LitIRLS fits a GLMHead alone, got {type(head).__name__}. For a network use LitGLM, with "
                 "the callback IRLSHead where its head is to be exact."
             )
+        check_head(head, "LitIRLS")
         if head.out_features != 1:
             raise ValueError(f"LitIRLS fits one response, this head has {head.out_features}. Use torchglm.fit.")
         if head.family.estimates_shape:

@@ -14,13 +14,28 @@ from torchglm.inputs import GLMBatch
 from torchglm.links import Link
 from torchglm.metrics import Coverage, LiftTable
 from torchglm.model import codec
-from torchglm.model.face import GLMHead
+from torchglm.model.face import GLMHead, VectorHead
 
 KINDS = ("learned", "estimated")
 
 
+def check_head(head: GLMHead, door: str) -> None:
+    """Raise `ValueError` for a head of several linear predictors, which `door` does not train."""
+    if isinstance(head, VectorHead):
+        raise ValueError(
+            f"{door} trains heads of one linear predictor, and this one of {head.family.name} has several. Fit it, "
+            "head.fit(x, y), or step down its loss in a loop of your own."
+        )
+
+
 def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
-    """What comes before the head (None: nothing), and the head. `ValueError` where there is no head."""
+    """What comes before the head (None: nothing), and the head. `ValueError` where there is none of one predictor."""
+    backbone, head = _parts(model)
+    check_head(head, "LitGLM")
+    return backbone, head
+
+
+def _parts(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
     if isinstance(model, GLMHead):
         return None, model
     if isinstance(model, nn.Sequential) and len(model) and isinstance(model[-1], GLMHead):

@@ -26,6 +26,7 @@ from torchglm.training.batches import TensorBatches, generator_of, rank_and_worl
 from torchglm.training.checkpointing import train
 from torchglm.training.closed_form import ClosedForm
 from torchglm.training.lit_glm import LitGLM
+from torchglm.training.model_head import check_head
 from torchglm.training.polish import polished, solved
 from torchglm.training.row_checks import check_rows, checked, suit
 from torchglm.training.sgd_loop import cosine, descend
@@ -101,6 +102,7 @@ def fit_sgd(
     """
     if polish != "irls" and (not isinstance(polish, int) or polish < 0):
         raise ValueError(f"polish must be a number of Newton steps, or 'irls', got {polish!r}.")
+    check_head(head, "fit_sgd")
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
