@@ -14,7 +14,7 @@ from torch import Tensor
 
 import torchglm
 from torchglm import ElasticNet, Multinomial, Ordinal, Ridge
-from torchglm.report import plots
+from torchglm.report import path_plots
 
 FOLDER = Path(__file__).parent / "reference_path"
 CASES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -319,14 +319,14 @@ def test_bad_input(options: dict[str, Any], said: str) -> None:
 
 def test_pictures() -> None:
     path = torchglm.path(X, Y, family="bernoulli", n=6, folds=4, factor=[1, 0, 2])
-    drawn_lines = plots.path_coefficients(path).axes[0].get_lines()
+    drawn_lines = path_plots.coefficients(path).axes[0].get_lines()
     assert sum(len(line.get_xdata()) == 6 for line in drawn_lines) == 2  # the free column has no weight
-    [axes] = plots.path_validation(path).axes
+    [axes] = path_plots.validation(path).axes
     assert any(np.allclose(line.get_ydata(), path.cv_mean) for line in axes.get_lines() if len(line.get_xdata()) == 6)
     with pytest.raises(ValueError, match="folds"):
-        plots.path_validation(torchglm.path(X, Y, family="bernoulli", n=3))
+        path_plots.validation(torchglm.path(X, Y, family="bernoulli", n=3))
     with pytest.raises(ValueError, match="batch"):
-        plots.path_coefficients(torchglm.path(X, torch.stack([Y, 1 - Y]), family="bernoulli", n=3))
+        path_plots.coefficients(torchglm.path(X, torch.stack([Y, 1 - Y]), family="bernoulli", n=3))
 
 
 def test_questions_that_have_no_answer() -> None:
