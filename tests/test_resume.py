@@ -261,7 +261,7 @@ def test_a_full_disk_is_said_before_the_fit(
 
 def test_a_disk_that_fills_on_the_way_does_not_end_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = checkpoints.Checkpoint(tmp_path, "a: 1", [])
-    state = Progress(torch.ones(1, 2, dtype=torch.float64), torch.tensor([3]), torch.ones(1))
+    state = Progress(torch.ones(1, 2, dtype=torch.float64), torch.tensor([3]), torch.ones(1, dtype=torch.float64))
     kept(state)
 
     def full(*_: object) -> None:

@@ -28,8 +28,6 @@ from torchglm.report.axes import (
 from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
 from torchglm.report.fonts import families, reserved
 from torchglm.report.overview import ModelBatch
-from torchglm.report.path_figures import path_coefficients as path_coefficients
-from torchglm.report.path_figures import path_validation as path_validation
 from torchglm.report.single import Coefficient, coefficients
 from torchglm.writing import numbers
 
