@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
 
-from torchglm.inference.adequacy.check import Check, check
+from torchglm.inference.adequacy.check import check
+from torchglm.inference.adequacy.findings import Check
 from torchglm.inference.adequacy.screening import run as screen
 from torchglm.inference.fitted import Fitted
 from torchglm.report import several_panels, tables

@@ -13,7 +13,7 @@ from torchglm.report.overview import ModelBatch
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
-    from torchglm.inference.adequacy.check import Check
+    from torchglm.inference.adequacy.findings import Check
     from torchglm.report.binned import Calibration
     from torchglm.report.influence import Influence
 

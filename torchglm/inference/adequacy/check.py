@@ -13,114 +13,24 @@ from torch import Tensor
 from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy import sentences
+from torchglm.inference.adequacy.check_several import check_several
 from torchglm.inference.adequacy.collinearity import vif_of_variables
 from torchglm.inference.adequacy.diagnostics import has_zeros
 from torchglm.inference.adequacy.dispersion import Spread, apart, spread_of
+from torchglm.inference.adequacy.findings import Check, Finding
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, PearsonRows, VarianceTrend, ZeroCount
-from torchglm.inference.by_plan import of_one_predictor
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.influence import deletion
 from torchglm.inference.rowwise import RowValues
-from torchglm.inference.table import Outcome, Table
+from torchglm.inference.table import Outcome
 
 INFLATED = 10.0  # a variance inflation worth a sentence
 MOVING = 1.0  # a Cook's distance worth a sentence
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found: what (`topic`), its number, its adjusted p-value where it is a test, a sentence, and a try."""
-
-    topic: str
-    value: float
-    p_value: float | None
-    sentence: str
-    advice: str
-
-    def __str__(self) -> str:
-        return f"{self.sentence} {self.advice}"
-
-
-@dataclass(frozen=True)
-class Check:
-    """What `Result.check` found: `findings` of each model (flat), the tests behind them, and their level.
-
-    `check[i]` is that of one model of a batch; `tests` maps topics to outcomes `(*B)` and `adjusted` to p-values
-    corrected for the number of tests. Prints as sentences.
-    """
-
-    title: str
-    level: float
-    findings: list[list[Finding]]
-    tests: dict[str, Outcome]
-    adjusted: dict[str, Tensor]
-    batch: torch.Size
-
-    @property
-    def silent(self) -> Tensor:
-        """(*B) True where nothing was found."""
-        return torch.tensor([not one for one in self.findings]).reshape(self.batch)
-
-    def found(self, topic: str) -> Tensor:
-        """(*B) True where something was found on a topic."""
-        return torch.tensor([any(f.topic == topic for f in one) for one in self.findings]).reshape(self.batch)
-
-    def __getitem__(self, model: int) -> Check:
-        if not self.batch:
-            raise TypeError("this check is of one model, not of a batch.")
-        index = torch.arange(self.batch.numel()).reshape(self.batch)[model]
-        return Check(
-            self.title,
-            self.level,
-            [self.findings[i] for i in index.reshape(-1).tolist()],
-            {topic: test[model] for topic, test in self.tests.items()},
-            {topic: p[model] for topic, p in self.adjusted.items()},
-            index.shape,
-        )
-
-    def table(self) -> Table:
-        """The tests with their statistics, p-values and adjusted p-values."""
-        tests = list(self.tests.values())
-        columns = {
-            "statistic": [t.statistic for t in tests],
-            "p": [t.p_value for t in tests],
-            "p adjusted": list(self.adjusted.values()),
-        }
-        return Table("Checks", list(self.tests), {k: torch.stack(v, -1) for k, v in columns.items() if v})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: the title, the level, the tests, and the findings (a list of them for each model of a batch)."""
-        found = [[vars(finding) for finding in one] for one in self.findings]
-        return {
-            "title": self.title,
-            "level": self.level,
-            "findings": found if self.batch else found[0],
-            "tests": {
-                topic: test.to_dict() | {"p_adjusted": self.adjusted[topic].tolist()}
-                for topic, test in self.tests.items()
-            },
-        }
-
-    def __str__(self) -> str:
-        tests = f"{len(self.tests)} test{'s' * (len(self.tests) != 1)} ({', '.join(self.tests)})"
-        asked = f"by {tests} at {self.level:.3g} together" if self.tests else "(a penalised fit is not tested)"
-        if not self.batch:
-            found = self.findings[0]
-            if not found:
-                return f"{self.title}: nothing found {asked}."
-            lines = [f"{i}. {finding.sentence}\n   {finding.advice}" for i, finding in enumerate(found, 1)]
-            return "\n".join([f"{self.title}: {len(found)} finding{'s' * (len(found) != 1)}.", *lines])
-        models = len(self.findings)
-        topics = list(dict.fromkeys(f.topic for one in self.findings for f in one))
-        lines = [f"  {topic}: {int(self.found(topic).sum())} of {models}" for topic in topics]
-        quiet = f"{int(self.silent.sum())} of {models} models without a finding {asked}"
-        return "\n".join([f"{self.title}: {quiet}{' for each' * bool(self.tests)}.", *lines])
-
-    __repr__ = __str__
 
 
 class LargestCook:
@@ -185,7 +95,7 @@ def screens_of(result: Fitted) -> dict[str, Any]:
     return made
 
 
-@of_one_predictor("Use residuals(), cooks_distance() and vif().")
+@answered_by(check_several)
 @torch.no_grad()
 def check(result: Fitted, level: float = 0.05) -> Check:
     """Ask whether the model holds, and say what speaks against it; see `Check`.

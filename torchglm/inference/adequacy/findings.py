@@ -1,0 +1,103 @@
+"""What a check found: findings in plain sentences, and the tests behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.inference.table import Outcome, Table
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: what (`topic`), its number, its adjusted p-value where it is a test, a sentence, and a try."""
+
+    topic: str
+    value: float
+    p_value: float | None
+    sentence: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.advice}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `Result.check` found: `findings` of each model (flat), the tests behind them, and their level.
+
+    `check[i]` is that of one model of a batch; `tests` maps topics to outcomes `(*B)` and `adjusted` to p-values
+    corrected for the number of tests. Prints as sentences.
+    """
+
+    title: str
+    level: float
+    findings: list[list[Finding]]
+    tests: dict[str, Outcome]
+    adjusted: dict[str, Tensor]
+    batch: torch.Size
+
+    @property
+    def silent(self) -> Tensor:
+        """(*B) True where nothing was found."""
+        return torch.tensor([not one for one in self.findings]).reshape(self.batch)
+
+    def found(self, topic: str) -> Tensor:
+        """(*B) True where something was found on a topic."""
+        return torch.tensor([any(f.topic == topic for f in one) for one in self.findings]).reshape(self.batch)
+
+    def __getitem__(self, model: int) -> Check:
+        if not self.batch:
+            raise TypeError("this check is of one model, not of a batch.")
+        index = torch.arange(self.batch.numel()).reshape(self.batch)[model]
+        return Check(
+            self.title,
+            self.level,
+            [self.findings[i] for i in index.reshape(-1).tolist()],
+            {topic: test[model] for topic, test in self.tests.items()},
+            {topic: p[model] for topic, p in self.adjusted.items()},
+            index.shape,
+        )
+
+    def table(self) -> Table:
+        """The tests with their statistics, p-values and adjusted p-values."""
+        tests = list(self.tests.values())
+        columns = {
+            "statistic": [t.statistic for t in tests],
+            "p": [t.p_value for t in tests],
+            "p adjusted": list(self.adjusted.values()),
+        }
+        return Table("Checks", list(self.tests), {k: torch.stack(v, -1) for k, v in columns.items() if v})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the title, the level, the tests, and the findings (a list of them for each model of a batch)."""
+        found = [[vars(finding) for finding in one] for one in self.findings]
+        return {
+            "title": self.title,
+            "level": self.level,
+            "findings": found if self.batch else found[0],
+            "tests": {
+                topic: test.to_dict() | {"p_adjusted": self.adjusted[topic].tolist()}
+                for topic, test in self.tests.items()
+            },
+        }
+
+    def __str__(self) -> str:
+        tests = f"{len(self.tests)} test{'s' * (len(self.tests) != 1)} ({', '.join(self.tests)})"
+        asked = f"by {tests} at {self.level:.3g} together" if self.tests else "(a penalised fit is not tested)"
+        if not self.batch:
+            found = self.findings[0]
+            if not found:
+                return f"{self.title}: nothing found {asked}."
+            lines = [f"{i}. {finding.sentence}\n   {finding.advice}" for i, finding in enumerate(found, 1)]
+            return "\n".join([f"{self.title}: {len(found)} finding{'s' * (len(found) != 1)}.", *lines])
+        models = len(self.findings)
+        topics = list(dict.fromkeys(f.topic for one in self.findings for f in one))
+        lines = [f"  {topic}: {int(self.found(topic).sum())} of {models}" for topic in topics]
+        quiet = f"{int(self.silent.sum())} of {models} models without a finding {asked}"
+        return "\n".join([f"{self.title}: {quiet}{' for each' * bool(self.tests)}.", *lines])
+
+    __repr__ = __str__
