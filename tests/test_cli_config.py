@@ -142,7 +142,10 @@ def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path, mo
             "solver.singular: must be drop, minnorm or error, got drpo (did you mean 'drop'?).",
         ),
         (BASE + "dtype: int8\n", "dtype: must be float64 or float32, got int8."),
-        (BASE + "penalty: {name: ridge, l2: x}\n", "penalty.l2: must be a number or a list of numbers, got x."),
+        (
+            BASE + "penalty: {name: ridge, l2: x}\n",
+            "penalty.l2: must be a number, a list of numbers, reml or ml, got x",
+        ),
         (
             BASE.replace("y ~ x", "y ~ x, offset: off"),
             "data.offset: must be text, got False. YAML reads on, off, yes and no as true and false: put the name in "

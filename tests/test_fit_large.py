@@ -179,4 +179,4 @@ def test_separation_is_seen_in_a_large_fit(monkeypatch: pytest.MonkeyPatch) -> N
     rows["y"] = torch.where(rows["x"][:, 5] == 1, 1.0, rows["y"])
     as_large(monkeypatch)
     with pytest.warns(torchglm.FitWarning, match="SEPARATED"):
-        assert torchglm.fit(**rows, family="bernoulli").status == torchglm.Status.SEPARATED
+        assert torchglm.fit(**rows, family="bernoulli").status == torchglm.Status.SEPARATED_LEVELS

@@ -72,7 +72,8 @@ def test_each_group_says_what_a_fit_of_its_own_says(kind: str) -> None:
     numbers = ["coef", "std_err", "deviance", "null_deviance", "loglik", "dispersion", "nobs", "pearson_chi2"]
     close = {"rtol": 1e-6, "atol": 1e-8, "equal_nan": True}
     for i, one in enumerate(each):
-        assert whole.status[i] == one.status
+        saturated = whole.status[i] == torchglm.Status.SATURATED and bool(one.nobs <= one.rank)
+        assert saturated or whole.status[i] == one.status
         if one.status != torchglm.Status.CONVERGED or one.df_resid <= 0:
             continue
         for name in numbers:

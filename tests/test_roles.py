@@ -272,11 +272,14 @@ def calls() -> dict[str, Callable[..., Any]]:
         **{
             name: lambda *more, one=one, **named: one("poisson").update(mu, y, *more, **named)
             for name, one in classes.items()
-            if name != "Coverage"
+            if name not in ("Coverage", "Concordance")
         },
+        "Concordance": lambda *more, **named: metrics.Concordance().update(mu, y, *more, **named),
+        "concordance": lambda *more, **named: metrics.concordance(mu, y, *more, **named),
         **{
             name: lambda *more, one=one, **named: one(mu, y, "poisson", *more, **named)
             for name, one in functions.items()
+            if name != "concordance"
         },
     }
 

@@ -215,7 +215,6 @@ def test_the_law_of_a_head() -> None:
         (lambda: GLMHead(2, "poisson", predictors=("dispersion",)), "no parameter beside its mean"),
         (lambda: GLMHead(2, "gamma", predictors=("zero",)), "zero"),
         (lambda: GLMHead(2, "gamma", predictors=("dispersion",), dispersion=2.0), "Leave dispersion= out"),
-        (lambda: GLMHead(2, Ordinal(classes=3), bias=False), "thresholds in place of an intercept"),
         (lambda: tg.LazyGLMHead("ordinal"), "several"),
         (lambda: GLMHead(2, Multinomial(classes=3)).partial_fit(design(3), torch.zeros(3)), "one linear predictor"),
         (lambda: GLMHead(2, Multinomial(classes=3)).loss(design(3), torch.zeros(3), offset=torch.ones(3)), "offset"),

@@ -18,8 +18,7 @@ from torchglm.metrics.class_scores import ClassSums
 from torchglm.report import laws
 from torchglm.report.binned import Calibration
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
-from torchglm.report.several_panels import confusion
-from torchglm.report.several_rows import MOST_CELLS, SeveralRows
+from torchglm.report.several_rows import MOST_CELLS, SeveralRows, confusion
 from torchglm.rows.planned import predictors
 from torchglm.rows.rows import to_float64
 from torchglm.writing import numbers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -141,7 +142,7 @@ class Ridge(ElasticNet):
     the result has its `strength`, `l2` times the total weight. Raises `ValueError` for another text.
     """
 
-    def __init__(self, l2: float | Tensor | str) -> None:
+    def __init__(self, l2: float | Tensor | Literal["reml", "ml"]) -> None:
         self.method = _method(l2) if isinstance(l2, str) else None
         super().__init__(0.0, 0.0 if isinstance(l2, str) else l2)
 

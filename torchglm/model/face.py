@@ -330,7 +330,7 @@ class Result(Fitted):
         return replace(self, chunks=source, context=self.context | {"places": places})
 
     def with_rows(
-        self, x: Any, y: Any = None, predictors: Mapping[str, Any] | None = None, **roles: Unpack[RoleValues]
+        self, x: Any, y: Any = None, *, predictors: Mapping[str, Any] | None = None, **roles: Unpack[RoleValues]
     ) -> Result:
         """The same fit with rows attached, for residuals and robust covariances; rows and roles as for `fit`.
 

@@ -15,7 +15,7 @@ from torchglm.report.document import Grid
 from torchglm.report.panels import Panel, coefficient_panels
 from torchglm.report.sections import whole
 from torchglm.report.several import SeveralModel
-from torchglm.report.several_rows import MOST_CELLS, MOST_CLASSES, DrawnRows, SeveralRows
+from torchglm.report.several_rows import MOST_CELLS, MOST_CLASSES, DrawnRows, SeveralRows, confusion
 from torchglm.report.survival import Survival
 from torchglm.rows.responses import Times, each, size_of
 
@@ -93,16 +93,6 @@ def _of_classes(family: Classes, rows: SeveralRows, all_rows: str) -> tuple[list
     ]
     named = Grid("Scores on these rows", ("", "mean"), [(name, f"{value:.4f}") for name, value in scores])
     return [panel], [named, *([confusion(sums.confusion, known)] if len(known) <= MOST_CELLS else [])]
-
-
-def confusion(weights: Tensor, known: list[str]) -> Grid:
-    """The rows of each class by the class that is most probable for them, and the share that is told rightly."""
-    right = (weights.diagonal() / weights.sum(-1)).tolist()
-    rows = [
-        (name, *(f"{w:,.0f}" for w in own), "" if share != share else f"{100 * share:.1f} %")
-        for name, own, share in zip(known, weights.tolist(), right, strict=True)
-    ]
-    return Grid("Observed (lines), most probable (columns)", ("", *known, "right"), rows)
 
 
 def _of_means(rows: SeveralRows, all_rows: str) -> tuple[list[Panel], list[Grid]]:

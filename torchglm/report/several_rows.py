@@ -14,6 +14,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
 from torchglm.metrics.class_scores import ClassSums
 from torchglm.report.binned import Calibration
+from torchglm.report.document import Grid
 from torchglm.report.sample import EvenSample
 from torchglm.rows.planned import predictors
 from torchglm.rows.responses import Counts, Pair, Response, Times, size_of
@@ -117,3 +118,13 @@ def _parts(response: Response) -> list[Tensor]:
     """The tensors of a response, as numbers."""
     parts = list(response) if isinstance(response, Pair) else [response]
     return [part.to(torch.float64) for part in parts]
+
+
+def confusion(weights: Tensor, known: list[str]) -> Grid:
+    """The rows of each class by the class that is most probable for them, and the share that is told rightly."""
+    right = (weights.diagonal() / weights.sum(-1)).tolist()
+    rows = [
+        (name, *(f"{w:,.0f}" for w in own), "" if share != share else f"{100 * share:.1f} %")
+        for name, own, share in zip(known, weights.tolist(), right, strict=True)
+    ]
+    return Grid("Observed (lines), most probable (columns)", ("", *known, "right"), rows)
