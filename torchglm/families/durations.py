@@ -7,13 +7,14 @@ from torch import Tensor, distributions
 from torch.distributions import constraints
 
 from torchglm import links, special
-from torchglm.families.numerics import any_observed, log_less_excess, mask, values_are_known
+from torchglm.families.censored import Censored
+from torchglm.families.numerics import any_observed, log_less_excess, mask
 from torchglm.families.positive import ConstantVariation
 from torchglm.links import Link
 from torchglm.rows.responses import Response, Times, size_of
 
 
-class Exponential(ConstantVariation):
+class Exponential(Censored, ConstantVariation):
     """Time to an event at a constant rate, right-censored where `event` is 0: `l = -event log mu - t / mu`.
 
     A time that is not censored is a plain tensor to the formulas, one that may be is `Times`; a censored time of 0 says
@@ -35,22 +36,6 @@ class Exponential(ConstantVariation):
     @property
     def default_link(self) -> Link:
         return links.Log()
-
-    def encode(
-        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
-    ) -> tuple[Response, Tensor | None]:
-        if trials is not None:
-            raise ValueError("trials= is for Binomial and BetaBinomial, got it with exponential. Remove it.")
-        if event is None:
-            return y, None
-        if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
-            raise ValueError("event must be 1 (the event was seen) or 0 (censored). Recode the column.")
-        return Times(y, event.bool()), None
-
-    def supports(self, y: Response) -> Tensor:
-        if isinstance(y, Times):
-            return torch.where(y.event, self.support.check(y.size), y.size >= 0)
-        return self.support.check(y)
 
     def unit_deviance(self, y: Response, mu: Tensor) -> Tensor:
         if not isinstance(y, Times):

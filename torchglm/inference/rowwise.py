@@ -20,19 +20,10 @@ NODES, SPACING = 53, 0.08  # of the double exponential rule: ends within 1e-50 o
 
 
 @dataclass(frozen=True)
-class RowValues:
-    """Values of a chunk at the fitted coefficients, each `(B, n)`; `score` and `information` with their weights."""
+class ChunkValues:
+    """Values of a chunk, with what its rows count."""
 
     rows: Rows
-    eta: Tensor
-    mu: Tensor
-    score: Tensor
-    information: Tensor
-
-    @property
-    def x(self) -> Tensor:
-        """The design of the chunk, (n, p) or (B, n, p), every column written out."""
-        return whole(self.rows)
 
     @property
     def used(self) -> Tensor:
@@ -45,6 +36,21 @@ class RowValues:
         if self.rows.repeats is None:
             return torch.ones_like(self.rows.weight)
         return torch.where(self.used, self.rows.repeats.to(self.rows.weight.dtype), 1.0)
+
+
+@dataclass(frozen=True)
+class RowValues(ChunkValues):
+    """Values of a chunk at the fitted coefficients, each `(B, n)`; `score` and `information` with their weights."""
+
+    eta: Tensor
+    mu: Tensor
+    score: Tensor
+    information: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The design of the chunk, (n, p) or (B, n, p), every column written out."""
+        return whole(self.rows)
 
     @property
     def prior(self) -> Tensor:

@@ -14,6 +14,7 @@ from torchglm.design import Design
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import shift_of
+from torchglm.inference.rowwise import ChunkValues
 from torchglm.inputs import Roles
 from torchglm.inputs.columns import in_order
 from torchglm.rows.grams import Dense
@@ -30,28 +31,15 @@ Kind = TypeVar("Kind", bound=Fitted)
 
 
 @dataclass(frozen=True)
-class VectorValues:
+class VectorValues(ChunkValues):
     """Values of a chunk at the fitted coefficients; `eta` and `score` (K, B, n), the latter with the row weights.
 
     `information` are the pairs of the observed one, with the weights.
     """
 
-    rows: Rows
     eta: Tensor
     score: Tensor
     information: Pairs
-
-    @property
-    def used(self) -> Tensor:
-        """True for the rows of positive weight."""
-        return self.rows.weight > 0
-
-    @property
-    def repeats(self) -> Tensor:
-        """How many times each row was seen, `freq`; 1 for rows without weight."""
-        if self.rows.repeats is None:
-            return torch.ones_like(self.rows.weight)
-        return torch.where(self.used, self.rows.repeats.to(self.rows.weight.dtype), 1.0)
 
 
 def family_of(result: Fitted) -> VectorFamily:

@@ -135,12 +135,6 @@ def full(information: Pairs, predictors: int) -> Tensor:
     return out
 
 
-def pairs_of(matrices: Tensor) -> Pairs:
-    """The pairs of symmetric matrices `(B, n, K, K)`."""
-    size = matrices.shape[-1]
-    return {(k, j): matrices[..., k, j] for k in range(size) for j in range(k, size)}
-
-
 def applied(information: Pairs, values: Tensor) -> Tensor:
     """(K, B, n) `W v` for values `v` (K, B, n)."""
     out = torch.zeros_like(values)

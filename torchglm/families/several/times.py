@@ -10,16 +10,16 @@ from torch.distributions import constraints
 
 from torchglm import links
 from torchglm.distributions.around import Tails
-from torchglm.families.numerics import values_are_known
+from torchglm.families.censored import Censored
 from torchglm.families.several.base import Pairs, VectorFamily
 from torchglm.links import Link
-from torchglm.rows.responses import Response, Times, event_of, size_of
+from torchglm.rows.responses import Response, event_of, size_of
 
 EULER = 0.5772156649015329
 FINEST = -32.0  # log scale at which rounding is all that is left
 
 
-class LogTimes(VectorFamily):
+class LogTimes(Censored, VectorFamily):
     """What all share: `log t = location + scale z` with the law of z known, and `log scale` with a predictor.
 
     A time whose `event` is 0 is right-censored: the event came later. The density is that of t. A class says the
@@ -55,22 +55,6 @@ class LogTimes(VectorFamily):
     def slopes(self, z: Tensor, event: Tensor | bool) -> tuple[Tensor, Tensor]:
         """First and minus the second derivative of `log f` where `event` is true, of the upper tail where not."""
         raise NotImplementedError
-
-    def encode(
-        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
-    ) -> tuple[Response, Tensor | None]:
-        if trials is not None:
-            raise ValueError(f"trials= is for Binomial and BetaBinomial, got it with {self.name}. Remove it.")
-        if event is None:
-            return y, None
-        if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
-            raise ValueError("event must be 1 (the event was seen) or 0 (censored). Recode the column.")
-        return Times(y, event.bool()), None
-
-    def supports(self, y: Response) -> Tensor:
-        if isinstance(y, Times):
-            return torch.where(y.event, self.support.check(y.size), y.size >= 0)
-        return self.support.check(y)
 
     def statistics(self, y: Response) -> Tensor:
         """`log t` and its square, and whether the event was seen."""
