@@ -27,8 +27,6 @@ from torchglm.rows.ranks import seen
 from torchglm.rows.rows import without_columns
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from torchglm.model.face import Result
 
 
@@ -168,15 +166,7 @@ def evaluation(
     scan = reader.scan(data)
     with waiting(f"Scoring {' '.join(data)}") as progress:
         scorer = Scorer(result, bins, by, coverage, _null(result, data, missing, unseen))
-
-        def add(table: pa.Table, first: int) -> None:
-            batch = reader.read(table, first)
-            if len(batch.table):
-                scorer.add(batch)
-            progress.advance(progress.task_ids[0], table.num_rows)
-
-        for _ in scan.each(add):
-            pass
+        reader.feed(scan, scorer.add, progress)
     if not scorer.rows:
         raise ValueError("Every row has weight 0 or a missing value; none is left to score.")
     scores, own = scorer.scores()

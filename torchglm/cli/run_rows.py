@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from torchglm.tables.files import read_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from rich.progress import Progress
 
     from torchglm.model.face import Result
     from torchglm.rows.rows import Rows
@@ -234,6 +235,18 @@ class Reader:
         width = len(spec.names) if self.result.group_names else spec.width
         rows = max(64, min(1 << 18, NUMBERS // max(1, width)))
         return Scan(path, wanted or None, types, rows, reading=spec.reading)
+
+    def feed(self, scan: Scan, take: Callable[[Batch], None], progress: Progress) -> None:
+        """Hand every piece of a scan that has rows to `take`, and count the rows read."""
+
+        def add(table: pa.Table, first: int) -> None:
+            batch = self.read(table, first)
+            if len(batch.table):
+                take(batch)
+            progress.advance(progress.task_ids[0], table.num_rows)
+
+        for _ in scan.each(add):
+            pass
 
     def read(self, table: pa.Table, first: int) -> Batch:
         """A piece whose first row is number `first` of its file.

@@ -24,8 +24,6 @@ from torchglm.rows.rows import to_float64
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from torchglm.model.face import Result
 
 _TITLES = {
@@ -183,15 +181,7 @@ def several_evaluation(
     reader, scorer = Reader(result, True, (), (), missing, unseen), SeveralScorer(result)
     scan = reader.scan(data)
     with waiting(f"Scoring {' '.join(data)}") as progress:
-
-        def add(table: pa.Table, first: int) -> None:
-            batch = reader.read(table, first)
-            if len(batch.table):
-                scorer.add(batch)
-            progress.advance(progress.task_ids[0], table.num_rows)
-
-        for _ in scan.each(add):
-            pass
+        reader.feed(scan, scorer.add, progress)
     if not float(scorer.rows.sum()):
         raise ValueError("Every row has weight 0 or a missing value; none is left to score.")
     sums = scorer.classes
