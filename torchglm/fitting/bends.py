@@ -66,7 +66,7 @@ class RowBends:
         total: tuple[Tensor, ...] | None = None
         with self.ranks.together():
             for rows, eta in self._pieces():
-                score = _difference([self._values(rows, eta, k)[0] for k in NODES], FIRST, STEP)
+                score = difference([self._values(rows, eta, k)[0] for k in NODES], FIRST, STEP)
                 first, second = self.family.shape_slopes(rows.y, self.link(eta))
                 each = [torch.where(rows.weight > 0, rows.weight * value, 0.0) for value in (score, first, second)]
                 new = (project(rows, each[0]), each[1].sum(-1), each[2].sum(-1))
@@ -93,7 +93,7 @@ class RowBends:
         step = STEP * (torch.stack(near).amin(0) if near else torch.ones_like(eta))
         middle, around = self._values(rows, eta)[1], [self._values(rows, eta + k * step)[1] for k in NODES]
         weight = torch.where(rows.weight > 0, rows.weight, 0.0)
-        bend, again = (_difference(around, FIRST, step) * weight, _difference(around, SECOND, step, middle) * weight)
+        bend, again = (difference(around, FIRST, step) * weight, difference(around, SECOND, step, middle) * weight)
         length, many = quadratic(rows, root), directions.shape[1]
         moves = [times(rows, directions[:, k]) for k in range(many)]
         changes = [bend * move for move in moves]
@@ -120,14 +120,14 @@ class RowBends:
         ahead, behind = ([self._values(rows, eta + j * step, k)[1] for k in (1, -1)] for j in (1, -1))
         cross = (ahead[0] - ahead[1] - behind[0] + behind[1]) / (4 * step * STEP)
         return (
-            _difference(weights, FIRST, STEP),
+            difference(weights, FIRST, STEP),
             cross,
-            _difference(weights, SECOND, STEP, middle),
-            _difference(scores, SECOND, STEP, self._values(rows, eta)[0]),
+            difference(weights, SECOND, STEP, middle),
+            difference(scores, SECOND, STEP, self._values(rows, eta)[0]),
         )
 
 
-def _difference(
+def difference(
     values: list[Tensor], weights: tuple[float, ...], step: Tensor | float, middle: Tensor | None = None
 ) -> Tensor:
     """A derivative by values at `NODES` steps: the first, or with the `middle` the second."""

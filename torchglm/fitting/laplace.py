@@ -265,26 +265,7 @@ class Criterion:
         if self.phi is not None or not family.has_dispersion:
             held = torch.full_like(drawn, 1.0 if self.phi is None else self.phi)
             return held, torch.full_like(drawn, torch.inf)
-
-        def slopes(log_phi: Tensor) -> tuple[Tensor, Tensor]:
-            def term(rows: Rows, mu: Tensor) -> Tensor:
-                used = rows.weight > 0
-                repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(mu.dtype)
-                prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 1.0)
-                each = family.base_slopes(rows.response, log_phi.unsqueeze(-1) - prior.log())
-                return torch.stack([torch.where(used, repeats * value, 0.0).sum(-1) for value in each], -1)
-
-            first, second = means.sum(term).unbind(-1)
-            half = drawn * torch.exp(-log_phi) / 2
-            return -half - first - free / 2, half - second
-
-        def step(log_phi: Tensor) -> Tensor:
-            slope, bend = slopes(log_phi)
-            return -slope / torch.where(bend > 0, bend, slope.abs())
-
-        start = (drawn / (count - free).clamp(min=1)).clamp(min=1e-300).log()
-        log_phi = root_of(step, start, longest=(4.0, 4.0), limits=(-700.0, 700.0))
-        return log_phi.exp(), slopes(log_phi)[1]
+        return least_dispersion(means, family, drawn, count, free)
 
     # products with single blocks, in the basis where their null space has no rounding ---------------------
 
@@ -309,6 +290,32 @@ class Criterion:
         """(B, J, r, r) `inner' lambda_j S_j inner`."""
         parts = [(self.ranges.rotation[:, at].mT @ inner, matrix) for at, matrix in self.ranges.blocks]
         return strength[..., None, None] * torch.stack([part.mT @ matrix @ part for part, matrix in parts], 1)
+
+
+def least_dispersion(
+    means: RowMeans, family: Family, drawn: Tensor, count: Tensor, free: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(B,) where the criterion of deviances with penalty `drawn` is least, and the curvature by the logarithm there."""
+
+    def slopes(log_phi: Tensor) -> tuple[Tensor, Tensor]:
+        def term(rows: Rows, mu: Tensor) -> Tensor:
+            used = rows.weight > 0
+            repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(mu.dtype)
+            prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 1.0)
+            each = family.base_slopes(rows.response, log_phi.unsqueeze(-1) - prior.log())
+            return torch.stack([torch.where(used, repeats * value, 0.0).sum(-1) for value in each], -1)
+
+        first, second = means.sum(term).unbind(-1)
+        half = drawn * torch.exp(-log_phi) / 2
+        return -half - first - free / 2, half - second
+
+    def step(log_phi: Tensor) -> Tensor:
+        slope, bend = slopes(log_phi)
+        return -slope / torch.where(bend > 0, bend, slope.abs())
+
+    start = (drawn / (count - free).clamp(min=1)).clamp(min=1e-300).log()
+    log_phi = root_of(step, start, longest=(4.0, 4.0), limits=(-700.0, 700.0))
+    return log_phi.exp(), slopes(log_phi)[1]
 
 
 def _solve(root: Tensor, right: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def solve_with_strengths(
         return _part_by_part(source, family, link, penalty, start, options, phi, observe)
     if next(iter(own_rows(source))).layout.levels is not None:
         source = seen(source, in_pairs)
-    ends, theta = _scales(source, family, link, penalty)
+    ends, theta = scales_of(source, family, link, penalty)
     family, first = solve(
         source,
         family,
@@ -291,7 +291,7 @@ def _check(family: Family) -> None:
         raise ValueError("strengths and a Tweedie power are not estimated at once. Give it: Tweedie(power=1.5).")
 
 
-def _scales(source: Iterable[Rows], family: Family, link: Link, penalty: Quadratic) -> tuple[Tensor, Tensor]:
+def scales_of(source: Iterable[Rows], family: Family, link: Link, penalty: Quadratic) -> tuple[Tensor, Tensor]:
     """(B, J, 2) the log strengths that are as good as zero and as infinity, and (B, J) some in between."""
     first = fold(source, Point(), family, link)
     if not bool(first.valid.all()):

@@ -1,0 +1,219 @@
+"""Fits of models with random effects, from the rows to what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchglm.families import Family
+from torchglm.families.several import VectorFamily
+from torchglm.fitting.alternate import solve
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.mixed.criterion import Criterion
+from torchglm.fitting.mixed.effects import Effects
+from torchglm.fitting.mixed.search import Search
+from torchglm.fitting.mixed.system import Eliminated
+from torchglm.fitting.moments import Point
+from torchglm.fitting.penalties import Quadratic
+from torchglm.fitting.shape import has_alpha, loglik
+from torchglm.fitting.state import Solution
+from torchglm.fitting.status import Status
+from torchglm.fitting.strengths import ALPHA, scales_of
+from torchglm.links import Link
+from torchglm.rows.arrow import arrow_of
+from torchglm.rows.inverses import DenseRoot
+from torchglm.rows.ranks import seen
+from torchglm.rows.rows import Rows, select
+from torchglm.rows.threads import small_operators
+
+EARLY = 6.0  # of the logarithm of the strength that counts as infinite
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of `B` models; `criterion` (B,) is the negative log marginal likelihood.
+
+    `coef` (B, P) are the fixed effects and the modes, `phi` (B,) the dispersion; of each grouping `roots` (B, q, q) of
+    the covariance of the effects over `phi`, and `spread` (B, L, q, q) that of the effects given the data over `phi`;
+    `strength` (B, J) of smooths; `psi` (B, K) the parameters, their covariance, and the units of the effects.
+    """
+
+    criterion: Tensor
+    coef: Tensor
+    phi: Tensor
+    roots: list[Tensor]
+    spread: list[Tensor]
+    strength: Tensor
+    psi: Tensor
+    psi_covariance: Tensor
+    scale: list[Tensor]
+
+
+def fixed_rows(source: Iterable[Rows], columns: int) -> Iterable[Rows]:
+    """The rows with their first columns alone."""
+    at = torch.arange(columns)
+    return seen(source, lambda rows: select(rows, at.to(rows.x.device)))
+
+
+@torch.no_grad()
+@small_operators()
+def solve_mixed(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    effects: Effects,
+    penalty: Quadratic | None,
+    method: str,
+    options: dict[str, Any],
+    phi: float | None = None,
+) -> tuple[Family, Solution, Found]:
+    """The fit of largest marginal likelihood, by the method `"reml"` or `"ml"`; `options` are those of `irls`.
+
+    A dispersion `phi` is held. A model some of whose effects have a singular covariance has the status BOUNDARY.
+    Raises `ValueError` for families whose marginal likelihood is not known.
+    """
+    _check(family)
+    plain = fixed_rows(source, effects.columns)
+    some = None if penalty is None else penalty.with_strength(scales_of(plain, family, link, penalty)[1].exp())
+    family, first = solve(plain, family, link, None, options | {"penalty": some})
+    name = "log_alpha" if family.estimates_shape else ""
+    criterion = Criterion(source, family, link, effects, penalty, first.keep, method == "reml", phi, name)
+    search = begun(criterion, first, penalty, plain, options["max_iter"])
+    search.run()
+    if criterion.flat:
+        search.refresh()
+    return _finished(criterion, search, family, first)
+
+
+def begun(criterion: Criterion, first: Solution, penalty: Quadratic | None, plain: Iterable[Rows], most: int) -> Search:
+    """The search at its start, beside a `first` fit without random effects."""
+    effects, models = criterion.effects, len(first.coef)
+    coef = torch.cat([first.coef, first.coef.new_zeros(models, effects.width - effects.columns)], 1)
+    here = fold(criterion.source, Point(coef, False, before=coef, census=True), criterion.family, criterion.link)
+    gram = arrow_of(here.gram, criterion.grouping)
+    diagonal = gram.diagonal()
+    for grouping in effects.groupings:
+        size = diagonal[:, grouping.columns].unflatten(1, (grouping.effects, grouping.levels)).mean(-1)
+        criterion.scale.append(torch.where(size > 0, size, 1.0).rsqrt())
+    criterion.count = here.count
+    one = torch.ones_like(here.objective)
+    held = one if criterion.phi is None else one * criterion.phi
+    family = criterion.family
+    log = loglik(criterion.source, family, criterion.link, coef, one if family.least_squares else held)
+    criterion.constant = log + here.objective / (one if family.least_squares else held)
+    if criterion.flat:
+        criterion.base, criterion.at_base = here, coef
+    unit = [torch.eye(g.effects, dtype=coef.dtype, device=coef.device).expand(models, -1, -1) for g in effects.groupings]
+    ones = [torch.ones_like(scale) for scale in criterion.scale]
+    u = torch.cat([first.coef @ criterion.rotation, coef[:, effects.columns :]], 1)
+    psi, ends = [effects.theta(unit, ones)], list[Tensor]()
+    ends.append(torch.stack([torch.full_like(psi[0], -torch.inf), torch.full_like(psi[0], torch.inf)], -1))
+    if penalty is not None:
+        limits, strengths = scales_of(plain, family, criterion.link, penalty)
+        psi.append(strengths)
+        ends.append(limits)
+    if criterion.name:
+        alpha = family.shapes[criterion.name].expand(models).clamp(*ALPHA).unsqueeze(-1)
+        psi.append(alpha)
+        ends.append(alpha.new_tensor(ALPHA).expand(models, 1, 2))
+    if criterion.apart:
+        psi.append(u[:, criterion.fixed])
+        ends.append(torch.stack([torch.full_like(psi[-1], -torch.inf), torch.full_like(psi[-1], torch.inf)], -1))
+    criterion.ends = torch.cat(ends, 1)
+    return Search(criterion, torch.cat(psi, -1), u, most)
+
+
+def _finished(
+    criterion: Criterion, search: Search, family: Family, first: Solution
+) -> tuple[Family, Solution, Found]:
+    """What is kept: the fixed effects as a solution on rows whose offset holds the modes, and the rest."""
+    every, mark = search.every, search.mark
+    turn = criterion.turn(every, mark.psi)
+    eliminated = criterion.eliminated(every, mark.gram, turn, mark.psi)
+    coef, p = turn.times(mark.u), criterion.effects.columns
+    fixed = torch.where(criterion.keep, coef[:, :p], 0.0)
+    unscaled, psi_covariance = _covariances(criterion, search, eliminated)
+    if criterion.name:
+        raw = criterion.parts(mark.psi)[2][:, 0]
+        raw = torch.where(raw <= ALPHA[0] + 1.0, -torch.inf, raw)
+        family = family.with_parameters({criterion.name: raw[0] if raw.numel() == 1 else raw})
+    solution = Solution(
+        fixed, criterion.keep, first.moments, DenseRoot(_root(unscaled, criterion.keep)), _status(criterion, search, first),
+        first.n_iter + search.steps, torch.zeros_like(first.cut),
+    )  # fmt: skip
+    strengths = criterion.parts(mark.psi)[1].exp()
+    found = Found(
+        mark.value, torch.cat([fixed, coef[:, p:]], 1), mark.phi, turn.roots, _spreads(criterion, eliminated), strengths,
+        mark.psi, psi_covariance, criterion.scale,
+    )  # fmt: skip
+    return family, solution, found
+
+
+def _status(criterion: Criterion, search: Search, first: Solution) -> Tensor:
+    status = search.status.clone()
+    regular = status == int(Status.CONVERGED)
+    psi, ends = search.mark.psi, criterion.ends
+    shape = slice(sum(criterion.counts[:2]), sum(criterion.counts[:3]))
+    if criterion.name:
+        edge = (psi[:, shape] <= ends[:, shape, 0] + 1.0).any(-1)
+        status[regular & edge] = int(Status.SHAPE_LIMIT)
+    roots = criterion.counts[0]
+    strong = (psi[:, roots : shape.start] >= ends[:, roots : shape.start, 1] - EARLY).any(-1)
+    status[regular & strong] = int(Status.STRENGTH_LIMIT)
+    status[regular & search.singular()] = int(Status.BOUNDARY)
+    status[first.status == int(Status.NOT_FINITE)] = int(Status.NOT_FINITE)
+    return status
+
+
+def _root(matrix: Tensor, keep: Tensor) -> Tensor:
+    """(B, p, p) a root of covariances, zero for columns that are not kept."""
+    size = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    scale = torch.where(size > 0, size, 1.0)
+    values, vectors = torch.linalg.eigh((matrix / scale.unsqueeze(-1) / scale.unsqueeze(-2)).nan_to_num())
+    root = scale.unsqueeze(-1) * vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+    return torch.where(keep.unsqueeze(-1), root, 0.0)
+
+
+def _covariances(criterion: Criterion, search: Search, eliminated: Eliminated) -> tuple[Tensor, Tensor]:
+    """(B, p, p) the covariance of the first columns over `phi`, and (B, K, K) that of the parameters.
+
+    Where fixed effects are parameters their covariance is the inverse Hessian of all parameters.
+    """
+    p, mark, turn = criterion.effects.columns, search.mark, criterion.rotation
+    inverse = eliminated.on(criterion.every).inverse[:, :p, :p]  # in the rotated basis
+    first = sum(criterion.counts[:3])
+    own, cross, rest = search.hessian[:, :first, :first], search.hessian[:, :first, first:], search.hessian[:, first:, first:]
+    of_own = torch.linalg.pinv(own, rtol=1e-8, hermitian=True)
+    if not criterion.apart:
+        return turn @ inverse @ turn.mT, of_own
+    exact = torch.linalg.pinv(rest - cross.mT @ of_own @ cross, rtol=1e-14, hermitian=True) / mark.phi[:, None, None]
+    f = criterion.fixed
+    old = inverse[:, f.unsqueeze(-1), f]
+    along = inverse[:, :, f] @ torch.linalg.pinv(old, hermitian=True)  # how the others follow the fixed effects
+    inverse = inverse + along @ (exact - old) @ along.mT
+    whole = exact * mark.phi[:, None, None]
+    back = -of_own @ cross @ whole
+    top = of_own + of_own @ cross @ whole @ cross.mT @ of_own
+    both = torch.cat([torch.cat([top, back], -1), torch.cat([back.mT, whole], -1)], -2)
+    return turn @ inverse @ turn.mT, both
+
+
+def _spreads(criterion: Criterion, eliminated: Eliminated) -> list[Tensor]:
+    """(B, L, q, q) of each grouping the covariance of the effects over `phi`, given fixed effects and covariances."""
+    spread, turn, found = eliminated.on(criterion.penalised).covariance(), eliminated.turn, list[Tensor]()
+    for at, g, _ in turn.beside:
+        block = spread.corner[:, at, at].unflatten(2, (g.effects, g.levels)).unflatten(1, (g.effects, g.levels))
+        found.append(block.diagonal(dim1=2, dim2=4).permute(0, 3, 1, 2))
+    found.insert(turn.large, spread.own)
+    return found
+
+
+def _check(family: Family) -> None:
+    if isinstance(family, VectorFamily):
+        raise ValueError(f"random effects are estimated for families of one predictor, not {family.name}.")
+    if family.estimates_shape and not has_alpha(family):
+        raise ValueError("random effects and a Tweedie power are not estimated at once. Give it: Tweedie(power=1.5).")

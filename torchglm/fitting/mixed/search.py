@@ -1,0 +1,304 @@
+"""The search for the least criterion of models with random effects: EM steps, then Newton's, model by model.
+
+Hessians are differences of exact gradients. Between the fixed effects they are those of the penalised likelihood until
+the end is near, where all of it is taken once: it is also the information of all parameters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.mixed.criterion import Criterion, Mark
+from torchglm.fitting.ranges import scaled_root
+from torchglm.fitting.status import Status
+
+WARM = 4  # EM steps before Newton's
+STEP = 1e-4  # of the differences, as a share of the unit of a parameter
+LEAST = 0.1  # unit of a root that is nearly zero
+LONGEST = 4.0  # step of a log strength; of a root in units of its size or 1
+CLOSE = 1e-8  # a decrement from which on the Hessian is known well enough
+SLACK = 1e-12  # share of the criterion that rounding leaves unsaid
+HALVINGS = 25
+ROUNDS = 3  # of looks for a lower point elsewhere
+LOWER = 1e-6  # a fall of the criterion that makes another point the better one
+ELSEWHERE = (0.0, 0.3, 3.0, 30.0)  # sizes of a root at which a look is taken
+LEVEL = 1e-5  # a slope of the criterion that is none, at a limit
+ZERO = 1e-5  # a smaller singular value of a root is none
+TOGETHER = 1 << 21  # rows of all models that are gone over at once
+
+
+class Search:
+    """From first parameters `psi` (B, K) and modes `u` (B, P) to the end; `mark`, `hessian`, `status`, `steps` are left."""
+
+    def __init__(self, criterion: Criterion, psi: Tensor, u: Tensor, most: int) -> None:
+        self.criterion, self.most = criterion, most
+        self.every = torch.arange(len(psi), device=psi.device)
+        self.steps = torch.zeros_like(self.every)
+        self.status = torch.full_like(self.every, int(Status.ITERATION_LIMIT))
+        psi, u = self._warmed(psi, u)
+        self.mark = criterion.at(self.every, psi, u)
+        self.hessian = psi.new_zeros(*psi.shape, psi.shape[-1])
+
+    def run(self) -> None:
+        """To the end of all models."""
+        lane = self.every[torch.isfinite(self.mark.value)]
+        self.status[~torch.isfinite(self.mark.value)] = int(Status.STALLED)
+        for turn in range(ROUNDS + 1):
+            self._descend(lane)
+            if turn == ROUNDS:
+                return
+            lane = self._elsewhere(lane[self.status[lane] == int(Status.CONVERGED)])
+            if not lane.numel():
+                return
+
+    # a good start -------------------------------------------------------------------------------------------
+
+    def _warmed(self, psi: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """A few EM steps of the covariances, the fixed effects following the modes."""
+        criterion, lane = self.criterion, self.every
+        for turn in range(WARM + 1):
+            u, half, _, gram, penalty, _ = criterion.modes(lane, psi, u, True)
+            if criterion.apart:
+                psi = torch.cat([*criterion.parts(psi)[:3], u[:, criterion.fixed]], -1)
+            if turn == WARM:
+                break
+            law = criterion.law(lane, psi)
+            phi = torch.ones_like(half)
+            if law.has_dispersion and criterion.phi is None:
+                phi = 2 * (half + penalty) / (criterion.count - criterion.free).clamp(min=1)
+            inner = criterion.eliminated(lane, gram, criterion.turn(lane, psi), psi).on(criterion._determinant_of)
+            psi = torch.cat([self._expected(psi, u, inner, phi), *criterion.parts(psi)[1:]], -1)
+        return psi, u
+
+    def _expected(self, psi: Tensor, u: Tensor, inner: object, phi: Tensor) -> Tensor:
+        """(B, E) the roots of the mean square of the effects, given the data."""
+        criterion, effects = self.criterion, self.criterion.effects
+        turn = criterion.turn(self.every, psi)
+        c, spread, roots = turn.times(u), inner.covariance(), []  # type: ignore[attr-defined]
+        places = {k: at for (at, _, _), k in zip(turn.beside, [k for k in range(len(effects.groupings)) if k != turn.large], strict=True)}  # fmt: skip
+        for k, g in enumerate(effects.groupings):
+            modes = c[:, g.columns].unflatten(1, (g.effects, g.levels))
+            if k == turn.large:
+                own = spread.own.sum(1)
+            else:
+                block = spread.corner[:, places[k], places[k]].unflatten(2, (g.effects, g.levels))
+                own = block.unflatten(1, (g.effects, g.levels)).diagonal(dim1=2, dim2=4).sum(-1)
+            whole = (modes @ modes.mT / phi[:, None, None] + own) / g.levels
+            mask = torch.zeros(g.effects, g.effects, dtype=whole.dtype, device=whole.device)
+            for inside in effects.correlated[k]:
+                at = torch.tensor(inside, device=whole.device)
+                mask[at.unsqueeze(-1), at] = 1.0
+            whole = whole * mask
+            size = whole.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300)
+            whole = whole + torch.diag_embed(1e-6 * size)
+            roots.append(torch.linalg.cholesky_ex(whole.nan_to_num()).L)
+        found = effects.theta(roots, criterion.scales(self.every))
+        old = criterion.parts(psi)[0]
+        return torch.where(torch.isfinite(found).all(-1, keepdim=True), found, old)
+
+    # Newton's steps -----------------------------------------------------------------------------------------
+
+    def _descend(self, lane: Tensor) -> None:
+        self.status[lane] = int(Status.ITERATION_LIMIT)
+        for _ in range(self.most):
+            if not lane.numel():
+                return
+            mark = self.mark.take(lane)
+            gradient = self.criterion.gradient(lane, mark)
+            hessian = self.hessians(lane, mark, False)
+            step, decrement = self._step(lane, mark, gradient, hessian)
+            close = decrement <= CLOSE
+            if bool(close.any()):
+                self._polish(lane[close], mark.take(close), gradient[close])
+                lane, mark, step, decrement = lane[~close], mark.take(~close), step[~close], decrement[~close]
+            if not lane.numel():
+                return
+            self.steps[lane] += 1
+            lane = self._moved(lane, mark, step, decrement)
+
+    def _moved(self, lane: Tensor, mark: Mark, step: Tensor, decrement: Tensor) -> Tensor:
+        """Every step halved until the criterion falls; the models that go on."""
+        left = torch.arange(len(lane), device=lane.device)
+        for _ in range(HALVINGS):
+            psi = self._inside(lane[left], mark.psi[left] + step)
+            trial = self.criterion.at(lane[left], psi, mark.u[left])
+            old = mark.value[left]
+            down = trial.value <= old - 1e-4 * torch.minimum(decrement[left], decrement.new_ones(())) + SLACK * old.abs()
+            if bool(down.any()):
+                mark = mark.place(left[down], trial.take(down))
+            left, step = left[~down], step[~down] / 2
+            if not left.numel():
+                break
+        stuck = torch.zeros_like(lane, dtype=torch.bool).index_fill(0, left, True)
+        self.mark = self.mark.place(lane, mark)
+        self.status[lane[stuck]] = int(Status.STALLED)
+        return lane[~stuck]
+
+    def _polish(self, lane: Tensor, mark: Mark, gradient: Tensor) -> None:
+        """The last steps, with the Hessian of all parameters."""
+        hessian = self.hessians(lane, mark, True)
+        for _ in range(3):
+            step, decrement = self._step(lane, mark, gradient, hessian)
+            new = self.criterion.at(lane, self._inside(lane, mark.psi + step), mark.u)
+            down = new.value <= mark.value + SLACK * mark.value.abs()
+            if bool(down.any()):
+                index = down.nonzero()[:, 0]
+                mark = mark.place(index, new.take(index))
+            self.steps[lane] += 1
+            if bool((decrement <= 1e-15 * (1 + mark.value.abs())).all()) or not bool(down.any()):
+                break
+            gradient = self.criterion.gradient(lane, mark)
+        self.mark = self.mark.place(lane, mark)
+        self.hessian[lane] = hessian
+        self.status[lane] = int(Status.CONVERGED)
+
+    def _step(self, lane: Tensor, mark: Mark, gradient: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
+        """Newton's step (b, K) downhill, and its decrement (b,)."""
+        low, high = self.criterion.ends[lane].unbind(-1)
+        edge = ((mark.psi <= low) & (gradient >= -LEVEL)) | ((mark.psi >= high) & (gradient <= LEVEL))
+        held = self._held(lane) | edge
+        gradient = torch.where(held, 0.0, gradient)
+        both = held.unsqueeze(-1) | held.unsqueeze(-2)
+        hessian = torch.where(both, torch.diag_embed(held.to(hessian.dtype)), hessian)
+        size = hessian.diagonal(dim1=-2, dim2=-1).abs().clamp(min=1e-8)
+        scale = size.rsqrt()
+        bend = hessian * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+        values, vectors = torch.linalg.eigh(bend.nan_to_num())
+        turned = (vectors.mT @ (gradient * scale).unsqueeze(-1)).squeeze(-1)
+        along = -turned / values.abs().clamp(min=1e-6)
+        step = (vectors @ along.unsqueeze(-1)).squeeze(-1) * scale
+        decrement = -(turned * along).sum(-1)
+        limit = self._limits(mark.psi)
+        share = (limit / step.abs().clamp(min=1e-300)).amin(-1).clamp(max=1.0)
+        return step * share.unsqueeze(-1), decrement
+
+    def _inside(self, lane: Tensor, psi: Tensor) -> Tensor:
+        ends = self.criterion.ends[lane]
+        return torch.maximum(torch.minimum(psi, ends[..., 1]), ends[..., 0])
+
+    def refresh(self) -> None:
+        """The end once more, from a pass at the coefficients there: the digits that a distant pass has lost."""
+        criterion, mark = self.criterion, self.mark
+        criterion.rebase(criterion.turn(self.every, mark.psi).times(mark.u))
+        fine = self.status == int(Status.CONVERGED)
+        lane = self.every[fine]
+        if lane.numel():
+            mark = criterion.at(lane, mark.psi[lane], mark.u[lane])
+            self.mark = self.mark.place(lane, mark)
+            self._polish(lane, mark, criterion.gradient(lane, mark))
+
+    def _limits(self, psi: Tensor) -> Tensor:
+        """(b, K) the longest steps."""
+        roots, strengths, shapes, fixed = self.criterion.parts(psi)
+        longest = [LONGEST * roots.abs().clamp(min=1.0)]
+        longest += [torch.full_like(strengths, LONGEST), torch.full_like(shapes, LONGEST)]
+        return torch.cat([*longest, torch.full_like(fixed, torch.inf)], -1)
+
+    def _held(self, lane: Tensor) -> Tensor:
+        """(b, K) the fixed effects of columns that depend on others, which stay."""
+        first = sum(self.criterion.counts[:3])
+        none = torch.zeros(len(lane), first, dtype=torch.bool, device=lane.device)
+        if not self.criterion.apart:
+            return none
+        keep = self.criterion.keep[lane]
+        return torch.cat([none, ~keep[:, self.criterion.fixed]], -1)
+
+    # Hessians -----------------------------------------------------------------------------------------------
+
+    def hessians(self, lane: Tensor, mark: Mark, whole: bool) -> Tensor:
+        """(b, K, K) by central differences of the gradient; between fixed effects, unless `whole`, of the modes."""
+        criterion, total = self.criterion, mark.psi.shape[-1]
+        fixed = criterion.counts[3]
+        moved, unit = total if whole else total - fixed, self._units(lane, mark)
+        columns = self._differences(lane, mark, unit, moved)  # (b, moved, K)
+        out = mark.psi.new_zeros(len(lane), total, total)
+        out[:, :moved] = columns
+        if moved < total:
+            out[:, moved:, :moved] = columns[:, :, moved:].mT
+            out[:, moved:, moved:] = self._information(lane, mark)
+        held = self._held(lane)
+        out = (out + out.mT) / 2
+        both = held.unsqueeze(-1) | held.unsqueeze(-2)
+        return torch.where(both, torch.diag_embed(held.to(out.dtype)), out)
+
+    def _differences(self, lane: Tensor, mark: Mark, unit: Tensor, moved: int) -> Tensor:
+        criterion, n = self.criterion, float(criterion_rows(self.criterion))
+        steps = [(j, sign) for j in range(moved) for sign in (1.0, -1.0)]
+        group = max(1, min(len(steps), int(TOGETHER / max(1.0, n * len(lane)))))
+        out = mark.psi.new_zeros(len(lane), moved, mark.psi.shape[-1])
+        for first in range(0, len(steps), group):
+            part = steps[first : first + group]
+            lanes, psi = lane.repeat(len(part)), mark.psi.repeat(len(part), 1)
+            for i, (j, sign) in enumerate(part):
+                own = slice(i * len(lane), (i + 1) * len(lane))
+                psi[own, j] += sign * unit[:, j]
+            at = criterion.at(lanes, psi, mark.u.repeat(len(part), 1))
+            slopes = criterion.gradient(lanes, at)
+            for i, (j, sign) in enumerate(part):
+                own = slice(i * len(lane), (i + 1) * len(lane))
+                out[:, j] += sign * slopes[own] / (2 * unit[:, j : j + 1])
+        return out
+
+    def _units(self, lane: Tensor, mark: Mark) -> Tensor:
+        """(b, K) the steps of the differences."""
+        roots, strengths, shapes, fixed = self.criterion.parts(mark.psi)
+        units = [STEP * roots.abs().clamp(min=LEAST), torch.full_like(strengths, STEP), torch.full_like(shapes, STEP)]
+        if self.criterion.apart:
+            size = self._information(lane, mark).diagonal(dim1=-2, dim2=-1)
+            units.append(STEP * torch.where(size > 0, size, 1.0).rsqrt())
+        return torch.cat(units, -1)
+
+    def _information(self, lane: Tensor, mark: Mark) -> Tensor:
+        """(b, F, F) of the fixed effects at the covariances as they are."""
+        criterion = self.criterion
+        own = criterion.eliminated(lane, mark.gram, criterion.turn(lane, mark.psi), mark.psi).schur
+        f, r = criterion.fixed, criterion.penalised
+        left = own[:, f.unsqueeze(-1), f]
+        if r.numel():
+            root = scaled_root(own[:, r.unsqueeze(-1), r])[0]
+            half = root.mT @ own[:, r.unsqueeze(-1), f]
+            left = left - half.mT @ half
+        return left / mark.phi[:, None, None]
+
+    # other starts -------------------------------------------------------------------------------------------
+
+    def _elsewhere(self, lane: Tensor) -> Tensor:
+        """Models of which another point is lower: there the search goes on."""
+        if not lane.numel():
+            return lane
+        criterion = self.criterion
+        best = self.mark.take(lane)
+        value = best.value.clone()
+        for inside in range(len(criterion.effects.groupings)):
+            entries = [e for e, (k, _, _) in enumerate(criterion.effects.entries) if k == inside]
+            for size in ELSEWHERE:
+                psi = self.mark.psi[lane].clone()
+                for e in entries:
+                    _, row, column = criterion.effects.entries[e]
+                    psi[:, e] = size if row == column else 0.0
+                trial = criterion.at(lane, psi, self.mark.u[lane])
+                lower = trial.value < best.value - LOWER
+                if bool(lower.any()):
+                    index = lower.nonzero()[:, 0]
+                    best = best.place(index, trial.take(index))
+        moved = best.value < value - LOWER
+        index = moved.nonzero()[:, 0]
+        if index.numel():
+            self.mark = self.mark.place(lane[index], best.take(index))
+        return lane[index]
+
+    def singular(self) -> Tensor:
+        """(B,) where the covariance of some effects is singular: a variance is 0, or a correlation -1 or 1."""
+        criterion, found = self.criterion, torch.zeros_like(self.every, dtype=torch.bool)
+        theta = criterion.parts(self.mark.psi)[0]
+        ones = [torch.ones_like(scale) for scale in criterion.scale]
+        for root in criterion.effects.roots(theta, ones):
+            values = torch.linalg.svdvals(root.nan_to_num())
+            found |= values[:, -1] < ZERO * values[:, 0].clamp(min=1.0)
+        return found
+
+
+def criterion_rows(criterion: Criterion) -> Tensor:
+    """The most rows of a model."""
+    return criterion.count.max() if not criterion.flat else criterion.count.new_tensor(float(criterion.effects.width))
