@@ -74,6 +74,7 @@ class SGD(SolverOptions):
         data, family, link = job.data, copy.deepcopy(job.family), job.link or job.family.default_link
         Roles(**data.roles).check_link(link)
         rows = FileRows(data.formula, data.path, job.family, data.roles, data.policies, job.where, job.precision)
+        rows.spec.check_fixed("training by minibatches")
         intercept = rows.spec.intercept
         head = GLMHead(
             len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where, dtype=job.precision

@@ -14,6 +14,7 @@ from torchglm.design.contrasts import coding_of, contrasts_of
 from torchglm.design.expressions import Expression, HasColumns
 from torchglm.design.frame import Frame
 from torchglm.design.levels import category
+from torchglm.design.random import Grouped
 from torchglm.design.transforms import fields, plain, rich
 from torchglm.design.values import Coded, kind_of, spelled
 from torchglm.design.values import plain as written
@@ -119,7 +120,7 @@ class Categorical:
 
     def __init__(
         self,
-        expression: Expression,
+        expression: Expression | Grouped,
         levels: list[Any],
         full: list[str],
         reduced: list[str],
@@ -135,7 +136,7 @@ class Categorical:
         self.pool = pool
 
     @classmethod
-    def learn(cls, expression: Expression, levels: list[Any], pool: Pool | None = None) -> Categorical:
+    def learn(cls, expression: Expression | Grouped, levels: list[Any], pool: Pool | None = None) -> Categorical:
         """Code the given levels by the contrasts the expression names; those of `pool` are one level, the last.
 
         Levels that the expression itself lists are taken as they are. Raises ValueError where the contrasts do not
@@ -171,8 +172,10 @@ class Categorical:
         places[self.reference : self.reference + 1] = -1
         return Indicator(places[codes], len(self.levels) - 1)
 
-    def codes(self, frame: Frame, unseen: str, counts: dict[str, int]) -> np.ndarray:
+    def codes(self, frame: Frame, unseen: str, counts: dict[str, int], none: bool = False) -> np.ndarray:
         """The index of each row's level, `(n,)` int64; `counts` is told the rows with unseen levels.
+
+        With `none` a level that counts as the reference has no index at all: -1.
 
         Raises ValueError that names them where a level is not among the learned ones and `unseen="error"`, or
         `unseen="other"` and no rare levels were pooled.
@@ -186,7 +189,7 @@ class Categorical:
         if unseen == "error" or (unseen == OTHER and self.pool is None):
             raise ValueError(self._unseen(column, new, frame, unseen))
         counts[self.expression.text] = int(new.sum())
-        return np.where(new, len(self.levels) - 1 if unseen == OTHER else self.reference, found)
+        return np.where(new, len(self.levels) - 1 if unseen == OTHER else -1 if none else self.reference, found)
 
     @cached_property
     def _places(self) -> dict[Any, int]:
@@ -223,7 +226,7 @@ class Categorical:
         }
 
     @classmethod
-    def from_dict(cls, expression: Expression, data: dict[str, Any]) -> Categorical:
+    def from_dict(cls, expression: Expression | Grouped, data: dict[str, Any]) -> Categorical:
         """The inverse of `to_dict`."""
         levels, reference, name = [read(level) for level in data["levels"]], int(data["reference"]), expression.text
         pool = None

@@ -13,6 +13,7 @@ from torchglm.design.brackets import shortened
 from torchglm.design.expressions import UNREADABLE, Expression
 from torchglm.design.operators import bounded_parser
 from torchglm.design.quoting import Quoting, advice
+from torchglm.design.random import Bar, Grouped, split
 
 # A factor in a part of a term: its text, and whether it is coded at reduced rank.
 Scoped = tuple[str, bool]
@@ -30,10 +31,20 @@ class Term:
 
 
 @dataclass(frozen=True)
+class RandomTerm:
+    """A set of random effects: its `text`, the `terms` of its effects, and its `group`."""
+
+    text: str
+    terms: tuple[Term, ...]
+    group: Grouped
+
+
+@dataclass(frozen=True)
 class Formula:
     """What a formula says: the response (or None) and the terms, in the order of their columns.
 
-    `others` are the terms of further predictors by their names; with `classes` the response holds labels.
+    `others` are the terms of further predictors by their names; with `classes` the response holds labels; `random` are
+    the sets of random effects.
     """
 
     text: str
@@ -41,6 +52,13 @@ class Formula:
     terms: tuple[Term, ...]
     others: dict[str, tuple[Term, ...]] = field(default_factory=dict)
     classes: bool = False
+    random: tuple[RandomTerm, ...] = ()
+
+    @property
+    def effects(self) -> list[Expression]:
+        """Every factor of every term of random effects, and the groups."""
+        inside = [factor for one in self.random for term in one.terms for factor in term.factors]
+        return [*inside, *(one.group for one in self.random)]  # type: ignore[list-item]  # groups stand for expressions
 
     @property
     def factors(self) -> list[Expression]:
@@ -50,7 +68,7 @@ class Formula:
     @property
     def columns(self) -> tuple[str, ...]:
         """Every column the right side reads, in order."""
-        return tuple(dict.fromkeys(c for factor in self.factors for c in factor.columns))
+        return tuple(dict.fromkeys(c for factor in [*self.factors, *self.effects] for c in factor.columns))
 
 
 def parse(text: str, available: Sequence[str] = ()) -> Formula:
@@ -65,8 +83,10 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
 
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"A formula is text such as 'y ~ a + C(b)', got {text!r}.")
+    whole, (text, bars) = text, split(text)
+    grouping = {name for bar in bars for name in bar.group}
     quoting = Quoting(text)
-    columns = [quoting.bare(name) for name in available]
+    columns = [quoting.bare(name) for name in available if name not in grouping]
     try:
         parsed = Parser(
             quoting.text,
@@ -80,7 +100,10 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
         raise ValueError(f"Cannot read the formula {shortened(text)}: {reason}.{advice(text, available)}") from None
     left, right = getattr(parsed, "lhs", None), getattr(parsed, "rhs", parsed)
     if not _is_flat(right) or (left is not None and not _is_flat(left)):
-        raise ValueError(f"The formula {shortened(text)} has several parts. Write one 'y ~ terms', without '|'.")
+        raise ValueError(
+            f"The formula {shortened(whole)} has several parts. Write one 'y ~ terms', with random effects in "
+            "brackets: (1 | group)."
+        )
     try:
         terms = tuple(_term(term, quoting) for term in right)
         sides = [] if left is None else [_expression(factor, quoting) for term in left for factor in term.factors]
@@ -96,7 +119,26 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
             f"The formula {shortened(text)} leaves no column. Write 'y ~ 1' for the intercept alone, 'y ~ x - 1' for x "
             "without an intercept."
         )
-    return Formula(text, sides[0] if sides else None, terms)
+    return Formula(whole, sides[0] if sides else None, terms, random=_random(bars, available))
+
+
+def _random(bars: Sequence[Bar], available: Sequence[str]) -> tuple[RandomTerm, ...]:
+    """The sets of random effects. Raises ValueError for one without effects, and for two that say the same."""
+    found: list[RandomTerm] = []
+    for bar in bars:
+        if bar.effects.replace(" ", "") in ("0", "-1"):
+            raise ValueError(f"The random effects {shortened(bar.text)} have no effects: 1 is one for each group.")
+        own = parse(f"~ {bar.effects}", available)
+        group = Grouped(bar.group)
+        names = {term.name for term in own.terms}
+        twice = [one for one in found if one.group.text == group.text and names & {term.name for term in one.terms}]
+        if twice:
+            raise ValueError(
+                f"The random effects {shortened(bar.text)} and {shortened(twice[0].text)} give {group.name!r} the same "
+                "effect twice. Leave one out: (0 + x | g) has a slope without the effect of (1 | g)."
+            )
+        found.append(RandomTerm(bar.text, own.terms, group))
+    return tuple(found)
 
 
 def plain(columns: Iterable[str], response: str | None = None, intercept: bool = True) -> Formula:

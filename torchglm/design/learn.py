@@ -14,7 +14,8 @@ from torchglm.design.formulas import Formula, Term, parse, parts, plain
 from torchglm.design.frame import Frame
 from torchglm.design.levels import category, is_categorical, occurring
 from torchglm.design.odd import check_response, check_text, without_index
-from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Part, Response, Terms
+from torchglm.design.parts import Part, RandomSet, Terms
+from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Response
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
 from torchglm.tables.pieces import Pieces
@@ -166,7 +167,7 @@ def _build(
     if len(frame) == 0:
         raise ValueError(f"Every row has a missing value; per column: {frame.dropped}.")
     learner.see(frame)
-    return learner.spec(missing, unseen, reading).apply(frame, response=formula.response is not None)
+    return learner.spec(missing, unseen, reading).apply(frame, formula.response is not None, random=True)
 
 
 class _Learner:
@@ -176,7 +177,7 @@ class _Learner:
         if isinstance(rare, bool) or not isinstance(rare, int) or rare < 0:
             raise ValueError(f"rare must be a whole number >= 0, the fewest rows of a level of its own; got {rare!r}.")
         self.formula, self.rare = formula, rare
-        right = formula.factors
+        right = [*formula.factors, *formula.effects]
         left = [] if formula.response is None else [formula.response]
         self.expressions = {expression.text: expression for expression in [*left, *right]}
         for one in [*left, *right]:
@@ -253,12 +254,14 @@ class _Learner:
         response = None if left is None else Response(left, self._response(left), self.formula.classes)
         right = {
             f.text: self._factor(f, self.rare)
-            for f in dict.fromkeys(self.expressions[f.text] for f in self.formula.factors)
+            for f in dict.fromkeys(self.expressions[f.text] for f in [*self.formula.factors, *self.formula.effects])
         }
         spans = {text: factor.spans for text, factor in right.items()}
         terms = _coded(self.formula.terms, spans)
         others = {name: _coded(own, spans) for name, own in self.formula.others.items()}
-        return DesignSpec(self.formula.text, right, terms, response, missing, unseen, self.types, reading, others)
+        random = tuple(RandomSet(one.text, one.group.text, _coded(one.terms, spans)) for one in self.formula.random)
+        made = (self.formula.text, right, terms, response, missing, unseen, self.types, reading, others, random)
+        return DesignSpec(*made)
 
     def _response(self, expression: Expression) -> Factor:
         factor = self._factor(expression, 0)

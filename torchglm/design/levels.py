@@ -10,6 +10,7 @@ import torch
 
 from torchglm.design.expressions import Expression
 from torchglm.design.frame import Frame
+from torchglm.design.random import Grouped
 from torchglm.design.values import Coded, coded, in_order
 from torchglm.tables.columns import check_columns
 
@@ -37,13 +38,15 @@ def groups(table: pa.Table, by: Sequence[str]) -> tuple[torch.Tensor, list[tuple
     return torch.from_numpy(code.reshape(-1).astype(np.int64)), labels
 
 
-def category(expression: Expression, frame: Frame) -> Coded:
+def category(expression: Expression | Grouped, frame: Frame) -> Coded:
     """The values to code: the column itself, or what the expression inside `C()` gives.
 
     Raises ValueError where that is NaN.
     """
     import pyarrow as pa
 
+    if isinstance(expression, Grouped):
+        return expression.coded(frame)
     if expression.column is not None:
         return frame.coded(expression.column)
     found = coded(pa.chunked_array([pa.array(np.asarray(expression.evaluate(frame, {})))]), expression.text)

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from torchglm.design.blocks import Block, index_columns, width, written
+from torchglm.design.effects import effect_columns, groupings_of
 from torchglm.design.expressions import Expression
 from torchglm.design.factors import UNSEEN, Categorical, Factor, Numeric
-from torchglm.design.formulas import Scoped
 from torchglm.design.frame import MISSING, Frame
+from torchglm.design.parts import Part, RandomGrouping, RandomSet, Terms, parts_of, terms_dict, terms_from
+from torchglm.design.random import MARK, Grouped
 from torchglm.rows.indexed import Indexed
 from torchglm.tables.columns import as_table
 from torchglm.tables.text_format import TextFormat
@@ -38,7 +40,7 @@ class Design:
     (and of those asked for with `also=`), aligned with x.
     `kept` `(rows given,)` is the mask of the complete rows, or
     None where all are; `dropped` counts the missing values per column and `unseen` the rows with a level never seen in
-    training per factor.
+    training per factor. `random` are the columns of random effects, where they were asked for.
     """
 
     numbers: torch.Tensor
@@ -50,11 +52,17 @@ class Design:
     kept: torch.Tensor | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
+    random: Indexed | None = None
 
     @cached_property
     def x(self) -> torch.Tensor:
         """The design `(n, p)`, every column written out."""
         return self.numbers if self.indexed is None else self.indexed.whole(self.numbers)
+
+    @property
+    def whole_index(self) -> Indexed | None:
+        """The index columns, with those of random effects behind all others."""
+        return self.indexed if self.random is None else self.random.behind(len(self.names), self.indexed)
 
     def row(self, i: int) -> int:
         """The number, among the rows given, of the design's row `i`."""
@@ -105,26 +113,6 @@ class Response:
         return self.factor.columns(frame)[0]
 
 
-@dataclass(frozen=True)
-class Part:
-    """A product of coded factors times a number: some of a term's columns."""
-
-    factors: tuple[Scoped, ...]
-    scale: float = 1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {"factors": [list(scoped) for scoped in self.factors], "scale": self.scale}
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Part:
-        """The inverse of `to_dict`."""
-        return cls(tuple((str(text), bool(low)) for text, low in data["factors"]), float(data["scale"]))
-
-
-Terms: TypeAlias = tuple[tuple[str, tuple[Part, ...]], ...]  # the terms of a predictor, each with its parts
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class DesignSpec:
     """A design without its rows: apply it to any table, chunk or file and the columns are the same.
@@ -134,7 +122,8 @@ class DesignSpec:
     seen is: "error"; "reference", the reference level; or "other", the level that the rare ones were pooled into
     (`rare=` of `build`). `types` are the Arrow types, by name, to read the columns with (`Scan`), and
     `reading` says how text becomes columns. The columns of further predictors, `others`, follow those of the first;
-    their names begin with that of the predictor.
+    their names begin with that of the predictor. The columns of `random` effects are none of these: they are made
+    where they are asked for.
     """
 
     formula: str
@@ -146,6 +135,7 @@ class DesignSpec:
     types: dict[str, str] = field(default_factory=dict)
     reading: TextFormat = field(default_factory=TextFormat)
     others: dict[str, Terms] = field(default_factory=dict)
+    random: tuple[RandomSet, ...] = ()
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -223,7 +213,30 @@ class DesignSpec:
     @property
     def columns(self) -> list[str]:
         """The columns that prediction needs: all but the response."""
-        return list(dict.fromkeys(c for f in self.factors.values() for c in f.expression.columns))
+        used = {text for part, _ in self._all() for text, _ in part.factors}
+        return list(dict.fromkeys(c for text, f in self.factors.items() if text in used for c in f.expression.columns))
+
+    @property
+    def random_columns(self) -> list[str]:
+        """The columns that random effects need."""
+        used = {text for one in self.random for part in parts_of(one.terms) for text, _ in part.factors}
+        used |= {one.group for one in self.random}
+        return list(
+            dict.fromkeys(c for text in self.factors if text in used for c in self.factors[text].expression.columns)
+        )
+
+    @property
+    def groupings(self) -> list[RandomGrouping]:
+        """The factors that random effects belong to, in the order of their columns."""
+        return groupings_of(self.random, self.factors, self._names)
+
+    def check_fixed(self, where: str) -> None:
+        """Raise ValueError where there are random effects, which `where` does not know."""
+        if self.random:
+            said = ", ".join(one.text for one in self.random)
+            raise ValueError(
+                f"the random effects {said} are fitted by torchglm.fit alone, not by {where}. Leave them out."
+            )
 
     @property
     def response_columns(self) -> list[str]:
@@ -248,22 +261,26 @@ class DesignSpec:
         unseen: str | None = None,
         first: int = 0,
         dtype: torch.dtype = torch.float64,
+        random: bool = False,
     ) -> Design:
         """As `transform`, with y where `response` is set, the mask of kept rows and the counts.
 
         `also` names further columns to keep complete and aligned (weights, exposure); `first` is the number
-        of the first row in the whole data, for messages; `missing` and `unseen` override the spec's policies.
+        of the first row in the whole data, for messages; `missing` and `unseen` override the spec's policies; `random`
+        asks for the columns of random effects as well.
         """
         spec = replace(self, missing=missing or self.missing, unseen=unseen or self.unseen)
-        wanted = [*spec.columns, *also]
+        wanted = [*spec.columns, *also, *(spec.random_columns if random else ())]
         if response:
             if spec.response is None:
                 raise ValueError("This design has no response: its formula has no left side.")
             wanted += spec.response_columns
         table = self.reading.applied(as_table(data, wanted))
-        return spec.apply(Frame(table, wanted, spec.missing, first), response, dtype)
+        return spec.apply(Frame(table, wanted, spec.missing, first), response, dtype, random)
 
-    def apply(self, frame: Frame, response: bool = False, dtype: torch.dtype = torch.float64) -> Design:
+    def apply(
+        self, frame: Frame, response: bool = False, dtype: torch.dtype = torch.float64, random: bool = False
+    ) -> Design:
         """The design of rows already found complete."""
         counts: dict[str, int] = {}
         used = dict.fromkeys(scoped for part, _ in self._all() for scoped in part.factors)
@@ -276,7 +293,10 @@ class DesignSpec:
         if response and self.response is not None:
             y = torch.from_numpy(np.array(self.response.values(frame))).to(dtype)
         kept = None if frame.kept is None else torch.from_numpy(frame.kept)
-        return Design(numbers, self.names, y, self, frame.table, indexed, kept, frame.dropped, counts)
+        effects = None
+        if random and self.random:
+            effects = effect_columns(self.random, self.factors, frame, self.unseen, counts).to(numbers.device, dtype)
+        return Design(numbers, self.names, y, self, frame.table, indexed, kept, frame.dropped, counts, effects)
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain data, ready for JSON."""
@@ -291,8 +311,9 @@ class DesignSpec:
             "response": None if response is None else _factor_dict(response.factor),
             "factors": [_factor_dict(factor) for factor in self.factors.values()],
             "classes": response is not None and response.classes,
-            "terms": _terms_dict(self.parts),
-            "others": {name: _terms_dict(terms) for name, terms in self.others.items()},
+            "terms": terms_dict(self.parts),
+            "others": {name: terms_dict(terms) for name, terms in self.others.items()},
+            "random": [{"text": one.text, "group": one.group, "terms": terms_dict(one.terms)} for one in self.random],
         }
 
     @classmethod
@@ -311,13 +332,16 @@ class DesignSpec:
             spec = cls(
                 data["formula"],
                 {factor.expression.text: factor for factor in factors},
-                _terms(data["terms"]),
-                None if left is None else Response(left.expression, left, bool(data["classes"])),
+                terms_from(data["terms"]),
+                None if left is None else _left(left, bool(data["classes"])),
                 data["missing"],
                 data["unseen"],
                 dict(data["types"]),
                 TextFormat(**{**data["reading"], "na": _tuple(data["reading"].get("na"))}),
-                {str(name): _terms(terms) for name, terms in data["others"].items()},
+                {str(name): terms_from(terms) for name, terms in data["others"].items()},
+                tuple(
+                    RandomSet(str(one["text"]), str(one["group"]), terms_from(one["terms"])) for one in data["random"]
+                ),
             )
             spec.names  # noqa: B018  every part must name known factors
             return spec
@@ -351,12 +375,10 @@ def _columns(
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
 
 
-def _terms_dict(terms: Terms) -> list[dict[str, Any]]:
-    return [{"name": name, "parts": [part.to_dict() for part in inside]} for name, inside in terms]
-
-
-def _terms(data: Any) -> Terms:
-    return tuple((str(term["name"]), tuple(Part.from_dict(part) for part in term["parts"])) for term in data)
+def _left(factor: Factor, classes: bool) -> Response:
+    if isinstance(factor.expression, Grouped):
+        raise TypeError("the response is a grouping of random effects")
+    return Response(factor.expression, factor, classes)
 
 
 def _tuple(value: Any) -> tuple[str, ...] | None:
@@ -369,6 +391,9 @@ def _factor_dict(factor: Factor) -> dict[str, Any]:
 
 
 def _factor(data: dict[str, Any]) -> Factor:
-    expression = Expression(data["text"], bool(data["lookup"]))
+    text = str(data["text"])
+    if text.startswith(MARK):
+        return Categorical.from_dict(Grouped.of_text(text), data)
+    expression = Expression(text, bool(data["lookup"]))
     kinds: dict[str, type[Factor]] = {Numeric.kind: Numeric, Categorical.kind: Categorical}
     return kinds[data["kind"]].from_dict(expression, data)

@@ -56,9 +56,10 @@ _EXPLANATIONS = {
     "of columns tells some responses apart without error, such as a level with no events). The "
     "coefficients are large but arbitrary and their standard errors mean nothing. Merge levels, "
     "drop the column, or use a penalty such as Ridge.",
-    Status.BOUNDARY: "The maximum lies on the edge of the parameter space (a fitted mean at the end of its range). "
-    "Standard errors are not valid there. A link that keeps the "
-    "mean in range may suit better.",
+    Status.BOUNDARY: "The maximum lies on the edge of the parameter space. Where a fitted mean is at the end of its "
+    "range standard errors are not valid, and a link that keeps the mean in range may suit better. With random effects "
+    "a variance is 0 or a correlation -1 or 1: the fit is that of the model without these effects, which may be left "
+    "out.",
     Status.STALLED: "No step along the last direction lowers the deviance, but the score is not small. Scale or "
     "drop nearly collinear columns.",
     Status.INVALID_START: "No coefficients with a valid mean in every row were found to start from. Pass start=, or "

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.several import Ordinal, VectorFamily
 from torchglm.fitting.apart import Apart
+from torchglm.fitting.mixed.fit import MixedFound
 from torchglm.fitting.penalties import Penalty, Quadratic
 from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.state import Solution
@@ -22,6 +23,7 @@ from torchglm.fitting.strengths import Estimated
 from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.fitted import DISPERSIONS, Fitted
 from torchglm.inference.flat import Flat
+from torchglm.inference.mixed import dispersion_of_effects, of_effects
 from torchglm.links import Link
 from torchglm.rows.plan import Plan
 from torchglm.rows.ranks import ranks_of
@@ -44,12 +46,13 @@ def build(
     plan: Plan | None = None,
     apart: Apart | None = None,
     estimated: Estimated | None = None,
+    mixed: MixedFound | None = None,
 ) -> Fitted:
     """What is left of a solution on a re-iterable source; `constant` says that the first column is an intercept.
 
-    With a `plan` the rows have several predictors; `apart` are the separated levels that were set apart, and
-    `estimated` is what was found with the strengths of the penalty.
-
+    With a `plan` the rows have several predictors; `apart` are the separated levels that were set apart, `estimated` is
+    what was found with the strengths of the penalty, and `mixed` what was found of random effects, which are in the
+    offset of the rows.
     Raises `ValueError` for an unknown dispersion.
     """
     family = copy.deepcopy(family)
@@ -58,15 +61,15 @@ def build(
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
     edf, unknown = (None, None) if penalty is None else _penalised(solution, penalty)
-    df = rank if edf is None else edf.sum(-1)
-    levels = {}
+    df, levels = rank if edf is None else edf.sum(-1), {}
     if apart is not None:
-        unknown = apart.infinite != 0
-        df = df + apart.rows - apart.levels
+        unknown, df = apart.infinite != 0, df + apart.rows - apart.levels
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
     deviance, pearson = 2 * moments.objective, moments.pearson + (0.0 if plan is None else torch.nan)
     strengths = _strengths(penalty, estimated, coef)
-    if estimated is not None and dispersion is None and family.has_dispersion:
+    if mixed is not None:
+        kind, phi, levels = *dispersion_of_effects(mixed, family, dispersion), of_effects(mixed)
+    elif estimated is not None and dispersion is None and family.has_dispersion:
         kind, phi = "reml", estimated.dispersion
     else:
         kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)

@@ -317,9 +317,10 @@ class Fitted(Origin):
 
     @property
     def n_parameters(self) -> Tensor:
-        """(*B) every estimated parameter: the rank (penalised: the sum of `edf`), a dispersion, a shape."""
+        """(*B) every estimated parameter: the rank (penalised: the sum of `edf`), dispersion, shape, covariances."""
         dispersion = self.family.has_dispersion and self.dispersion_kind != "number"
-        return self.shaped(self.flat.df) + float(dispersion) + float(self.estimated_shape)
+        effects = 0 if self.flat.effect_psi is None else self.flat.effect_psi.shape[-1]
+        return self.shaped(self.flat.df) + float(dispersion) + float(self.estimated_shape) + effects
 
     @property
     def aic(self) -> Tensor:

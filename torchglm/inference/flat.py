@@ -15,6 +15,8 @@ from torchglm.rows.inverses import Root
 MATRICES = ("root", "gram")
 # how many dimensions of p columns stand behind that of the models
 DIMENSIONS = {"coef": 1, "keep": 1, "observed": 2, "covariance": 2, "edf": 1, "unknown": 1, "infinite": 1}
+EFFECTS = ("modes", "effect_cov", "effect_spread", "effect_psi", "effect_psi_cov", "effect_units")
+FREE = {"counts", "strength", *EFFECTS}  # of any number for each model
 COUNTS = ("apart_rows", "apart_levels")  # whole numbers or not
 # the others are float64
 KINDS = {"keep": torch.bool, "unknown": torch.bool, "status": torch.int64, "n_iter": torch.int64}
@@ -32,7 +34,10 @@ class Flat:
     standard error. Where separated levels were set apart, `infinite` (B, p) is the direction in which coefficients run
     to infinity: it moves `apart_rows` (B) rows of `apart_levels` (B) levels and no others. Of a
     `Quadratic` penalty `strength` (B, J) is that of its blocks, and where it is estimated `criterion` (B) is the least
-    negative log marginal likelihood.
+    negative log marginal likelihood. With random effects `modes` (B, R) are theirs, `effect_cov` (B, C) the entries of
+    the covariances of groupings, `effect_spread` (B, S) those of the modes of each level given the data; `effect_psi`
+    (B, E) are the parameters of the roots of the covariances over the dispersion, in `effect_units` (B, U) of the
+    effects, and `effect_psi_cov` (B, E E) their covariance.
     """
 
     coef: Tensor
@@ -58,6 +63,12 @@ class Flat:
     apart_levels: Tensor | None = None
     strength: Tensor | None = None
     criterion: Tensor | None = None
+    modes: Tensor | None = None
+    effect_cov: Tensor | None = None
+    effect_spread: Tensor | None = None
+    effect_psi: Tensor | None = None
+    effect_psi_cov: Tensor | None = None
+    effect_units: Tensor | None = None
 
     def take(self, models: Tensor) -> Flat:
         """Some of the models."""
@@ -80,7 +91,7 @@ class Flat:
         want: dict[str, tuple[int, ...]] = {f.name: (models,) for f in fields(Flat) if f.name not in MATRICES}
         want |= {name: (models, *([p] * dims)) for name, dims in DIMENSIONS.items()}
         want |= {f"{name}.{part}": value.shape for name in MATRICES for part, value in blank[name].parts.items()}
-        for name in {"counts", "strength"} & tensors.keys():  # of however many classes, blocks
+        for name in FREE & tensors.keys():  # of however many classes, blocks
             want[name] = (models, *tensors[name].shape[1:2])
         optional = {f.name for f in fields(Flat) if f.default is None}
         missing = [name for name in want if name not in tensors and name not in optional]
@@ -110,7 +121,8 @@ class Flat:
     @property
     def converged(self) -> Tensor:
         """(B) True where the maximum was found, see `Status.converged`."""
-        return converged(self.status)
+        found = converged(self.status)
+        return found if self.modes is None else found | (self.status == int(Status.BOUNDARY))
 
     @property
     def empty(self) -> Tensor:

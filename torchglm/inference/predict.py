@@ -32,6 +32,7 @@ def predict(
     se: bool = False,
     unseen: str | None = None,
     predictors: Mapping[str, Any] | None = None,
+    random: bool | None = None,
     **roles: Unpack[RoleValues],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
@@ -40,7 +41,9 @@ def predict(
     is what a level of it counts as that the fit never saw: `"error"`, `"reference"` or `"other"`; None is what the fit
     was told. `offset` and `exposure` are one number, one for each row, or the name of a column of the frame; a formula
     fit that had them as columns takes them from the frame where neither is given. The standard error of a mean is
-    `|dmu/deta|` times that of its linear predictor. Raises `ValueError` for an unknown kind, an exposure that `fit`
+    `|dmu/deta|` times that of its linear predictor. With `random` (the default without `se`) the random effects of the
+    groups of the rows are in the linear predictor, 0 for groups never seen with `unseen="reference"`; without, all are
+    0, and standard errors are those of the fixed effects. Raises `ValueError` for an unknown kind, an exposure that `fit`
     would refuse, and where the fit had an offset and none is given; `TypeError` for roles that say nothing of a mean.
     """
     if result.plan is not None:
@@ -53,7 +56,8 @@ def predict(
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
     coef = result.coef
-    design, indexed = _design(result, x, coef, unseen)
+    with_effects = _with_effects(result, random, se)
+    design, indexed, effects = _design(result, x, coef, unseen, with_effects)
     known = torch.where(torch.isfinite(coef), coef, 0.0)
     if indexed is None:
         eta = (known.unsqueeze(-2) @ design.mT).squeeze(-2)
@@ -61,6 +65,8 @@ def predict(
         eta = indexed.times(design, known.flatten(0, -2) if coef.dim() > 1 else known.unsqueeze(0))
         eta = eta.reshape(*coef.shape[:-1], -1)
     eta = eta + shift_of(result, beside, eta, x)
+    if effects is not None and result.flat.modes is not None:
+        eta = eta + result.shaped(effects.times(design[:, :0], result.flat.modes))
     value = eta if kind == "link" else result.link(eta)
     if not se:
         return value
@@ -98,12 +104,28 @@ def _unbounded(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tenso
     return (design @ along).squeeze(-1).abs() > 0.5 * float(exact)
 
 
-def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> tuple[Tensor, Indexed | None]:
-    """The columns of new rows, with the index columns beside them where factors have many levels."""
+def _with_effects(result: Fitted, random: bool | None, se: bool) -> bool:
+    """Whether random effects are in a prediction. Raises `ValueError` where there are none, and beside `se`."""
+    known = result.flat.modes is not None
+    if random and not known:
+        raise ValueError("random=True asks for random effects, and this fit has none. Leave it out.")
+    if random and se:
+        raise ValueError(
+            "standard errors are those of the fixed effects. Ask for them with random=False; those of the effects of "
+            "each group are result.random[name].std_err."
+        )
+    return known and not se if random is None else random
+
+
+def _design(
+    result: Fitted, x: Any, coef: Tensor, unseen: str | None = None, random: bool = False
+) -> tuple[Tensor, Indexed | None, Indexed | None]:
+    """The columns of new rows, the index columns beside them where factors have many levels, and random effects."""
     if result.spec is not None and not isinstance(x, Tensor):
-        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
+        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen, random=random)
         indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
-        return made.numbers.to(coef), indexed
+        effects = None if made.random is None else made.random.to(coef.device, coef.dtype)
+        return made.numbers.to(coef), indexed, effects if random else None
     design = inputs.tensor(inputs.in_order(x, result.context.get("inputs")), "x", coef.device).to(coef.dtype)
     added = result.added_intercept
     columns = len(result.names) - int(added)
@@ -113,4 +135,4 @@ def _design(result: Fitted, x: Any, coef: Tensor, unseen: str | None = None) -> 
             + (" (without the intercept)." if added else ".")
         )
     inputs.finite(design, "x")
-    return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None
+    return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None, None

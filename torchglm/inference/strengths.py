@@ -23,5 +23,7 @@ def criterion(result: Fitted) -> Tensor:
     Raises `ValueError` where no strength was estimated.
     """
     if result.flat.criterion is None:
-        raise ValueError("criterion is that of estimated strengths: fit with Quadratic(blocks, 'reml') or 'ml'.")
+        raise ValueError(
+            "criterion is that of estimated strengths or random effects: Quadratic(blocks, 'reml'), or (1 | g)."
+        )
     return result.shaped(result.flat.criterion)

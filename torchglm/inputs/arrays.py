@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
+from torchglm.fitting.mixed.effects import Groupings
 from torchglm.fitting.status import FitWarning
 from torchglm.inputs import checks
 from torchglm.inputs.columns import column_names, own_names
@@ -42,6 +43,7 @@ class Data:
     context: dict[str, Any] = field(default_factory=dict)
     family: Family | None = None  # as the response shows it, which may tell more of it
     plan: Plan | None = None  # of the rows, where they have several predictors
+    random: Groupings | None = None  # the columns of random effects, behind those that have names
 
     @property
     def constants(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torchglm.families.row_error import RowError
 from torchglm.fitting.sample import Thinning
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.roles import Roles
-from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of, terms_of
+from torchglm.inputs.specs import effects_of, family_of, formulas_of, in_class_order, plan_of, terms_of
 from torchglm.rows.places import Places
 from torchglm.rows.ranks import Ranks, Shard, weightless
 from torchglm.rows.rows import Rows
@@ -49,7 +49,7 @@ class SpecRows:
         self._suit(family)
         self.device, self.dtype = device or torch.device("cpu"), dtype or torch.float64
         self.also = list(self.roles.values())
-        self.columns = list(dict.fromkeys([*spec.response_columns, *spec.columns, *self.also]))
+        self.columns = list(dict.fromkeys([*spec.response_columns, *spec.columns, *spec.random_columns, *self.also]))
         self.reading = spec.reading
         self.places: Places | None = None  # of the rows kept, once all were read
         check_source(path, self.columns, self.reading)
@@ -79,7 +79,7 @@ class SpecRows:
         """Raises `ValueError` where the rows of a piece, counted as in its file, do not suit."""
 
         table, first = piece.table, piece.first
-        design = self.spec.design(table, response=True, also=self.also, first=first)
+        design = self.spec.design(table, response=True, also=self.also, first=first, random=True)
         places.add(piece.file, first, len(table), design.kept)
         if tally is not None:
             tally.add(design)
@@ -87,7 +87,8 @@ class SpecRows:
         assert design.y is not None  # the formula has a response
         x, y = design.numbers.to(self.device, self.dtype), design.y.to(self.device)
         y = in_class_order(y, self.family, self.spec)
-        indexed = None if design.indexed is None else design.indexed.to(self.device, self.dtype)
+        indexed = design.whole_index
+        indexed = None if indexed is None else indexed.to(self.device, self.dtype)
         try:
             data = assemble(
                 x,
@@ -147,6 +148,8 @@ class FileRows(SpecRows):
             scan = self._scan({}, self.ranks)
         self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **policies, **more)
         self._suit(family)
+        if self.plan is not None:
+            self.spec.check_fixed(f"the family {family.name}, which has several predictors")
         self.tally = Tally()
         self.places = None
         self.stand_in: Rows | None = None  # for a share without rows
@@ -168,6 +171,11 @@ class FileRows(SpecRows):
                 self.stand_in = weightless(next(self._read(Ranks(), None)))
         self._held = None if size > HOLD else _joined(pieces or [*self])
         self.part = thinned.parts  # where a fit begins
+
+    @property
+    def width(self) -> int:
+        """The number of columns, those of random effects among them."""
+        return len(self.names) + sum(len(group.levels) * group.effects for group in self.spec.groupings)
 
     @property
     def source(self) -> list[Rows] | FileRows | Shard:
@@ -210,13 +218,14 @@ def from_files(
         rows.source,
         torch.Size(),
         rows.names,
-        len(rows.names),
+        rows.width,
         rows.device,
         rows.dtype == torch.float32,
         rows.spec.intercept,
         context=rows.context,
         family=rows.family,
         plan=rows.plan,
+        random=effects_of(rows.spec, len(rows.names)),
     )
 
 

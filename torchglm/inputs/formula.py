@@ -13,11 +13,12 @@ from torchglm.design import Tally, build, groups
 from torchglm.design.brackets import shortened
 from torchglm.families import Family
 from torchglm.families.row_error import RowError
+from torchglm.families.several import VectorFamily
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.groups import by_groups
 from torchglm.inputs.roles import Roles
-from torchglm.inputs.specs import family_of, formulas_of, in_class_order, plan_of, terms_of
+from torchglm.inputs.specs import effects_of, family_of, formulas_of, in_class_order, plan_of, terms_of
 from torchglm.rows.places import Places
 
 
@@ -43,6 +44,8 @@ def from_formula(
     keys = [] if by is None else [by] if isinstance(by, str) else list(by)
     more = formulas_of(family, predictors or {})
     design = build(formula, frame, also=[*roles.columns.values(), *keys], **policies, **more)
+    if isinstance(family, VectorFamily):
+        design.spec.check_fixed(f"the family {family.name}, which has several predictors")
     if design.y is None:
         raise ValueError(f"the formula {shortened(formula)} has no response. Write it as 'y ~ ...'.")
     data = from_design(design, family_of(family, design.spec), roles, keys, device, dtype)
@@ -55,6 +58,7 @@ def from_formula(
         "group_names": keys or None,
         "tally": Tally.of(design).to_dict(),
     }
+    data.random = effects_of(design.spec, len(data.names))
     return data
 
 
@@ -89,7 +93,8 @@ def from_design(
     plan, names = plan_of(family, design.spec)
     if not keys:
         numbers = design.numbers.to(device, dtype or design.numbers.dtype)
-        indexed = None if design.indexed is None else design.indexed.to(numbers.device, numbers.dtype)
+        indexed = design.whole_index
+        indexed = None if indexed is None else indexed.to(numbers.device, numbers.dtype)
         try:
             data = assemble(
                 numbers, response, family, roles, names, False, design.intercept, indexed=indexed, plan=plan
@@ -99,7 +104,8 @@ def from_design(
         data.context["places"] = places
         return data
     codes, labels = groups(design.table, keys)
-    x = design.x.to(device, dtype or design.x.dtype)
+    x = design.x if design.random is None else torch.cat([design.x, design.random.whole(design.x[:, :0])], -1)
+    x = x.to(device, dtype or x.dtype)
     try:
         data = by_groups(x, response, family, roles, codes, names, design.intercept, plan)
     except RowError as error:

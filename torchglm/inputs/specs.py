@@ -10,6 +10,8 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
+from torchglm.fitting.mixed.effects import Groupings
+from torchglm.rows.arrow import Grouping
 from torchglm.rows.plan import Plan
 
 if TYPE_CHECKING:
@@ -93,6 +95,21 @@ def in_class_order(y: Tensor, family: Family, spec: DesignSpec) -> Tensor:
         return y
     place = torch.tensor([family.known.index(level) for level in levels], dtype=y.dtype, device=y.device)
     return place[y.long()]
+
+
+def effects_of(spec: DesignSpec, columns: int) -> Groupings | None:
+    """Where the columns of random effects are, behind `columns` others; None where there are none."""
+    if not spec.random:
+        return None
+    start, groupings, correlated = columns, list[Grouping](), list[tuple[tuple[int, ...], ...]]()
+    for group in spec.groupings:
+        groupings.append(Grouping(start, len(group.levels), group.effects))
+        start, first, sets = start + len(group.levels) * group.effects, 0, list[tuple[int, ...]]()
+        for one in group.sets:
+            sets.append(tuple(range(first, first + len(one))))
+            first += len(one)
+        correlated.append(tuple(sets))
+    return Groupings(columns, tuple(groupings), tuple(correlated))
 
 
 def plan_of(family: Family, spec: DesignSpec) -> tuple[Plan | None, list[str]]:

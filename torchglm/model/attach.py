@@ -9,6 +9,7 @@ from torchglm import inputs
 from torchglm.design import is_source
 from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.mixed import conditional_rows
 from torchglm.inputs import Data, Roles
 from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
@@ -28,9 +29,9 @@ def attached(
                 f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
                 "table, torchglm.tables.read_table(path)."
             )
-        return inputs.rows_by_spec(x, result.spec, result.family, named, device), None
+        return conditional_rows(result, inputs.rows_by_spec(x, result.spec, result.family, named, device)), None
     if result.spec is not None and y is None:
-        design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys])
+        design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys], random=True)
         data = inputs.from_design(design, result.family, named, keys, device, None)
         if data.context.get("groups") != result.groups:
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
@@ -39,12 +40,13 @@ def attached(
     else:
         first, x = result.added_intercept, inputs.in_order(x, result.context.get("inputs"))
         data = inputs.from_arrays(x, y, result.family, roles, first, result.names[int(first) :], device, None)
-    if data.batch != result.batch_shape or data.columns != result.flat.coef.shape[-1]:
+    columns = len(result.names) if result.flat.modes is not None else data.columns
+    if data.batch != result.batch_shape or columns != result.flat.coef.shape[-1]:
         raise ValueError(
             f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
             f"{tuple(result.batch_shape)} and {result.flat.coef.shape[-1]}. Pass the rows it was fitted on."
         )
-    return data.source, data.context.get("places")
+    return conditional_rows(result, data.source), data.context.get("places")
 
 
 def _several(result: Fitted, family: VectorFamily, x: Any, y: Any, roles: Roles, predictors: Mapping[str, Any]) -> Data:

@@ -17,7 +17,7 @@ from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import covariance as sandwich
-from torchglm.inference import effects, estimates, influence, intervals, likelihood, several, strengths
+from torchglm.inference import effects, estimates, influence, intervals, likelihood, mixed, several, strengths
 from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
@@ -82,6 +82,7 @@ def fit(
     observe: Observer | None = None,
     resume: Progress | None = None,
     predictors: Mapping[str, Any] | None = None,
+    smoothing: str | None = None,
     **roles: Unpack[RoleValues],
 ) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
@@ -96,9 +97,8 @@ def fit(
         family, link: objects or names; `link=None` is the family's default.
         intercept: put a column of ones in front (a formula decides for itself).
         penalty: `Ridge`, `ElasticNet` or `Quadratic`, with strengths for all models or one each, or of quadratic ones
-            `"reml"` or `"ml"`, which estimates them; or `Jeffreys` for mean bias reduction; the default is none. With
-            the first three degrees of freedom, dispersion, AIC and BIC count effective ones (`edf`); intervals of a
-            quadratic one are Bayesian, and an l1 penalty leaves none.
+            `"reml"` or `"ml"`, which estimates them; or `Jeffreys` for mean bias reduction. With the first three df,
+            dispersion and AIC count `edf`; intervals of a quadratic one are Bayesian, an l1 penalty leaves none.
         dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
             other than None asks for quasi-likelihood.
         names: of the columns of `x`.
@@ -114,16 +114,17 @@ def fit(
         types: column -> `"number"`, `"integer"`, `"text"`, `"date"` or an Arrow type (formula only).
         na: what means missing beside empty fields, instead of NA, NaN and null: `["?", -999]` (formula only).
         observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
+        smoothing: how random effects in a formula, `(1 + x | clinic)`, are estimated: `"reml"` or `"ml"` (Laplace's
+            approximation); None is `"reml"` for Gaussian responses with the identity link, else `"ml"`.
         predictors: the columns of the other parameters of the law, by name: `{"dispersion": z}`, `z` a frame or
             `(n, q)` numbers, or `"~ 1"` for an intercept alone.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
         trials: totals of counts `y` (binomial, beta-binomial); `event`: 1 seen, 0 right-censored (families of times).
 
-    The last six are the roles, `(n,)` or like `y`; with a formula they may be names of columns. Where
-    `torch.distributed` is initialised, the rows of files are shared out to its processes, which all call `fit` and get
-    the same result. Raises `ValueError` or `TypeError` for data that do not fit together, are not finite or lie outside
-    the family's support.
+    The last six are the roles, `(n,)` or like `y`; with a formula they may be names of columns. The processes of
+    `torch.distributed` share the rows of files: all call `fit` and get the same result. Raises `ValueError` or
+    `TypeError` for data that do not fit together, are not finite or lie outside the family's support.
     """
     family, chosen = family_and_link(family, link, predictors)
     check_options(tol, max_iter, singular, penalty, names, dtype)
@@ -159,7 +160,7 @@ def fit(
         "rank_tol": 1e-6 if data.single else 1e-12,
         "skip": data.skip,
     }
-    found = solved(data, family, chosen, penalty, first, options, dispersion, observe, resume)
+    found = solved(data, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing)
     family, solution, apart = found.family, found.solution, found.apart
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
@@ -179,6 +180,7 @@ def fit(
         plan=data.plan,
         apart=apart,
         estimated=found.estimated,
+        mixed=found.mixed,
     )
     return Result.of(fitted)
 
@@ -257,6 +259,7 @@ class Result(Fitted):
 
     strength = property(strengths.strength)
     criterion = property(strengths.criterion)
+    random = property(mixed.random)
 
     # tests
     wald = linear.wald

@@ -1,8 +1,8 @@
 """Grams of designs with random effects: the levels of one grouping factor are blocks of their own, to be eliminated.
 
-A grouping factor of `L` levels with `q` effects each is `q L` columns, effect by effect. No two levels meet in a row, so
-that their part of a Gram is `L` blocks (q, q). What is kept beside them is the border: the products with the `m` other
-columns, those of other grouping factors among them. Elimination costs `L q m^2` operations.
+A grouping factor of `L` levels with `q` effects each is `q L` columns, effect by effect. No two levels meet in a row,
+so that their part of a Gram is `L` blocks (q, q). What is kept beside them is the border: the products with the `m`
+other columns, those of other grouping factors among them. Elimination costs `L q m^2` operations.
 Source: Bates, Maechler, Bolker & Walker (2015), J. Stat. Software 67(1), section 3.
 """
 
@@ -15,8 +15,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from torchglm.rows.grams import Gram, GramInverse, Layout
+from torchglm.rows.grams import Gram, Layout
 from torchglm.rows.indexed import Index, Indexed, tally
+from torchglm.rows.inverses import GramInverse
 from torchglm.rows.rows import Rows, whole
 
 
@@ -95,9 +96,9 @@ class Arrow(Gram):
         """(B, P) the Gram times a vector (B, P)."""
         others, levels = self.split(values)
         across = self.across.flatten(1, 2)  # (B, L q, m)
-        one = (self.corner @ others.unsqueeze(-1)).squeeze(-1) + (
-            across.mT @ levels.flatten(1).unsqueeze(-1)
-        ).squeeze(-1)
+        one = (self.corner @ others.unsqueeze(-1)).squeeze(-1) + (across.mT @ levels.flatten(1).unsqueeze(-1)).squeeze(
+            -1
+        )
         two = (across @ others.unsqueeze(-1)).squeeze(-1).view_as(levels)
         own = (self.own * levels.unsqueeze(-2)).sum(-1)
         return self.joined(one, two + own)
@@ -122,7 +123,9 @@ class Arrow(Gram):
         raise NotImplementedError("the Gram of random effects is inverted with their covariance, see fitting.mixed")
 
     def independent(self, held: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("the columns of random effects depend on the others; their covariance tells them apart")
+        raise NotImplementedError(
+            "the columns of random effects depend on the others; their covariance tells them apart"
+        )
 
 
 def _others(columns: int, grouping: Grouping, device: torch.device) -> Tensor:
@@ -185,7 +188,9 @@ class ArrowIndexed(Indexed):
                 own = (index.codes >= k * levels) & (index.codes < (k + 1) * levels)
                 codes = index.codes if index.count == levels else torch.where(own, index.codes - k * levels, levels)
                 first = index.columns.start + k * levels
-                found.append(replace(index, codes=codes.to(torch.int32), columns=slice(first, first + levels), count=levels))
+                found.append(
+                    replace(index, codes=codes.to(torch.int32), columns=slice(first, first + levels), count=levels)
+                )
         return found
 
     @property
@@ -221,7 +226,7 @@ class ArrowIndexed(Indexed):
             for s, other in enumerate(effects[: r + 1]):
                 both = replace(effect, codes=torch.maximum(effect.codes, other.codes))
                 own[..., r, s] = own[..., s, r] = both.sums(other.weighted(values))
-        return Arrow(beside._all_pairs(x, weight), across.transpose(1, 2), own, self.grouping)
+        return Arrow(beside.all_pairs(x, weight), across.transpose(1, 2), own, self.grouping)
 
 
 def arrowed(rows: Rows, grouping: Grouping) -> Rows:

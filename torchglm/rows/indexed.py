@@ -113,6 +113,24 @@ class Indexed:
             )
         return replace(self, indices=tuple(indices))
 
+    def behind(self, columns: int, before: Indexed | None) -> Indexed:
+        """These columns behind the `columns` of another design, which are numbers alone where `before` is None."""
+        moved = tuple(
+            replace(
+                index,
+                columns=slice(index.columns.start + columns, index.columns.stop + columns, index.columns.step),
+            )
+            for index in self.indices
+        )
+        places = torch.arange(columns, device=self.places.device) if before is None else before.places
+        indices = moved if before is None else (*before.indices, *moved)
+        return Indexed(places, indices, columns + self.width, self.bordered)
+
+    def before(self, columns: int) -> Indexed | None:
+        """The first columns alone, behind which index columns lie; None where these are numbers."""
+        indices = tuple(index for index in self.indices if index.columns.start < columns)
+        return Indexed(self.places, indices, columns) if indices else None
+
     def select(self, x: Tensor, columns: Tensor) -> tuple[Tensor, Indexed | None]:
         """The design of some columns, in that order: index columns that are then not evenly spaced are written out."""
         new = columns.new_full((self.width,), -1)
@@ -168,9 +186,9 @@ class Indexed:
 
     def gram(self, x: Tensor, weight: Tensor) -> Gram:
         """The design's `x' diag(weight) x` for weights `(B, n)`, as its layout keeps it."""
-        return Dense(self._all_pairs(x, weight)) if self.large is None else self._bordered(self.large, x, weight)
+        return Dense(self.all_pairs(x, weight)) if self.large is None else self._bordered(self.large, x, weight)
 
-    def _all_pairs(self, x: Tensor, weight: Tensor) -> Tensor:
+    def all_pairs(self, x: Tensor, weight: Tensor) -> Tensor:
         """The Gram (B, width, width) of all pairs of columns."""
         out = weight.new_zeros(weight.shape[0], self.width, self.width)
         across = x.mT.contiguous() * weight.unsqueeze(-2)  # (B, q, n)
@@ -199,7 +217,7 @@ class Indexed:
             table = tally(_places(large, index), index.weighted(values), (large.count + 1) * (index.count + 1))
             across[..., index.columns] = table.view(-1, large.count + 1, index.count + 1)[:, :-1, :-1]
         own = large.sums(large.weighted(values))
-        return Bordered(beside._all_pairs(x, weight), across, own, large.columns.start)
+        return Bordered(beside.all_pairs(x, weight), across, own, large.columns.start)
 
     def _without(self, large: Index) -> Indexed:
         """The design without the columns of one factor."""

@@ -39,6 +39,8 @@ class TableRows:
         columns_of = Roles.of(roles, "a table of rows").columns
         self.extras = columns_of if y is None else {"y": y, **columns_of}
         self.spec = design if isinstance(design, DesignSpec) else None
+        if self.spec is not None:
+            self.spec.check_fixed("training by minibatches")
         self.names = (
             list(design)
             if not isinstance(design, DesignSpec)

@@ -4,8 +4,8 @@ At the maximum `u` of the penalised likelihood, with the observed information `W
 
     V = -l(c) + u'Ru / (2 phi) + (log|Lambda'G Lambda + R| - log|S|_+) / 2 - M log(2 pi phi) / 2,    c = Lambda u
 
-with `R` the identity on random effects and the penalty `S` on smooths. `"reml"` integrates over all coefficients (`M` of
-which are not penalised); `"ml"` over the penalised ones, at the fixed effects that minimise `V` (lme4's `glmer`).
+with `R` the identity on random effects and the penalty `S` on smooths. `"reml"` integrates over all coefficients
+(`M` of which are not penalised); `"ml"` over the penalised ones, at the fixed effects that minimise `V` (as `glmer`).
 A dispersion that is estimated minimises `V` at each point.
 Source: Bates, Maechler, Bolker & Walker (2015), J. Stat. Software 67(1); Wood (2011), J. R. Stat. Soc. B 73(1).
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.laplace import least_dispersion
-from torchglm.fitting.mixed.effects import Effects, Lambda
+from torchglm.fitting.mixed.effects import Groupings, Lambda
 from torchglm.fitting.mixed.pulls import pulls
 from torchglm.fitting.mixed.system import Eliminated, Inner
 from torchglm.fitting.moments import Moments, Point
@@ -43,7 +42,7 @@ HALVINGS = 30
 
 @dataclass
 class Mark:
-    """The criterion of `B` models at `psi` (B, K), see `Criterion`.
+    """The criterion of `B` models at `psi` (B, K), see `MixedCriterion`.
 
     `u` (B, P) are the modes, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the dispersion,
     `score` (B, P) that of the coefficients `c`, `gram` their information.
@@ -72,7 +71,7 @@ class Mark:
         return Mark(**{name: torch.cat(values) for name, values in own.items()}, gram=first.gram.cat(grams[1:]))
 
 
-class Criterion:
+class MixedCriterion:
     """`V` of models on a source as a function of `psi`, and its gradient.
 
     `psi` (B, K) are the parameters of the roots of the covariances, the log strengths of smooths, the raw shape that is
@@ -86,7 +85,7 @@ class Criterion:
         source: Iterable[Rows],
         family: Family,
         link: Link,
-        effects: Effects,
+        effects: Groupings,
         penalty: Quadratic | None,
         keep: Tensor,
         restricted: bool,
@@ -100,8 +99,10 @@ class Criterion:
         self.flat = family.least_squares and type(link) is Identity
         p = effects.columns
         self.ranges = None if penalty is None else Ranges(penalty, p, keep.device)
-        self.rotation = torch.eye(p, dtype=torch.float64, device=keep.device) if penalty is None else self.ranges.rotation
-        inside = torch.zeros(p, dtype=torch.bool, device=keep.device) if penalty is None else self.ranges.inside
+        self.rotation = torch.eye(p, dtype=torch.float64, device=keep.device)
+        inside = torch.zeros(p, dtype=torch.bool, device=keep.device)
+        if self.ranges is not None:
+            self.rotation, inside = self.ranges.rotation, self.ranges.inside
         beside = effects.width - p - grouping.levels * grouping.effects
         random = torch.ones(beside, dtype=torch.bool, device=keep.device)
         self.penalised = torch.cat([inside, random]).nonzero()[:, 0]  # of the columns that are not eliminated
@@ -194,7 +195,7 @@ class Criterion:
     def modes(
         self, lane: Tensor, psi: Tensor, u: Tensor, all_columns: bool
     ) -> tuple[Tensor, Tensor, Tensor, Arrow, Tensor, Tensor]:
-        """The maxima of the penalised likelihood from `u` (b, P): `u`, half the deviance with its penalty, and the rest.
+        """The maxima of the penalised likelihood from `u` (b, P): `u`, half the deviance, and the rest.
 
         The rest are score and information of the coefficients there, half the penalty, and (b,) where the maximum was
         found. With `all_columns` the fixed effects are moved as well.
@@ -243,7 +244,7 @@ class Criterion:
     def _moved(
         self, lane: Tensor, psi: Tensor, turn: Lambda, family: Family, u: Tensor, step: Tensor, value: Tensor,
         observed: Tensor,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Arrow, Tensor]:  # fmt: skip
         """A step of the modes, halved until it does not rise."""
         share = torch.ones_like(value)
         for _ in range(HALVINGS):
@@ -270,14 +271,14 @@ class Criterion:
         return u
 
     @property
-    def _determinant_of(self) -> Tensor:
+    def integrated(self) -> Tensor:
         return self.every if self.restricted else self.penalised
 
     def at(self, lane: Tensor, psi: Tensor, u: Tensor) -> Mark:
         """The criterion of some models at `psi` (b, K), its modes sought from `u` (b, P)."""
         u, half, score, gram, penalty, found = self.modes(lane, psi, self.place_fixed(psi, u), not self.apart)
         turn, family = self.turn(lane, psi), self.law(lane, psi)
-        inner = self.eliminated(lane, gram, turn, psi).on(self._determinant_of)
+        inner = self.eliminated(lane, gram, turn, psi).on(self.integrated)
         logs = inner.log - (0.0 if self.ranges is None else self.ranges.log_determinant(self.parts(psi)[1].exp())[0])
         free = self.free[lane]
         phi, loglik = self._likelihood(lane, family, turn.times(u), half, penalty, free)
@@ -315,7 +316,7 @@ class Criterion:
         psi, u, phi = mark.psi, mark.u, mark.phi.unsqueeze(-1)
         turn, family = self.turn(lane, psi), self.law(lane, psi)
         eliminated = self.eliminated(lane, mark.gram, turn, psi)
-        inner = eliminated.on(self._determinant_of)
+        inner = eliminated.on(self.integrated)
         score = self.known(lane, mark.score)
         follow, moved, own = score / -phi, torch.zeros_like(u), None
         if not self.flat:

@@ -19,7 +19,7 @@ from torchglm.rows.arrow import Grouping, largest
 
 
 @dataclass(frozen=True)
-class Effects:
+class Groupings:
     """The groupings of a design behind its first `columns`, each with its sets of effects that are correlated.
 
     `correlated[k]` partitions the effects of grouping `k`: those of one set have a covariance of their own.
@@ -65,7 +65,7 @@ class Effects:
 class Lambda:
     """The map `c = Lambda u` for `B` models: a rotation (p, p) of the first columns, and the roots of the groupings."""
 
-    def __init__(self, effects: Effects, rotation: Tensor, roots: Sequence[Tensor]) -> None:
+    def __init__(self, effects: Groupings, rotation: Tensor, roots: Sequence[Tensor]) -> None:
         self.effects, self.rotation, self.roots = effects, rotation, list(roots)
         self.large = effects.large
         self.root = self.roots[self.large]  # (B, q, q) of the grouping that is eliminated

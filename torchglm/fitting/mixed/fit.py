@@ -13,9 +13,10 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.kernel import fold
-from torchglm.fitting.mixed.criterion import Criterion
-from torchglm.fitting.mixed.effects import Effects
-from torchglm.fitting.mixed.search import Search
+from torchglm.fitting.mixed.criterion import MixedCriterion
+from torchglm.fitting.mixed.effects import Groupings
+from torchglm.fitting.mixed.rows import conditional, without_effects
+from torchglm.fitting.mixed.search import MixedSearch
 from torchglm.fitting.mixed.system import Eliminated
 from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Quadratic
@@ -26,20 +27,20 @@ from torchglm.fitting.strengths import ALPHA, scales_of
 from torchglm.links import Link
 from torchglm.rows.arrow import arrow_of
 from torchglm.rows.inverses import DenseRoot
-from torchglm.rows.ranks import seen
-from torchglm.rows.rows import Rows, select
+from torchglm.rows.rows import Rows
 from torchglm.rows.threads import small_operators
 
 EARLY = 6.0  # of the logarithm of the strength that counts as infinite
 
 
 @dataclass(frozen=True)
-class Found:
+class MixedFound:
     """What was found of `B` models; `criterion` (B,) is the negative log marginal likelihood.
 
     `coef` (B, P) are the fixed effects and the modes, `phi` (B,) the dispersion; of each grouping `roots` (B, q, q) of
     the covariance of the effects over `phi`, and `spread` (B, L, q, q) that of the effects given the data over `phi`;
-    `strength` (B, J) of smooths; `psi` (B, K) the parameters, their covariance, and the units of the effects.
+    `strength` (B, J) of smooths; `psi` (B, E) the parameters of the roots, their covariance, and the units `scale` of
+    the effects. The modes lie behind `columns` others.
     """
 
     criterion: Tensor
@@ -51,12 +52,7 @@ class Found:
     psi: Tensor
     psi_covariance: Tensor
     scale: list[Tensor]
-
-
-def fixed_rows(source: Iterable[Rows], columns: int) -> Iterable[Rows]:
-    """The rows with their first columns alone."""
-    at = torch.arange(columns)
-    return seen(source, lambda rows: select(rows, at.to(rows.x.device)))
+    columns: int
 
 
 @torch.no_grad()
@@ -65,23 +61,23 @@ def solve_mixed(
     source: Iterable[Rows],
     family: Family,
     link: Link,
-    effects: Effects,
+    effects: Groupings,
     penalty: Quadratic | None,
     method: str,
     options: dict[str, Any],
     phi: float | None = None,
-) -> tuple[Family, Solution, Found]:
+) -> tuple[Family, Solution, MixedFound]:
     """The fit of largest marginal likelihood, by the method `"reml"` or `"ml"`; `options` are those of `irls`.
 
     A dispersion `phi` is held. A model some of whose effects have a singular covariance has the status BOUNDARY.
     Raises `ValueError` for families whose marginal likelihood is not known.
     """
     _check(family)
-    plain = fixed_rows(source, effects.columns)
+    plain = without_effects(source, effects.columns)
     some = None if penalty is None else penalty.with_strength(scales_of(plain, family, link, penalty)[1].exp())
     family, first = solve(plain, family, link, None, options | {"penalty": some})
     name = "log_alpha" if family.estimates_shape else ""
-    criterion = Criterion(source, family, link, effects, penalty, first.keep, method == "reml", phi, name)
+    criterion = MixedCriterion(source, family, link, effects, penalty, first.keep, method == "reml", phi, name)
     search = begun(criterion, first, penalty, plain, options["max_iter"])
     search.run()
     if criterion.flat:
@@ -89,7 +85,9 @@ def solve_mixed(
     return _finished(criterion, search, family, first)
 
 
-def begun(criterion: Criterion, first: Solution, penalty: Quadratic | None, plain: Iterable[Rows], most: int) -> Search:
+def begun(
+    criterion: MixedCriterion, first: Solution, penalty: Quadratic | None, plain: Iterable[Rows], most: int
+) -> MixedSearch:
     """The search at its start, beside a `first` fit without random effects."""
     effects, models = criterion.effects, len(first.coef)
     coef = torch.cat([first.coef, first.coef.new_zeros(models, effects.width - effects.columns)], 1)
@@ -107,7 +105,9 @@ def begun(criterion: Criterion, first: Solution, penalty: Quadratic | None, plai
     criterion.constant = log + here.objective / (one if family.least_squares else held)
     if criterion.flat:
         criterion.base, criterion.at_base = here, coef
-    unit = [torch.eye(g.effects, dtype=coef.dtype, device=coef.device).expand(models, -1, -1) for g in effects.groupings]
+    unit = [
+        torch.eye(g.effects, dtype=coef.dtype, device=coef.device).expand(models, -1, -1) for g in effects.groupings
+    ]
     ones = [torch.ones_like(scale) for scale in criterion.scale]
     u = torch.cat([first.coef @ criterion.rotation, coef[:, effects.columns :]], 1)
     psi, ends = [effects.theta(unit, ones)], list[Tensor]()
@@ -124,36 +124,41 @@ def begun(criterion: Criterion, first: Solution, penalty: Quadratic | None, plai
         psi.append(u[:, criterion.fixed])
         ends.append(torch.stack([torch.full_like(psi[-1], -torch.inf), torch.full_like(psi[-1], torch.inf)], -1))
     criterion.ends = torch.cat(ends, 1)
-    return Search(criterion, torch.cat(psi, -1), u, most)
+    return MixedSearch(criterion, torch.cat(psi, -1), u, most)
 
 
 def _finished(
-    criterion: Criterion, search: Search, family: Family, first: Solution
-) -> tuple[Family, Solution, Found]:
+    criterion: MixedCriterion, search: MixedSearch, family: Family, first: Solution
+) -> tuple[Family, Solution, MixedFound]:
     """What is kept: the fixed effects as a solution on rows whose offset holds the modes, and the rest."""
     every, mark = search.every, search.mark
     turn = criterion.turn(every, mark.psi)
     eliminated = criterion.eliminated(every, mark.gram, turn, mark.psi)
-    coef, p = turn.times(mark.u), criterion.effects.columns
+    effects = criterion.effects
+    coef, p = turn.times(mark.u), effects.columns
     fixed = torch.where(criterion.keep, coef[:, :p], 0.0)
+    roots = criterion.counts[0]
     unscaled, psi_covariance = _covariances(criterion, search, eliminated)
     if criterion.name:
         raw = criterion.parts(mark.psi)[2][:, 0]
         raw = torch.where(raw <= ALPHA[0] + 1.0, -torch.inf, raw)
         family = family.with_parameters({criterion.name: raw[0] if raw.numel() == 1 else raw})
+    whole = torch.cat([fixed, coef[:, p:]], 1)
+    rows = conditional(criterion.source, effects, whole)
+    moments = fold(rows, Point(fixed, False, before=fixed, census=True), family, criterion.link)
     solution = Solution(
-        fixed, criterion.keep, first.moments, DenseRoot(_root(unscaled, criterion.keep)), _status(criterion, search, first),
+        fixed, criterion.keep, moments, DenseRoot(_root(unscaled, criterion.keep)), _status(criterion, search, first),
         first.n_iter + search.steps, torch.zeros_like(first.cut),
     )  # fmt: skip
     strengths = criterion.parts(mark.psi)[1].exp()
-    found = Found(
-        mark.value, torch.cat([fixed, coef[:, p:]], 1), mark.phi, turn.roots, _spreads(criterion, eliminated), strengths,
-        mark.psi, psi_covariance, criterion.scale,
+    found = MixedFound(
+        mark.value, whole, mark.phi, turn.roots, _spreads(criterion, eliminated), strengths,
+        criterion.parts(mark.psi)[0], psi_covariance[:, :roots, :roots], criterion.scale, p,
     )  # fmt: skip
     return family, solution, found
 
 
-def _status(criterion: Criterion, search: Search, first: Solution) -> Tensor:
+def _status(criterion: MixedCriterion, search: MixedSearch, first: Solution) -> Tensor:
     status = search.status.clone()
     regular = status == int(Status.CONVERGED)
     psi, ends = search.mark.psi, criterion.ends
@@ -178,7 +183,7 @@ def _root(matrix: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep.unsqueeze(-1), root, 0.0)
 
 
-def _covariances(criterion: Criterion, search: Search, eliminated: Eliminated) -> tuple[Tensor, Tensor]:
+def _covariances(criterion: MixedCriterion, search: MixedSearch, eliminated: Eliminated) -> tuple[Tensor, Tensor]:
     """(B, p, p) the covariance of the first columns over `phi`, and (B, K, K) that of the parameters.
 
     Where fixed effects are parameters their covariance is the inverse Hessian of all parameters.
@@ -186,7 +191,11 @@ def _covariances(criterion: Criterion, search: Search, eliminated: Eliminated) -
     p, mark, turn = criterion.effects.columns, search.mark, criterion.rotation
     inverse = eliminated.on(criterion.every).inverse[:, :p, :p]  # in the rotated basis
     first = sum(criterion.counts[:3])
-    own, cross, rest = search.hessian[:, :first, :first], search.hessian[:, :first, first:], search.hessian[:, first:, first:]
+    own, cross, rest = (
+        search.hessian[:, :first, :first],
+        search.hessian[:, :first, first:],
+        search.hessian[:, first:, first:],
+    )
     of_own = torch.linalg.pinv(own, rtol=1e-8, hermitian=True)
     if not criterion.apart:
         return turn @ inverse @ turn.mT, of_own
@@ -202,7 +211,7 @@ def _covariances(criterion: Criterion, search: Search, eliminated: Eliminated) -
     return turn @ inverse @ turn.mT, both
 
 
-def _spreads(criterion: Criterion, eliminated: Eliminated) -> list[Tensor]:
+def _spreads(criterion: MixedCriterion, eliminated: Eliminated) -> list[Tensor]:
     """(B, L, q, q) of each grouping the covariance of the effects over `phi`, given fixed effects and covariances."""
     spread, turn, found = eliminated.on(criterion.penalised).covariance(), eliminated.turn, list[Tensor]()
     for at, g, _ in turn.beside:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchglm.fitting.mixed.criterion import Criterion, Mark
+from torchglm.fitting.mixed.criterion import Mark, MixedCriterion
+from torchglm.fitting.mixed.system import Inner
 from torchglm.fitting.ranges import scaled_root
 from torchglm.fitting.status import Status
 
@@ -28,10 +29,10 @@ ZERO = 1e-5  # a smaller singular value of a root is none
 TOGETHER = 1 << 21  # rows of all models that are gone over at once
 
 
-class Search:
-    """From first parameters `psi` (B, K) and modes `u` (B, P) to the end; `mark`, `hessian`, `status`, `steps` are left."""
+class MixedSearch:
+    """From first parameters `psi` (B, K) and modes `u` (B, P) to the end: `mark`, `hessian`, `status` and `steps`."""
 
-    def __init__(self, criterion: Criterion, psi: Tensor, u: Tensor, most: int) -> None:
+    def __init__(self, criterion: MixedCriterion, psi: Tensor, u: Tensor, most: int) -> None:
         self.criterion, self.most = criterion, most
         self.every = torch.arange(len(psi), device=psi.device)
         self.steps = torch.zeros_like(self.every)
@@ -67,28 +68,29 @@ class Search:
             phi = torch.ones_like(half)
             if law.has_dispersion and criterion.phi is None:
                 phi = 2 * (half + penalty) / (criterion.count - criterion.free).clamp(min=1)
-            inner = criterion.eliminated(lane, gram, criterion.turn(lane, psi), psi).on(criterion._determinant_of)
+            inner = criterion.eliminated(lane, gram, criterion.turn(lane, psi), psi).on(criterion.integrated)
             psi = torch.cat([self._expected(psi, u, inner, phi), *criterion.parts(psi)[1:]], -1)
         return psi, u
 
-    def _expected(self, psi: Tensor, u: Tensor, inner: object, phi: Tensor) -> Tensor:
+    def _expected(self, psi: Tensor, u: Tensor, inner: Inner, phi: Tensor) -> Tensor:
         """(B, E) the roots of the mean square of the effects, given the data."""
         criterion, effects = self.criterion, self.criterion.effects
         turn = criterion.turn(self.every, psi)
-        c, spread, roots = turn.times(u), inner.covariance(), []  # type: ignore[attr-defined]
-        places = {k: at for (at, _, _), k in zip(turn.beside, [k for k in range(len(effects.groupings)) if k != turn.large], strict=True)}  # fmt: skip
+        c, spread, roots = turn.times(u), inner.covariance(), []
+        beside = iter(turn.beside)
         for k, g in enumerate(effects.groupings):
             modes = c[:, g.columns].unflatten(1, (g.effects, g.levels))
             if k == turn.large:
                 own = spread.own.sum(1)
             else:
-                block = spread.corner[:, places[k], places[k]].unflatten(2, (g.effects, g.levels))
+                at = next(beside)[0]
+                block = spread.corner[:, at, at].unflatten(2, (g.effects, g.levels))
                 own = block.unflatten(1, (g.effects, g.levels)).diagonal(dim1=2, dim2=4).sum(-1)
             whole = (modes @ modes.mT / phi[:, None, None] + own) / g.levels
             mask = torch.zeros(g.effects, g.effects, dtype=whole.dtype, device=whole.device)
             for inside in effects.correlated[k]:
-                at = torch.tensor(inside, device=whole.device)
-                mask[at.unsqueeze(-1), at] = 1.0
+                among = torch.tensor(inside, device=whole.device)
+                mask[among.unsqueeze(-1), among] = 1.0
             whole = whole * mask
             size = whole.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300)
             whole = whole + torch.diag_embed(1e-6 * size)
@@ -124,7 +126,9 @@ class Search:
             psi = self._inside(lane[left], mark.psi[left] + step)
             trial = self.criterion.at(lane[left], psi, mark.u[left])
             old = mark.value[left]
-            down = trial.value <= old - 1e-4 * torch.minimum(decrement[left], decrement.new_ones(())) + SLACK * old.abs()
+            down = (
+                trial.value <= old - 1e-4 * torch.minimum(decrement[left], decrement.new_ones(())) + SLACK * old.abs()
+            )
             if bool(down.any()):
                 mark = mark.place(left[down], trial.take(down))
             left, step = left[~down], step[~down] / 2
@@ -299,6 +303,6 @@ class Search:
         return found
 
 
-def criterion_rows(criterion: Criterion) -> Tensor:
+def criterion_rows(criterion: MixedCriterion) -> Tensor:
     """The most rows of a model."""
     return criterion.count.max() if not criterion.flat else criterion.count.new_tensor(float(criterion.effects.width))

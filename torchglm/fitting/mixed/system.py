@@ -1,4 +1,4 @@
-"""The curvature `H = Lambda' G Lambda + R` of a penalised likelihood in `u`: one grouping eliminated, the rest factored."""
+"""The curvature `H = Lambda' G Lambda + R` of a penalised likelihood: one grouping eliminated, the rest factored."""
 
 from __future__ import annotations
 

@@ -1,0 +1,186 @@
+"""Random effects: laws that hold whatever the numbers, and the doors that lead to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import torchglm
+from torchglm import Status, families, links
+from torchglm.fitting.alternate import solve
+from torchglm.fitting.mixed.criterion import MixedCriterion
+from torchglm.fitting.mixed.effects import Groupings
+from torchglm.fitting.mixed.fit import begun, without_effects
+from torchglm.inputs import Roles, from_formula
+
+pytestmark = pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+TIGHT: dict[str, Any] = {"tol": 1e-12, "max_iter": 200}
+OPTIONS = {"tol": 1e-12, "max_iter": 100, "rank_tol": 1e-12, "skip": None, "penalty": None}
+
+
+def clustered(n: int = 240, groups: int = 12, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    g, h, x = rng.integers(0, groups, n), rng.integers(0, 5, n), rng.normal(size=n)
+    b = rng.multivariate_normal([0, 0], [[0.5, 0.15], [0.15, 0.2]], groups)
+    eta = 0.4 + 0.5 * x + b[g, 0] + b[g, 1] * x + 0.4 * rng.normal(size=5)[h]
+    return pd.DataFrame(
+        {
+            "x": x,
+            "g": [f"g{i:02d}" for i in g],
+            "h": h,
+            "f": rng.choice(list("abc"), n),
+            "z": eta + 0.5 * rng.normal(size=n),
+            "count": rng.poisson(np.exp(eta)),
+            "size": rng.gamma(2.0, np.exp(eta) / 2) + 1e-3,
+            "hit": rng.binomial(1, 1 / (1 + np.exp(-eta))),
+            "w": rng.uniform(0.5, 2.0, n),
+            "f2": rng.integers(1, 4, n),
+            "o": 0.2 * rng.normal(size=n),
+        }
+    )
+
+
+DATA = clustered()
+KINDS = [
+    ("z ~ x + (1 + x | g)", "gaussian", {}),
+    ("z ~ x + (x || g) + (1 | h)", "gaussian", {"smoothing": "ml", "weights": "w"}),
+    ("count ~ x + (1 + x | g)", "poisson", {"offset": "o"}),
+    ("count ~ x + (1 | g) + (1 | h)", "poisson", {"smoothing": "reml"}),
+    ("count ~ x + (1 | g)", "negative_binomial", {}),
+    ("size ~ x + (1 | g)", "gamma", {"link": "log"}),
+    ("hit ~ x + (1 | g)", "binomial", {"freq": "f2"}),
+]
+NAMES = [f"{family}: {formula}" for formula, family, _ in KINDS]
+
+
+def criterion_of(formula: str, family: str, options: dict[str, Any], data: pd.DataFrame = DATA) -> Any:
+    """The criterion of a model at its start, and the search there."""
+    known = dict(options)
+    law, method = families.get(family), known.pop("smoothing", "reml" if family == "gaussian" else "ml")
+    link = links.get(known.pop("link", law.default_link.name))
+    policies = {"missing": "error", "unseen": "error", "rare": 0}
+    made = from_formula(formula, data, law, Roles.of(known, "fit"), None, policies, None, None)
+    assert isinstance(made.random, Groupings)
+    plain = without_effects(made.source, made.random.columns)
+    law, first = solve(plain, law, link, None, dict(OPTIONS))
+    name = "log_alpha" if law.estimates_shape else ""
+    criterion = MixedCriterion(made.source, law, link, made.random, None, first.keep, method == "reml", None, name)
+    return criterion, begun(criterion, first, None, plain, 50)
+
+
+@pytest.mark.parametrize(("formula", "family", "options"), KINDS, ids=NAMES)
+def test_the_gradient_is_that_of_the_criterion(formula: str, family: str, options: dict[str, Any]) -> None:
+    criterion, search = criterion_of(formula, family, options)
+    lane = torch.zeros(1, dtype=torch.int64)
+    psi = search.mark.psi + 0.1 * torch.linspace(-1, 1, search.mark.psi.shape[-1]).to(torch.float64)
+    mark = criterion.at(lane, psi, search.mark.u)
+    gradient = criterion.gradient(lane, mark)[0]
+    for j in range(len(gradient)):
+        values = []
+        for k in (-2, -1, 1, 2):
+            moved = psi.clone()
+            moved[0, j] += k * 1e-3
+            values.append(float(criterion.at(lane, moved, mark.u).value[0]))
+        slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 12e-3
+        assert float(gradient[j]) == pytest.approx(slope, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(("formula", "family", "options"), KINDS, ids=NAMES)
+def test_no_start_and_no_zero_variance_is_better(formula: str, family: str, options: dict[str, Any]) -> None:
+    result = torchglm.fit(formula, DATA, family=family, **options, **TIGHT)
+    assert result.converged
+    criterion, search = criterion_of(formula, family, options)
+    lane = torch.zeros(1, dtype=torch.int64)
+    for size in (0.0, 0.3, 3.0):
+        psi = search.mark.psi.clone()
+        psi[:, : criterion.counts[0]] *= size
+        assert float(criterion.at(lane, psi, search.mark.u).value[0]) > float(result.criterion) - 1e-9
+
+
+def test_a_model_of_one_grouping_is_least_squares_with_correlated_errors() -> None:
+    """The (restricted) likelihood of `y ~ N(X b, s2 (I + Z C Z'))`, written out."""
+    x = np.column_stack([np.ones(len(DATA)), DATA["x"]])
+    y, codes = DATA["z"].to_numpy(), pd.factorize(DATA["g"], sort=True)[0]
+    z = np.zeros((len(y), 24))
+    z[np.arange(len(y)), codes], z[np.arange(len(y)), 12 + codes] = 1.0, DATA["x"]
+    for method in ("reml", "ml"):
+        result = torchglm.fit("z ~ x + (1 + x | g)", DATA, family="gaussian", smoothing=method, **TIGHT)
+        effects = result.random["g"]
+        cov = z @ np.kron(effects.covariance.numpy(), np.eye(12)) @ z.T + float(result.dispersion) * np.eye(len(y))
+        root = np.linalg.cholesky(cov)
+        white, out = np.linalg.solve(root, x), np.linalg.solve(root, y)
+        beta = np.linalg.lstsq(white, out, rcond=None)[0]
+        rest, fisher = out - white @ beta, white.T @ white
+        value = np.log(np.diag(root)).sum() + rest @ rest / 2 + len(y) / 2 * np.log(2 * np.pi)
+        if method == "reml":
+            value += np.linalg.slogdet(fisher)[1] / 2 - np.log(2 * np.pi)
+        assert float(result.criterion) == pytest.approx(value, rel=1e-10)
+        np.testing.assert_allclose(result.coef, beta, rtol=1e-9)
+        np.testing.assert_allclose(result.std_err, np.sqrt(np.diag(np.linalg.inv(fisher))), rtol=1e-8)
+        modes = np.kron(effects.covariance.numpy(), np.eye(12)) @ z.T @ np.linalg.solve(cov, y - x @ beta)
+        np.testing.assert_allclose(effects.modes, modes.reshape(2, 12).T, atol=1e-8)
+        np.testing.assert_allclose(result.fitted, x @ beta + z @ modes, atol=1e-8)
+
+
+def test_order_of_levels_names_of_levels_and_origin_of_x_do_not_matter() -> None:
+    result = torchglm.fit("count ~ x + (1 + x | g)", DATA, family="poisson", **TIGHT)
+    turned = DATA.assign(g=["z" + str(99 - int(name[1:])) for name in DATA["g"]], x=DATA["x"] * 3 + 5)
+    other = torchglm.fit("count ~ x + (1 + x | g)", turned.sample(frac=1, random_state=1), family="poisson", **TIGHT)
+    assert float(other.criterion) == pytest.approx(float(result.criterion), rel=1e-9)
+    assert float(other.coef[1]) == pytest.approx(float(result.coef[1]) / 3, rel=1e-6)
+    assert float(other.random["g"].sd[1]) == pytest.approx(float(result.random["g"].sd[1]) / 3, rel=1e-5)
+    back = other.random["g"].modes.flip(0)
+    torch.testing.assert_close(3 * back[:, 1], result.random["g"].modes[:, 1], rtol=1e-5, atol=1e-6)
+
+
+def test_nested_groups_are_the_two_groupings_written_out() -> None:
+    short = torchglm.fit("z ~ x + (1 | h/g)", DATA, family="gaussian", **TIGHT)
+    long = torchglm.fit("z ~ x + (1 | h) + (1 | h:g)", DATA, family="gaussian", **TIGHT)
+    own = torchglm.fit(
+        "z ~ x + (1 | h) + (1 | both)",
+        DATA.assign(both=DATA["h"].astype(str) + ":" + DATA["g"]),
+        family="gaussian",
+        **TIGHT,
+    )
+    assert list(short.random) == ["h", "h:g"]
+    for other in (long, own):
+        assert float(short.criterion) == pytest.approx(float(other.criterion), rel=1e-10)
+    torch.testing.assert_close(short.random["h:g"].modes, own.random["both"].modes, rtol=1e-6, atol=1e-8)
+
+
+def test_a_variance_of_zero_is_a_boundary_and_the_fit_without_the_effects() -> None:
+    rng = np.random.default_rng(3)
+    data = DATA.assign(alone=rng.permutation(np.arange(len(DATA)) % 8), noise=rng.normal(size=len(DATA)))
+    data["noise"] -= data.groupby("alone")["noise"].transform("mean")
+    for family, response in (("gaussian", "noise"), ("poisson", "flat")):
+        data["flat"] = 1
+        result = torchglm.fit(f"{response} ~ x + (1 | alone)", data, family=family, smoothing="ml", **TIGHT)
+        plain = torchglm.fit(f"{response} ~ x", data, family=family, dispersion="ml" if family == "gaussian" else None)
+        assert result.status is Status.BOUNDARY
+        assert result.converged
+        assert float(result.random["alone"].sd) < 1e-6
+        assert float(result.loglik) == pytest.approx(float(plain.loglik), rel=1e-10)
+        torch.testing.assert_close(result.coef, plain.coef, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("formula", "said"),
+    [
+        ("z ~ x + (1 | g | h)", "more than one bar"),
+        ("z ~ x + ( | g)", "no effects before the bar"),
+        ("z ~ x + (1 | )", "no group after the bar"),
+        ("z ~ x * (1 | g)", "nothing but '\\+' beside them"),
+        ("z ~ x + (1 | g + h)", "is no column, nor several"),
+        ("z ~ x | g", "random effects in brackets"),
+        ("z ~ x + (0 | g)", "have no effects"),
+        ("z ~ x + (1 | g) + (1 | g)", "the same effect twice"),
+        ("z ~ x + (1 | nowhere)", "nowhere"),
+    ],
+)
+def test_bars_that_cannot_be_read_are_named(formula: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        torchglm.fit(formula, DATA, family="gaussian")

@@ -1,0 +1,109 @@
+"""Random effects through every door: files, groups of models, saved fits, rows attached, new rows, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import torchglm
+from tests.test_mixed import DATA, KINDS, NAMES, clustered
+
+pytestmark = pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+TIGHT: dict[str, Any] = {"tol": 1e-12, "max_iter": 200}
+
+
+def same(one: torchglm.Result, other: torchglm.Result, rtol: float = 1e-7) -> None:
+    torch.testing.assert_close(one.criterion, other.criterion, rtol=rtol, atol=1e-9)
+    torch.testing.assert_close(one.coef, other.coef, rtol=rtol, atol=1e-8)
+    torch.testing.assert_close(one.std_err, other.std_err, rtol=1e-5, atol=1e-9)
+    for name, effects in one.random.items():
+        torch.testing.assert_close(effects.covariance, other.random[name].covariance, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(effects.modes, other.random[name].modes, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(effects.std_err, other.random[name].std_err, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(("formula", "family", "options"), KINDS, ids=NAMES)
+def test_chunks_are_the_whole(formula: str, family: str, options: dict[str, Any], tmp_path: Path) -> None:
+    DATA.to_parquet(tmp_path / "a.parquet", row_group_size=50)
+    whole = torchglm.fit(formula, DATA, family=family, **options, **TIGHT)
+    pieces = [DATA.iloc[:70], DATA.iloc[70:71], DATA.iloc[71:]]
+    same(torchglm.fit(formula, str(tmp_path / "a.parquet"), family=family, **options, **TIGHT), whole)
+    same(torchglm.fit(formula, pieces, family=family, **options, **TIGHT), whole)
+
+
+@pytest.mark.parametrize(("formula", "family", "options"), KINDS, ids=NAMES)
+def test_a_batch_is_a_loop(formula: str, family: str, options: dict[str, Any]) -> None:
+    data = pd.concat([clustered(n, 12, seed).assign(sim=seed) for seed, n in enumerate((150, 160, 90))])
+    batch = torchglm.fit(formula, data, family=family, by="sim", **options, **TIGHT)
+    for i in range(3):
+        alone = torchglm.fit(formula, data[data["sim"] == i], family=family, **options, **TIGHT)
+        one = batch[i]
+        assert one.status is alone.status
+        if alone.status is torchglm.Status.CONVERGED:
+            torch.testing.assert_close(one.criterion, alone.criterion, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(one.coef, alone.coef, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(one.std_err, alone.std_err, rtol=1e-4, atol=1e-8)
+
+
+def test_a_saved_fit_says_the_same_and_takes_rows_again(tmp_path: Path) -> None:
+    result = torchglm.fit("count ~ x + (1 + x | g) + (1 | h)", DATA, family="poisson", offset="o")
+    result.save(tmp_path / "fit")
+    loaded = torchglm.load(tmp_path / "fit")
+    same(loaded, result, 0.0)
+    torch.testing.assert_close(loaded.loglik, result.loglik)
+    again = loaded.with_rows(DATA)
+    torch.testing.assert_close(again.fitted, result.fitted)
+    torch.testing.assert_close(again.residuals("deviance"), result.residuals("deviance"))
+    torch.testing.assert_close(loaded.predict(DATA), result.fitted)
+
+
+def test_predictions_have_the_effects_of_their_groups_or_none() -> None:
+    result = torchglm.fit("count ~ x + (1 | g)", DATA, family="poisson")
+    effects = result.random["g"]
+    new = pd.DataFrame({"x": [0.5, 0.5], "g": ["g03", "g07"]})
+    eta = result.predict(new, kind="link")
+    fixed = result.predict(new, kind="link", random=False)
+    torch.testing.assert_close(eta - fixed, effects.modes[[3, 7], 0])
+    without_group, error = result.predict(new[["x"]], kind="link", se=True)
+    torch.testing.assert_close(without_group, fixed)
+    assert bool((error > 0).all())
+    strange = new.assign(g=["g03", "nobody"])
+    with pytest.raises(ValueError, match="nobody"):
+        result.predict(strange)
+    known = result.predict(strange, kind="link", unseen="reference")
+    torch.testing.assert_close(known, torch.stack([eta[0], fixed[1]]))
+    with pytest.raises(ValueError, match="random=False"):
+        result.predict(new, se=True, random=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "call"),
+    [
+        ("path", lambda: torchglm.path("z ~ x + (1 | g)", DATA, family="gaussian")),
+        (
+            "several predictors",
+            lambda: torchglm.fit("count ~ x + (1 | g)", DATA, family=torchglm.ZeroInflated("poisson")),
+        ),
+        ("penalty", lambda: torchglm.fit("z ~ x + (1 | g)", DATA, family="gaussian", penalty=torchglm.Ridge(0.1))),
+        ("dispersion", lambda: torchglm.fit("z ~ x + (1 | g)", DATA, family="gaussian", dispersion="pearson")),
+        ("smoothing", lambda: torchglm.fit("z ~ x + (1 | g)", DATA, family="gaussian", smoothing="gcv")),
+    ],
+)
+def test_what_knows_no_random_effects_says_so(what: str, call: Any) -> None:
+    with pytest.raises(ValueError, match=what):
+        call()
+
+
+def test_a_large_grouping_is_not_written_out() -> None:
+    rng = np.random.default_rng(5)
+    groups, n = 20_000, 60_000
+    g, x = rng.integers(0, groups, n), rng.normal(size=n)
+    y = 1.0 + 0.5 * x + 0.7 * rng.normal(size=groups)[g] + rng.normal(size=n)
+    result = torchglm.fit("y ~ x + (1 | g)", pd.DataFrame({"x": x, "g": g, "y": y}), family="gaussian")
+    assert float(result.random["g"].sd) == pytest.approx(0.7, abs=0.02)
+    assert float(result.dispersion) == pytest.approx(1.0, abs=0.02)

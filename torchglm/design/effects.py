@@ -1,0 +1,61 @@
+"""Random effects as columns: grouping by grouping, effect by effect, a column for each level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from torchglm.design.blocks import Indicator, index_columns, width
+from torchglm.design.factors import Categorical, Factor
+from torchglm.design.frame import Frame
+from torchglm.design.parts import Part, RandomGrouping, RandomSet, parts_of
+from torchglm.design.random import Grouped
+from torchglm.rows.indexed import Index, Indexed
+
+
+def groupings_of(
+    random: Sequence[RandomSet], factors: Mapping[str, Factor], names: Callable[[Part], list[str]]
+) -> list[RandomGrouping]:
+    """The factors that sets of random effects belong to, in the order of their columns."""
+    found: dict[str, list[RandomSet]] = {}
+    for one in random:
+        found.setdefault(one.group, []).append(one)
+    return [
+        RandomGrouping(
+            Grouped.of_text(group).name,
+            _levels(factors[group]).levels,
+            [[name for part in parts_of(one.terms) for name in names(part)] for one in sets],
+        )
+        for group, sets in found.items()
+    ]
+
+
+def effect_columns(
+    random: Sequence[RandomSet], factors: Mapping[str, Factor], frame: Frame, unseen: str, counts: dict[str, int]
+) -> Indexed:
+    """The columns of random effects over the rows of a frame; a row of a new level has none of its own.
+
+    Raises ValueError for effects whose columns cannot be looked up, and where a level is new and `unseen` an error.
+    """
+    found, start = list[Index](), 0
+    for group in dict.fromkeys(one.group for one in random):
+        factor = _levels(factors[group])
+        levels = Indicator(factor.codes(frame, unseen, counts, none=True), len(factor.levels))
+        for one in random:
+            for part in parts_of(one.terms) if one.group == group else ():
+                inside = [factors[text].block(frame, low, unseen, counts) for text, low in part.factors]
+                own = index_columns([levels, *inside], start, part.scale)
+                if own is None:
+                    raise ValueError(
+                        f"The random effects {one.text} multiply a factor by a transform of several columns. Make "
+                        "columns of these first."
+                    )
+                found += own
+                start += width([levels, *inside])
+    return Indexed(torch.zeros(0, dtype=torch.int64), tuple(found), start)
+
+
+def _levels(factor: Factor) -> Categorical:
+    assert isinstance(factor, Categorical)  # groups are categories
+    return factor
