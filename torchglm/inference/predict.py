@@ -43,8 +43,8 @@ def predict(
     fit that had them as columns takes them from the frame where neither is given. The standard error of a mean is
     `|dmu/deta|` times that of its linear predictor. With `random` (the default without `se`) the random effects of the
     groups of the rows are in the linear predictor, 0 for groups never seen with `unseen="reference"`; without, all are
-    0, and standard errors are those of the fixed effects. Raises `ValueError` for an unknown kind, an exposure that `fit`
-    would refuse, and where the fit had an offset and none is given; `TypeError` for roles that say nothing of a mean.
+    0, and standard errors are those of the fixed effects. Raises `ValueError` for an unknown kind, an exposure that
+    `fit` would refuse, and where the fit had an offset and none is given; `TypeError` for roles that say nothing of it.
     """
     if result.plan is not None:
         return predict_several(result, x, kind, se, predictors, unseen, **roles)

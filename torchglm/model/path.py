@@ -227,8 +227,6 @@ def path(
     )
     if data.plan is not None and data.family is not None:
         family, chosen = data.family, data.family.default_link
-    if data.random is not None:
-        data.context["spec"].check_fixed("torchglm.path")
     rows = _in_memory(data)
     standard = Standard.of_rows(wide(rows), data.constant)
     slopes = column_values(data, standard, factor, lower, upper, l1_ratio)
