@@ -234,13 +234,3 @@ def test_a_head_is_exported() -> None:
         head, x = GLMHead(2, family), torch.randn(5, 2)
         program = torch.export.export(head, (x,))
         torch.testing.assert_close(program.module()(x), head(x))
-
-
-def test_trainers_refuse_heads_of_several_predictors() -> None:
-    from torchglm import training
-
-    head = tg.GLMHead(2, tg.Ordinal(classes=3))
-    x, y = torch.randn(30, 2), torch.arange(30) % 3
-    for door in (training.LitGLM, training.LitIRLS, lambda of: training.fit_sgd(of, {"x": x, "y": y})):
-        with pytest.raises(ValueError, match="several. Fit it"):
-            door(head)

@@ -41,6 +41,7 @@ from torchglm.links import Link
 from torchglm.model.face import GLMHead, Result, fit
 from torchglm.model.lazy import LazyGLMHead
 from torchglm.model.path import Path, path
+from torchglm.model.refit import refit_
 from torchglm.model.renewable import Renewable
 from torchglm.store.saved import load
 from torchglm.version import VERSION
@@ -98,6 +99,7 @@ __all__ = [
     "load",
     "lrt",
     "path",
+    "refit_",
 ]
 
 

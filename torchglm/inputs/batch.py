@@ -14,6 +14,7 @@ from torchglm.inputs.arrays import assemble
 from torchglm.inputs.columns import in_order
 from torchglm.inputs.roles import ROLES, Roles
 from torchglm.links import Link
+from torchglm.rows.plan import Plan
 from torchglm.rows.rows import Rows
 
 if TYPE_CHECKING:
@@ -126,12 +127,19 @@ def unpacked(x: Any, y: Any, roles: Roles) -> tuple[Any, Any, Roles]:
 
 
 def minibatch(
-    x: Any, y: Any, family: Family, link: Link, intercept: bool, roles: Roles, names: Sequence[str] | None = None
+    x: Any,
+    y: Any,
+    family: Family,
+    link: Link,
+    intercept: bool,
+    roles: Roles,
+    names: Sequence[str] | None = None,
+    plan: Plan | None = None,
 ) -> Rows:
     """The rows of a minibatch of one response, `x` (n, p) and the others `(n,)`, looked at as `torchglm.fit` does.
 
-    The columns of a frame are found by `names`, where they are known. Raises `ValueError` or `TypeError` for data that
-    do not fit together, are not finite or lie outside the family's support.
+    The columns of a frame are found by `names`, where they are known; `plan` is that of several predictors. Raises
+    `ValueError` or `TypeError` for data that do not fit together, are not finite or lie outside the family's support.
     """
     if x is None or y is None:
         raise ValueError(
@@ -148,5 +156,6 @@ def minibatch(
             f"x has shape {tuple(design.shape)} and y {tuple(response.shape)}; a minibatch needs x (n, p) and y (n,)."
         )
     checks.check_shapes(design, response)
-    [rows] = assemble(design, response, family, roles, [], intercept, strict=False).source
+    first = intercept or plan is not None  # the constant that a plan has for every predictor
+    [rows] = assemble(design, response, family, roles, [], first, strict=False, plan=plan).source
     return rows

@@ -27,8 +27,8 @@ class LoaderRows:
     """A re-iterable of batches, or a function that returns an iterator of them, as a re-iterable of `Rows`.
 
     A batch is `(x, y)`, or a `GLMBatch` or a dict of its names. Several responses stand in columns, `(n, B)`, and are
-    `B` models over one design. Iterating raises `ValueError` for a batch that does
-    not fit, and names it.
+    `B` models over one design. `plan` says how several predictors use a design whose first column is of ones; without
+    it the first has all columns. Iterating raises `ValueError` for a batch that does not fit, and names it.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class LoaderRows:
         intercept: bool,
         device: torch.device | None,
         dtype: torch.dtype | None,
+        plan: Plan | None = None,
     ) -> None:
         read_again(loader, "x", "a DataLoader, a list of batches")
         if getattr(loader, "drop_last", False) and isinstance(getattr(loader, "sampler", None), RandomSampler):
@@ -52,7 +53,7 @@ class LoaderRows:
         self.shape: tuple[int, int] | None = None  # columns and responses of the first batch
         self.total: int | None = None  # rows of a pass
         self.names: list[str] | None = None  # of the columns of the first batch that has them
-        self.plan: Plan | None = None  # of a family of several predictors, once the columns are known
+        self.plan = plan  # of a family of several predictors; where none is given, once the columns are known
         self.coefficients: list[str] = []  # and the names of its coefficients
         if isinstance(family, Classes):
             family.known  # noqa: B018  classes are given: a pass to find them would be a pass more

@@ -13,6 +13,7 @@ from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.status import Status
 from torchglm.inputs import GLMBatch, LoaderRows, Roles
+from torchglm.model.head_rows import rows_of_batches
 from torchglm.model.layer import GLMLayer
 from torchglm.rows.ranks import ALONE, Ranks
 
@@ -51,7 +52,7 @@ def pearson(head: GLMLayer, batches: Iterable[Any], ranks: Ranks = ALONE) -> Ten
     Raises `ValueError` where there are no more rows than coefficients, or some mean is out of range.
     """
     coef, few = head.coef, head.coef.shape[1] <= MOST
-    source = LoaderRows(batches, head.family, head.link, head.bias is not None, head.weight.device, None)
+    source = rows_of_batches(head, batches, head.weight.device)
     sums = fold(source, Point(coef, before=coef, census=True, curved=few), head.family, head.link).over(ranks)
     rank = _rank(sums, coef) if few else torch.full_like(sums.count, coef.shape[1])
     if bool((sums.count <= rank).any()):

@@ -134,7 +134,7 @@ class VectorLayer(GLMLayer):
 
     def reset_parameters(self) -> None:
         """Go back to slopes of 0 and a law for every row: even classes, a mean of 1 or 1/2, all else at 0."""
-        self._know()
+        self.know()
         with torch.no_grad():
             self.weight.zero_()
             self.set_constants_(self.even_predictors())
@@ -170,7 +170,7 @@ class VectorLayer(GLMLayer):
 
         Raises `ValueError` for another family.
         """
-        self._know()
+        self.know()
         found = self.constants
         if not isinstance(self.family, Ordinal) or found is None:
             raise ValueError(f"thresholds are those of an ordinal model; this head is {self.family.name}.")
@@ -179,7 +179,7 @@ class VectorLayer(GLMLayer):
     @property
     def coef(self) -> Tensor:
         """The coefficients `(out_features, P)` in float64 and in the order of a fit, as a copy without its graph."""
-        self._know()
+        self.know()
         out = torch.zeros(self.out_features, self.plan_columns, dtype=torch.float64, device=self.weight.device)
         shape, constants = self.shape, self.constants
         out[:, shape.places] = self.weight.detach().double()[:, shape.rows, shape.columns]
@@ -199,7 +199,7 @@ class VectorLayer(GLMLayer):
 
         Raises `ValueError` for another shape.
         """
-        self._know()
+        self.know()
         wanted = (self.out_features, self.plan_columns)
         if coef.shape != wanted and (self.out_features > 1 or coef.shape != wanted[1:]):
             raise ValueError(
@@ -221,7 +221,7 @@ class VectorLayer(GLMLayer):
 
         Raises `ValueError` where `x` or `offset` has another shape, and while classes are not known.
         """
-        self._know()
+        self.know()
         self._check_columns(x)
         with no_autocast(x):
             return self._predictors(x, offset)
@@ -247,7 +247,7 @@ class VectorLayer(GLMLayer):
 
     def forward(self, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """The mean `(*N, out_features)`; for classes their probabilities `(*N, out_features, C)`."""
-        self._know()
+        self.know()
         self._check_columns(x)
         with no_autocast(x):
             mean = self.family.mean(of_a_law(self.family, self._predictors(x, offset)))
@@ -258,7 +258,7 @@ class VectorLayer(GLMLayer):
 
         Raises `ValueError` for a name that is no predictor.
         """
-        self._know()
+        self.know()
         if name not in self.family.predictors or isinstance(self.family, Classes):
             known = "none, call the head for probabilities" if isinstance(self.family, Classes) else None
             raise ValueError(
@@ -386,7 +386,7 @@ class VectorLayer(GLMLayer):
         """Not one number: raises `ValueError`."""
         raise ValueError("a head of several predictors has no dispersion of its own. Call parameter('dispersion', x).")
 
-    def _know(self) -> None:
+    def know(self) -> None:
         """Raise `ValueError` while classes are not known."""
         if isinstance(self.family, Classes):
             assert self.family.known

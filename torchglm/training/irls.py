@@ -18,19 +18,19 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.kernel import moments
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.search import Search
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.inputs import as_batch, minibatch
-from torchglm.metrics import Deviance
+from torchglm.inputs import as_batch
 from torchglm.model.face import GLMHead
-from torchglm.rows.grams import Layout
+from torchglm.model.head_rows import plan_of_head, problem_of, rows_of_batch
 from torchglm.training.batches import rank_and_world
 from torchglm.training.logged_metrics import Scores
-from torchglm.training.model_head import check_head, predicted
+from torchglm.training.model_head import mean_metrics, predicted, squeezed
 
 
 class LitIRLS(LightningModule):
@@ -48,9 +48,11 @@ class LitIRLS(LightningModule):
         tol: of the Newton decrement, as in `torchglm.fit`.
         warm: begin at the head's own coefficients.
 
-    Logged by epoch: `train_deviance`, the mean deviance at the last coefficients tried, `val_deviance` and
-    `test_deviance`, those of several loaders apart.
-    Raises `ValueError` for several responses, a family whose shape is to be estimated, and rows that do not fit.
+    Logged by epoch: `train_deviance`, the mean deviance at the last coefficients tried (of several predictors twice the
+    mean negative log-likelihood), `val_deviance` and `test_deviance` (of several predictors the metrics of `LitGLM`),
+    those of several loaders apart.
+    Raises `ValueError` for several responses, classes that are not known,
+    a family whose shape is to be estimated, and rows that do not fit.
     """
 
     def __init__(self, head: GLMHead, penalty: Penalty | None = None, tol: float = 1e-8, *, warm: bool = False) -> None:
@@ -60,16 +62,16 @@ class LitIRLS(LightningModule):
                 f"LitIRLS fits a GLMHead alone, got {type(head).__name__}. For a network use LitGLM, with "
                 "the callback IRLSHead where its head is to be exact."
             )
-        check_head(head, "LitIRLS")
         if head.out_features != 1:
             raise ValueError(f"LitIRLS fits one response, this head has {head.out_features}. Use torchglm.fit.")
         if head.family.estimates_shape:
             raise ValueError(
                 f"the shape of the {head.family.name} family is to be estimated. Give its value, or use torchglm.fit."
             )
+        plan_of_head(head)  # classes that are not known are told now
         self.automatic_optimization = False
         self.head, self.penalty, self.tol, self.warm = head, penalty, tol, warm
-        self.metrics = Scores(lambda: {"deviance": Deviance(head.family)})
+        self.metrics = Scores(lambda: mean_metrics(head))
         self.search: Search | None = None
         self._sums: Moments | None = None
         self._deviance = torch.tensor(torch.nan, dtype=torch.float64)
@@ -103,7 +105,10 @@ class LitIRLS(LightningModule):
 
     @property
     def covariance(self) -> Tensor:
-        """The covariance `(p, p)` of the coefficients at the expected information; aliased columns are NaN."""
+        """The covariance `(p, p)` of the coefficients; aliased columns are NaN.
+
+        By the expected information, and of several predictors by the observed one.
+        """
         moments, keep, root = self._found().here()
         half = root.inverse()[0]
         inverse = half if self.penalty is None else half @ moments.gram.written_out()[0] @ half
@@ -122,23 +127,17 @@ class LitIRLS(LightningModule):
         self.search, self._sums = Search(self._problem(), start=start, reports=True), None
 
     def _problem(self) -> Problem:
-        bias = self.head.bias is not None
-        p = self.head.in_features + bias
-        penalty = None if self.penalty is None else self.penalty.expand((0,) * bias, p)
-        return Problem(
-            self.head.family, self.head.link, penalty, 1, Layout(p), self.device, self.tol, sys.maxsize
-        )  # the Trainer counts the steps
+        return problem_of(self.head, self.penalty, self.device, self.tol, sys.maxsize)  # the Trainer counts the steps
 
     @torch.no_grad()
     def training_step(self, batch: Any, batch_idx: int = 0) -> None:
         """Add the sums of one batch, and after the last one step."""
         assert self.search is not None
         given = as_batch(batch, self.head.link)
-        if given.event is not None:
+        if given.event is not None and not isinstance(self.head.family, VectorFamily):
             raise ValueError("event= needs the observed information, which LitIRLS does not carry. Use torchglm.fit.")
         try:
-            head = self.head
-            rows = minibatch(given.x, given.y, head.family, head.link, head.bias is not None, given.roles)
+            rows = rows_of_batch(self.head, given.x, given.y, given.roles)
         except (ValueError, TypeError) as error:
             kind = TypeError if isinstance(error, TypeError) else ValueError
             raise kind(f"batch {batch_idx}: {error}") from None
@@ -154,7 +153,8 @@ class LitIRLS(LightningModule):
         search, point = self.search, self.search.point if self.search else None
         assert search is not None and point is not None and self._sums is not None
         total, self._sums = over_ranks(self._sums), None
-        if point.likelihood:
+        counted = not search.problem.several or total.statistics is not None  # not the pass at the first constants
+        if point.likelihood and counted:
             if not bool(total.weight > 0):
                 raise ValueError("There is no row of positive weight to fit.")
             self._deviance = 2 * total.objective[0] / total.weight[0]
@@ -191,9 +191,9 @@ class LitIRLS(LightningModule):
             self.log(f"{stage}_{name}", metric, on_step=False, on_epoch=True, batch_size=y.shape[0])
 
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
-        """The means of one batch `(n,)`."""
+        """The means of one batch `(n,)`, of classes their probabilities `(n, C)`."""
         rows = as_batch(batch, self.head.link)
-        return self.head(rows.x, rows.offset).squeeze(-1)
+        return squeezed(self.head, self.head(rows.x, rows.offset))
 
     def configure_optimizers(self) -> Optimizer:
         """The Newton step as an optimizer, so that the Trainer counts steps and saves checkpoints."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -12,16 +11,26 @@ from torch.optim import LBFGS, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric
 
+from torchglm.families.several import VectorFamily
 from torchglm.inputs import GLMBatch, as_batch
-from torchglm.metrics import D2, Deviance
+from torchglm.metrics import D2
 from torchglm.model.face import GLMHead
 from torchglm.model.layer import dropped_rows, without
+from torchglm.model.network import split
 from torchglm.training.batches import shared
 from torchglm.training.closed_form import ClosedForm, stepper
 from torchglm.training.features import spread_over
 from torchglm.training.fused_steps import FusedSteps, may_fuse
 from torchglm.training.logged_metrics import Scores, Seen, WeightedMean
-from torchglm.training.model_head import check_arguments, config_of, head_from, predicted, split
+from torchglm.training.model_head import (
+    check_arguments,
+    config_of,
+    head_from,
+    mean_metrics,
+    metric_of,
+    predicted,
+    squeezed,
+)
 from torchglm.training.row_checks import suit
 
 MakeMetric = Callable[..., Metric]
@@ -30,7 +39,8 @@ MakeMetric = Callable[..., Metric]
 class LitGLM(LightningModule):
     """Minimises the weighted mean negative log-likelihood of a head, computed from `eta`, over batches.
 
-    `model` is a `GLMHead`, an `nn.Sequential` that ends in one, or a module with a `backbone` and a `head`.
+    `model` is a `GLMHead`, an `nn.Sequential` that ends in one, a module with a `backbone` and a `head`, or any network
+    that calls the part named `head=` once for a batch.
     A batch is `(x, y)`, or a `GLMBatch` or a dict with its names; `x` is what the
     model takes, `y` is `(n,)` or `(n, responses)` and never broadcast. The loss of a step is
     `sum w nll / sum w`, over all ranks, so that rows of weight 0 are no rows.
@@ -48,8 +58,10 @@ class LitGLM(LightningModule):
             network. `torch.optim.LBFGS` works, on one batch that holds all rows.
         scheduler: called with the optimizer; it steps by `scheduler_interval`, `"epoch"` or `"step"`.
         metrics: metrics by name, for validation and test: classes (or callables) that take the head's family
-            and `link=`, or torchmetrics objects, which are copied. The default is `Deviance` and `D2` (left
-            out where offsets rule it out, and where responses have shapes of their own).
+            and `link=` (those of classes take the classes alone), or torchmetrics objects, which are copied. The
+            default is `Deviance` and `D2` (left out where offsets rule it out, and where responses have shapes of
+            their own); of several predictors `Accuracy` of classes, as `rps` the `RankedProbabilityScore` of ordered
+            ones, `Concordance` of times, and the loss alone elsewhere.
         penalty: a scalar function of the model, added to the loss.
         scale: the training loss is divided by it; what is logged is not.
 
@@ -68,6 +80,7 @@ class LitGLM(LightningModule):
         scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         metrics: Mapping[str, Metric | MakeMetric] | None = None,
         *,
+        head: str | None = None,
         scheduler_interval: str = "epoch",
         penalty: Callable[[nn.Module], Tensor] | None = None,
         scale: float = 1.0,
@@ -75,7 +88,7 @@ class LitGLM(LightningModule):
         super().__init__()
         check_arguments(optimizer, scheduler, metrics, scheduler_interval)
         self.model = model if isinstance(model, nn.Module) else head_from(model)
-        self._split = split(self.model)
+        self._split = split(self.model, head)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.penalty, self.scale = penalty, scale
         self.watched = True
@@ -204,10 +217,9 @@ class LitGLM(LightningModule):
         self._score("test", as_batch(batch, self.head.link), dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int = 0, dataloader_idx: int = 0) -> Tensor:
-        """The means of one batch, `(n,)` for one response, else `(n, responses)`."""
+        """The means of one batch, `(n,)` for one response, else `(n, responses)`; of classes `(n, C)`."""
         rows = as_batch(batch, self.head.link)
-        mu = self(rows.x, rows.offset)
-        return mu.squeeze(-1) if self.head.out_features == 1 else mu
+        return squeezed(self.head, self(rows.x, rows.offset))
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler with its interval."""
@@ -228,20 +240,15 @@ class LitGLM(LightningModule):
             checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {"model": config_of(self.head)}
 
     def _usual_metrics(self) -> dict[str, Metric | MakeMetric]:
-        """Deviance, and D2 where all responses have one null model."""
-        apart = any(value.dim() for value in self.head.family.shapes.values())
-        return {"deviance": Deviance} if apart else {"deviance": Deviance, "d2": D2}
+        """Those of `mean_metrics`, and D2 where all responses have one null model."""
+        family = self.head.family
+        apart = isinstance(family, VectorFamily) or any(value.dim() for value in family.shapes.values())
+        return {**mean_metrics(self.head)} if apart else {**mean_metrics(self.head), "d2": D2}
 
     def _make_metrics(self) -> dict[str, Metric]:
         """New metrics of one loader."""
-        family, link = self.head.family, self.head.link
-        return {
-            "loss": WeightedMean(),
-            **{
-                name: copy.deepcopy(metric) if isinstance(metric, Metric) else metric(family, link=link)
-                for name, metric in self._wanted.items()
-            },
-        }
+        made = {name: metric_of(self.head, metric) for name, metric in self._wanted.items()}
+        return {"loss": WeightedMean(), **made}
 
     def _loss(self, rows: GLMBatch, features: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted sum of the negative log-likelihood, and the weight."""

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from torchglm.families import Family
+from torchglm.families.several import Classes, LogTimes, Ordinal, VectorFamily
 from torchglm.inputs import GLMBatch
 from torchglm.links import Link
-from torchglm.metrics import Coverage, LiftTable
+from torchglm.metrics import Accuracy, Concordance, Coverage, Deviance, LiftTable, RankedProbabilityScore
+from torchglm.metrics.classes import ClassMetric
 from torchglm.model import codec
 from torchglm.model.face import GLMHead, VectorHead
+from torchglm.rows.plan import Plan
 
 KINDS = ("learned", "estimated")
-
-
-def check_head(head: GLMHead, door: str) -> None:
-    """Raise `ValueError` for a head of several linear predictors, which `door` does not train."""
-    if isinstance(head, VectorHead):
-        raise ValueError(
-            f"{door} trains heads of one linear predictor, and this one of {head.family.name} has several. Fit it, "
-            "head.fit(x, y), or step down its loss in a loop of your own."
-        )
-
-
-def split(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
-    """What comes before the head (None: nothing), and the head. `ValueError` where there is none of one predictor."""
-    backbone, head = _parts(model)
-    check_head(head, "LitGLM")
-    return backbone, head
-
-
-def _parts(model: nn.Module) -> tuple[nn.Module | None, GLMHead]:
-    if isinstance(model, GLMHead):
-        return None, model
-    if isinstance(model, nn.Sequential) and len(model) and isinstance(model[-1], GLMHead):
-        return model[:-1], model[-1]
-    backbone, head = getattr(model, "backbone", None), getattr(model, "head", None)
-    if isinstance(backbone, nn.Module) and isinstance(head, GLMHead):
-        return backbone, head
-    raise ValueError(
-        "LitGLM needs a GLMHead, an nn.Sequential that ends in one, or a module with .backbone "
-        f"and .head; got {type(model).__name__}. For example: nn.Sequential(net, GLMHead(...))."
-    )
 
 
 def check_arguments(optimizer: Any, scheduler: Any, metrics: Any, interval: str) -> None:
@@ -89,12 +64,16 @@ def config_of(head: GLMHead) -> dict[str, Any]:
     """What makes a head like this one, as plain data and tensors."""
     facts, tensors = codec.encode(head.family, head.link)
     facts["family"]["learned"] = [name for name, _ in head.family.named_parameters()]  # frozen ones too
+    if isinstance(head, VectorHead):
+        own = {"bias": head.intercept, "predictors": list(head.named), "plan": _plan(head)}
+    else:
+        kind = head.dispersion_kind
+        own = {"bias": head.bias is not None, "dispersion": kind if kind in KINDS else float(kind)}
     return {
         "in_features": head.in_features,
         "out_features": head.out_features,
-        "bias": head.bias is not None,
+        **own,
         "dtype": str(head.weight.dtype).removeprefix("torch."),
-        "dispersion": kind if (kind := head.dispersion_kind) in KINDS else float(kind),
         "parts": facts,
         "tensors": tensors,
     }
@@ -104,9 +83,50 @@ def head_from(
     config: Mapping[str, Any], place: Any = "the checkpoint", family: Family | None = None, link: Link | None = None
 ) -> GLMHead:
     """The head of a `config_of`; a family or link of one's own is given. Raises `ValueError` as `codec.decode` does."""
-    of_head = {name: config[name] for name in ("in_features", "out_features", "bias", "dispersion")}
+    names = ("in_features", "out_features", "bias", "dispersion", "predictors")
+    of_head = {name: config[name] for name in names if name in config}
     family, link = codec.decode(config["parts"], config["tensors"], place, family, link)
-    return GLMHead(**of_head, family=family, link=link, dtype=getattr(torch, config["dtype"]))
+    dtype = getattr(torch, config["dtype"])
+    if not isinstance(family, VectorFamily):
+        return GLMHead(**of_head, family=family, link=link, dtype=dtype)
+    plan = None if config["plan"] is None else Plan.from_dict(config["plan"])
+    return VectorHead(**of_head, family=family, dtype=dtype, plan=plan)
+
+
+def _plan(head: VectorHead) -> dict[str, Any] | None:
+    return None if head.plan is None else head.plan.to_dict()
+
+
+def mean_metrics(head: GLMHead) -> dict[str, Metric]:
+    """What tells how good the means of a head are, where nobody asks for something else.
+
+    The deviance; of classes their accuracy, and in an order the ranked probability score; of times the concordance.
+    """
+    family = head.family
+    if isinstance(family, Classes):
+        ranked = {"rps": RankedProbabilityScore(family)} if isinstance(family, Ordinal) else {}
+        return {"accuracy": Accuracy(family), **ranked}
+    if isinstance(family, LogTimes):
+        return {"concordance": Concordance()}
+    return {} if isinstance(family, VectorFamily) else {"deviance": Deviance(family)}
+
+
+def metric_of(head: GLMHead, wanted: Metric | Callable[..., Metric]) -> Metric:
+    """A metric for a head: a copy of one that is made, else made for its family and link, or for its classes."""
+    if isinstance(wanted, Metric):
+        return copy.deepcopy(wanted)
+    if wanted is Concordance:
+        return Concordance()
+    if isinstance(head.family, Classes) and isinstance(wanted, type) and issubclass(wanted, ClassMetric):
+        return wanted(head.family)
+    make: Callable[..., Metric] = wanted
+    return make(head.family, link=head.link)
+
+
+def squeezed(head: GLMHead, mu: Tensor) -> Tensor:
+    """The means of a head as `(n,)` of one response, else `(n, responses)`; of classes their probabilities last."""
+    place = -2 if isinstance(head.family, Classes) else -1
+    return mu.squeeze(place) if head.out_features == 1 else mu
 
 
 def predicted(head: GLMHead, features: Any, rows: GLMBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -117,10 +137,11 @@ def predicted(head: GLMHead, features: Any, rows: GLMBatch) -> tuple[Tensor, Ten
     if rows.y is None:
         raise ValueError("A batch without y cannot be trained or scored on. Give y, or call predict.")
     mu, y = head(features, rows.offset), rows.y
-    head.per_response(y, mu, "y")
+    like = mu[..., 0] if isinstance(head.family, Classes) else mu
+    head.per_response(y, like, "y")
     given = {
-        name: value if value.shape == y.shape else head.per_response(value, mu, name).reshape(y.shape)
+        name: value if value.shape == y.shape else head.per_response(value, like, name).reshape(y.shape)
         for name, value in rows._asdict().items()
         if name not in ("x", "y") and value is not None
     }
-    return mu.view(y.shape), y, given
+    return mu.reshape(*y.shape, *mu.shape[like.dim() :]), y, given

@@ -14,8 +14,8 @@ from torchglm.fitting.alternate import solve
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import RowMeans, alpha_ml, has_alpha, maximise, power_ml
 from torchglm.fitting.status import Status
-from torchglm.inputs import LoaderRows
 from torchglm.model.face import GLMHead
+from torchglm.model.head_rows import penalty_on, rows_of_batches
 from torchglm.rows.ranks import Ranks, Shard
 from torchglm.rows.threads import small_operators
 from torchglm.training.newton import OnWhitened, look_at
@@ -67,8 +67,7 @@ def solved(
     inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, ranks: Ranks
 ) -> Polished:
     """IRLS from the trained coefficients to its end, written into the head; aliased columns have 0."""
-    source, intercept = _rows(head, batches, ranks), head.bias is not None
-    whole = None if penalty is None else penalty.expand((0,) * intercept, head.in_features + intercept)
+    source, whole = _rows(head, batches, ranks), penalty_on(head, penalty)
     rank_tol = 1e-6 if head.weight.dtype == torch.float32 else 1e-12
     family, found = solve(
         source,
@@ -119,7 +118,7 @@ def _take(family: Family, other: Family) -> None:
 
 def _rows(head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> Any:
     """The rows of batches for fits, those of all processes together."""
-    rows = LoaderRows(batches, head.family, head.link, head.bias is not None, head.weight.device, None)
+    rows = rows_of_batches(head, batches, head.weight.device)
     own = list(rows) if isinstance(batches, list) else rows
     return own if ranks.size == 1 else Shard(own, ranks)
 

@@ -7,42 +7,24 @@ refit.last
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
-from torchglm.fitting.irls import irls
-from torchglm.fitting.kernel import fold
-from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.status import FitWarning, Status
-from torchglm.inputs import LoaderRows
-from torchglm.model.face import GLMHead
-from torchglm.model.spread import pearson
+from torchglm.model.network import evaluating
+from torchglm.model.refit import Refit, refitted
 from torchglm.training.batches import rank_and_world
-from torchglm.training.features import Features, evaluating
+from torchglm.training.features import features_of
 from torchglm.training.lit_glm import LitGLM
-
-
-@dataclass(frozen=True)
-class Refit:
-    """What a refit did: half the mean deviance (penalised) `before` and `after`, and `status`, for each response.
-
-    Where the fit would have been the worse one, the head is as it was and `after` is `before`.
-    """
-
-    before: Tensor
-    after: Tensor
-    status: list[Status]
 
 
 class IRLSHead(Callback):
     """Refits the head of a `LitGLM` by IRLS on its frozen features, when training ends, or every k epochs too.
+
+    `torchglm.refit_(model, loader)` does the same without a Trainer.
 
     The rest of the model is in evaluation mode meanwhile (no dropout, running averages), the loader is read once for
     a step of IRLS, and memory does not grow with its rows. Shape parameters of the family stay as they are; a
@@ -113,46 +95,11 @@ class IRLSHead(Callback):
         assert isinstance(pl_module, LitGLM)
         loader = self._rows_of(trainer)
         head = pl_module.head
-        rows = Features(loader, trainer, pl_module)
+        rows = features_of(loader, trainer, pl_module)
         with evaluating(pl_module):
-            self.last = self._fit(LoaderRows(rows, head.family, head.link, head.bias is not None, None, None), head)
-            if head.dispersion_kind == "estimated":
-                self._spread(head, rows)
+            self.last = refitted(head, rows, self.penalty, self.max_iter)
         pl_module.settled = True
         for optimizer in trainer.optimizers:
             for parameter in pl_module.head.parameters():
                 optimizer.state.pop(parameter, None)
         self._fresh = True
-
-    @staticmethod
-    def _spread(head: GLMHead, rows: Features) -> None:
-        try:
-            head.set_dispersion_(pearson(head, rows))
-        except ValueError as error:
-            warnings.warn(f"IRLSHead: the dispersion is not known: {error}", FitWarning, stacklevel=2)
-
-    def _fit(self, source: LoaderRows, head: GLMHead) -> Refit:
-        """Fit, write, look at what the rounded coefficients give, and take back what is worse."""
-        bias = head.bias is not None
-        penalty = None if self.penalty is None else self.penalty.expand((0,) * bias, head.in_features + bias)
-        start = head.coef
-        before = self._loss(source, head, start, penalty)
-        found = irls(source, head.family, head.link, penalty=penalty, start=start, max_iter=self.max_iter)
-        status = [Status(int(code)) for code in found.status]
-        head.set_coef_(found.coef)
-        after = self._loss(source, head, head.coef, penalty)
-        worse = ~(after <= before)
-        head.set_coef_(torch.where(worse.unsqueeze(-1), start, found.coef))
-        for kind in sorted(set(status) - {Status.CONVERGED}):
-            warnings.warn(f"IRLSHead: {kind}: {kind.explanation}", FitWarning, stacklevel=2)
-        return Refit(before, torch.where(worse, before, after), status)
-
-    @staticmethod
-    def _loss(source: LoaderRows, head: GLMHead, coef: Tensor, penalty: Penalty | None) -> Tensor:
-        """(B,) half the mean deviance over the source, infinite where a mean is out of range."""
-        point = Point(coef, before=coef, census=True, curved=False)
-        sums = fold(source, point, head.family, head.link)
-        if not bool((sums.weight > 0).all()):
-            raise ValueError("The loader holds no row of positive weight to refit the head on.")
-        total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)
-        return torch.where(sums.valid, total, torch.inf) / sums.weight

@@ -20,13 +20,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import Status
 from torchglm.inputs import GLMBatch, as_batch, named
-from torchglm.model.face import GLMHead
+from torchglm.model.face import GLMHead, VectorHead
 from torchglm.rows.ranks import Ranks
 from torchglm.training.batches import TensorBatches, generator_of, rank_and_world, take
 from torchglm.training.checkpointing import train
 from torchglm.training.closed_form import ClosedForm
 from torchglm.training.lit_glm import LitGLM
-from torchglm.training.model_head import check_head
 from torchglm.training.polish import polished, solved
 from torchglm.training.row_checks import check_rows, checked, suit
 from torchglm.training.sgd_loop import cosine, descend
@@ -102,7 +101,8 @@ def fit_sgd(
     """
     if polish != "irls" and (not isinstance(polish, int) or polish < 0):
         raise ValueError(f"polish must be a number of Newton steps, or 'irls', got {polish!r}.")
-    check_head(head, "fit_sgd")
+    if isinstance(head, VectorHead):
+        raise ValueError("fit_sgd trains heads of one linear predictor. Use LitGLM, LitIRLS or head.fit(x, y).")
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)

@@ -1,0 +1,97 @@
+"""The head of a network refitted exactly on the features of the layers before it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchglm.fitting.irls import irls
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Point
+from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.status import FitWarning, Status
+from torchglm.inputs import GLMBatch, LoaderRows
+from torchglm.model.face import GLMHead
+from torchglm.model.head_rows import penalty_on, rows_of_batches
+from torchglm.model.network import Features, evaluating, split
+from torchglm.model.spread import pearson
+
+TOL = 1e-10  # of the Newton decrement: a network is refitted to the digits of a fit of its features
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What a refit did: the mean loss (penalised) `before` and `after`, and `status`, for each response.
+
+    The loss is half the mean deviance, of several predictors the mean negative log-likelihood. Where the fit would
+    have been the worse one, the head is as it was and `after` is `before`.
+    """
+
+    before: Tensor
+    after: Tensor
+    status: list[Status]
+
+
+@torch.no_grad()
+def refit_(
+    model: nn.Module,
+    loader: Iterable[Any],
+    head: str | None = None,
+    *,
+    penalty: Penalty | None = None,
+    max_iter: int = 50,
+) -> Refit:
+    """Fit the head of a network by IRLS on its frozen features, in place: the exact last layer, without autograd.
+
+    `model` is a `GLMHead`, an `nn.Sequential` that ends in one, a module with `.backbone` and `.head`, or any in which
+    `head` names it. `loader` is a re-iterable of batches (`(x, y)`, a `GLMBatch` or a dict of its names), read once for
+    a step and held nowhere; `(*N, features)` count as rows. The layers before the head are in evaluation mode
+    meanwhile. `penalty` is on the weight. The loss over the loader never rises; a dispersion that the head is to
+    estimate is Pearson's, and shapes of a family of one predictor stay as they are.
+    Raises `ValueError` for a model without a head and for rows that do not fit; `FitWarning` tells where a fit did not
+    end at a maximum.
+    """
+    before, own = split(model, head)
+    with evaluating(model):
+        return refitted(own, Features(loader, own, before), penalty, max_iter)
+
+
+def refitted(head: GLMHead, rows: Iterable[GLMBatch], penalty: Penalty | None, max_iter: int) -> Refit:
+    """Refit a head, and its dispersion where it is to estimate it, on batches of features."""
+    done = _fit(rows_of_batches(head, rows), head, penalty_on(head, penalty), max_iter)
+    if head.dispersion_kind == "estimated":
+        try:
+            head.set_dispersion_(pearson(head, rows))
+        except ValueError as error:
+            warnings.warn(f"refit: the dispersion is not known: {error}", FitWarning, stacklevel=2)
+    return done
+
+
+def _fit(source: LoaderRows, head: GLMHead, penalty: Penalty | None, max_iter: int) -> Refit:
+    """Fit, write, look at what the rounded coefficients give, and take back what is worse."""
+    start = head.coef
+    before = _loss(source, head, start, penalty)
+    found = irls(source, head.family, head.link, penalty=penalty, start=start, tol=TOL, max_iter=max_iter)
+    status = [Status(int(code)) for code in found.status]
+    head.set_coef_(found.coef)
+    after = _loss(source, head, head.coef, penalty)
+    worse = ~(after <= before)
+    head.set_coef_(torch.where(worse.unsqueeze(-1), start, found.coef))
+    for kind in sorted(set(status) - {Status.CONVERGED}):
+        warnings.warn(f"refit: {kind}: {kind.explanation}", FitWarning, stacklevel=2)
+    return Refit(before, torch.where(worse, before, after), status)
+
+
+def _loss(source: LoaderRows, head: GLMHead, coef: Tensor, penalty: Penalty | None) -> Tensor:
+    """(B,) the mean loss over the source, infinite where it has none."""
+    point = Point(coef, before=coef, census=True, curved=False)
+    sums = fold(source, point, head.family, head.link)
+    if not bool((sums.weight > 0).all()):
+        raise ValueError("The loader holds no row of positive weight to refit the head on.")
+    total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)
+    return torch.where(sums.valid, total, torch.inf) / sums.weight
