@@ -33,22 +33,23 @@ class RankError(RuntimeError):
 
 
 class Ranks:
-    """The processes of a `torch.distributed` group, this one being `rank` of `size`; without a group it is alone.
+    """The processes that share rows, this one being `rank` of `size`: those of `torch.distributed`'s default group.
 
+    The group itself is not held: a source outlives it, and while it is held gloo's threads are not joined at its end,
+    so that one of them may still let go of a tensor while the interpreter stops, which aborts the process.
     Every method but `together` is collective: all processes call it, in the same order. Raises `RankError` where
     another process is gone, or silent for longer than the timeout of the group.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
-        self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
 
     @staticmethod
     def here() -> Ranks:
         """All processes of `torch.distributed`, where it is initialised; else this one alone."""
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks()
-        return Ranks(dist.group.WORLD)
+        return Ranks(dist.get_rank(), dist.get_world_size())
 
     def sum(self, *values: Tensor) -> tuple[Tensor, ...]:
         """The sums of tensors over all processes, bit for bit the same on each."""
@@ -65,7 +66,7 @@ class Ranks:
         own = factor.to(self._device(factor)).contiguous()
         parts = [torch.empty_like(own) for _ in range(self.size)]
         with self._answered():
-            dist.all_gather(parts, own, group=self.group)
+            dist.all_gather(parts, own)
         return triangle(torch.cat(parts, -2).to(factor.device))
 
     def gather(self, value: Any) -> list[Any]:
@@ -74,7 +75,7 @@ class Ranks:
             return [value]
         values: list[Any] = [None] * self.size
         with self._answered():
-            dist.all_gather_object(values, value, group=self.group)
+            dist.all_gather_object(values, value)
         return values
 
     @contextmanager
@@ -106,13 +107,13 @@ class Ranks:
             return values
         flat = torch.cat([value.reshape(-1).to(torch.float64) for value in values]).to(self._device(values[0]))
         with self._answered():
-            dist.all_reduce(flat, operation, group=self.group)
+            dist.all_reduce(flat, operation)
         parts = flat.to(values[0].device).split([value.numel() for value in values])
         return tuple(part.view_as(value).to(value.dtype) for part, value in zip(parts, values, strict=True))
 
     def _device(self, value: Tensor) -> torch.device:
         """Where the backend takes a tensor."""
-        known = str(dist.get_backend_config(self.group))
+        known = str(dist.get_backend_config())
         if value.device.type in known or ("cpu" not in known and "cuda" not in known):
             return value.device
         return torch.device("cuda", torch.cuda.current_device()) if "cpu" not in known else torch.device("cpu")
