@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,21 +11,24 @@ from torch import Tensor
 
 from torchglm import links
 from torchglm.families.several import Multinomial
-from torchglm.inference.by_plan import of_one_predictor
+from torchglm.inference.by_plan import answered_by, of_one_predictor
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
+from torchglm.inference.factor_terms import factor_terms
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.intervals import mean_limits
-from torchglm.inference.margins import Slice, changes, settle
+from torchglm.inference.margins import Slice, changes, chosen_roles, labelled, repeats, settings_of, settle
 from torchglm.inference.several import family_of
 from torchglm.inference.vector.columns import plan_of
-from torchglm.inputs import Roles
-from torchglm.rows.rows import Rows, wide
+from torchglm.inference.vector.effects import contrasts_several, marginal_effects_several, predictions_several
+from torchglm.links import Link
+from torchglm.rows.rows import wide
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from torchglm.inputs.roles import RoleValues
 
+KINDS = ("mean", "link")
 RATIO_LINKS = tuple(link.name for link in links.MEMBERS if link.multiplies)
 
 
@@ -94,12 +96,6 @@ def standardized(result: Fitted, level: float = 0.95, response: bool = False) ->
     return delta(result, lambda coef: coef * scale, result.names, level)
 
 
-def repeats(rows: Rows) -> Tensor:
-    """(B, n) how often each row counts in an average over the observations: its `freq`, or 1, or 0 without weight."""
-    used = (rows.weight > 0).to(torch.float64)
-    return used if rows.repeats is None else used * rows.repeats
-
-
 # averages over rows ----------------------------------------------------------------------------------------
 
 
@@ -128,27 +124,20 @@ def _average(
     return total / count, slope / count.unsqueeze(-1)
 
 
-def _beside(result: Fitted, roles: Mapping[str, Any]) -> Roles:
-    """The roles of the rows to average over. Raises `ValueError` where these are the rows of the fit."""
-    beside = Roles.of(roles, "an average over rows", ("freq", "offset", "exposure"))
-    if result.spec is None and beside.given:
-        raise ValueError(
-            f"{', '.join(beside.given)} came for the rows of the fit, which have theirs. Average over others by "
-            "attaching them: result.with_rows(x, y, ...)."
-        )
-    return beside
-
-
-@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
+@answered_by(marginal_effects_several)
 def marginal_effects(
     result: Fitted,
     variables: Sequence[str] | None = None,
     data: Any = None,
     *,
+    kind: str = "mean",
     level: float = 0.95,
     **roles: Unpack[RoleValues],
 ) -> Estimates:
     """(*B, k) average effects on the mean: of one unit more at the margin, or of a level against the reference.
+
+    `kind` is `"mean"` or `"link"`; of a fit of several predictors also the name of one, for effects on the parameter it
+    stands for. Effects on the probabilities of classes are `(*B, C k)`, named `"Medium:age"`, class by class.
 
     For a fit on arrays the variables are columns, and the effect of column `j` is the average of
     `dmu/deta coef_j` over the rows of the fit (streamed ones too). A formula fit needs `data`, a table to average
@@ -157,14 +146,15 @@ def marginal_effects(
     and each row of `data` counts `freq` times: columns or values, by default the columns that the fit had. Raises
     `ValueError` for unknown variables, and for roles without `data`. Source: Williams (2012), Stata Journal 12(2).
     """
-    beside = _beside(result, roles)
+    link, beside = _scale(result, kind), chosen_roles(result, roles)
     if result.spec is None:
         every = [j for j, name in enumerate(result.names) if name != "(Intercept)"]
         index = every if variables is None else [_column(result, name) for name in variables]
         names = [result.names[j] for j in index]
 
         def slopes(part: Slice, coef: Tensor) -> Tensor:
-            return result.link.inverse_deriv(_predictor(part.rows.x, part.rows.offset, coef)).unsqueeze(-2)
+            eta = _predictor(part.rows.x, part.rows.offset, coef)
+            return (eta * 0.0 + 1.0 if kind == "link" else result.link.inverse_deriv(eta)).unsqueeze(-2)
 
         mean, bend = _average(result, _held(result), slopes)  # of dmu/deta, and its derivatives: (B, 1), (B, 1, p)
         beta = result.flat.coef[:, index].unsqueeze(-1)
@@ -174,19 +164,20 @@ def marginal_effects(
     part, found = changes(result, variables, data, beside)
 
     def by_variable(part: Slice, coef: Tensor) -> Tensor:
-        means = [result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs]
+        means = [link(_predictor(x, part.rows.offset, coef)) for x in part.designs]
         return torch.stack([(means[one.plus] - means[one.minus]) / one.divisor for one in found], -2)
 
     value, slope = _average(result, iter([part]), by_variable)
     return estimates(result, value, errors(result, slope), [one.name for one in found], level)
 
 
-@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
+@answered_by(predictions_several)
 def predictions(
     result: Fitted,
     at: Mapping[str, Any],
     data: Any = None,
     *,
+    kind: str = "mean",
     level: float = 0.95,
     **roles: Unpack[RoleValues],
 ) -> Estimates:
@@ -194,28 +185,36 @@ def predictions(
 
     `at` maps variables (columns of a fit on arrays) to a value or a list of them. The other variables are as in the
     rows of the fit, or in `data`, a table, which a formula fit needs. The limits are those of the link of the
-    average, mapped back. The roles are as in `marginal_effects`. Raises `ValueError` for unknown variables.
+    average, mapped back. The roles and `kind` are as in `marginal_effects`. Raises `ValueError` for unknown variables.
     """
-    beside = _beside(result, roles)
-    choices = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in at.items()}
-    settings = [dict(zip(choices, one, strict=True)) for one in itertools.product(*choices.values())]
-    names = [", ".join(f"{name} = {value}" for name, value in one.items()) for one in settings]
+    link, beside = _scale(result, kind), chosen_roles(result, roles)
+    settings = settings_of(at)
+    names = [labelled(one) for one in settings]
     if result.spec is None:
-        index = {name: _column(result, name) for name in choices}
+        index = {name: _column(result, name) for name in at}
         slices = _held(result, [{index[name]: float(value) for name, value in one.items()} for one in settings])
     else:
         slices = iter([settle(result, settings, data, beside)])
 
     def means(part: Slice, coef: Tensor) -> Tensor:
-        return torch.stack([result.link(_predictor(x, part.rows.offset, coef)) for x in part.designs], -2)
+        return torch.stack([link(_predictor(x, part.rows.offset, coef)) for x in part.designs], -2)
 
     value, slope = _average(result, slices, means)
     found = estimates(result, value, errors(result, slope), names, level)
+    if kind == "link":
+        return found
     # limits of a mean stay in its range
     eta = result.link.link(found.value)
     half = result.quantile(level).unsqueeze(-1) * found.std_err / result.link.inverse_deriv(eta).abs()
     low, high = mean_limits(torch.stack([eta - half, eta + half], -1), eta, result.link, result.family).unbind(-1)
     return replace(found, low=low, high=high)
+
+
+def _scale(result: Fitted, kind: str) -> Link:
+    """What makes a quantity of the linear predictor."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
+    return links.Identity() if kind == "link" else result.link
 
 
 def _column(result: Fitted, name: str) -> int:
@@ -241,45 +240,14 @@ def _held(result: Fitted, settings: Sequence[Mapping[int, float]] = ()) -> Itera
 # contrasts -------------------------------------------------------------------------------------------------
 
 
-@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
+@answered_by(contrasts_several)
 def contrasts(result: Fitted, factor: str, level: float = 0.95) -> Estimates:
     """(*B, k) differences of the linear predictor between all pairs of levels of a factor, `"b - a"`.
 
-    `.exp()` of them are ratios under a log or logit link. `factor` is its text in the formula, `"region"` or
-    `"C(region)"`. Raises `ValueError` where the fit has no such factor, or where it is part of an interaction, so
-    that its levels differ by different amounts: see `predictions` then.
+    `.exp()` of them are ratios under a log or logit link. Of several predictors they are those of each that has the
+    factor, `"Medium:b - a"`; those of an ordinal model are positive where b leads to higher classes. `factor` is its
+    text in the formula, `"region"` or `"C(region)"`. Raises `ValueError` where the fit has no such factor, or where it
+    is part of an interaction, so that its levels differ by different amounts: see `predictions` then.
     """
-    spec = result.spec
-    text = next((t for t in (factor, f"C({factor})") if spec is not None and t in spec.factors), None)
-    levels = None if text is None else getattr(spec.factors[text], "levels", None)
-    if text is None or levels is None:
-        known = [] if spec is None else [t for t, one in spec.factors.items() if hasattr(one, "levels")]
-        raise ValueError(f"no factor {factor!r} in the fit. Known: {', '.join(known) or 'none'}.")
-    inside = [
-        (name, part) for name, parts in spec.parts for part in parts if any(one == text for one, _ in part.factors)
-    ]
-    if len(inside) != 1 or len(inside[0][1].factors) != 1:
-        raise ValueError(
-            f"{factor!r} is part of an interaction, so its levels differ by different amounts. "
-            f"Use predictions({{{factor!r}: [...]}}, data=...) at chosen values."
-        )
-    name, part = inside[0]
-    coding = _coding(spec.factors[text], part.factors[0][1]).to(result.flat.coef)
-    columns = spec.terms[name]
-    pairs = list(itertools.combinations(range(len(levels)), 2))
-    first, second = ([pair[k] for pair in pairs] for k in (0, 1))
-    return delta(
-        result,
-        lambda coef: coef[:, columns] @ (coding[second] - coding[first]).T * part.scale,
-        [f"{levels[b]} - {levels[a]}" for a, b in pairs],
-        level,
-    )
-
-
-def _coding(factor: Any, reduced: bool) -> Tensor:
-    """(levels, columns) what each level of a factor puts into its columns."""
-    if factor.codings is not None:
-        return torch.as_tensor(factor.codings[int(reduced)], dtype=torch.float64)
-    whole = torch.eye(len(factor.levels), dtype=torch.float64)
-    kept = [j for j in range(len(factor.levels)) if not reduced or j != factor.reference]
-    return whole[:, kept]
+    [term] = factor_terms(result, factor)
+    return delta(result, lambda coef: coef[:, term.columns] @ term.coding.T, term.names, level)

@@ -10,6 +10,7 @@ Source: Bjornstad (1990), Predictive likelihood: a review, Stat. Sci. 5; Barndor
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,13 @@ from torchglm import special
 from torchglm.distributions import log_tails, quantile
 from torchglm.distributions.tails import count_quantile
 from torchglm.families import Family
-from torchglm.inference.by_plan import of_one_predictor
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import refuse_quasi
+from torchglm.inference.vector.intervals import predict_interval_several
+from torchglm.inference.vector.quantities import OF_TIMES, places_of
 from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.special.roots import root
@@ -42,7 +45,7 @@ CELLS = 1 << 21  # values of the distribution function taken at once
 Nodes = tuple[Tensor, Tensor]  # where, and with which weights
 
 
-@of_one_predictor("Use predict(..., se=True), or delta() of the coefficients.")
+@answered_by(predict_interval_several)
 @torch.no_grad()
 def predict_interval(
     result: Fitted,
@@ -51,6 +54,8 @@ def predict_interval(
     kind: str = "mean",
     level: float = 0.95,
     unseen: str | None = None,
+    predictors: Mapping[str, Any] | None = None,
+    at: Any = None,
     **roles: Unpack[RoleValues],
 ) -> Tensor:
     """(*B, m, 2) limits for new rows `x` (m, columns): of the mean, the linear predictor or a new response.
@@ -58,23 +63,46 @@ def predict_interval(
     `mean`: the limits on the link scale, `eta -/+ q se` with the t or z quantile of the fit, mapped back; where one
     leaves the range of the link it is the edge of the means. `response`: quantiles of the law of a new response, of
     prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit. Limits of counts are
-    counts, so that they cover at least `level`. `offset`, `exposure` and `unseen` are as in `predict`. Raises
+    counts, so that they cover at least `level`. Of times `kind` may be `"survival"` or `"quantile"`, `at` as in
+    `predict`. Of several predictors it is any kind of `predict`: limits are those on the link of the parameter, for
+    probabilities of classes (*B, m, C, 2) on the logit. `offset`, `exposure` and `unseen` are as in `predict`. Raises
     `ValueError` for an unknown kind, a level outside (0, 1), or a response of a quasi-likelihood, and `TypeError` for
     roles that say nothing of what is asked for: `weights` and `trials` where it is no response, `freq` and `event`.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
+    known = [*KINDS, *(OF_TIMES if result.family.durations else ())]
+    if kind not in known:
+        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(known)}.")
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
     takes = ("offset", "exposure", "weights", "trials") if kind == "response" else ("offset", "exposure")
     beside = Roles.of(roles, f"predict_interval of a {kind}", takes)
-    pair = predict(result, x, kind="link", se=True, unseen=unseen, offset=beside.offset, exposure=beside.exposure)
+    pair = predict(
+        result,
+        x,
+        kind="link",
+        se=True,
+        unseen=unseen,
+        predictors=predictors,
+        at=None if kind in OF_TIMES else at,
+        offset=beside.offset,
+        exposure=beside.exposure,
+    )
     eta, error = pair[0], pair[1]
     if kind == "response":
         return _response(result, eta, error, level, _divisor(beside, eta, x))
     half = result.quantile(level).unsqueeze(-1) * error
     ends = torch.stack([eta - half, eta + half], -1)
-    return ends if kind == "link" else mean_limits(ends, eta, result.link, result.family)
+    if kind == "link":
+        return ends
+    limits = mean_limits(ends, eta, result.link, result.family)
+    return _of_times(limits, kind, places_of(kind, at)) if kind in OF_TIMES else limits
+
+
+def _of_times(mean: Tensor, kind: str, places: Tensor) -> Tensor:
+    """(*B, m, 2) or (*B, m, T, 2) the survival or the quantiles of exponential times of these means."""
+    if places.dim():
+        mean, places = mean.unsqueeze(-2), places.unsqueeze(-1)
+    return -torch.log1p(-places) * mean if kind == "quantile" else torch.exp(-places / mean)
 
 
 def mean_limits(ends: Tensor, eta: Tensor, link: Link, family: Family) -> Tensor:

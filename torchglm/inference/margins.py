@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torchglm import inputs, tables
 from torchglm.design.frame import Frame
 from torchglm.design.values import spelled
+from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each, shift_of
 from torchglm.inputs import Roles
@@ -35,6 +37,34 @@ class Change(NamedTuple):
     plus: int
     minus: int
     divisor: float
+
+
+def repeats(rows: Rows) -> Tensor:
+    """(B, n) how often each row counts in an average over the observations: its `freq`, or 1, or 0 without weight."""
+    used = (rows.weight > 0).to(torch.float64)
+    return used if rows.repeats is None else used * rows.repeats
+
+
+def chosen_roles(result: Fitted, roles: Mapping[str, Any]) -> Roles:
+    """The roles of the rows to average over. Raises `ValueError` where these are the rows of the fit."""
+    beside = Roles.of(roles, "an average over rows", ("freq", "offset", "exposure"))
+    if result.spec is None and beside.given:
+        raise ValueError(
+            f"{', '.join(beside.given)} came for the rows of the fit, which have theirs. Average over others by "
+            "attaching them: result.with_rows(x, y, ...)."
+        )
+    return beside
+
+
+def settings_of(at: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All combinations of the values, or lists of them, that variables are set to."""
+    choices = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in at.items()}
+    return [dict(zip(choices, one, strict=True)) for one in itertools.product(*choices.values())]
+
+
+def labelled(setting: Mapping[str, Any]) -> str:
+    """The name of a setting, `"age = 30, region = a"`."""
+    return ", ".join(f"{name} = {value}" for name, value in setting.items())
 
 
 def changes(result: Fitted, variables: Sequence[str] | None, data: Any, roles: Roles) -> tuple[Slice, list[Change]]:
@@ -118,10 +148,13 @@ def _slice(result: Fitted, designs: list[Tensor], frame: Frame, roles: Roles) ->
     coef = result.flat.coef
     one = torch.ones(coef.shape[0], len(frame), dtype=coef.dtype, device=coef.device)
     like = result.shaped(one)
-    shift = (torch.zeros_like(like) + shift_of(result, roles.without("freq"), like, frame.table)).reshape(one.shape)
-    return Slice(
-        Rows(designs[0], torch.zeros_like(one), one, shift), one * _repeats(result, frame, roles.freq, one), designs
-    )
+    given = shift_of(result, roles.without("freq"), like, frame.table)
+    shift = (torch.zeros_like(like) + given).reshape(one.shape)
+    if isinstance(result.family, VectorFamily):
+        times = result.family.shifts() if isinstance(given, Tensor) else torch.zeros(len(result.family.predictors))
+        shift = shift.unsqueeze(-1) * times.to(shift)
+    rows = Rows(designs[0], torch.zeros_like(one), one, shift, plan=result.plan)
+    return Slice(rows, one * _repeats(result, frame, roles.freq, one), designs)
 
 
 def _repeats(result: Fitted, frame: Frame, freq: Any, like: Tensor) -> Tensor | float:

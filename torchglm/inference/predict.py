@@ -13,6 +13,7 @@ from torchglm.design import Design
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import shift_of
 from torchglm.inference.several import predict_several
+from torchglm.inference.vector.quantities import OF_TIMES, places_of
 from torchglm.inputs import Roles
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def predict(
     unseen: str | None = None,
     predictors: Mapping[str, Any] | None = None,
     random: bool | None = None,
+    at: Any = None,
     **roles: Unpack[RoleValues],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) means or linear predictors for new rows `(m, columns)`, with standard errors on request.
@@ -43,18 +45,20 @@ def predict(
     fit that had them as columns takes them from the frame where neither is given. The standard error of a mean is
     `|dmu/deta|` times that of its linear predictor. With `random` (the default without `se`) the random effects of the
     groups of the rows are in the linear predictor, 0 for groups never seen with `unseen="reference"`; without, all are
-    0, and standard errors are those of the fixed effects. Raises `ValueError` for an unknown kind, an exposure that
-    `fit` would refuse, and where the fit had an offset and none is given; `TypeError` for roles that say nothing of it.
+    0, and standard errors are those of the fixed effects. Of families of times `kind` may be `"survival"`, the
+    probability of a longer time than `at`, or `"quantile"`, the time within which the event comes with probability
+    `at`: one number, or a list of T for (*B, m, T). For fits of several predictors see `several.predict_several`.
+    Raises `ValueError` for an unknown kind, an exposure that `fit` would refuse, and where the fit had an offset and
+    none is given; `TypeError` for roles that say nothing of it.
     """
     if result.plan is not None:
-        return predict_several(result, x, kind, se, predictors, unseen, **roles)
+        return predict_several(result, x, kind, se, predictors, unseen, at, **roles)
     beside = Roles.of(roles, "predict", ("offset", "exposure"))
     if predictors:
         raise ValueError(
             "predictors= are columns of further parameters of the law, and this fit has none. Leave it out."
         )
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
+    _check_kind(result, kind, at)
     coef = result.coef
     with_effects = _with_effects(result, random, se)
     design, indexed, effects = _design(result, x, coef, unseen, with_effects)
@@ -67,11 +71,36 @@ def predict(
     eta = eta + shift_of(result, beside, eta, x)
     if effects is not None and result.flat.modes is not None:
         eta = eta + result.shaped(effects.times(design[:, :0], result.flat.modes))
-    value = eta if kind == "link" else result.link(eta)
+    if kind in OF_TIMES:
+        value, slope = _of_times(result, eta, kind, at)
+    else:
+        value = eta if kind == "link" else result.link(eta)
+        slope = torch.ones_like(eta) if kind == "link" or not se else result.link.inverse_deriv(eta).abs()
     if not se:
         return value
     error = _variance(result, design, indexed).reshape(eta.shape).clamp(min=0).sqrt()
-    return value, error if kind == "link" else error * result.link.inverse_deriv(eta).abs()
+    return value, (error.unsqueeze(-1) if slope.dim() > error.dim() else error) * slope
+
+
+def _check_kind(result: Fitted, kind: str, at: Any) -> None:
+    known = [*KINDS, *(OF_TIMES if result.family.durations else ())]
+    if kind not in known:
+        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(known)}.")
+    if kind not in OF_TIMES and at is not None:
+        raise ValueError(f"at= are the times of a survival, or the shares of a quantile; kind={kind!r} has none.")
+
+
+def _of_times(result: Fitted, eta: Tensor, kind: str, at: Any) -> tuple[Tensor, Tensor]:
+    """(*B, m) or (*B, m, T) the survival or quantiles of exponential times, and the size of their slopes by `eta`."""
+    places = places_of(kind, at).to(eta)
+    log_mean, relative = result.link.log_inverse(eta), result.link.relative_slope(eta)
+    if places.dim():
+        log_mean, relative = log_mean.unsqueeze(-1), relative.unsqueeze(-1)
+    if kind == "quantile":
+        value = -torch.log1p(-places) * log_mean.exp()
+        return value, (value * relative).abs()
+    hazard = places * torch.exp(-log_mean)
+    return torch.exp(-hazard), torch.exp(-hazard) * hazard * relative.abs()
 
 
 def _variance(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import shift_of
 from torchglm.inference.rowwise import ChunkValues
+from torchglm.inference.vector.quantities import quantity
 from torchglm.inputs import Roles
 from torchglm.inputs.columns import in_order
 from torchglm.rows.grams import Dense
@@ -71,22 +72,23 @@ def predict_several(
     se: bool = False,
     given: Mapping[str, Any] | None = None,
     unseen: str | None = None,
+    at: Any = None,
     **roles: Unpack[RoleValues],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) a parameter of the law of new rows, with delta method errors on request; for classes (*B, m, C).
 
     `kind` is `"mean"`, `"link"` (the first predictor, or those of all classes), `"probability"` for classes, or the
-    name of a predictor for the parameter it stands for. `given` are the columns of further predictors, as in the fit.
-    Raises `ValueError` for an unknown kind, and where the fit had an offset and none is given.
+    name of a predictor for the parameter it stands for; of times also `"survival"` and `"quantile"`, with `at` the
+    times or the shares, one of them or T in a list: (*B, m, T). `given` are the columns of further predictors, as in
+    the fit. Raises `ValueError` for an unknown kind, and where the fit had an offset and none is given.
     """
     family = family_of(result)
-    value_of = _value(family, kind)
+    asked = quantity(family, kind, at)
     rows = new_rows(result, x, given or {}, Roles.of(roles, "predict", ("offset", "exposure")), unseen)
     coef = result.flat.coef  # that of a dropped column is 0, or with all others of least length
     with torch.enable_grad():
         eta = predictors(rows, coef).requires_grad_(se)
-        value = value_of(eta)
-        several = value.dim() == eta.dim()
+        value, several = asked.value(eta), asked.labels is not None
         outputs = list(value) if several else [value]
         slopes = [torch.autograd.grad(one.sum(), eta, retain_graph=True)[0] for one in outputs] if se else []
     value = _shaped(result, value.detach())
@@ -203,19 +205,6 @@ def classes(result: Fitted) -> list[Any]:
     if not isinstance(result.family, Classes):
         raise ValueError(f"classes are those of a multinomial or ordinal model; this fit is {result.family.name}.")
     return result.family.known
-
-
-def _value(family: VectorFamily, kind: str) -> Callable[[Tensor], Tensor]:
-    """What a kind of prediction is a function of the predictors `(K, B, m)`."""
-    many = isinstance(family, Classes)
-    if kind == "mean" or kind == "probability" and many:
-        return family.mean
-    if kind == "link":
-        return (lambda eta: eta * 1.0) if many else (lambda eta: eta[0] * 1.0)
-    if kind in family.predictors and not many:
-        return lambda eta: family.parameter(kind, eta[family.predictors.index(kind)])
-    known = ["mean", "link", *(["probability"] if many else family.predictors)]
-    raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(dict.fromkeys(known))}.")
 
 
 def _shaped(result: Fitted, value: Tensor) -> Tensor:

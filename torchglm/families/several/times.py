@@ -35,6 +35,7 @@ class LogTimes(Censored, VectorFamily):
     ratio_text = "time ratio"
     centre: float  # mean of z
     spread: float  # its standard deviation
+    survival_link: Link  # of the probability to survive, `1 - F(z) = survival_link(-z)`
 
     @property
     def predictors(self) -> tuple[str, ...]:
@@ -83,6 +84,14 @@ class LogTimes(Censored, VectorFamily):
         }
         return torch.stack([-rate * slope, -z * slope - seen]), pairs
 
+    def survival(self, time: Tensor, eta: Tensor) -> Tensor:
+        """(*N) the probability that the event comes after `time`."""
+        return self.survival_link((eta[0] - time.log()) * torch.exp(-eta[1]))
+
+    def quantile(self, share: Tensor, eta: Tensor) -> Tensor:
+        """(*N) the time by which the event has come with probability `share`."""
+        return torch.exp(eta[0] - torch.exp(eta[1]) * self.survival_link.link(1 - share))
+
     def valid(self, eta: Tensor) -> Tensor:
         return super().valid(eta) & (eta[1] > FINEST)
 
@@ -115,6 +124,7 @@ class Weibull(LogTimes):
     """Times of hazard `t^(1/scale - 1)`, proportional and accelerated at once: z has the law of least extremes."""
 
     name = "weibull"
+    survival_link = links.LogLog()
     centre, spread = -EULER, math.pi / math.sqrt(6)
 
     def log_density(self, z: Tensor) -> Tensor:
@@ -140,6 +150,7 @@ class LogNormal(LogTimes):
     """Times (or amounts) whose logarithm is normal."""
 
     name = "lognormal"
+    survival_link = links.Probit()
     centre, spread = 0.0, 1.0
 
     def log_density(self, z: Tensor) -> Tensor:
@@ -166,6 +177,7 @@ class LogLogistic(LogTimes):
     """Times whose logarithm is logistic: the odds of having survived are proportional. No mean for a scale from 1."""
 
     name = "loglogistic"
+    survival_link = links.Logit()
     centre, spread = 0.0, math.pi / math.sqrt(3)
 
     def log_density(self, z: Tensor) -> Tensor:
