@@ -40,7 +40,8 @@ from torchglm.inference.hypotheses.nested import lrt
 from torchglm.links import Link
 from torchglm.model.face import GLMHead, Result, fit
 from torchglm.model.lazy import LazyGLMHead
-from torchglm.model.path import Path, path
+from torchglm.model.path import Path
+from torchglm.model.path_fit import path
 from torchglm.model.refit import refit_
 from torchglm.model.renewable import Renewable
 from torchglm.store.saved import load

@@ -1,0 +1,187 @@
+"""`path`: elastic nets of falling strength, and their cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from torchglm import families, links
+from torchglm.families import Family
+from torchglm.families.several import Classes, VectorFamily
+from torchglm.fitting.path import Terms
+from torchglm.fitting.standard import Standard
+from torchglm.inputs import Data, Roles
+from torchglm.links import Identity, Link
+from torchglm.model.options import check_options, device_of
+from torchglm.model.path import Path
+from torchglm.model.path_options import column_values, fold_codes, strengths_of
+from torchglm.model.path_search import Searches
+from torchglm.model.sources import data_of
+from torchglm.rows.rows import Rows, wide
+from torchglm.rows.threads import small_operators
+from torchglm.tables.text_format import TextFormat
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from torchglm.inputs.roles import RoleValues
+
+
+@torch.no_grad()
+@small_operators()
+def path(
+    x: Any,
+    y: Any = None,
+    *,
+    family: str | Family,
+    link: str | Link | None = None,
+    intercept: bool = True,
+    l1_ratio: float = 1.0,
+    strength: Any = None,
+    n: int = 100,
+    smallest: float | None = None,
+    standardize: bool = True,
+    factor: Any = None,
+    lower: Any = None,
+    upper: Any = None,
+    folds: Any = None,
+    seed: int = 0,
+    tol: float = 1e-10,
+    names: Sequence[str] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    missing: str = "error",
+    **roles: Unpack[RoleValues],
+) -> Path:
+    """Fit elastic nets of falling strength, in glmnet's form, and choose among them by cross-validation.
+
+    The minimum of `mean(nll) + strength sum_j f_j (l1_ratio |s_j b_j| + (1 - l1_ratio) (s_j b_j)^2 / 2)` over
+    `lower <= b <= upper`, the mean weighted and at `phi = 1`, `s_j` the weighted standard deviation with 1 / n of
+    column j. The intercept is free.
+
+    Args:
+        x, y, family, link, intercept, names, device, dtype, missing, roles: as in `fit`, in memory. A batch of
+            responses `(*B, n)` gets a path each. `Multinomial(baseline=None)` penalises a vector for every class.
+        l1_ratio: 1 is the lasso, 0 ridge.
+        strength: falling values `(L,)` or `(*B, L)`; None: `n` of them in a geometric sequence from the least at which
+            all penalised coefficients are zero, down to `smallest` times that (1e-4, or 1e-2 with fewer rows than
+            columns).
+        standardize: False takes `s_j = 1`.
+        factor: `f_j`, one for each column, 0 for no penalty; as given (glmnet rescales them to the sum p).
+        lower, upper: limits of the coefficients, a number or one for each column, around 0.
+        folds: how many, drawn by `seed` and of like size, or a label for each row. Columns are standardised anew
+            without each fold.
+        tol: of `kkt`.
+
+    Raises `ValueError` or `TypeError` for what `fit` refuses; strengths that rise; limits that exclude 0; vectors of
+    another length; a fold without rows, or without which the null model has no maximum (no event, say).
+    Source: Friedman, Hastie & Tibshirani (2010), J. Stat. Software 33(1).
+    """
+    check_options(tol, 1, "drop", None, names, dtype)
+    family, chosen = _family_and_link(families.get(family), link)
+    if not 0 <= l1_ratio <= 1:
+        raise ValueError(f"l1_ratio must lie between 0 (ridge) and 1 (lasso), got {l1_ratio}.")
+    beside = Roles.of(roles, "path")
+    beside.check_link(chosen)
+    reading = TextFormat.of(",", ".", "utf8", None, None)
+    data = data_of(
+        x,
+        y,
+        family,
+        chosen,
+        beside,
+        intercept=intercept,
+        names=names,
+        predictors={},
+        by=None,
+        policies={"missing": missing, "unseen": "error", "rare": 0, "reading": reading},
+        device=device_of(device),
+        dtype=dtype,
+    )
+    if data.plan is not None and data.family is not None:
+        family, chosen = data.family, data.family.default_link
+    rows = _in_memory(data)
+    standard = Standard.of_rows(wide(rows), data.constant)
+    slopes = column_values(data, standard, factor, lower, upper, l1_ratio)
+    codes, labels = fold_codes(folds, rows.y.shape[-1], rows.weight, seed)
+    search = Searches(standard, slopes, family, chosen, l1_ratio, standardize, tol)
+    way = search.of(standard.rows, "")
+    given = strengths_of(strength, way.largest, data.batch, n, smallest, rows)
+    whole = way.follow(given)
+    deviances = (None, None, None) if codes is None else search.validated(codes, labels, given)
+    fold_deviance, cv_mean, cv_se = (_shaped(value, data) for value in deviances)
+    coef = standard.original(whole.coef)
+    if search.symmetric:
+        coef = _centred(coef, way.terms, standard)
+    shared = not data.batch or (strength is not None and given.shape[0] > 0 and _alike(given))
+    return Path(
+        strength=given[0] if shared else given.reshape(*data.batch, -1),
+        coef=coef.reshape(*data.batch, *coef.shape[1:]),
+        df=_nonzero(whole.coef, standard).reshape(*data.batch, -1),
+        dev_ratio=search.explained(whole.half).reshape(*data.batch, -1),
+        kkt=whole.kkt.reshape(*data.batch, -1),
+        names=data.names,
+        l1_ratio=float(l1_ratio),
+        family=family,
+        link=chosen,
+        fold_deviance=fold_deviance,
+        cv_mean=cv_mean,
+        cv_se=cv_se,
+        data=data,
+        weights=search.terms(standard.rows, original=True),
+    )
+
+
+def _family_and_link(family: Family, link: str | Link | None) -> tuple[Family, Link]:
+    """The family of a path and its link. Raises `ValueError` for families it is not for."""
+    if isinstance(family, VectorFamily):
+        if not isinstance(family, Classes):
+            raise ValueError(f"path is for families of one predictor and for classes, got {family.name}.")
+        if link is not None:
+            raise ValueError(f"{family.name} has its own link. Leave link= out.")
+        return family, Identity() if family.classes is None else family.default_link
+    if family.estimates_shape:
+        raise ValueError(f"path takes {family.name} with a fixed shape parameter. Give it one, from a fit, say.")
+    return family, family.default_link if link is None else links.get(link)
+
+
+def _in_memory(data: Data) -> Rows:
+    """The rows of a call. Raises `ValueError` where they are not held, or not finite."""
+    source = data.source
+    if not isinstance(source, list) or len(source) != 1:
+        raise ValueError(
+            "path holds its rows in memory: pass arrays, or a formula and a table (torchglm.tables.read_table(path))."
+        )
+    if data.skip is not None:
+        at = int(data.skip.nonzero()[0, 0])
+        raise ValueError(f"model {at} of the batch has rows that are not finite, or none at all. Leave it out.")
+    rows: Rows = source[0]
+    return rows
+
+
+def _centred(coef: Tensor, terms: Terms, standard: Standard) -> Tensor:
+    """Coefficients (B, L, P) whose free ones have the mean 0 over the classes, as nothing else tells them apart."""
+    coef = coef.clone()
+    for column in standard.of[terms.free].unique():
+        at = ((standard.of == column) & terms.free).nonzero()[:, 0]
+        coef[..., at] -= coef[..., at].mean(-1, keepdim=True)
+    return coef
+
+
+def _nonzero(coef: Tensor, standard: Standard) -> Tensor:
+    """(B, L) how many columns beside the ones have a coefficient that is not zero."""
+    width = int(standard.of.max()) + 1 if standard.of.numel() else 0
+    count = torch.zeros(*coef.shape[:-1], width, dtype=torch.int64, device=coef.device)
+    count.index_add_(-1, standard.of, ((coef != 0) & ~standard.ones).to(torch.int64))
+    return (count > 0).sum(-1)
+
+
+def _alike(value: Tensor) -> bool:
+    return bool((value == value[:1]).all())
+
+
+def _shaped(value: Tensor | None, data: Data) -> Tensor | None:
+    return None if value is None else value.reshape(*data.batch, *value.shape[1:])
