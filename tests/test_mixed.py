@@ -184,3 +184,38 @@ def test_a_variance_of_zero_is_a_boundary_and_the_fit_without_the_effects() -> N
 def test_bars_that_cannot_be_read_are_named(formula: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         torchglm.fit(formula, DATA, family="gaussian")
+
+
+def test_a_test_of_a_variance_knows_that_zero_is_its_edge() -> None:
+    options: dict[str, Any] = {"family": "poisson", **TIGHT}
+    none, one = torchglm.fit("count ~ x", DATA, **options), torchglm.fit("count ~ x + (1 | g)", DATA, **options)
+    both = torchglm.fit("count ~ x + (1 + x | g)", DATA, **options)
+    first, second = one.lr_test(none), both.lr_test(one)
+    assert float(first.df) == 1
+    assert float(first.statistic) == pytest.approx(float(2 * (one.loglik - none.loglik)))
+    rise = second.statistic
+    tails = [torchglm.special.chi2_sf(rise, torch.tensor(float(k), dtype=torch.float64)) for k in (1, 2)]
+    assert float(second.p_value) == pytest.approx(float((tails[0] + tails[1]) / 2))
+    fixed = both.lr_test(torchglm.fit("count ~ 1 + (1 + x | g)", DATA, **options))
+    assert float(fixed.df) == 1
+    assert fixed.mixture == (1.0,)
+    with pytest.raises(ValueError, match="pass the smaller one first|not among"):
+        one.lr_test(both)
+    reml = torchglm.fit("z ~ x + (1 | g)", DATA, family="gaussian")
+    with pytest.raises(ValueError, match="smoothing='ml'"):
+        reml.lr_test(torchglm.fit("z ~ 1 + (1 | g)", DATA, family="gaussian"))
+
+
+def test_shares_of_variance_are_those_of_the_formulas() -> None:
+    result = torchglm.fit("z ~ x + (1 + x | g)", DATA, family="gaussian", **TIGHT)
+    shares, cov = result.variance_shares(), result.random["g"].covariance
+    x = torch.tensor(DATA["x"].to_numpy())
+    fixed = (float(result.coef[1]) * x).var(correction=0)
+    random = (cov[0, 0] + 2 * x * cov[0, 1] + x**2 * cov[1, 1]).mean()
+    whole = fixed + random + result.dispersion
+    torch.testing.assert_close(shares["r2_marginal"], fixed / whole, rtol=1e-8, atol=0)
+    torch.testing.assert_close(shares["r2_conditional"], (fixed + random) / whole, rtol=1e-8, atol=0)
+    torch.testing.assert_close(shares["icc"], random / (random + result.dispersion), rtol=1e-8, atol=0)
+    text = str(result.summary())
+    for word in ("random effects", "R² (marginal)", "ICC", "REML", "correlation"):
+        assert word in text

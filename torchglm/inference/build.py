@@ -23,7 +23,7 @@ from torchglm.fitting.strengths import Estimated
 from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.fitted import DISPERSIONS, Fitted
 from torchglm.inference.flat import Flat
-from torchglm.inference.mixed import dispersion_of_effects, of_effects
+from torchglm.inference.mixed import of_effects
 from torchglm.links import Link
 from torchglm.rows.plan import Plan
 from torchglm.rows.ranks import ranks_of
@@ -68,7 +68,7 @@ def build(
     deviance, pearson = 2 * moments.objective, moments.pearson + (0.0 if plan is None else torch.nan)
     strengths = _strengths(penalty, estimated, coef)
     if mixed is not None:
-        kind, phi, levels = *dispersion_of_effects(mixed, family, dispersion), of_effects(mixed)
+        kind, phi, levels = of_effects(mixed, family, link, constant, tol, solution.status, dispersion)
     elif estimated is not None and dispersion is None and family.has_dispersion:
         kind, phi = "reml", estimated.dispersion
     else:

@@ -15,7 +15,7 @@ from torchglm.rows.inverses import Root
 MATRICES = ("root", "gram")
 # how many dimensions of p columns stand behind that of the models
 DIMENSIONS = {"coef": 1, "keep": 1, "observed": 2, "covariance": 2, "edf": 1, "unknown": 1, "infinite": 1}
-EFFECTS = ("modes", "effect_cov", "effect_spread", "effect_psi", "effect_psi_cov", "effect_units")
+EFFECTS = ("modes", "effect_cov", "effect_spread", "effect_psi", "effect_psi_cov", "effect_units", "effect_shares")
 FREE = {"counts", "strength", *EFFECTS}  # of any number for each model
 COUNTS = ("apart_rows", "apart_levels")  # whole numbers or not
 # the others are float64
@@ -37,7 +37,8 @@ class Flat:
     negative log marginal likelihood. With random effects `modes` (B, R) are theirs, `effect_cov` (B, C) the entries of
     the covariances of groupings, `effect_spread` (B, S) those of the modes of each level given the data; `effect_psi`
     (B, E) are the parameters of the roots of the covariances over the dispersion, in `effect_units` (B, U) of the
-    effects, and `effect_psi_cov` (B, E E) their covariance.
+    effects, and `effect_psi_cov` (B, E E) their covariance; `effect_shares` (B, 3) are the variance of the fixed
+    part of the linear predictor over the rows, the mean variance of the random part, and the mean response.
     """
 
     coef: Tensor
@@ -69,6 +70,7 @@ class Flat:
     effect_psi: Tensor | None = None
     effect_psi_cov: Tensor | None = None
     effect_units: Tensor | None = None
+    effect_shares: Tensor | None = None
 
     def take(self, models: Tensor) -> Flat:
         """Some of the models."""

@@ -11,24 +11,27 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.mixed.fit import MixedFound
-from torchglm.fitting.mixed.rows import conditional
+from torchglm.fitting.mixed.rows import conditional, without_effects
+from torchglm.fitting.status import Status
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.null import null_deviance
 from torchglm.inputs.specs import effects_of
+from torchglm.links import Link
 from torchglm.rows.rows import Rows
 from torchglm.tables.frames import frame
 
 
-def dispersion_of_effects(found: MixedFound, family: Family, given: object) -> tuple[str, Tensor]:
-    """How the dispersion of a fit with random effects was found, and what it is."""
-    return "number" if given is not None else "reml" if family.has_dispersion else "fixed", found.phi
-
-
-def of_effects(found: MixedFound) -> dict[str, Tensor]:
-    """What a fit keeps of its random effects, by the names in `Flat`."""
+def of_effects(
+    found: MixedFound, family: Family, link: Link, constant: bool, tol: float, status: Tensor, given: object
+) -> tuple[str, Tensor, dict[str, Tensor]]:
+    """How the dispersion was found (or `given`), what it is, and what a fit keeps of its effects, by name in `Flat`."""
     phi, models = found.phi, len(found.phi)
     covariances = [(root @ root.mT * phi[:, None, None]).reshape(models, -1) for root in found.roots]
     spreads = [(spread * phi.view(-1, 1, 1, 1)).reshape(models, -1) for spread in found.spread]
-    return {
+    failed = status == int(Status.NOT_FINITE)
+    plain = without_effects(found.rows, found.columns)
+    kept = {
+        "null_deviance": null_deviance(plain, family, link, constant, tol, failed),
         "criterion": found.criterion,
         "loglik": -found.criterion,
         "modes": found.coef[:, found.columns :],
@@ -36,8 +39,10 @@ def of_effects(found: MixedFound) -> dict[str, Tensor]:
         "effect_spread": torch.cat(spreads, -1),
         "effect_psi": found.psi,
         "effect_psi_cov": found.psi_covariance.reshape(models, -1),
-        "effect_units": torch.cat(found.scale, -1),
+        "effect_units": torch.cat([unit.flatten(1) for unit in found.units], -1),
+        "effect_shares": found.explained,
     }
+    return "number" if given is not None else "reml" if family.has_dispersion else "fixed", phi, kept
 
 
 def conditional_rows(result: Fitted, source: Iterable[Rows]) -> Iterable[Rows]:

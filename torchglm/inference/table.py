@@ -20,6 +20,7 @@ class Outcome:
 
     `statistic` (*B) is F with `df` and `df_resid` degrees of freedom where the dispersion is estimated, else
     chi-squared with `df` (`df_resid` is then None). NaN where the test has no value. `notes` are for the reader.
+    Where the hypothesis lies on the edge of the parameters chi-squared is a `mixture`: weights of `df`, `df - 1`, ...
     """
 
     title: str
@@ -27,6 +28,7 @@ class Outcome:
     df: Tensor
     df_resid: Tensor | None = None
     notes: tuple[str, ...] = ()
+    mixture: tuple[float, ...] = (1.0,)
 
     @property
     def statistic_name(self) -> str:
@@ -36,12 +38,20 @@ class Outcome:
     @property
     def p_value(self) -> Tensor:
         """(*B) the upper tail of the reference distribution."""
-        return upper_tail(self.statistic, self.df, self.df_resid)
+        if self.mixture == (1.0,):
+            return upper_tail(self.statistic, self.df, self.df_resid)
+        tails = [upper_tail(self.statistic, self.df - k, None) for k in range(len(self.mixture))]
+        nothing = torch.where(self.statistic > 0, 0.0, 1.0).to(self.statistic)  # no degree of freedom: always 0
+        parts = [
+            weight * torch.where(self.df - k > 0, tail, nothing)
+            for k, (weight, tail) in enumerate(zip(self.mixture, tails, strict=True))
+        ]
+        return torch.stack(parts).sum(0)
 
     def __getitem__(self, model: Any) -> Outcome:
         """The outcome in some of the models."""
         resid = None if self.df_resid is None else self.df_resid[model]
-        return Outcome(self.title, self.statistic[model], self.df[model], resid, self.notes)
+        return Outcome(self.title, self.statistic[model], self.df[model], resid, self.notes, self.mixture)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists; NaN stays NaN."""

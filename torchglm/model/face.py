@@ -29,6 +29,7 @@ from torchglm.inference.hypotheses import linear, nested, terms
 from torchglm.inference.limits import shape
 from torchglm.inference.limits.jeffreys import penalized_interval
 from torchglm.inference.limits.profile import profile_interval
+from torchglm.inference.random_shares import variance_shares
 from torchglm.inference.table import Outcome
 from torchglm.inputs import Roles
 from torchglm.links import Link
@@ -101,14 +102,13 @@ def fit(
             dispersion and AIC count `edf`; intervals of a quadratic one are Bayesian, an l1 penalty leaves none.
         dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
             other than None asks for quasi-likelihood.
-        names: of the columns of `x`.
-        start: first coefficients, `(*B, p)` with the intercept.
+        names: of the columns of `x`. start: first coefficients, `(*B, p)` with the intercept.
         tol, max_iter: of the solver, see `irls`.
         singular: what aliased columns become: `"drop"` (NaN, with a warning), `"minnorm"` or `"error"`.
         device, dtype: where the data are held and in which precision; sums are float64 everywhere.
         by: columns whose groups get a model each, fitted in one call (formula only).
-        missing: `"error"` or `"drop"` for rows with missing values (formula only).
-        unseen: what a level never seen counts as when predicting: `"error"`, `"reference"` or `"other"` (formula only).
+        missing: `"error"` or `"drop"` for rows with missing values (formula only). unseen: what a level never seen
+            counts as when predicting: `"error"`, `"reference"` or `"other"` (formula only).
         rare: levels with fewer rows are pooled into one level `"other"`; `unseen="other"` needs it (formula only).
         delimiter, decimal, encoding: of CSV files: `";"` or `"tab"`, `","`, `"latin-1"` or `"utf-16"` (formula only).
         types: column -> `"number"`, `"integer"`, `"text"`, `"date"` or an Arrow type (formula only).
@@ -260,8 +260,8 @@ class Result(Fitted):
     strength = property(strengths.strength)
     criterion = property(strengths.criterion)
     random = property(mixed.random)
+    variance_shares = variance_shares
 
-    # tests
     wald = linear.wald
     score_test = nested.score_test
     anova = terms.anova

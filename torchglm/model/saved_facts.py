@@ -40,6 +40,7 @@ CONTEXT: dict[str, Kind] = {
     "added": bool,
     "inputs": ([str], None),
     "formula": MAYBE_TEXT,
+    "method": str,
     "predictors": {str: str},
     "terms": {str: [int]},
     "columns": {str: str},

@@ -16,6 +16,7 @@ from torchglm.report import words
 from torchglm.report.describe import describe
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
 from torchglm.report.provisos import effective, levels_apart, penalised
+from torchglm.report.random import random_facts, random_remarks, random_table
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class SingleModel:
             ("AIC", numbers.number(_float(r.aic))),
             ("BIC", numbers.number(_float(r.bic))),
             ("Penalty", self._penalty()),
+            *random_facts(r),
         ]
 
     def tables(self, width: int) -> list[Grid]:
@@ -123,13 +125,13 @@ class SingleModel:
         cells = self._coefficient_cells(self.coefficients)
         head = ("", "estimate", "std. error", f"{name} value", "p-value", low, high)
         if self.ratio_name is None:
-            return [Grid("", head, cells)]
+            return [Grid("", head, cells), *random_table(self.result)]
         ratios = self._ratio_cells(self.coefficients)
         both = Grid("", (*head, self.ratio_name, low, high), [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
         if both.width() <= width:
-            return [both]
+            return [both, *random_table(self.result)]
         named = [(c.name, *row) for c, row in zip(self.coefficients, ratios, strict=True)]
-        return [Grid("", head, cells), Grid("", ("", self.ratio_name, low, high), named)]
+        return [Grid("", head, cells), Grid("", ("", self.ratio_name, low, high), named), *random_table(self.result)]
 
     @property
     def sound(self) -> bool:
@@ -161,7 +163,7 @@ class SingleModel:
             has = any(c.name == words.INTERCEPT for c in self.coefficients)
             base = f" For {words.INTERCEPT} it is the baseline {what}." if has else ""
             lines[0] += f" {self.ratio_name.capitalize()} = exp(estimate).{base}"
-        return lines + penalised(r) + policies(r)
+        return lines + random_remarks(r) + penalised(r) + policies(r)
 
     def sentences(self) -> list[str]:
         """One sentence per coefficient on what it says."""
@@ -250,7 +252,7 @@ class SingleModel:
         return "none" if self.result.penalty is None else str(self.result.penalty)
 
     def _ending(self) -> str:
-        if self.status.converged:
+        if self.sound:
             return self._spoken([self.status.explanation, *self._levels()]) if self.status.name != "CONVERGED" else ""
         return f"Not converged ({words.status_title(self.status.name)}): {self._spoken([self.status.explanation])}"
 

@@ -251,8 +251,9 @@ def row_lengths(rows: Rows, matrix: Arrow) -> Tensor:
     beside, effects, x = design.beside, design.effects, rows.x
     total = beside.quadratic(x, matrix.corner)
     for r, effect in enumerate(effects):
-        sides = effect.spread(matrix.across[:, :, r].mT[:, beside.places])  # (B, k, n)
-        part = 2 * (sides * x.mT).sum(-2)
+        part = torch.zeros_like(total)
+        for k, place in enumerate(beside.places.tolist()):
+            part += 2 * effect.spread(matrix.across[:, :, r, place]) * x[:, k]
         for index in beside.indices:
             table = torch.nn.functional.pad(matrix.across[:, :, r, index.columns], (0, 1, 0, 1)).flatten(1)
             place = effect.codes.long() * (index.count + 1) + index.codes

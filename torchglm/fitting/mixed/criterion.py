@@ -75,7 +75,7 @@ class MixedCriterion:
     """`V` of models on a source as a function of `psi`, and its gradient.
 
     `psi` (B, K) are the parameters of the roots of the covariances, the log strengths of smooths, the raw shape that is
-    estimated, and (by ML of a likelihood that is not Gaussian) the fixed effects. `scale` (B, q) are the units of the
+    estimated, and (by ML of a likelihood that is not Gaussian) the fixed effects. `units` (B, q, q) are those of the
     effects of each grouping, `keep` (B, p) the columns that are independent, `phi` a dispersion that is held or None,
     `name` the shape parameter that is estimated, or empty.
     """
@@ -111,11 +111,21 @@ class MixedCriterion:
         self.apart = not restricted and not self.flat  # the fixed effects are parameters
         self.base: Moments | None = None
         self.at_base = keep.new_zeros(0)
-        self.scale: list[Tensor] = []
+        self.units: list[Tensor] = []
         self.count = self.ends = keep.new_zeros(0)
         self.constant = keep.new_zeros(0)  # what the log-likelihood has beside half the deviance
 
     # the parameters -----------------------------------------------------------------------------------------
+
+    @property
+    def beside(self) -> list[slice]:
+        """Where the columns of the groupings that are not eliminated lie among the others."""
+        start, found = self.effects.columns, list[slice]()
+        for k, g in enumerate(self.effects.groupings):
+            if k != self.effects.large:
+                found.append(slice(start, start + g.levels * g.effects))
+                start += g.levels * g.effects
+        return found
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -129,11 +139,11 @@ class MixedCriterion:
 
     def turn(self, lane: Tensor, psi: Tensor) -> Lambda:
         """`Lambda` of some models."""
-        return Lambda(self.effects, self.rotation, self.effects.roots(self.parts(psi)[0], self.scales(lane)))
+        return Lambda(self.effects, self.rotation, self.effects.roots(self.parts(psi)[0], self.units_of(lane)))
 
-    def scales(self, lane: Tensor) -> list[Tensor]:
+    def units_of(self, lane: Tensor) -> list[Tensor]:
         """The units of the effects of some models."""
-        return [scale[lane] for scale in self.scale]
+        return [unit[lane] for unit in self.units]
 
     def law(self, lane: Tensor, psi: Tensor) -> Family:
         """The family of some models at a point."""
@@ -193,12 +203,12 @@ class MixedCriterion:
         return half, here.score, arrow_of(here.gram, self.grouping)
 
     def modes(
-        self, lane: Tensor, psi: Tensor, u: Tensor, all_columns: bool
+        self, lane: Tensor, psi: Tensor, u: Tensor, all_columns: bool, least: float = NEAR
     ) -> tuple[Tensor, Tensor, Tensor, Arrow, Tensor, Tensor]:
         """The maxima of the penalised likelihood from `u` (b, P): `u`, half the deviance, and the rest.
 
-        The rest are score and information of the coefficients there, half the penalty, and (b,) where the maximum was
-        found. With `all_columns` the fixed effects are moved as well.
+        No closer than a decrement of `least`. The rest are score and information of the coefficients there, half the
+        penalty, and (b,) where the maximum was found. With `all_columns` the fixed effects are moved as well.
         """
         turn, family, at = self.turn(lane, psi), self.law(lane, psi), self.every if all_columns else self.penalised
         observed = torch.ones_like(lane, dtype=torch.bool)
@@ -216,7 +226,7 @@ class MixedCriterion:
                 half, score, gram = self.pass_at(lane, family, turn.times(u), observed)
                 if turns < STEPS - 1:
                     continue
-            near = (sharp <= NEAR + 1e-14 * value.abs()) & ~bad
+            near = (sharp <= least + 1e-14 * value.abs()) & ~bad
             done = near & torch.isfinite(value)
             if bool((done | ~torch.isfinite(value)).all()) or self.flat:
                 break
@@ -311,6 +321,26 @@ class MixedCriterion:
             phi = least_dispersion(means, family, 2 * (half + penalty), count, free)[0]
         return phi, means.loglik(family, phi)
 
+    def guess(self, lane: Tensor, mark: Mark, psi: Tensor) -> Tensor:
+        """(b,) what the criterion would be at `psi` if the likelihood were quadratic: it costs no pass."""
+        here, values = self.turn(lane, mark.psi), []
+        for point in (mark.psi, psi):
+            turn = self.turn(lane, point)
+            eliminated = self.eliminated(lane, mark.gram, turn, point)
+            u = self.place_fixed(point, mark.u)
+            move = turn.times(u) - here.times(mark.u)
+            score = self.known(lane, mark.score - mark.gram.times(move))
+            inner = eliminated.on(self.penalised if self.apart else self.every)
+            step = inner.solve(turn.transposed(score) - self.drawn(point, u))
+            u, move = u + step, move + turn.times(step)
+            half = (mark.gram.times(move) * move).sum(-1) / 2 - (mark.score * move).sum(-1)
+            logs = eliminated.on(self.integrated).log
+            if self.ranges is not None:
+                logs = logs - self.ranges.log_determinant(self.parts(point)[1].exp())[0]
+            values.append(((half + (u * self.drawn(point, u)).sum(-1) / 2) / mark.phi, logs / 2))
+        (before, old), (after, new) = values
+        return (mark.value + after - before + new - old).nan_to_num(torch.inf)
+
     def gradient(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, K) the derivatives of the criterion by `psi`, as modes and dispersion follow."""
         psi, u, phi = mark.psi, mark.u, mark.phi.unsqueeze(-1)
@@ -345,8 +375,8 @@ class MixedCriterion:
             shape = (grouping.effects, grouping.levels)
             one, two, modes, move = (v[:, grouping.columns].unflatten(1, shape) for v in (follow, score, u, moved))
             slopes[k] = slopes[k] + one @ modes.mT + two @ move.mT
-        scale = self.scales(lane)
-        return torch.stack([slopes[k][:, r, c] * scale[k][:, r] for k, r, c in self.effects.entries], -1)
+        own = [unit.mT @ slope for unit, slope in zip(self.units_of(lane), slopes, strict=True)]
+        return torch.stack([own[k][:, r, c] for k, r, c in self.effects.entries], -1)
 
     def _strength_slopes(self, psi: Tensor, inner: Inner, u: Tensor, moved: Tensor, phi: Tensor) -> Tensor:
         assert self.ranges is not None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchglm.rows.arrow import Grouping, largest
+from torchglm.rows.arrow import Arrow, Grouping, largest
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,49 @@ class Groupings:
             for row in inside[place:]
         ]
 
-    def roots(self, theta: Tensor, scale: Sequence[Tensor]) -> list[Tensor]:
-        """The roots `T` (B, q, q) of each grouping, for parameters (B, E) in units `scale` (B, q) of the effects."""
+    def triangles(self, theta: Tensor) -> list[Tensor]:
+        """The lower triangular matrices (B, q, q) of each grouping that parameters (B, E) fill."""
         found = [theta.new_zeros(len(theta), g.effects, g.effects) for g in self.groupings]
         for e, (k, row, column) in enumerate(self.entries):
-            found[k][:, row, column] = theta[:, e] * scale[k][:, row]
+            found[k][:, row, column] = theta[:, e]
         return found
 
-    def theta(self, roots: Sequence[Tensor], scale: Sequence[Tensor]) -> Tensor:
-        """The inverse of `roots`."""
-        return torch.stack([roots[k][:, row, column] / scale[k][:, row] for k, row, column in self.entries], -1)
+    def roots(self, theta: Tensor, units: Sequence[Tensor]) -> list[Tensor]:
+        """The roots `T` (B, q, q) of each grouping, for parameters (B, E) in `units` (B, q, q) of the effects."""
+        return [unit @ own for unit, own in zip(units, self.triangles(theta), strict=True)]
+
+    def theta(self, covariances: Sequence[Tensor], units: Sequence[Tensor]) -> Tensor:
+        """(B, E) the parameters of covariances (B, q, q) in `units`; NaN where one is not positive definite."""
+        found = []
+        for whole, unit, sets in zip(covariances, units, self.correlated, strict=True):
+            back = torch.linalg.inv(unit)
+            own = back @ (whole * self.mask(sets, whole)) @ back.mT
+            lower, info = torch.linalg.cholesky_ex(own.nan_to_num())
+            found.append(torch.where((info == 0)[:, None, None], lower, torch.nan))
+        return torch.stack([found[k][:, row, column] for k, row, column in self.entries], -1)
+
+    @staticmethod
+    def mask(sets: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+        """(q, q) 1 for pairs of effects that are correlated, and on the diagonal."""
+        out = torch.zeros(like.shape[-2:], dtype=like.dtype, device=like.device)
+        for inside in sets:
+            at = torch.tensor(inside, device=like.device)
+            out[at.unsqueeze(-1), at] = 1.0
+        return out
+
+
+def unit_of(information: Tensor) -> Tensor:
+    """(B, q, q) units in which the mean information (B, q, q) of the effects of a level is the identity.
+
+    Neither the scale nor the origin of a slope's column is then seen by the search.
+    """
+    size = information.diagonal(dim1=-2, dim2=-1)
+    scale = torch.where(size > 0, size, 1.0).rsqrt()
+    eye = torch.eye(information.shape[-1], dtype=information.dtype, device=information.device)
+    whole = information * scale.unsqueeze(-1) * scale.unsqueeze(-2) + 1e-8 * eye
+    lower, info = torch.linalg.cholesky_ex(whole)
+    lower = torch.where((info == 0)[:, None, None], lower, eye)
+    return scale.unsqueeze(-1) * torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT
 
 
 class Lambda:
@@ -91,6 +124,20 @@ class Lambda:
             part = value[:, grouping.columns].unflatten(1, (grouping.effects, grouping.levels))
             out[:, grouping.columns] = ((root.mT if transpose else root) @ part).flatten(1)
         return out
+
+    def spread(self) -> Arrow:
+        """`Lambda Lambda'` of the random effects: their covariance over `phi`."""
+        grouping = self.effects.groupings[self.large]
+        models, levels, q = len(self.root), grouping.levels, grouping.effects
+        own = (self.root @ self.root.mT).unsqueeze(1).expand(-1, levels, -1, -1)
+        m = self.effects.width - levels * q
+        corner = own.new_zeros(models, m, m)
+        for at, g, root in self.beside:
+            for r in range(g.effects):
+                for c in range(g.effects):
+                    block = corner[:, at, at].unflatten(2, (g.effects, g.levels)).unflatten(1, (g.effects, g.levels))
+                    block[:, r, :, c].diagonal(dim1=-2, dim2=-1).copy_((root @ root.mT)[:, r, c : c + 1])
+        return Arrow(corner, own.new_zeros(models, levels, q, m), own, grouping)
 
     def right(self, matrix: Tensor, transpose: bool = False) -> Tensor:
         """A matrix (B, *, m) over the columns that are not eliminated, times `Lambda` of these, or its transpose."""

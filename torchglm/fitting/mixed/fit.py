@@ -14,20 +14,23 @@ from torchglm.families.several import VectorFamily
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.mixed.criterion import MixedCriterion
-from torchglm.fitting.mixed.effects import Groupings
+from torchglm.fitting.mixed.effects import Groupings, Lambda, unit_of
 from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.mixed.search import MixedSearch
 from torchglm.fitting.mixed.system import Eliminated
-from torchglm.fitting.moments import Point
+from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
 from torchglm.fitting.shape import has_alpha, loglik
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import ALPHA, scales_of
 from torchglm.links import Link
-from torchglm.rows.arrow import arrow_of
+from torchglm.rows.arrow import Arrow, arrow_of, row_lengths
 from torchglm.rows.inverses import DenseRoot
-from torchglm.rows.rows import Rows
+from torchglm.rows.products import times
+from torchglm.rows.ragged import Ragged
+from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.rows import Rows, to_float64
 from torchglm.rows.threads import small_operators
 
 EARLY = 6.0  # of the logarithm of the strength that counts as infinite
@@ -39,8 +42,10 @@ class MixedFound:
 
     `coef` (B, P) are the fixed effects and the modes, `phi` (B,) the dispersion; of each grouping `roots` (B, q, q) of
     the covariance of the effects over `phi`, and `spread` (B, L, q, q) that of the effects given the data over `phi`;
-    `strength` (B, J) of smooths; `psi` (B, E) the parameters of the roots, their covariance, and the units `scale` of
-    the effects. The modes lie behind `columns` others.
+    `strength` (B, J) of smooths; `psi` (B, E) the parameters of the roots, their covariance, and the `units` of
+    the effects. The modes lie behind `columns` others. `explained` (B, 3) are the
+    variance of the fixed part of the linear predictor over the rows, the mean variance of the random part, and the
+    mean response; `rows` are those of the fit, with the columns of the effects.
     """
 
     criterion: Tensor
@@ -51,8 +56,10 @@ class MixedFound:
     strength: Tensor
     psi: Tensor
     psi_covariance: Tensor
-    scale: list[Tensor]
+    units: list[Tensor]
     columns: int
+    explained: Tensor
+    rows: Iterable[Rows]
 
 
 @torch.no_grad()
@@ -82,7 +89,7 @@ def solve_mixed(
     search.run()
     if criterion.flat:
         search.refresh()
-    return _finished(criterion, search, family, first)
+    return _finished(criterion, search, family, first, source)
 
 
 def begun(
@@ -93,10 +100,15 @@ def begun(
     coef = torch.cat([first.coef, first.coef.new_zeros(models, effects.width - effects.columns)], 1)
     here = fold(criterion.source, Point(coef, False, before=coef, census=True), criterion.family, criterion.link)
     gram = arrow_of(here.gram, criterion.grouping)
-    diagonal = gram.diagonal()
-    for grouping in effects.groupings:
-        size = diagonal[:, grouping.columns].unflatten(1, (grouping.effects, grouping.levels)).mean(-1)
-        criterion.scale.append(torch.where(size > 0, size, 1.0).rsqrt())
+    beside = iter(criterion.beside)
+    for k, grouping in enumerate(effects.groupings):
+        if k == effects.large:
+            mean = gram.own.mean(1)
+        else:
+            at, shape = next(beside), (grouping.effects, grouping.levels)
+            block = gram.corner[:, at, at].unflatten(2, shape).unflatten(1, shape)
+            mean = block.diagonal(dim1=2, dim2=4).mean(-1)
+        criterion.units.append(unit_of(mean * effects.mask(effects.correlated[k], mean)))
     criterion.count = here.count
     one = torch.ones_like(here.objective)
     held = one if criterion.phi is None else one * criterion.phi
@@ -105,12 +117,9 @@ def begun(
     criterion.constant = log + here.objective / (one if family.least_squares else held)
     if criterion.flat:
         criterion.base, criterion.at_base = here, coef
-    unit = [
-        torch.eye(g.effects, dtype=coef.dtype, device=coef.device).expand(models, -1, -1) for g in effects.groupings
-    ]
-    ones = [torch.ones_like(scale) for scale in criterion.scale]
     u = torch.cat([first.coef @ criterion.rotation, coef[:, effects.columns :]], 1)
-    psi, ends = [effects.theta(unit, ones)], list[Tensor]()
+    roots = torch.tensor([float(row == column) for _, row, column in effects.entries]).to(coef)
+    psi, ends = [roots.expand(models, -1)], list[Tensor]()
     ends.append(torch.stack([torch.full_like(psi[0], -torch.inf), torch.full_like(psi[0], torch.inf)], -1))
     if penalty is not None:
         limits, strengths = scales_of(plain, family, criterion.link, penalty)
@@ -128,10 +137,10 @@ def begun(
 
 
 def _finished(
-    criterion: MixedCriterion, search: MixedSearch, family: Family, first: Solution
+    criterion: MixedCriterion, search: MixedSearch, family: Family, first: Solution, source: Iterable[Rows]
 ) -> tuple[Family, Solution, MixedFound]:
     """What is kept: the fixed effects as a solution on rows whose offset holds the modes, and the rest."""
-    every, mark = search.every, search.mark
+    every, mark = search.every, search.settled()
     turn = criterion.turn(every, mark.psi)
     eliminated = criterion.eliminated(every, mark.gram, turn, mark.psi)
     effects = criterion.effects
@@ -153,9 +162,36 @@ def _finished(
     strengths = criterion.parts(mark.psi)[1].exp()
     found = MixedFound(
         mark.value, whole, mark.phi, turn.roots, _spreads(criterion, eliminated), strengths,
-        criterion.parts(mark.psi)[0], psi_covariance[:, :roots, :roots], criterion.scale, p,
+        criterion.parts(mark.psi)[0], psi_covariance[:, :roots, :roots], criterion.units, p,
+        _explained(criterion, search, turn, fixed, moments), source,
     )  # fmt: skip
     return family, solution, found
+
+
+def _explained(criterion: MixedCriterion, search: MixedSearch, turn: Lambda, fixed: Tensor, moments: Moments) -> Tensor:
+    """(B, 3) the variance of the fixed part over the rows, the mean variance of the random part, the mean response."""
+    effects, phi = criterion.effects, search.mark.phi.unsqueeze(-1)
+    coef = torch.cat([fixed, fixed.new_zeros(len(fixed), effects.width - effects.columns)], 1)
+    spread = turn.spread()
+
+    def sums(rows: Rows, own: Tensor, among: Arrow) -> Tensor:
+        part, weight = times(rows, own), rows.weight
+        random = row_lengths(rows, among)
+        return torch.stack(
+            [weight.sum(-1), (weight * part).sum(-1), (weight * part**2).sum(-1), (weight * random).sum(-1)], -1
+        )
+
+    total, ranks = torch.zeros_like(fixed[:, :1]).repeat(1, 4), ranks_of(criterion.source)
+    own = own_rows(criterion.source)
+    for models, chunk in own.parts if isinstance(own, Ragged) else ((search.every, chunk) for chunk in own):
+        rows = to_float64(chunk)
+        for piece in [block for _, block in rows.blocks()] if rows.indexed is not None else rows.pieces():
+            total[models] += sums(piece, coef[models], spread[models])
+    weight, first, second, random = ranks.sum(total)[0].unsqueeze(-1).unbind(1)
+    mean = first / weight
+    return torch.cat(
+        [second / weight - mean**2, random / weight * phi, (moments.response / moments.weight).unsqueeze(-1)], -1
+    )
 
 
 def _status(criterion: MixedCriterion, search: MixedSearch, first: Solution) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torchglm.rows.products import linear_predictor, project
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64
+from torchglm.rows.threads import spread
 
 
 class Pulls(NamedTuple):
@@ -55,29 +56,46 @@ def _summed(
 ) -> tuple[Tensor, ...]:
     total: tuple[Tensor, ...] | None = None
     ends = [end for end in edges(family, link) if math.isfinite(end)]
+
+    def work(pieces: Sequence[Rows]) -> tuple[Tensor, ...] | None:
+        own: tuple[Tensor, ...] | None = None
+        for rows in pieces:
+            new = _of_piece(rows, family, link, coef, inverse, name, ends)
+            own = new if own is None else tuple(a + b for a, b in zip(own, new, strict=True))
+        return own
+
     for chunk in source:
-        for rows in to_float64(chunk).pieces():
-            used = rows.weight > 0
-            eta = linear_predictor(rows, coef)
-            eta = torch.where(used, eta, link.link(eta.new_tensor(family.inner_mean)))
-            near = [(eta - end).abs() for end in ends]
-            step = STEP * (torch.stack(near).amin(0) if near else torch.ones_like(eta))
-
-            def values(at: Tensor, law: Family = family, rows: Rows = rows) -> tuple[Tensor, Tensor]:
-                return law.score_and_weight(rows.response, at, link(at), link, True)
-
-            weight = torch.where(used, rows.weight, 0.0)
-            half = row_lengths(rows, inverse) * weight / 2
-            bend = difference([values(eta + k * step)[1] for k in NODES], FIRST, step)
-            new: tuple[Tensor, ...] = (project(rows, half * bend),)
-            if name:
-                laws = [family.with_parameters({name: family.shapes[name] + k * STEP}) for k in NODES]
-                around = [values(eta, law) for law in laws]
-                score = difference([one for one, _ in around], FIRST, STEP)
-                change = difference([one for _, one in around], FIRST, STEP)
-                first = family.shape_slopes(rows.y, link(eta))[0]
-                slope = (torch.where(used, rows.weight * first, 0.0) - half * change).sum(-1)
-                new = (*new, project(rows, weight * score), slope)
-            total = new if total is None else tuple(a + b for a, b in zip(total, new, strict=True))
+        rows = to_float64(chunk)
+        pieces = list(rows.pieces()) if rows.indexed is None else [block for _, block in rows.blocks()]
+        for new in spread(work, pieces) if rows.y.device.type == "cpu" else [work(pieces)]:
+            if new is not None:
+                total = new if total is None else tuple(a + b for a, b in zip(total, new, strict=True))
     assert total is not None  # every process has rows
     return total
+
+
+def _of_piece(
+    rows: Rows, family: Family, link: Link, coef: Tensor, inverse: Arrow, name: str, ends: list[float]
+) -> tuple[Tensor, ...]:
+    used = rows.weight > 0
+    eta = linear_predictor(rows, coef)
+    eta = torch.where(used, eta, link.link(eta.new_tensor(family.inner_mean)))
+    near = [(eta - end).abs() for end in ends]
+    step = STEP * (torch.stack(near).amin(0) if near else torch.ones_like(eta))
+
+    def values(at: Tensor, law: Family = family) -> tuple[Tensor, Tensor]:
+        return law.score_and_weight(rows.response, at, link(at), link, True)
+
+    weight = torch.where(used, rows.weight, 0.0)
+    half = row_lengths(rows, inverse) * weight / 2
+    bend = difference([values(eta + k * step)[1] for k in NODES], FIRST, step)
+    pull = project(rows, half * bend)
+    if not name:
+        return (pull,)
+    laws = [family.with_parameters({name: family.shapes[name] + k * STEP}) for k in NODES]
+    around = [values(eta, law) for law in laws]
+    score = difference([one for one, _ in around], FIRST, STEP)
+    change = difference([one for _, one in around], FIRST, STEP)
+    first = family.shape_slopes(rows.y, link(eta))[0]
+    slope = (torch.where(used, rows.weight * first, 0.0) - half * change).sum(-1)
+    return pull, project(rows, weight * score), slope

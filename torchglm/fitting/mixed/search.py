@@ -15,6 +15,8 @@ from torchglm.fitting.ranges import scaled_root
 from torchglm.fitting.status import Status
 
 WARM = 4  # EM steps before Newton's
+COARSE = 1e-2  # decrement of their modes
+NEAR = 2.0  # a rise of the criterion that a quadratic likelihood may be wrong by
 STEP = 1e-4  # of the differences, as a share of the unit of a parameter
 LEAST = 0.1  # unit of a root that is nearly zero
 LONGEST = 4.0  # step of a log strength; of a root in units of its size or 1
@@ -59,7 +61,7 @@ class MixedSearch:
         """A few EM steps of the covariances, the fixed effects following the modes."""
         criterion, lane = self.criterion, self.every
         for turn in range(WARM + 1):
-            u, half, _, gram, penalty, _ = criterion.modes(lane, psi, u, True)
+            u, half, _, gram, penalty, _ = criterion.modes(lane, psi, u, True, COARSE)
             if criterion.apart:
                 psi = torch.cat([*criterion.parts(psi)[:3], u[:, criterion.fixed]], -1)
             if turn == WARM:
@@ -76,7 +78,7 @@ class MixedSearch:
         """(B, E) the roots of the mean square of the effects, given the data."""
         criterion, effects = self.criterion, self.criterion.effects
         turn = criterion.turn(self.every, psi)
-        c, spread, roots = turn.times(u), inner.covariance(), []
+        c, spread, roots = turn.times(u), inner.covariance(), list[Tensor]()
         beside = iter(turn.beside)
         for k, g in enumerate(effects.groupings):
             modes = c[:, g.columns].unflatten(1, (g.effects, g.levels))
@@ -87,15 +89,9 @@ class MixedSearch:
                 block = spread.corner[:, at, at].unflatten(2, (g.effects, g.levels))
                 own = block.unflatten(1, (g.effects, g.levels)).diagonal(dim1=2, dim2=4).sum(-1)
             whole = (modes @ modes.mT / phi[:, None, None] + own) / g.levels
-            mask = torch.zeros(g.effects, g.effects, dtype=whole.dtype, device=whole.device)
-            for inside in effects.correlated[k]:
-                among = torch.tensor(inside, device=whole.device)
-                mask[among.unsqueeze(-1), among] = 1.0
-            whole = whole * mask
             size = whole.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300)
-            whole = whole + torch.diag_embed(1e-6 * size)
-            roots.append(torch.linalg.cholesky_ex(whole.nan_to_num()).L)
-        found = effects.theta(roots, criterion.scales(self.every))
+            roots.append(whole + torch.diag_embed(1e-6 * size))
+        found = effects.theta(roots, criterion.units_of(self.every))
         old = criterion.parts(psi)[0]
         return torch.where(torch.isfinite(found).all(-1, keepdim=True), found, old)
 
@@ -108,7 +104,7 @@ class MixedSearch:
                 return
             mark = self.mark.take(lane)
             gradient = self.criterion.gradient(lane, mark)
-            hessian = self.hessians(lane, mark, False)
+            hessian = self.hessians(lane, mark, gradient)
             step, decrement = self._step(lane, mark, gradient, hessian)
             close = decrement <= CLOSE
             if bool(close.any()):
@@ -141,7 +137,7 @@ class MixedSearch:
 
     def _polish(self, lane: Tensor, mark: Mark, gradient: Tensor) -> None:
         """The last steps, with the Hessian of all parameters."""
-        hessian = self.hessians(lane, mark, True)
+        hessian = self.hessians(lane, mark)
         for _ in range(3):
             step, decrement = self._step(lane, mark, gradient, hessian)
             new = self.criterion.at(lane, self._inside(lane, mark.psi + step), mark.u)
@@ -210,12 +206,16 @@ class MixedSearch:
 
     # Hessians -----------------------------------------------------------------------------------------------
 
-    def hessians(self, lane: Tensor, mark: Mark, whole: bool) -> Tensor:
-        """(b, K, K) by central differences of the gradient; between fixed effects, unless `whole`, of the modes."""
+    def hessians(self, lane: Tensor, mark: Mark, gradient: Tensor | None = None) -> Tensor:
+        """(b, K, K) by central differences of the gradient.
+
+        Where the `gradient` (b, K) is given, by forward ones, and between fixed effects that of the modes.
+        """
+        whole = gradient is None
         criterion, total = self.criterion, mark.psi.shape[-1]
         fixed = criterion.counts[3]
         moved, unit = total if whole else total - fixed, self._units(lane, mark)
-        columns = self._differences(lane, mark, unit, moved)  # (b, moved, K)
+        columns = self._differences(lane, mark, unit, moved, gradient)  # (b, moved, K)
         out = mark.psi.new_zeros(len(lane), total, total)
         out[:, :moved] = columns
         if moved < total:
@@ -226,9 +226,11 @@ class MixedSearch:
         both = held.unsqueeze(-1) | held.unsqueeze(-2)
         return torch.where(both, torch.diag_embed(held.to(out.dtype)), out)
 
-    def _differences(self, lane: Tensor, mark: Mark, unit: Tensor, moved: int) -> Tensor:
-        criterion, n = self.criterion, float(criterion_rows(self.criterion))
-        steps = [(j, sign) for j in range(moved) for sign in (1.0, -1.0)]
+    def _differences(self, lane: Tensor, mark: Mark, unit: Tensor, moved: int, gradient: Tensor | None) -> Tensor:
+        """(b, moved, K) derivatives of the gradient along the first parameters; those evaluated at once are few."""
+        criterion, signs = self.criterion, (1.0, -1.0) if gradient is None else (1.0,)
+        n = float(criterion.effects.width if criterion.flat else criterion.count.max())
+        steps = [(j, sign) for j in range(moved) for sign in signs]
         group = max(1, min(len(steps), int(TOGETHER / max(1.0, n * len(lane)))))
         out = mark.psi.new_zeros(len(lane), moved, mark.psi.shape[-1])
         for first in range(0, len(steps), group):
@@ -241,8 +243,8 @@ class MixedSearch:
             slopes = criterion.gradient(lanes, at)
             for i, (j, sign) in enumerate(part):
                 own = slice(i * len(lane), (i + 1) * len(lane))
-                out[:, j] += sign * slopes[own] / (2 * unit[:, j : j + 1])
-        return out
+                out[:, j] += sign * slopes[own] / unit[:, j : j + 1]
+        return out / 2 if gradient is None else out - gradient.unsqueeze(1) / unit[:, :moved].unsqueeze(-1)
 
     def _units(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, K) the steps of the differences."""
@@ -281,28 +283,33 @@ class MixedSearch:
                 for e in entries:
                     _, row, column = criterion.effects.entries[e]
                     psi[:, e] = size if row == column else 0.0
-                trial = criterion.at(lane, psi, self.mark.u[lane])
-                lower = trial.value < best.value - LOWER
+                near = (criterion.guess(lane, self.mark.take(lane), psi) < value + NEAR).nonzero()[:, 0]
+                if not near.numel():
+                    continue
+                trial = criterion.at(lane[near], psi[near], self.mark.u[lane[near]])
+                lower = trial.value < best.value[near] - LOWER
                 if bool(lower.any()):
-                    index = lower.nonzero()[:, 0]
-                    best = best.place(index, trial.take(index))
+                    best = best.place(near[lower], trial.take(lower))
         moved = best.value < value - LOWER
         index = moved.nonzero()[:, 0]
         if index.numel():
             self.mark = self.mark.place(lane[index], best.take(index))
         return lane[index]
 
+    def settled(self) -> Mark:
+        """The end, what is nearly zero in a singular root being zero."""
+        mark, roots = self.mark, self.criterion.counts[0]
+        small = self.singular().unsqueeze(-1) & (mark.psi[:, :roots].abs() < ZERO)
+        psi = mark.psi.clone()
+        psi[:, :roots] = torch.where(small, 0.0, psi[:, :roots])
+        self.mark = Mark(psi, mark.u, mark.value, mark.phi, mark.score, mark.gram)
+        return self.mark
+
     def singular(self) -> Tensor:
         """(B,) where the covariance of some effects is singular: a variance is 0, or a correlation -1 or 1."""
         criterion, found = self.criterion, torch.zeros_like(self.every, dtype=torch.bool)
         theta = criterion.parts(self.mark.psi)[0]
-        ones = [torch.ones_like(scale) for scale in criterion.scale]
-        for root in criterion.effects.roots(theta, ones):
+        for root in criterion.effects.triangles(theta):
             values = torch.linalg.svdvals(root.nan_to_num())
             found |= values[:, -1] < ZERO * values[:, 0].clamp(min=1.0)
         return found
-
-
-def criterion_rows(criterion: MixedCriterion) -> Tensor:
-    """The most rows of a model."""
-    return criterion.count.max() if not criterion.flat else criterion.count.new_tensor(float(criterion.effects.width))

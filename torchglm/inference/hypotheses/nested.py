@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -31,10 +32,13 @@ def lrt(small: Fitted, big: Fitted) -> Outcome:
     `LR = (D_small - D_big) / phi` with `phi` that of the larger fit: chi-squared with the difference of the ranks where
     the dispersion is known, `F = LR / df` where it is estimated. Where a shape parameter (NB alpha, Tweedie power) was
     estimated in both, `LR` is twice the difference of the log-likelihoods, each at its own shape. NaN where the ranks
-    of a model of a batch are the same. Raises `ValueError` for fits of other families, links, dispersions, rows,
+    of a model of a batch are the same. For random effects see `random_lrt`. Raises `ValueError` for fits of other
+    families, links, dispersions, rows,
     offsets or batches, penalised or robust fits, and where the smaller design is not in the span of the larger one.
     Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.3 and chapter 9; Venables & Ripley (2002).
     """
+    if big.flat.modes is not None or small.flat.modes is not None:
+        return random_lrt(small, big)
     comparable(small, big)
     df = big.rank - small.rank
     if bool((df < 0).any()) or (not df.dim() and not bool(df > 0)):
@@ -51,6 +55,71 @@ def lrt(small: Fitted, big: Fitted) -> Outcome:
     if big.statistic_name == "t":
         return Outcome(title, rise / usable, usable, big.df_resid)
     return Outcome(title, rise * usable / usable, usable)
+
+
+def random_lrt(small: Fitted, big: Fitted) -> Outcome:
+    """The likelihood ratio test of fits one of which, or both, have random effects.
+
+    `LR` is twice the difference of the marginal log-likelihoods, chi-squared with the difference of the parameters. A
+    variance that the smaller fit holds at 0 lies on the edge of its range, so that chi-squared is a mixture: with one
+    more variance, half of it has a degree of freedom less; with `v` more and no more covariances binomially many have;
+    with more variances and covariances no mixture is known, and p is too large. REML compares fits of the same fixed
+    effects. Raises `ValueError` for fits of other families, links, methods, rows or batches, and where the effects of
+    the smaller fit are not among those of the larger.
+    Source: Stram & Lee (1994), Biometrics 50(4), 1171-1177; Self & Liang (1987), JASA 82(398), 605-610.
+    """
+    for result in (small, big):
+        unpenalised(result, "a likelihood ratio test")
+    methods = [result.context.get("method") for result in (small, big)]
+    if methods[0] is None and methods[1] == "reml":
+        raise ValueError(
+            "the smaller fit is by maximum likelihood and the larger by REML. Fit the larger with smoothing='ml'."
+        )
+    if None not in methods and methods[0] != methods[1]:
+        raise ValueError(f"the fits are by {methods[0]} and {methods[1]}. Fit both by the same (smoothing=).")
+    if _law(small) != _law(big) or _text(small.link) != _text(big.link) or small.batch_shape != big.batch_shape:
+        raise ValueError("the fits differ in family, link or batch. A likelihood ratio compares designs of one model.")
+    same_rows(small, big, offsets=False)
+    if methods[0] == "reml" and small.names != big.names:
+        raise ValueError("REML fits of other fixed effects have no common likelihood. Fit both with smoothing='ml'.")
+    own, more = _effects(small), _effects(big)
+    if not own <= more:
+        raise ValueError("the random effects of the smaller fit are not among those of the larger one.")
+    _judge_fixed(small, big)
+    variances = len(more) - len(own)
+    total = big.n_parameters - small.n_parameters
+    if bool((total <= 0).any()):
+        raise ValueError("the second fit has no more parameters than the first; pass the smaller one first.")
+    covariances = _entries(big) - _entries(small) - variances
+    mixture, notes = (1.0,), tuple[str, ...]()
+    if variances and (variances == 1 or not covariances):
+        mixture = tuple(math.comb(variances, k) / 2**variances for k in range(variances + 1))
+        notes = (f"A variance of 0 is the edge of its range: a mixture of chi-squared, df {_dfs(total, variances)}.",)
+    elif variances:
+        notes = ("Variances of 0 are the edge of their range, and no mixture is known here: p is too large.",)
+    rise = (2 * (big.loglik - small.loglik)).clamp(min=0)
+    return Outcome("Likelihood ratio test", rise, total, None, notes, mixture)
+
+
+def _effects(result: Fitted) -> set[tuple[str, str]]:
+    """The random effects of a fit, by grouping and name."""
+    groups = [] if result.spec is None else result.spec.groupings
+    return {(group.name, name) for group in groups for inside in group.sets for name in inside}
+
+
+def _entries(result: Fitted) -> int:
+    return 0 if result.flat.effect_psi is None else result.flat.effect_psi.shape[-1]
+
+
+def _dfs(total: Tensor, variances: int) -> str:
+    last = int(total.reshape(-1)[0])
+    return ", ".join(str(last - k) for k in range(variances + 1)[::-1])
+
+
+def _judge_fixed(small: Fitted, big: Fitted) -> None:
+    extra = ", ".join(name for name in small.names if name not in big.names)
+    if extra:
+        raise ValueError(f"the larger fit has no {extra}: the models are not nested. Compare them by AIC.")
 
 
 def comparable(first: Fitted, second: Fitted) -> None:
