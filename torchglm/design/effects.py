@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from torchglm.design.blocks import Indicator, index_columns, width
-from torchglm.design.factors import Categorical, Factor
+from torchglm.design.factors import Categorical
 from torchglm.design.frame import Frame
+from torchglm.design.kinds import Factor
 from torchglm.design.parts import Part, RandomGrouping, RandomSet, parts_of
 from torchglm.design.random import Grouped
 from torchglm.rows.indexed import Index, Indexed
@@ -44,7 +45,7 @@ def effect_columns(
         levels = Indicator(factor.codes(frame, unseen, counts, none=True), len(factor.levels))
         for one in random:
             for part in parts_of(one.terms) if one.group == group else ():
-                inside = [factors[text].block(frame, low, unseen, counts) for text, low in part.factors]
+                inside = [b for text, low in part.factors for b in factors[text].blocks(frame, low, unseen, counts)]
                 own = index_columns([levels, *inside], start, part.scale)
                 if own is None:
                     raise ValueError(

@@ -79,10 +79,10 @@ class Numeric:
             raise ValueError(f"{text!r} gave {len(columns)} columns, expected {len(self.full)}.")
         return [self._finite(column, frame) for column in columns]
 
-    def block(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> Block:
+    def blocks(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> list[Block]:
         """The columns as a block, at reduced rank without the first where they span the intercept."""
         columns = self.columns(frame)
-        return Written(columns[1:] if reduced and self.spans else columns)
+        return [Written(columns[1:] if reduced and self.spans else columns)]
 
     def _finite(self, column: np.ndarray, frame: Frame) -> np.ndarray:
         text = self.expression.text
@@ -160,17 +160,17 @@ class Categorical:
         factor.pool = pool
         return factor
 
-    def block(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> Block:
+    def blocks(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> list[Block]:
         """The coded columns over the frame's rows; otherwise as `codes`."""
         codes = self.codes(frame, unseen, counts)
         if self.codings is not None:
             coding = self.codings[reduced]
-            return Written([coding[codes, j] for j in range(coding.shape[1])])
+            return [Written([coding[codes, j] for j in range(coding.shape[1])])]
         if not reduced:
-            return Indicator(codes, len(self.levels))
+            return [Indicator(codes, len(self.levels))]
         places = np.arange(len(self.levels)) - (np.arange(len(self.levels)) > self.reference)
         places[self.reference : self.reference + 1] = -1
-        return Indicator(places[codes], len(self.levels) - 1)
+        return [Indicator(places[codes], len(self.levels) - 1)]
 
     def codes(self, frame: Frame, unseen: str, counts: dict[str, int], none: bool = False) -> np.ndarray:
         """The index of each row's level, `(n,)` int64; `counts` is told the rows with unseen levels.
@@ -246,6 +246,3 @@ def shown(level: Any) -> str:
 
 def _pool_dict(pool: Pool) -> dict[str, Any]:
     return {"pooled": [written(level) for level in pool.levels], "pooled_rows": pool.rows}
-
-
-Factor = Numeric | Categorical

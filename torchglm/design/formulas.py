@@ -14,6 +14,7 @@ from torchglm.design.expressions import UNREADABLE, Expression
 from torchglm.design.operators import bounded_parser
 from torchglm.design.quoting import Quoting, advice
 from torchglm.design.random import Bar, Grouped, split
+from torchglm.design.smooths.call import SmoothCall, is_smooth
 
 # A factor in a part of a term: its text, and whether it is coded at reduced rank.
 Scoped = tuple[str, bool]
@@ -26,7 +27,7 @@ class Term:
     """A product of factors times a number; no factors is the intercept."""
 
     name: str
-    factors: tuple[Expression, ...]
+    factors: tuple[Expression | SmoothCall, ...]
     scale: float = 1.0
 
 
@@ -61,7 +62,7 @@ class Formula:
         return [*inside, *(one.group for one in self.random)]  # type: ignore[list-item]  # groups stand for expressions
 
     @property
-    def factors(self) -> list[Expression]:
+    def factors(self) -> list[Expression | SmoothCall]:
         """Every factor of every term."""
         return [f for terms in (self.terms, *self.others.values()) for term in terms for f in term.factors]
 
@@ -187,15 +188,21 @@ def _is_flat(side: object) -> bool:
 
 def _term(term: object, quoting: Quoting) -> Term:
     scale = 1.0
-    factors, names = [], []
+    factors, names = list[Expression | SmoothCall](), []
     for factor in term.factors:  # type: ignore[attr-defined]
         if factor.eval_method.value == "literal":
             scale *= _number(factor.expr)
             names.append(factor.expr)
             continue
-        factors.append(_expression(factor, quoting))
+        factors.append(_factor(factor, quoting))
         text = factors[-1].text
         names.append(f"`{text}`" if factors[-1].lookup and (":" in text or text in RESERVED) else text)
+    smooth = [one for one in factors if isinstance(one, SmoothCall)]
+    if smooth and (len(factors) > 1 or scale != 1.0):
+        raise ValueError(
+            f"{smooth[0].said} cannot be multiplied by another term. Let it vary with by=: s(x, by=z); or write "
+            "te(x, z)."
+        )
     return Term(":".join(names), tuple(factors), scale)
 
 
@@ -207,6 +214,12 @@ def _number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:40]!r} is no number that can scale a term of a formula.")
     return value
+
+
+def _factor(factor: object, quoting: Quoting) -> Expression | SmoothCall:
+    lookup = factor.eval_method.value == "lookup"  # type: ignore[attr-defined]
+    text = "" if lookup else quoting.quoted(factor.expr)  # type: ignore[attr-defined]
+    return SmoothCall(text) if is_smooth(text) else _expression(factor, quoting)
 
 
 def _expression(factor: object, quoting: Quoting) -> Expression:

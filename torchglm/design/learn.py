@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from torchglm.design.expressions import Expression
-from torchglm.design.factors import OTHER, Categorical, Factor, Numeric, Pool
+from torchglm.design.factors import OTHER, Categorical, Numeric, Pool
 from torchglm.design.formulas import Formula, Term, parse, parts, plain
 from torchglm.design.frame import Frame
+from torchglm.design.kinds import PENALISED, Factor, check_labels
 from torchglm.design.levels import category, is_categorical, occurring
 from torchglm.design.odd import check_response, check_text, without_index
 from torchglm.design.parts import Part, RandomSet, Terms
+from torchglm.design.smooths.call import SmoothCall
+from torchglm.design.smooths.learned import learn_smooth
 from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Response
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
@@ -179,12 +182,16 @@ class _Learner:
         self.formula, self.rare = formula, rare
         right = [*formula.factors, *formula.effects]
         left = [] if formula.response is None else [formula.response]
-        self.expressions = {expression.text: expression for expression in [*left, *right]}
-        for one in [*left, *right]:
+        self.smooths = [one for one in right if isinstance(one, SmoothCall)]
+        plain = [one for one in right if not isinstance(one, SmoothCall)]
+        inner = [one for call in self.smooths for one in call.expressions]
+        self.expressions = {one.text: one for one in [*inner, *left, *plain]}
+        for one in [*inner, *left, *plain]:
             if one.lookup != self.expressions[one.text].lookup:
                 raise ValueError(f"{one.text!r} is both a column and an expression. Rename the column.")
         self.levels: dict[str, dict[Any, int]] = {}
         self.ordered: dict[str, bool] = {}
+        self.ranked: dict[str, bool] = {}  # categories whose levels are said to have an order
         self.gathered = _Gathered()
         self.types: dict[str, str] = {}
         self.rows = 0  # complete ones, seen so far
@@ -235,8 +242,11 @@ class _Learner:
             if expression.categorical or (kind is not None and is_categorical(expression, kind)):
                 self.levels[text] = {}
                 self.ordered[text] = kind is not None and pa.types.is_dictionary(kind)
+                self.ranked[text] = kind is not None and self.ordered[text] and bool(kind.ordered)
             elif expression.learns:
                 self.gathered.pieces.update({name: [] for name in expression.columns})
+        numbers = [one for call in self.smooths for one in call.expressions if one.text not in self.levels]
+        self.gathered.pieces.update({name: [] for one in numbers for name in one.columns})
         coded = {name for text in self.levels for name in self.expressions[text].columns}
         loose = (
             set(self.columns()) - coded
@@ -253,9 +263,10 @@ class _Learner:
         left = self.formula.response
         response = None if left is None else Response(left, self._response(left), self.formula.classes)
         right = {
-            f.text: self._factor(f, self.rare)
-            for f in dict.fromkeys(self.expressions[f.text] for f in [*self.formula.factors, *self.formula.effects])
+            f.text: self._smooth(f) if isinstance(f, SmoothCall) else self._factor(self.expressions[f.text], self.rare)
+            for f in [*self.formula.factors, *self.formula.effects]
         }
+        check_labels([factor for factor in right.values() if isinstance(factor, PENALISED)])
         spans = {text: factor.spans for text, factor in right.items()}
         terms = _coded(self.formula.terms, spans)
         others = {name: _coded(own, spans) for name, own in self.formula.others.items()}
@@ -263,13 +274,20 @@ class _Learner:
         made = (self.formula.text, right, terms, response, missing, unseen, self.types, reading, others, random)
         return DesignSpec(*made)
 
-    def _response(self, expression: Expression) -> Factor:
+    def _response(self, expression: Expression) -> Numeric | Categorical:
         factor = self._factor(expression, 0)
         if isinstance(factor, Categorical) and not expression.categorical:
             check_response(expression.text, factor.levels)
         return factor
 
-    def _factor(self, expression: Expression, rare: int) -> Factor:
+    def _smooth(self, call: SmoothCall) -> Factor:
+        def category(one: Expression) -> Categorical | None:
+            found = self._factor(self.expressions[one.text], self.rare) if one.text in self.levels else None
+            return found if isinstance(found, Categorical) else None
+
+        return learn_smooth(call, self.gathered, category, lambda one: self.ranked[one.text])
+
+    def _factor(self, expression: Expression, rare: int) -> Numeric | Categorical:
         if expression.text not in self.levels:
             return Numeric.learn(expression, self.gathered)
         seen = self.levels[expression.text]

@@ -14,10 +14,11 @@ import torch
 from torchglm.design.blocks import Block, index_columns, width, written
 from torchglm.design.effects import effect_columns, groupings_of
 from torchglm.design.expressions import Expression
-from torchglm.design.factors import UNSEEN, Categorical, Factor, Numeric
+from torchglm.design.factors import UNSEEN, Categorical, Numeric
 from torchglm.design.frame import MISSING, Frame
+from torchglm.design.kinds import PENALISED, Factor, factor_dict, factor_from, plain_factor_from
 from torchglm.design.parts import Part, RandomGrouping, RandomSet, Terms, parts_of, terms_dict, terms_from
-from torchglm.design.random import MARK, Grouped
+from torchglm.design.smooths.factor import PenaltyBlock
 from torchglm.rows.indexed import Indexed
 from torchglm.tables.columns import as_table
 from torchglm.tables.text_format import TextFormat
@@ -87,7 +88,7 @@ class Response:
     """
 
     expression: Expression
-    factor: Factor
+    factor: Numeric | Categorical
     classes: bool = False
 
     def __post_init__(self) -> None:
@@ -181,6 +182,28 @@ class DesignSpec:
                 found[prefix + name] = list(range(start, start + count))
                 start += count
         return found
+
+    @property
+    def penalties(self) -> list[PenaltyBlock]:
+        """The penalties that terms bring with them, on the columns of the whole design, each with its name."""
+        found, start = [], 0
+        for factors, prefix, count in self.pieces:
+            for factor in factors:
+                if isinstance(factor, PENALISED):
+                    found += [
+                        PenaltyBlock([start + j for j in places], matrix, prefix + name)
+                        for places, matrix, name in factor.penalties
+                    ]
+            start += count
+        return found
+
+    @property
+    def pieces(self) -> list[tuple[list[Factor], str, int]]:
+        """The products of factors of all predictors: the factors, what their names begin with, and their columns."""
+        return [
+            ([self.factors[text] for text, _ in part.factors], prefix, len(self._names(part)))
+            for part, prefix in self._all()
+        ]
 
     @property
     def variables(self) -> dict[str, frozenset[str]]:
@@ -285,9 +308,9 @@ class DesignSpec:
         counts: dict[str, int] = {}
         used = dict.fromkeys(scoped for part, _ in self._all() for scoped in part.factors)
         coded = {
-            (text, reduced): self.factors[text].block(frame, reduced, self.unseen, counts) for text, reduced in used
+            (text, reduced): self.factors[text].blocks(frame, reduced, self.unseen, counts) for text, reduced in used
         }
-        pieces = [([coded[scoped] for scoped in part.factors], part.scale) for part, _ in self._all()]
+        pieces = [([b for scoped in part.factors for b in coded[scoped]], part.scale) for part, _ in self._all()]
         numbers, indexed = _columns(pieces, len(frame), dtype)
         y = None
         if response and self.response is not None:
@@ -308,8 +331,8 @@ class DesignSpec:
             "unseen": self.unseen,
             "types": self.types,
             "reading": self.reading.to_dict(),
-            "response": None if response is None else _factor_dict(response.factor),
-            "factors": [_factor_dict(factor) for factor in self.factors.values()],
+            "response": None if response is None else factor_dict(response.factor),
+            "factors": [factor_dict(factor) for factor in self.factors.values()],
             "classes": response is not None and response.classes,
             "terms": terms_dict(self.parts),
             "others": {name: terms_dict(terms) for name, terms in self.others.items()},
@@ -327,8 +350,8 @@ class DesignSpec:
             got = data.get("version") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"Not a design spec of version {VERSION}, got version {got!r}.")
         try:
-            factors = [_factor(item) for item in data["factors"]]
-            left = None if data["response"] is None else _factor(data["response"])
+            factors = [factor_from(item) for item in data["factors"]]
+            left = None if data["response"] is None else plain_factor_from(data["response"])
             spec = cls(
                 data["formula"],
                 {factor.expression.text: factor for factor in factors},
@@ -383,17 +406,3 @@ def _left(factor: Factor, classes: bool) -> Response:
 
 def _tuple(value: Any) -> tuple[str, ...] | None:
     return None if value is None else tuple(map(str, value))
-
-
-def _factor_dict(factor: Factor) -> dict[str, Any]:
-    expression = factor.expression
-    return {"text": expression.text, "lookup": expression.lookup, **factor.to_dict()}
-
-
-def _factor(data: dict[str, Any]) -> Factor:
-    text = str(data["text"])
-    if text.startswith(MARK):
-        return Categorical.from_dict(Grouped.of_text(text), data)
-    expression = Expression(text, bool(data["lookup"]))
-    kinds: dict[str, type[Factor]] = {Numeric.kind: Numeric, Categorical.kind: Categorical}
-    return kinds[data["kind"]].from_dict(expression, data)

@@ -163,7 +163,7 @@ class Quadratic(Penalty):
     Each block `j` is a pair of its columns, by name or by position in `coef` from 0, and `S_j` (m, m), symmetric and
     positive semi-definite: `b` beyond the null space of `S_j` has a normal prior of precision `strength_j S_j / phi`.
     `strength` is a number, `(J,)` or one for each model of a batch `(*B, J)`, on the scale of `S` as given; or `"reml"`
-    or `"ml"`, which estimate it in `torchglm.fit` (see `fitting.strengths`).
+    or `"ml"`, which estimate it in `torchglm.fit` (see `fitting.strengths`). `names` are those of the strengths.
     Raises `ValueError` for a matrix or strengths of another kind, `TypeError` for blocks that are no pairs.
     Source: Wood (2017), Generalized Additive Models, section 5.8.
     """
@@ -171,7 +171,10 @@ class Quadratic(Penalty):
     diagonal = False
 
     def __init__(
-        self, blocks: Sequence[tuple[Sequence[int | str], Tensor]], strength: float | Tensor | str = 1.0
+        self,
+        blocks: Sequence[tuple[Sequence[int | str], Tensor]],
+        strength: float | Tensor | str = 1.0,
+        names: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(blocks, Sequence) or not all(isinstance(b, (tuple, list)) and len(b) == 2 for b in blocks):
             raise TypeError("blocks must be a list of pairs (columns, S), such as [([1, 2], torch.eye(2))].")
@@ -186,6 +189,9 @@ class Quadratic(Penalty):
                 "is infinite the columns are the null space of S: use those in their place."
             )
         many = len(self.blocks)
+        self.names = [f"strength {j}" for j in range(many)] if names is None else list(names)
+        if len(self.names) != many:
+            raise ValueError(f"names has {len(self.names)} entries for {many} blocks. Give each strength one.")
         self.strength = value.expand(many) if value.dim() == 0 else value
         self._sums: dict[int, Tensor] = {}  # of all blocks, made once
         if self.strength.shape[-1] != many:

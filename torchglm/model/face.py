@@ -17,7 +17,7 @@ from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import covariance as sandwich
-from torchglm.inference import effects, estimates, influence, intervals, likelihood, mixed, several, strengths
+from torchglm.inference import effects, estimates, influence, intervals, likelihood, mixed, several, smooths, strengths
 from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
@@ -83,7 +83,7 @@ def fit(
     observe: Observer | None = None,
     resume: Progress | None = None,
     predictors: Mapping[str, Any] | None = None,
-    smoothing: str | None = None,
+    smoothing: str | float | Tensor | Mapping[str, float] | None = None,
     **roles: Unpack[RoleValues],
 ) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
@@ -114,8 +114,8 @@ def fit(
         types: column -> `"number"`, `"integer"`, `"text"`, `"date"` or an Arrow type (formula only).
         na: what means missing beside empty fields, instead of NA, NaN and null: `["?", -999]` (formula only).
         observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
-        smoothing: how random effects in a formula, `(1 + x | clinic)`, are estimated: `"reml"` or `"ml"` (Laplace's
-            approximation); None is `"reml"` for Gaussian responses with the identity link, else `"ml"`.
+        smoothing: how strengths of terms, `s(x)`, and random effects, `(1 + x | clinic)`, are estimated: `"reml"` or
+            `"ml"`, or numbers for strengths by name; None is `"reml"`, of random effects beside other laws `"ml"`.
         predictors: the columns of the other parameters of the law, by name: `{"dispersion": z}`, `z` a frame or
             `(n, q)` numbers, or `"~ 1"` for an intercept alone.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
@@ -151,7 +151,7 @@ def fit(
     )
     if data.plan is not None and data.family is not None:
         family, chosen = data.family, data.family.default_link
-    penalty = penalty_of(penalty, data)
+    penalty = penalty_of(penalty, data, smoothing)
     first = None if start is None else start_of(start, data)
     check_resume(resume, start, data)
     options = {
@@ -261,6 +261,7 @@ class Result(Fitted):
     criterion = property(strengths.criterion)
     random = property(mixed.random)
     variance_shares = variance_shares
+    smooths = property(smooths.smooths)
 
     wald = linear.wald
     score_test = nested.score_test

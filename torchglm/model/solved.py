@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
+from torchglm.design import PenaltyBlock
 from torchglm.families import Family
-from torchglm.families.several import Multinomial
+from torchglm.families.several import Multinomial, VectorFamily
 from torchglm.fitting.alternate import solve
 from torchglm.fitting.apart import Apart, levels_apart
 from torchglm.fitting.bias import Jeffreys
@@ -17,9 +20,14 @@ from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.state import Solution
+from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated, solve_with_strengths
 from torchglm.inputs import Data
 from torchglm.links import Identity, Link
+
+
+# how strengths are found: a method, or numbers, of all, of each, or by name
+Smoothing: TypeAlias = str | float | Tensor | Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,47 @@ class Solved:
     mixed: MixedFound | None = None
 
 
-def penalty_of(penalty: Penalty | Jeffreys | None, data: Data) -> Penalty | Jeffreys | None:
-    """The penalty on the columns of a call. Raises `ValueError` for columns or models that it does not have."""
+def penalty_of(
+    penalty: Penalty | Jeffreys | None, data: Data, smoothing: Smoothing = None
+) -> Penalty | Jeffreys | None:
+    """The penalty on the columns of a call, or that of the terms of its formula, whose strengths are `smoothing`.
+
+    Raises `ValueError` for columns or models that it does not have, for both, and for `smoothing` without such terms.
+    """
+    spec = data.context.get("spec")
+    own = [] if spec is None else spec.penalties
+    if own:
+        if penalty is not None:
+            raise ValueError(
+                f"the formula has terms with a penalty of their own ({own[0].name}), and penalty= is another. "
+                "Leave one of them out."
+            )
+        penalty = _of_terms(own, data, smoothing)
+    elif smoothing is not None and data.random is None:
+        raise ValueError("smoothing= is for terms such as s(x) and (1 | group) of a formula; this fit has none.")
     if penalty is None or isinstance(penalty, Jeffreys):
         return penalty
     placed = penalty.named(data.names) if isinstance(penalty, Quadratic) else penalty
     return placed.expand(data.constants, data.columns, data.batch)
+
+
+def _of_terms(own: Sequence[PenaltyBlock], data: Data, smoothing: Smoothing) -> Quadratic:
+    names = [one.name for one in own]
+    if isinstance(smoothing, Mapping):
+        if set(smoothing) != set(names):
+            raise ValueError(f"smoothing= must give a strength to each of {', '.join(names)}; got {dict(smoothing)!r}.")
+        smoothing = torch.tensor([float(smoothing[name]) for name in names], dtype=torch.float64)
+    if isinstance(smoothing, str) and isinstance(data.family, VectorFamily):
+        raise ValueError(
+            f"strengths are estimated for families of one predictor, not {data.family.name}. Give numbers: "
+            f"smoothing={{{', '.join(f'{name!r}: 1.0' for name in names)}}}."
+        )
+    places = [one.places if data.plan is None else data.plan.places(one.places) for one in own]
+    blocks = [  # with classes, one for each of them, of one strength
+        (at, torch.block_diag(*[torch.from_numpy(one.matrix)] * (len(at) // len(one.places))))
+        for at, one in zip(places, own, strict=True)
+    ]
+    return Quadratic(blocks, "reml" if smoothing is None else smoothing, names)
 
 
 def solved(
@@ -52,7 +95,7 @@ def solved(
     dispersion: str | float | None,
     observe: Observer | None,
     resume: Progress | None,
-    smoothing: str | None = None,
+    smoothing: Smoothing = None,
 ) -> Solved:
     """The maximum of a call; `options` are those of `irls`, `start` are first coefficients (B, p).
 
@@ -70,12 +113,33 @@ def solved(
     if not isinstance(penalty, Quadratic) or penalty.method is None:
         options = options | {"penalty": penalty}
         family, solution = solve(data.source, family, link, start, options, observe, resume)
+        _check_terms(solution, penalty, data)
         solution, apart = levels_apart(data.source, family, link, solution, options)
         return Solved(family, penalty, solution, apart)
     held = None if dispersion is None or isinstance(dispersion, str) else float(dispersion)
     start = start if resume is None else resume.coef
     family, solution, found = solve_with_strengths(data.source, family, link, penalty, start, options, held, observe)
+    _check_terms(solution, penalty, data)
     return Solved(family, found.penalty, solution, estimated=found)
+
+
+def _check_terms(solution: Solution, penalty: Penalty | None, data: Data) -> None:
+    """Raise `ValueError` where terms with a penalty hold columns that other terms hold: which of them is not told."""
+    spec = data.context.get("spec")
+    if spec is None or not spec.penalties or not isinstance(penalty, Quadratic):
+        return
+    lost = ~solution.keep[~(solution.status == int(Status.NOT_FINITE))]
+    names = [
+        name
+        for (columns, _), name in zip(penalty.blocks, penalty.names, strict=True)
+        if lost.numel() and bool(lost[:, [int(column) for column in columns]].any(-1).all())
+    ]
+    if names:
+        raise ValueError(
+            f"{', '.join(names)} and other terms say the same: some of their columns are sums of others, or no row "
+            "tells of them. Leave one of the terms out; beside s(x) an interaction is ti(x, z), and a curve for each "
+            "level, s(x, by=g), stands without s(x) but with C(g)."
+        )
 
 
 def _mixed(
@@ -85,11 +149,14 @@ def _mixed(
     penalty: Penalty | Jeffreys | None,
     options: dict[str, Any],
     dispersion: str | float | None,
-    smoothing: str | None,
+    smoothing: Smoothing,
 ) -> Solved:
     """The fit with random effects. Raises `ValueError` for penalties and dispersions that it does not know."""
     if penalty is not None:
-        raise ValueError("penalty= and random effects are not fitted at once. Write smooths as terms of the formula.")
+        raise ValueError(
+            "penalties and random effects are not fitted at once. Beside smooths write (1 | group) as "
+            "s(group, bs='re')."
+        )
     if isinstance(dispersion, str) or dispersion is not None and not family.has_dispersion:
         raise ValueError(
             f"dispersion={dispersion!r} has no meaning beside random effects, which are estimated with the dispersion "
@@ -104,10 +171,10 @@ def _mixed(
     return Solved(family, None, solution, mixed=found)
 
 
-def method_of(smoothing: str | None, family: Family, link: Link) -> str:
+def method_of(smoothing: Smoothing, family: Family, link: Link) -> str:
     """REML of Gaussian responses and ML of others, unless it is said. Raises `ValueError` for an unknown method."""
     if smoothing is None:
         return "reml" if family.least_squares and isinstance(link, Identity) else "ml"
-    if smoothing not in METHODS:
+    if not isinstance(smoothing, str) or smoothing not in METHODS:
         raise ValueError(f"unknown smoothing {smoothing!r}. Known: {', '.join(map(repr, METHODS))}.")
     return smoothing

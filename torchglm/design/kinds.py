@@ -1,0 +1,54 @@
+"""The kinds of factors that a term may hold, and how each is kept as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from torchglm.design.expressions import Expression
+from torchglm.design.factors import Categorical, Numeric
+from torchglm.design.random import MARK, Grouped
+from torchglm.design.smooths.call import SmoothCall
+from torchglm.design.smooths.effects import Effects
+from torchglm.design.smooths.factor import Smooth
+
+Factor: TypeAlias = Numeric | Categorical | Smooth | Effects
+Penalised: TypeAlias = Smooth | Effects  # whose columns bring penalties with them
+PENALISED = (Smooth, Effects)
+
+
+def check_labels(factors: Sequence[Penalised]) -> None:
+    """Raise `ValueError` where two terms say the same: their curves would be one."""
+    seen: dict[str, str] = {}
+    for factor in factors:
+        for part in factor.parts:
+            if part.label in seen:
+                raise ValueError(
+                    f"{seen[part.label]} and {factor.call.text} say the same: both are {part.label}. "
+                    "Leave one of them out."
+                )
+            seen[part.label] = factor.call.text
+
+
+def factor_dict(factor: Factor) -> dict[str, Any]:
+    """A factor as plain data for JSON."""
+    expression = factor.expression
+    return {"text": expression.text, "lookup": expression.lookup, **factor.to_dict()}
+
+
+def factor_from(data: dict[str, Any]) -> Factor:
+    """The inverse of `factor_dict`; runs no code."""
+    if data["kind"] in (Smooth.kind, Effects.kind):
+        call = SmoothCall(data["text"])
+        return Smooth.from_dict(call, data) if data["kind"] == Smooth.kind else Effects.from_dict(call, data)
+    return plain_factor_from(data)
+
+
+def plain_factor_from(data: dict[str, Any]) -> Numeric | Categorical:
+    """The inverse of `factor_dict` of a factor without penalties, such as a response."""
+    text = str(data["text"])
+    if text.startswith(MARK):
+        return Categorical.from_dict(Grouped.of_text(text), data)
+    expression = Expression(text, bool(data["lookup"]))
+    kinds: dict[str, type[Numeric] | type[Categorical]] = {Numeric.kind: Numeric, Categorical.kind: Categorical}
+    return kinds[data["kind"]].from_dict(expression, data)

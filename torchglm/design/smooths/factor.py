@@ -1,0 +1,164 @@
+"""A smooth term as a design keeps it: its basis, its constraint, its scale, and what it is multiplied by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from torchglm.design.blocks import Block, Indicator, Written
+from torchglm.design.factors import Categorical, Numeric
+from torchglm.design.frame import Frame
+from torchglm.design.smooths.basis import Basis
+from torchglm.design.smooths.call import SmoothCall
+from torchglm.design.smooths.constraint import Constraint
+from torchglm.design.smooths.made import basis_from
+from torchglm.design.smooths.tensor import Tensor
+
+NULL = np.finfo(np.float64).eps ** 0.66  # share of the largest eigenvalue below which one of a penalty is zero
+
+
+class PenaltyBlock(NamedTuple):
+    """`strength b' matrix b / 2` on some columns: their places, `matrix` (m, m), and the name of the strength."""
+
+    places: list[int]
+    matrix: np.ndarray
+    name: str
+
+
+@dataclass(frozen=True)
+class SmoothPart:
+    """One curve (or surface) of a term: its label, its places among the term's columns, and the level of `by`."""
+
+    label: str
+    places: slice
+    level: Any = None
+
+
+class Smooth:
+    """A factor of a formula with a basis: `s()`, `te()`, `ti()`.
+
+    Columns are those of `basis` under `constraint` (None where there is none), times `by`: numbers, or each level of a
+    category apart. Penalties are divided by `scales`, so that strengths do not hang on units; `ranges` are the least
+    and the largest value of each variable in the data.
+    """
+
+    kind = "smooth"
+    spans = False
+
+    def __init__(
+        self,
+        call: SmoothCall,
+        basis: Basis,
+        constraint: Constraint | None,
+        scales: list[float],
+        by: Numeric | Categorical | None,
+        ranges: list[list[float]],
+        first: int = 0,
+    ) -> None:
+        self.expression, self.basis, self.constraint, self.scales = call, basis, constraint, scales
+        self.ranges = ranges
+        self.by, self.first = by, first  # the first level that has a curve of its own
+        self.full = self.reduced = [
+            f"{part.label}.{j + 1}" for part in self.parts for j in range(part.places.stop - part.places.start)
+        ]
+
+    @property
+    def call(self) -> SmoothCall:
+        """The term as it was written."""
+        return self.expression
+
+    @cached_property
+    def width(self) -> int:
+        """The number of columns of one curve."""
+        return self.basis.size - (self.constraint is not None)
+
+    @cached_property
+    def parts(self) -> list[SmoothPart]:
+        """The curves of the term."""
+        label, q = self.call.label, self.width
+        if not isinstance(self.by, Categorical):
+            name = label if self.by is None else f"{label}:{self.by.expression.text}"
+            return [SmoothPart(name, slice(0, q))]
+        name = self.by.expression.column or self.by.expression.text
+        return [
+            SmoothPart(f"{label}:{name}{level}", slice(i * q, (i + 1) * q), level)
+            for i, level in enumerate(self.by.levels[self.first :])
+        ]
+
+    @cached_property
+    def matrices(self) -> list[np.ndarray]:
+        """The penalties of one curve, (q, q) each."""
+        own = [(one + one.T) / (2 * scale) for one, scale in zip(self.basis.penalties, self.scales, strict=True)]
+        own = own if self.constraint is None else [self.constraint.penalty(one) for one in own]
+        if self.call.select:
+            values, vectors = np.linalg.eigh(sum(own[1:], own[0]))
+            null = vectors[:, values < NULL * values[-1]]
+            own += [null @ null.T] if null.shape[1] else []
+        return own
+
+    @property
+    def penalties(self) -> list[PenaltyBlock]:
+        """The penalties of all curves, by their places among the term's columns."""
+        several = len(self.matrices) > 1
+        return [
+            PenaltyBlock(
+                list(range(part.places.start, part.places.stop)), matrix, f"{part.label}{j + 1 if several else ''}"
+            )
+            for part in self.parts
+            for j, matrix in enumerate(self.matrices)
+        ]
+
+    def values(self, frame: Frame) -> np.ndarray:
+        """(d, n) the variables over a frame's rows. Raises ValueError where one is not finite."""
+        return np.stack([Numeric(one, [one.text]).columns(frame)[0] for one in self.call.variables])
+
+    def columns(self, values: np.ndarray) -> np.ndarray:
+        """(q, n) the columns of one curve, with `by` 1, at values (d, n)."""
+        return self._constrained(self.basis.columns(values))
+
+    def slopes(self, values: np.ndarray, axis: int = 0) -> np.ndarray:
+        """(q, n) their derivatives by one variable."""
+        return self._constrained(self.basis.slopes(values, axis))
+
+    def _constrained(self, columns: np.ndarray) -> np.ndarray:
+        return columns if self.constraint is None else self.constraint.columns(columns)
+
+    def blocks(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> list[Block]:
+        """The columns over the frame's rows; a level never seen has no curve where it is no error."""
+        columns = self.columns(self.values(frame))
+        if isinstance(self.by, Categorical):
+            codes = self.by.codes(frame, unseen, counts, none=True) - self.first
+            return [Written(list(columns)), Indicator(np.maximum(codes, -1), len(self.parts))]
+        if self.by is not None:
+            columns = columns * self.by.columns(frame)[0]
+        return [Written(list(columns))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        by = self.by
+        return {
+            "kind": self.kind,
+            "basis": {"kind": self.basis.kind} | self.basis.to_dict(),
+            "constraint": None if self.constraint is None else self.constraint.to_list(),
+            "scales": self.scales,
+            "by": by.to_dict() if isinstance(by, Categorical) else None,
+            "ranges": self.ranges,
+            "first": self.first,
+        }
+
+    @classmethod
+    def from_dict(cls, call: SmoothCall, data: Mapping[str, Any]) -> Smooth:
+        """The inverse of `to_dict`."""
+        own = data["basis"]
+        basis = Tensor.from_dict(own) if own["kind"] == Tensor.kind else basis_from(own)
+        constraint = None if data["constraint"] is None else Constraint(np.asarray(data["constraint"], np.float64))
+        by: Numeric | Categorical | None = None
+        if call.by is not None:
+            by = Numeric(call.by, [call.by.text])
+            by = Categorical.from_dict(call.by, dict(data["by"])) if data["by"] is not None else by
+        ranges = [[float(low), float(high)] for low, high in data["ranges"]]
+        return cls(call, basis, constraint, [float(one) for one in data["scales"]], by, ranges, int(data["first"]))

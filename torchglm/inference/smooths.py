@@ -1,0 +1,207 @@
+"""Smooth terms of a fit: curves with errors and bands, their slopes, and how much freedom each has used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchglm.design.kinds import PENALISED, Penalised
+from torchglm.design.smooths.effects import Effects
+from torchglm.design.smooths.factor import Smooth, SmoothPart
+from torchglm.inference.fitted import Fitted
+
+GRID = 100  # values of a curve where none are given
+SURFACE = 1600  # and of a surface
+DRAWS = 10_000  # of the largest deviation of a curve, for a simultaneous band
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothTerm:
+    """One smooth of a fit, such as `s(age)` or `s(time):dose`, on the scale of the linear predictor.
+
+    `places` are those of its coefficients in `result.coef`, `names` those of its strengths.
+    """
+
+    result: Fitted
+    factor: Penalised
+    part: SmoothPart
+    places: list[int]
+
+    @property
+    def label(self) -> str:
+        """The name of the term."""
+        return self.part.label
+
+    @cached_property
+    def coef(self) -> Tensor:
+        """(*B, q) its coefficients."""
+        return self.result.coef[..., self.places]
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """(*B, q, q) their covariance given the data, the penalty being a normal prior."""
+        return self.result.covariance()[..., self.places, :][..., self.places]
+
+    @property
+    def edf(self) -> Tensor:
+        """(*B) the effective degrees of freedom of the term."""
+        return self.result.edf[..., self.places].sum(-1)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the data that a value of the term is made of, `by` left out."""
+        return list(dict.fromkeys(name for one in self.factor.call.variables for name in one.columns))
+
+    def curve(self, values: Any = None) -> tuple[Tensor, Tensor]:
+        """(*B, m) the term at values of its variables, without the intercept and with `by` 1, and its standard error.
+
+        `values` are `(m,)` numbers of one variable, `(m, d)` of several, or a dict or frame of columns; None is a grid
+        over the data (`grid`), or all levels. Raises `ValueError` for other columns, and for levels never seen.
+        """
+        return self._along(self._design(values))
+
+    def slope(self, values: Any = None, axis: int = 0) -> tuple[Tensor, Tensor]:
+        """(*B, m) the derivative of the term by one of its variables, and its standard error.
+
+        Raises `ValueError` for levels, which have none.
+        """
+        if not isinstance(self.factor, Smooth):
+            raise ValueError(f"{self.label} has effects of levels, which have no slope.")
+        rows = self._values(self.factor, values)
+        return self._along(self._tensor(self.factor.slopes(rows, axis)))
+
+    def band(self, values: Any = None, level: float = 0.95, simultaneous: bool = False, seed: int = 0) -> Tensor:
+        """(*B, m, 2) limits of the term: at each value alone, or with `simultaneous` of the whole curve at once.
+
+        Those cover the curve at all the values given with probability `level`: the quantile of the largest
+        standardised deviation of draws of the coefficients takes the place of the normal one.
+        Source: Ruppert, Wand & Carroll (2003), Semiparametric Regression, section 6.5.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+        design = self._design(values)
+        value, error = self._along(design)
+        width = self._largest(design, error, level, seed) if simultaneous else self.result.quantile(level)
+        half = width.unsqueeze(-1) * error
+        return torch.stack([value - half, value + half], -1)
+
+    @property
+    def grid(self) -> np.ndarray:
+        """(m, d) evenly spaced values over the range of each variable in the data."""
+        if not isinstance(self.factor, Smooth):
+            raise ValueError(f"{self.label} has effects of levels, not a curve over numbers.")
+        d = len(self.factor.ranges)
+        many = GRID if d == 1 else max(5, round(SURFACE ** (1 / d)))
+        sides = [np.linspace(low, high, many) for low, high in self.factor.ranges]
+        return np.stack([side.reshape(-1) for side in np.meshgrid(*sides, indexing="ij")], -1)
+
+    @property
+    def levels(self) -> list[Any]:
+        """The levels of effects, in the order of the coefficients. Raises `ValueError` for a curve."""
+        if not isinstance(self.factor, Effects):
+            raise ValueError(f"{self.label} is a curve over numbers. Ask curve() for values.")
+        return [one[0] if len(one) == 1 else one for one in self.factor.levels]
+
+    def _along(self, design: Tensor) -> tuple[Tensor, Tensor]:
+        value = (self.coef.unsqueeze(-2) @ design.mT).squeeze(-2)
+        variance = ((design @ self.covariance) * design).sum(-1)
+        return value, variance.clamp(min=0).sqrt()
+
+    def _largest(self, design: Tensor, error: Tensor, level: float, seed: int) -> Tensor:
+        """(*B) the quantile of the largest standardised deviation of the curve, of draws that are always the same."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        root = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
+        scaled = (design @ root) / torch.where(error > 0, error, torch.inf).unsqueeze(-1)  # (*B, m, q)
+        generator = torch.Generator().manual_seed(seed)
+        draws = torch.randn(scaled.shape[-1], DRAWS, generator=generator, dtype=scaled.dtype).to(scaled)
+        most = (scaled @ draws).abs().amax(-2)
+        if self.result.statistic_name == "t":
+            half = self.result.df_resid.clamp(min=1.0).unsqueeze(-1).expand(*most.shape).cpu() / 2
+            most = most * (half / torch._standard_gamma(half, generator)).sqrt().to(most)
+        return torch.quantile(most, level, dim=-1)
+
+    def _design(self, values: Any) -> Tensor:
+        """(m, q) the columns of the term at values."""
+        if isinstance(self.factor, Effects):
+            return self._of_levels(self.factor, values)
+        return self._tensor(self.factor.columns(self._values(self.factor, values)))
+
+    def _of_levels(self, factor: Effects, values: Any) -> Tensor:
+        known = [tuple(map(str, one)) for one in factor.levels]
+        asked = known if values is None else [tuple(map(str, np.atleast_1d(one))) for one in _listed(values)]
+        strange = [one for one in asked if one not in known]
+        if strange:
+            raise ValueError(f"{self.label} has no level {strange[0]!r}. Known: {', '.join(map(str, known[:8]))}.")
+        places = torch.tensor([known.index(one) for one in asked], device=self.coef.device)
+        return torch.eye(len(known), dtype=torch.float64, device=self.coef.device)[places]
+
+    def _values(self, factor: Smooth, values: Any) -> np.ndarray:
+        """(d, m) the variables at what was given."""
+        if values is None:
+            return self.grid.T
+        columns = self.columns
+        if isinstance(values, Mapping) or hasattr(values, "columns"):
+            lacking = [name for name in columns if name not in values]
+            if lacking:
+                raise ValueError(f"{self.label} needs the columns {', '.join(columns)}; {lacking[0]!r} is not given.")
+            given = [np.asarray(values[name], np.float64) for name in columns]
+        else:
+            table = np.asarray(values.cpu() if isinstance(values, Tensor) else values, np.float64)
+            table = table[:, None] if table.ndim == 1 else np.atleast_2d(table)
+            if table.ndim != 2 or table.shape[1] != len(columns):
+                raise ValueError(
+                    f"{self.label} has the columns {', '.join(columns)}: give (m, {len(columns)}) values, "
+                    f"got {table.shape}."
+                )
+            given = list(table.T)
+        rows = _Given(dict(zip(columns, given, strict=True)))
+        found = np.stack([np.asarray(one.evaluate(rows, {}), np.float64) for one in factor.call.variables])
+        if not np.isfinite(found).all():
+            raise ValueError(f"{self.label} is asked for at values that are not finite.")
+        return found
+
+    def _tensor(self, columns: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(columns.T)).to(self.coef.device)
+
+    def __repr__(self) -> str:
+        return f"SmoothTerm({self.label!r}, {len(self.places)} coefficients)"
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Columns by name, as an expression reads them."""
+
+    columns: dict[str, np.ndarray]
+
+    def values(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+
+def smooths(result: Fitted) -> dict[str, SmoothTerm]:
+    """The smooth terms of a fit by their labels, `s(x)` or `s(x):dose`, in the order of the formula.
+
+    Those of a further predictor begin with its name. Empty where there are none.
+    """
+    spec, found, start = result.spec, dict[str, SmoothTerm](), 0
+    if spec is None:
+        return found
+    for factors, prefix, count in spec.pieces:
+        for factor in factors:
+            if isinstance(factor, PENALISED):
+                for part in factor.parts:
+                    columns = range(start + part.places.start, start + part.places.stop)
+                    places = list(columns) if result.plan is None else result.plan.places(list(columns))
+                    named = SmoothPart(prefix + part.label, part.places, part.level)
+                    found[named.label] = SmoothTerm(result, factor, named, places)
+        start += count
+    return found
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values.tolist() if isinstance(values, Tensor) else values)
