@@ -9,12 +9,12 @@ from torchglm.design.expressions import Expression
 from torchglm.design.factors import Categorical, Numeric
 from torchglm.design.random import MARK, Grouped
 from torchglm.design.smooths.call import SmoothCall
-from torchglm.design.smooths.effects import Effects
+from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth
 
-Factor: TypeAlias = Numeric | Categorical | Smooth | Effects
-Penalised: TypeAlias = Smooth | Effects  # whose columns bring penalties with them
-PENALISED = (Smooth, Effects)
+Factor: TypeAlias = Numeric | Categorical | Smooth | LevelEffects
+Penalised: TypeAlias = Smooth | LevelEffects  # whose columns bring penalties with them
+PENALISED = (Smooth, LevelEffects)
 
 
 def check_labels(factors: Sequence[Penalised]) -> None:
@@ -38,9 +38,9 @@ def factor_dict(factor: Factor) -> dict[str, Any]:
 
 def factor_from(data: dict[str, Any]) -> Factor:
     """The inverse of `factor_dict`; runs no code."""
-    if data["kind"] in (Smooth.kind, Effects.kind):
+    if data["kind"] in (Smooth.kind, LevelEffects.kind):
         call = SmoothCall(data["text"])
-        return Smooth.from_dict(call, data) if data["kind"] == Smooth.kind else Effects.from_dict(call, data)
+        return Smooth.from_dict(call, data) if data["kind"] == Smooth.kind else LevelEffects.from_dict(call, data)
     return plain_factor_from(data)
 
 

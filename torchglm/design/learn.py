@@ -16,9 +16,10 @@ from torchglm.design.kinds import PENALISED, Factor, check_labels
 from torchglm.design.levels import category, is_categorical, occurring
 from torchglm.design.odd import check_response, check_text, without_index
 from torchglm.design.parts import Part, RandomSet, Terms
+from torchglm.design.response import Response
 from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.learned import learn_smooth
-from torchglm.design.spec import INTERCEPT, Design, DesignSpec, Response
+from torchglm.design.spec import INTERCEPT, Design, DesignSpec
 from torchglm.rows.ranks import Ranks
 from torchglm.tables.columns import as_table, check_columns, names_of, type_name
 from torchglm.tables.pieces import Pieces

@@ -13,11 +13,11 @@ import torch
 
 from torchglm.design.blocks import Block, index_columns, width, written
 from torchglm.design.effects import effect_columns, groupings_of
-from torchglm.design.expressions import Expression
-from torchglm.design.factors import UNSEEN, Categorical, Numeric
+from torchglm.design.factors import UNSEEN, Categorical
 from torchglm.design.frame import MISSING, Frame
 from torchglm.design.kinds import PENALISED, Factor, factor_dict, factor_from, plain_factor_from
 from torchglm.design.parts import Part, RandomGrouping, RandomSet, Terms, parts_of, terms_dict, terms_from
+from torchglm.design.response import Response
 from torchglm.design.smooths.factor import PenaltyBlock
 from torchglm.rows.indexed import Indexed
 from torchglm.tables.columns import as_table
@@ -78,40 +78,6 @@ class Design:
     def terms(self) -> dict[str, list[int]]:
         """The positions of each term's columns."""
         return self.spec.terms
-
-
-@dataclass(frozen=True)
-class Response:
-    """The left side of a formula: numbers and booleans as they are, two levels as 0 and 1 in their order.
-
-    With `classes` there may be more levels: 0, 1, 2, ...
-    """
-
-    expression: Expression
-    factor: Numeric | Categorical
-    classes: bool = False
-
-    def __post_init__(self) -> None:
-        if self.classes:
-            return
-        if self.levels is not None and len(self.levels) != 2:
-            raise ValueError(
-                f"The response {self.expression.text!r} has {len(self.levels)} levels: "
-                f"{', '.join(map(repr, self.levels[:6]))}. It must hold numbers, booleans or two levels."
-            )
-        if self.levels is None and len(self.factor.full) != 1:
-            raise ValueError(f"The response {self.expression.text!r} must be one column.")
-
-    @property
-    def levels(self) -> list[Any] | None:
-        """The two levels, the second being y = 1, or all classes; None for numbers."""
-        return self.factor.levels if isinstance(self.factor, Categorical) else None
-
-    def values(self, frame: Frame) -> np.ndarray:
-        """y `(n,)` float64. Raises ValueError for a level never seen or a value that is not finite."""
-        if isinstance(self.factor, Categorical):
-            return self.factor.codes(frame, "error", {}).astype(np.float64)
-        return self.factor.columns(frame)[0]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -356,7 +322,7 @@ class DesignSpec:
                 data["formula"],
                 {factor.expression.text: factor for factor in factors},
                 terms_from(data["terms"]),
-                None if left is None else _left(left, bool(data["classes"])),
+                None if left is None else Response.of(left, bool(data["classes"])),
                 data["missing"],
                 data["unseen"],
                 dict(data["types"]),
@@ -396,12 +362,6 @@ def _columns(
     numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
     indices = tuple(index for inside in found if inside for index in inside)
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
-
-
-def _left(factor: Factor, classes: bool) -> Response:
-    if isinstance(factor.expression, Grouped):
-        raise TypeError("the response is a grouping of random effects")
-    return Response(factor.expression, factor, classes)
 
 
 def _tuple(value: Any) -> tuple[str, ...] | None:

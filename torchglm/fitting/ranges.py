@@ -13,6 +13,8 @@ from torch import Tensor
 
 from torchglm.fitting.penalties import Quadratic
 
+TWICE = 1e-9  # share of itself below which what is left of a sum of columns is none
+SEEN = 1e-3  # share of the largest part of such a sum that counts as one of its own
 EMPTY = 1e-10  # share of the largest eigenvalue of a sum of penalties below which one is zero
 
 
@@ -86,6 +88,21 @@ class Ranges:
             products = torch.einsum("bjrs,bkrs->bjk", parts, parts)
             second[:, at.unsqueeze(-1), at] = torch.diag_embed(traces) - products
         return value, first, second
+
+
+def repeated(penalty: Quadratic, gram: Tensor) -> Tensor:
+    """(B, p) the columns of a Gram (B, p, p) that a sum without penalty and without effect is made of."""
+    ranges = Ranges(penalty, gram.shape[-1], gram.device)
+    free = ranges.rotation[:, ~ranges.inside]
+    small = free.mT @ gram @ free
+    size = small.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    whole = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0)
+    scale = torch.where(size > TWICE * whole.amax(-1, keepdim=True).sqrt(), 1 / size, 0.0)
+    values, vectors = torch.linalg.eigh(small * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    lost = torch.where((values < TWICE).unsqueeze(-2), vectors, 0.0)
+    lost = lost * torch.where(scale > 0, scale, 1.0).unsqueeze(-1)
+    effect = (free @ lost).abs() * torch.where(whole > 0, whole, 1.0).sqrt().unsqueeze(-1)
+    return (effect > SEEN * effect.amax(-2, keepdim=True).clamp(min=1e-300)).any(-1)
 
 
 def scaled_root(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchglm.design.kinds import PENALISED, Penalised
-from torchglm.design.smooths.effects import Effects
+from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth, SmoothPart
 from torchglm.inference.fitted import Fitted
 
@@ -104,7 +104,7 @@ class SmoothTerm:
     @property
     def levels(self) -> list[Any]:
         """The levels of effects, in the order of the coefficients. Raises `ValueError` for a curve."""
-        if not isinstance(self.factor, Effects):
+        if not isinstance(self.factor, LevelEffects):
             raise ValueError(f"{self.label} is a curve over numbers. Ask curve() for values.")
         return [one[0] if len(one) == 1 else one for one in self.factor.levels]
 
@@ -128,11 +128,11 @@ class SmoothTerm:
 
     def _design(self, values: Any) -> Tensor:
         """(m, q) the columns of the term at values."""
-        if isinstance(self.factor, Effects):
+        if isinstance(self.factor, LevelEffects):
             return self._of_levels(self.factor, values)
         return self._tensor(self.factor.columns(self._values(self.factor, values)))
 
-    def _of_levels(self, factor: Effects, values: Any) -> Tensor:
+    def _of_levels(self, factor: LevelEffects, values: Any) -> Tensor:
         known = [tuple(map(str, one)) for one in factor.levels]
         asked = known if values is None else [tuple(map(str, np.atleast_1d(one))) for one in _listed(values)]
         strange = [one for one in asked if one not in known]

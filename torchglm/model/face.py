@@ -114,10 +114,9 @@ def fit(
         types: column -> `"number"`, `"integer"`, `"text"`, `"date"` or an Arrow type (formula only).
         na: what means missing beside empty fields, instead of NA, NaN and null: `["?", -999]` (formula only).
         observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
-        smoothing: how strengths of terms, `s(x)`, and random effects, `(1 + x | clinic)`, are estimated: `"reml"` or
-            `"ml"`, or numbers for strengths by name; None is `"reml"`, of random effects beside other laws `"ml"`.
-        predictors: the columns of the other parameters of the law, by name: `{"dispersion": z}`, `z` a frame or
-            `(n, q)` numbers, or `"~ 1"` for an intercept alone.
+        predictors: the columns of the other parameters of the law by name, `{"dispersion": z}`, or `"~ 1"`.
+        smoothing: how strengths of `s(x)` and random effects `(1 + x | clinic)` are estimated: `"reml"` or `"ml"`, or
+            numbers for strengths, by name; None is `"reml"`, but `"ml"` for random effects beside other laws.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
         trials: totals of counts `y` (binomial, beta-binomial); `event`: 1 seen, 0 right-censored (families of times).

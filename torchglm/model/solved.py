@@ -19,12 +19,12 @@ from torchglm.fitting.mixed.fit import MixedFound, solve_mixed
 from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
 from torchglm.fitting.progress import Observer, Progress
+from torchglm.fitting.ranges import repeated
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated, solve_with_strengths
 from torchglm.inputs import Data
 from torchglm.links import Identity, Link
-
 
 # how strengths are found: a method, or numbers, of all, of each, or by name
 Smoothing: TypeAlias = str | float | Tensor | Mapping[str, float] | None
@@ -124,21 +124,20 @@ def solved(
 
 
 def _check_terms(solution: Solution, penalty: Penalty | None, data: Data) -> None:
-    """Raise `ValueError` where terms with a penalty hold columns that other terms hold: which of them is not told."""
+    """Raise `ValueError` where what terms leave unpenalised is said twice: which of them has it, nothing tells."""
     spec = data.context.get("spec")
     if spec is None or not spec.penalties or not isinstance(penalty, Quadratic):
         return
-    lost = ~solution.keep[~(solution.status == int(Status.NOT_FINITE))]
-    names = [
-        name
-        for (columns, _), name in zip(penalty.blocks, penalty.names, strict=True)
-        if lost.numel() and bool(lost[:, [int(column) for column in columns]].any(-1).all())
-    ]
-    if names:
+    sound = solution.status != int(Status.NOT_FINITE)
+    twice = repeated(penalty, solution.moments.gram.written_out()[sound])
+    columns = [at for at, both in enumerate(twice.all(0).tolist()) if both] if len(twice) else []
+    places = spec.terms if data.plan is None else {name: data.plan.places(at) for name, at in spec.terms.items()}
+    terms = [name for name, own in places.items() if set(own) & set(columns)]
+    if any(set(columns) & {int(at) for at in block[0]} for block in penalty.blocks):
         raise ValueError(
-            f"{', '.join(names)} and other terms say the same: some of their columns are sums of others, or no row "
-            "tells of them. Leave one of the terms out; beside s(x) an interaction is ti(x, z), and a curve for each "
-            "level, s(x, by=g), stands without s(x) but with C(g)."
+            f"{' and '.join(terms)} say the same: some columns are sums of others, or no row tells of them. Leave one "
+            "of them out. Beside s(x) an interaction is ti(x, z); a curve for each level, s(x, by=g), stands without "
+            "s(x) but with C(g)."
         )
 
 

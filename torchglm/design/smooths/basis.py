@@ -51,7 +51,7 @@ class Basis(ABC):
         """The inverse of `to_dict`."""
 
 
-class Marginal(Basis):
+class LearnedBasis(Basis):
     """A basis that is learned from values: that of a term `s()`, or a margin of a tensor product."""
 
     plain_in_tensors = False  # whether its columns are heights already, and so stay as they are in a tensor product
@@ -59,7 +59,7 @@ class Marginal(Basis):
 
     @classmethod
     @abstractmethod
-    def learn(cls, values: np.ndarray, counts: np.ndarray, k: int, options: Mapping[str, Any]) -> Marginal:
+    def learn(cls, values: np.ndarray, counts: np.ndarray, k: int, options: Mapping[str, Any]) -> LearnedBasis:
         """The basis of `k` columns on distinct values (d, m), sorted, each with the number of its rows (m,)."""
 
 

@@ -90,7 +90,7 @@ class SmoothCall:
         text = ast.unparse(node)
         for word, name in self._names.items():
             text = name if text == word else text.replace(word, f"`{name}`")
-        one = Expression(text, lookup=ast.unparse(node) in self._names)
+        one = Expression(text, lookup=isinstance(node, ast.Name))
         if one.learns:
             raise ValueError(f"{self.said} has a transform that learns, {text!r}, inside. Leave it out: smooths learn.")
         return one

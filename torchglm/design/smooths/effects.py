@@ -1,4 +1,4 @@
-"""Effects of levels that are drawn from one normal law: `s(group, bs="re")`, `s(group, x, bs="re")`."""
+"""LevelEffects of levels that are drawn from one normal law: `s(group, bs="re")`, `s(group, x, bs="re")`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.factor import PenaltyBlock, SmoothPart
 
 
-class Effects:
+class LevelEffects:
     """One coefficient for each level (of each of `by`) of categories, times numbers, with a ridge on all of them.
 
     `scale` divides the ridge: 1 for levels alone.
@@ -87,7 +87,7 @@ class Effects:
         return {"kind": self.kind, "categories": own, "scale": self.scale, "by": by}
 
     @classmethod
-    def from_dict(cls, call: SmoothCall, data: Mapping[str, Any]) -> Effects:
+    def from_dict(cls, call: SmoothCall, data: Mapping[str, Any]) -> LevelEffects:
         """The inverse of `to_dict`."""
         own, by = data["categories"], None if call.by is None else Numeric(call.by, [call.by.text])
         categories = [Categorical.from_dict(v, dict(own[v.text])) for v in call.variables if v.text in own]

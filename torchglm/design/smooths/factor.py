@@ -16,7 +16,7 @@ from torchglm.design.smooths.basis import Basis
 from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.constraint import Constraint
 from torchglm.design.smooths.made import basis_from
-from torchglm.design.smooths.tensor import Tensor
+from torchglm.design.smooths.tensor import TensorProduct
 
 NULL = np.finfo(np.float64).eps ** 0.66  # share of the largest eigenvalue below which one of a penalty is zero
 
@@ -154,7 +154,7 @@ class Smooth:
     def from_dict(cls, call: SmoothCall, data: Mapping[str, Any]) -> Smooth:
         """The inverse of `to_dict`."""
         own = data["basis"]
-        basis = Tensor.from_dict(own) if own["kind"] == Tensor.kind else basis_from(own)
+        basis = TensorProduct.from_dict(own) if own["kind"] == TensorProduct.kind else basis_from(own)
         constraint = None if data["constraint"] is None else Constraint(np.asarray(data["constraint"], np.float64))
         by: Numeric | Categorical | None = None
         if call.by is not None:

@@ -12,10 +12,10 @@ from torchglm.design.factors import Categorical, Numeric
 from torchglm.design.smooths.basis import Basis
 from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.constraint import Constraint
-from torchglm.design.smooths.effects import Effects
+from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth
 from torchglm.design.smooths.made import basis_of
-from torchglm.design.smooths.tensor import Margin, Tensor
+from torchglm.design.smooths.tensor import Margin, TensorProduct
 
 COLUMNS = {1: 10, 2: 30, 3: 110}  # of a thin plate spline of so many variables, where a term does not say
 MARGIN = 5  # columns of a margin of te() and ti()
@@ -28,7 +28,7 @@ def learn_smooth(
     rows: HasColumns,
     category: Callable[[Expression], Categorical | None],
     ordered: Callable[[Expression], bool],
-) -> Smooth | Effects:
+) -> Smooth | LevelEffects:
     """A term from the columns of all rows; `category` gives the levels of what is one, and whether they are ranked.
 
     Raises `ValueError` that names the term for a category where numbers are needed, for numbers that are not finite,
@@ -87,7 +87,7 @@ def _basis(call: SmoothCall, values: np.ndarray, counts: np.ndarray) -> Basis:
         except ValueError as error:
             raise ValueError(f"{names}: {error}") from None
         start += d
-    return Tensor(margins, call.dims)
+    return TensorProduct(margins, call.dims)
 
 
 def _summed(basis: Basis, values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, float]:
@@ -106,7 +106,7 @@ def _effects(
     rows: HasColumns,
     category: Callable[[Expression], Categorical | None],
     by: Numeric | Categorical | None,
-) -> Effects:
+) -> LevelEffects:
     found = [category(one) for one in call.variables]
     categories = [one for one in found if one is not None]
     for one in categories:
@@ -121,7 +121,7 @@ def _effects(
     most = float(np.max(size))
     if most == 0:
         raise ValueError(f"{call.said} is 0 in all rows. Leave the term out.")
-    return Effects(call, categories, numbers, 1 / most**2, by)
+    return LevelEffects(call, categories, numbers, 1 / most**2, by)
 
 
 def _numbers(one: Expression, rows: HasColumns, call: SmoothCall) -> np.ndarray:

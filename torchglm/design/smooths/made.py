@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from torchglm.design.smooths.basis import Marginal
+from torchglm.design.smooths.basis import LearnedBasis
 from torchglm.design.smooths.natural import CubicRegression, Cyclic
 from torchglm.design.smooths.pspline import PSpline
 from torchglm.design.smooths.thinplate import ThinPlate
 
-CLASSES: dict[str, type[Marginal]] = {
+CLASSES: dict[str, type[LearnedBasis]] = {
     "cr": CubicRegression,
     "cs": CubicRegression,
     "cc": Cyclic,
@@ -23,7 +23,7 @@ CLASSES: dict[str, type[Marginal]] = {
 }
 
 
-def basis_of(values: np.ndarray, counts: np.ndarray, k: int, options: Mapping[str, Any]) -> Marginal:
+def basis_of(values: np.ndarray, counts: np.ndarray, k: int, options: Mapping[str, Any]) -> LearnedBasis:
     """The basis of `k` columns that `options["bs"]` names, on distinct values (d, m) with their counts (m,).
 
     Raises `ValueError` for fewer distinct values than columns, and for too few columns.
@@ -41,6 +41,6 @@ def basis_of(values: np.ndarray, counts: np.ndarray, k: int, options: Mapping[st
     return kind.learn(values, counts, k, options)
 
 
-def basis_from(data: Mapping[str, Any]) -> Marginal:
+def basis_from(data: Mapping[str, Any]) -> LearnedBasis:
     """The inverse of `to_dict` with its `kind`."""
     return {one.kind: one for one in CLASSES.values()}[str(data["kind"])].from_dict(data)

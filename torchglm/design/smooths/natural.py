@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from torchglm.design.smooths.basis import Marginal, knots_given, one_variable
+from torchglm.design.smooths.basis import LearnedBasis, knots_given, one_variable
 
 SHRINK = 0.1  # share of the least positive eigenvalue that the null space of a shrinkage basis gets, one after another
 
@@ -17,7 +17,7 @@ def quantiles(values: np.ndarray, count: int) -> np.ndarray:
     return np.quantile(values, np.linspace(0.0, 1.0, count))
 
 
-class Pieces:
+class CubicPieces:
     """Cubic pieces between `knots` (K,), given by `heights` and `curvatures` (K, k) of each column there.
 
     Beyond the knots the columns go on as straight lines: `f(x) = a- h_j + a+ h_j+1 + c- g_j + c+ g_j+1`, with the
@@ -56,7 +56,7 @@ class Pieces:
         return found
 
 
-class CubicRegression(Marginal):
+class CubicRegression(LearnedBasis):
     """`bs="cr"`: columns are the heights at knots, the penalty is the integrated square of the second derivative.
 
     With `shrink` (`bs="cs"`) its null space, the straight lines, is penalised a little as well.
@@ -75,7 +75,7 @@ class CubicRegression(Marginal):
             if i + 1 < k - 2:
                 inner[i, i + 1] = inner[i + 1, i] = h[i + 1] / 6
         second = np.linalg.solve(inner, across)
-        self.knots, self.pieces = knots, Pieces(knots, np.eye(k), np.vstack([np.zeros(k), second, np.zeros(k)]))
+        self.knots, self.pieces = knots, CubicPieces(knots, np.eye(k), np.vstack([np.zeros(k), second, np.zeros(k)]))
         self.penalty, self.null, self.shrink = across.T @ second, 2, shrink
         if shrink:
             self.penalty, self.null = shrunk(self.penalty, 2, SHRINK), 0
@@ -100,7 +100,7 @@ class CubicRegression(Marginal):
         return cls(np.asarray(data["knots"], np.float64), bool(data["shrink"]))
 
 
-class Cyclic(Marginal):
+class Cyclic(LearnedBasis):
     """`bs="cc"`: a cubic spline whose value, slope and curvature at the last knot are those at the first."""
 
     kind = "cc"
@@ -118,7 +118,7 @@ class Cyclic(Marginal):
                 inner[i, j] += step / 6
                 across[i, j] += 1 / step
         second, around = np.linalg.solve(inner, across), [*range(k), 0]
-        self.knots, self.pieces = knots, Pieces(knots, np.eye(k)[around], second[around])
+        self.knots, self.pieces = knots, CubicPieces(knots, np.eye(k)[around], second[around])
         self.penalty, self.null = across.T @ second, 1
 
     def columns(self, values: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from torchglm.design.smooths.basis import Marginal, knots_given, one_variable
+from torchglm.design.smooths.basis import LearnedBasis, knots_given, one_variable
 
 BEYOND = 0.001  # share of the range by which the knots reach beyond the data
 
 
-class PSpline(Marginal):
+class PSpline(LearnedBasis):
     """`bs="ps"`: B-splines of `degree` on `knots` (k + degree + 1,), penalised by differences of `order`.
 
     Beyond the inner knots the columns go on as straight lines. With `cyclic` (`bs="cp"`) the last are the first again.

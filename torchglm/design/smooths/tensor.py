@@ -1,4 +1,4 @@
-"""Tensor products: smooths of several variables on scales of their own, from a basis of each."""
+"""TensorProduct products: smooths of several variables on scales of their own, from a basis of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torchglm.design.smooths.basis import Basis, Marginal
+from torchglm.design.smooths.basis import Basis, LearnedBasis
 from torchglm.design.smooths.constraint import Constraint
 from torchglm.design.smooths.made import basis_from, basis_of
 
@@ -18,7 +18,7 @@ FLAT = np.finfo(np.float64).eps ** 0.66  # condition below which heights say not
 class Margin:
     """One basis of a tensor product: `turn` makes heights of its columns, `constraint` centres them (`ti`)."""
 
-    def __init__(self, basis: Marginal, constraint: Constraint | None, turn: np.ndarray | None) -> None:
+    def __init__(self, basis: LearnedBasis, constraint: Constraint | None, turn: np.ndarray | None) -> None:
         self.basis, self.constraint, self.turn = basis, constraint, turn
         own = basis.penalty if constraint is None else constraint.penalty(basis.penalty)
         self.penalty = own if turn is None else turn.T @ own @ turn
@@ -56,7 +56,7 @@ class Margin:
         return cls(basis_from(data["basis"]), constraint, turn)
 
 
-class Tensor(Basis):
+class TensorProduct(Basis):
     """`te()`, `ti()`: products of the columns of margins, that of the last varying fastest, a penalty for each margin.
 
     Source: Wood (2006), Biometrics 62(4), 1025-1036.
@@ -99,7 +99,7 @@ class Tensor(Basis):
         return {"margins": [one.to_dict() for one in self.margins], "dims": self.dims}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Tensor:
+    def from_dict(cls, data: Mapping[str, Any]) -> TensorProduct:
         return cls([Margin.from_dict(one) for one in data["margins"]], [int(d) for d in data["dims"]])
 
 

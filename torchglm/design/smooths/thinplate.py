@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from torchglm.design.smooths.basis import Marginal
-from torchglm.design.smooths.natural import SHRINK, Pieces, shrunk
+from torchglm.design.smooths.basis import LearnedBasis
+from torchglm.design.smooths.natural import SHRINK, CubicPieces, shrunk
 
 MOST = 2000  # distinct values that a basis is made of
 TILE = 1 << 20  # distances that are held at a time
 
 
-class ThinPlate(Marginal):
+class ThinPlate(LearnedBasis):
     """`bs="tp"`: `sum_i radial_i eta(|x - x_i|) + sum_j polynomial_j phi_j(x)` for each column, on `knots` (d, m).
 
     `radial` (m, k) and `polynomial` (M, k) make the columns, of which the last `M`, the polynomials of a degree below
@@ -62,14 +62,14 @@ class ThinPlate(Marginal):
         step[axis] = size
         return (self.columns(values + step) - self.columns(values - step)) / (2 * size)
 
-    def _natural(self) -> Pieces:
+    def _natural(self) -> CubicPieces:
         """In one variable with cubic distances the columns are natural splines: pieces cost less than distances."""
         [x] = self.knots
         gaps = np.abs(x[:, None] - x)
         heights = _radial(gaps, 1, 2).T @ self.radial + _monomials(self.knots, 2).T @ self.polynomial
         curvatures = (gaps / 2).T @ self.radial
         curvatures[[0, -1]] = 0.0  # which the constraint on `radial` makes them
-        return Pieces(x + self.centre[0], heights, curvatures)
+        return CubicPieces(x + self.centre[0], heights, curvatures)
 
     @classmethod
     def learn(cls, values: np.ndarray, counts: np.ndarray, k: int, options: Mapping[str, Any]) -> ThinPlate:
