@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torchglm.fitting.alternate import solve
 from torchglm.fitting.irls import evaluate
+from torchglm.fitting.solve import solve
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
 from torchglm.inputs import FileRows

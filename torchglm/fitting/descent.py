@@ -82,7 +82,7 @@ class Descent:
         """Where the next pass evaluates, and what of it is needed."""
         problem = self.problem
         # the report has the information that inference takes: the expected one, the observed of several predictors
-        observed = (s.fisher == 0) & (~s.closing | problem.several) & ~s.factored
+        observed = (s.fisher == 0) & (~s.closing | problem.whole) & ~s.factored
         last = bool(s.closing.any()) or bool((s.n_iter + 1 >= problem.max_iter).any())
         return Point(
             trial,
@@ -142,7 +142,7 @@ class Descent:
         """The next direction of every model, and whether the pass along it may be the last."""
         problem = self.problem.among(s.lane)
         delta, decrement, inverse = self._direction(s)
-        turned = problem.several and problem.smooth_penalty and not problem.canonical
+        turned = problem.whole and problem.smooth_penalty and not problem.canonical and problem.layout.levels is None
         bent = ~inverse.positive & (s.fisher == 0) & ~s.factored if turned else torch.zeros_like(s.closing)
         if bool(bent.any()):
             delta, decrement, inverse = self._direction(_turned_down(s, bent))
@@ -197,7 +197,7 @@ class Descent:
         """Write the models that ended, and go on with the others; the last pass may have `reported`."""
         stop = ended != GOING
         index, going = stop.nonzero()[:, 0], (~stop).nonzero()[:, 0]
-        own = (s.fisher == 0) & ~s.factored if self.problem.several else s.closing
+        own = (s.fisher == 0) & ~s.factored if self.problem.whole else s.closing
         expected = accepted if self.problem.canonical else accepted & own
         at_hand = reported and bool(expected[index].all())
         yield from self.finish(s.take(index), ended[index], at_hand)
@@ -210,7 +210,7 @@ class Descent:
         """
         last, out, problem = s.moments, self.out, self.problem.among(s.lane)
         if not at_hand:
-            observed = problem.several and not problem.canonical
+            observed = problem.whole and not problem.canonical
             point = Point(s.coef, observed, False if observed else bool(s.factored.any()), s.coef, fence=problem.fence)
             last = yield Ask(point, s.lane)
         factored = s.factored & (last.factor is not None)
@@ -228,8 +228,8 @@ class Descent:
         out.cut[s.lane] = s.cut
 
     def _observed(self, lane: Tensor) -> Solve | None:
-        """What solves for models `lane` with the information of their last step; None where expected is observed."""
-        if self.problem.canonical or self._aim is None:
+        """What solves for models `lane` with the information of their last step; None where the report has it."""
+        if self.problem.canonical or self.problem.whole or self._aim is None:
             return None
         aimed, inverse = self._aim
         place = torch.searchsorted(aimed, lane)

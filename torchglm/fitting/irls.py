@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,8 +70,8 @@ def irls(
                 observe=None if told is None else told.of(models),
             ),
         )
-    chunks, head = _chunks(source)
-    problem = Problem.of(chunks, head, family, link, penalty, tol, max_iter, rank_tol)
+    given = {"penalty": penalty, "tol": tol, "max_iter": max_iter, "rank_tol": rank_tol}
+    chunks, problem = problem_of(source, family, link, given)
     search = _sought(problem, chunks, start, skip, observe)
     if search.needs_pairs:
         search = _sought(problem.in_pairs(), seen(chunks, in_pairs), start, skip, observe)
@@ -119,20 +120,22 @@ def evaluate(
     rank_tol: float = 1e-12,
 ) -> Solution:
     """What IRLS would say at coefficients `(B, p)` that were found elsewhere, with the status they have."""
-    chunks, head = _chunks(source)
-    problem = Problem.of(chunks, head, family, link, penalty, rank_tol=rank_tol)
-    search = _standing(problem, chunks, coef)
-    if search.needs_pairs:
-        search = _standing(problem.in_pairs(), seen(chunks, in_pairs), coef)
+    chunks, problem = problem_of(source, family, link, {"penalty": penalty, "rank_tol": rank_tol})
+    search = searched(problem, chunks, start=coef, stay=True)
     search.solution.status.fill_(int(status))
     search.solution.n_iter.fill_(n_iter)
     return search.solution
 
 
-def _standing(problem: Problem, source: Iterable[Rows], coef: Tensor) -> Search:
-    """The search that stays at given coefficients, at its end."""
-    search = Search(problem, start=coef, stay=True)
+@torch.no_grad()
+@small_operators()
+def searched(problem: Problem, source: Iterable[Rows], **begin: Any) -> Search:
+    """A search from where `begin` says (see `Search`) at its end; begun anew on Grams of all pairs where it must be."""
+    search = Search(problem, **begin)
     pull(search, source)
+    if search.needs_pairs:
+        search = Search(problem.in_pairs(), **begin)
+        pull(search, seen(source, in_pairs))
     return search
 
 
@@ -186,9 +189,13 @@ def _of_a_part(problem: Problem, source: Iterable[Rows]) -> Solution | None:
     return part if int(part.status[0]) == Status.CONVERGED and bool(part.keep.all()) else None
 
 
-def _chunks(source: Rows | Iterable[Rows]) -> tuple[Iterable[Rows], Rows]:
+def problem_of(
+    source: Rows | Iterable[Rows], family: Family, link: Link, options: dict[str, Any]
+) -> tuple[Iterable[Rows], Problem]:
+    """The rows as a source, and their problem with these `options` of `irls`. Raises `ValueError` for no rows."""
     chunks = [source] if isinstance(source, Rows) else source
     head = next(iter(own_rows(chunks)), None)
     if head is None or head.y.shape[-1] == 0:
         raise ValueError("the source holds no rows (n = 0). Pass at least one row.")
-    return chunks, head
+    known = {name: value for name, value in options.items() if name not in ("skip", "start", "observe")}
+    return chunks, Problem.of(chunks, head, family, link, **known)

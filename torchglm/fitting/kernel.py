@@ -15,6 +15,7 @@ from torchglm.families.several import VectorFamily
 from torchglm.fitting.edges import fenced, lacking, margin
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.several import several_design, several_moments
+from torchglm.fitting.shape_sums import of_coefficients, with_raw_shape, with_shape, with_unit_shape
 from torchglm.links import Identity, Inverse, InverseSquared, Link, Sqrt
 from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
@@ -100,10 +101,23 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     if rows.plan is not None and not point.design:
         assert isinstance(family, VectorFamily)
         return several_moments(rows, point, family)
+    if not point.shapes:
+        return _of_coefficients(rows, point, family, link)[0]
+    own = of_coefficients(point)
+    if point.coef is None or point.design or point.lack is not None:
+        return with_unit_shape(_of_coefficients(rows, own, family, link)[0], point.shapes)
+    member = with_raw_shape(family, point.coef[:, -point.shapes :])
+    sums, values = _of_coefficients(rows, own, member, link)
+    assert values is not None
+    return with_shape(sums, rows, values.mu, values.score, member, point)
+
+
+def _of_coefficients(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Moments, _Values | None]:
+    """The moments of rows, and the values they are the sums of, where there are such."""
     if point.design:
-        return replace(Moments.zero(rows.y.shape[0], Layout(0), rows.y.device), factor=_design(rows))
+        return replace(Moments.zero(rows.y.shape[0], Layout(0), rows.y.device), factor=_design(rows)), None
     if point.lack is not None:
-        return _lacks(rows, point)
+        return _lacks(rows, point), None
     plain = is_all(rows.weight, 1.0)
     values = _values(rows, point, family, link, plain)
     eta, information = values.eta, values.information
@@ -115,7 +129,7 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     if point.before is not None:
         pearson, change = _report(rows, values, point, family, link, plain)
         near = near if point.ends is None else margin(eta, rows.weight, point.ends)
-    return Moments(
+    sums = Moments(
         gram(rows, information, point.single) if point.curved else Dense(eta.new_zeros(eta.shape[0], 0, 0)),
         project(rows, values.score),
         values.half.sum(-1),
@@ -129,6 +143,7 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
         near,
         _factor(rows, values.score, information) if point.factor else None,
     )
+    return sums, values
 
 
 class _Values(NamedTuple):

@@ -126,7 +126,7 @@ class Point:
     objective leaves out what depends on `y` alone; a `single` Gram may be summed in float32. `ends` is the range of
     `eta` where it has an end. With `lack` (B,) the sums are of what rows lack to that distance from the ends, `invalid`
     counting those that lack half of it; with `design` there is but a factor, that of the design's rows of positive
-    weight.
+    weight. So many raw `shapes` of the family stand behind the coefficients, see `shape_sums`.
     """
 
     coef: Tensor | None = None
@@ -143,6 +143,7 @@ class Point:
     ends: tuple[float, float] | None = None
     lack: Tensor | None = None
     design: bool = False
+    shapes: int = 0
 
     @property
     def likelihood(self) -> bool:

@@ -23,6 +23,10 @@ def together(source: Ragged, fitted: Callable[[Tensor, Rows], Solution]) -> Solu
         part = fitted(models, rows)
         for name in ("coef", "keep", "root", "status", "n_iter", "cut"):
             getattr(whole, name)[models] = getattr(part, name)
+        if part.shape_error is not None:
+            known = whole.shape_error
+            known = torch.full_like(whole.moments.objective, torch.nan) if known is None else known
+            whole = replace(whole, shape_error=known.index_copy(0, models, part.shape_error))
         whole = replace(whole, moments=whole.moments.place(models, replace(part.moments, factor=None)))
     return whole
 

@@ -39,8 +39,8 @@ class Problem:
     """`B` models of one family and link on `p` columns, and how exactly their maxima are sought.
 
     `layout` is that of their Grams, `held` the rows in memory (0 where they are read at each pass),
-    `fence` the strength of a logarithmic barrier before the edges of the means; with `several` every row has more than
-    one predictor, and the objective is a negative log-likelihood, which may cross zero.
+    `fence` the strength of a logarithmic barrier before the edges of the means. With `several` every row has more than
+    one predictor; so many `shapes` of the family are sought behind the coefficients, of which `layout` knows.
     """
 
     family: Family
@@ -55,6 +55,7 @@ class Problem:
     held: int = 0
     fence: float = 0.0
     several: bool = False
+    shapes: int = 0
 
     @classmethod
     def of(
@@ -99,6 +100,11 @@ class Problem:
         return ends if any(map(math.isfinite, ends)) else None
 
     @property
+    def whole(self) -> bool:
+        """Whether the objective is a negative log-likelihood, which may cross zero, and its curvature the observed."""
+        return self.several or self.shapes > 0
+
+    @property
     def open_ended(self) -> bool:
         """Whether any linear predictor has a mean in range."""
         return self.ends is None
@@ -106,7 +112,7 @@ class Problem:
     @cached_property
     def canonical(self) -> bool:
         """Whether observed and expected information are one."""
-        return self.family.is_canonical(self.link) and not self.fence
+        return self.family.is_canonical(self.link) and not self.fence and not self.shapes
 
     @cached_property
     def smooth_penalty(self) -> bool:
@@ -152,7 +158,7 @@ class Problem:
 
     def size(self, objective: Tensor, total: Tensor) -> Tensor:
         """(B,) what a change of the objective is small beside: where that may cross zero, the weights as well."""
-        return objective.abs() + total if self.several else objective.abs()
+        return objective.abs() + total if self.whole else objective.abs()
 
     def smooth(self, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
         """(B, p) the kept columns in which the objective has a derivative: not those an l1 penalty holds at zero."""
@@ -240,7 +246,8 @@ class Problem:
 
     def unit(self, objective: Tensor, count: Tensor) -> Tensor:
         """(B,) what decrements are measured in: about the dispersion, where the family has one, and 1 where not."""
-        return 2 * objective.abs() / count if self.family.has_dispersion else torch.ones_like(objective)
+        known = self.shapes or not self.family.has_dispersion
+        return torch.ones_like(objective) if known else 2 * objective.abs() / count
 
     def _score(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
         return moments.score if self.penalty is None else moments.score - self.penalty.slope(coef, total)

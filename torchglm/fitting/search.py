@@ -72,7 +72,7 @@ class Search:
         point, ends = self._next.point, self.problem.ends
         if self.reports and point.coef is not None and point.before is None and point.lack is None:
             point = replace(point, before=point.coef)
-        return point if ends is None else replace(point, ends=ends)
+        return replace(point, ends=ends, shapes=self.problem.shapes)
 
     @property
     def lane(self) -> Tensor:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from torchglm.families import Family, NegativeBinomial, Tweedie
+from torchglm.families import Family
 from torchglm.fitting.kernel import take_family
+from torchglm.fitting.shape_sums import POWER_END, of_power
 from torchglm.links import Link
 from torchglm.rows.products import linear_predictor
 from torchglm.rows.ragged import Ragged
@@ -131,22 +132,6 @@ def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tens
     return torch.where(positive, best, start)
 
 
-@torch.no_grad()
-def has_alpha(family: Family) -> bool:
-    """Whether the shape a family estimates is the `alpha` of a negative binomial; else it is the power of a Tweedie.
-
-    Raises `ValueError` for a family whose shape is another.
-    """
-    if isinstance(family, NegativeBinomial):
-        return True
-    if isinstance(family, Tweedie):
-        return False
-    raise ValueError(
-        f"a fit estimates the shape of NegativeBinomial and Tweedie, not that of {type(family).__name__}. Give its "
-        "value (requires_grad False on its parameters), or learn it in a GLMHead by its loss."
-    )
-
-
 def alpha_ml(fitted: RowMeans, family: Family, start: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) the maximum likelihood alpha of negative binomial models at fixed means, and where it is on its limit 0.
 
@@ -188,55 +173,50 @@ def climb(slopes: Callable[[Tensor], tuple[Tensor, Tensor]], start: Tensor, lowe
 @torch.no_grad()
 def power_ml(fitted: RowMeans, family: Family, start: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(B,) the maximum likelihood Tweedie power in (1.01, 1.99) and dispersion at fixed means, and where on a limit."""
-    end = math.log(0.99 / 0.01)
 
-    def at(raw: Tensor, log_phi: Tensor) -> Tensor:
-        return fitted.loglik(family.with_parameters({"raw_power": raw}), log_phi.exp())
+    def at(place: Tensor) -> Tensor:
+        def term(rows: Rows, mu: Tensor) -> Tensor:
+            found = of_power(rows, mu, place[:, :1], place[:, 1:])
+            own = [found.own[pair] for pair in ((0, 0), (0, 1), (1, 1))]
+            return torch.stack([found.log_prob, *found.slope, *own], -1).sum(-2)
 
-    raw, log_phi = maximise_two(at, (start - 1).logit(), dispersion.log(), end)
-    return 1 + raw.sigmoid(), log_phi.exp(), raw.abs() >= end - 1e-6
+        return fitted.sum(term)
+
+    log_phi, raw = maximise_two(at, torch.stack([dispersion.log(), (start - 1).logit()], -1)).unbind(-1)
+    return 1 + raw.sigmoid(), log_phi.exp(), raw.abs() >= POWER_END - 1e-6
 
 
-def maximise_two(
-    function: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor, end: float, iterations: int = 60
-) -> tuple[Tensor, Tensor]:
-    """(B,) the maximum of a smooth function of two parameters in each model, the first within `(-end, end)`.
+def maximise_two(function: Callable[[Tensor], Tensor], start: Tensor, iterations: int = 60) -> Tensor:
+    """(B, 2) the maximum of a smooth function of two parameters, the second within `(-POWER_END, POWER_END)`.
 
-    Newton's method on finite differences, a unit step uphill where they are not concave; a step that does not rise
-    is halved. Stops when no parameter moves by 1e-8, or nothing rises.
+    `function` gives (B, 6) its value, slope and negative curvature (both first, between, both second). Newton's method;
+    a unit step uphill where it is not concave; a step that does not rise is cut. Ends when neither moves by 1e-10.
     """
-    x, y, limit = first.clamp(-end, end), second, torch.ones_like(first)
-    value = function(x, y)
+    ends = start.new_tensor([math.inf, POWER_END])
+    place = torch.minimum(torch.maximum(start, -ends), ends)
+    here, limit = function(place), torch.ones_like(start[:, 0])
     for _ in range(iterations):
-        dx, dy, newton = _newton_step(function, x, y, value)
-        size = torch.maximum(dx.abs(), dy.abs())
-        scale = torch.where(newton, (limit / size).clamp(max=1.0), limit / size.clamp(min=1e-300))
-        trial = (x + scale * dx).clamp(-end, end), y + scale * dy
-        new = function(*trial)
-        rises = new >= value
-        moved = torch.maximum((trial[0] - x).abs(), (trial[1] - y).abs())
-        x, y = torch.where(rises, trial[0], x), torch.where(rises, trial[1], y)
-        value = torch.where(rises, new, value)
-        limit = torch.where(rises, torch.ones_like(limit), torch.minimum(limit, size) / 4)
-        if bool((moved < 1e-8).all()):
+        step, newton = _step_of_two(here, place, ends)
+        size = step.abs().amax(-1)
+        scale = torch.where(newton, (limit / size.clamp(min=1e-300)).clamp(max=1.0), limit / size.clamp(min=1e-300))
+        trial = torch.minimum(torch.maximum(place + scale.unsqueeze(-1) * step, -ends), ends)
+        new = function(trial)
+        rises = (new[:, 0] >= here[:, 0] - 1e-13 * here[:, 0].abs()).unsqueeze(-1)
+        moved = (trial - place).abs().amax(-1)
+        place, here = torch.where(rises, trial, place), torch.where(rises, new, here)
+        limit = torch.where(rises[:, 0], 1.0, torch.minimum(limit, size) / 4)
+        if bool((moved < 1e-10).all()):
             break
-    return x, y
+    return place
 
 
-def _newton_step(
-    function: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, value: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Newton's step by finite differences, or the gradient and False where the function is not concave."""
-    h = STEP
-    right, left, up, down = function(x + h, y), function(x - h, y), function(x, y + h), function(x, y - h)
-    gx, gy = (right - left) / (2 * h), (up - down) / (2 * h)
-    xx, yy = (right - 2 * value + left) / h**2, (up - 2 * value + down) / h**2
-    xy = (function(x + h, y + h) - right - up + value) / h**2
-    det = xx * yy - xy * xy
-    concave = (xx < 0) & (det > 0)
+def _step_of_two(here: Tensor, place: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 2) Newton's step, or the slope and False where the function is not concave; along an end of the second."""
+    _, first, second, a, b, c = here.unbind(-1)
+    held = (place[:, 1].abs() >= ends[1]) & (second * place[:, 1] > 0)
+    second, b, c = torch.where(held, 0.0, second), torch.where(held, 0.0, b), torch.where(held, 1.0, c)
+    det = a * c - b * b
+    concave = (a > 0) & (det > 0)
     safe = torch.where(concave, det, 1.0)
-    return (
-        torch.where(concave, -(yy * gx - xy * gy) / safe, gx),
-        torch.where(concave, -(xx * gy - xy * gx) / safe, gy),
-        concave,
-    )
+    newton = torch.stack([(c * first - b * second) / safe, (a * second - b * first) / safe], -1)
+    return torch.where(concave.unsqueeze(-1), newton, torch.stack([first, second], -1)), concave

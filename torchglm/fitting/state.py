@@ -42,6 +42,7 @@ class Solution:
     n_iter: Tensor
     cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
     minnorm: bool = False  # dropped columns have coefficients after all
+    shape_error: Tensor | None = None  # (B,) the standard error of a raw shape parameter that was sought with them
 
     @staticmethod
     def blank(models: int, layout: Layout, device: torch.device) -> Solution:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
-from torchglm.fitting.alternate import solve
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.laplace import Criterion, Marginal
@@ -27,7 +26,8 @@ from torchglm.fitting.parts import Told, together
 from torchglm.fitting.penalties import Quadratic
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.ranges import EMPTY
-from torchglm.fitting.shape import has_alpha
+from torchglm.fitting.shape_sums import has_alpha
+from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status, converged
 from torchglm.links import Link

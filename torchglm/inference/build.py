@@ -90,6 +90,7 @@ def build(
         unknown=unknown,
         **levels,
         **strengths,
+        shape_error=solution.shape_error,
         observed=observed_inverse(source, family, link, coef, solution.keep) if censored else None,
     )
     cuts = family.predictors if isinstance(family, Ordinal) else ()

@@ -17,6 +17,7 @@ from torchglm.fitting.bias import information_term
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml, loglik
+from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.status import Status
 from torchglm.inference.class_counts import class_counts
 from torchglm.inference.flat import Flat
@@ -238,6 +239,20 @@ class Fitted(Origin):
         """(*B) the levels that were set apart."""
         levels = self.flat.apart_levels
         return self.shaped(torch.zeros_like(self.flat.deviance) if levels is None else levels)
+
+    @property
+    def shape_std_err(self) -> Tensor:
+        """(*B) the standard error of `family.alpha` or `family.power`, estimated together with the coefficients.
+
+        By the observed information of all of them. NaN at a limit and where the shape was not estimated so.
+        """
+        error = self.flat.shape_error
+        if error is None:
+            return self.shaped(torch.full_like(self.flat.deviance, torch.nan))
+        if has_alpha(self.family):
+            return self.shaped(error * self.family.get_parameter("log_alpha").exp())
+        share = self.family.get_parameter("raw_power").sigmoid()
+        return self.shaped(error * share * (1 - share))
 
     @property
     def edf(self) -> Tensor:

@@ -34,7 +34,8 @@ class Flat:
     standard error. Where separated levels were set apart, `infinite` (B, p) is the direction in which coefficients run
     to infinity: it moves `apart_rows` (B) rows of `apart_levels` (B) levels and no others. Of a
     `Quadratic` penalty `strength` (B, J) is that of its blocks, and where it is estimated `criterion` (B) is the least
-    negative log marginal likelihood. With random effects `modes` (B, R) are theirs, `effect_cov` (B, C) the entries of
+    negative log marginal likelihood. `shape_error` (B) is the standard error of the raw shape that was estimated. With
+    random effects `modes` (B, R) are theirs, `effect_cov` (B, C) the entries of
     the covariances of groupings, `effect_spread` (B, S) those of the modes of each level given the data; `effect_psi`
     (B, E) are the parameters of the roots of the covariances over the dispersion, in `effect_units` (B, U) of the
     effects, and `effect_psi_cov` (B, E E) their covariance; `effect_shares` (B, 3) are the variance of the fixed
@@ -64,6 +65,7 @@ class Flat:
     apart_levels: Tensor | None = None
     strength: Tensor | None = None
     criterion: Tensor | None = None
+    shape_error: Tensor | None = None
     modes: Tensor | None = None
     effect_cov: Tensor | None = None
     effect_spread: Tensor | None = None

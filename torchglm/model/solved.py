@@ -12,7 +12,6 @@ from torch import Tensor
 from torchglm.design import PenaltyBlock
 from torchglm.families import Family
 from torchglm.families.several import Multinomial, VectorFamily
-from torchglm.fitting.alternate import solve
 from torchglm.fitting.apart import Apart, levels_apart
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.mixed.fit import MixedFound, solve_mixed
@@ -20,6 +19,7 @@ from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.ranges import repeated
+from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated, solve_with_strengths

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm.fitting.alternate import solve
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.solve import solve
 from torchglm.fitting.status import Status
 from torchglm.inputs import GLMBatch, LoaderRows, Roles
 from torchglm.model.head_rows import rows_of_batches

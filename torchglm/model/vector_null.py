@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families.several import Classes, Multinomial, Ordinal, VectorFamily
-from torchglm.fitting.alternate import solve
+from torchglm.fitting.solve import solve
 from torchglm.fitting.status import Status
 from torchglm.inputs import GLMBatch, Roles, class_codes, several_from_arrays
 from torchglm.model.spread import flat_rows

@@ -95,7 +95,7 @@ class SingleModel:
         return [
             *group,
             *_event(r),
-            ("Family", _with_shape(r.family)),
+            ("Family", _with_shape(r)),
             ("Link", words.link_title(self.link.name)),
             *roles(r),
             ("Observations", numbers.number(_float(r.nobs))),
@@ -368,12 +368,15 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= 6 else f"{shown} and {len(names) - 6} more"
 
 
-def _with_shape(family: Any) -> str:
-    """The family's name with its shape parameter: `negative binomial (alpha 0.62)`."""
+def _with_shape(result: Fitted) -> str:
+    """The family's name with its shape parameter and its error: `negative binomial (alpha 0.62, std err 0.05)`."""
+    family, error = result.family, float(result.shape_std_err)
     parts = [
         f"{key} {numbers.short(float(getattr(family, key)))}"
         for key in ("alpha", "power")
         if getattr(family, key, None) is not None
     ]
+    if not math.isnan(error):
+        parts.append(f"std err {numbers.short(error)}")
     name = words.family_title(family.name)
     return f"{name} ({', '.join(parts)})" if parts else name

@@ -49,6 +49,10 @@ class Layout:
         beside = self.columns if self.levels is None else self.columns - (self.levels.stop - self.levels.start) + 1
         return self.columns * beside
 
+    def with_columns(self, more: int) -> Layout:
+        """The layout with so many columns behind."""
+        return Layout(self.columns + more, self.levels)
+
     def check(self) -> None:
         """Raise `ValueError` where a Gram has too many numbers."""
         if self.levels is None:
@@ -100,6 +104,10 @@ class Gram(Stacked):
         """The Gram with `ridge` (B, p) added to its diagonal; to a dense one (B, p, p) to all pairs."""
 
     @abstractmethod
+    def with_columns(self, across: Tensor, corner: Tensor) -> Self:
+        """The Gram with columns behind, whose products with these are `across` (B, p, s), their own `corner`."""
+
+    @abstractmethod
     def written_out(self) -> Tensor:
         """(B, p, p) all pairs of columns. Raises `ValueError` where that is too much."""
 
@@ -138,6 +146,9 @@ class Dense(Gram):
 
     def diagonal(self) -> Tensor:
         return self.matrix.diagonal(dim1=-2, dim2=-1)
+
+    def with_columns(self, across: Tensor, corner: Tensor) -> Dense:
+        return Dense(torch.cat([torch.cat([self.matrix, across], -1), torch.cat([across.mT, corner], -1)], -2))
 
     def with_ridge(self, ridge: Tensor | None) -> Dense:
         return self if ridge is None else Dense(self.matrix + (ridge if ridge.dim() == 3 else torch.diag_embed(ridge)))
@@ -193,6 +204,10 @@ class Bordered(Gram):
 
     def diagonal(self) -> Tensor:
         return self.whole(self.corner.diagonal(dim1=-2, dim2=-1), self.own)
+
+    def with_columns(self, across: Tensor, corner: Tensor) -> Bordered:
+        own = Dense(self.corner).with_columns(self.others(across), corner).matrix
+        return Bordered(own, torch.cat([self.across, across[:, self.levels]], -1), self.own, self.first)
 
     def with_ridge(self, ridge: Tensor | None) -> Bordered:
         if ridge is None:

@@ -9,6 +9,7 @@ from torchglm.special.counts import (
     negative_binomial_half_deviance,
     negative_binomial_log_prob,
     negative_binomial_slopes,
+    of_counts,
     poisson_log_prob,
 )
 from torchglm.special.crps import (
@@ -26,6 +27,7 @@ from torchglm.special.elementary import (
     log_minus_digamma,
     log_one_plus_minus_over,
     stirling_remainder,
+    trigamma,
 )
 from torchglm.special.incomplete import log_betainc, log_gammainc
 from torchglm.special.inverse_gaussian import (
@@ -48,6 +50,7 @@ from torchglm.special.tails import (
     student_t_sf,
 )
 from torchglm.special.tweedie import tweedie_log_prob, tweedie_unit_deviance
+from torchglm.special.tweedie_slopes import tweedie_slopes
 from torchglm.special.tweedie_tails import tweedie_compound, tweedie_log_tails, tweedie_quantile
 
 __all__ = [
@@ -80,6 +83,7 @@ __all__ = [
     "negative_binomial_half_deviance",
     "negative_binomial_log_prob",
     "negative_binomial_slopes",
+    "of_counts",
     "normal_crps",
     "normal_icdf",
     "normal_sf",
@@ -88,9 +92,11 @@ __all__ = [
     "stirling_remainder",
     "student_t_icdf",
     "student_t_sf",
+    "trigamma",
     "tweedie_compound",
     "tweedie_log_prob",
     "tweedie_log_tails",
     "tweedie_quantile",
+    "tweedie_slopes",
     "tweedie_unit_deviance",
 ]

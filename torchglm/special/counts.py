@@ -7,6 +7,8 @@ of binomial probabilities.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from torchglm.special.elementary import (
     stirling_remainder_of_inverse,
 )
 
-LARGE = 16.0  # 1 / alpha from which on Stirling's series is good to the last digit
+FEWEST = 32  # counts for which a table is made
 
 
 def poisson_log_prob(y: Tensor, mu: Tensor) -> Tensor:
@@ -82,46 +84,37 @@ def negative_binomial_log_prob(y: Tensor, mu: Tensor, alpha: Tensor) -> Tensor:
 def negative_binomial_slopes(y: Tensor, mu: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """The first and second derivative of `negative_binomial_log_prob` by `log alpha`; `alpha > 0`.
 
-    By digamma and trigamma functions of `y + r`, `r = 1 / alpha`; for large `r`, where their differences would round
-    away, by Stirling's series, arranged so that each term is as small as the result. Source: Lawless (1987), Canadian
-    J. Statist. 15, 209-225.
+    With `r = 1 / alpha` and `u = (y - mu) / (r + mu)` those by `r` are `log(1 + u) - u` and `u^2 / (r + y)`
+    beside what depends on `y` and `r` alone, differences of digamma and trigamma functions by their distance from
+    Stirling's leading terms, so that nothing cancels for large `r`. Source: Lawless (1987), Canadian J. Statist. 15.
     """
     r = 1 / alpha
-    large = r >= LARGE
-    if bool(large.all()):
-        first, second = _far_slopes(y, mu, r)
-    else:
-        first, second = _near_slopes(y, mu, r)
-        if bool(large.any()):
-            far = _far_slopes(y, mu, r)
-            first, second = torch.where(large, far[0], first), torch.where(large, far[1], second)
+    u = (y - mu) / (r + mu)
+    base, bend = of_counts(_rising_slopes, y, r)
+    first, second = log1pmx(u) + base, u.square() / (r + y) + bend
     return -r * first, r * first + r.square() * second
 
 
-def _near_slopes(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """The derivatives by `r`."""
-    left = (mu - y) / (r + mu)
-    first = torch.digamma(y + r) - torch.digamma(r) - torch.log1p(mu / r) + left
-    return first, torch.polygamma(1, y + r) - torch.polygamma(1, r) + mu / (r * (r + mu)) - left / (r + mu)
-
-
-def _far_slopes(y: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """The derivatives by a large `r`: `digamma(x) = log x - 1 / (2 x) - (1 / (12 x^2) - ...)` put in."""
-    total, whole = r + y, r + mu
-    u = (y - mu) / whole
+def _rising_slopes(y: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """What the derivatives by `r` have of `y` and `r` alone."""
+    total = r + y
+    (first, second), (own, own_bend) = stirling_derivatives(total), stirling_derivatives(r)
     half = y / (2 * r * total)
-    first = log1pmx(u) + half - (_stirling(total) - _stirling(r))
-    bend = u.square() / ((1 + u) * whole) - half * (r + total) / (r * total)
-    return first, bend - (_stirling_slope(total) - _stirling_slope(r))
+    return half + first - own, second - own_bend - half * (r + total) / (r * total)
 
 
-def _stirling(x: Tensor) -> Tensor:
-    """`log x - 1 / (2 x) - digamma(x)` for large `x`."""
-    t = 1 / x.square()
-    return t * (1 / 12 - t * (1 / 120 - t * (1 / 252 - t * (1 / 240 - t / 132))))
+def of_counts(function: Callable[[Tensor, Tensor], tuple[Tensor, ...]], y: Tensor, shape: Tensor) -> tuple[Tensor, ...]:
+    """`function(y, shape)`, looked up in a table over 0, 1, ..., max y where that is the shorter way.
 
-
-def _stirling_slope(x: Tensor) -> Tensor:
-    """The derivative of `_stirling`."""
-    t = 1 / x.square()
-    return -t / x * (1 / 6 - t * (1 / 30 - t * (1 / 42 - t * (1 / 30 - t * 5 / 66))))
+    It is where `y` (..., n) are whole numbers and `shape` is the same for all n of them.
+    """
+    n = y.shape[-1] if y.dim() else 0
+    if shape.dim() and shape.shape[-1] > 1 or n < FEWEST:
+        return function(y, shape)
+    top = y.amax()
+    if not bool((top < n // 2) & (y == y.floor()).all()):
+        return function(y, shape)
+    own = shape if shape.dim() else shape.unsqueeze(-1)
+    tables = function(torch.arange(int(top) + 1, dtype=y.dtype, device=y.device), own)
+    at = y.long()
+    return tuple(table.expand(*at.shape[:-1], table.shape[-1]).gather(-1, at) for table in tables)

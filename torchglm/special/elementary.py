@@ -15,6 +15,7 @@ _ATANH = tuple(2 / (2 * k + 3) for k in range(7))
 
 # Coefficients of x^-1, x^-3, ... in Stirling's series: B_2k / (2k (2k - 1)). At x = 10 the next is 3e-17.
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
+_STIRLING_TWICE = tuple((2 * k + 1) * (2 * k + 2) * c for k, c in enumerate(_STIRLING))  # of the second derivative
 _STIRLING_FROM = {torch.float64: 10.0}
 _STIRLING_FROM_SINGLE = 3.0  # four terms are enough for single precision, and the direct form loses digits
 
@@ -94,17 +95,28 @@ def stirling_remainder_of_inverse(w: Tensor) -> Tensor:
     return torch.where(large, series, exact)
 
 
+def trigamma(x: Tensor) -> Tensor:
+    """The second derivative of `lgamma` at `x > 0` to its last digits, of which `torch.polygamma(1, x)` has eight.
+
+    By its recurrence to `x + 10`, and Stirling's series there. Source: Abramowitz & Stegun (1972), 6.4.6 and 6.4.12.
+    """
+    total = torch.zeros_like(x)
+    for k in range(10):
+        total = total + (x + k).reciprocal().square()
+    w = 1 / (x + 10)
+    return total + w * (1 + w / 2 + w * w * _horner(w * w, _STIRLING_TWICE))
+
+
 def stirling_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
     """First and second derivative of `stirling_remainder` at `x > 0`, elementwise."""
     large = x > _STIRLING_FROM.get(x.dtype, _STIRLING_FROM_SINGLE)
     w = 1 / torch.where(large, x, 100.0)
     square = w * w
     first = -square * _horner(square, tuple((2 * k + 1) * c for k, c in enumerate(_STIRLING)))
-    odd = tuple((2 * k + 1) * (2 * k + 2) * c for k, c in enumerate(_STIRLING))
-    second = w * square * _horner(square, odd)
+    second = w * square * _horner(square, _STIRLING_TWICE)
     small = torch.where(large, 1.0, x)
     exact_first = torch.digamma(small) - torch.log(small) + 0.5 / small
-    exact_second = torch.special.polygamma(1, small) - 1 / small - 0.5 / small**2
+    exact_second = trigamma(small) - 1 / small - 0.5 / small**2
     return torch.where(large, first, exact_first), torch.where(large, second, exact_second)
 
 
@@ -132,5 +144,5 @@ def log_minus_digamma(a: Tensor) -> tuple[Tensor, Tensor]:
     second = 0.5 + r / 6 - r * s / 30 + r * s.square() / 42
     return (
         torch.where(large, first, near * (near.log() - torch.digamma(near))),
-        torch.where(large, second, near.square() * torch.polygamma(1, near) - near),
+        torch.where(large, second, near.square() * trigamma(near) - near),
     )

@@ -157,6 +157,11 @@ def _series_everywhere(m: Tensor, alpha: Tensor, positive: Tensor, order: int) -
     return tuple(whole.index_copy(0, rows, torch.cat(column)).reshape(positive.shape) for column in columns)
 
 
+def log_series(log_m: Tensor, alpha: Tensor, positive: Tensor) -> tuple[Tensor, ...]:
+    """`log S(m, alpha)`, its derivatives in `log m`, that twice, alpha, both, and alpha twice; 0 where not positive."""
+    return _series_everywhere(torch.exp(log_m), alpha, positive, 2)
+
+
 def _log_series(log_m: Tensor, alpha: Tensor, positive: Tensor) -> Tensor:
     """`log S(m, alpha)` with its first and second derivatives: a quadratic about the point itself.
 

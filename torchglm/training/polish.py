@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.alternate import solve
 from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.shape import RowMeans, alpha_ml, has_alpha, maximise, power_ml
+from torchglm.fitting.shape import RowMeans, alpha_ml, maximise, power_ml
+from torchglm.fitting.shape_sums import has_alpha
+from torchglm.fitting.solve import solve
 from torchglm.fitting.status import Status
 from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import penalty_on, rows_of_batches

@@ -71,23 +71,27 @@ class Compound(VectorFamily):
         return -special.tweedie_log_prob(y, self.link(eta[0]), eta[1].exp(), self._power(eta))
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        return self.evaluated(y, eta)[1:]
+
+    def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
         mu, relative = self.link(eta[0]), self.link.relative_slope(eta[0])
         power, weight = self._power(eta), self._weight(eta, mu, relative)
         score = (y - mu) / mu * weight / relative
+        found = special.tweedie_slopes(y, mu, eta[1].exp(), power)
         pairs = {
             (0, 0): weight - score * (self.link.inverse_curvature(eta[0]) - power * relative),
             (0, 1): score,
+            (1, 1): -found.by_log_phi_twice,
         }
+        slopes = [score, found.by_log_phi]
         if self.power is None:
-            pairs[0, 2] = score * mu.log() * (power - 1) * torch.sigmoid(-eta[2])
-        with torch.enable_grad():
-            at = eta.detach().clone().requires_grad_()
-            logs = special.tweedie_log_prob(y, mu, at[1].exp(), self._power(at))
-            [slope] = torch.autograd.grad(logs.sum(), at, create_graph=True)
-            for k in range(1, len(eta)):
-                [bend] = torch.autograd.grad(slope[k].sum(), at, retain_graph=True)
-                pairs |= {(k, j): -bend[j] for j in range(k, len(eta))}
-        return torch.cat([score.unsqueeze(0), slope[1:].detach()]), pairs
+            share = power - 1
+            move = share * torch.sigmoid(-eta[2])  # the derivative of the power by its predictor
+            slopes.append(found.by_power * move)
+            pairs[0, 2] = score * mu.log() * move
+            pairs[1, 2] = -found.by_both * move
+            pairs[2, 2] = -(found.by_power_twice * move.square() + found.by_power * move * (1 - 2 * share))
+        return -found.log_prob, torch.stack(slopes), pairs
 
     def safe(self, y: Response, eta: Tensor, observed: Pairs) -> Pairs:
         weight = self._weight(eta, self.link(eta[0]), self.link.relative_slope(eta[0]))

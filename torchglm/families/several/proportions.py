@@ -112,14 +112,14 @@ class Beta(_Rates):
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         mu, rest, phi = self._shares(eta)
         a, b = mu * phi, rest * phi
-        whole, bend = torch.digamma(phi), torch.polygamma(1, phi)
+        whole, bend = torch.digamma(phi), special.trigamma(phi)
         by_a, by_b = whole - torch.digamma(a) + y.log(), whole - torch.digamma(b) + torch.log1p(-y)
-        return self._by_predictors(eta, by_a, by_b, (bend - torch.polygamma(1, a), bend, bend - torch.polygamma(1, b)))
+        return self._by_predictors(eta, by_a, by_b, (bend - special.trigamma(a), bend, bend - special.trigamma(b)))
 
     def expected(self, eta: Tensor) -> Pairs:
         mu, rest, phi = self._shares(eta)
         move = phi * self.link.inverse_deriv(eta[0])
-        at_a, at_b, whole = (torch.polygamma(1, value) for value in (mu * phi, rest * phi, phi))
+        at_a, at_b, whole = (special.trigamma(value) for value in (mu * phi, rest * phi, phi))
         return {
             (0, 0): (at_a + at_b) * move.square(),
             (0, 1): (at_a * mu - at_b * rest) * phi * move,

@@ -11,7 +11,8 @@ from torchglm import special
 from torchglm.families import Gamma
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
-from torchglm.fitting.shape import RowMeans, dispersion_ml, has_alpha, maximise
+from torchglm.fitting.shape import RowMeans, dispersion_ml, maximise
+from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.status import Status
 from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
@@ -32,10 +33,11 @@ def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
 
     Rows, where they are estimated: `dispersion` `phi`, and for the Gamma its `shape` `1 / phi`; for the negative
     binomial `alpha` and `theta = 1 / alpha`; for the Tweedie `power`. Columns: `estimate` by maximum likelihood,
-    `std_err` from the curvature of the profile log-likelihood, and the limits `lower` and `upper` where twice the
-    log-likelihood has fallen by `z^2`, the other parameters refitted (the dispersion of a Tweedie with estimated power
-    is at that power). At the Poisson boundary `alpha = 0` the error is NaN and the lower limit 0; a lower limit of
-    alpha is 0 too where the Poisson likelihood is within reach, and a limit of a power 1 or 2 likewise.
+    `std_err` by the observed information (of a dispersion by the curvature of its profile), and the limits `lower` and
+    `upper` where twice the log-likelihood has fallen by `z^2`, the other parameters refitted (the dispersion of a
+    Tweedie with estimated power is at that power). At the Poisson boundary `alpha = 0` the error is NaN and the lower
+    limit 0; a lower limit of alpha is 0 too where the Poisson likelihood is within reach, and a limit of a power 1 or 2
+    likewise.
     NaN for models that were not fitted or fit perfectly. Raises `ValueError` where nothing but coefficients was
     estimated, for a level outside (0, 1), and for penalised and robust fits.
     Source: McCullagh & Nelder (1989), sections 8.3.6 and 11; Venables & Ripley (2002), 7.4 (glm.nb, gamma.shape).
@@ -86,7 +88,7 @@ def _alpha(result: Fitted, target: float) -> dict[str, Tensor]:
     def loglik(model: Tensor, log_alpha: Tensor) -> Tensor:
         return _refitted(result, model, "log_alpha", log_alpha, None)
 
-    found = _limits(loglik, torch.where(inner, alpha, torch.nan).log(), target)
+    found = _limits(loglik, torch.where(inner, alpha, torch.nan).log(), target, flat.shape_error)
     out = torch.stack([alpha, found[:, 0] * alpha, alpha * found[:, 1].exp(), alpha * found[:, 2].exp()], -1)
     edge = (known & (alpha == 0)).nonzero()[:, 0]
     if edge.numel():
@@ -120,7 +122,7 @@ def _power(result: Fitted, target: float) -> dict[str, Tensor]:
     def loglik(model: Tensor, value: Tensor) -> Tensor:
         return _refitted(result, model, "raw_power", value, phi[model])
 
-    found = _limits(loglik, torch.where(known, raw, torch.nan), target)
+    found = _limits(loglik, torch.where(known, raw, torch.nan), target, flat.shape_error)
     share = raw.sigmoid()
     out = torch.stack(
         [
@@ -146,17 +148,18 @@ def _refitted(result: Fitted, model: Tensor, name: str, value: Tensor, log_phi: 
     return means.loglik(family, best.exp())
 
 
-def _limits(loglik: Profile, centre: Tensor, target: float) -> Tensor:
-    """(B, 3) the error and the distances to the lower and upper limit of a parameter, on the scale of the profile."""
+def _limits(loglik: Profile, centre: Tensor, target: float, known: Tensor | None = None) -> Tensor:
+    """(B, 3) the error and the distances to the lower and upper limit of a parameter, on the scale of the profile.
+
+    The error is by differences of the profile where it is not `known` (B,).
+    """
     out = torch.full((centre.numel(), 3), torch.nan, dtype=torch.float64, device=centre.device)
     model = torch.isfinite(centre).nonzero()[:, 0]
     if not model.numel():
         return out
     at = centre[model]
     top = loglik(model, at)
-    near, far = ((loglik(model, at - step) + loglik(model, at + step)) / 2 for step in (STEP, 2 * STEP))
-    bend = (32 * (near - top) - 2 * (far - top)) / (12 * STEP**2)
-    error = torch.where(bend < 0, -bend, torch.nan).rsqrt()
+    error = _error(loglik, model, at, top) if known is None else known[model]
     lane, side = (
         model.repeat(2),
         torch.tensor([-1.0, 1.0], dtype=torch.float64, device=centre.device).repeat_interleave(model.numel()),
@@ -171,6 +174,13 @@ def _limits(loglik: Profile, centre: Tensor, target: float) -> Tensor:
     distance = (side * crossing(root, target * scale, error.repeat(2), target)).reshape(2, -1)
     out[model] = torch.stack([error, distance[0], distance[1]], -1)
     return out
+
+
+def _error(loglik: Profile, model: Tensor, at: Tensor, top: Tensor) -> Tensor:
+    """(T,) the error by five-point second differences of the profile."""
+    near, far = ((loglik(model, at - step) + loglik(model, at + step)) / 2 for step in (STEP, 2 * STEP))
+    bend = (32 * (near - top) - 2 * (far - top)) / (12 * STEP**2)
+    return torch.where(bend < 0, -bend, torch.nan).rsqrt()
 
 
 def _reciprocal(rows: Tensor) -> Tensor:

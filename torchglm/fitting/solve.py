@@ -1,7 +1,8 @@
-"""Coefficients and shape parameters in turn, each by maximum likelihood given the other."""
+"""The coefficients of models, and the shape parameter that their family estimates."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.bias import Jeffreys, bias_reduced
+from torchglm.fitting.edges import edges
 from torchglm.fitting.irls import irls
+from torchglm.fitting.joint import counting, solve_with_shape
 from torchglm.fitting.parts import Told, resumed, together
 from torchglm.fitting.progress import Observer, Progress
-from torchglm.fitting.shape import RowMeans, alpha_ml, has_alpha, power_ml
+from torchglm.fitting.shape import RowMeans, alpha_ml, power_ml
+from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
@@ -34,42 +38,72 @@ def solve(
     observe: Observer | None = None,
     resume: Progress | None = None,
 ) -> tuple[Family, Solution]:
-    """The coefficients, and in turn with them the shape parameter the family estimates, if any.
+    """The coefficients, and together with them the shape parameter the family estimates, if any.
 
     `options` are those of `irls`; `observe` is told of every step, and `resume` is where an earlier fit stood. A model
-    whose shape ends on its limit has the status SHAPE_LIMIT, and one whose shape has not settled after `ROUNDS` turns
-    ITERATION_LIMIT.
+    whose shape ends on its limit has the status SHAPE_LIMIT, and one whose shape has not settled ITERATION_LIMIT.
     """
     if isinstance(source, Ragged):
         return _part_by_part(source, family, link, start, options, observe, resume)
     if isinstance(options["penalty"], Jeffreys):
         options["penalty"].check(family)
         return family, bias_reduced(source, family, link, options["rank_tol"], options["skip"], options["max_iter"])
-    name = next(iter(dict(family.named_parameters()))) if family.estimates_shape else ""
-    alone = bool(name) and has_alpha(family)
-    if resume is not None:
-        start = resume.coef
-        if resume.shape is not None:
-            family = family.with_parameters({name: _raw(resume.shape, alone)})
-    solution = irls(source, family, link, start=start, observe=_beside(observe, resume), **options)
-    solution = replace(solution, n_iter=solution.n_iter + (0 if resume is None else resume.n_iter))
     if not family.estimates_shape:
-        return family, solution
+        before = 0 if resume is None else resume.n_iter
+        start = start if resume is None else resume.coef
+        solution = irls(source, family, link, start=start, observe=counting(observe, before), **options)
+        return family, replace(solution, n_iter=solution.n_iter + before)
+    if has_alpha(family) or options["penalty"] is None:
+        found = solve_with_shape(source, family, link, start, options, observe, resume)
+        if not _beside_an_edge(family, link, found[1]):
+            return found
+    return _in_turn(source, family, link, start, options, observe, resume)
+
+
+def _beside_an_edge(family: Family, link: Link, solution: Solution) -> bool:
+    """Whether the means of a model have an edge at which its search may have been stopped."""
+    if not any(map(math.isfinite, edges(family, link))):
+        return False
+    inside = (Status.CONVERGED, Status.SHAPE_LIMIT, Status.SEPARATED, Status.NOT_FINITE)
+    return bool((~torch.isin(solution.status, torch.tensor([int(status) for status in inside]))).any())
+
+
+def _in_turn(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    start: Tensor | None,
+    options: dict[str, Any],
+    observe: Observer | None,
+    resume: Progress | None,
+) -> tuple[Family, Solution]:
+    """Coefficients and shape in turn, each by maximum likelihood given the other, where a joint search does not serve.
+
+    The penalty of a Tweedie model goes with the deviance, as that of every family, and not with the likelihood: no one
+    function has its minimum where both are satisfied. And on an edge of the means a barrier leaves a shape only four
+    digits, of 5 % of the fits of simulated counts with an identity link.
+    """
+    alone = has_alpha(family)
+    name = "log_alpha" if alone else "raw_power"
+    start = start if resume is None else resume.coef
+    if resume is not None and resume.shape is not None:
+        family = family.with_parameters({name: _raw(resume.shape, alone)})
+    before = 0 if resume is None else resume.n_iter
+    solution = irls(source, family, link, start=start, observe=_beside(observe, resume), **options)
+    solution = replace(solution, n_iter=solution.n_iter + before)
     value = torch.ones_like(solution.moments.objective)
     value, phi = (value, None) if alone else (1.5 * value, value.clone())
     if resume is not None and resume.shape is not None:
         value, phi = resume.shape, resume.dispersion
-    limit, raw, moved = torch.zeros_like(value, dtype=torch.bool), value, value
-    begin = solution.coef
+    limit, moved, begin = torch.zeros_like(value, dtype=torch.bool), value, solution.coef
     for _ in range(ROUNDS):
         fitted = RowMeans(source, link, solution.coef)
         if phi is None:
             new, limit = alpha_ml(fitted, family, value)
         else:
             new, phi, limit = power_ml(fitted, family, value, phi)
-        raw = _raw(new, alone)
         moved = ((new - value).abs() / (new + 1e-3 * value + 1e-300)).nan_to_num()
-        value, family = new, family.with_parameters({name: raw})
+        value, family = new, family.with_parameters({name: _raw(new, alone)})
         so_far = Progress(solution.coef, solution.n_iter, value, value, phi)
         # where coefficients run to infinity they begin anew, not ever farther out, where nothing is seen to move
         separated = solution.status == int(Status.SEPARATED)
@@ -81,7 +115,13 @@ def solve(
     regular = solution.status == int(Status.CONVERGED)
     solution.status[regular & ~limit & ~(moved < SETTLED)] = int(Status.ITERATION_LIMIT)
     solution.status[regular & limit] = int(Status.SHAPE_LIMIT)
-    return family.with_parameters({name: raw[0]}) if raw.numel() == 1 else family, solution
+    raw = _raw(value, alone)
+    return family.with_parameters({name: raw[0] if raw.numel() == 1 else raw}), solution
+
+
+def _raw(value: Tensor, alone: bool) -> Tensor:
+    """A shape parameter on its own scale: an alpha (which stands alone) by its logarithm, a power by a logit."""
+    return value.log() if alone else (value - 1).logit()
 
 
 def _part_by_part(
@@ -112,11 +152,6 @@ def _part_by_part(
 
     solution = together(source, part)
     return family.with_parameters(shapes) if shapes else family, solution
-
-
-def _raw(value: Tensor, alone: bool) -> Tensor:
-    """A shape parameter on its own scale: an alpha (which stands alone) by its logarithm, a power by a logit."""
-    return value.log() if alone else (value - 1).logit()
 
 
 def _beside(observe: Observer | None, before: Progress | None) -> Observer | None:

@@ -1,0 +1,173 @@
+"""Coefficients and a shape parameter by one search, and the error that is that of all of them together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import torchglm
+import torchglm.fitting.irls
+from torchglm import special
+from torchglm.design import spec
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Moments
+from torchglm.rows import indexed
+
+torch.set_default_dtype(torch.float64)
+KINDS = {"alpha": torchglm.NegativeBinomial, "power": torchglm.Tweedie}
+BESIDE = {"alpha": {"alpha": "~ 1"}, "power": {"dispersion": "~ 1", "power": "~ 1"}}
+
+
+def sample(kind: str, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 2))
+    mu = np.exp(0.5 + x @ np.array([0.4, -0.2]))
+    if kind == "alpha":
+        return x, rng.negative_binomial(2.0, 2.0 / (2.0 + mu)).astype(float)
+    jumps = rng.poisson(2 * mu**0.5)
+    return x, np.where(jumps > 0, rng.gamma(np.maximum(jumps, 1), 0.5 * mu**0.5), 0.0)
+
+
+def close(got: Tensor, want: Tensor, tol: float) -> None:
+    torch.testing.assert_close(got, want, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("roles", [{}, {"freq": True}, {"weights": True}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_shape_and_error_are_those_of_a_predictor_without_columns(kind: str, roles: dict[str, bool]) -> None:
+    x, y = sample(kind, 400)
+    own = {name: np.random.default_rng(1).integers(0, 3, len(y)).astype(float) for name in roles}
+    table = {"y": y, "a": x[:, 0], "b": x[:, 1]}
+    one = torchglm.fit("y ~ a + b", table, family=KINDS[kind](), **own)
+    several = torchglm.fit("y ~ a + b", table, family=KINDS[kind](), predictors=BESIDE[kind], **own)
+    close(one.coef, several.coef[:3], 1e-8)
+    raw, error = several[kind].coef[0], several[kind].std_err[0]
+    share = raw.sigmoid()
+    value, slope = (raw.exp(), raw.exp()) if kind == "alpha" else (1 + share, share * (1 - share))
+    close(getattr(one.family, kind), value, 1e-8)
+    close(one.shape_std_err, error * slope, 1e-6)
+    close(one.loglik, several.loglik, 1e-10) if kind == "alpha" else None
+    assert "std err" in one.summary().to_text()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_door_finds_the_same_shape(kind: str) -> None:
+    x, y = sample(kind, 300)
+    table = {"y": y, "a": x[:, 0], "b": x[:, 1], "g": np.arange(300) % 3}
+    whole = torchglm.fit("y ~ a + b", table, family=KINDS[kind]())
+    batch = torchglm.fit(np.stack([x, x[::-1]]), np.stack([y, y[::-1]]), family=KINDS[kind]())
+    chunks = [(torch.tensor(x[i::7]), torch.tensor(y[i::7])) for i in range(7)]
+    streamed = torchglm.fit(chunks, family=KINDS[kind]())
+    ragged = torchglm.fit("y ~ a + b", table, family=KINDS[kind](), by="g")
+    alone = torchglm.fit(x[::3], y[::3], family=KINDS[kind]())
+    for got, want in [(batch, whole), (streamed, whole), (ragged, alone)]:
+        for name in ("coef", "shape_std_err"):
+            own = getattr(got, name)
+            close(own[0] if got.batch_shape else own, getattr(want, name), 1e-9)
+        value = getattr(got.family, kind)
+        close(value[0] if got.batch_shape else value, getattr(want.family, kind), 1e-9)
+
+
+def test_a_shape_beside_a_large_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grams with a border and a diagonal take the shape into their corner."""
+    rng = np.random.default_rng(3)
+    code, x = rng.integers(0, 70, 2000), rng.standard_normal(2000)
+    y = rng.negative_binomial(2.0, 2.0 / (2.0 + np.exp(0.5 + 0.3 * x + 0.01 * code))).astype(float)
+    table = pd.DataFrame({"y": y, "x": x, "g": pd.Categorical(code.astype(str))})
+    monkeypatch.setattr(indexed, "MANY", 8)
+    bordered = torchglm.fit("y ~ g + x", table, family=torchglm.NegativeBinomial())
+    assert next(iter(bordered.source)).layout.levels is not None
+    monkeypatch.setattr(spec, "MANY", 10**9)
+    dense = torchglm.fit("y ~ g + x", table, family=torchglm.NegativeBinomial())
+    assert next(iter(dense.source)).indexed is None
+    for name in ("coef", "std_err", "shape_std_err", "loglik"):
+        close(getattr(bordered, name), getattr(dense, name), 1e-9)
+    close(bordered.family.alpha, dense.family.alpha, 1e-9)
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.02])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shape_beside_penalised_coefficients(kind: str, l1: float) -> None:
+    """At the shape that was found the coefficients are those of a fit that was given it; no other shape is better."""
+    x, y = sample(kind, 120)
+    penalty = torchglm.ElasticNet(l1, 0.1)
+    free = torchglm.fit(x, y, family=KINDS[kind](), penalty=penalty)
+    value = float(getattr(free.family, kind))
+    held = torchglm.fit(x, y, family=KINDS[kind](value), penalty=penalty)
+    close(free.coef, held.coef, 1e-9)
+    mu, ys = free.predict(x), torch.tensor(y)
+
+    def loglik(shape: float) -> float:
+        if kind == "alpha":
+            return float(torchglm.NegativeBinomial(shape).log_prob(ys, mu).sum())
+        at = torch.linspace(-1, 1, 201).exp()[:, None]
+        return float(torchglm.Tweedie(shape).log_prob(ys, mu.expand(201, -1), at).sum(-1).amax())
+
+    best = loglik(value)
+    assert all(loglik(value * factor) < best for factor in (0.97, 1.03))
+
+
+@pytest.mark.parametrize(("kind", "most"), [("alpha", 14), ("power", 18)])
+def test_a_search_takes_few_passes(kind: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = 0
+
+    def counted(*args: Any) -> Moments:
+        nonlocal passes
+        passes += 1
+        return fold(*args)
+
+    monkeypatch.setattr(torchglm.fitting.irls, "fold", counted)
+    x, y = sample(kind, 500)
+    result = torchglm.fit(x, y, family=KINDS[kind]())
+    assert bool(result.converged) and passes <= most
+
+
+@pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+def test_models_on_the_limit_are_poisson_models_beside_others() -> None:
+    x, y = sample("alpha", 300)
+    even = np.random.default_rng(4).binomial(4, 0.5, 300).astype(float)  # varies less than Poisson counts
+    both = torchglm.fit(np.stack([x, x]), np.stack([even, y]), family=torchglm.NegativeBinomial())
+    poisson, alone = torchglm.fit(x, even, family="poisson"), torchglm.fit(x, y, family=torchglm.NegativeBinomial())
+    assert both.status == [torchglm.Status.SHAPE_LIMIT, torchglm.Status.CONVERGED]
+    close(both.coef, torch.stack([poisson.coef, alone.coef]), 1e-10)
+    assert float(both.family.alpha[0]) == 0.0 and bool(both.shape_std_err[0].isnan())
+
+
+# log f and its derivatives in log phi, p, log phi twice, both, p twice; by sums of 40 digits
+DIGITS = [
+    (0.0, 1.3, 0.2, 1.4, -1.597187360191833, 1.597187360191833, -2.242934046679551, -1.597187360191833,
+     2.242934046679551, -7.586389225814834),
+    (0.7, 1.3, 0.2, 1.4, -1.09446082496572, -0.6646872406576313, 0.3149306278282818, -0.7193049361071897,
+     0.8116914530953349, 0.6527649394731695),
+    (2.5, 2.5, -1.0, 1.62, -1.186103281319034, -0.5257856650034175, -0.4781507041844915, -0.02750049992475036,
+     -0.02031835547370946, 0.01559343457790755),
+    (30.0, 12.0, -2.0, 1.15, -47.88406855001139, 45.50810843813069, 127.3436037008107, -46.00944247557812,
+     -129.0491836147321, -364.1899581055232),
+    (0.01, 0.5, 1.0, 1.9, 1.756297678159363, 0.08941208562358621, 2.200345758335701, -1.012139308830296,
+     3.192481775209663, -14.69127899120272),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DIGITS)
+def test_slopes_of_the_tweedie_density_have_all_their_digits(case: tuple[float, ...]) -> None:
+    y, mu, log_phi, power = torch.tensor(case[:4])
+    found = special.tweedie_slopes(y, mu, log_phi.exp(), power)
+    close(torch.stack(found[:6]), torch.tensor(case[4:]), 2e-13)
+
+
+def test_slopes_of_the_tweedie_density_are_its_derivatives() -> None:
+    generator = torch.Generator().manual_seed(0)
+    u = torch.rand(4, 400, generator=generator)
+    y, mu = torch.where(u[0] < 0.2, 0.0, 6 * u[0]), 0.1 + 4 * u[1]
+    mu[:20] = torch.where(y[:20] > 0, y[:20] * (1 + 1e-9), mu[:20])
+    at = torch.stack([4 * u[2] - 3, 1.02 + 0.96 * u[3]]).requires_grad_()
+    [slope] = torch.autograd.grad(special.tweedie_log_prob(y, mu, at[0].exp(), at[1]).sum(), at, create_graph=True)
+    bends = [torch.autograd.grad(slope[k].sum(), at, retain_graph=True)[0] for k in (0, 1)]
+    found = special.tweedie_slopes(y, mu, at[0].detach().exp(), at[1].detach())
+    close(torch.stack(found[1:3]), slope.detach(), 1e-11)
+    close(torch.stack(found[3:6]), torch.stack([bends[0][0], bends[0][1], bends[1][1]]), 1e-9)
