@@ -13,7 +13,7 @@ class Progress:
     """What `B` models have reached: coefficients (B, p), accepted steps (B,) and the deviance (B,) there.
 
     `shape` and `dispersion` (B,) are the values at which the coefficients are sought where the family's shape
-    parameter is estimated in turn with them; None before the first of these.
+    parameter is estimated with them; None before the first of these.
     """
 
     coef: Tensor
