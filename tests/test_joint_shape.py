@@ -17,6 +17,8 @@ from torchglm.design import spec
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Moments
 from torchglm.rows import indexed
+from torchglm.rows.arrow import Arrow, Grouping
+from torchglm.rows.grams import Bordered
 
 torch.set_default_dtype(torch.float64)
 KINDS = {"alpha": torchglm.NegativeBinomial, "power": torchglm.Tweedie}
@@ -171,3 +173,21 @@ def test_slopes_of_the_tweedie_density_are_its_derivatives() -> None:
     found = special.tweedie_slopes(y, mu, at[0].detach().exp(), at[1].detach())
     close(torch.stack(found[1:3]), slope.detach(), 1e-11)
     close(torch.stack(found[3:6]), torch.stack([bends[0][0], bends[0][1], bends[1][1]]), 1e-9)
+
+
+def test_every_kind_of_gram_takes_columns_behind() -> None:
+    generator = torch.Generator().manual_seed(1)
+    root = torch.randn(2, 9, 9, generator=generator)
+    whole = root @ root.mT
+    inner, across, corner = whole[:, :7, :7], whole[:, :7, 7:], whole[:, 7:, 7:]
+    arrow = Arrow.of_pairs(inner, Grouping(1, 2, 2))
+    levels = torch.eye(2).repeat(2, 2).bool()  # of the levels of a grouping no two meet
+    beside = torch.ones(9, 9, dtype=torch.bool)
+    beside[1:5, 1:5] = levels
+    close(arrow.with_columns(across, corner).written_out(), torch.where(beside, whole, 0.0), 1e-14)
+    own = inner[:, 2:5, 2:5].diagonal(dim1=-2, dim2=-1)
+    others = [0, 1, 5, 6]
+    bordered = Bordered(inner[:, others][:, :, others], inner[:, 2:5][:, :, others], own, 2)
+    beside = torch.ones(9, 9, dtype=torch.bool)
+    beside[2:5, 2:5] = torch.eye(3).bool()
+    close(bordered.with_columns(across, corner).written_out(), torch.where(beside, whole, 0.0), 1e-14)

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torchglm.fitting.alternate import solve
 
 import torchglm
 from torchglm import Status, families, links
 from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.effects import Groupings
 from torchglm.fitting.mixed.fit import begun, without_effects
+from torchglm.fitting.solve import solve
 from torchglm.inputs import Roles, from_formula
 
 pytestmark = pytest.mark.filterwarnings("ignore::torchglm.FitWarning")

@@ -15,7 +15,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from torchglm.rows.grams import Gram, Layout
+from torchglm.rows.grams import Dense, Gram, Layout
 from torchglm.rows.indexed import Index, Indexed, tally
 from torchglm.rows.inverses import GramInverse
 from torchglm.rows.rows import Rows, whole
@@ -109,6 +109,12 @@ class Arrow(Gram):
         others, levels = self.split(ridge)
         corner, own = self.corner + torch.diag_embed(others), self.own + torch.diag_embed(levels)
         return Arrow(corner, self.across, own, self.grouping)
+
+    def with_columns(self, across: Tensor, corner: Tensor) -> Arrow:
+        parts = [self.split(one) for one in across.unbind(-1)]
+        others, levels = (torch.stack(part, -1) for part in zip(*parts, strict=True))
+        own = Dense(self.corner).with_columns(others, corner).matrix
+        return Arrow(own, torch.cat([self.across, levels], -1), self.own, self.grouping)
 
     def written_out(self) -> Tensor:
         out = self.corner.new_zeros(self.corner.shape[0], self.width, self.width)

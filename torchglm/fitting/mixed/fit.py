@@ -11,7 +11,6 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
-from torchglm.fitting.alternate import solve
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.effects import Groupings, Lambda, unit_of
@@ -20,7 +19,9 @@ from torchglm.fitting.mixed.search import MixedSearch
 from torchglm.fitting.mixed.system import Eliminated
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
-from torchglm.fitting.shape import has_alpha, loglik
+from torchglm.fitting.shape import loglik
+from torchglm.fitting.shape_sums import has_alpha
+from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import ALPHA, scales_of
