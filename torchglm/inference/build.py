@@ -66,7 +66,6 @@ def build(
         unknown, df = apart.infinite != 0, df + apart.rows - apart.levels
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
     deviance, pearson = 2 * moments.objective, moments.pearson + (0.0 if plan is None else torch.nan)
-    strengths = _strengths(penalty, estimated, coef)
     if mixed is not None:
         kind, phi, levels = of_effects(mixed, family, link, constant, tol, solution.status, dispersion)
     elif estimated is not None and dispersion is None and family.has_dispersion:
@@ -89,7 +88,7 @@ def build(
         edf=edf,
         unknown=unknown,
         **levels,
-        **strengths,
+        **_strengths(penalty, estimated, coef),
         shape_error=solution.shape_error,
         observed=observed_inverse(source, family, link, coef, solution.keep) if censored else None,
     )
