@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torchglm.cli import plain_yaml
 from torchglm.families import Family
 from torchglm.links import Link
-from torchglm.model import codec
+from torchglm.model import codec, path_storage
 from torchglm.model.face import Result
 from torchglm.store import saved
+from torchglm.store.runs import PATH
 
 KINDS = {"family": Family, "link": Link}
 
@@ -21,8 +23,11 @@ def load_run(run: Path) -> Result:
     Raises ValueError where it is of a family or link of one's own that the config of the run does not name by its
     `class_path`: a fit that Python saved is loaded there, by `torchglm.load(run, link=...)`.
     """
-    fit: Result = saved.load(run, **_own_parts(run))
-    return fit
+    own = _own_parts(run)
+    fit: Result = saved.load(run, **own)
+    if not path_storage.holds(run / PATH):
+        return fit
+    return replace(fit, context=fit.context | {"path": saved.load(run / PATH, **own)})
 
 
 def _own_parts(run: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from torchglm.cli.elastic_net import ChosenNet
 from torchglm.design.sources import columns_read
 from torchglm.families import Family
 from torchglm.fitting.penalties import Penalty
@@ -14,6 +15,7 @@ from torchglm.inputs import ROLES
 from torchglm.links import Link
 from torchglm.model.face import fit
 from torchglm.model.options import MOST_STEPS
+from torchglm.model.path_fit import path
 from torchglm.tables.files import read_files
 from torchglm.tables.text_format import TextFormat
 
@@ -133,6 +135,8 @@ class IRLS(SolverOptions):
     def solve(self, job: Job, checkpoint: Checkpoint | None = None) -> Result:
         """The maximum likelihood fit, one model or one for each group."""
         data = job.data
+        if isinstance(job.penalty, ChosenNet) and job.penalty.path is not None:
+            return _chosen(job, job.penalty)
         columns = data.columns()
         rows = read_files(data.path, columns, data.reading) if data.groups else data.path
         roles: dict[str, Any] = data.roles
@@ -164,6 +168,40 @@ class IRLS(SolverOptions):
         )
 
 
+def _chosen(job: Job, penalty: ChosenNet) -> Result:
+    """The fit at the strength that a path chooses; its context holds the path. Raises `ValueError` as `path` does."""
+    data = job.data
+    for key, given in (
+        ("data.by", data.groups),
+        ("data.predictors", data.predictors),
+        ("dispersion", job.dispersion is not None),
+    ):
+        if given:
+            raise ValueError(f"{key} does not go with penalty.path. Leave out one of them.")
+    data.columns()
+    roles: dict[str, Any] = data.roles
+    found = path(
+        data.formula,
+        data.path,
+        family=job.family,
+        link=job.link,
+        seed=job.seed,
+        device=job.where,
+        dtype=job.precision,
+        missing=data.missing,
+        unseen=data.unseen,
+        rare=data.rare,
+        delimiter=data.delimiter,
+        decimal=data.decimal,
+        encoding=data.encoding,
+        types=data.types,
+        na=data.na,
+        **penalty.options,
+        **roles,
+    )
+    return found.select(penalty.select)
+
+
 @dataclass
 class Job:
     """One fit, from files to a run folder.
@@ -172,7 +210,8 @@ class Job:
         data: where the rows are and what their columns mean
         family: distribution of the response: a name, or {name: ..., and its arguments}
         link: link function: a name, or {name: power, power: 0.5}; null is the family's default
-        penalty: null, {name: ridge, l2: 0.1} or {name: elastic_net, l1: 0.1, l2: 0.1}
+        penalty: null, {name: ridge, l2: 0.1}, {name: elastic_net, l1: 0.1, l2: 0.1}, or {name: elastic_net, path: 100,
+            folds: 10}, which fits a path of strengths and chooses one
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
         solver: irls (exact) or sgd (by minibatch), with its arguments
         seed: of every random choice

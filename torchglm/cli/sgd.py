@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from torchglm.cli import short_names
 from torchglm.cli.config_errors import one_line
+from torchglm.cli.elastic_net import ChosenNet
 from torchglm.cli.schema import Job, SolverOptions
 from torchglm.cli.streamed_fit import optimum_from, result_at
 from torchglm.families.several import VectorFamily
@@ -67,6 +68,10 @@ class SGD(SolverOptions):
         """The trained fit, with what it says at its coefficients. Raises ValueError for groups."""
         if job.data.groups:
             raise ValueError("solver sgd fits one model, and data.by asks for one per group. Use irls.")
+        if isinstance(job.penalty, ChosenNet) and job.penalty.path is not None:
+            raise ValueError(
+                "penalty.path is fitted by solver irls; sgd takes the strengths l1 and l2. Leave out path."
+            )
         if isinstance(job.family, VectorFamily) or job.data.predictors:
             raise ValueError(
                 f"solver sgd fits families of one predictor, and {law_title(job.family)} is to have several. Use irls."

@@ -40,7 +40,7 @@ def optimizer_paths() -> Paths:
     }
 
 
-PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge", "elastic_net": "torchglm.fitting.penalties.ElasticNet"}
+PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge", "elastic_net": "torchglm.cli.elastic_net.ChosenNet"}
 SOLVERS = {"irls": "torchglm.cli.schema.IRLS", "sgd": "torchglm.cli.sgd.SGD"}
 
 # The keys that take a short form, and what may stand there; the second is for keys inside those.

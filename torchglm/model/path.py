@@ -190,10 +190,9 @@ class Path:
         """
         place, length = self.place(which).reshape(-1), self.kkt.shape[-1]
         lanes = torch.arange(place.numel(), device=place.device) * length + place
-        if self.saved is None:
-            return Result.of(self._fits(lanes, self.batch_shape))
-        fitted = self.saved.at(lanes, self.batch_shape)
-        return Result.of(replace(fitted, penalty=self._penalty(lanes)))
+        held = self.saved
+        fitted = self._fits(lanes, self.batch_shape) if held is None else held.at(lanes, self.batch_shape)
+        return Result.of(replace(fitted, penalty=self._penalty(lanes), context=fitted.context | {"path": self}))
 
     def _fits(self, lanes: Tensor, batch: torch.Size | None = None) -> Fitted:
         """The fits at points `lanes` (S,) of the flat (B L), with batch dimensions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +15,10 @@ from torchglm.fitting.path import Terms
 from torchglm.fitting.standard import Standard
 from torchglm.inputs import Data, Roles
 from torchglm.links import Identity, Link
+from torchglm.model.fold_labels import column_of_folds, fold_codes
 from torchglm.model.options import check_options, device_of
 from torchglm.model.path import Path
-from torchglm.model.path_options import column_values, fold_codes, strengths_of
+from torchglm.model.path_options import column_values, strengths_of
 from torchglm.model.path_search import Searches
 from torchglm.model.sources import data_of
 from torchglm.rows.rows import Rows, wide
@@ -54,6 +55,13 @@ def path(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     missing: str = "error",
+    unseen: str = "error",
+    rare: int = 0,
+    delimiter: str = ",",
+    decimal: str = ".",
+    encoding: str = "utf8",
+    types: Mapping[str, str] | None = None,
+    na: str | float | Sequence[str | float] | None = None,
     **roles: Unpack[RoleValues],
 ) -> Path:
     """Fit elastic nets of falling strength, in glmnet's form, and choose among them by cross-validation.
@@ -63,8 +71,9 @@ def path(
     column j. The intercept is free.
 
     Args:
-        x, y, family, link, intercept, names, device, dtype, missing, roles: as in `fit`, in memory. A batch of
-            responses `(*B, n)` gets a path each. `Multinomial(baseline=None)` penalises a vector for every class.
+        x, y, family, link, intercept, names, device, dtype, missing, unseen, rare, delimiter, decimal, encoding, types,
+            na, roles: as in `fit`. A batch of responses `(*B, n)` gets a path each. `Multinomial(baseline=None)`
+            penalises a vector for every class.
         l1_ratio: 1 is the lasso, 0 ridge.
         strength: falling values `(L,)` or `(*B, L)`; None: `n` of them in a geometric sequence from the least at which
             all penalised coefficients are zero, down to `smallest` times that (1e-4, or 1e-2 with fewer rows than
@@ -72,8 +81,8 @@ def path(
         standardize: False takes `s_j = 1`.
         factor: `f_j`, one for each column, 0 for no penalty; as given (glmnet rescales them to the sum p).
         lower, upper: limits of the coefficients, a number or one for each column, around 0.
-        folds: how many, drawn by `seed` and of like size, or a label for each row. Columns are standardised anew
-            without each fold.
+        folds: how many, drawn by `seed` and of like size, or a label for each row (a group, a block of time), with a
+            formula also the name of their column. Columns are standardised anew without each fold.
         tol: of `kkt`.
 
     Raises `ValueError` or `TypeError` for what `fit` refuses; strengths that rise; limits that exclude 0; vectors of
@@ -86,7 +95,7 @@ def path(
         raise ValueError(f"l1_ratio must lie between 0 (ridge) and 1 (lasso), got {l1_ratio}.")
     beside = Roles.of(roles, "path")
     beside.check_link(chosen)
-    reading = TextFormat.of(",", ".", "utf8", None, None)
+    reading = TextFormat.of(delimiter, decimal, encoding, types, na)
     data = data_of(
         x,
         y,
@@ -97,7 +106,7 @@ def path(
         names=names,
         predictors={},
         by=None,
-        policies={"missing": missing, "unseen": "error", "rare": 0, "reading": reading},
+        policies={"missing": missing, "unseen": unseen, "rare": rare, "reading": reading},
         device=device_of(device),
         dtype=dtype,
     )
@@ -106,6 +115,8 @@ def path(
     rows = _in_memory(data)
     standard = Standard.of_rows(wide(rows), data.constant)
     slopes = column_values(data, standard, factor, lower, upper, l1_ratio)
+    if isinstance(folds, str):
+        folds = column_of_folds(folds, x, y, data, reading)
     codes, labels = fold_codes(folds, rows.y.shape[-1], rows.weight, seed)
     search = Searches(standard, slopes, family, chosen, l1_ratio, standardize, tol)
     way = search.of(standard.rows, "")

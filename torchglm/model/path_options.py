@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,41 +94,3 @@ def _sequence(largest: Tensor, n: int, smallest: float | None, rows: Rows) -> Te
         )
     share = torch.arange(n, dtype=torch.float64, device=largest.device) / max(n - 1, 1)
     return largest.unsqueeze(-1) * torch.exp(math.log(least) * share)
-
-
-def fold_codes(folds: Any, n: int, weight: Tensor, seed: int) -> tuple[Tensor | None, list[Any]]:
-    """The number of the fold of every row (n,), and the labels of the folds; None where there are none."""
-    if folds is None:
-        return None, []
-    if isinstance(folds, bool):
-        raise TypeError(f"folds is how many, or a label for each row; got {folds!r}.")
-    if isinstance(folds, int):
-        if not 2 <= folds <= n:
-            raise ValueError(f"folds={folds} of {n} rows. Take from 2 folds to one for each row.")
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-        codes = torch.empty(n, dtype=torch.int64)
-        codes[order] = torch.arange(n) % folds
-        labels: list[Any] = list(range(folds))
-    else:
-        codes, labels = _codes(folds, n)
-    codes = codes.to(weight.device)
-    for k, label in enumerate(labels):
-        if bool((weight[:, codes == k].sum(-1) == 0).any()):
-            raise ValueError(f"fold {label!r} has no row of positive weight. Merge it with another.")
-    return codes, labels
-
-
-def _codes(folds: Any, n: int) -> tuple[Tensor, list[Any]]:
-    held = folds.detach().cpu().numpy() if isinstance(folds, Tensor) else np.asarray(folds)
-    if held.shape != (n,):
-        raise ValueError(f"folds has shape {held.shape} for {n} rows. Give a label for each row, or how many folds.")
-    if held.dtype.kind == "f" and not np.isfinite(held).all() or held.dtype.kind == "O" and _missing(held):
-        raise ValueError("folds has missing labels. Give each row one.")
-    labels, codes = np.unique(held.astype(str) if held.dtype.kind == "O" else held, return_inverse=True)
-    if len(labels) < 2:
-        raise ValueError(f"folds holds one label only, {labels[0]!r}. Cross-validation takes at least two folds.")
-    return torch.from_numpy(codes.reshape(-1)), labels.tolist()
-
-
-def _missing(values: np.ndarray) -> bool:
-    return any(value is None or value != value for value in values)

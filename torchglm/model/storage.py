@@ -35,7 +35,9 @@ def save(fitted: Fitted, path: Any) -> None:
     known = fitted.numbers_of_rows()
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}
     parts, held = codec.encode(fitted.family, fitted.link)
-    context = {k: v for k, v in fitted.context.items() if k not in ("spec", "places")} | _labels(fitted.context, plain)
+    context = {k: v for k, v in fitted.context.items() if k not in ("spec", "places", "path")} | _labels(
+        fitted.context, plain
+    )
     spec = fitted.spec
     facts = {
         "format": FORMAT,

@@ -24,6 +24,7 @@ from torchglm.report.influence import Influence
 from torchglm.report.observations import Observations, chunks
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
+from torchglm.report.path_panels import path_panels
 from torchglm.report.several_rows import SeveralRows
 from torchglm.report.views import View, view_of
 from torchglm.version import VERSION
@@ -157,8 +158,10 @@ def page(
 def _estimates(result: Fitted, level: float, rows: Gathered | SeveralRows | None) -> list[Panel]:
     """The panels of the coefficients."""
     if result.plan is None:
-        return coefficient_panels(result, level)
-    return several_panels.estimate_panels(result, level, rows if isinstance(rows, SeveralRows) else None)
+        own = coefficient_panels(result, level)
+    else:
+        own = several_panels.estimate_panels(result, level, rows if isinstance(rows, SeveralRows) else None)
+    return [*own, *path_panels(result)]
 
 
 def _on_rows(result: Fitted, rows: Gathered | SeveralRows | None) -> dict[str, Any]:

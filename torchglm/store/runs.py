@@ -6,6 +6,7 @@
     models.csv          of many models: keys, size, deviance, dispersion and status of each
     summary.json        every quantity of the summary      summary.txt   the summary as printed
     report.html         one self-contained page with plots
+    path                where its strength was chosen from a path: the path, for `torchglm.load`
     log.txt             what happened when
 
 While a fit goes on, `checkpoint.pt` stands there, from which it can be resumed (see `checkpoints`), beside `last.ckpt`
@@ -37,7 +38,8 @@ FORMER = "former"  # folder for what was made with an earlier fit
 MADE = ("predictions", "report_")  # how the names of what `torchglm predict` and `report` make begin, unless told
 LIST = "made.txt"  # what they made under other names in the run folder
 MODELS = "models.csv"  # of many models, such as those of groups: a line for each
-OWN = {*FILES, MODELS, CHECKPOINT, TRAINING, LIST}
+PATH = "path"  # folder
+OWN = {*FILES, MODELS, CHECKPOINT, TRAINING, LIST, PATH}
 DRAFTS = tuple(stem(name) for name in (CHECKPOINT, TRAINING))  # of a process that was killed as it wrote
 ROOM = 16 << 20  # bytes that a run folder may well take
 
@@ -178,6 +180,8 @@ def write(result: Result, path: str | Path, config: str = "", log: str = "", dat
         result.save(folder)
         (folder / "config.yaml").write_text(config, encoding="utf-8")
         summary.to_frame().to_csv(folder / "coefficients.csv")
+        if "path" in result.context:
+            result.context["path"].save(folder / PATH)
         if result.batch_shape:
             summary.models_frame().to_csv(folder / MODELS, index=False)
         facts = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
