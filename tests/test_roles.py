@@ -40,7 +40,8 @@ def rows(*names: str) -> Given:
     return {"x": x, "y": y} | {name: values[name] for name in names}
 
 
-CASES = [*((name,) for name in ROLES), ("weights", "freq"), ("offset", "exposure"), ("weights", "freq", "trials")]
+PLAIN = ROLES[:-1]  # `until` is of families of several predictors, see tests/test_times_intervals.py
+CASES = [*((name,) for name in PLAIN), ("weights", "freq"), ("offset", "exposure"), ("weights", "freq", "trials")]
 each_case = pytest.mark.parametrize("names", CASES, ids="+".join)
 
 
@@ -300,7 +301,7 @@ def test_roles_are_given_by_name_and_another_name_is_answered_with_the_known_one
 @pytest.mark.parametrize("batch", [{"x": ONES, "y": ONES, "weight": ONES}, (ONES, ONES, ONES), [ONES] * 7])
 def test_a_batch_with_roles_by_position_or_of_another_name_is_refused(batch: Any) -> None:
     for door in (as_batch, Renewable("poisson", None, 1).update, lambda b: torchglm.fit([b], family="poisson")):
-        with pytest.raises(ValueError, match="names? .*x, y, weights, freq, offset, exposure, trials, event"):
+        with pytest.raises(ValueError, match="names? .*x, y, weights, freq, offset, exposure, trials, event, until"):
             door(batch)
 
 
@@ -536,5 +537,5 @@ def test_averages_over_rows_take_an_exposure_as_predictions_do() -> None:
 
 
 def test_the_names_and_their_order_are_said_once() -> None:
-    assert ROLES == ("weights", "freq", "offset", "exposure", "trials", "event") == GLMBatch._fields[2:]
+    assert ROLES == ("weights", "freq", "offset", "exposure", "trials", "event", "until") == GLMBatch._fields[2:]
     assert tuple(Roles(**dict.fromkeys(reversed(ROLES), 1.0)).given) == ROLES

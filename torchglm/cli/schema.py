@@ -38,6 +38,7 @@ class DataConfig:
         exposure: column of exposures; its logarithm is added to the linear predictor
         trials: column of binomial trials; the response counts successes
         event: column, 1 where the event was seen, 0 where the time is censored
+        until: column, the end of the interval that begins with the response and holds the time; infinity for none
         by: column or columns; one model per group, all fitted in one batched call
         missing: rows with missing values are an error, or drop leaves them out
         unseen: a level never seen is an error when predicting, or counts as the reference level or as "other"
@@ -58,6 +59,7 @@ class DataConfig:
     exposure: str | None = None
     trials: str | None = None
     event: str | None = None
+    until: str | None = None
     by: str | list[str] | None = None
     missing: Literal["error", "drop"] = "error"
     unseen: Literal["error", "reference", "other"] = "error"

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from torch.func import jvp
 
 from torchglm.families.numerics import any_observed, like, mask
+from torchglm.families.row_error import refuse
 from torchglm.links import Link
 from torchglm.links.inheritance import check_name, renounce
 from torchglm.rows.responses import Response
@@ -183,16 +184,17 @@ class Family(nn.Module):
         return torch.where(w == 0, 0.0, density)
 
     def encode(
-        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+        self,
+        y: Tensor,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+        until: Tensor | None = None,
     ) -> tuple[Response, Tensor | None]:
         """The response the formulas above take, and the factor its prior weight gains (or None).
 
-        Raises `ValueError` where `trials` or `event` has no meaning for the family.
+        Raises `ValueError` where `trials`, `event` or `until` has no meaning for the family.
         """
-        if trials is not None:
-            raise ValueError(f"trials= is for Binomial and BetaBinomial, got it with {self.name}. Remove it.")
-        if event is not None:
-            raise ValueError(f"event= is for families of times, got it with {self.name}. Remove it.")
+        refuse(self.name, trials=trials, event=event, until=until)
         return y, None
 
     def supports(self, y: Response) -> Tensor:

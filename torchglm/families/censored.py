@@ -1,4 +1,4 @@
-"""Times as a response: which of them were seen, and which are known to be longer."""
+"""Times as a response: which of them were seen, and which are known to be longer or to lie in an interval."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from torchglm.families.numerics import values_are_known
-from torchglm.rows.responses import Response, Times
+from torchglm.families.row_error import RowError, refuse
+from torchglm.rows.responses import Intervals, Response, Times
 
 
 class Censored:
@@ -15,12 +16,23 @@ class Censored:
 
     name: str
     support: constraints.Constraint
+    intervals: bool = False  # True where `until=` may say in which interval a time lies
 
     def encode(
-        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+        self,
+        y: Tensor,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+        until: Tensor | None = None,
     ) -> tuple[Response, Tensor | None]:
-        if trials is not None:
-            raise ValueError(f"trials= is for Binomial and BetaBinomial, got it with {self.name}. Remove it.")
+        refuse(self.name, trials=trials, until=None if self.intervals else until)
+        if until is not None:
+            if event is not None:
+                raise ValueError(
+                    "event= and until= both say which times are censored. Give until= alone: y itself for an event, "
+                    "infinity for a right-censored time."
+                )
+            return Intervals(y, _ordered(y, until.to(y.dtype))), None
         if event is None:
             return y, None
         if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
@@ -28,6 +40,22 @@ class Censored:
         return Times(y, event.bool()), None
 
     def supports(self, y: Response) -> Tensor:
+        if isinstance(y, Intervals):
+            inside = torch.isfinite(y.size) & (y.size >= 0)
+            return inside & (self.support.check(y.size) | (y.upper > 0))
         if isinstance(y, Times):
             return torch.where(y.event, self.support.check(y.size), y.size >= 0)
         return self.support.check(y)
+
+
+def _ordered(y: Tensor, upper: Tensor) -> Tensor:
+    """The ends of intervals. Raises `ValueError` at the first that is NaN or before its beginning."""
+    bad = ~(upper >= y) & ~torch.isnan(y)  # what stands in for a row without weight is NaN
+    if values_are_known() and bool(bad.any()):
+        place = bad.nonzero()[0].tolist()
+        raise RowError(
+            "until must be y for an event that was seen, or later, infinity for a right-censored time; ",
+            place,
+            f" has y = {float(y[tuple(place)]):g} and until = {float(upper[tuple(place)]):g}. Correct or drop it.",
+        )
+    return upper

@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torchglm import links, special
 from torchglm.families.base import Family
 from torchglm.families.numerics import any_observed, like, mask, product, values_are_known
-from torchglm.families.row_error import RowError, RowWarning
+from torchglm.families.row_error import RowError, RowWarning, refuse
 from torchglm.links import Link
 
 WHOLE = 1e-6  # a count this near to a whole number is one
@@ -125,10 +125,13 @@ class Binomial(_Proportion):
     support_text = "0 <= y <= trials (y is a count where trials= is given, else a proportion)"
 
     def encode(
-        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+        self,
+        y: Tensor,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+        until: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        if event is not None:
-            raise ValueError("event= is for families of times, got it with binomial. Remove it.")
+        refuse(self.name, event=event, until=until)
         if trials is None:
             return y, None
         if values_are_known():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 
 class RowWarning(UserWarning):
@@ -23,3 +24,17 @@ class RowError(ValueError):
     def moved(self, row: int) -> RowError:
         """The same of row number `row` of the data as they were given."""
         return RowError(self.before, [row], self.after)
+
+
+FOR = {
+    "trials": "Binomial and BetaBinomial",
+    "event": "families of times",
+    "until": "Weibull, LogNormal and LogLogistic",
+}
+
+
+def refuse(family: str, **given: Any) -> None:
+    """Raise `ValueError` for what makes responses of other families, where it is given."""
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}= is for {FOR[name]}, got it with {family}. Remove it.")

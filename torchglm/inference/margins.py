@@ -108,7 +108,7 @@ def _frame(result: Fitted, data: Any, roles: Roles) -> Frame:
     """The rows of a table over the columns that the design, the offset and the repeats are made of."""
     if data is None:
         raise ValueError("a formula fit keeps no table. Pass data=, the rows to average over (those of the fit, say).")
-    fitted = Roles(**(result.context.get("columns") or {})).without("weights", "trials", "event")
+    fitted = Roles(**(result.context.get("columns") or {})).without("weights", "trials", "event", "until")
     also = [*fitted.columns.values(), *roles.columns.values()]
     names = tables.columns.names_of(data)
     wanted = [

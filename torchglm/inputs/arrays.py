@@ -104,7 +104,7 @@ def assemble(
     batch = shape[:-1]
     weight = _weight(roles, shape, strict, device)
     response, roles = roles.readable(response, weight > 0)
-    encoded, factor = family.encode(response, trials=roles.trials, event=roles.event)
+    encoded, factor = family.encode(response, **roles.of_response)
     coded, (second, pair) = size_of(encoded), second_of(encoded)
     weight = weight if factor is None else weight * factor
     if factor is not None and strict:

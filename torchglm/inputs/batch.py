@@ -32,6 +32,7 @@ class _Fields(NamedTuple):
     exposure: Tensor | None = None
     trials: Tensor | None = None
     event: Tensor | None = None
+    until: Tensor | None = None
 
 
 class GLMBatch(_Fields):

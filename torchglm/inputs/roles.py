@@ -22,6 +22,7 @@ class RoleValues(TypedDict, total=False):
     exposure: Any
     trials: Any
     event: Any
+    until: Any
 
 
 class Roles(NamedTuple):
@@ -29,7 +30,9 @@ class Roles(NamedTuple):
 
     `weights` are prior weights, `phi_i = phi / w_i`; `freq` says how often a row was seen; `offset` is added to the
     linear predictor, and so is the logarithm of `exposure`, where the link has rates; `trials` are binomial totals;
-    `event` is 1 for a time that was seen and 0 for a censored one. A row of weight (or repeats) 0 is a dropped row.
+    `event` is 1 for a time that was seen and 0 for a censored one; `until` is the end of an interval that begins with
+    `y`, in which the event of a time came: `y` itself for an event that was seen, infinity where it came later. A row
+    of weight (or repeats) 0 is a dropped row.
     """
 
     weights: Any = None
@@ -38,6 +41,7 @@ class Roles(NamedTuple):
     exposure: Any = None
     trials: Any = None
     event: Any = None
+    until: Any = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any], door: str, takes: Sequence[str] | None = None) -> Roles:
@@ -77,7 +81,7 @@ class Roles(NamedTuple):
         given = self.given
         return {
             "offset": "offset" in given or "exposure" in given,
-            "event": "event" in given,
+            "event": "event" in given or "until" in given,
             "trials": "trials" in given,
             "freq": "freq" in given,
         }
@@ -135,7 +139,7 @@ class Roles(NamedTuple):
 
     def readable(self, y: Tensor, used: Tensor) -> tuple[Tensor, Roles]:
         """`y` and these roles as a family can encode them: where it could not, in rows not `used`, `y` is NaN."""
-        if self.trials is None and self.event is None:
+        if self.trials is None and self.event is None and self.until is None:
             return y, self
         changed = {}
         if self.trials is not None:
@@ -144,7 +148,15 @@ class Roles(NamedTuple):
         if self.event is not None:
             good = used | (self.event == 0) | (self.event == 1)
             changed["event"], y = torch.where(good, self.event, 1.0), torch.where(good, y, torch.nan)
+        if self.until is not None:
+            good = used | (self.until >= y)
+            changed["until"], y = torch.where(good, self.until, y), torch.where(good, y, torch.nan)
         return y, self.map(lambda name, value: changed.get(name, value))
+
+    @property
+    def of_response(self) -> dict[str, Any]:
+        """What a family encodes the response with."""
+        return {"trials": self.trials, "event": self.event, "until": self.until}
 
 
 ROLES = Roles._fields

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.inputs import Roles, tensor
-from torchglm.rows.responses import Response, event_of, response, size_of
+from torchglm.rows.responses import Intervals, Response, event_of, response, size_of
 
 Column: TypeAlias = Tensor | ArrayLike  # one value for each row: a tensor, an array, a series or a list
 
@@ -74,7 +74,9 @@ def scored(family: Family, mu: Column, y: Column, roles: Roles) -> Scored:
     used = prior * repeats != 0
     means = torch.where(sizes.isnan(), torch.nan, mu.flatten())
     sizes, given = given.readable(sizes, used)
-    encoded, factor = family.encode(sizes, trials=given.trials, event=given.event)
+    encoded, factor = family.encode(sizes, **given.of_response)
+    if isinstance(encoded, Intervals):
+        raise ValueError("no metric knows times in intervals, until=. Score them by the log-likelihood of a fit.")
     prior = prior if factor is None else prior * factor
     sizes = size_of(encoded)
     if family.durations:  # a negative time is none

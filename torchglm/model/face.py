@@ -119,9 +119,9 @@ def fit(
             numbers for strengths, by name; None is `"reml"`, but `"ml"` for random effects beside other laws.
         weights: prior weights, `phi_i = phi / w_i`; `freq`: repeats of a row. A zero drops the row.
         offset: added to the linear predictor; `exposure`: its logarithm is (links with rates).
-        trials: totals of counts `y` (binomial, beta-binomial); `event`: 1 seen, 0 right-censored (families of times).
+        trials: totals of counts `y`. Times: `event`, 1 seen, 0 right-censored; `until`, ends of intervals from `y`.
 
-    The last six are the roles, `(n,)` or like `y`; with a formula they may be names of columns. The processes of
+    The last seven are the roles, `(n,)` or like `y`; with a formula they may be names of columns. The processes of
     `torch.distributed` share the rows of files: all call `fit` and get the same result. Raises `ValueError` or
     `TypeError` for data that do not fit together, are not finite or lie outside the family's support.
     """

@@ -235,7 +235,7 @@ class GLMLayer(nn.Module):
                 used = beside.weight > 0
                 y, beside = beside.readable(y, used)
                 eta = torch.where(used, eta, self.link.link(torch.full_like(eta, self.family.inner_mean)))
-            response, factor = self.family.encode(y, trials=beside.trials, event=beside.event)
+            response, factor = self.family.encode(y, **beside.of_response)
             w = torch.ones_like(eta) if beside.weights is None else beside.weights
             w = w if factor is None else w * factor
             if beside.freq is None:

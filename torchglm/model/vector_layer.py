@@ -292,7 +292,7 @@ class VectorLayer(GLMLayer):
             y = self.per_response(y, eta[0], "y")
             used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
             y, beside = beside.readable(y, used)
-            response, factor = self.family.encode(y, trials=beside.trials, event=beside.event)
+            response, factor = self.family.encode(y, **beside.of_response)
             w = torch.ones_like(y) if beside.weights is None else beside.weights
             w = w if factor is None else w * factor
             freq = torch.ones_like(y) if beside.freq is None else beside.freq

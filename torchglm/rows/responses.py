@@ -1,4 +1,4 @@
-"""Responses of two parts: a time and whether its event was seen, a count and out of how many."""
+"""Responses of two parts: a time and whether its event was seen or until when it came, a count and out of how many."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ class Times(NamedTuple):
     event: Tensor
 
 
+class Intervals(NamedTuple):
+    """Times known to lie between `size` and `upper`, elementwise: events where both are the same number.
+
+    A time is right-censored where `upper` is infinite, left-censored where `size` is 0, and unknown where both hold.
+    """
+
+    size: Tensor
+    upper: Tensor
+
+
 class Counts(NamedTuple):
     """Counts of successes, elementwise: `size` out of `trials`."""
 
@@ -29,7 +39,7 @@ class Counts(NamedTuple):
     trials: Tensor
 
 
-Pair: TypeAlias = Times | Counts
+Pair: TypeAlias = Times | Intervals | Counts
 
 
 def each(y: Response, change: Callable[[Tensor], Tensor]) -> Response:

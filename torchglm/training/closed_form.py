@@ -214,11 +214,11 @@ class ClosedForm:
         """The encoded response and the weight (None: all ones), both like `eta`; what is dropped may hold anything."""
         y, w = self._like(eta, y, "y"), roles.weight
         w = w if w is None else self._like(eta, w, "weights" if roles.freq is None else "freq")
-        if roles.trials is not None or roles.event is not None:
+        if any(value is not None for value in roles.of_response.values()):
             roles = roles.without("offset").map(lambda name, value: self._like(eta, value, name))
             if w is not None:
                 y, roles = roles.readable(y, w > 0)
-        y, factor = self.family.encode(y, trials=roles.trials, event=roles.event)
+        y, factor = self.family.encode(y, **roles.of_response)
         w = factor if w is None else w if factor is None else w * factor
         return (y if w is None else filled(y, w > 0, 1.0)), w
 

@@ -35,7 +35,7 @@ def check_rows(rows: GLMBatch, family: Family) -> None:
     roles = Roles(**{name: value.expand(y.shape) for name, value in given.items()})
     used = torch.ones_like(y, dtype=torch.bool) if roles.weight is None else roles.weight > 0
     y, roles = roles.readable(y, used)
-    encoded, factor = family.encode(y, trials=roles.trials, event=roles.event)
+    encoded, factor = family.encode(y, **roles.of_response)
     used = used if factor is None else used & (factor > 0)
     finite(size_of(encoded), "y", used)
     if roles.offset is not None:

@@ -69,7 +69,7 @@ class BatchRows:
         y, roles = flat(given["y"]), batch.roles.map(lambda name, value: flat(value))
         weight = torch.ones_like(y) if roles.weight is None else roles.weight
         y, roles = roles.readable(y, weight > 0)
-        encoded, factor = head.family.encode(y, trials=roles.trials, event=roles.event)
+        encoded, factor = head.family.encode(y, **roles.of_response)
         offset = torch.zeros_like(y) if roles.offset is None else roles.offset
         x = batch.x.detach().to(y, copy=True)
         return cls(x, size_of(encoded), weight if factor is None else weight * factor, offset, event_of(encoded))

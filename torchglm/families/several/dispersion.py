@@ -53,9 +53,13 @@ class Plain(VectorFamily):
         return {"mean": self.link}
 
     def encode(
-        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+        self,
+        y: Tensor,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+        until: Tensor | None = None,
     ) -> tuple[Response, Tensor | None]:
-        return self.family.encode(y, trials, event)
+        return self.family.encode(y, trials, event, until)
 
     def supports(self, y: Response) -> Tensor:
         return self.family.supports(y)

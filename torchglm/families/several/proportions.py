@@ -13,6 +13,7 @@ from torchglm.distributions.around import Tails
 from torchglm.families.base import Family
 from torchglm.families.numerics import values_are_known
 from torchglm.families.proportions import Binomial
+from torchglm.families.row_error import refuse
 from torchglm.families.several.base import START, Pairs, VectorFamily
 from torchglm.links import Link
 from torchglm.rows.responses import Counts, Response
@@ -156,10 +157,13 @@ class BetaBinomial(_Rates):
     mean_text = "probability"
 
     def encode(
-        self, y: Tensor, trials: Tensor | None = None, event: Tensor | None = None
+        self,
+        y: Tensor,
+        trials: Tensor | None = None,
+        event: Tensor | None = None,
+        until: Tensor | None = None,
     ) -> tuple[Response, Tensor | None]:
-        if event is not None:
-            raise ValueError("event= is for families of times, got it with beta_binomial. Remove it.")
+        refuse(self.name, event=event, until=until)
         if trials is None:
             raise ValueError("beta_binomial needs trials=, out of how many each count of successes y is.")
         if values_are_known():

@@ -13,7 +13,7 @@ from torchglm.distributions.around import Tails
 from torchglm.families.censored import Censored
 from torchglm.families.several.base import Pairs, VectorFamily
 from torchglm.links import Link
-from torchglm.rows.responses import Response, event_of, size_of
+from torchglm.rows.responses import Intervals, Response, Times, event_of, size_of
 
 EULER = 0.5772156649015329
 FINEST = -32.0  # log scale at which rounding is all that is left
@@ -22,15 +22,17 @@ FINEST = -32.0  # log scale at which rounding is all that is left
 class LogTimes(Censored, VectorFamily):
     """What all share: `log t = location + scale z` with the law of z known, and `log scale` with a predictor.
 
-    A time whose `event` is 0 is right-censored: the event came later. The density is that of t. A class says the
+    A time whose `event` is 0 is right-censored: the event came later. With `until` it lies between the response and
+    that, see `Intervals`; its probability is `F(upper) - F(y)`. The density is that of t. A class says the
     logarithms of the density and the upper tail of z, and their derivatives. Source: Kalbfleisch & Prentice (2002),
     The Statistical Analysis of Failure Time Data, section 2.3.
     """
 
     durations = True
+    intervals = True
     support = constraints.positive
     support_text = "y > 0"
-    advice = "or say by event=0 that it is censored, if it is (0 or longer), never by its sign"
+    advice = "or say by event=0 or until= that it is censored, if it is (0 or longer), never by its sign"
     mean_text = "expected time"
     ratio_text = "time ratio"
     centre: float  # mean of z
@@ -59,18 +61,55 @@ class LogTimes(Censored, VectorFamily):
 
     def statistics(self, y: Response) -> Tensor:
         """`log t` and its square, and whether the event was seen."""
+        if isinstance(y, Intervals):
+            y = _typical(y)
         logs = _log_size(y)[0]
         event = event_of(y)
         return torch.stack([logs, logs.square(), torch.ones_like(logs) if event is None else event.to(logs.dtype)])
 
     def nll(self, y: Response, eta: Tensor) -> Tensor:
+        if isinstance(y, Intervals):
+            return -torch.where(_apart(y), self._between(y, eta), -self.nll(_plain(y), eta))
         logs, told = _log_size(y)
         z, event = (logs - eta[0]) * torch.exp(-eta[1]), event_of(y)
         density = self.log_density(z) - eta[1] - logs
         seen = density if event is None else torch.where(event, density, self.log_beyond(z))
         return -torch.where(told, seen, 0.0)
 
+    def _between(self, y: Intervals, eta: Tensor) -> Tensor:
+        """`log(F(upper) - F(y))` of intervals, by the upper tail, whose logarithms keep the digits of either."""
+        rate = torch.exp(-eta[1])
+        begins, log_size, ends, log_upper = _log_ends(y)
+        above = torch.where(begins, self.log_beyond((log_size - eta[0]) * rate), 0.0)
+        beyond = self.log_beyond((log_upper - eta[0]) * rate)
+        gap = torch.where(ends, beyond - above, -1.0)
+        return above + torch.where(ends, torch.log(-torch.expm1(torch.where(gap < 0, gap, -1.0))), 0.0)
+
+    def _of_intervals(self, y: Intervals, eta: Tensor) -> tuple[Tensor, Pairs]:
+        """The derivatives of `log p`, `p` the probability of an interval, by those of p: `g = f / p` at its ends."""
+        rate, log_p = torch.exp(-eta[1]), self._between(y, eta)
+        begins, log_size, ends, log_upper = _log_ends(y)
+        first, cross, last = (torch.zeros_like(log_p) for _ in range(3))  # of d2p / p, but for the sign
+        score = torch.zeros_like(eta)
+        for known, logs, sign in ((begins, log_size, 1.0), (ends, log_upper, -1.0)):
+            z = (logs - eta[0]) * rate
+            g = torch.where(known, sign * torch.exp(self.log_density(z) - log_p), 0.0)
+            turn = g * self.slopes(z, True)[0]  # f' / p
+            g, turn, zg, zturn = (torch.where(known, v, 0.0) for v in (g, turn, z * g, z * turn))
+            score = score + torch.stack([rate * g, zg])
+            first, cross = first + rate.square() * turn, cross + rate * (g + zturn)
+            last = last + torch.where(known, z * (g + zturn), 0.0)
+        return score, {
+            (0, 0): score[0].square() + first,
+            (0, 1): score[0] * score[1] + cross,
+            (1, 1): score[1].square() + last,
+        }
+
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
+        if isinstance(y, Intervals):
+            apart = _apart(y)
+            (own, bends), (score, pairs) = self.derivatives(_plain(y), eta), self._of_intervals(y, eta)
+            return torch.where(apart, score, own), {p: torch.where(apart, pairs[p], bends[p]) for p in pairs}
         logs, told = _log_size(y)
         rate, event = torch.exp(-eta[1]), event_of(y)
         z = (logs - eta[0]) * rate
@@ -107,6 +146,13 @@ class LogTimes(Censored, VectorFamily):
         }
 
     def tails(self, y: Response, eta: Tensor) -> tuple[Tails, Tails]:
+        if isinstance(y, Intervals):  # those of its two ends
+            (first, _), (rest, _) = (
+                self.tails(y.size, eta),
+                self.tails(torch.where(y.upper < torch.inf, y.upper, 1.0), eta),
+            )
+            ends = y.upper < torch.inf
+            return first, (torch.where(ends, rest[0], 1.0), torch.where(ends, rest[1], 0.0))
         logs, told = _log_size(y)
         beyond = torch.where(told, self.log_beyond((logs - eta[0]) * torch.exp(-eta[1])), 0.0)
         pair, event = (-torch.expm1(beyond), beyond.exp()), event_of(y)
@@ -212,3 +258,25 @@ def _log_size(y: Response) -> tuple[Tensor, Tensor]:
     size = size_of(y)
     told = size > 0
     return torch.where(told, size, 1.0).log(), told
+
+
+def _apart(y: Intervals) -> Tensor:
+    """Which intervals have two ends."""
+    return (y.upper < torch.inf) & (y.upper > y.size)
+
+
+def _log_ends(y: Intervals) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which intervals begin above 0 and the logarithms of where, and which end, and of where."""
+    begins, ends = y.size > 0, _apart(y)
+    return begins, torch.where(begins, y.size, 1.0).log(), ends, torch.where(ends, y.upper, 1.0).log()
+
+
+def _plain(y: Intervals) -> Times:
+    """Events and right-censored times as they are, with harmless ones in place of the others."""
+    return Times(torch.where(_apart(y), 1.0, y.size), y.upper < torch.inf)
+
+
+def _typical(y: Intervals) -> Times:
+    """Times from which a fit may begin: the middles of intervals, and the beginnings of those without an end."""
+    ends = y.upper < torch.inf
+    return Times(torch.where(ends, (y.size + y.upper) / 2, y.size), ends)
