@@ -219,3 +219,34 @@ def test_shares_of_variance_are_those_of_the_formulas() -> None:
     text = str(result.summary())
     for word in ("random effects", "R² (marginal)", "ICC", "REML", "correlation"):
         assert word in text
+
+
+def test_profile_limits_are_where_the_likelihood_written_out_has_fallen() -> None:
+    """Twice the rise at a limit, all else by a search of scipy, is the quantile of chi-squared."""
+    from scipy.optimize import minimize
+
+    data = DATA.iloc[:120]
+    result = torchglm.fit("z ~ x + (1 | g)", data, family="gaussian", **TIGHT)
+    x = np.column_stack([np.ones(len(data)), data["x"]])
+    y, codes = data["z"].to_numpy(), pd.factorize(data["g"], sort=True)[0]
+    same_group = (codes[:, None] == codes).astype(float)
+
+    def value(sd: float, residual: float) -> float:
+        cov = sd**2 * same_group + residual**2 * np.eye(len(y))
+        inverse = np.linalg.inv(cov)
+        fisher = x.T @ inverse @ x
+        rest = y - x @ np.linalg.solve(fisher, x.T @ inverse @ y)
+        logs = np.linalg.slogdet(cov)[1] + np.linalg.slogdet(fisher)[1]
+        return (logs + rest @ inverse @ rest + (len(y) - 2) * np.log(2 * np.pi)) / 2
+
+    table = result.variance_components()
+    assert table.rows == ["g sd (Intercept)", "residual sd"]
+    limits = torch.stack([table["2.5 %"], table["97.5 %"]], -1).numpy()
+    for sd in limits[0]:
+        best = minimize(lambda log, sd=sd: value(sd, np.exp(log[0])), [np.log(0.5)], tol=1e-10).fun
+        assert 2 * (best - float(result.criterion)) == pytest.approx(3.841459, rel=1e-4)
+    for residual in limits[1]:
+        best = minimize(lambda log, own=residual: value(np.exp(log[0]), own), [np.log(0.5)], tol=1e-10).fun
+        assert 2 * (best - float(result.criterion)) == pytest.approx(3.841459, rel=1e-4)
+    flat = torchglm.fit("hit ~ x + (1 | f)", DATA, family="binomial", **TIGHT)
+    assert float(flat.variance_components()["2.5 %"][0]) == 0.0

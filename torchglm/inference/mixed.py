@@ -69,6 +69,7 @@ class RandomEffects:
     covariance: Tensor
     modes: Tensor
     spread: Tensor = field(repr=False)  # (*B, L, q, q)
+    sets: list[list[str]] = field(repr=False)  # effects that are correlated
 
     @property
     def sd(self) -> Tensor:
@@ -109,7 +110,7 @@ def random(result: Fitted) -> dict[str, RandomEffects]:
         each = flat.effect_spread[:, spread : spread + size * q].unflatten(1, (levels, q, q))
         names = [name for inside in group.sets for name in inside]
         found[group.name] = RandomEffects(
-            group.name, names, group.levels, result.shaped(own), result.shaped(modes), result.shaped(each)
+            group.name, names, group.levels, result.shaped(own), result.shaped(modes), result.shaped(each), group.sets
         )
         start, cov, spread = start + size, cov + q * q, spread + size * q
     return found

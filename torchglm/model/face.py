@@ -29,6 +29,7 @@ from torchglm.inference.hypotheses import linear, nested, terms
 from torchglm.inference.limits import shape
 from torchglm.inference.limits.jeffreys import penalized_interval
 from torchglm.inference.limits.profile import profile_interval
+from torchglm.inference.random_intervals import variance_components
 from torchglm.inference.random_shares import variance_shares
 from torchglm.inference.table import Outcome
 from torchglm.inputs import Roles
@@ -259,7 +260,7 @@ class Result(Fitted):
     strength = property(strengths.strength)
     criterion = property(strengths.criterion)
     random = property(mixed.random)
-    variance_shares = variance_shares
+    variance_shares, variance_components = variance_shares, variance_components
     smooths = property(smooths.smooths)
 
     wald = linear.wald
@@ -312,8 +313,6 @@ class Result(Fitted):
     separation = separating.separation
     vif = collinearity.vif
     condition_indices = collinearity.condition_indices
-
-    # for people --------------------------------------------------------------------------------------------
 
     @property
     def head(self) -> GLMHead:

@@ -41,6 +41,7 @@ CONTEXT: dict[str, Kind] = {
     "inputs": ([str], None),
     "formula": MAYBE_TEXT,
     "method": str,
+    "held_dispersion": (float, None),
     "predictors": {str: str},
     "terms": {str: [int]},
     "columns": {str: str},

@@ -165,7 +165,7 @@ def _mixed(
     held = None if dispersion is None else float(dispersion)
     method = method_of(smoothing, family, link)
     family, solution, found = solve_mixed(data.source, family, link, data.random, None, method, options, held)
-    data.context["method"] = method
+    data.context |= {"method": method, "effect_rows": data.source, "held_dispersion": held}
     data.source = conditional(data.source, data.random, found.coef)
     return Solved(family, None, solution, mixed=found)
 

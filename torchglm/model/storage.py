@@ -24,6 +24,7 @@ from torchglm.rows.plan import Plan
 from torchglm.writing.files import replaced
 
 FORMAT = 3
+UNSAVED = ("spec", "places", "path", "effect_rows")  # of the context: written elsewhere, or rows
 
 
 def save(fitted: Fitted, path: Any) -> None:
@@ -35,9 +36,7 @@ def save(fitted: Fitted, path: Any) -> None:
     known = fitted.numbers_of_rows()
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}
     parts, held = codec.encode(fitted.family, fitted.link)
-    context = {k: v for k, v in fitted.context.items() if k not in ("spec", "places", "path")} | _labels(
-        fitted.context, plain
-    )
+    context = {k: v for k, v in fitted.context.items() if k not in UNSAVED} | _labels(fitted.context, plain)
     spec = fitted.spec
     facts = {
         "format": FORMAT,

@@ -89,7 +89,7 @@ class MixedCriterion:
         penalty: Quadratic | None,
         keep: Tensor,
         restricted: bool,
-        phi: float | None,
+        phi: float | Tensor | None,
         name: str,
     ) -> None:
         self.effects, self.family, self.link, self.restricted = effects, family, link, restricted
@@ -310,13 +310,13 @@ class MixedCriterion:
         constant, count = self.constant[lane], self.count[lane]
         if family.least_squares:
             phi = 2 * (half + penalty) / (count - free).clamp(min=1e-300)
-            phi = phi if self.phi is None else torch.full_like(half, self.phi)
+            phi = phi if self.phi is None else self.phi + torch.zeros_like(half)
             return phi, constant - half / phi - count * phi.log() / 2
         if not family.has_dispersion and not self.name:
-            phi = torch.full_like(half, 1.0 if self.phi is None else self.phi)
+            phi = torch.ones_like(half) * (1.0 if self.phi is None else self.phi)
             return phi, constant - half / phi
         means = RowMeans(members(self.source, lane), self.link, coef)
-        phi = torch.full_like(half, 1.0 if self.phi is None else self.phi)
+        phi = torch.ones_like(half) * (1.0 if self.phi is None else self.phi)
         if self.phi is None and family.has_dispersion:
             phi = least_dispersion(means, family, 2 * (half + penalty), count, free)[0]
         return phi, means.loglik(family, phi)

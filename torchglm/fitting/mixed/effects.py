@@ -63,12 +63,14 @@ class Groupings:
 
     def theta(self, covariances: Sequence[Tensor], units: Sequence[Tensor]) -> Tensor:
         """(B, E) the parameters of covariances (B, q, q) in `units`; NaN where one is not positive definite."""
-        found = []
-        for whole, unit, sets in zip(covariances, units, self.correlated, strict=True):
+        found = [torch.full_like(whole, torch.nan) for whole in covariances]
+        for out, whole, unit, sets in zip(found, covariances, units, self.correlated, strict=True):
             back = torch.linalg.inv(unit)
-            own = back @ (whole * self.mask(sets, whole)) @ back.mT
-            lower, info = torch.linalg.cholesky_ex(own.nan_to_num())
-            found.append(torch.where((info == 0)[:, None, None], lower, torch.nan))
+            own = (back @ (whole * self.mask(sets, whole)) @ back.mT).nan_to_num()
+            for inside in sets:
+                at = torch.tensor(inside, device=whole.device)
+                lower, info = torch.linalg.cholesky_ex(own[:, at.unsqueeze(-1), at])
+                out[:, at.unsqueeze(-1), at] = torch.where((info == 0)[:, None, None], lower, torch.nan)
         return torch.stack([found[k][:, row, column] for k, row, column in self.entries], -1)
 
     @staticmethod

@@ -93,12 +93,10 @@ def solve_mixed(
     return _finished(criterion, search, family, first, source)
 
 
-def begun(
-    criterion: MixedCriterion, first: Solution, penalty: Quadratic | None, plain: Iterable[Rows], most: int
-) -> MixedSearch:
-    """The search at its start, beside a `first` fit without random effects."""
-    effects, models = criterion.effects, len(first.coef)
-    coef = torch.cat([first.coef, first.coef.new_zeros(models, effects.width - effects.columns)], 1)
+def based(criterion: MixedCriterion, first: Tensor) -> Tensor:
+    """Let a criterion know the rows, by a pass at fixed effects `first` (B, p); all coefficients (B, P) there."""
+    effects, models = criterion.effects, len(first)
+    coef = torch.cat([first, first.new_zeros(models, effects.width - effects.columns)], 1)
     here = fold(criterion.source, Point(coef, False, before=coef, census=True), criterion.family, criterion.link)
     gram = arrow_of(here.gram, criterion.grouping)
     beside = iter(criterion.beside)
@@ -111,29 +109,35 @@ def begun(
             mean = block.diagonal(dim1=2, dim2=4).mean(-1)
         criterion.units.append(unit_of(mean * effects.mask(effects.correlated[k], mean)))
     criterion.count = here.count
-    one = torch.ones_like(here.objective)
-    held = one if criterion.phi is None else one * criterion.phi
-    family = criterion.family
-    log = loglik(criterion.source, family, criterion.link, coef, one if family.least_squares else held)
-    criterion.constant = log + here.objective / (one if family.least_squares else held)
+    one, family = torch.ones_like(here.objective), criterion.family
+    held = one if criterion.phi is None or family.least_squares else one * criterion.phi
+    criterion.constant = loglik(criterion.source, family, criterion.link, coef, held) + here.objective / held
     if criterion.flat:
         criterion.base, criterion.at_base = here, coef
+    criterion.ends = torch.full((models, sum(criterion.counts), 2), torch.inf).to(coef)
+    criterion.ends[..., 0] = -torch.inf
+    if criterion.name:
+        criterion.ends[:, sum(criterion.counts[:2])] = coef.new_tensor(ALPHA)
+    return coef
+
+
+def begun(
+    criterion: MixedCriterion, first: Solution, penalty: Quadratic | None, plain: Iterable[Rows], most: int
+) -> MixedSearch:
+    """The search at its start, beside a `first` fit without random effects."""
+    effects, family, models = criterion.effects, criterion.family, len(first.coef)
+    coef = based(criterion, first.coef)
     u = torch.cat([first.coef @ criterion.rotation, coef[:, effects.columns :]], 1)
     roots = torch.tensor([float(row == column) for _, row, column in effects.entries]).to(coef)
-    psi, ends = [roots.expand(models, -1)], list[Tensor]()
-    ends.append(torch.stack([torch.full_like(psi[0], -torch.inf), torch.full_like(psi[0], torch.inf)], -1))
+    psi = [roots.expand(models, -1)]
     if penalty is not None:
         limits, strengths = scales_of(plain, family, criterion.link, penalty)
+        criterion.ends[:, len(roots) : len(roots) + criterion.counts[1]] = limits
         psi.append(strengths)
-        ends.append(limits)
     if criterion.name:
-        alpha = family.shapes[criterion.name].expand(models).clamp(*ALPHA).unsqueeze(-1)
-        psi.append(alpha)
-        ends.append(alpha.new_tensor(ALPHA).expand(models, 1, 2))
+        psi.append(family.shapes[criterion.name].expand(models).clamp(*ALPHA).unsqueeze(-1))
     if criterion.apart:
         psi.append(u[:, criterion.fixed])
-        ends.append(torch.stack([torch.full_like(psi[-1], -torch.inf), torch.full_like(psi[-1], torch.inf)], -1))
-    criterion.ends = torch.cat(ends, 1)
     return MixedSearch(criterion, torch.cat(psi, -1), u, most)
 
 

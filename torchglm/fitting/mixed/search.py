@@ -32,24 +32,32 @@ TOGETHER = 1 << 21  # rows of all models that are gone over at once
 
 
 class MixedSearch:
-    """From first parameters `psi` (B, K) and modes `u` (B, P) to the end: `mark`, `hessian`, `status` and `steps`."""
+    """From first parameters `psi` (B, K) and modes `u` (B, P) to the end: `mark`, `hessian`, `status` and `steps`.
 
-    def __init__(self, criterion: MixedCriterion, psi: Tensor, u: Tensor, most: int) -> None:
+    Parameters that are `held` (B, K) stay where they are; there is then no look for a good start, and the end is known
+    to the digits of the criterion alone.
+    """
+
+    def __init__(
+        self, criterion: MixedCriterion, psi: Tensor, u: Tensor, most: int, held: Tensor | None = None
+    ) -> None:
         self.criterion, self.most = criterion, most
         self.every = torch.arange(len(psi), device=psi.device)
         self.steps = torch.zeros_like(self.every)
         self.status = torch.full_like(self.every, int(Status.ITERATION_LIMIT))
-        psi, u = self._warmed(psi, u)
+        self.rough = held is not None
+        self.kept = torch.zeros_like(psi, dtype=torch.bool) if held is None else held
+        psi, u = self._warmed(psi, u) if held is None else (psi, u)
         self.mark = criterion.at(self.every, psi, u)
         self.hessian = psi.new_zeros(*psi.shape, psi.shape[-1])
 
-    def run(self) -> None:
-        """To the end of all models."""
+    def run(self, rounds: int = ROUNDS) -> None:
+        """To the end of all models, with so many looks for a lower point elsewhere."""
         lane = self.every[torch.isfinite(self.mark.value)]
         self.status[~torch.isfinite(self.mark.value)] = int(Status.STALLED)
-        for turn in range(ROUNDS + 1):
+        for turn in range(rounds + 1):
             self._descend(lane)
-            if turn == ROUNDS:
+            if turn == rounds:
                 return
             lane = self._elsewhere(lane[self.status[lane] == int(Status.CONVERGED)])
             if not lane.numel():
@@ -108,7 +116,10 @@ class MixedSearch:
             step, decrement = self._step(lane, mark, gradient, hessian)
             close = decrement <= CLOSE
             if bool(close.any()):
-                self._polish(lane[close], mark.take(close), gradient[close])
+                if self.rough:
+                    self.status[lane[close]] = int(Status.CONVERGED)
+                else:
+                    self._polish(lane[close], mark.take(close), gradient[close])
                 lane, mark, step, decrement = lane[~close], mark.take(~close), step[~close], decrement[~close]
             if not lane.numel():
                 return
@@ -200,9 +211,9 @@ class MixedSearch:
         first = sum(self.criterion.counts[:3])
         none = torch.zeros(len(lane), first, dtype=torch.bool, device=lane.device)
         if not self.criterion.apart:
-            return none
+            return none | self.kept[lane]
         keep = self.criterion.keep[lane]
-        return torch.cat([none, ~keep[:, self.criterion.fixed]], -1)
+        return torch.cat([none, ~keep[:, self.criterion.fixed]], -1) | self.kept[lane]
 
     # Hessians -----------------------------------------------------------------------------------------------
 
