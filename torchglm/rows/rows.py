@@ -31,7 +31,7 @@ class Rows(NamedTuple):
     that kind. With `intercept` the design has a column of ones in front of `x`; it is made block by block
     and never copied whole. With `indexed` the design has index columns, `x` (n, q) holds the others, and there is no
     such intercept. With a `plan` every row has K linear predictors, made of the columns of this design as it says, and
-    `offset` is (B, n, K).
+    `offset` is (B, n, K). Where factors are absorbed, `codes` (F, n) int32 are the levels of each.
     """
 
     x: Tensor
@@ -44,6 +44,7 @@ class Rows(NamedTuple):
     second: Tensor | None = None
     plan: Plan | None = None
     pair: type[Pair] = Times
+    codes: Tensor | None = None
 
     @property
     def response(self) -> Response:
@@ -91,7 +92,7 @@ class Rows(NamedTuple):
         repeats = None if self.repeats is None else self.repeats[models]
         y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
         second = None if self.second is None else self.second[models]
-        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, second, self.plan, self.pair)
+        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, second, self.plan, self.pair, self.codes)
 
     def between(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop` of every model."""
@@ -112,6 +113,7 @@ class Rows(NamedTuple):
             None if self.second is None else self.second[:, rows],
             self.plan,
             self.pair,
+            None if self.codes is None else self.codes[:, rows],
         )
 
     def pieces(self, columns: int = 0) -> Iterator[Rows]:
