@@ -13,7 +13,7 @@ from torchglm.design.brackets import shortened
 from torchglm.design.expressions import UNREADABLE, Expression
 from torchglm.design.operators import bounded_parser
 from torchglm.design.quoting import Quoting, advice
-from torchglm.design.random import Bar, Grouped, split
+from torchglm.design.random import Bar, Grouped, absorbed, split
 from torchglm.design.smooths.call import SmoothCall, is_smooth
 
 # A factor in a part of a term: its text, and whether it is coded at reduced rank.
@@ -45,7 +45,7 @@ class Formula:
     """What a formula says: the response (or None) and the terms, in the order of their columns.
 
     `others` are the terms of further predictors by their names; with `classes` the response holds labels; `random` are
-    the sets of random effects.
+    the sets of random effects, and `absorbed` the factors after a bar, `y ~ x | firm`, which are not written out.
     """
 
     text: str
@@ -54,12 +54,14 @@ class Formula:
     others: dict[str, tuple[Term, ...]] = field(default_factory=dict)
     classes: bool = False
     random: tuple[RandomTerm, ...] = ()
+    absorbed: tuple[Grouped, ...] = ()
 
     @property
     def effects(self) -> list[Expression]:
-        """Every factor of every term of random effects, and the groups."""
+        """Every factor of every term of random effects, the groups, and the factors that are absorbed."""
         inside = [factor for one in self.random for term in one.terms for factor in term.factors]
-        return [*inside, *(one.group for one in self.random)]  # type: ignore[list-item]  # groups stand for expressions
+        groups = [*(one.group for one in self.random), *self.absorbed]
+        return [*inside, *groups]  # type: ignore[list-item]  # groups stand for expressions
 
     @property
     def factors(self) -> list[Expression | SmoothCall]:
@@ -76,7 +78,7 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
     """Read a Wilkinson formula with formulaic's parser, and check every expression in it.
 
     `available` are the columns that `.` stands for (the response is left out of them).
-    Raises ValueError for a formula that cannot be read, that has several responses or parts (`|`), no term at all, too
+    Raises ValueError for a formula that cannot be read, that has several responses or parts, no term at all, too
     many of them, or that holds anything but arithmetic and known functions.
     """
     from formulaic import Formula as Parser
@@ -85,7 +87,8 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"A formula is text such as 'y ~ a + C(b)', got {text!r}.")
     whole, (text, bars) = text, split(text)
-    grouping = {name for bar in bars for name in bar.group}
+    text, factors = absorbed(text)
+    grouping = {name for group in [*(bar.group for bar in bars), *(one.columns for one in factors)] for name in group}
     quoting = Quoting(text)
     columns = [quoting.bare(name) for name in available if name not in grouping]
     try:
@@ -120,7 +123,7 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
             f"The formula {shortened(text)} leaves no column. Write 'y ~ 1' for the intercept alone, 'y ~ x - 1' for x "
             "without an intercept."
         )
-    return Formula(whole, sides[0] if sides else None, terms, random=_random(bars, available))
+    return Formula(whole, sides[0] if sides else None, terms, random=_random(bars, available), absorbed=factors)
 
 
 def _random(bars: Sequence[Bar], available: Sequence[str]) -> tuple[RandomTerm, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from torchglm.design.absorbing import absorbing
 from torchglm.design.expressions import Expression
 from torchglm.design.factors import OTHER, Categorical, Numeric, Pool
 from torchglm.design.formulas import Formula, Term, parse, parts, plain
@@ -40,6 +41,7 @@ def build(
     reading: TextFormat | None = None,
     predictors: Mapping[str, str] | None = None,
     classes: bool = False,
+    absorb: bool = False,
 ) -> Design:
     """The design of a formula over a table: x, column names, y and the spec for later rows.
 
@@ -53,12 +55,13 @@ def build(
     of its factor (a level that is called so joins it); `unseen` says what later rows with a new level get
     (`DesignSpec`), and "other" needs `rare`. `reading` says what means missing in text, and the types of columns.
     `predictors` are the right sides of further predictors by name, `{"dispersion": "~ age"}`, whose columns follow;
-    with `classes` the response may have any number of levels, and is coded 0, 1, ... in their order.
+    with `classes` the response may have any number of levels, and is coded 0, 1, ... in their order; with `absorb`
+    factors that are too large to be written out are absorbed.
 
     Raises ValueError for a formula that cannot be read, unknown columns, missing or non-finite values.
     """
     formula_ = read(formula, names_of(data), also, predictors, classes)
-    return _build(formula_, data, also, missing, unseen, rare, reading)
+    return _build(formula_, data, also, missing, unseen, rare, reading, absorb)
 
 
 def build_columns(
@@ -159,6 +162,7 @@ def _build(
     unseen: str,
     rare: int,
     reading: TextFormat | None,
+    absorb: bool = False,
 ) -> Design:
     learner, reading = _Learner(formula, rare), reading or TextFormat()
     reading.check(names_of(data), "the data")
@@ -171,7 +175,8 @@ def _build(
     if len(frame) == 0:
         raise ValueError(f"Every row has a missing value; per column: {frame.dropped}.")
     learner.see(frame)
-    return learner.spec(missing, unseen, reading).apply(frame, formula.response is not None, random=True)
+    spec = learner.spec(missing, unseen, reading)
+    return (absorbing(spec) if absorb else spec).apply(frame, formula.response is not None, random=True)
 
 
 class _Learner:
@@ -269,11 +274,13 @@ class _Learner:
         }
         check_labels([factor for factor in right.values() if isinstance(factor, PENALISED)])
         spans = {text: factor.spans for text, factor in right.items()}
-        terms = _coded(self.formula.terms, spans)
+        # absorbed factors have the constant, so that others are coded as beside an intercept
+        constant = (Term("1", ()),) if self.formula.absorbed and all(t.factors for t in self.formula.terms) else ()
+        terms = _coded([*constant, *self.formula.terms], spans)
         others = {name: _coded(own, spans) for name, own in self.formula.others.items()}
         random = tuple(RandomSet(one.text, one.group.text, _coded(one.terms, spans)) for one in self.formula.random)
         made = (self.formula.text, right, terms, response, missing, unseen, self.types, reading, others, random)
-        return DesignSpec(*made)
+        return DesignSpec(*made).beside(tuple(one.text for one in self.formula.absorbed))
 
     def _response(self, expression: Expression) -> Numeric | Categorical:
         factor = self._factor(expression, 0)

@@ -64,6 +64,34 @@ class Grouped:
         return Coded(code.reshape(-1), labels, len(parts) == 1 and parts[0].ordered)
 
 
+def absorbed(formula: str) -> tuple[str, tuple[Grouped, ...]]:
+    """A formula without what stands behind a bar outside of brackets, and these factors: `y ~ x | firm + worker`.
+
+    Raises ValueError for what is no factor, and for more than one bar.
+    """
+    places = _bar(formula)
+    if not places:
+        return formula, ()
+    if len(places) > 1:
+        raise ValueError(
+            f"The formula {shortened(formula)} has several parts after its terms. Write one 'y ~ terms', or with one "
+            "bar y ~ terms | firm + worker, whose factors are absorbed; random effects stand in brackets: (1 | group)."
+        )
+    found = list[Grouped]()
+    for part in _cut(formula[places[0] + 1 :], "+"):
+        names = list[str]()
+        for piece in _cut(part.replace("^", ":"), ":"):
+            match = CATEGORY.fullmatch(piece) or COLUMN.fullmatch(piece)
+            if match is None:
+                raise ValueError(
+                    f"{part!r} behind the bar of {shortened(formula)} is no factor to absorb. Write columns, joined by "
+                    "':' where their combinations are the levels: y ~ x | firm + worker:year."
+                )
+            names.append((match[1] if match.re is CATEGORY else match[0]).strip("`"))
+        found.append(Grouped(tuple(dict.fromkeys(names))))
+    return formula[: places[0]], tuple({one.text: one for one in found}.values())
+
+
 def split(formula: str) -> tuple[str, list[Bar]]:
     """A formula without its random effects, and these. Raises ValueError for `|` that cannot be read."""
     pieces = list(_top(formula))

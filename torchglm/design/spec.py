@@ -17,6 +17,7 @@ from torchglm.design.factors import UNSEEN, Categorical
 from torchglm.design.frame import MISSING, Frame
 from torchglm.design.kinds import PENALISED, Factor, factor_dict, factor_from, plain_factor_from
 from torchglm.design.parts import Part, RandomGrouping, RandomSet, Terms, parts_of, terms_dict, terms_from
+from torchglm.design.random import MARK
 from torchglm.design.response import Response
 from torchglm.design.smooths.factor import PenaltyBlock
 from torchglm.rows.indexed import Indexed
@@ -54,6 +55,7 @@ class Design:
     dropped: dict[str, int] = field(default_factory=dict)
     unseen: dict[str, int] = field(default_factory=dict)
     random: Indexed | None = None
+    codes: torch.Tensor | None = None
 
     @cached_property
     def x(self) -> torch.Tensor:
@@ -90,7 +92,7 @@ class DesignSpec:
     (`rare=` of `build`). `types` are the Arrow types, by name, to read the columns with (`Scan`), and
     `reading` says how text becomes columns. The columns of further predictors, `others`, follow those of the first;
     their names begin with that of the predictor. The columns of `random` effects are none of these: they are made
-    where they are asked for.
+    where they are asked for, and so are the codes of the `absorbed` factors, by their texts.
     """
 
     formula: str
@@ -103,6 +105,7 @@ class DesignSpec:
     reading: TextFormat = field(default_factory=TextFormat)
     others: dict[str, Terms] = field(default_factory=dict)
     random: tuple[RandomSet, ...] = ()
+    absorbed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING:
@@ -207,9 +210,9 @@ class DesignSpec:
 
     @property
     def random_columns(self) -> list[str]:
-        """The columns that random effects need."""
+        """The columns that random effects and absorbed factors need."""
         used = {text for one in self.random for part in parts_of(one.terms) for text, _ in part.factors}
-        used |= {one.group for one in self.random}
+        used |= {one.group for one in self.random} | set(self.absorbed)
         return list(
             dict.fromkeys(c for text in self.factors if text in used for c in self.factors[text].expression.columns)
         )
@@ -219,8 +222,24 @@ class DesignSpec:
         """The factors that random effects belong to, in the order of their columns."""
         return groupings_of(self.random, self.factors, self._names)
 
+    @property
+    def absorbed_levels(self) -> dict[str, list[Any]]:
+        """The levels of each absorbed factor, by its name."""
+        found = {text: self.factors[text] for text in self.absorbed}
+        return {text.removeprefix(MARK): one.levels for text, one in found.items() if isinstance(one, Categorical)}
+
+    def beside(self, absorbed: tuple[str, ...]) -> DesignSpec:
+        """The design whose factors of these texts are absorbed: without their terms, and without the intercept."""
+        if not absorbed:
+            return self
+        parts = tuple((name, inside) for name, inside in self.parts if name != INTERCEPT and name not in absorbed)
+        return replace(self, parts=parts, absorbed=absorbed)
+
     def check_fixed(self, where: str) -> None:
-        """Raise ValueError where there are random effects, which `where` does not know."""
+        """Raise ValueError where there are random effects or absorbed factors, which `where` does not know."""
+        if self.absorbed:
+            said = ", ".join(self.absorbed_levels)
+            raise ValueError(f"the absorbed factors {said} are fitted by torchglm.fit alone, not by {where}.")
         if self.random:
             said = ", ".join(one.text for one in self.random)
             raise ValueError(
@@ -285,7 +304,18 @@ class DesignSpec:
         effects = None
         if random and self.random:
             effects = effect_columns(self.random, self.factors, frame, self.unseen, counts).to(numbers.device, dtype)
-        return Design(numbers, self.names, y, self, frame.table, indexed, kept, frame.dropped, counts, effects)
+        codes = self._codes(frame, counts) if random and self.absorbed else None
+        return Design(numbers, self.names, y, self, frame.table, indexed, kept, frame.dropped, counts, effects, codes)
+
+    def _codes(self, frame: Frame, counts: dict[str, int]) -> torch.Tensor:
+        """(F, n) int32 the levels of the absorbed factors; the number of levels where one was never seen."""
+        found = []
+        for text in self.absorbed:
+            factor = self.factors[text]
+            assert isinstance(factor, Categorical)  # groups are categories
+            own = factor.codes(frame, self.unseen, counts, none=True)
+            found.append(torch.from_numpy(np.where(own < 0, len(factor.levels), own).astype(np.int32)))
+        return torch.stack(found)
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain data, ready for JSON."""
@@ -303,6 +333,7 @@ class DesignSpec:
             "terms": terms_dict(self.parts),
             "others": {name: terms_dict(terms) for name, terms in self.others.items()},
             "random": [{"text": one.text, "group": one.group, "terms": terms_dict(one.terms)} for one in self.random],
+            "absorbed": list(self.absorbed),
         }
 
     @classmethod
@@ -331,6 +362,7 @@ class DesignSpec:
                 tuple(
                     RandomSet(str(one["text"]), str(one["group"]), terms_from(one["terms"])) for one in data["random"]
                 ),
+                tuple(str(text) for text in data["absorbed"]),
             )
             spec.names  # noqa: B018  every part must name known factors
             return spec

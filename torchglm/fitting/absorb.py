@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.isolated import Isolated, ends, isolated
+from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 from torchglm.rows.crossed import Crossed
@@ -25,7 +26,7 @@ from torchglm.rows.threads import small_operators, spread
 
 BLOCK = 1 << 15  # rows of a block
 COLLINEAR = 1e-11  # share of a column's squared length beside the factors that is rounding
-CLOSE = 1e-6  # of `tol`, for the relative decrement at which the last step is taken
+CLOSE = 1e-4  # of the square of `tol`: the relative decrement at which the last step is taken
 LOOSE, TIGHT = 1e-2, 1e-11  # relative tolerances of the solutions in the first step and for the errors
 MOVED, STILL = 0.05, 1e-3  # how far a step moves rows that run to infinity, and the others
 HALVINGS = 30
@@ -42,11 +43,16 @@ class Absorption:
     keep: Tensor
     effects: Tensor
     rows: Rows
+    crossed: Crossed
     isolated: Isolated
     rank: int
     exact: bool
     status: Status
     n_iter: int
+
+    def ended(self, status: Status) -> Absorption:
+        """The same with another status."""
+        return replace(self, status=status)
 
 
 @dataclass
@@ -62,14 +68,22 @@ class _Pass:
 @torch.no_grad()
 @small_operators()
 def absorb(
-    rows: Rows, counts: tuple[int, ...], family: Family, link: Link, *, tol: float = 1e-8, max_iter: int = 50
+    rows: Rows,
+    counts: tuple[int, ...],
+    family: Family,
+    link: Link,
+    *,
+    tol: float = 1e-8,
+    max_iter: int = 50,
+    observe: Observer | None = None,
 ) -> Absorption:
     """The maximum for the rows of one model whose `codes` (F, n) are those of factors of `counts` levels.
 
-    Rows that are taken out have the weight 0 in the result. Raises `ValueError` where none is left.
+    Rows that are taken out have the weight 0 in the result; `observe` is told of every step. Raises `ValueError` where
+    none is left.
     """
     assert rows.codes is not None
-    return _Search(rows, Crossed(rows.codes, counts), family, link).run(tol, max_iter)
+    return _Search(rows, Crossed(rows.codes, counts), family, link).run(tol, max_iter, observe)
 
 
 class _Search:
@@ -96,7 +110,7 @@ class _Search:
                 "range alone. Absorb coarser factors."
             )
 
-    def run(self, tol: float, max_iter: int) -> Absorption:
+    def run(self, tol: float, max_iter: int, observe: Observer | None) -> Absorption:
         """To the maximum."""
         p = self.x.shape[0]
         coef, effects = self.x.new_zeros(p), self.x.new_zeros(self.crossed.levels)
@@ -105,6 +119,7 @@ class _Search:
         centred, keep = self._centre()
         # the first step is from no coefficients at all: least squares of the working response
         residual = here.weight * (eta - self.offset) + here.score
+        guess: Tensor | None
         step, ahead, guess = self._step(residual, keep, LOOSE, None)
         trial = self.offset + self._along(step, ahead)
         first = self._pass(trial)
@@ -127,10 +142,13 @@ class _Search:
                 status = Status.CONVERGED if decrement < tol and largest < STILL else Status.STALLED
                 break
             coef, effects, eta, here = coef + share * step, effects + share * ahead, eta + share * move, new
+            if observe is not None:
+                told = torch.tensor([2 * new.objective], dtype=torch.float64)
+                observe(Progress(coef.unsqueeze(0), torch.tensor([n_iter]), told))
             if close and largest < STILL:
                 status = Status.CONVERGED
                 break
-            close = abs(decrement) <= (CLOSE * tol) * tol * 100
+            close = abs(decrement) <= max(1e-26, CLOSE * tol**2)
             tolerance = min(LOOSE, max(1e-10, 1e-2 * abs(decrement) ** 0.5))
         else:
             status = Status.SEPARATED if largest > MOVED and decrement < 1e-3 else status
@@ -184,7 +202,7 @@ class _Search:
     def _centre(self) -> tuple[Tensor, Tensor]:
         """Take the factors out of the columns, weights as they are: (L, p) what was taken, and (p,) which are left."""
         length = (self.x.square() @ self.weight).clone()
-        taken, _ = self.crossed.weighted(self.weight).solve(self._projected(self.weight, None), TIGHT)
+        taken, _ = self.crossed.weighted(self.weight).solve(self._projected(self.weight, None), TIGHT, length.sqrt())
         self._subtract(taken)
         left = (self.x * self.weight) @ self.x.mT
         keep = torch.zeros(len(length), dtype=torch.bool)
@@ -208,10 +226,11 @@ class _Search:
         """The step of coefficients (p,) and effects (L,) for a residual (n,), and the solutions for the columns."""
         right = self._projected(self.weight, residual)
         begin = None if guess is None else torch.cat([guess, torch.zeros_like(guess[:, :1])], -1)
-        found, _ = self.crossed.weighted(self.weight).solve(right, tolerance, begin)
+        p, gram = self.x.shape[0], (self.x * self.weight) @ self.x.mT
+        scale = torch.cat([gram.diagonal(), self.weight.sum().unsqueeze(0)]).sqrt()
+        found, _ = self.crossed.weighted(self.weight).solve(right, tolerance, scale, begin)
         columns, effects = found[:, :-1], found[:, -1]
-        p = self.x.shape[0]
-        gram = (self.x * self.weight) @ self.x.mT - right[:, :-1].mT @ columns
+        gram = gram - right[:, :-1].mT @ columns
         gradient = self.x @ residual - right[:, :-1].mT @ effects
         step = self.x.new_zeros(p)
         if bool(keep.any()):
@@ -250,7 +269,8 @@ class _Search:
     ) -> Absorption:
         """What is left at the end: columns free of the factors with the weights there, and the effects."""
         offset = eta - coef @ self.x
-        columns, reached = self.crossed.weighted(self.weight).solve(self._projected(self.weight, None), TIGHT)
+        right, scale = self._projected(self.weight, None), (self.x.square() @ self.weight).sqrt()
+        columns, reached = self.crossed.weighted(self.weight).solve(right, TIGHT, scale)
         self._subtract(columns)
         self.x[:, self.prior <= 0] = 0.0
         self.x[~keep] = 0.0
@@ -265,4 +285,4 @@ class _Search:
             x=self.x.mT.contiguous(), weight=self.prior.unsqueeze(0), offset=offset.unsqueeze(0), codes=self.rows.codes
         )
         rank, exact = self.crossed.rank(used)
-        return Absorption(coef, keep, effects, rows, self.out, rank, exact, status, n_iter)
+        return Absorption(coef, keep, effects, rows, self.crossed, self.out, rank, exact, status, n_iter)

@@ -20,6 +20,7 @@ from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated
+from torchglm.inference.absorbed import Beside
 from torchglm.inference.covariance import observed_inverse
 from torchglm.inference.fitted import DISPERSIONS, Fitted
 from torchglm.inference.flat import Flat
@@ -47,21 +48,22 @@ def build(
     apart: Apart | None = None,
     estimated: Estimated | None = None,
     mixed: MixedFound | None = None,
+    beside: Beside | None = None,
 ) -> Fitted:
     """What is left of a solution on a re-iterable source; `constant` says that the first column is an intercept.
 
     With a `plan` the rows have several predictors; `apart` are the separated levels that were set apart, `estimated` is
-    what was found with the strengths of the penalty, and `mixed` what was found of random effects, which are in the
-    offset of the rows.
+    what was found with the strengths of the penalty, `mixed` what was found of random effects, which are in the
+    offset of the rows, and `beside` what of absorbed factors, which are there too and out of their columns.
     Raises `ValueError` for an unknown dispersion.
     """
     family = copy.deepcopy(family)
     shape_estimated = family.estimates_shape
     family.requires_grad_(False)
     moments, coef = solution.moments, solution.coef
-    nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64)
+    nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64) + (0 if beside is None else beside.rank)
     edf, unknown = (None, None) if penalty is None else _penalised(solution, penalty)
-    df, levels = rank if edf is None else edf.sum(-1), {}
+    df, levels = rank if edf is None else edf.sum(-1), {} if beside is None else beside.tensors
     if apart is not None:
         unknown, df = apart.infinite != 0, df + apart.rows - apart.levels
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}

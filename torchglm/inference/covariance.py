@@ -65,7 +65,9 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
         value = phi * observed_inverse(result.source, family, link, coef, keep, result.penalty)
     elif kind == "cluster":
         columns = cluster_codes(clusters, result.batch_shape, coef.device)
-        value = clustered(result.source, family, link, coef, root, columns, rank)
+        value = clustered(
+            result.scored, family, link, coef, root, columns, flat.rank if flat.absorbed is None else flat.keep.sum(-1)
+        )
         if type == "HC1" or type is None and family.least_squares and isinstance(link, Identity):
             value = ((nobs - 1) / (nobs - rank))[:, None, None] * value
     else:
@@ -101,7 +103,12 @@ def heteroscedastic(result: Fitted, kind: str) -> Tensor:
     HC3 divide `u^2` by `1 - h` and `(1 - h)^2`; a row repeated by `freq` counts as that many rows.
     Source: Zeileis (2006), J. Stat. Software 16(9).
     """
-    flat, source, family, link = result.flat, result.source, result.family, result.link
+    flat, source, family, link = (
+        result.flat,
+        result.scored if kind in ("HC0", "HC1") else result.source,
+        result.family,
+        result.link,
+    )
     coef, root, nobs, rank = flat.coef, flat.root, flat.nobs, flat.df
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
     meat, ranks = None, ranks_of(source)

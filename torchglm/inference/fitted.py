@@ -271,6 +271,8 @@ class Fitted(Origin):
     @property
     def df_null(self) -> Tensor:
         """(*B) `nobs` less one for the intercept of the null model, or one for each of several predictors."""
+        if "absorbed" in self.context:
+            return self.nobs - 1.0
         return self.nobs - float(self.intercept if self.plan is None else self.plan.constants().columns)
 
     @cached_property
@@ -279,7 +281,7 @@ class Fitted(Origin):
         if self.flat.null_deviance is not None:
             return self.shaped(self.flat.null_deviance)
         return self.shaped(
-            null_deviance(self.source, self.family, self.link, self.intercept, self.tol, self.flat.failed)
+            null_deviance(self.scored, self.family, self.link, self.intercept, self.tol, self.flat.failed)
         )
 
     @cached_property
@@ -295,8 +297,8 @@ class Fitted(Origin):
             if self.dispersion_kind != "fixed":
                 return self.shaped(torch.full_like(phi, torch.nan))  # a quasi-likelihood has no likelihood
         elif self.dispersion_kind != "number":
-            phi = dispersion_ml(self.source, self.family, self.link, flat.coef, flat.deviance / flat.nobs)
-        value = loglik(self.source, self.family, self.link, flat.coef, phi)
+            phi = dispersion_ml(self.scored, self.family, self.link, flat.coef, flat.deviance / flat.nobs)
+        value = loglik(self.scored, self.family, self.link, flat.coef, phi)
         return self.shaped(torch.where(flat.failed, torch.nan, value))
 
     @cached_property
@@ -369,3 +371,7 @@ class Fitted(Origin):
     def row_values(self, observed: bool = False) -> Iterator[RowValues]:
         """The values of every chunk of the rows at the fitted coefficients, see `rowwise.row_values`."""
         return row_values(self.source, self.family, self.link, self.flat.coef, observed)
+
+    def scored_values(self) -> Iterator[RowValues]:
+        """`row_values` where no more is asked of them than means and scores: beside absorbed factors as well."""
+        return row_values(self.scored, self.family, self.link, self.flat.coef)

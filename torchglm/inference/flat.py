@@ -16,10 +16,10 @@ MATRICES = ("root", "gram")
 # how many dimensions of p columns stand behind that of the models
 DIMENSIONS = {"coef": 1, "keep": 1, "observed": 2, "covariance": 2, "edf": 1, "unknown": 1, "infinite": 1}
 EFFECTS = ("modes", "effect_cov", "effect_spread", "effect_psi", "effect_psi_cov", "effect_units", "effect_shares")
-FREE = {"counts", "strength", *EFFECTS}  # of any number for each model
+FREE = {"counts", "strength", "absorbed", "joined", *EFFECTS}  # of any number for each model
 COUNTS = ("apart_rows", "apart_levels")  # whole numbers or not
 # the others are float64
-KINDS = {"keep": torch.bool, "unknown": torch.bool, "status": torch.int64, "n_iter": torch.int64}
+KINDS = {"keep": torch.bool, "unknown": torch.bool, "status": torch.int64, "n_iter": torch.int64, "joined": torch.int64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,8 @@ class Flat:
     strength: Tensor | None = None
     criterion: Tensor | None = None
     shape_error: Tensor | None = None
+    absorbed: Tensor | None = None  # (B, L) the effects of absorbed factors, those of one after the other
+    joined: Tensor | None = None  # (B, F L) the connected component of each with the largest factor, see `Crossed`
     modes: Tensor | None = None
     effect_cov: Tensor | None = None
     effect_spread: Tensor | None = None

@@ -20,6 +20,7 @@ from torchglm.inference.by_plan import answered_by, of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.rowwise import RowValues
+from torchglm.inference.several import fitted_means as fitted_of_several
 from torchglm.inference.vector import deletion as several
 from torchglm.inference.vector.residuals import residuals_several
 from torchglm.rows.products import quadratic
@@ -42,13 +43,19 @@ def residuals(result: Fitted, kind: str | None = None, standardized: bool = Fals
     if kind == "quantile":
         return quantile_residuals(result, seed)
     parts = []
-    for values in result.row_values():
+    for values in result.row_values() if standardized else result.scored_values():
         part = rowwise.residuals(values, result.family, result.link, "deviance" if kind is None else kind)
         if standardized:
             left = 1 - _one_leverage(result, values)
             part = part / (result.flat.dispersion.unsqueeze(-1) * left).sqrt()
         parts.append(part)
     return result.shaped(torch.cat(parts, -1))
+
+
+@answered_by(fitted_of_several)
+def fitted_means(result: Fitted) -> Tensor:
+    """(*B, n) the fitted means of the rows; for classes (*B, n, C) their probabilities."""
+    return result.shaped(torch.cat([values.mu for values in result.scored_values()], -1))
 
 
 @answered_by(several.leverage)

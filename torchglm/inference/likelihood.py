@@ -79,7 +79,7 @@ def like(result: Fitted, system: str = "R") -> Likelihood:
 def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
     """(*B) R's log-likelihood and number of rows."""
     flat, family = result.flat, result.family
-    means = RowMeans(result.source, result.link, flat.coef)
+    means = RowMeans(result.scored, result.link, flat.coef)
     weight, count = means.sum(lambda rows, _: torch.stack([rows.weight.sum(-1), (rows.weight > 0).sum(-1)]))
     gaussian = type(family) is Gaussian  # its phi and its weights are those of least squares
     phi = flat.deviance / (count if gaussian else weight) if dispersed else torch.ones_like(count)

@@ -16,6 +16,7 @@ from torchglm.design.values import spelled
 from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each, shift_of
+from torchglm.inference.origin import refuse_beside
 from torchglm.inputs import Roles
 from torchglm.rows.rows import Rows
 
@@ -47,6 +48,7 @@ def repeats(rows: Rows) -> Tensor:
 
 def chosen_roles(result: Fitted, roles: Mapping[str, Any]) -> Roles:
     """The roles of the rows to average over. Raises `ValueError` where these are the rows of the fit."""
+    refuse_beside(result)
     beside = Roles.of(roles, "an average over rows", ("freq", "offset", "exposure"))
     if result.spec is None and beside.given:
         raise ValueError(

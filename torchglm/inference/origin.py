@@ -8,6 +8,12 @@ from typing import Any
 from torchglm.rows.places import Place
 from torchglm.rows.rows import Rows
 
+REFUSED = (
+    "this asks for rows with the effects of the absorbed factors {names} in them (leverages, refits, averages over the "
+    "data), which are not held. There are coefficients with HC0, HC1 and clustered errors, Wald and likelihood ratio "
+    "tests, residuals and predictions; for the rest write the factors as terms, C({first}), where they are small."
+)
+
 
 class Origin:
     """Of a fit: `chunks` are the rows behind it, or None; `context` what it remembers; `names` are its columns."""
@@ -23,7 +29,16 @@ class Origin:
 
     @property
     def source(self) -> Iterable[Rows]:
-        """The rows the model was fitted on; raises `ValueError` where they are not held (a loaded result)."""
+        """The rows the model was fitted on, as `scored`.
+
+        Raises `ValueError` also where factors were absorbed: the columns are then free of them, and a refit is none.
+        """
+        refuse_beside(self)
+        return self.scored
+
+    @property
+    def scored(self) -> Iterable[Rows]:
+        """The rows with the scores of the fit; raises `ValueError` where they are not held (a loaded result)."""
         if self.chunks is None:
             raise ValueError("this result holds no rows (it was loaded). Attach them: result.with_rows(x, y, ...).")
         return self.chunks
@@ -70,3 +85,10 @@ class Origin:
     def group_names(self) -> list[str] | None:
         """The columns of a `by=` fit, or None."""
         return self.context.get("group_names")
+
+
+def refuse_beside(fit: Origin) -> None:
+    """Raise `ValueError` for a question that needs more of the absorbed factors of a fit than their effects."""
+    if "absorbed" in fit.context and fit.spec is not None:
+        names = list(fit.spec.absorbed_levels)
+        raise ValueError(REFUSED.format(names=", ".join(names), first=names[0]))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchglm import inputs
 from torchglm.design import Design
+from torchglm.inference.absorbed import shift_of_levels
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import shift_of
 from torchglm.inference.several import predict_several
@@ -60,8 +61,12 @@ def predict(
         )
     _check_kind(result, kind, at)
     coef = result.coef
+    if se and result.flat.absorbed is not None:
+        raise ValueError(
+            "the effects of absorbed factors have no errors, nor have predictions with them. Leave out se=."
+        )
     with_effects = _with_effects(result, random, se)
-    design, indexed, effects = _design(result, x, coef, unseen, with_effects)
+    design, indexed, effects, codes = _design(result, x, coef, unseen, with_effects)
     known = torch.where(torch.isfinite(coef), coef, 0.0)
     if indexed is None:
         eta = (known.unsqueeze(-2) @ design.mT).squeeze(-2)
@@ -71,6 +76,8 @@ def predict(
     eta = eta + shift_of(result, beside, eta, x)
     if effects is not None and result.flat.modes is not None:
         eta = eta + result.shaped(effects.times(design[:, :0], result.flat.modes))
+    if codes is not None:
+        eta = eta + shift_of_levels(result, codes)
     if kind in OF_TIMES:
         value, slope = _of_times(result, eta, kind, at)
     else:
@@ -148,13 +155,14 @@ def _with_effects(result: Fitted, random: bool | None, se: bool) -> bool:
 
 def _design(
     result: Fitted, x: Any, coef: Tensor, unseen: str | None = None, random: bool = False
-) -> tuple[Tensor, Indexed | None, Indexed | None]:
-    """The columns of new rows, the index columns beside them where factors have many levels, and random effects."""
+) -> tuple[Tensor, Indexed | None, Indexed | None, Tensor | None]:
+    """The columns of new rows, the index columns beside them where factors have many levels, random effects, codes."""
     if result.spec is not None and not isinstance(x, Tensor):
-        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen, random=random)
+        also = random or bool(result.spec.absorbed)
+        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen, random=also)
         indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
         effects = None if made.random is None else made.random.to(coef.device, coef.dtype)
-        return made.numbers.to(coef), indexed, effects if random else None
+        return made.numbers.to(coef), indexed, effects if random else None, made.codes
     design = inputs.tensor(inputs.in_order(x, result.context.get("inputs")), "x", coef.device).to(coef.dtype)
     added = result.added_intercept
     columns = len(result.names) - int(added)
@@ -164,4 +172,4 @@ def _design(
             + (" (without the intercept)." if added else ".")
         )
     inputs.finite(design, "x")
-    return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None, None
+    return torch.cat([design.new_ones(*design.shape[:-1], 1), design], -1) if added else design, None, None, None

@@ -29,7 +29,7 @@ def quantile_residuals(result: Fitted, seed: int = 0) -> Tensor:
     refuse_quasi(result, "quantile residuals")
     phi = result.flat.dispersion.unsqueeze(-1)
     generator, parts = torch.Generator().manual_seed(seed), []
-    for values in result.row_values():
+    for values in result.scored_values():
         uniform = torch.rand(values.mu.shape[-1], dtype=torch.float64, generator=generator).to(values.mu.device)
         parts.append(_scores(values, result.family, phi, uniform))
     return result.shaped(torch.cat(parts, -1))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from torchglm.design import Tally, learn
+from torchglm.design.absorbing import absorbing
 from torchglm.design.sources import check_source, columns_read, scan
 from torchglm.families import Family
 from torchglm.families.row_error import RowError
@@ -105,7 +106,7 @@ class SpecRows:
         except RowError as error:
             raise error.moved(first + design.row(error.place[-1])) from None
         [rows] = data.source
-        return rows
+        return rows if design.codes is None else rows._replace(codes=design.codes.to(self.device))
 
 
 class FileRows(SpecRows):
@@ -132,6 +133,7 @@ class FileRows(SpecRows):
         dtype: torch.dtype | None = None,
         ranks: Ranks | None = None,
         predictors: Mapping[str, Any] | None = None,
+        absorb: bool = False,
     ) -> None:
 
         policies = dict(policies or {})
@@ -147,6 +149,8 @@ class FileRows(SpecRows):
             )
             scan = self._scan({}, self.ranks)
         self.spec: DesignSpec = learn(formula, scan, also=self.also, ranks=self.ranks, **policies, **more)
+        if absorb and not more:
+            self.spec = absorbing(self.spec)
         self._suit(family)
         if self.plan is not None:
             self.spec.check_fixed(f"the family {family.name}, which has several predictors")
@@ -161,7 +165,7 @@ class FileRows(SpecRows):
                 thinned.add(rows)
                 used += int((rows.weight > 0).any())
                 size += rows.nbytes
-                pieces = [*pieces, rows] if size <= HOLD else []
+                pieces = [*pieces, rows] if size <= HOLD or self.spec.absorbed else []
         size, used = (int(most) for most in self.ranks.largest(torch.tensor([size, used]))[0])
         if not used:
             raise ValueError("Every row has weight 0 or a missing value; none is left to fit.")
@@ -169,6 +173,8 @@ class FileRows(SpecRows):
         with self.ranks.together():
             if not thinned.parts:
                 self.stand_in = weightless(next(self._read(Ranks(), None)))
+        if self.spec.absorbed:
+            size = 0  # all rows are held, whatever they take
         self._held = None if size > HOLD else _joined(pieces or [*self])
         self.part = thinned.parts  # where a fit begins
 
@@ -213,7 +219,7 @@ def from_files(
     predictors: Mapping[str, Any] | None = None,
 ) -> Data:
     """The rows of files. Raises `ValueError` for roles that are not names of columns."""
-    rows = FileRows(formula, path, family, _named(roles), policies, device, dtype, None, predictors)
+    rows = FileRows(formula, path, family, _named(roles), policies, device, dtype, None, predictors, absorb=True)
     return Data(
         rows.source,
         torch.Size(),
@@ -261,4 +267,5 @@ def _joined(pieces: list[Rows]) -> Rows:
         torch.cat(seconds, -1) if seconds else None,
         pieces[0].plan,
         pieces[0].pair,
+        None if pieces[0].codes is None else torch.cat([p.codes for p in pieces if p.codes is not None], 1),
     )

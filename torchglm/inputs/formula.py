@@ -43,7 +43,10 @@ def from_formula(
         raise ValueError("a formula needs data: fit('y ~ a + b', data, ...) with a data frame, a table or a dict.")
     keys = [] if by is None else [by] if isinstance(by, str) else list(by)
     more = formulas_of(family, predictors or {})
-    design = build(formula, frame, also=[*roles.columns.values(), *keys], **policies, **more)
+    absorb = not keys and not isinstance(family, VectorFamily)
+    design = build(formula, frame, also=[*roles.columns.values(), *keys], absorb=absorb, **policies, **more)
+    if keys and design.spec.absorbed:
+        design.spec.check_fixed("by=, a model for each group")
     if isinstance(family, VectorFamily):
         design.spec.check_fixed(f"the family {family.name}, which has several predictors")
     if design.y is None:
@@ -102,6 +105,8 @@ def from_design(
         except RowError as error:
             raise error.moved(design.row(error.place[-1])) from None
         data.context["places"] = places
+        if design.codes is not None:
+            data.source = [rows._replace(codes=design.codes.to(device)) for rows in data.source]
         return data
     codes, labels = groups(design.table, keys)
     x = design.x if design.random is None else torch.cat([design.x, design.random.whole(design.x[:, :0])], -1)

@@ -20,6 +20,8 @@ def attached(
 ) -> tuple[Iterable[Rows], Places | None]:
     """The rows that a fit is to look at, and their places; see `Result.with_rows`."""
     roles.check_link(result.link)
+    if result.flat.absorbed is not None:
+        raise ValueError("a fit beside absorbed factors takes no other rows: its columns are free of them. Fit again.")
     device = result.coef.device
     named = Roles(**{**(result.context.get("columns") or {}), **roles.given})
     keys = result.group_names or []

@@ -16,6 +16,7 @@ from torchglm.families import Family
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
+from torchglm.inference import absorbed as absorbing
 from torchglm.inference import covariance as sandwich
 from torchglm.inference import effects, estimates, influence, intervals, likelihood, mixed, several, smooths, strengths
 from torchglm.inference import predict as prediction
@@ -160,7 +161,7 @@ def fit(
         "rank_tol": 1e-6 if data.single else 1e-12,
         "skip": data.skip,
     }
-    found = solved(data, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing)
+    found = solved(data, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing, singular)
     family, solution, apart = found.family, found.solution, found.apart
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
@@ -181,6 +182,7 @@ def fit(
         apart=apart,
         estimated=found.estimated,
         mixed=found.mixed,
+        beside=found.beside,
     )
     return Result.of(fitted)
 
@@ -262,6 +264,7 @@ class Result(Fitted):
     random = property(mixed.random)
     variance_shares, variance_components = variance_shares, variance_components
     smooths = property(smooths.smooths)
+    absorbed = property(absorbing.absorbed)
 
     wald = linear.wald
     score_test = nested.score_test
@@ -274,14 +277,8 @@ class Result(Fitted):
         """The likelihood ratio test of a smaller fit against this one, see `nested.lrt`."""
         return nested.lrt(small, self)
 
-    @property
-    def fitted(self) -> Tensor:
-        """(*B, n) the fitted means of the rows; for classes (*B, n, C) their probabilities."""
-        if self.plan is not None:
-            return several.fitted_means(self)
-        return self.shaped(torch.cat([values.mu for values in self.row_values()], -1))
-
     # what each row says and does
+    fitted = property(influence.fitted_means)
     residuals = influence.residuals
     leverage = influence.leverage
     cooks_distance = influence.cooks_distance

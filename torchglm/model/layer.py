@@ -14,6 +14,7 @@ from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.numerics import values_are_known
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.origin import refuse_beside
 from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.model.continuation import Continuation
@@ -319,6 +320,7 @@ class GLMLayer(nn.Module):
     @classmethod
     def of(cls: type[Own], fitted: Fitted) -> Own:
         """The head of a fit; a batch gives one response for each model."""
+        refuse_beside(fitted)
         first, like = fitted.added_intercept, fitted.flat.coef
         columns, models = len(fitted.names) - int(first), fitted.batch_shape.numel()
         head = cls(columns, fitted.family, fitted.link, models, first, like.device, like.dtype)

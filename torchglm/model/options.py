@@ -101,7 +101,7 @@ def without_aliases(solution: Solution, data: Data, singular: str) -> Solution:
     if singular == "error":
         dropped = [data.names[j] for j in (~solution.keep[index]).any(0).nonzero()[:, 0].tolist()]
         raise ValueError(
-            f"the columns {', '.join(dropped)} depend on those before them. Drop them, or pass "
+            f"the columns {', '.join(dropped)} depend on {_before(data)}. Drop them, or pass "
             "singular='drop' or 'minnorm', or a penalty."
         )
     triangle = design_triangle(data.source, index)
@@ -129,9 +129,10 @@ def warned(solution: Solution, data: Data, link: Link, penalty: Penalty | None, 
     lost = ~solution.keep & fitted.unsqueeze(-1)
     if bool(lost.any()):
         each = lost.any(0)
-        empty = each & ((solution.moments.gram.diagonal() == 0) | solution.keep | ~fitted.unsqueeze(-1)).all(0)
+        none = (solution.moments.gram.diagonal() == 0) | solution.keep | ~fitted.unsqueeze(-1)
+        empty = each & none.all(0) & (not _absorbed(data))
         parts = {
-            "aliased columns (they depend on those before them)": each & ~empty,
+            f"aliased columns (they depend on {_before(data)})": each & ~empty,
             "aliased columns without rows (levels that do not occur, or nothing but zeros)": empty,
         }
         aliased = [
@@ -168,6 +169,18 @@ def warned(solution: Solution, data: Data, link: Link, penalty: Penalty | None, 
     if said:
         warnings.warn(("\n" if data.batch else " ").join(said), FitWarning, stacklevel=3)
     return solution
+
+
+def _absorbed(data: Data) -> list[str]:
+    """The names of the factors that were absorbed."""
+    spec = data.context.get("spec")
+    return [] if spec is None else list(spec.absorbed_levels)
+
+
+def _before(data: Data) -> str:
+    """What aliased columns depend on."""
+    names = _absorbed(data)
+    return f"the absorbed factors {', '.join(names)}, or on columns before them" if names else "those before them"
 
 
 def _counted(models: Tensor, data: Data) -> str:

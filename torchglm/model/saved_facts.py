@@ -48,6 +48,7 @@ CONTEXT: dict[str, Kind] = {
     "group_names": ([str], None),
     "groups": ([[object]], None),
     "group": ([object], None),
+    "absorbed": {"singletons": int, "separated": int, "levels": [int], "df": int, "exact": bool, "components": int},
     "tally": {"rows": int, "missing": COUNTS, "unseen": COUNTS},
 }
 SPEC: dict[str, Kind] = {

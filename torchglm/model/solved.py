@@ -23,8 +23,10 @@ from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated, solve_with_strengths
+from torchglm.inference.absorbed import Beside
 from torchglm.inputs import Data
 from torchglm.links import Identity, Link
+from torchglm.model.absorbed import check_absorbed, solved_beside
 
 # how strengths are found: a method, or numbers, of all, of each, or by name
 Smoothing: TypeAlias = str | float | Tensor | Mapping[str, float] | None
@@ -40,6 +42,7 @@ class Solved:
     apart: Apart | None = None
     estimated: Estimated | None = None
     mixed: MixedFound | None = None
+    beside: Beside | None = None
 
 
 def penalty_of(
@@ -96,6 +99,7 @@ def solved(
     observe: Observer | None,
     resume: Progress | None,
     smoothing: Smoothing = None,
+    singular: str = "drop",
 ) -> Solved:
     """The maximum of a call; `options` are those of `irls`, `start` are first coefficients (B, p).
 
@@ -105,6 +109,11 @@ def solved(
     """
     if isinstance(family, Multinomial) and family.baseline is None:
         raise ValueError("Multinomial(baseline=None) is for torchglm.path. Name a baseline: Multinomial(baseline=0).")
+    spec = data.context.get("spec")
+    if spec is not None and spec.absorbed:
+        check_absorbed(data, singular, penalty=penalty, start=start, resume=resume, smoothing=smoothing)
+        family, solution, beside = solved_beside(data, family, link, options["tol"], options["max_iter"], observe)
+        return Solved(family, None, solution, beside=beside)
     if data.random is not None:
         return _mixed(data, family, link, penalty, options, dispersion, smoothing)
     if isinstance(penalty, Jeffreys):

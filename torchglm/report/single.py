@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from torchglm.design import tally
+from torchglm.inference.absorbed import absorbed_facts
 from torchglm.inference.adequacy.dispersion import spread_sentence
 from torchglm.inference.adequacy.sentences import set_apart
 from torchglm.inference.dialect import spoken
@@ -101,7 +102,7 @@ class SingleModel:
             ("Observations", numbers.number(_float(r.nobs))),
             *left_out(r),
             *levels_apart(r),
-            ("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns"),
+            *(absorbed_facts(r) or [("Rank", f"{int(_float(r.rank))} of {len(r.names)} columns")]),
             *effective(r),
             ("Residual df", numbers.number(_float(r.df_resid))),
             ("Null df", numbers.number(_float(r.df_null))),

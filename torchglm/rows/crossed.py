@@ -19,6 +19,7 @@ from torch import Tensor
 
 MOST = 20_000  # iterations of conjugate gradients
 EXACT = 3_000  # levels beside those of the largest factor up to which the rank of three factors is found exactly
+ROUNDING = 1e-13  # share of a right side's scale that is rounding
 NOTHING = 1e-9  # a smaller eigenvalue of the scaled Schur complement is rounding
 
 
@@ -133,11 +134,21 @@ class Crossed:
         order, total = [self.main, *self.others], present[self.main]
         for i, f in enumerate(order[1:], 1):
             lost = max(
-                int(_connected(self.codes[g][used].long(), self.codes[f][used].long(), self.counts[g], self.counts[f])[1].max()) + 1
+                int(
+                    _connected(self.codes[g][used].long(), self.codes[f][used].long(), self.counts[g], self.counts[f])[
+                        1
+                    ].max()
+                )
+                + 1
                 for g in order[:i]
             )
             total += present[f] - lost
         return total, len(self.counts) == 2
+
+    def _pieces(self, first: int, second: int, used: Tensor) -> int:
+        """The connected components of two factors."""
+        left, right = (self.codes[f][used].long() for f in (first, second))
+        return int(_connected(left, right, self.counts[first], self.counts[second])[1].max()) + 1
 
     def _counted(self, used: Tensor) -> int:
         levels = self.weighted(used.to(torch.float64))
@@ -176,10 +187,11 @@ class Levels:
             out.append(value)
         return torch.cat(out)
 
-    def solve(self, right: Tensor, tolerance: float, start: Tensor | None = None) -> tuple[Tensor, bool]:
+    def solve(self, right: Tensor, tolerance: float, scale: Tensor, start: Tensor | None = None) -> tuple[Tensor, bool]:
         """(L, k) a solution of `D'WD a = right` (L, k) to a relative tolerance, and whether it was reached.
 
-        Levels without weight get 0. Where levels repeat one another any of the solutions.
+        `scale` (k,) is the length of the rows that `right` sums, weighted, of which 1e-13 is rounding. Levels without
+        weight get 0. Where levels repeat one another any of the solutions.
         """
         crossed, main = self.crossed, self.crossed.main
         each = crossed.of(self.each, main).unsqueeze(-1)
@@ -189,9 +201,9 @@ class Levels:
         if crossed.others:
             inner = torch.cat([crossed.of(right, f) - self._times(f, main, first) for f in crossed.others])
             begin = None if start is None else torch.cat([crossed.of(start, f) for f in crossed.others])
-            scale = torch.cat([crossed.of(self.each, f) for f in crossed.others]).unsqueeze(-1)
-            size = self._size(right)
-            found, reached = self._conjugate(inner, scale, tolerance * size, begin)
+            inverse = torch.cat([crossed.of(self.each, f) for f in crossed.others]).unsqueeze(-1)
+            limit = torch.maximum(tolerance * self._size(right), ROUNDING * scale)
+            found, reached = self._conjugate(inner, inverse, limit, begin)
             for f, part in zip(crossed.others, found.split([crossed.counts[f] for f in crossed.others]), strict=True):
                 crossed.of(out, f).copy_(part)
                 first = first - each * self._times(main, f, part)
@@ -202,16 +214,14 @@ class Levels:
         """(k,) the length of a right side in the scale of the diagonal."""
         return (right.square() * self.each.unsqueeze(-1)).sum(0).sqrt()
 
-    def _conjugate(
-        self, right: Tensor, scale: Tensor, tolerance: Tensor, start: Tensor | None
-    ) -> tuple[Tensor, bool]:
+    def _conjugate(self, right: Tensor, scale: Tensor, limit: Tensor, start: Tensor | None) -> tuple[Tensor, bool]:
         """Conjugate gradients on the Schur complement, each column with its own steps."""
         x = torch.zeros_like(right) if start is None else start * (scale > 0)
         residual = right if start is None else right - self.complement(x)
         residual = residual * (scale > 0)
         z = scale * residual
         p, rz = z, (residual * z).sum(0)
-        limit = tolerance.square()
+        limit = limit.square()
         for _ in range(MOST):
             open_ = rz > limit
             if not bool(open_.any()):

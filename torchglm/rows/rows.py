@@ -92,7 +92,9 @@ class Rows(NamedTuple):
         repeats = None if self.repeats is None else self.repeats[models]
         y, weight, offset = (_members(value, models) for value in (self.y, self.weight, self.offset))
         second = None if self.second is None else self.second[models]
-        return Rows(x, y, weight, offset, repeats, self.intercept, self.indexed, second, self.plan, self.pair, self.codes)
+        return Rows(
+            x, y, weight, offset, repeats, self.intercept, self.indexed, second, self.plan, self.pair, self.codes
+        )
 
     def between(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop` of every model."""

@@ -241,7 +241,7 @@ def _judge_nested(small: Fitted, big: Fitted) -> None:
 
 
 def _aligned(small: Fitted, big: Fitted) -> bool:
-    sizes = [[rows.y.shape[-1] for rows in result.source] for result in (small, big)]
+    sizes = [[rows.y.shape[-1] for rows in result.scored] for result in (small, big)]
     return sizes[0] == sizes[1]
 
 
