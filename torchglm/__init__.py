@@ -37,6 +37,7 @@ from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.compare import compare
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import lrt
+from torchglm.inference.person_time import PersonTime, split_times
 from torchglm.links import Link
 from torchglm.model.face import GLMHead, Result, fit
 from torchglm.model.lazy import LazyGLMHead
@@ -81,6 +82,7 @@ __all__ = [
     "Ordinal",
     "Path",
     "Penalty",
+    "PersonTime",
     "Poisson",
     "Quadratic",
     "Renewable",
@@ -101,6 +103,7 @@ __all__ = [
     "lrt",
     "path",
     "refit_",
+    "split_times",
 ]
 
 
