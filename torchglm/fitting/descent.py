@@ -23,6 +23,7 @@ from torchglm.rows.grams import GRAM_PIVOT, Dense, Gram
 from torchglm.rows.inverses import GramInverse
 
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
+NEAR_OF_SEVERAL = 0.2  # the same over all predictors of a row
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
 STALE = 10  # times what a step with the Gram of an earlier point leaves the next may leave
 AIMED = ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored", "light", "single")
@@ -178,7 +179,7 @@ class Descent:
             ahead = torch.where(torch.isinf(s.decrement), decrement, decrement * left)
             arrives = self._small(replace(aimed, decrement=ahead), problem.arrived) & ~refresh
             aimed.closing = torch.where(s.stale, arrives, aimed.closing)
-            near = decrement <= NEAR**2 * s.total
+            near = decrement <= (NEAR_OF_SEVERAL if problem.several else NEAR) ** 2 * s.total
             aimed.single = ~factored & ~refresh & linalg.allows_single(s.moments.gram, inverse)
             aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
         return aimed

@@ -137,7 +137,7 @@ class Problem:
     def chord(self) -> bool:
         """One model over many rows in memory: the Gram is the dearest part of a pass."""
         large = self.models == 1 and self.p >= CHORD_COLUMNS and self.held * self.p**2 >= CHORD_PRODUCTS
-        return large and self.smooth_penalty and self.open_ended and not self.several
+        return large and self.smooth_penalty and self.open_ended and (self.canonical or not self.several)
 
     @cached_property
     def arrived(self) -> float:

@@ -37,7 +37,7 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
     plain = is_all(rows.weight, 1.0)
     used = None if plain else rows.weight > 0
     eta = _point(rows, point, family)
-    half, score, information = _evaluated(family, rows.response, eta, point.observed)
+    half, score, information = _evaluated(family, rows.response, eta, point)
     valid = family.valid(eta)
     if used is not None:
         valid = valid | ~used
@@ -49,7 +49,7 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
         score = (0.0 if point.averages is None else score) + applied(information, own)
     sums = replace(
         nothing,
-        gram=gram_of(rows, information) if point.curved else nothing.gram,
+        gram=gram_of(rows, information, point.single) if point.curved else nothing.gram,
         score=project_each(rows, score),
         objective=half.sum(-1),
         scale=sum(torch.linalg.vecdot(information[k, k], eta[k].square()) for k in range(len(eta))),
@@ -86,11 +86,14 @@ def _point(rows: Rows, point: Point, family: VectorFamily) -> Tensor:
     return eta if point.averages is None else family.row_start(rows.response, eta)
 
 
-def _evaluated(family: VectorFamily, y: object, eta: Tensor, observed: Tensor | bool) -> tuple[Tensor, Tensor, Pairs]:
+def _evaluated(family: VectorFamily, y: object, eta: Tensor, point: Point) -> tuple[Tensor, Tensor, Pairs]:
     """The negative log-density, the score, and the curvature that is asked for."""
+    observed, canonical = point.observed, family.is_canonical(family.default_link)
+    if canonical:
+        return (family.evaluated if point.curved or point.coef is None else family.without_curvature)(y, eta)
     nll, score, information = family.evaluated(y, eta)
     every = observed if isinstance(observed, bool) else bool(observed.all())
-    if every or family.is_canonical(family.default_link):
+    if every:
         return nll, score, information
     safe = family.safe(y, eta, information)
     if isinstance(observed, bool) or not bool(observed.any()):

@@ -16,6 +16,7 @@ from torchglm.rows.grams import Dense
 from torchglm.rows.plan import Plan, PlanBlock
 from torchglm.rows.products import gram, in_groups, product, project, times
 from torchglm.rows.rows import Rows, is_all, whole
+from torchglm.rows.threads import scratch
 
 Pairs: TypeAlias = dict[tuple[int, int], Tensor]
 
@@ -77,8 +78,8 @@ def project_each(rows: Rows, values: Tensor) -> Tensor:
     return torch.cat(out, -1)
 
 
-def gram_of(rows: Rows, information: Pairs) -> Dense:
-    """(B, P, P) `sum Z' W Z` for the information `W` of the rows."""
+def gram_of(rows: Rows, information: Pairs, single: bool = False) -> Dense:
+    """(B, P, P) `sum Z' W Z` for the information `W` of the rows; `single` products may be made in float32."""
     plan = plan_of(rows)
     example = next(iter(information.values()))
     out = example.new_zeros(example.shape[0], plan.columns, plan.columns)
@@ -93,7 +94,7 @@ def gram_of(rows: Rows, information: Pairs) -> Dense:
                 for t in range(r if b == c else 0, other.width)
                 if (weight := _between(information, one.entries[r], other.entries[t])) is not None
             }
-            for (r, t), product_of in _products(parts[b], parts[c], b == c, weights):
+            for (r, t), product_of in _products(parts[b], parts[c], b == c, weights, single):
                 m, k = len(one.columns), len(other.columns)
                 at = slice(place.start + r * m, place.start + (r + 1) * m)
                 to = slice(beside.start + t * k, beside.start + (t + 1) * k)
@@ -184,7 +185,7 @@ def _between(information: Pairs, one: list[tuple[int, float]], other: list[tuple
 
 
 def _products(
-    one: Rows | None, other: Rows | None, same: bool, weights: dict[tuple[int, int], Tensor]
+    one: Rows | None, other: Rows | None, same: bool, weights: dict[tuple[int, int], Tensor], single: bool
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """(B, m, k) `x' diag(w) z` for every weight, `x` and `z` the same columns or not; None is a column of ones."""
     if not weights:
@@ -196,11 +197,12 @@ def _products(
         stacked = gram(one, torch.cat(list(weights.values()))).written_out()  # one product of all pairs of columns
         yield from zip(weights, stacked.chunk(len(weights)), strict=True)
         return
+    if same and one.shared and one.indexed is None and not one.on_card:
+        yield from _one_by_one(one, weights, single)
+        return
     z = None if same else whole(other).to(torch.float64)
     for place, weight in weights.items():
-        if z is None and bool((weight <= 0).all()):
-            yield place, -gram(one, -weight).written_out()
-        elif z is None:
+        if z is None:
             yield place, gram(one, weight).written_out()
         elif one.indexed is not None:
             yield place, torch.stack([project(one, weight * column) for column in z.unbind(-1)], -1)
@@ -208,6 +210,19 @@ def _products(
             x = whole(one).to(torch.float64)
             scaled = weight.unsqueeze(-1) * z
             yield place, product(x.mT.expand(scaled.shape[0], -1, -1), scaled)
+
+
+def _one_by_one(
+    rows: Rows, weights: dict[tuple[int, int], Tensor], single: bool
+) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """`_products` of the columns of one model with themselves: the design is written out once for all weights."""
+    x = whole(rows).to(torch.float32 if single else torch.float64)
+    for place, weight in weights.items():
+        if place[0] == place[1] and not single:
+            yield place, gram(rows, weight).written_out()  # a syrk where the weights are not negative
+            continue
+        scaled = torch.mul(x, weight.mT, out=scratch("scaled", *x.shape, dtype=x.dtype))
+        yield place, product(scaled.mT, x).to(torch.float64).unsqueeze(0)
 
 
 def _sums(rows: Rows | None, weights: list[Tensor], first: bool) -> list[Tensor]:

@@ -87,6 +87,10 @@ class VectorFamily(Family):
         """`nll`, and the score and information of `derivatives`: written anew where they share their work."""
         return self.nll(y, eta), *self.derivatives(y, eta)
 
+    def without_curvature(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
+        """`evaluated` of which only the diagonal of the information is needed: written anew where the rest costs."""
+        return self.evaluated(y, eta)
+
     def expected(self, eta: Tensor) -> Pairs | None:
         """The expected information where it has a closed form, else None."""
         return None

@@ -166,12 +166,22 @@ class Multinomial(Classes):
         return self.evaluated(y, eta)[1:]
 
     def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
-        logs = self.log_probabilities(eta)
-        codes = self._others
+        nll, score, p = self._values(y, eta)
+        beside = {(k, j): -p[k] * p[j] for k in range(len(p)) for j in range(k + 1, len(p))}
+        return nll, score, {(k, k): p[k] * (1 - p[k]) for k in range(len(p))} | beside
+
+    def without_curvature(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
+        nll, score, p = self._values(y, eta)
+        return nll, score, {(k, k): p[k] * (1 - p[k]) for k in range(len(p))}
+
+    def _values(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The negative log-density, the score, and the probabilities of the classes that have a predictor."""
+        logs, codes = self.log_probabilities(eta), self._others
         p = logs.exp() if self.base is None else logs[codes].exp()
-        seen = torch.stack([(y == k).to(eta.dtype).expand(eta.shape[1:]) for k in codes])
-        pairs = {(k, j): p[k] * (float(k == j) - p[j]) for k in range(len(p)) for j in range(k, len(p))}
-        return self._nll(y, logs), seen - p, pairs
+        score = -p
+        for row, k in zip(score, codes, strict=True):
+            row.add_(y == k)
+        return self._nll(y, logs), score, p
 
     def expected(self, eta: Tensor) -> Pairs:
         return self.derivatives(torch.zeros_like(eta[0]), eta)[1]
