@@ -9,10 +9,11 @@ from __future__ import annotations
 from torchglm import links
 from torchglm.families.base import Family
 from torchglm.families.several.base import VectorFamily
-from torchglm.families.several.categorical import Classes, Multinomial, Ordinal
+from torchglm.families.several.categorical import Classes, Multinomial
 from torchglm.families.several.compound import Compound
 from torchglm.families.several.counts import Overdispersed
 from torchglm.families.several.dispersion import Dispersed, Plain
+from torchglm.families.several.ordinal import Ordinal
 from torchglm.families.several.parameters import of_parameters
 from torchglm.families.several.proportions import Beta, BetaBinomial
 from torchglm.families.several.times import LogLogistic, LogNormal, LogTimes, Weibull
