@@ -250,3 +250,19 @@ def test_profile_limits_are_where_the_likelihood_written_out_has_fallen() -> Non
         assert 2 * (best - float(result.criterion)) == pytest.approx(3.841459, rel=1e-4)
     flat = torchglm.fit("hit ~ x + (1 | f)", DATA, family="binomial", **TIGHT)
     assert float(flat.variance_components()["2.5 %"][0]) == 0.0
+
+
+@pytest.mark.parametrize(("response", "family"), [("z", "gaussian"), ("count", "poisson")])
+def test_smooths_stand_beside_random_effects_which_are_smooths_of_groups(response: str, family: str) -> None:
+    options: dict[str, Any] = {"family": family, "smoothing": "reml", **TIGHT}
+    bar = torchglm.fit(f"{response} ~ s(x, k=6) + (1 | g)", DATA, **options)
+    smooth = torchglm.fit(f"{response} ~ s(x, k=6) + s(g, bs='re')", DATA, **options)
+    p = len(bar.names)
+    assert float(bar.criterion) == pytest.approx(float(smooth.criterion), rel=1e-10)
+    torch.testing.assert_close(bar.strength[0], smooth.strength[0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(bar.dispersion / bar.random["g"].sd ** 2, smooth.strength[1:], rtol=1e-6, atol=0)
+    torch.testing.assert_close(bar.coef, smooth.coef[:p], rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(bar.std_err, smooth.std_err[:p], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(bar.edf, smooth.edf[:p], rtol=0.05, atol=1e-3)  # observed, and expected information
+    torch.testing.assert_close(bar.random["g"].modes[:, 0], smooth.coef[p:], rtol=1e-6, atol=1e-8)
+    assert bar.smooths["s(x)"].curve([0.0])[0].shape == (1,)

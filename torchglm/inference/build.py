@@ -62,7 +62,7 @@ def build(
     family.requires_grad_(False)
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64) + (0 if beside is None else beside.rank)
-    edf, unknown = (None, None) if penalty is None else _penalised(solution, penalty)
+    edf, unknown = _penalised(solution, penalty, mixed)
     df, levels = rank if edf is None else edf.sum(-1), {} if beside is None else beside.tensors
     if apart is not None:
         unknown, df = apart.infinite != 0, df + apart.rows - apart.levels
@@ -89,8 +89,7 @@ def build(
         n_iter=solution.n_iter,
         edf=edf,
         unknown=unknown,
-        **levels,
-        **_strengths(penalty, estimated, coef),
+        **(_strengths(penalty, estimated, coef) | levels),
         shape_error=solution.shape_error,
         observed=observed_inverse(source, family, link, coef, solution.keep) if censored else None,
     )
@@ -128,11 +127,15 @@ def _strengths(penalty: Penalty | None, estimated: Estimated | None, coef: Tenso
     return {"strength": penalty.strength.to(coef.device).expand(len(coef), len(penalty.blocks))}
 
 
-def _penalised(solution: Solution, penalty: Penalty) -> tuple[Tensor, Tensor | None]:
+def _penalised(
+    solution: Solution, penalty: Penalty | None, mixed: MixedFound | None
+) -> tuple[Tensor | None, Tensor | None]:
     """(B, p) the effective degrees of freedom, and the columns of models with an l1 penalty, which have no errors.
 
     `diag((G + S)^-1 G) = 1 - diag((G + S)^-1 S)` on the columns that are not held at zero.
     """
+    if penalty is None or mixed is not None:
+        return None if mixed is None else mixed.edf, None
     coef, total = solution.coef, solution.moments.weight
     l1 = penalty.nonsmooth(coef, total)
     active = solution.keep if l1 is None else solution.keep & ((coef != 0) | (l1 == 0))

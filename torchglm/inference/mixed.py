@@ -42,6 +42,8 @@ def of_effects(
         "effect_units": torch.cat([unit.flatten(1) for unit in found.units], -1),
         "effect_shares": found.explained,
     }
+    if found.used.numel():
+        kept["strength"] = found.strength
     return "number" if given is not None else "reml" if family.has_dispersion else "fixed", phi, kept
 
 

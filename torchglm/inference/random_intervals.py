@@ -13,6 +13,7 @@ from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.effects import Groupings
 from torchglm.fitting.mixed.fit import based
 from torchglm.fitting.mixed.profile import AlongSd, Profile, first_in_its_set, limit
+from torchglm.fitting.penalties import Quadratic
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.mixed import RandomEffects, random
 from torchglm.inference.table import Table
@@ -95,9 +96,10 @@ def _criterion(
     """The criterion of a fit with the effects in the units of their own columns, and its parameters and modes there."""
     flat, phi = result.flat, result.flat.dispersion
     shape = "log_alpha" if result.estimated_shape else ""
+    smooth = result.penalty if isinstance(result.penalty, Quadratic) else None
     held, restricted = result.context["held_dispersion"], result.context["method"] == "reml"
     criterion = kind(
-        result.context["effect_rows"], result.family, result.link, layout, None, flat.keep, restricted, held, shape
+        result.context["effect_rows"], result.family, result.link, layout, smooth, flat.keep, restricted, held, shape
     )
     fixed = torch.where(flat.keep, flat.coef, 0.0)
     based(criterion, fixed)
@@ -108,10 +110,11 @@ def _criterion(
         whole = group.covariance / phi
         covariances.append((whole + 1e-10 * torch.diag_embed(whole.diagonal() + size[0].square())).unsqueeze(0))
     roots = layout.theta(covariances, criterion.units)
-    psi = [roots]
+    psi = [roots] if smooth is None else [roots, smooth.strength.log().reshape(1, -1).to(roots)]
     if criterion.name:
         psi.append(result.family.shapes["log_alpha"].detach().reshape(1, 1).to(roots))
-    u = torch.cat([fixed, torch.zeros_like(flat.modes)], -1) if flat.modes is not None else fixed
+    assert flat.modes is not None
+    u = torch.cat([fixed @ criterion.rotation, torch.zeros_like(flat.modes)], -1)
     if criterion.apart:
-        psi.append(fixed)
+        psi.append(u[:, criterion.fixed])
     return criterion, torch.cat(psi, -1), u

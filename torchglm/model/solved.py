@@ -160,10 +160,11 @@ def _mixed(
     smoothing: Smoothing,
 ) -> Solved:
     """The fit with random effects. Raises `ValueError` for penalties and dispersions that it does not know."""
-    if penalty is not None:
+    spec = data.context["spec"]
+    if penalty is not None and (not spec.penalties or not isinstance(penalty, Quadratic) or penalty.method is None):
         raise ValueError(
-            "penalties and random effects are not fitted at once. Beside smooths write (1 | group) as "
-            "s(group, bs='re')."
+            "beside random effects the strengths of penalties are estimated: terms such as s(x) with smoothing='reml' "
+            "or 'ml'. penalty= and strengths that are numbers go with s(group, bs='re') in the place of (1 | group)."
         )
     if isinstance(dispersion, str) or dispersion is not None and not family.has_dispersion:
         raise ValueError(
@@ -173,10 +174,12 @@ def _mixed(
     assert data.random is not None
     held = None if dispersion is None else float(dispersion)
     method = method_of(smoothing, family, link)
-    family, solution, found = solve_mixed(data.source, family, link, data.random, None, method, options, held)
+    smooth = penalty if isinstance(penalty, Quadratic) else None
+    family, solution, found = solve_mixed(data.source, family, link, data.random, smooth, method, options, held)
+    _check_terms(solution, penalty, data)
     data.context |= {"method": method, "effect_rows": data.source, "held_dispersion": held}
     data.source = conditional(data.source, data.random, found.coef)
-    return Solved(family, None, solution, mixed=found)
+    return Solved(family, None if smooth is None else smooth.with_strength(found.used), solution, mixed=found)
 
 
 def method_of(smoothing: Smoothing, family: Family, link: Link) -> str:

@@ -43,7 +43,8 @@ class MixedFound:
 
     `coef` (B, P) are the fixed effects and the modes, `phi` (B,) the dispersion; of each grouping `roots` (B, q, q) of
     the covariance of the effects over `phi`, and `spread` (B, L, q, q) that of the effects given the data over `phi`;
-    `strength` (B, J) of smooths; `psi` (B, E) the parameters of the roots, their covariance, and the `units` of
+    `strength` (B, J) of smooths, infinite where that is the limit, those `used` in the fit, and (B, p) the effective
+    degrees of freedom; `psi` (B, E) the parameters of the roots, their covariance, and the `units` of
     the effects. The modes lie behind `columns` others. `explained` (B, 3) are the
     variance of the fixed part of the linear predictor over the rows, the mean variance of the random part, and the
     mean response; `rows` are those of the fit, with the columns of the effects.
@@ -55,6 +56,8 @@ class MixedFound:
     roots: list[Tensor]
     spread: list[Tensor]
     strength: Tensor
+    used: Tensor
+    edf: Tensor | None
     psi: Tensor
     psi_covariance: Tensor
     units: list[Tensor]
@@ -164,13 +167,31 @@ def _finished(
         fixed, criterion.keep, moments, DenseRoot(_root(unscaled, criterion.keep)), _status(criterion, search, first),
         first.n_iter + search.steps, torch.zeros_like(first.cut),
     )  # fmt: skip
-    strengths = criterion.parts(mark.psi)[1].exp()
     found = MixedFound(
-        mark.value, whole, mark.phi, turn.roots, _spreads(criterion, eliminated), strengths,
+        mark.value, whole, mark.phi, turn.roots, _spreads(criterion, eliminated),
+        *_strengths(criterion, search), _edf(criterion, eliminated, mark.psi),
         criterion.parts(mark.psi)[0], psi_covariance[:, :roots, :roots], criterion.units, p,
         _explained(criterion, search, turn, fixed, moments), source,
     )  # fmt: skip
     return family, solution, found
+
+
+def _strengths(criterion: MixedCriterion, search: MixedSearch) -> tuple[Tensor, Tensor]:
+    """(B, J) the strengths of smooths, infinite where that is the limit, and as they are in the fit."""
+    first, many = criterion.counts[:2]
+    logs, ends = search.mark.psi[:, first : first + many], criterion.ends[:, first : first + many]
+    used = logs.exp()
+    return torch.where(logs >= ends[..., 1] - EARLY, torch.inf, used), used
+
+
+def _edf(criterion: MixedCriterion, eliminated: Eliminated, psi: Tensor) -> Tensor | None:
+    """(B, p) `1 - diag(H^-1 R)` of the first columns, None without smooths."""
+    if criterion.ranges is None:
+        return None
+    p, turn = criterion.effects.columns, criterion.rotation
+    inverse = eliminated.on(criterion.every).inverse[:, :p, :p]
+    share = turn @ (inverse @ criterion.ridge(psi)[:, :p, :p]) @ turn.mT
+    return torch.where(criterion.keep, 1 - share.diagonal(dim1=-2, dim2=-1), 0.0)
 
 
 def _explained(criterion: MixedCriterion, search: MixedSearch, turn: Lambda, fixed: Tensor, moments: Moments) -> Tensor:
