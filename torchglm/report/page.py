@@ -25,6 +25,7 @@ from torchglm.report.observations import Observations, chunks
 from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.path_panels import path_panels
+from torchglm.report.random_plots import random_panels
 from torchglm.report.several_rows import SeveralRows
 from torchglm.report.views import View, view_of
 from torchglm.version import VERSION
@@ -161,7 +162,7 @@ def _estimates(result: Fitted, level: float, rows: Gathered | SeveralRows | None
         own = coefficient_panels(result, level)
     else:
         own = several_panels.estimate_panels(result, level, rows if isinstance(rows, SeveralRows) else None)
-    return [*own, *path_panels(result)]
+    return [*own, *path_panels(result), *random_panels(result)]
 
 
 def _on_rows(result: Fitted, rows: Gathered | SeveralRows | None) -> dict[str, Any]:
