@@ -175,7 +175,6 @@ def test_a_variance_of_zero_is_a_boundary_and_the_fit_without_the_effects() -> N
         ("z ~ x + (1 | )", "no group after the bar"),
         ("z ~ x * (1 | g)", "nothing but '\\+' beside them"),
         ("z ~ x + (1 | g + h)", "is no column, nor several"),
-        ("z ~ x | g", "random effects in brackets"),
         ("z ~ x + (0 | g)", "have no effects"),
         ("z ~ x + (1 | g) + (1 | g)", "the same effect twice"),
         ("z ~ x + (1 | nowhere)", "nowhere"),

@@ -24,6 +24,7 @@ from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.laplace import least_dispersion
 from torchglm.fitting.mixed.effects import Groupings, Lambda
 from torchglm.fitting.mixed.pulls import pulls
+from torchglm.fitting.mixed.quadrature import correction
 from torchglm.fitting.mixed.system import Eliminated, Inner
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
@@ -38,6 +39,7 @@ from torchglm.rows.rows import Rows
 NEAR = 1e-14  # a decrement of the modes from which one step more leaves the square
 STEPS = 100  # of the modes
 HALVINGS = 30
+SHARE = 1e-3  # step of the differences of what quadrature adds, as a share of a parameter
 
 
 @dataclass
@@ -109,6 +111,7 @@ class MixedCriterion:
         self.every = torch.arange(p + beside, device=keep.device)
         self.fixed = (~inside).nonzero()[:, 0]  # places in u
         self.apart = not restricted and not self.flat  # the fixed effects are parameters
+        self.nodes = 1  # of quadrature; 1 is Laplace's approximation
         self.base: Moments | None = None
         self.at_base = keep.new_zeros(0)
         self.units: list[Tensor] = []
@@ -293,6 +296,8 @@ class MixedCriterion:
         free = self.free[lane]
         phi, loglik = self._likelihood(lane, family, turn.times(u), half, penalty, free)
         value = penalty / phi - loglik + logs / 2 - free * torch.log(2 * math.pi * phi) / 2
+        if self.nodes > 1:
+            value = value + self._correction(lane, family, turn, u, inner, phi)
         sound = found & inner.sound & torch.isfinite(value)
         return Mark(psi, u, torch.where(sound, value, torch.inf), phi, score, gram)
 
@@ -320,6 +325,29 @@ class MixedCriterion:
         if self.phi is None and family.has_dispersion:
             phi = least_dispersion(means, family, 2 * (half + penalty), count, free)[0]
         return phi, means.loglik(family, phi)
+
+    def _correction(
+        self, lane: Tensor, family: Family, turn: Lambda, u: Tensor, inner: Inner, phi: Tensor
+    ) -> Tensor:
+        """(b,) what quadrature with `nodes` adds."""
+        own = inner.blocks[..., 0, 0]
+        return correction(members(self.source, lane), family, self.link, turn, u, own, phi, self.nodes)
+
+    def _correction_slopes(self, lane: Tensor, mark: Mark) -> Tensor:
+        """(b, K) the derivatives of that by `psi`, by differences; it is small."""
+        many, found = mark.psi.shape[-1], []
+        size = mark.psi.abs().clamp(min=0.1)
+        for j in range(many):
+            sides = []
+            for sign in (1.0, -1.0):
+                psi = mark.psi.clone()
+                psi[:, j] += sign * SHARE * size[:, j]
+                u, _, _, gram, _, _ = self.modes(lane, psi, self.place_fixed(psi, mark.u), False)
+                turn, family = self.turn(lane, psi), self.law(lane, psi)
+                inner = self.eliminated(lane, gram, turn, psi).on(self.integrated)
+                sides.append(self._correction(lane, family, turn, u, inner, mark.phi))
+            found.append((sides[0] - sides[1]) / (2 * SHARE * size[:, j]))
+        return torch.stack(found, -1)
 
     def guess(self, lane: Tensor, mark: Mark, psi: Tensor) -> Tensor:
         """(b,) what the criterion would be at `psi` if the likelihood were quadratic: it costs no pass."""
@@ -365,7 +393,8 @@ class MixedCriterion:
         if self.apart:
             p = self.effects.columns
             pieces.append((follow[:, :p] @ self.rotation)[:, self.fixed])
-        return torch.cat(pieces, -1)
+        whole = torch.cat(pieces, -1)
+        return whole if self.nodes == 1 else whole + self._correction_slopes(lane, mark)
 
     def _root_slopes(
         self, lane: Tensor, inner: Inner, follow: Tensor, score: Tensor, u: Tensor, moved: Tensor

@@ -77,10 +77,11 @@ def solve_mixed(
     method: str,
     options: dict[str, Any],
     phi: float | None = None,
+    nodes: int = 1,
 ) -> tuple[Family, Solution, MixedFound]:
     """The fit of largest marginal likelihood, by the method `"reml"` or `"ml"`; `options` are those of `irls`.
 
-    A dispersion `phi` is held. A model some of whose effects have a singular covariance has the status BOUNDARY.
+    A dispersion `phi` is held; with more than one of `nodes` the one effect of each level is integrated by quadrature. A model some of whose effects have a singular covariance has the status BOUNDARY.
     Raises `ValueError` for families whose marginal likelihood is not known.
     """
     _check(family)
@@ -89,6 +90,7 @@ def solve_mixed(
     family, first = solve(plain, family, link, None, options | {"penalty": some})
     name = "log_alpha" if family.estimates_shape else ""
     criterion = MixedCriterion(source, family, link, effects, penalty, first.keep, method == "reml", phi, name)
+    criterion.nodes = nodes
     search = begun(criterion, first, penalty, plain, options["max_iter"])
     search.run()
     if criterion.flat:
