@@ -30,7 +30,7 @@ def main() -> None:
     fixed = "visits ~ log_coinsurance + chronic + female"
     plain = tg.fit(fixed, data, family="negative_binomial")
     persons = tg.fit(f"{fixed} + (1 | person)", data, family="negative_binomial")
-    both = tg.fit(f"{fixed} + (1 | site/person)", data, family="negative_binomial")
+    both = tg.fit(f"{fixed} + (1 | site) + (1 | person)", data, family="negative_binomial")
 
     print(both.summary())
     print("\nWithout persons a year counts as if it were somebody else's: standard errors of the share of costs")
@@ -40,7 +40,7 @@ def main() -> None:
 
     RUNS.mkdir(parents=True, exist_ok=True)
     for name in both.random:
-        caterpillar(both.random[name]).savefig(RUNS / f"{name.replace(':', '_')}.svg")
+        caterpillar(both.random[name]).savefig(RUNS / f"{name}.svg")
     print(f"pictures of the effects: {RUNS}")
 
 

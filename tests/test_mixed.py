@@ -265,3 +265,26 @@ def test_smooths_stand_beside_random_effects_which_are_smooths_of_groups(respons
     torch.testing.assert_close(bar.edf, smooth.edf[:p], rtol=0.05, atol=1e-3)  # observed, and expected information
     torch.testing.assert_close(bar.random["g"].modes[:, 0], smooth.coef[p:], rtol=1e-6, atol=1e-8)
     assert bar.smooths["s(x)"].curve([0.0])[0].shape == (1,)
+
+
+def test_quadrature_is_the_integral_itself() -> None:
+    """The likelihood of each group by many nodes of a fixed quadrature, at the estimates of an adaptive one."""
+    data = DATA.iloc[:80]
+    laplace, exact = (
+        torchglm.fit("hit ~ x + (1 | g)", data, family="binomial", quadrature=nodes, **TIGHT) for nodes in (1, 15)
+    )
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    eta = float(exact.coef[0]) + float(exact.coef[1]) * data["x"].to_numpy()
+    y, total = data["hit"].to_numpy(), 0.0
+    for group in data["g"].unique():
+        own = (data["g"] == group).to_numpy()
+        at = eta[own, None] + float(exact.random["g"].sd) * nodes
+        logs = (y[own, None] * at - np.logaddexp(0, at)).sum(0)
+        total += np.log((weights * np.exp(logs)).sum() / np.sqrt(2 * np.pi))
+    assert float(exact.loglik) == pytest.approx(total, rel=1e-8)
+    assert float(laplace.loglik) != pytest.approx(total, rel=1e-5)
+    with pytest.raises(ValueError, match="nodes of quadrature"):
+        exact.lr_test(torchglm.fit("hit ~ 1 + (1 | g)", data, family="binomial"))
+    for formula in ("hit ~ x + (1 + x | g)", "hit ~ (1 | g) + (1 | h)"):
+        with pytest.raises(ValueError, match="one effect for each level"):
+            torchglm.fit(formula, data, family="binomial", quadrature=9)

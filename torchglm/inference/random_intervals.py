@@ -101,6 +101,7 @@ def _criterion(
     criterion = kind(
         result.context["effect_rows"], result.family, result.link, layout, smooth, flat.keep, restricted, held, shape
     )
+    criterion.nodes = result.context["quadrature"]
     fixed = torch.where(flat.keep, flat.coef, 0.0)
     based(criterion, fixed)
     covariances = []

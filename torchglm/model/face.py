@@ -86,6 +86,7 @@ def fit(
     resume: Progress | None = None,
     predictors: Mapping[str, Any] | None = None,
     smoothing: str | float | Tensor | Mapping[str, float] | None = None,
+    quadrature: int = 1,
     **roles: Unpack[RoleValues],
 ) -> Result:
     """Fit a generalised linear model, or many at once, by maximum likelihood: `g(E[y]) = x coef + offset`.
@@ -116,6 +117,7 @@ def fit(
         types: column -> `"number"`, `"integer"`, `"text"`, `"date"` or an Arrow type (formula only).
         na: what means missing beside empty fields, instead of NA, NaN and null: `["?", -999]` (formula only).
         observe: called after every accepted step with a `Progress`, from which a later fit can go on as `resume`.
+        quadrature: nodes of adaptive quadrature over the effects of `(1 | group)`; 1 is Laplace's approximation.
         predictors: the columns of the other parameters of the law by name, `{"dispersion": z}`, or `"~ 1"`.
         smoothing: how strengths of `s(x)` and random effects `(1 + x | clinic)` are estimated: `"reml"` or `"ml"`, or
             numbers for strengths, by name; None is `"reml"`, but `"ml"` for random effects beside other laws.
@@ -161,7 +163,9 @@ def fit(
         "rank_tol": 1e-6 if data.single else 1e-12,
         "skip": data.skip,
     }
-    found = solved(data, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing, singular)
+    found = solved(
+        data, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing, singular, quadrature
+    )
     family, solution, apart = found.family, found.solution, found.apart
     if singular != "drop":
         solution = without_aliases(solution, data, singular)

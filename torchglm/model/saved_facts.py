@@ -42,6 +42,7 @@ CONTEXT: dict[str, Kind] = {
     "formula": MAYBE_TEXT,
     "method": str,
     "held_dispersion": (float, None),
+    "quadrature": int,
     "predictors": {str: str},
     "terms": {str: [int]},
     "columns": {str: str},

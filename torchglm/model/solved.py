@@ -14,7 +14,9 @@ from torchglm.families import Family
 from torchglm.families.several import Multinomial, VectorFamily
 from torchglm.fitting.apart import Apart, levels_apart
 from torchglm.fitting.bias import Jeffreys
+from torchglm.fitting.mixed.effects import Groupings
 from torchglm.fitting.mixed.fit import MixedFound, solve_mixed
+from torchglm.fitting.mixed.quadrature import MOST
 from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
 from torchglm.fitting.progress import Observer, Progress
@@ -100,6 +102,7 @@ def solved(
     resume: Progress | None,
     smoothing: Smoothing = None,
     singular: str = "drop",
+    quadrature: int = 1,
 ) -> Solved:
     """The maximum of a call; `options` are those of `irls`, `start` are first coefficients (B, p).
 
@@ -111,11 +114,17 @@ def solved(
         raise ValueError("Multinomial(baseline=None) is for torchglm.path. Name a baseline: Multinomial(baseline=0).")
     spec = data.context.get("spec")
     if spec is not None and spec.absorbed:
+        if data.random is not None:
+            raise ValueError(
+                "absorbed factors and random effects are not fitted at once. Write (1 | group) or | group."
+            )
         check_absorbed(data, singular, penalty=penalty, start=start, resume=resume, smoothing=smoothing)
         family, solution, beside = solved_beside(data, family, link, options["tol"], options["max_iter"], observe)
         return Solved(family, None, solution, beside=beside)
     if data.random is not None:
-        return _mixed(data, family, link, penalty, options, dispersion, smoothing)
+        return _mixed(data, family, link, penalty, options, dispersion, smoothing, quadrature)
+    if quadrature != 1:
+        raise ValueError("quadrature= is for random effects, (1 | group) of a formula; this fit has none.")
     if isinstance(penalty, Jeffreys):
         family, solution = solve(data.source, family, link, start, options | {"penalty": penalty})
         return Solved(family, None, solution)
@@ -158,6 +167,7 @@ def _mixed(
     options: dict[str, Any],
     dispersion: str | float | None,
     smoothing: Smoothing,
+    quadrature: int,
 ) -> Solved:
     """The fit with random effects. Raises `ValueError` for penalties and dispersions that it does not know."""
     spec = data.context["spec"]
@@ -174,12 +184,37 @@ def _mixed(
     assert data.random is not None
     held = None if dispersion is None else float(dispersion)
     method = method_of(smoothing, family, link)
+    _check_quadrature(quadrature, data.random, family, link, penalty, method)
     smooth = penalty if isinstance(penalty, Quadratic) else None
-    family, solution, found = solve_mixed(data.source, family, link, data.random, smooth, method, options, held)
+    family, solution, found = solve_mixed(
+        data.source, family, link, data.random, smooth, method, options, held, quadrature
+    )
     _check_terms(solution, penalty, data)
-    data.context |= {"method": method, "effect_rows": data.source, "held_dispersion": held}
+    data.context |= {"method": method, "effect_rows": data.source, "held_dispersion": held, "quadrature": quadrature}
     data.source = conditional(data.source, data.random, found.coef)
     return Solved(family, None if smooth is None else smooth.with_strength(found.used), solution, mixed=found)
+
+
+def _check_quadrature(
+    nodes: int, effects: Groupings, family: Family, link: Link, penalty: Penalty | Jeffreys | None, method: str
+) -> None:
+    """Raise `ValueError` where quadrature is asked for and cannot be, or with another number of nodes."""
+    if isinstance(nodes, bool) or not isinstance(nodes, int) or not 1 <= nodes <= MOST:
+        raise ValueError(f"quadrature must be a number of nodes from 1 (Laplace) to {MOST}, got {nodes!r}.")
+    if nodes == 1:
+        return
+    exact = family.least_squares and isinstance(link, Identity)
+    reasons = {
+        "one effect for each level of one factor, such as (1 | group)": len(effects.groupings) > 1
+        or effects.groupings[0].effects > 1,
+        "families without a dispersion": family.has_dispersion and not exact,
+        "no smooths": penalty is not None,
+        "smoothing='ml'": method != "ml",
+        "a likelihood that is not Gaussian, whose integral is exact as it is": exact,
+    }
+    for need, lacking in reasons.items():
+        if lacking:
+            raise ValueError(f"quadrature={nodes} needs {need}. Leave it out for Laplace's approximation.")
 
 
 def method_of(smoothing: Smoothing, family: Family, link: Link) -> str:

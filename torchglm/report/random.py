@@ -60,7 +60,9 @@ def random_remarks(result: Fitted) -> list[str]:
         "reml": "restricted maximum likelihood (REML), whose log-likelihood compares fits of the same fixed effects",
         "ml": "maximum likelihood",
     }[method]
-    by = "" if exact else ", the integral over the effects by Laplace's approximation"
+    nodes = result.context["quadrature"]
+    way = "Laplace's approximation" if nodes == 1 else f"adaptive quadrature with {nodes} nodes"
+    by = "" if exact else f", the integral over the effects by {way}"
     return [
         f"Random effects by {how}{by}. Deviance, Pearson χ² and residuals are given the effects of each group; "
         "AIC counts fixed effects, variances and covariances."

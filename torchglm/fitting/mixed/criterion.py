@@ -13,8 +13,7 @@ Source: Bates, Maechler, Bolker & Walker (2015), J. Stat. Software 67(1); Wood (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from torchglm.families import Family
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.laplace import least_dispersion
 from torchglm.fitting.mixed.effects import Groupings, Lambda
+from torchglm.fitting.mixed.mark import Mark
 from torchglm.fitting.mixed.pulls import pulls
 from torchglm.fitting.mixed.quadrature import correction
 from torchglm.fitting.mixed.system import Eliminated, Inner
@@ -32,7 +32,6 @@ from torchglm.fitting.ranges import Ranges
 from torchglm.fitting.shape import RowMeans
 from torchglm.links import Identity, Link
 from torchglm.rows.arrow import Arrow, arrow_of, arrowed
-from torchglm.rows.inverses import placed
 from torchglm.rows.ranks import members, seen
 from torchglm.rows.rows import Rows
 
@@ -40,37 +39,6 @@ NEAR = 1e-14  # a decrement of the modes from which one step more leaves the squ
 STEPS = 100  # of the modes
 HALVINGS = 30
 SHARE = 1e-3  # step of the differences of what quadrature adds, as a share of a parameter
-
-
-@dataclass
-class Mark:
-    """The criterion of `B` models at `psi` (B, K), see `MixedCriterion`.
-
-    `u` (B, P) are the modes, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the dispersion,
-    `score` (B, P) that of the coefficients `c`, `gram` their information.
-    """
-
-    psi: Tensor
-    u: Tensor
-    value: Tensor
-    phi: Tensor
-    score: Tensor
-    gram: Arrow
-
-    def take(self, models: Tensor) -> Mark:
-        """Those of some of the models."""
-        return Mark(**{f.name: getattr(self, f.name)[models] for f in fields(self)})
-
-    def place(self, models: Tensor, part: Mark) -> Mark:
-        """These with those of some models, in ascending order, replaced."""
-        return Mark(**{f.name: placed(getattr(self, f.name), models, getattr(part, f.name)) for f in fields(self)})
-
-    @staticmethod
-    def cat(parts: Sequence[Mark]) -> Mark:
-        """The models of several, one after another."""
-        first, own = parts[0], {f.name: [getattr(part, f.name) for part in parts] for f in fields(Mark)}
-        grams = own.pop("gram")
-        return Mark(**{name: torch.cat(values) for name, values in own.items()}, gram=first.gram.cat(grams[1:]))
 
 
 class MixedCriterion:
@@ -326,9 +294,7 @@ class MixedCriterion:
             phi = least_dispersion(means, family, 2 * (half + penalty), count, free)[0]
         return phi, means.loglik(family, phi)
 
-    def _correction(
-        self, lane: Tensor, family: Family, turn: Lambda, u: Tensor, inner: Inner, phi: Tensor
-    ) -> Tensor:
+    def _correction(self, lane: Tensor, family: Family, turn: Lambda, u: Tensor, inner: Inner, phi: Tensor) -> Tensor:
         """(b,) what quadrature with `nodes` adds."""
         own = inner.blocks[..., 0, 0]
         return correction(members(self.source, lane), family, self.link, turn, u, own, phi, self.nodes)

@@ -81,8 +81,9 @@ def solve_mixed(
 ) -> tuple[Family, Solution, MixedFound]:
     """The fit of largest marginal likelihood, by the method `"reml"` or `"ml"`; `options` are those of `irls`.
 
-    A dispersion `phi` is held; with more than one of `nodes` the one effect of each level is integrated by quadrature. A model some of whose effects have a singular covariance has the status BOUNDARY.
-    Raises `ValueError` for families whose marginal likelihood is not known.
+    A dispersion `phi` is held; with more than one of `nodes` the one effect of each level is integrated by quadrature.
+    A model some of whose effects have a singular covariance has the status BOUNDARY. Raises `ValueError` for families
+    whose marginal likelihood is not known.
     """
     _check(family)
     plain = without_effects(source, effects.columns)

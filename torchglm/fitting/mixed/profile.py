@@ -13,8 +13,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from torchglm.fitting.mixed.criterion import Mark, MixedCriterion
+from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.effects import Groupings
+from torchglm.fitting.mixed.mark import Mark
 from torchglm.fitting.mixed.search import MixedSearch
 
 LONGEST = 2.0  # step of the logarithm of a standard deviation

@@ -30,7 +30,14 @@ MOST = 100  # nodes
 
 
 def correction(
-    source: Iterable[Rows], family: Family, link: Link, turn: Lambda, u: Tensor, inverse: Tensor, phi: Tensor, nodes: int
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    turn: Lambda,
+    u: Tensor,
+    inverse: Tensor,
+    phi: Tensor,
+    nodes: int,
 ) -> Tensor:
     """(B,) what quadrature adds to the negative log marginal likelihood by Laplace.
 
@@ -55,7 +62,7 @@ def correction(
 
 
 def _falls(source: Iterable[Rows], family: Family, link: Link, coef: list[Tensor], grouping: Grouping) -> Tensor:
-    """(K, B, L) the rise of half the deviance of each level from the first coefficients (B, P) to each of the others."""
+    """(K, B, L) the rise of half the deviance of each level from the first coefficients (B, P) to the others."""
     total, ranks = coef[0].new_zeros(len(coef) - 1, len(coef[0]), grouping.levels), ranks_of(source)
     own = own_rows(source)
     parts = own.parts if isinstance(own, Ragged) else ((None, chunk) for chunk in own)

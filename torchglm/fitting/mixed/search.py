@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchglm.fitting.mixed.criterion import Mark, MixedCriterion
+from torchglm.fitting.mixed.criterion import MixedCriterion
+from torchglm.fitting.mixed.mark import Mark
 from torchglm.fitting.mixed.system import Inner
 from torchglm.fitting.ranges import scaled_root
 from torchglm.fitting.status import Status

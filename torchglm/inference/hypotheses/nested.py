@@ -77,6 +77,9 @@ def random_lrt(small: Fitted, big: Fitted) -> Outcome:
         )
     if None not in methods and methods[0] != methods[1]:
         raise ValueError(f"the fits are by {methods[0]} and {methods[1]}. Fit both by the same (smoothing=).")
+    nodes = [result.context.get("quadrature", 1) for result in (small, big)]
+    if nodes[0] != nodes[1] and small.flat.modes is not None:
+        raise ValueError(f"the fits are by {nodes[0]} and {nodes[1]} nodes of quadrature. Fit both by the same.")
     if _law(small) != _law(big) or _text(small.link) != _text(big.link) or small.batch_shape != big.batch_shape:
         raise ValueError("the fits differ in family, link or batch. A likelihood ratio compares designs of one model.")
     same_rows(small, big, offsets=False)

@@ -1,0 +1,43 @@
+"""Where a search over covariances stands: parameters, modes, and what the criterion left there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from torchglm.rows.arrow import Arrow
+from torchglm.rows.inverses import placed
+
+
+@dataclass
+class Mark:
+    """The criterion of `B` models at `psi` (B, K), see `MixedCriterion`.
+
+    `u` (B, P) are the modes, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the dispersion,
+    `score` (B, P) that of the coefficients `c`, `gram` their information.
+    """
+
+    psi: Tensor
+    u: Tensor
+    value: Tensor
+    phi: Tensor
+    score: Tensor
+    gram: Arrow
+
+    def take(self, models: Tensor) -> Mark:
+        """Those of some of the models."""
+        return Mark(**{f.name: getattr(self, f.name)[models] for f in fields(self)})
+
+    def place(self, models: Tensor, part: Mark) -> Mark:
+        """These with those of some models, in ascending order, replaced."""
+        return Mark(**{f.name: placed(getattr(self, f.name), models, getattr(part, f.name)) for f in fields(self)})
+
+    @staticmethod
+    def cat(parts: Sequence[Mark]) -> Mark:
+        """The models of several, one after another."""
+        first, own = parts[0], {f.name: [getattr(part, f.name) for part in parts] for f in fields(Mark)}
+        grams = own.pop("gram")
+        return Mark(**{name: torch.cat(values) for name, values in own.items()}, gram=first.gram.cat(grams[1:]))
