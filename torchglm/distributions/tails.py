@@ -17,6 +17,7 @@ from torch.distributions import Bernoulli, Binomial, Distribution, Exponential, 
 from torchglm.special import gamma_quantile, log_betainc, log_gammainc
 from torchglm.special.incomplete import LogPair, log_complement, wide
 
+_APART = 1e-15  # of a count: beyond 1e15 its neighbours are farther apart than 1
 _SLACK = 1e-14  # so that the quantile of a computed probability is the number it was computed at
 
 
@@ -136,12 +137,13 @@ def count_quantile(law: Distribution, log_lower: Tensor, log_upper: Tensor, skew
         hit = reached(probe)
         low, high = torch.where(hit, low, probe), torch.where(hit, probe, high)
         low = torch.where(high == 0, -1.0, low)
-        if not (searched & (high - low > 1)).any():
+        apart = high - low > 1 + _APART * high.nan_to_num(posinf=0.0)
+        if not (searched & apart).any():
             break
         outward = torch.where(torch.isinf(high), low + step, (high - step).clamp(min=0))
         bracketed = torch.isfinite(low) & torch.isfinite(high)
         probe = torch.where(bracketed, torch.floor(0.5 * (low + high)), outward)
-        probe = torch.where(searched & (high - low > 1), probe, torch.where(torch.isinf(high), low, high))
+        probe = torch.where(searched & apart, probe, torch.where(torch.isinf(high), low, high))
         step = 2 * step
     found = torch.where(log_upper == -math.inf, _largest(law, high), high)
     found = torch.where(log_lower == -math.inf, 0.0, found)

@@ -10,16 +10,16 @@ from torch import Tensor, distributions, nn
 
 from torchglm import families
 from torchglm.families import Family
-from torchglm.families.numerics import values_are_known
 from torchglm.families.several import Classes, Ordinal, VectorFamily, of_predictors
 from torchglm.inference.fitted import Fitted
-from torchglm.inputs import Roles, check_predictors
+from torchglm.inputs import check_predictors
 from torchglm.links import Identity, Link
-from torchglm.model.layer import GLMLayer, dropped_rows, no_autocast, wide, without
-from torchglm.model.vector_beyond import continued_nll, harmless
+from torchglm.model.layer import GLMLayer
+from torchglm.model.likelihood import no_autocast, wide
+from torchglm.model.vector_beyond import harmless
+from torchglm.model.vector_likelihood import VectorLikelihood
 from torchglm.model.vector_parts import (
     Shape,
-    constant_shapes,
     is_ordered,
     law,
     of_a_law,
@@ -29,15 +29,14 @@ from torchglm.model.vector_parts import (
     unordered,
 )
 from torchglm.rows.plan import Plan
-from torchglm.rows.responses import Counts, Response, filled
 
 if TYPE_CHECKING:
-    from torchglm.inputs.roles import RoleValues
+    pass
 
 Own = TypeVar("Own", bound="VectorLayer")
 
 
-class VectorLayer(GLMLayer):
+class VectorLayer(VectorLikelihood, GLMLayer):
     """A `GLMHead` of a family of several predictors, which `GLMHead` makes: classes, dispersions, zeros, times.
 
     `predictors(x)` is `(K, *N, out_features)`, in the order of `head.family.predictors`. Calling the head gives the
@@ -54,14 +53,11 @@ class VectorLayer(GLMLayer):
     that thresholds are in order whatever is trained.
     """
 
-    family: VectorFamily
     weight: nn.Parameter
     bias: nn.Parameter | None
     slopes: Tensor | None  # (K, R) how the rows of the weight enter the predictors; None for each its own
     tops: Tensor  # (K, C) how the constants do
     mask: Tensor | None  # (R, in_features) which of the weight is used; None where all of it is
-    dispersion_kind = "1.0"  # the family has none beside its predictors
-    whole_density = True
 
     def __init__(
         self,
@@ -83,7 +79,7 @@ class VectorLayer(GLMLayer):
         dtype = torch.get_default_dtype() if dtype is None else dtype
         known = families.get(family)
         chosen = known.head_link if link is None and not isinstance(known, VectorFamily) else link
-        self.family = constant_shapes(of_predictors(known, chosen)).to(device=device, dtype=wide(dtype))
+        self.set_predictors(of_predictors(known, chosen), device, dtype)
         self.named = (predictors,) if isinstance(predictors, str) else tuple(predictors)
         check_predictors(dict.fromkeys(self.named), self.family)
         self.in_features, self.out_features, self.intercept, self.plan = in_features, out_features, bias, plan
@@ -111,12 +107,6 @@ class VectorLayer(GLMLayer):
             else:
                 self.register_buffer(name, value.to(like.device), persistent=False)
         self.reset_parameters()
-
-    @property
-    def link(self) -> Link:  # type: ignore[override]
-        """The link of the first predictor; the identity while classes are not known."""
-        unknown = isinstance(self.family, Classes) and self.family.classes is None
-        return Identity() if unknown else self.family.default_link
 
     def know_classes(self, classes: list[Any]) -> None:
         """Make the parameters for these classes, where the head did not know its own.
@@ -277,55 +267,6 @@ class VectorLayer(GLMLayer):
         with no_autocast(x):
             return law(self.family, eta)
 
-    # the loss ----------------------------------------------------------------------------------------------
-
-    def _phi(self) -> None:
-        return None
-
-    def _weighted_loss(self, x: Tensor, y: Tensor, roles: RoleValues, phi: Tensor | None) -> tuple[Tensor, Tensor]:
-        beside = Roles.of(roles, "the loss of a head")
-        beside.check_link(self.link)
-        dropped = dropped_rows(beside)
-        eta = self.predictors(x if dropped is None else without(x, dropped), beside.shift())
-        with no_autocast(x):
-            beside = beside.map(lambda name, value: self.per_response(value, eta[0], name))
-            y = self.per_response(y, eta[0], "y")
-            used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
-            y, beside = beside.readable(y, used)
-            response, factor = self.family.encode(y, **beside.of_response)
-            w = torch.ones_like(y) if beside.weights is None else beside.weights
-            w = w if factor is None else w * factor
-            freq = torch.ones_like(y) if beside.freq is None else beside.freq
-            used = (w > 0) & (freq > 0)
-            if isinstance(response, Counts):
-                response = Counts(torch.where(used, response.size, 0.0), torch.where(used, response.trials, 1.0))
-            else:
-                response = filled(response, used, self.family.inner_mean)
-            self._check_classes(response)
-            if dropped is not None:
-                eta = torch.where(used, eta, harmless(self.family, response, eta.detach()))
-            return self._row_loss(response, eta, w, torch.where(used, freq, 0.0)), torch.where(used, w * freq, 0.0)
-
-    def _row_loss(self, y: Response, eta: Tensor, w: Tensor, freq: Tensor) -> Tensor:  # type: ignore[override]
-        """The loss of each row: prior weights divide the dispersion, where there is one, and multiply the rest."""
-        name = self.family.weighted
-        if name is not None:
-            prior = torch.where(w > 0, w, 1.0).log()
-            own = torch.arange(len(eta), device=eta.device) == self.family.predictors.index(name)
-            eta = eta - own.reshape(-1, *[1] * prior.dim()) * prior
-        times = freq if name is not None else w * freq
-        return torch.where(times > 0, times, 0.0) * continued_nll(self.family, y, eta)
-
-    def _check_classes(self, y: Response) -> None:
-        if not isinstance(self.family, Classes) or not values_are_known() or y.is_cuda or y.is_meta:
-            return
-        good = self.family.supports(y)
-        if not bool(good.all()):
-            raise ValueError(
-                f"y holds {float(y[~good][0]):g}, which is no code of the classes {self.family.known}. Codes are 0 to "
-                f"{len(self.family.known) - 1}, in the order of the classes."
-            )
-
     # what it takes from a fit ------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -348,10 +289,6 @@ class VectorLayer(GLMLayer):
         coef = fitted.flat.coef
         self.set_coef_(torch.where(torch.isfinite(coef) & fitted.flat.keep, coef, 0.0))
         self.set_shapes_(fitted.family)
-
-    def set_shapes_(self, family: Family) -> None:
-        """Take the tensors of a family of this head's kind."""
-        self.family.load_state_dict(family.state_dict())
 
     def options_of_fit(self, x: Any) -> dict[str, Any]:
         """What `torchglm.fit` is told of this head: `x` holds the columns of all predictors that have some."""
@@ -380,16 +317,6 @@ class VectorLayer(GLMLayer):
     def partial_fit(self, x: Any, y: Any = None, **options: Any) -> Any:
         """Not for several predictors: raises `ValueError`."""
         raise ValueError(f"partial_fit learns one linear predictor, {self.family.name} has several. Use loss or fit.")
-
-    @property
-    def dispersion(self) -> Tensor:
-        """Not one number: raises `ValueError`."""
-        raise ValueError("a head of several predictors has no dispersion of its own. Call parameter('dispersion', x).")
-
-    def know(self) -> None:
-        """Raise `ValueError` while classes are not known."""
-        if isinstance(self.family, Classes):
-            assert self.family.known
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorLayer:
         nn.Module._apply(self, fn, recurse)

@@ -22,7 +22,7 @@ from torchglm.families import MEMBERS, Family
 from torchglm.inputs import GLMBatch, Roles
 from torchglm.links import Link
 from torchglm.model.face import GLMHead
-from torchglm.model.layer import without
+from torchglm.model.likelihood import without
 from torchglm.rows.responses import Response, filled
 from torchglm.training.batches import shared
 

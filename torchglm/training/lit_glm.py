@@ -15,7 +15,7 @@ from torchglm.families.several import VectorFamily
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.metrics import D2
 from torchglm.model.face import GLMHead
-from torchglm.model.layer import dropped_rows, without
+from torchglm.model.likelihood import dropped_rows, without
 from torchglm.model.network import split
 from torchglm.training.batches import shared
 from torchglm.training.closed_form import ClosedForm, stepper

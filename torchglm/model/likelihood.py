@@ -1,0 +1,224 @@
+"""What a head and a `GLMLoss` share: a family, a link, a dispersion, and the loss and the law of predictors `eta`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from torchglm.families import Family
+from torchglm.families.numerics import values_are_known
+from torchglm.inputs import Roles
+from torchglm.links import Link
+from torchglm.model.continuation import Continuation
+from torchglm.model.law import EtaLaw, PlainLaw
+from torchglm.model.made import kind_of, own_family, start_of
+from torchglm.rows.responses import Response, each, filled
+
+Own = TypeVar("Own", bound="Likelihood")
+
+
+class Likelihood(nn.Module):
+    """A family, a link and a dispersion, and what they say at predictors `eta` (*N, out_features)."""
+
+    family: Family
+    link: Link
+    out_features: int
+    dispersion_kind: str
+    whole_density: bool  # the form of the loss: the whole density where something of it beside the mean is learned
+    log_dispersion: Tensor  # a parameter where it is learned, else a buffer; not finite while nobody knows it
+
+    def set_law(
+        self,
+        family: Family,
+        link: Link,
+        dispersion: str | float | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Take a copy of a family, a link, and the way to come by a dispersion.
+
+        Raises `ValueError` for a family of several predictors or another number of shapes, and an unknown dispersion.
+        """
+        precise = wide(torch.get_default_dtype() if dtype is None else dtype)
+        self.family = own_family(family, self.out_features).to(dtype=precise)
+        self.link = link
+        self.dispersion_kind = kind_of(dispersion, self.family)
+        start = start_of(self.dispersion_kind, self.family)
+        phi = torch.full((self.out_features,) if self.out_features > 1 else (), start, device=device, dtype=precise)
+        if self.dispersion_kind == "learned":
+            self.log_dispersion = nn.Parameter(phi)
+        else:
+            self.register_buffer("log_dispersion", phi)
+        self.whole_density = self.dispersion_kind == "learned" or self.family.estimates_shape
+        self.continuation = Continuation(self.family, self.link)
+        if device is not None:
+            self.family = self.family.to(device=device)
+
+    @property
+    def dispersion(self) -> Tensor:
+        """The dispersion `phi`, one for each response; NaN while it is to be estimated and has not been."""
+        return torch.where(torch.isfinite(self.log_dispersion), self.log_dispersion.exp(), torch.nan)
+
+    @torch.no_grad()
+    def set_dispersion_(self, dispersion: Tensor | float) -> None:
+        """Put a dispersion, one for each response or one for all, in the place of the one here.
+
+        Raises `ValueError` where one is not finite and above 0.
+        """
+        phi = torch.as_tensor(dispersion, dtype=torch.float64, device=self.log_dispersion.device)
+        if not bool((torch.isfinite(phi) & (phi > 0)).all()):
+            raise ValueError(f"A dispersion must be finite and above 0, got {phi.tolist()}.")
+        phi = phi.reshape(self.log_dispersion.shape) if phi.numel() == self.log_dispersion.numel() else phi
+        self.log_dispersion.copy_(phi.log().expand_as(self.log_dispersion))
+
+    @property
+    def loss_is_plain(self) -> bool:
+        """Whether `training_loss` is `w nll`: no dispersion divides it, and no constant is added."""
+        divided = self.family.has_dispersion and self.dispersion_kind != "estimated"
+        return not self.whole_density and not (divided and bool((self.log_dispersion != 0).any()))
+
+    def _phi(self) -> Tensor | None:
+        """What divides the loss; None where it is 1, of a family without dispersion."""
+        if not self.family.has_dispersion:
+            return None
+        return torch.where(torch.isfinite(self.log_dispersion), self.log_dispersion, 0.0).exp()
+
+    def loss_at(
+        self, eta: Tensor, y: Tensor, beside: Roles, phi: Tensor | None, dropped: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`w nll / phi` of each row at predictors `eta`, and `w`; rows that are `dropped` may hold anything."""
+        beside = beside.map(lambda name, value: self.per_response(value, eta, name))
+        y = self.per_response(y, eta, "y")
+        if dropped is not None and beside.weight is not None:
+            used = beside.weight > 0
+            y, beside = beside.readable(y, used)
+            eta = torch.where(used, eta, self.link.link(torch.full_like(eta, self.family.inner_mean)))
+        response, factor = self.family.encode(y, **beside.of_response)
+        w = torch.ones_like(eta) if beside.weights is None else beside.weights
+        w = w if factor is None else w * factor
+        if beside.freq is None:
+            return self._row_loss(response, eta, w, phi), w
+        once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0), phi)
+        return once * beside.freq, w * beside.freq
+
+    def law_at(self, eta: Tensor, trials: Tensor | None = None) -> EtaLaw:
+        """The law of a response at predictors `eta` (*N, out_features), made from `eta`; see `EtaLaw`.
+
+        Raises `ValueError` while the dispersion is to be estimated and has not been.
+        """
+        self.know_dispersion()
+        return PlainLaw(self.family, self.link, self.continuation, eta, self.log_dispersion.exp(), trials)
+
+    def know_dispersion(self) -> None:
+        """Raise `ValueError` while the dispersion is to be estimated and has not been."""
+        phi = self.log_dispersion
+        if values_are_known() and not phi.is_meta and not bool(torch.isfinite(phi).all()):
+            raise ValueError(
+                f"the dispersion of this {self.family.name} head is not known yet, and its distribution needs it. Call "
+                "head.estimate_dispersion_(x, y) on the training rows (LitGLM and head.fit do so by themselves), or "
+                "make the head with dispersion='learned' or a number."
+            )
+
+    def _row_loss(self, y: Response, eta: Tensor, w: Tensor, phi: Tensor | None) -> Tensor:
+        y = filled(y, w > 0, 1.0)  # in the support of every family: what is dropped may hold anything
+        y = each(y, lambda part: part.unsqueeze(-1))
+        eta, w = eta.unsqueeze(-1), w.unsqueeze(-1)  # shape parameters of (out_features,) fit
+        phi = None if phi is None else phi.to(eta.dtype).unsqueeze(-1)
+        return self._log_density_loss(y, eta, w, phi).squeeze(-1)
+
+    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor, phi: Tensor | None) -> Tensor:
+        nll = self.continuation.nll(self.family, self.link, y, eta)
+        if not self.whole_density:
+            return w * nll if phi is None else w * nll / phi
+        half = nll - self.family.nll_saturated(y)
+        if phi is not None:
+            base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
+            return w * half / phi - torch.where(w > 0, base, 0.0)
+        return w * (half - self.family.log_base(y, torch.ones_like(eta)))
+
+    def per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
+        """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast.
+
+        Of several responses all but `y` may be one column, `(*N,)` or `(*N, 1)`.
+        """
+        if value.shape == eta.shape:
+            return value.to(eta.dtype)
+        if value.shape == eta.shape[:-1] and (name != "y" or self.out_features == 1):
+            return value.to(eta.dtype).unsqueeze(-1).expand_as(eta)
+        if name != "y" and value.shape == (*eta.shape[:-1], 1):
+            return value.to(eta.dtype).expand_as(eta)
+        turned = " Responses in rows, (R, n), are what fit(x, y) takes." if value.shape == eta.mT.shape[-2:] else ""
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, the linear predictor {tuple(eta.shape)}. "
+            f"Pass {name} of shape {tuple(eta.shape)}"
+            + (f" or {tuple(eta.shape[:-1])}." if self.out_features == 1 else ", a response in each column.")
+            + turned
+        )
+
+    @torch.no_grad()
+    def set_shapes_(self, family: Family) -> None:
+        """Take the shape parameters of a family of this head's kind: one for each response, or one for all."""
+        for name, theirs in family.shapes.items():
+            mine = getattr(self.family, name)
+            mine.copy_(theirs.reshape(mine.shape) if theirs.numel() == mine.numel() else theirs.expand_as(mine))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Likelihood:
+        """Go to a device or dtype; the dispersion stays float32 at least, as the arithmetic does."""
+        super()._apply(fn, recurse)
+        if torch.finfo(self.log_dispersion.dtype).bits < 32:
+            narrow = self.log_dispersion
+            if isinstance(narrow, nn.Parameter):
+                narrow.data = narrow.data.float()
+            else:
+                self.log_dispersion = narrow.float()
+        return self
+
+
+def dropped_rows(roles: Roles) -> Tensor | None:
+    """Where a row has no weight, in the shape of the weights; None where it is known that every row has some."""
+    weight = roles.weight
+    if weight is None:
+        return None
+    dropped = weight <= 0
+    known = values_are_known() and weight.device.type == "cpu"
+    return None if known and not bool(dropped.any()) else dropped
+
+
+def without(x: Tensor, dropped: Tensor) -> Tensor:
+    """`x` (*N, in_features) with zeros in rows that every response drops, so that what they hold reaches no product."""
+    if dropped.dim() == x.dim():
+        dropped = dropped.all(-1)
+    return torch.where(dropped.unsqueeze(-1), 0.0, x) if dropped.shape == x.shape[:-1] else x
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Autocast off where it could be on: there is none on the meta device."""
+    kind = x.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def some(total: Tensor) -> Tensor:
+    """A sum of weights to divide by: 1 where there is no row, whose loss is 0."""
+    return torch.where(total > 0, total, 1.0)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to calculate in: float32 or wider."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise `ValueError` for a reduction that torch does not know."""
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+
+
+def reduced(loss: Tensor, w: Tensor, reduction: str) -> Tensor:
+    """The rows' losses, their sum, or that over the sum of their weights."""
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / some(w.sum())
