@@ -30,7 +30,7 @@ FLOORS = [
     {"inference", "metrics"},
     {"report"},
     {"model"},
-    {"training"},
+    {"nn", "training"},
     {"store"},
     {"cli", "__main__"},
     {"__init__"},

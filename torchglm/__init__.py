@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from torchglm import families, links
+from torchglm import families, links, nn
 from torchglm.families import (
     Bernoulli,
     Binomial,
@@ -41,6 +41,7 @@ from torchglm.inference.person_time import PersonTime, split_times
 from torchglm.links import Link
 from torchglm.model.face import GLMHead, Result, fit
 from torchglm.model.lazy import LazyGLMHead
+from torchglm.model.loss import GLMLoss
 from torchglm.model.path import Path
 from torchglm.model.path_fit import path
 from torchglm.model.refit import refit_
@@ -68,6 +69,7 @@ __all__ = [
     "Family",
     "FitWarning",
     "GLMHead",
+    "GLMLoss",
     "Gamma",
     "Gaussian",
     "Hurdle",
@@ -101,6 +103,7 @@ __all__ = [
     "links",
     "load",
     "lrt",
+    "nn",
     "path",
     "refit_",
     "split_times",

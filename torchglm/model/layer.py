@@ -15,8 +15,8 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.origin import refuse_beside
 from torchglm.inputs import Roles
 from torchglm.links import Link
+from torchglm.model.eta_loss import EtaLoss, check_reduction, dropped_rows, no_autocast, reduced, wide, without
 from torchglm.model.law import EtaLaw
-from torchglm.model.likelihood import Likelihood, check_reduction, dropped_rows, no_autocast, reduced, wide, without
 from torchglm.model.made import make_weight
 from torchglm.model.renewable import Renewable
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Own = TypeVar("Own", bound="GLMLayer")
 
 
-class GLMLayer(Likelihood):
+class GLMLayer(EtaLoss):
     """All of a `GLMHead` but `fit`: linear predictor, mean, law, loss, and learning from a stream."""
 
     weight: nn.Parameter
@@ -52,8 +52,7 @@ class GLMLayer(Likelihood):
         if predictors:
             raise ValueError(f"{type(self).__name__} has one linear predictor. Use GLMHead for predictors=.")
         self.in_features, self.out_features = in_features, out_features
-        family = families.get(family)
-        self.set_law(family, family.head_link if link is None else links.get(link), dispersion, device, dtype)
+        self.set_law(families.get(family), link, dispersion, device, dtype)
         self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
@@ -73,6 +72,16 @@ class GLMLayer(Likelihood):
             self.weight.fill_(start if self.bias is None else 0.0)
             if self.bias is not None:
                 self.bias.fill_(start)
+
+    def least_loss(self, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:
+        """The mean loss of a model that has every response for its mean: what `loss` is above it is half the deviance.
+
+        `y` and roles are as for `loss`; of heads whose loss is no whole density.
+        """
+        beside = Roles.of(roles, "least_loss")
+        shape = y.shape if self.out_features > 1 or y.shape[-1:] == (1,) else (*y.shape, 1)
+        like = torch.zeros(shape, dtype=wide(self.weight.dtype), device=self.weight.device)
+        return self.saturated_at(like, y, beside)
 
     @property
     def coef(self) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchglm.inputs import GLMBatch, as_batch
+from torchglm.inputs import GLMBatch, Roles, as_batch
+from torchglm.model.eta_loss import dropped_rows, without
 from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import plan_of_head
 from torchglm.model.spread import flat_rows
@@ -76,6 +77,12 @@ class HandedTo:
                 "Of a compiled network compile the layers before the head alone."
             )
         return seen[0]
+
+
+def readable(x: Any, roles: Roles) -> Any:
+    """`x` with zeros in dropped rows: what they hold would reach the gradient of the layers before a head."""
+    dropped = dropped_rows(roles)
+    return x if dropped is None or not isinstance(x, Tensor) else without(x, dropped)
 
 
 class Features:

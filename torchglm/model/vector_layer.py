@@ -14,10 +14,10 @@ from torchglm.families.several import Classes, Ordinal, VectorFamily, of_predict
 from torchglm.inference.fitted import Fitted
 from torchglm.inputs import check_predictors
 from torchglm.links import Identity, Link
+from torchglm.model.eta_loss import no_autocast, wide
 from torchglm.model.layer import GLMLayer
-from torchglm.model.likelihood import no_autocast, wide
 from torchglm.model.vector_beyond import harmless
-from torchglm.model.vector_likelihood import VectorLikelihood
+from torchglm.model.vector_eta_loss import VectorEtaLoss
 from torchglm.model.vector_parts import (
     Shape,
     is_ordered,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Own = TypeVar("Own", bound="VectorLayer")
 
 
-class VectorLayer(VectorLikelihood, GLMLayer):
+class VectorLayer(VectorEtaLoss, GLMLayer):
     """A `GLMHead` of a family of several predictors, which `GLMHead` makes: classes, dispersions, zeros, times.
 
     `predictors(x)` is `(K, *N, out_features)`, in the order of `head.family.predictors`. Calling the head gives the

@@ -21,8 +21,8 @@ from torch.optim import SGD, Optimizer
 from torchglm.families import MEMBERS, Family
 from torchglm.inputs import GLMBatch, Roles
 from torchglm.links import Link
+from torchglm.model.eta_loss import without
 from torchglm.model.face import GLMHead
-from torchglm.model.likelihood import without
 from torchglm.rows.responses import Response, filled
 from torchglm.training.batches import shared
 

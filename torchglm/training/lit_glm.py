@@ -15,8 +15,7 @@ from torchglm.families.several import VectorFamily
 from torchglm.inputs import GLMBatch, as_batch
 from torchglm.metrics import D2
 from torchglm.model.face import GLMHead
-from torchglm.model.likelihood import dropped_rows, without
-from torchglm.model.network import split
+from torchglm.model.network import readable, split
 from torchglm.training.batches import shared
 from torchglm.training.closed_form import ClosedForm, stepper
 from torchglm.training.features import spread_over
@@ -191,7 +190,7 @@ class LitGLM(LightningModule):
             loss = closed.loss(found)
             self._seen.add(found.total, found.weight)
         else:
-            total, weight = self._loss(rows, self.features(_readable(rows)))
+            total, weight = self._loss(rows, self.features(readable(rows.x, rows.roles)))
             loss = total / shared(weight) / self.scale
             self._seen.add(total.detach(), weight)
         return loss if self.penalty is None else loss + self.penalty(self.model) / self.scale
@@ -258,7 +257,7 @@ class LitGLM(LightningModule):
         return loss.sum(), weight.sum()
 
     def _score(self, stage: str, rows: GLMBatch, loader: int) -> None:
-        features = self.features(_readable(rows))
+        features = self.features(readable(rows.x, rows.roles))
         total, weight = self._loss(rows, features)
         mu, y, given = predicted(self.head, features, rows)
         for name, metric in self.metrics.of(self, stage, loader).items():
@@ -277,12 +276,6 @@ class LitGLM(LightningModule):
                     prog_bar=name == "loss",
                     batch_size=_length(rows),
                 )
-
-
-def _readable(rows: GLMBatch) -> Any:
-    """`x` with zeros in dropped rows: what they hold would reach the gradient of the layers before the head."""
-    dropped = dropped_rows(rows.roles)
-    return rows.x if dropped is None or not isinstance(rows.x, Tensor) else without(rows.x, dropped)
 
 
 def _length(rows: GLMBatch) -> int:

@@ -121,7 +121,7 @@ class Dispersed(Plain):
 
     @property
     def links(self) -> dict[str, Link]:
-        return super().links | {"dispersion": links.Log()}
+        return {"mean": self.link, "dispersion": links.Log()}
 
     @property
     def weighted(self) -> str | None:

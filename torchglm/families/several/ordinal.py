@@ -123,7 +123,8 @@ class Ordinal(Classes):
         log_p = self._log_between(lower, upper)
         down, up = (self._slope_ratio(end, log_p) for end in (lower, upper))  # f / p at both ends
         down_bend, up_bend = (self._bend(end, ratio) for end, ratio in ((lower, down), (upper, up)))
-        score, pairs = torch.zeros_like(eta), dict[tuple[int, int], Tensor]()
+        score = torch.zeros_like(eta)
+        pairs: Pairs = {}
         for k in range(len(eta)):
             ends, begins = (y == k).to(eta.dtype), (y == k + 1).to(eta.dtype)
             score[k] = ends * up - begins * down

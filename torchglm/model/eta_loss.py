@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from torchglm import links
 from torchglm.families import Family
 from torchglm.families.numerics import values_are_known
 from torchglm.inputs import Roles
@@ -18,10 +19,10 @@ from torchglm.model.law import EtaLaw, PlainLaw
 from torchglm.model.made import kind_of, own_family, start_of
 from torchglm.rows.responses import Response, each, filled
 
-Own = TypeVar("Own", bound="Likelihood")
+Own = TypeVar("Own", bound="EtaLoss")
 
 
-class Likelihood(nn.Module):
+class EtaLoss(nn.Module):
     """A family, a link and a dispersion, and what they say at predictors `eta` (*N, out_features)."""
 
     family: Family
@@ -34,7 +35,7 @@ class Likelihood(nn.Module):
     def set_law(
         self,
         family: Family,
-        link: Link,
+        link: str | Link | None,
         dispersion: str | float | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -45,7 +46,7 @@ class Likelihood(nn.Module):
         """
         precise = wide(torch.get_default_dtype() if dtype is None else dtype)
         self.family = own_family(family, self.out_features).to(dtype=precise)
-        self.link = link
+        self.link = self.family.head_link if link is None else links.get(link)
         self.dispersion_kind = kind_of(dispersion, self.family)
         start = start_of(self.dispersion_kind, self.family)
         phi = torch.full((self.out_features,) if self.out_features > 1 else (), start, device=device, dtype=precise)
@@ -105,6 +106,18 @@ class Likelihood(nn.Module):
         once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0), phi)
         return once * beside.freq, w * beside.freq
 
+    def saturated_at(self, like: Tensor, y: Tensor, beside: Roles) -> Tensor:
+        """The weighted mean of `nll` at `mu = y`, values being spread over the shape of `like` (*N, out_features)."""
+        beside = beside.map(lambda name, value: self.per_response(value, like, name))
+        y = self.per_response(y, like, "y")
+        used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
+        y, beside = beside.readable(y, used)
+        response, factor = self.family.encode(y, trials=beside.trials, event=beside.event)
+        w = torch.ones_like(y) if beside.weight is None else beside.weight
+        w = torch.where(used, w if factor is None else w * factor, 0.0)
+        least = self.family.nll_saturated(filled(response, used, self.family.inner_mean))
+        return (w * least).sum() / some(w.sum())
+
     def law_at(self, eta: Tensor, trials: Tensor | None = None) -> EtaLaw:
         """The law of a response at predictors `eta` (*N, out_features), made from `eta`; see `EtaLaw`.
 
@@ -151,7 +164,11 @@ class Likelihood(nn.Module):
             return value.to(eta.dtype).unsqueeze(-1).expand_as(eta)
         if name != "y" and value.shape == (*eta.shape[:-1], 1):
             return value.to(eta.dtype).expand_as(eta)
-        turned = " Responses in rows, (R, n), are what fit(x, y) takes." if value.shape == eta.mT.shape[-2:] else ""
+        turned = (
+            " Responses in rows, (R, n), are what fit(x, y) takes."
+            if eta.dim() > 1 and value.shape == eta.mT.shape[-2:]
+            else ""
+        )
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, the linear predictor {tuple(eta.shape)}. "
             f"Pass {name} of shape {tuple(eta.shape)}"
@@ -166,7 +183,7 @@ class Likelihood(nn.Module):
             mine = getattr(self.family, name)
             mine.copy_(theirs.reshape(mine.shape) if theirs.numel() == mine.numel() else theirs.expand_as(mine))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Likelihood:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EtaLoss:
         """Go to a device or dtype; the dispersion stays float32 at least, as the arithmetic does."""
         super()._apply(fn, recurse)
         if torch.finfo(self.log_dispersion.dtype).bits < 32:

@@ -12,14 +12,14 @@ from torchglm.families.numerics import values_are_known
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inputs import Roles
 from torchglm.links import Identity, Link
+from torchglm.model.eta_loss import EtaLoss, wide
 from torchglm.model.law import VectorLaw
-from torchglm.model.likelihood import Likelihood, wide
 from torchglm.model.vector_beyond import continued_nll, harmless
 from torchglm.model.vector_parts import constant_shapes
 from torchglm.rows.responses import Counts, Response, filled
 
 
-class VectorLikelihood(Likelihood):
+class VectorEtaLoss(EtaLoss):
     """A family of several predictors, and what it says at predictors `eta` (K, *N, out_features)."""
 
     family: VectorFamily
@@ -105,6 +105,6 @@ class VectorLikelihood(Likelihood):
             "a family of several predictors has no dispersion of its own: that is the parameter of one of them."
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorLikelihood:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VectorEtaLoss:
         nn.Module._apply(self, fn, recurse)
         return self
