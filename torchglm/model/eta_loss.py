@@ -112,7 +112,7 @@ class EtaLoss(nn.Module):
         y = self.per_response(y, like, "y")
         used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
         y, beside = beside.readable(y, used)
-        response, factor = self.family.encode(y, trials=beside.trials, event=beside.event)
+        response, factor = self.family.encode(y, **beside.of_response)
         w = torch.ones_like(y) if beside.weight is None else beside.weight
         w = torch.where(used, w if factor is None else w * factor, 0.0)
         least = self.family.nll_saturated(filled(response, used, self.family.inner_mean))

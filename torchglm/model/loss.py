@@ -125,7 +125,7 @@ class GLMLoss(EtaLoss):
                 check_weights(value, name, False)
         used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
         y, beside = beside.readable(y, used)
-        response, _ = self.family.encode(y, trials=beside.trials, event=beside.event)
+        response, _ = self.family.encode(y, **beside.of_response)
         check_support(response, self.family, used)
 
     def extra_repr(self) -> str:
