@@ -18,7 +18,7 @@ import torchglm as tg
 from torchglm import GLMHead
 from torchglm.families.several import Classes, Multinomial, Ordinal, VectorFamily
 from torchglm.metrics import BrierScore, Concordance
-from torchglm.training import GLMBatch, IRLSHead, LitGLM, LitIRLS, TensorBatches
+from torchglm.training import GLMBatch, IRLSHead, LitGLM, LitIRLS, TensorBatches, fit_sgd
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 QUIET: dict[str, Any] = {
@@ -242,3 +242,23 @@ def test_a_head_is_found_by_its_name() -> None:
     twice.forward = lambda x: net.classifier(x) + net.classifier(x)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="2 times"):
         LitGLM(twice, head="head").features(torch.zeros(4, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("family", FEW[:2], ids=title)
+def test_minibatch_steps_come_near_the_fit(family: VectorFamily) -> None:
+    """By plain SGD at one rate; Newton steps after it end at the fit, and say how far it was."""
+    rows = rows_of(family)
+    shifted = rows._replace(x=rows.x * torch.tensor([1.0, 30.0]) + torch.tensor([0.0, 2000.0]))
+    want = fitted(shifted, family)
+    error = want.flat_covariance[0].diagonal().sqrt()
+    head = head_of(family)
+    done = fit_sgd(head, shifted, batch_size=100, trainer={"max_epochs": 20})
+    far = float(((head.coef[0] - want.flat.coef[0]) / error).abs().max())
+    assert far < 0.5 and math.isclose(done.distance, far, rel_tol=0.3, abs_tol=0.02)
+    loss = head.loss(shifted.x, shifted.y, **shifted.roles.given).detach()
+    torch.testing.assert_close(torch.tensor(done.loss, dtype=torch.float64), loss)
+    done = fit_sgd(head_of(family), TensorBatches(shifted, 100), trainer={"max_epochs": 1}, polish="irls")
+    assert str(done.status) == "CONVERGED" and done.distance < 1e-3
+    again = head_of(family)
+    fit_sgd(again, shifted, trainer={"max_epochs": 1}, polish="irls")
+    torch.testing.assert_close(again.coef[0], want.flat.coef[0], rtol=1e-6, atol=1e-6)

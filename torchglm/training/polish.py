@@ -45,7 +45,7 @@ def polished(
     A shape that is estimated is left as it was trained where there are no steps; it counts in the distance. With an l1
     penalty no step is made: its optimum has zeros, which whitened columns have not.
     """
-    source = _rows(head, batches, ranks)
+    source = rows_over(head, batches, ranks)
     rows = OnWhitened(inner, head, source, penalty)
     shape = _Shape(head, source) if head.family.estimates_shape else None
     limit, beside = False, 0.0
@@ -68,7 +68,7 @@ def solved(
     inner: WhitenedGLM, head: GLMHead, batches: Iterable[Any], penalty: Penalty | None, ranks: Ranks
 ) -> Polished:
     """IRLS from the trained coefficients to its end, written into the head; aliased columns have 0."""
-    source, whole = _rows(head, batches, ranks), penalty_on(head, penalty)
+    source, whole = rows_over(head, batches, ranks), penalty_on(head, penalty)
     rank_tol = 1e-6 if head.weight.dtype == torch.float32 else 1e-12
     family, found = solve(
         source,
@@ -117,7 +117,7 @@ def _take(family: Family, other: Family) -> None:
         mine.copy_(theirs.reshape(mine.shape))
 
 
-def _rows(head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> Any:
+def rows_over(head: GLMHead, batches: Iterable[Any], ranks: Ranks) -> Any:
     """The rows of batches for fits, those of all processes together."""
     rows = rows_of_batches(head, batches, head.weight.device)
     own = list(rows) if isinstance(batches, list) else rows

@@ -1,4 +1,4 @@
-"""The SGD solver: a plain GLM trained by minibatch, on columns that make its loss well conditioned."""
+"""The SGD solver: a plain GLM trained by minibatch, in coordinates that make its loss well conditioned."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import Status
 from torchglm.inputs import GLMBatch, as_batch, named
 from torchglm.model.face import GLMHead, VectorHead
+from torchglm.model.head_rows import penalty_on
 from torchglm.rows.ranks import Ranks
 from torchglm.training.batches import TensorBatches, generator_of, rank_and_world, take
 from torchglm.training.checkpointing import train
 from torchglm.training.closed_form import ClosedForm
 from torchglm.training.lit_glm import LitGLM
-from torchglm.training.polish import polished, solved
+from torchglm.training.polish import Polished, polished, solved
+from torchglm.training.preconditioned import polished_head, preconditioned
 from torchglm.training.row_checks import check_rows, checked, suit
 from torchglm.training.sgd_loop import cosine, descend
 from torchglm.training.whitening import WhitenedGLM, Whitening
@@ -76,7 +78,8 @@ def fit_sgd(
     A first pass centres, decorrelates and scales the columns, so that the Hessian of the loss is about the
     identity and one learning rate suits every data set; weight and bias are mapped back exactly. A last pass
     measures the distance from the optimum, and the dispersion where the head is to estimate it. Of tensors a copy is
-    made, on such columns and in random order; batches of a loader are taken as they come.
+    made, on such columns and in random order; batches of a loader are taken as they come. Of several predictors two
+    passes find the null model and the information there, and its coordinates take the place of such columns.
 
     Args:
         head: what to train, with one response; it starts from the null model.
@@ -101,8 +104,6 @@ def fit_sgd(
     """
     if polish != "irls" and (not isinstance(polish, int) or polish < 0):
         raise ValueError(f"polish must be a number of Newton steps, or 'irls', got {polish!r}.")
-    if isinstance(head, VectorHead):
-        raise ValueError("fit_sgd trains heads of one linear predictor. Use LitGLM, LitIRLS or head.fit(x, y).")
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
@@ -112,43 +113,101 @@ def fit_sgd(
         held = as_batch(held, head.link)
     if held is None and lbfgs and (not isinstance(data, Sized) or len(data) != 1):
         raise ValueError("LBFGS needs all rows in one batch. Pass the tensors, or batches of that size.")
-    passes: Iterable[Any] = data if held is None else [held]
     suit(data, head.family)
-    columns = Whitening.learn(head, _each(checked(passes, head.family), head), _ranks(held))
-    inner = columns.whitened(head)
-    model, batches = (
-        (inner, data) if held is None else (inner.head, _whitened(held, inner, None if lbfgs else batch_size, seed))
-    )
+    size = None if lbfgs else batch_size
+    if isinstance(head, VectorHead):
+        course = _several(head, data, held, penalty, size, seed)
+    else:
+        course = _one(head, data, held, penalty, size, seed)
     lit = LitGLM(
-        model,
+        course.model,
         optimizer or _sgd,
         metrics={},
-        scale=columns.scale,
+        scale=course.scale,
         scheduler_interval="step",
-        penalty=None if penalty is None else _penalty_of(penalty, inner, head),
+        penalty=course.penalty,
     )
     lit.watched = isinstance(trainer, Trainer) or not set(trainer or {}) <= {"max_epochs", "max_steps", "max_time"}
-    made = None if kept or penalty or lbfgs else _plainly(lit, batches, trainer, decay)
+    made = None if kept or penalty or lbfgs else _plainly(lit, course.batches, trainer, decay)
     if made is None:
         with _hush(not isinstance(trainer, Trainer)):
             chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}), _ranks(held))
             lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
-            train(chosen, lit, batches, kept)
+            train(chosen, lit, course.batches, kept)
         made = chosen.current_epoch, chosen.global_step
-    inner.to(head.weight.device)
-    if not bool(torch.isfinite(inner.trained).all()):
+    course.model.to(head.weight.device)
+    if not bool(torch.isfinite(course.trained()).all()):
         raise ValueError(
             "training ended in coefficients that are not finite. Lower the learning rate, or "
             "for LBFGS pass line_search_fn='strong_wolfe'."
         )
-    if polish == "irls":
-        end = solved(inner, head, passes, penalty, _ranks(held))
-    else:
-        end = polished(inner, head, passes, penalty, polish, _ranks(held))
-        inner.write(head)
+    end = course.end(polish)
     if head.dispersion_kind == "estimated" and end.dispersion > 0:
         head.set_dispersion_(end.dispersion)
     return Trained(end.loss, end.distance, *made, end.status)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What is trained in the place of a head, on which batches, and how it ends."""
+
+    model: nn.Module
+    batches: Any
+    scale: float
+    penalty: Callable[[nn.Module], Tensor] | None
+    trained: Callable[[], Tensor]
+    end: Callable[[int | Literal["irls"]], Polished]  # which writes it into the head
+
+
+def _one(
+    head: GLMHead, data: Any, held: GLMBatch | None, penalty: Penalty | None, size: int | None, seed: int
+) -> _Course:
+    """Of one predictor: on whitened columns."""
+    ranks, passes = _ranks(held), data if held is None else [held]
+    columns = Whitening.learn(head, _each(checked(passes, head.family), head), ranks)
+    inner = columns.whitened(head)
+    model, batches = (inner, data) if held is None else (inner.head, _whitened(held, inner, size, seed))
+
+    def end(polish: int | Literal["irls"]) -> Polished:
+        if polish == "irls":
+            return solved(inner, head, passes, penalty, ranks)
+        done = polished(inner, head, passes, penalty, polish, ranks)
+        inner.write(head)
+        return done
+
+    known = None if penalty is None else _penalty_of(penalty, inner, head)
+    return _Course(model, batches, columns.scale, known, lambda: inner.trained, end)
+
+
+def _several(
+    head: VectorHead, data: Any, held: GLMBatch | None, penalty: Penalty | None, size: int | None, seed: int
+) -> _Course:
+    """Of several predictors: in coordinates in which the information of the null model is the identity."""
+    ranks, passes, whole = _ranks(held), data if held is None else [held], penalty_on(head, penalty)
+    inner = preconditioned(head, passes, ranks)
+    batches = data if held is None else _mixed(held, size, seed)
+
+    def value(model: nn.Module) -> Tensor:
+        assert whole is not None
+        coef = inner.coefficients.unsqueeze(0)
+        return whole.value(coef, coef.new_ones(1))[0]
+
+    return _Course(
+        inner,
+        batches,
+        1.0,
+        None if whole is None else value,
+        lambda: inner.theta,
+        lambda polish: polished_head(inner, head, passes, penalty, polish, ranks),
+    )
+
+
+def _mixed(rows: GLMBatch, batch_size: int | None, seed: int) -> TensorBatches:
+    """Batches of a copy of the rows in random order, so that a batch is a run of rows."""
+    n, device = rows.x.shape[0], rows.x.device
+    size = n if batch_size is None else min(batch_size, n)
+    order = torch.randperm(n, generator=generator_of(seed, device=device), device=device)
+    return TensorBatches(take(rows, order), size, shuffle="blocks" if size < n else False, seed=seed)
 
 
 def _plainly(lit: LitGLM, batches: Any, trainer: Any, decay: bool) -> tuple[int, int] | None:
