@@ -91,7 +91,9 @@ def negative_binomial_slopes(y: Tensor, mu: Tensor, alpha: Tensor) -> tuple[Tens
     r = 1 / alpha
     u = (y - mu) / (r + mu)
     base, bend = of_counts(_rising_slopes, y, r)
-    first, second = log1pmx(u) + base, u.square() / (r + y) + bend
+    far = u < -0.5  # where mu is the largest by far, u rounds to -1
+    own = torch.where(far, torch.log((r + y) / (r + mu)) - u, log1pmx(torch.where(far, 0.0, u)))
+    first, second = own + base, u.square() / (r + y) + bend
     return -r * first, r * first + r.square() * second
 
 
