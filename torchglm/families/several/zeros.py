@@ -236,7 +236,8 @@ class Hurdle(_Zeros):
         """Score and information of the family within given that a response is above 0."""
         none = torch.zeros_like(inner[0])
         at_zero, bends = self.family.derivatives(none, inner)
-        odds, out = _odds(self._log_zero(inner)), dict[tuple[int, int], Tensor]()
+        odds = _odds(self._log_zero(inner))
+        out: Pairs = {}
         for k, j in _all(inner):
             taken = odds * (1 + odds) * at_zero[k] * at_zero[j] - odds * bends.get((k, j), none)
             out[k, j] = pairs.get((k, j), none) - taken
