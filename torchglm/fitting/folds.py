@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,30 +17,61 @@ from torchglm.rows.rows import Rows
 SURE = 1e-5  # probabilities are held this far from 0 and 1, as glmnet does
 
 
-def training(rows: Rows, codes: Tensor, folds: int) -> Rows:
-    """The rows of `B` models, and of each of them without one fold: (B (1 + K)) models, those of one model together."""
-    models = rows.y.shape[0]
-    inside = torch.arange(-1, folds, device=codes.device).unsqueeze(-1) != codes  # (1 + K, n)
-    index = torch.arange(models, device=codes.device).repeat_interleave(1 + folds)
-    taken = rows.take(index)
-    weight = torch.where(inside.repeat(models, 1), taken.weight, 0.0)
-    return taken._replace(weight=weight, offset=taken.offset.contiguous())
+class Without:
+    """A source for `B K` models, those of one of its `B` models together, each without the rows of one fold.
+
+    `codes` (n,) are the folds of all rows in the order of the source, `folds` those that are left out.
+    """
+
+    def __init__(self, source: Iterable[Rows], codes: Tensor, folds: list[int]) -> None:
+        self.source, self.codes, self.folds = source, codes, torch.tensor(folds, device=codes.device)
+
+    def __iter__(self) -> Iterator[Rows]:
+        for rows, codes in with_codes(self.source, self.codes):
+            inside = self.folds.unsqueeze(-1) != codes  # (K, n)
+            models, count = rows.y.shape[0], len(inside)
+            if count > 1:
+                rows = rows.take(torch.arange(models, device=codes.device).repeat_interleave(count))
+            weight = torch.where(inside.repeat(models, 1), rows.weight, 0.0)
+            yield rows._replace(weight=weight, offset=rows.offset.contiguous())
+
+    def at_hand(self) -> Iterable[Rows]:
+        """The same, made once where the source is in memory."""
+        return list(self) if isinstance(self.source, list) else self
 
 
-def held_out(rows: Rows, codes: Tensor, folds: int) -> Iterator[tuple[int, Rows]]:
-    """The rows of every fold, all models."""
-    for fold in range(folds):
-        yield fold, rows.at((codes == fold).nonzero()[:, 0])
+def with_codes(source: Iterable[Rows], codes: Tensor) -> Iterator[tuple[Rows, Tensor]]:
+    """The chunks of a source, each with the codes of its rows."""
+    first = 0
+    for rows in source:
+        last = first + rows.y.shape[-1]
+        yield rows, codes[first:last]
+        first = last
 
 
-def mean_deviance(rows: Rows, family: Family, link: Link, coef: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, L) the weighted mean unit deviance of rows at coefficients (B, L, P), and the weight (B,) of the rows."""
-    out = coef.new_empty(coef.shape[:2])
-    for b, own in enumerate(coef):
-        one = rows.take(torch.full((len(own),), b, device=coef.device))
-        deviance = _unit_deviance(one, family, link, own)  # (L, n)
-        out[b] = torch.where(one.weight > 0, deviance * one.weight, 0.0).sum(-1) / one.weight.sum(-1)
-    return torch.nan_to_num(out, nan=torch.inf), rows.weight.sum(-1)
+def fold_weights(source: Iterable[Rows], codes: Tensor, folds: int) -> Tensor:
+    """(B, K) the weight of every fold."""
+    total: Tensor | None = None
+    for rows, own in with_codes(source, codes):
+        part = torch.zeros(rows.y.shape[0], folds, dtype=torch.float64, device=codes.device)
+        part.index_add_(-1, own, rows.weight.to(torch.float64))
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def left_out_deviance(source: Iterable[Rows], codes: Tensor, family: Family, link: Link, coef: Tensor) -> Tensor:
+    """(B, K, L) the weighted mean unit deviance of every fold at its own coefficients (B, K, L, P)."""
+    total = torch.zeros(coef.shape[:-1], dtype=torch.float64, device=coef.device)
+    for rows, own in with_codes(source, codes):
+        for k in range(coef.shape[1]):
+            held = rows.at((own == k).nonzero()[:, 0])
+            for b in range(coef.shape[0]) if held.y.shape[-1] else ():
+                one = held.take(torch.full((coef.shape[2],), b, device=coef.device))
+                deviance = _unit_deviance(one, family, link, coef[b, k])  # (L, n)
+                total[b, k] += torch.where(one.weight > 0, deviance * one.weight, 0.0).sum(-1)
+    weight = fold_weights(source, codes, coef.shape[1])
+    return torch.nan_to_num(total / weight.unsqueeze(-1), nan=torch.inf)
 
 
 def _unit_deviance(rows: Rows, family: Family, link: Link, coef: Tensor) -> Tensor:

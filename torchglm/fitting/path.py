@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.status import Status
 from torchglm.links import Identity, Link
+from torchglm.rows.ranks import members, seen
 from torchglm.rows.rows import Rows, select
 
 STEPS = 100  # of Newton at one strength
@@ -25,6 +27,11 @@ NEAR = 1e-2  # of the largest slope: from here on the observed information
 ALL = 64  # with so many columns none is left out of the quadratic models
 CONSTANT = 2048  # nor with so many where their Gram is the same everywhere
 FEWEST = 1e-3  # the ratio of absolute values that the largest strength is found for where it is less
+DIGITS = 8.0  # that a search at a strength gains
+DEAR = 20.0  # columns whose Gram costs as much as a pass
+SLOWEST = 0.3  # an excess left by a step, as a share, at which a Gram is old whatever it costs
+LEARNT = 0.05  # of the curvature of a Gram that one along a step must have, to be taken for it
+SEEN = 1e-7  # of the largest slope: changes below are too near to rounding to be learnt from
 FLATTEST = 1e-10  # share of a curvature that rounding may take from it
 
 
@@ -76,28 +83,32 @@ class _Here:
 
 
 class WayDown:
-    """The way down of `B` models whose rows are in memory, with columns of like spread, from their null models.
+    """The way down of `B` models of a source, with columns of like spread, from their null models.
 
     The objective is the mean half deviance plus strength times the `terms`. `failed` (B,) are models whose null
     model has no regular maximum. `lever` (P,) is what the slope of a coefficient counts in the certificate: that of an
     intercept as much as it adds to the slopes of the columns as they came. `largest` (B,) is the least strength at
     which all penalised coefficients are 0 for the `ratio` of absolute values.
+
+    The Gram of a quadratic model stays for as long as its steps do well, from one strength to the next; every pass
+    brings it the curvature along its step.
     """
 
     def __init__(
-        self, rows: Rows, family: Family, link: Link, terms: Terms, ratio: float, tol: float, lever: Tensor
+        self, source: Iterable[Rows], family: Family, link: Link, terms: Terms, ratio: float, tol: float, lever: Tensor
     ) -> None:
-        self.rows, self.family, self.link, self.tol, self.ratio = rows, family, link, tol, ratio
-        self.total, self.lever = rows.weight.sum(-1), lever
-        self.coef, self.failed, fixed = null_coefficients(rows, family, link, terms.free & ~terms.held.all(0))
+        self.source, self.family, self.link, self.tol, self.ratio, self.lever = source, family, link, tol, ratio, lever
+        self.coef, self.failed, fixed = null_coefficients(source, family, link, terms.free & ~terms.held.all(0))
         held = terms.held | fixed
         zero = torch.zeros_like(terms.lower)
         self.terms = terms = replace(
             terms, lower=torch.where(held, zero, terms.lower), upper=torch.where(held, zero, terms.upper)
         )
         self.coef = self.coef.clamp(terms.lower, terms.upper)
-        self.every = torch.arange(rows.y.shape[0], device=rows.y.device)
+        self.every = torch.arange(len(self.coef), device=self.coef.device)
         self.steady = type(link) is Identity and family.least_squares
+        self._subset: dict[str, tuple[Tensor, Iterable[Rows]]] = {}
+        self.total = fold(source, Point(self.coef, curved=False, census=True), family, link).weight
         self.here = self._pass(self.every, self.coef)
         pull = excess(self.coef, self.here.slope, zero, terms.lower, terms.upper)
         weight = max(ratio, FEWEST) * terms.absolute
@@ -105,30 +116,66 @@ class WayDown:
         self.unit = pull.amax(-1).clamp(min=torch.finfo(torch.float64).tiny)
         p = terms.lower.shape[-1]
         whole = p <= (CONSTANT if self.steady else ALL)
-        self.columns = torch.arange(p, device=rows.y.device) if whole else terms.free.nonzero()[:, 0]
+        self.columns = torch.arange(p, device=self.coef.device) if whole else terms.free.nonzero()[:, 0]
         self._narrow = self._chosen()
         self._gram: Tensor | None = None
-        self._fresh = torch.zeros_like(self.failed)
+        self._fresh = torch.zeros_like(self.failed)  # the Gram may serve
+        self._exact = torch.zeros_like(self.failed)  # it is that of the very point
 
-    def follow(self, strength: Tensor) -> Found:
-        """The minima at strengths (B, L), none of which rises."""
-        before = torch.maximum(self.largest, strength[:, 0])
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+    def follow(self, strength: Tensor, beside: Sequence[WayDown] = ()) -> tuple[Found, ...]:
+        """The minima at strengths (B, L), none of which rises, of these models and of those `beside` them.
+
+        The latter are as many for each of these in turn (without a fold each, say), and begin where these lead.
+        """
+        before, reached = torch.maximum(self.largest, strength[:, 0]), self.coef
+        ways, found = (self, *beside), list[list[tuple[Tensor, Tensor, Tensor]]]()
+        found = [[] for _ in ways]
         for now in strength.unbind(-1):
-            self._screen(self.ratio * (2 * now - before))
-            kkt = self._descend(now)
-            found.append((self.coef.clone(), self.here.half.clone(), kkt))
-            before = now
-        coef, half, kkt = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
-        return Found(coef, half, kkt)
+            for way, points in zip(ways, found, strict=True):
+                count = len(way.every) // len(self.every)
+                own, last = now.repeat_interleave(count), before.repeat_interleave(count)
+                if way is not self:
+                    way._lean(self, (self.coef - reached).repeat_interleave(count, 0), own, count)
+                way._screen(way.ratio * (2 * own - last))
+                points.append((way.coef, way.here.half, way._descend(own)))
+                points[-1] = (way.coef.clone(), way.here.half.clone(), points[-1][2])
+                if way is self:
+                    moved = self.coef.clone()
+            before, reached = now, moved
+        return tuple(Found(*(torch.stack(parts, 1) for parts in zip(*points, strict=True))) for points in found)
+
+    def _lean(self, other: WayDown, moved: Tensor, strength: Tensor, count: int) -> None:
+        """Take the step that other models took, and their Grams, where either serves."""
+        l1, l2 = self._penalties(strength)
+        trial = torch.where((self.coef == 0) & (moved == 0), 0.0, self.coef + moved)
+        stays = other.coef.repeat_interleave(count, 0) == 0
+        trial = torch.where(stays & (l1 > 0), 0.0, trial).clamp(self.terms.lower, self.terms.upper)
+        there = self._pass(self.every, trial)
+        better = self._excess(self.every, trial, there, l1, l2).amax(-1)
+        better = better < self._excess(self.every, self.coef, self.here, l1, l2).amax(-1)
+        lane = (better & there.valid & ~self.failed).nonzero()[:, 0]
+        self.coef = self.coef.index_copy(0, lane, trial[lane])
+        self.here.put(lane, _Here(there.half[lane], there.slope[lane], there.valid[lane]))
+        self._exact[lane] = False
+        if self._gram is not None or other._gram is None or self.steady:
+            return
+        self.columns, self._narrow, self._subset = other.columns, self._narrow, {}
+        self._narrow = self._chosen()
+        self._gram = other._gram.repeat_interleave(count, 0)
+        self._fresh = torch.ones_like(self._fresh)
 
     # one strength ------------------------------------------------------------------------------------------
 
+    def _penalties(self, strength: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, P) the weights of absolute values and of squares at strengths (B,)."""
+        own = strength.unsqueeze(-1)
+        return own * self.ratio * self.terms.absolute, own * (1 - self.ratio) * self.terms.square
+
     def _descend(self, strength: Tensor) -> Tensor:
         """Newton's steps to the minimum; (B,) the excess where they end."""
-        l1 = strength.unsqueeze(-1) * self.ratio * self.terms.absolute
-        l2 = strength.unsqueeze(-1) * (1 - self.ratio) * self.terms.square
+        l1, l2 = self._penalties(strength)
         stalled, firm = torch.zeros_like(self.failed), torch.zeros_like(self.failed)
+        before = torch.full_like(self.unit, torch.inf)
         for _ in range(STEPS):
             most = self._excess(self.every, self.coef, self.here, l1, l2)
             kkt = most.amax(-1) / self.unit
@@ -136,13 +183,22 @@ class WayDown:
             if not lane.numel():
                 break
             self._join((most[lane] > self.tol * self.unit[lane, None]).any(0))
+            if not self.steady:
+                self._fresh[lane] &= (kkt <= self._slow * before)[lane]
             firm[lane] |= ~self._curve(lane, (kkt < NEAR) & ~firm, l2)
             aim = self._aim(lane, l1, l2)
+            exact = self._exact[lane]
             still = self._walk(lane, aim, l1, l2, kkt)
-            stalled[lane] = still & firm[lane]
-            firm[lane] |= still
-            self._fresh[lane[still]] = self.steady  # once more, by the expected information
+            stalled[lane] = still & firm[lane] & exact
+            firm[lane] |= still & exact
+            self._fresh[lane[still]] = self.steady  # once more, by a Gram of this point, then the expected information
+            before = kkt
         return self._excess(self.every, self.coef, self.here, l1, l2).amax(-1) / self.unit
+
+    @property
+    def _slow(self) -> float:
+        """The share of an excess that a step with an old Gram may leave, where a new one costs so many passes."""
+        return min(10 ** (-DIGITS / (3 * (1 + self.columns.numel() / DEAR))), SLOWEST)
 
     def _excess(self, lane: Tensor, coef: Tensor, here: _Here, l1: Tensor, l2: Tensor) -> Tensor:
         pull = here.slope - l2[lane] * coef
@@ -175,9 +231,12 @@ class WayDown:
             slack = ROUNDING * (value[left].abs() + 1)
             nearer, lower = worst < kkt[own], new < value[left] - slack
             good = there.valid & (lower | (new <= value[left] + slack))
+            if not self.steady:
+                self._learn(own[good], trial[good] - start[left][good], there.slope[good])
             self.coef[own[good]] = trial[good]
             self.here.put(own[good], _Here(there.half[good], there.slope[good], there.valid[good]))
-            self._fresh[own[good]] = self.steady
+            self._exact[own[good]] = self.steady
+            self._fresh[own[good]] &= share == 1.0
             still[left[good]] = ~(nearer | lower)[good]
             left, share = left[~good], share / 2
             if not left.numel():
@@ -185,14 +244,31 @@ class WayDown:
         still[left] = True
         return still
 
+    def _learn(self, lane: Tensor, step: Tensor, slope: Tensor) -> None:
+        """Bring Grams the curvature along a step, from the slopes (B, P) at its end: the rule of Broyden and others.
+
+        Source: Nocedal & Wright (2006), equation 6.19.
+        """
+        assert self._gram is not None
+        at = self.columns
+        step, change = step[:, at], (self.here.slope[lane] - slope)[:, at]
+        gram = self._gram[lane]
+        image = (gram @ step.unsqueeze(-1)).squeeze(-1)
+        bend, own = (step * change).sum(-1), (step * image).sum(-1)
+        sound = (bend > LEARNT * own) & (own > 0) & (change.abs().amax(-1) > SEEN * self.unit[lane])
+        change = torch.where(sound.unsqueeze(-1), change / torch.where(sound, bend, 1.0).sqrt().unsqueeze(-1), 0.0)
+        image = torch.where(sound.unsqueeze(-1), image / torch.where(sound, own, 1.0).sqrt().unsqueeze(-1), 0.0)
+        gram = gram + change.unsqueeze(-1) * change.unsqueeze(-2) - image.unsqueeze(-1) * image.unsqueeze(-2)
+        self._gram[lane] = gram
+
     def _value(self, lane: Tensor, coef: Tensor, half: Tensor, l1: Tensor, l2: Tensor) -> Tensor:
         return half + (l1[lane] * coef.abs() + l2[lane] * coef.square() / 2).sum(-1)
 
     # passes over the rows ----------------------------------------------------------------------------------
 
     def _pass(self, lane: Tensor, coef: Tensor) -> _Here:
-        rows = self._of(self.rows, lane)
-        sums = fold([rows], Point(coef, curved=False), take_family(self.family, lane), self.link)
+        source = self._of("all", self.source, lane)
+        sums = fold(source, Point(coef, curved=False), take_family(self.family, lane), self.link)
         total = self.total[lane]
         return _Here(sums.objective / total, sums.score / total.unsqueeze(-1), sums.valid)
 
@@ -212,16 +288,23 @@ class WayDown:
             if again.numel():
                 self._gram[again] = self._curvature(again, torch.zeros_like(again, dtype=torch.bool))
                 sound &= ~torch.isin(lane, again)
-        self._fresh[stale] = True
+        self._fresh[stale] = self._exact[stale] = True
         return sound
 
     def _curvature(self, lane: Tensor, observed: Tensor) -> Tensor:
         point = Point(self.coef[lane][:, self.columns], observed)
-        sums = fold([self._of(self._narrow, lane)], point, take_family(self.family, lane), self.link)
+        source = self._of("narrow", self._narrow, lane)
+        sums = fold(source, point, take_family(self.family, lane), self.link)
         return sums.gram.written_out() / self.total[lane, None, None]
 
-    def _of(self, rows: Rows, lane: Tensor) -> Rows:
-        return rows if lane.numel() == rows.y.shape[0] else rows.take(lane)
+    def _of(self, which: str, source: Iterable[Rows], lane: Tensor) -> Iterable[Rows]:
+        """A source of models `lane`, which stays at hand until others are asked for."""
+        if lane.numel() == self.every.numel():
+            return source
+        known = self._subset.get(which)
+        if known is None or not torch.equal(known[0], lane):
+            known = self._subset[which] = (lane, members(source, lane))
+        return known[1]
 
     # columns that may leave zero ---------------------------------------------------------------------------
 
@@ -246,22 +329,27 @@ class WayDown:
         self.columns = (wanted | inside).nonzero()[:, 0]
         self._narrow = self._chosen()
         self._gram, self._fresh = None, torch.zeros_like(self._fresh)
+        self._exact = torch.zeros_like(self._fresh)
 
-    def _chosen(self) -> Rows:
-        return self.rows if self.columns.numel() == self.rows.columns else select(self.rows, self.columns)
+    def _chosen(self) -> Iterable[Rows]:
+        self._subset.pop("narrow", None)
+        at = self.columns
+        return self.source if at.numel() == self.coef.shape[-1] else seen(self.source, lambda rows: select(rows, at))
 
 
-def null_coefficients(rows: Rows, family: Family, link: Link, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def null_coefficients(
+    source: Iterable[Rows], family: Family, link: Link, free: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """(B, P) the maxima with the `free` (P,) coefficients alone, the models (B,) without one, and what is aliased.
 
     The last (B, P) are free coefficients that others make up for: they stay 0.
     """
-    models, at = rows.y.shape[0], free.nonzero()[:, 0]
-    coef = torch.zeros(models, free.numel(), dtype=torch.float64, device=rows.y.device)
+    models, at = next(iter(source)).y.shape[0], free.nonzero()[:, 0]
+    coef = torch.zeros(models, free.numel(), dtype=torch.float64, device=free.device)
     aliased = torch.zeros_like(coef, dtype=torch.bool)
     if not at.numel():
         return coef, torch.zeros(models, dtype=torch.bool, device=coef.device), aliased
-    found = irls([select(rows, at)], family, link, tol=1e-10)
+    found = irls(seen(source, lambda rows: select(rows, at)), family, link, tol=1e-10)
     coef[:, at], aliased[:, at] = torch.where(found.keep, found.coef, 0.0), ~found.keep
     return coef, found.status != int(Status.CONVERGED), aliased
 

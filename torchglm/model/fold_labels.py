@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,18 @@ from torch import Tensor
 
 from torchglm.design import groups, is_source
 from torchglm.design.sources import scan
+from torchglm.fitting.folds import fold_weights
 from torchglm.inputs import Data
+from torchglm.rows.rows import Rows
 from torchglm.tables import TextFormat, as_table
 
 
-def fold_codes(folds: Any, n: int, weight: Tensor, seed: int) -> tuple[Tensor | None, list[Any]]:
+def fold_codes(folds: Any, source: Iterable[Rows], seed: int) -> tuple[Tensor | None, list[Any]]:
     """The number of the fold of every row (n,), and the labels of the folds; None where there are none."""
     if folds is None:
         return None, []
+    sizes = [rows.y.shape[-1] for rows in source]
+    n, device = sum(sizes), next(iter(source)).y.device
     if isinstance(folds, bool):
         raise TypeError(f"folds is how many, or a label for each row; got {folds!r}.")
     if isinstance(folds, int):
@@ -29,10 +34,11 @@ def fold_codes(folds: Any, n: int, weight: Tensor, seed: int) -> tuple[Tensor | 
         labels: list[Any] = list(range(folds))
     else:
         codes, labels = _codes(folds, n)
-    codes = codes.to(weight.device)
-    for k, label in enumerate(labels):
-        if bool((weight[:, codes == k].sum(-1) == 0).any()):
-            raise ValueError(f"fold {label!r} has no row of positive weight. Merge it with another.")
+    codes = codes.to(device)
+    empty = (fold_weights(source, codes, len(labels)) == 0).any(0)
+    if bool(empty.any()):
+        label = labels[int(empty.nonzero()[0, 0])]
+        raise ValueError(f"fold {label!r} has no row of positive weight. Merge it with another.")
     return codes, labels
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,8 @@ from torchglm.model.path import Path
 from torchglm.model.path_options import column_values, strengths_of
 from torchglm.model.path_search import Searches
 from torchglm.model.sources import data_of
-from torchglm.rows.rows import Rows, wide
+from torchglm.rows.ranks import ranks_of
+from torchglm.rows.rows import Rows
 from torchglm.rows.threads import small_operators
 from torchglm.tables.text_format import TextFormat
 
@@ -112,17 +113,17 @@ def path(
     )
     if data.plan is not None and data.family is not None:
         family, chosen = data.family, data.family.default_link
-    rows = _in_memory(data)
-    standard = Standard.of_rows(wide(rows), data.constant)
+    source = _whole(data)
+    standard = Standard.of_source(source, data.constant)
     slopes = column_values(data, standard, factor, lower, upper, l1_ratio)
     if isinstance(folds, str):
         folds = column_of_folds(folds, x, y, data, reading)
-    codes, labels = fold_codes(folds, rows.y.shape[-1], rows.weight, seed)
+    codes, labels = fold_codes(folds, source, seed)
     search = Searches(standard, slopes, family, chosen, l1_ratio, standardize, tol)
-    way = search.of(standard.rows, "")
-    given = strengths_of(strength, way.largest, data.batch, n, smallest, rows)
-    whole = way.follow(given)
-    deviances = (None, None, None) if codes is None else search.validated(codes, labels, given)
+    way = search.of(standard.source)
+    given = strengths_of(strength, way.largest, data.batch, n, smallest, source)
+    whole, *without = way.follow(given, () if codes is None else search.without(codes, labels))
+    deviances = (None, None, None) if codes is None else search.validated(codes, without)
     fold_deviance, cv_mean, cv_se = (_shaped(value, data) for value in deviances)
     coef = standard.original(whole.coef)
     if search.symmetric:
@@ -132,7 +133,7 @@ def path(
         strength=given[0] if shared else given.reshape(*data.batch, -1),
         coef=coef.reshape(*data.batch, *coef.shape[1:]),
         df=_nonzero(whole.coef, standard).reshape(*data.batch, -1),
-        dev_ratio=search.explained(whole.half).reshape(*data.batch, -1),
+        dev_ratio=search.explained(whole.half, way.total).reshape(*data.batch, -1),
         kkt=whole.kkt.reshape(*data.batch, -1),
         names=data.names,
         l1_ratio=float(l1_ratio),
@@ -142,7 +143,7 @@ def path(
         cv_mean=cv_mean,
         cv_se=cv_se,
         data=data,
-        weights=search.terms(standard.rows, original=True),
+        weights=search.terms(standard.source, original=True),
     )
 
 
@@ -159,18 +160,14 @@ def _family_and_link(family: Family, link: str | Link | None) -> tuple[Family, L
     return family, family.default_link if link is None else links.get(link)
 
 
-def _in_memory(data: Data) -> Rows:
-    """The rows of a call. Raises `ValueError` where they are not held, or not finite."""
-    source = data.source
-    if not isinstance(source, list) or len(source) != 1:
-        raise ValueError(
-            "path holds its rows in memory: pass arrays, or a formula and a table (torchglm.tables.read_table(path))."
-        )
+def _whole(data: Data) -> Iterable[Rows]:
+    """The rows of a call. Raises `ValueError` where they are shared out to processes, or not finite."""
+    if ranks_of(data.source).size > 1:
+        raise ValueError("path is for one process. Call it in one, on files of any size, or fit one strength in all.")
     if data.skip is not None:
         at = int(data.skip.nonzero()[0, 0])
         raise ValueError(f"model {at} of the batch has rows that are not finite, or none at all. Leave it out.")
-    rows: Rows = source[0]
-    return rows
+    return data.source
 
 
 def _centred(coef: Tensor, terms: Terms, standard: Standard) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torchglm import inputs
 from torchglm.fitting.path import Terms
 from torchglm.fitting.standard import Standard
 from torchglm.inputs import Data
-from torchglm.rows.rows import Rows
+from torchglm.rows.rows import Rows, whole
 
 LEAST = (1e-4, 1e-2)  # of the largest strength, with more rows than columns and with fewer
 
@@ -54,13 +55,13 @@ def _values(data: Data, standard: Standard, value: Any, name: str, default: floa
 
 
 def strengths_of(
-    strength: Any, largest: Tensor, batch: torch.Size, n: int, smallest: float | None, rows: Rows
+    strength: Any, largest: Tensor, batch: torch.Size, n: int, smallest: float | None, source: Iterable[Rows]
 ) -> Tensor:
     """(B, L) the strengths: those given, or a geometric sequence from the largest of each model down."""
     if strength is None:
-        return _sequence(largest, n, smallest, rows)
+        return _sequence(largest, n, smallest, source)
     one = isinstance(strength, int | float)
-    given = inputs.tensor([strength] if one else strength, "strength", rows.y.device).to(torch.float64)
+    given = inputs.tensor([strength] if one else strength, "strength", largest.device).to(torch.float64)
     given = given.reshape(1) if given.dim() == 0 else given
     if given.shape[:-1] not in (torch.Size(), batch):
         raise ValueError(
@@ -79,11 +80,13 @@ def strengths_of(
     return given.expand(*batch, given.shape[-1]).reshape(largest.shape[0], -1)
 
 
-def _sequence(largest: Tensor, n: int, smallest: float | None, rows: Rows) -> Tensor:
+def _sequence(largest: Tensor, n: int, smallest: float | None, source: Iterable[Rows]) -> Tensor:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a whole number of strengths >= 1, got {n!r}.")
-    used = int((rows.weight > 0).sum(-1).min())
-    least = LEAST[0 if used > rows.x.shape[-1] else 1] if smallest is None else float(smallest)
+    used, columns = torch.zeros((), device=largest.device), 0
+    for rows in source:
+        used, columns = used + (rows.weight > 0).sum(-1), whole(rows.between(0, 1)).shape[-1]
+    least = LEAST[0 if int(used.min()) > columns else 1] if smallest is None else float(smallest)
     if not 0 < least < 1:
         raise ValueError(f"smallest is a share of the largest strength, between 0 and 1; got {smallest}.")
     flat = ~(largest > 0) | ~torch.isfinite(largest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,15 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import Multinomial
-from torchglm.fitting.folds import held_out, mean_deviance, training
+from torchglm.fitting.folds import Without, fold_weights, left_out_deviance
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Point
-from torchglm.fitting.path import Terms, WayDown, null_coefficients
+from torchglm.fitting.path import Found, Terms, WayDown, null_coefficients
 from torchglm.fitting.standard import Standard
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
+
+FOLDS = 1e-8  # of the largest slope: what the models without a fold may leave
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,9 @@ class Searches:
     standardize: bool
     tol: float
 
-    def terms(self, rows: Rows, original: bool = False) -> Terms:
+    def terms(self, source: Iterable[Rows], original: bool = False) -> Terms:
         """What a strength of 1 weighs each coefficient with: of the scaled columns, or of those as they came."""
-        spread = self.standard.spread(rows.weight)
+        spread = self.standard.spread(source)
         scale = self.standard.scales().expand_as(spread)
         held = spread == 0
         unit = scale if original else torch.ones_like(scale)
@@ -56,9 +59,10 @@ class Searches:
             return torch.zeros_like(free)
         return free & (torch.arange(free.numel(), device=free.device) < free.numel() // self.standard.contrast.shape[1])
 
-    def of(self, rows: Rows, without: str) -> WayDown:
+    def of(self, source: Iterable[Rows], without: str = "", tol: float | None = None) -> WayDown:
         """The way down on some rows. Raises `ValueError` where a null model has no regular maximum."""
-        way = WayDown(rows, self.family, self.link, self.terms(rows), self.ratio, self.tol, self.standard.lever())
+        tol, lever = self.tol if tol is None else tol, self.standard.lever()
+        way = WayDown(source, self.family, self.link, self.terms(source), self.ratio, tol, lever)
         bad = way.failed | ~way.here.valid
         if bool(bad.any()):
             which = f" of model {int(bad.nonzero()[0, 0])}" if len(bad) > 1 and not without else ""
@@ -68,37 +72,37 @@ class Searches:
             )
         return way
 
-    def validated(self, codes: Tensor, labels: list[Any], strength: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def without(self, codes: Tensor, labels: list[Any]) -> list[WayDown]:
+        """The ways of the models without each fold: in one where they share a design, else a fold each."""
+        source, count = self.standard.source, len(labels)
+        shared = next(iter(source)).shared
+        ways = []
+        for some in [list(range(count))] if shared else [[k] for k in range(count)]:
+            said = f" without fold {labels[some[0]]!r}" if len(some) == 1 else " without one of the folds"
+            ways.append(self.of(Without(source, codes, some).at_hand(), said, max(self.tol, FOLDS)))
+        return ways
+
+    def validated(self, codes: Tensor, found: Sequence[Found]) -> tuple[Tensor, Tensor, Tensor]:
         """(B, K, L) the mean deviance of every fold, its weighted mean (B, L), and the standard error of that."""
-        deviance, weight = self._left_out(codes, labels, strength)
+        source = self.standard.source
+        if next(iter(source)).shared:
+            coef = found[0].coef.unflatten(0, (-1, len(found[0].coef) // self._models(source)))
+        else:
+            coef = torch.stack([one.coef for one in found], 1)
+        deviance = left_out_deviance(source, codes, self.family, self.link, coef)
+        weight = fold_weights(source, codes, coef.shape[1])
         share = (weight / weight.sum(-1, keepdim=True)).unsqueeze(-1)  # (B, K, 1)
         mean = (share * deviance).sum(1)
         square = (share * (deviance - mean.unsqueeze(1)).square()).sum(1)
-        return deviance, mean, (square / (len(labels) - 1)).sqrt()
+        return deviance, mean, (square / (coef.shape[1] - 1)).sqrt()
 
-    def _left_out(self, codes: Tensor, labels: list[Any], strength: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, K, L) the mean deviance of every fold, by the models without it, and the weights (B, K) of the folds."""
-        rows, count = self.standard.rows, len(labels)
-        together = [list(range(count))] if rows.shared else [[k] for k in range(count)]
-        deviance = strength.new_empty(rows.y.shape[0], count, strength.shape[-1])
-        weight = strength.new_empty(rows.y.shape[0], count)
-        for some in together:
-            index = torch.tensor(some, device=codes.device)
-            own = torch.where((codes.unsqueeze(-1) == index).any(-1), codes - some[0], -2)
-            train = training(rows, own, len(some))
-            first = torch.arange(train.y.shape[0], device=codes.device) % (1 + len(some)) == 0
-            train = train.take((~first).nonzero()[:, 0])
-            without = f" without fold {labels[some[0]]!r}" if len(some) == 1 else " without one of the folds"
-            found = self.of(train, without).follow(strength.repeat_interleave(len(some), 0))
-            coef = found.coef.unflatten(0, (-1, len(some)))
-            for place, held in held_out(rows, own, len(some)):
-                k = some[place]
-                deviance[:, k], weight[:, k] = mean_deviance(held, self.family, self.link, coef[:, place])
-        return deviance, weight
+    @staticmethod
+    def _models(source: Iterable[Rows]) -> int:
+        return next(iter(source)).y.shape[0]
 
-    def explained(self, half: Tensor) -> Tensor:
+    def explained(self, half: Tensor, total: Tensor) -> Tensor:
         """(B, L) the share of the deviance of the intercepts alone that is gone at mean half deviances (B, L)."""
-        rows = self.standard.rows
-        coef, _, _ = null_coefficients(rows, self.family, self.link, self.standard.ones & ~self.pinned)
-        null = fold([rows], Point(coef, curved=False), self.family, self.link).objective / rows.weight.sum(-1)
+        source = self.standard.source
+        coef, _, _ = null_coefficients(source, self.family, self.link, self.standard.ones & ~self.pinned)
+        null = fold(source, Point(coef, curved=False), self.family, self.link).objective / total
         return 1 - half / null.unsqueeze(-1)
