@@ -47,7 +47,7 @@ def fold(source: Iterable[Rows], point: Point, family: Family, link: Link) -> Mo
 
 def moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
     """The moments of one chunk, block by block; on a CPU the blocks are spread over threads."""
-    blocks = list(rows.blocks())
+    blocks = list(rows.blocks(point.curved))
     several = not rows.shared and rows.y.shape[0] > 1
 
     def work(part: Sequence[tuple[slice, Rows]]) -> dict[int, Moments]:

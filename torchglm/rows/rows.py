@@ -129,8 +129,8 @@ class Rows(NamedTuple):
         step = max(256, step)
         return (self.between(start, start + step) for start in range(0, max(n, 1), step))
 
-    def blocks(self) -> Iterator[tuple[slice, Rows]]:
-        """Blocks that fit a cache, each with the models it belongs to."""
+    def blocks(self, curved: bool = True) -> Iterator[tuple[slice, Rows]]:
+        """Blocks that fit a cache, each with the models it belongs to; larger where no Grams are made of them."""
         models, n = self.y.shape
         p = max(1, self.columns + (0 if self.plan is None else self.plan.predictors**2))
         size = CARD_BLOCK if self.on_card else BLOCK
@@ -145,7 +145,7 @@ class Rows(NamedTuple):
                 yield slice(0, models), self.between(start, min(n, start + step))
             return
         if self.shared:
-            step = max(256, 2 * size // p if models == 1 else size // (p * (p + 1) // 2 + models))
+            step = max(256, 2 * size // p if models == 1 else size // ((p * (p + 1) // 2 if curved else p) + models))
             for start in range(0, n, step):
                 yield slice(0, models), self.between(start, min(n, start + step))
             return
