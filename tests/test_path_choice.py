@@ -6,6 +6,7 @@ import json
 from pathlib import Path as Folder
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -185,3 +186,17 @@ def test_the_command_line_chooses_a_strength(tmp_path: Folder, capsys: pytest.Ca
         (tmp_path / "wrong.yaml").write_text(json.dumps(wrong))
         assert main(["fit", str(tmp_path / "wrong.yaml")]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_rows_that_are_read_at_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = drawn("poisson")
+    frame = pd.DataFrame(x.numpy(), columns=list("abcde")).assign(y=y.numpy(), w=1.0 + np.arange(90) % 2)
+    want = torchglm.path("y ~ a + b + c", frame, family="poisson", n=3, weights="w", folds=2)
+    monkeypatch.setattr("torchglm.inputs.files.HOLD", 1)
+    chunks = lambda: iter([frame[:20], frame[20:]])  # noqa: E731
+    path = torchglm.path("y ~ a + b + c", chunks, family="poisson", n=3, weights="w", folds=2)
+    assert not isinstance(path.data.source, list) and bool(path.converged.all())
+    torch.testing.assert_close(path.coef, want.coef, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(path.aic, want.aic)
+    torch.testing.assert_close(path.select("bic").deviance, want.select("bic").deviance)
+    torch.testing.assert_close(path.cv_mean, want.cv_mean, rtol=1e-7, atol=0)

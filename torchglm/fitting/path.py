@@ -24,8 +24,9 @@ HALVINGS = 40
 INNER = 1e-3  # of the tolerance, for the quadratic models
 ROUNDING = 1e-12  # of the objective
 NEAR = 1e-2  # of the largest slope: from here on the observed information
-ALL = 64  # with so many columns none is left out of the quadratic models
+ALL = 256  # with so many columns none is left out of the quadratic models
 CONSTANT = 2048  # nor with so many where their Gram is the same everywhere
+AHEAD = 0.7  # of a strength: columns that may enter above it come with the first that does
 FEWEST = 1e-3  # the ratio of absolute values that the largest strength is found for where it is less
 DIGITS = 8.0  # that a search at a strength gains
 DEAR = 20.0  # columns whose Gram costs as much as a pass
@@ -136,7 +137,7 @@ class WayDown:
                 own, last = now.repeat_interleave(count), before.repeat_interleave(count)
                 if way is not self:
                     way._lean(self, (self.coef - reached).repeat_interleave(count, 0), own, count)
-                way._screen(way.ratio * (2 * own - last))
+                way._screen(own, last)
                 points.append((way.coef, way.here.half, way._descend(own)))
                 points[-1] = (way.coef.clone(), way.here.half.clone(), points[-1][2])
                 if way is self:
@@ -308,17 +309,25 @@ class WayDown:
 
     # columns that may leave zero ---------------------------------------------------------------------------
 
-    def _screen(self, threshold: Tensor) -> None:
+    def _screen(self, strength: Tensor, before: Tensor) -> None:
         """Take in the columns whose slopes may reach their thresholds at the next strength: the strong rule.
 
+        With the first of them come those that may follow it soon, as a Gram of new columns is made anew.
         Source: Tibshirani et al. (2012), J. R. Stat. Soc. B 74(2), 245-266.
         """
-        near = self.here.slope.abs() >= threshold.unsqueeze(-1) * self.terms.absolute
-        wanted = ((near | (self.coef != 0)) & ~self.terms.held).any(0) | self.terms.free
-        p = wanted.numel()
+        wanted = self._near(self.ratio * (2 * strength - before)) | self.terms.free
+        p, inside = wanted.numel(), torch.zeros_like(wanted)
+        inside[self.columns] = True
+        if bool((wanted & ~inside).any()):
+            wanted = wanted | self._near(AHEAD * self.ratio * strength)
         if self.columns.numel() < p and self.columns.numel() > 2 * int(wanted.sum()) + ALL:
             self.columns = self.columns[:0]
         self._join(wanted)
+
+    def _near(self, threshold: Tensor) -> Tensor:
+        """(P,) the columns that are not zero, or whose slope reaches a share (B,) of their weight, in any model."""
+        near = self.here.slope.abs() >= threshold.unsqueeze(-1) * self.terms.absolute
+        return ((near | (self.coef != 0)) & ~self.terms.held).any(0)
 
     def _join(self, wanted: Tensor) -> None:
         """Take in columns (P,), and leave the Grams behind if there are new ones."""

@@ -19,7 +19,7 @@ from torchglm.fitting.standard import Standard
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
 
-FOLDS = 1e-7  # of the largest slope: what the models without a fold may leave
+FOLDS = 1e-8  # of the largest slope: what the models without a fold may leave
 
 
 @dataclass(frozen=True)
