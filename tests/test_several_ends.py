@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import torchglm as tg
+from torchglm.inference.limits import profile
 
 N = 200
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -124,3 +125,25 @@ def test_weak_zero_inflation_is_found_all_the_same() -> None:
         result = tg.fit(x, y, family=tg.ZeroInflated("negative_binomial"))
     assert int(result.converged.sum()) >= 97 and int(result.n_iter.max()) < 40
     assert float(result.n_iter.double().median()) <= 9
+
+
+def test_profiles_that_run_along_an_edge_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts as even as Poisson's: an alpha of 0 is within its limits, and no search for them creeps there for ever."""
+    turns: list[int] = []
+    search = profile._Profile.root
+
+    def counted(self: Any, lanes: Tensor, distance: Tensor) -> Tensor:
+        turns.append(len(lanes))
+        return search(self, lanes, distance)
+
+    monkeypatch.setattr(profile._Profile, "root", counted)
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 1, generator=g, dtype=torch.float64)
+    y = torch.poisson((1 + 0.4 * x[:, 0]).exp().expand(4, 40), generator=g)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tg.FitWarning)
+        r = tg.fit(x, y, family="negative_binomial", predictors={"alpha": "~ 1"})
+        limits = r.conf_int(method="profile")
+    known = r.flat.status != int(tg.Status.BOUNDARY)
+    assert bool(known.any()) and len(turns) < 90
+    assert bool((limits[known][:, 2, 0] == -torch.inf).all() and torch.isfinite(limits[known][:, :2]).all())

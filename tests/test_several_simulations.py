@@ -147,3 +147,31 @@ def test_those_of_classes_cover_95_percent(family: Any) -> None:
     covered = ((coef - torch.tensor(truth)).abs() <= 1.959963984540054 * cov)[r.converged].double().mean(0)
     assert abs(float(covered.mean()) - 0.95) <= 0.01, covered
     assert float((covered - 0.95).abs().max()) <= 3.5 * math.sqrt(0.95 * 0.05 / FITS), covered
+
+
+COUNTS = {"zero_inflated": tg.ZeroInflated, "hurdle": tg.Hurdle}
+
+
+@pytest.mark.parametrize("name", ["zero_inflated", "hurdle", "tweedie"])
+def test_those_of_laws_with_a_shape_cover_95_percent(name: str) -> None:
+    """A constant alpha behind zeros, and a constant dispersion and power."""
+    d = Draw(n=400)
+    if name == "tweedie":
+        mu, phi, power = d.eta.exp(), 1.5, 1.6
+        jumps = torch.poisson(mu.pow(2 - power) / (phi * (2 - power)), generator=d.generator)
+        shape = torch.where(jumps > 0, jumps * (2 - power) / (power - 1), 1.0)
+        y = torch.where(jumps > 0, d.gamma(shape) * phi * (power - 1) * mu.pow(power - 1), 0.0)
+        r = tg.fit(d.x, y, family=tg.Tweedie(), predictors={"dispersion": "~ 1"})
+        others = [math.log(phi), math.log(0.6 / 0.4)]
+    else:
+        alpha = torch.full_like(d.eta, 0.5)
+        y = d.negative_binomial(alpha)
+        y = d.or_zero(d.above(lambda: d.negative_binomial(alpha)) if name == "hurdle" else y)
+        r = tg.fit(d.x, y, family=COUNTS[name]("negative_binomial"), predictors={"zero": d.x[:, :1]})
+        others = [*OTHER, math.log(0.5)]
+    fine = r.converged
+    assert float(fine.double().mean()) > 0.97
+    truth, limits = torch.tensor([*MEAN, *others], dtype=torch.float64), r.conf_int()[fine]
+    covered = ((limits[..., 0] <= truth) & (truth <= limits[..., 1])).double().mean(0)
+    assert abs(float(covered.mean()) - 0.95) <= 0.01, covered
+    assert float((covered - 0.95).abs().max()) <= 3.5 * math.sqrt(0.95 * 0.05 / FITS), covered

@@ -18,6 +18,7 @@ from torchglm.inference.limits.refit import ROOM, Held, HeldPlanned
 from torchglm.rows.planned import expanded
 from torchglm.rows.rows import Rows, wide
 
+MOST, MOST_SEVERAL = 50, 20  # steps of a refit; with several predictors some creep along an edge of the law
 TOL = 1e-10  # of the refits: their deviance is then good to far more digits than the limits ask for
 
 
@@ -72,7 +73,9 @@ def _limits(result: Fitted, model: Tensor, column: Tensor, target: float) -> Ten
     """(T, 2) the lower and upper limits of coefficients `column[t]` of the models `model[t]`."""
     side = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=model.device).repeat_interleave(model.numel())
     profile = _Profile(result, model.repeat(2), column.repeat(2), side)
-    distance = crossing(profile.root, target * profile.scale, profile.error, target, target * profile.size)
+    distance = crossing(
+        profile.root, target * profile.scale, profile.error, target, target * profile.size, result.plan is not None
+    )
     if profile.lower:
         warnings.warn(
             "a refit of the profile has a lower deviance than the fit, which has not converged: the limits "
@@ -89,6 +92,7 @@ class _Profile:
     def __init__(self, result: Fitted, model: Tensor, column: Tensor, side: Tensor) -> None:
         flat, lane = result.flat, torch.arange(model.numel(), device=model.device)
         self.family, self.link, self.side, self.model = result.family, result.link, side, model
+        self.most = MOST if result.plan is None else MOST_SEVERAL
         coef, root = flat.coef[model], flat.root[model]
         self.held = (Held if result.plan is None else HeldPlanned)(result.source, model, column, flat.keep)
         self.rows = sum(rows.y.shape[-1] for rows in result.source) if isinstance(result.source, list) else None
@@ -132,7 +136,8 @@ class _Profile:
         """The other coefficients, the deviance and the status of refits from a start, or from the solver's own."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a start out of range: the solver then takes its own
-            solution = irls(source, take_family(self.family, self.model[lanes]), self.link, start=start, tol=TOL)
+            family = take_family(self.family, self.model[lanes])
+            solution = irls(source, family, self.link, start=start, tol=TOL, max_iter=self.most)
         return solution.coef, 2 * solution.moments.objective, solution.status
 
 
