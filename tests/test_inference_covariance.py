@@ -111,8 +111,8 @@ def test_a_type_is_of_clusters_and_known(kind: str) -> None:
     result = poisson(x, y)
     with pytest.raises(ValueError, match="type="):
         result.covariance(kind, type="HC1")
-    with pytest.raises(ValueError, match="HC0 or HC1"):
-        result.robust("cluster", clusters=firm, type="HC3")
+    with pytest.raises(ValueError, match="HC0 or HC1 or CR2"):
+        result.robust("cluster", clusters=firm, type="CR9")
 
 
 def test_clusters_of_one_member_are_hc0_with_the_correction() -> None:

@@ -18,9 +18,11 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.apart import part_by_part
+from torchglm.inference.clusters import POWERS, adjusted
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
+from torchglm.inference.serial import serial
 from torchglm.inference.several import expected_covariance
 from torchglm.inference.vector.sandwich import heteroscedastic_several, scores_by_row
 from torchglm.links import Identity, Link
@@ -30,23 +32,71 @@ from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import View, members, own_rows, ranks_of
 from torchglm.rows.rows import Rows
 
-KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster", "bayes")
+SERIAL = ("HAC", "driscoll_kraay")
+KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster", *SERIAL, "bayes")
 
 
-CORRECTIONS = ("HC0", "HC1")  # of a clustered covariance, as `vcovCL` names them
+CORRECTIONS = ("HC0", "HC1", *POWERS)  # of a clustered covariance, as `vcovCL` and clubSandwich name them
 
 
-def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None) -> Tensor:
-    """(B, p, p) a covariance of the flat models by its name, see `Result.covariance`; NaN for aliased columns."""
+def covariance(
+    result: Fitted, kind: str, clusters: Any, type: str | None = None, lags: int | None = None, order: Any = None
+) -> tuple[Tensor, Tensor | None]:
+    """(B, p, p) a covariance of the flat models by its name, see `Result.covariance`; NaN for aliased columns.
+
+    Beside it (B, p) the degrees of freedom of each coefficient, where the covariance has such.
+    """
+    _check(result, kind, clusters, type, lags, order)
+    if kind in SERIAL:
+        units = None if clusters is None else cluster_codes(clusters, result.batch_shape, result.flat.coef.device)[0]
+        return _where_known(result, serial(result, kind, units, order, lags)), None
+    if type in POWERS:
+        [codes] = cluster_codes(clusters, result.batch_shape, result.flat.coef.device)
+        flat = result.flat
+        found, df = adjusted(result.source, result.family, result.link, flat.coef, flat.root, codes, type)
+        return _where_known(result, found), torch.where(flat.known, df, torch.nan)
+    return _plain(result, kind, clusters, type), None
+
+
+def _where_known(result: Fitted, value: Tensor) -> Tensor:
+    """A covariance with NaN for coefficients without a standard error."""
+    known = result.flat.known
+    return torch.where(known.unsqueeze(-1) & known.unsqueeze(-2), value, torch.nan)
+
+
+def _check(result: Fitted, kind: str, clusters: Any, type: str | None, lags: Any, order: Any) -> None:
+    """Raise `ValueError` for a kind, and for what is told of it, that has no meaning for this fit."""
     if kind not in KINDS:
         raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(KINDS)}.")
-    if (clusters is None) == (kind == "cluster"):
-        raise ValueError("covariance('cluster') needs clusters=, a label for each row, and no other kind takes it.")
+    if kind == "cluster" and clusters is None or clusters is not None and kind not in ("cluster", "HAC"):
+        raise ValueError(
+            "covariance('cluster') needs clusters=, a label for each row, and no other kind takes it but HAC, of which "
+            "they are the units of a panel."
+        )
+    if (lags is not None or order is not None) and kind not in SERIAL:
+        raise ValueError(f"lags= and order= are of {' and '.join(SERIAL)}, not of covariance({kind!r}).")
+    if kind == "driscoll_kraay" and order is None:
+        raise ValueError("covariance('driscoll_kraay') needs order=, the time of each row.")
     if type is not None and (kind != "cluster" or type not in CORRECTIONS):
         raise ValueError(
             f"type={type!r} with covariance({kind!r}): type= is of 'cluster' alone, {' or '.join(CORRECTIONS)}. "
             "HC0 to HC3 are kinds of their own."
         )
+    if kind not in SERIAL and type not in POWERS:
+        return
+    what = f"covariance({kind!r})" if kind in SERIAL else f"type={type!r}"
+    if result.plan is not None:
+        raise ValueError(f"{what} is of fits of one predictor. Use type='HC0' with clusters for several.")
+    if result.penalty is not None and type in POWERS:
+        raise ValueError(f"{what} corrects for the leverage of clusters in a fit without a penalty. Use type='HC0'.")
+    if kind in SERIAL and (result.batch_shape and order is not None and np.ndim(order) > 1):
+        raise ValueError("order= holds one time for each row, (n,), for all models of the batch.")
+    if type in POWERS and len(_label_columns(clusters, result.batch_shape)) > 1:
+        raise ValueError(f"{what} knows one label. Several, for multi-way clusters, go with type='HC0' or 'HC1'.")
+
+
+def _plain(result: Fitted, kind: str, clusters: Any, type: str | None) -> Tensor:
+    """(B, p, p) the covariances that bring no degrees of freedom."""
     if kind == "bayes":
         if result.penalty is None:
             raise ValueError(
@@ -73,7 +123,7 @@ def covariance(result: Fitted, kind: str, clusters: Any, type: str | None = None
     else:
         sandwich = heteroscedastic if result.plan is None else heteroscedastic_several
         value = part_by_part(result, lambda part: sandwich(part, kind))
-    return torch.where(flat.known.unsqueeze(-1) & flat.known.unsqueeze(-2), value, torch.nan)
+    return _where_known(result, value)
 
 
 def observed_inverse(

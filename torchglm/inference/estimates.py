@@ -108,6 +108,6 @@ def estimates(result: Fitted, value: Tensor, error: Tensor, names: Sequence[str]
     value, error = result.shaped(value), result.shaped(error)
     half = result.quantile(level).unsqueeze(-1) * error
     statistic = value / error
-    df = result.df_resid if result.statistic_name == "t" else torch.full_like(result.df_resid, torch.inf)
+    df = result.least_df if result.statistic_name == "t" else torch.full_like(result.df_resid, torch.inf)
     p_value = 2 * special.student_t_sf(statistic.abs(), df.unsqueeze(-1).expand_as(statistic))
     return Estimates(list(names), value, error, value - half, value + half, statistic, p_value, df, level)

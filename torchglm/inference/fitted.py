@@ -164,8 +164,8 @@ class Fitted(Origin):
 
     @property
     def statistic_name(self) -> str:
-        """`"t"` where the dispersion is estimated, else `"z"`."""
-        return "t" if self.dispersion_kind in DISPERSIONS else "z"
+        """`"t"` where the dispersion is estimated, or the covariance brings degrees of freedom; else `"z"`."""
+        return "t" if self.flat.reference is not None or self.dispersion_kind in DISPERSIONS else "z"
 
     @property
     def p_value(self) -> Tensor:
@@ -173,7 +173,21 @@ class Fitted(Origin):
         size = self.statistic.abs()
         if self.statistic_name == "z":
             return 2 * special.normal_sf(size)
-        return 2 * special.student_t_sf(size, self.df_resid.unsqueeze(-1).expand_as(size))
+        return 2 * special.student_t_sf(size, self.reference_df.expand_as(size))
+
+    @property
+    def reference_df(self) -> Tensor:
+        """(*B, p) the degrees of freedom of `statistic` where it is a t: `df_resid`, or those of the covariance."""
+        flat = self.flat
+        df = self.flat.df_resid.unsqueeze(-1).expand_as(flat.coef) if flat.reference is None else flat.reference
+        return self.shaped(df)[..., : len(self.names)]
+
+    @property
+    def least_df(self) -> Tensor:
+        """(*B) the degrees of freedom behind functions of the coefficients: the least of `reference_df`."""
+        if self.flat.reference is None:
+            return self.df_resid
+        return self.shaped(torch.where(self.flat.reference.isnan(), torch.inf, self.flat.reference).amin(-1))
 
     def conf_int(self, level: float = 0.95) -> Tensor:
         """(*B, p, 2) Wald limits of the coefficients, with t or z quantiles.
@@ -182,7 +196,11 @@ class Fitted(Origin):
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
-        half = self.quantile(level).unsqueeze(-1) * self.std_err
+        if self.flat.reference is None:
+            half = self.quantile(level).unsqueeze(-1) * self.std_err
+        else:
+            tail = torch.full_like(self.reference_df, 0.5 + level / 2)
+            half = special.student_t_icdf(tail, self.reference_df) * self.std_err
         return torch.stack([self.coef - half, self.coef + half], -1)
 
     def quantile(self, level: float) -> Tensor:
@@ -190,7 +208,7 @@ class Fitted(Origin):
         tail = torch.full_like(self.df_resid, 0.5 + level / 2)
         if self.statistic_name == "z":
             return special.normal_icdf(tail)
-        return special.student_t_icdf(tail, self.df_resid)
+        return special.student_t_icdf(tail, self.least_df)
 
     # how well ----------------------------------------------------------------------------------------------
 

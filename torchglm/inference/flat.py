@@ -14,7 +14,16 @@ from torchglm.rows.inverses import Root
 
 MATRICES = ("root", "gram")
 # how many dimensions of p columns stand behind that of the models
-DIMENSIONS = {"coef": 1, "keep": 1, "observed": 2, "covariance": 2, "edf": 1, "unknown": 1, "infinite": 1}
+DIMENSIONS = {
+    "coef": 1,
+    "keep": 1,
+    "observed": 2,
+    "covariance": 2,
+    "edf": 1,
+    "unknown": 1,
+    "infinite": 1,
+    "reference": 1,
+}
 EFFECTS = ("modes", "effect_cov", "effect_spread", "effect_psi", "effect_psi_cov", "effect_units", "effect_shares")
 FREE = {"counts", "strength", "absorbed", "joined", *EFFECTS}  # of any number for each model
 COUNTS = ("apart_rows", "apart_levels")  # whole numbers or not
@@ -55,6 +64,7 @@ class Flat:
     n_iter: Tensor
     observed: Tensor | None = None
     covariance: Tensor | None = None
+    reference: Tensor | None = None  # (B, p) the df of the coefficients where `covariance` brings them
     null_deviance: Tensor | None = None
     loglik: Tensor | None = None
     counts: Tensor | None = None

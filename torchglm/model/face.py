@@ -17,8 +17,19 @@ from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import absorbed as absorbing
-from torchglm.inference import covariance as sandwich
-from torchglm.inference import effects, estimates, influence, intervals, likelihood, mixed, several, smooths, strengths
+from torchglm.inference import asked_covariance as asked
+from torchglm.inference import (
+    bootstrap,
+    effects,
+    estimates,
+    influence,
+    intervals,
+    likelihood,
+    mixed,
+    several,
+    smooths,
+    strengths,
+)
 from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
@@ -235,37 +246,12 @@ class Result(Fitted):
             return limits[..., : len(self.names), :]
         raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
 
-    def covariance(self, kind: str | None = None, clusters: Any = None, type: str | None = None) -> Tensor:
-        """(*B, p, p) the covariance of the coefficients; NaN for aliased columns.
-
-        `model`: dispersion times the inverse expected information (of a penalised fit also `bayes`);
-        `observed`: with the observed information;
-        `HC0` to `HC3` and `cluster` (with `clusters`, labels of the rows): sandwich estimates. None is the one behind
-        `std_err`: `model`, or what `robust` was asked for. A clustered one is corrected by `G / (G - 1)` for its `G`
-        clusters; `type="HC1"` multiplies it by `(n - 1) / (n - p)` as well, which is the default for least squares
-        alone (Gaussian, identity), and `"HC0"` does not: so do `vcovCL` and Stata. Raises `ValueError` for an unknown
-        kind or type.
-        """
-        if kind is None and clusters is None and type is None:
-            return super().covariance()
-        return self.shaped(sandwich.covariance(self, kind or "model", clusters, type))
-
-    def robust(self, kind: str = "HC3", clusters: Any = None, type: str | None = None) -> Result:
-        """The same fit whose standard errors, statistics, intervals and Wald tests use another covariance.
-
-        `kind` and `type` as in `covariance`; `clusters` (for `"cluster"`) holds a label for each row, `(n,)` or
-        `(*B, n)`, or several label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array
-        `(n, k)`.
-        The reference distribution stays: t with `df_resid` where the dispersion is estimated, else z. Clusters of
-        one member count as any other (all of them: HC0 times `G / (G - 1)`); one cluster is a `ValueError`; fewer
-        clusters than coefficients warn, for the covariance is then singular. See `covariance.clustered`.
-        """
-        covariance = sandwich.covariance(self, kind, clusters, type)
-        return replace(self, flat=replace(self.flat, covariance=covariance), covariance_kind=kind)
-
+    covariance = asked.covariance
+    robust = asked.robust
     strength = property(strengths.strength)
     criterion = property(strengths.criterion)
     random = property(mixed.random)
+    wild_bootstrap = bootstrap.wild_bootstrap
     variance_shares, variance_components = variance_shares, variance_components
     smooths = property(smooths.smooths)
     absorbed = property(absorbing.absorbed)

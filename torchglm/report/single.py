@@ -155,7 +155,7 @@ class SingleModel:
     def remarks(self) -> list[str]:
         """How the numbers were obtained, a sentence each."""
         r = self.result
-        law = f"Student t with {_float(r.df_resid):.0f} df" if r.statistic_name == "t" else "normal"
+        law = reference(r)
         lines = [f"Tests and {numbers.percent(self.level)} intervals: Wald, {law}{robust_errors(r)}."]
         if bool(r.flat.unknown is not None and not r.flat.known.any()):
             lines = ["Tests and intervals: none."]
@@ -293,6 +293,17 @@ class SingleModel:
 def d_squared(deviance: float, null: float) -> float:
     """D² = 1 − deviance / null deviance; NaN where the null deviance is zero or unknown."""
     return 1 - deviance / null if null > 0 else math.nan
+
+
+def reference(result: Fitted) -> str:
+    """The law of the statistics of one model, in words."""
+    if result.statistic_name != "t":
+        return "normal"
+    if result.flat.reference is None:
+        return f"Student t with {_float(result.df_resid):.0f} df"
+    known = [f"{df:.1f}" for df in sorted(result.reference_df.tolist()) if df == df]
+    ends = " to ".join(dict.fromkeys([known[0], known[-1]])) if known else "unknown"
+    return f"Student t with Satterthwaite's df for each coefficient ({ends})"
 
 
 def robust_errors(result: Fitted) -> str:

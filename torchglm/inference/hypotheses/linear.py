@@ -43,8 +43,24 @@ def wald(result: Fitted, hypothesis: Any, value: Any = None) -> Outcome:
     title = f"Wald test ({result.covariance_kind} covariance)"
     notes = (f"  {hypothesis}",) if in_words(hypothesis) else ()
     if result.statistic_name == "t":
-        return Outcome(title, statistic / q, q, result.df_resid, notes)
+        return Outcome(title, statistic / q, q, _denominator(result, matrix), notes)
     return Outcome(title, statistic, q, None, notes)
+
+
+def _denominator(result: Fitted, matrix: Tensor) -> Tensor:
+    """(*B) the df of an F: `df_resid`, or of one coefficient those that its covariance brings.
+
+    Raises `ValueError` for a joint hypothesis with a covariance whose df are of single coefficients.
+    """
+    if result.flat.reference is None:
+        return result.df_resid
+    used = (matrix != 0).any(0)
+    if matrix.shape[0] > 1 or int(used.sum()) > 1:
+        raise ValueError(
+            f"the covariance {result.covariance_kind} has degrees of freedom for each coefficient, and none for a "
+            "hypothesis on several. Test them one by one, or with robust('cluster', clusters, type='HC0')."
+        )
+    return result.reference_df[..., int(used.nonzero()[0, 0])]
 
 
 def quadratic(gap: Tensor, matrix: Tensor) -> Tensor:

@@ -1,0 +1,185 @@
+"""Covariances of dependent rows by brute force and beside statsmodels, and the wild bootstrap of clustered scores."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+import torch
+
+import torchglm as tg
+
+G, N = 10, 120
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Any]:
+    draw = np.random.default_rng(3)
+    group = np.sort(draw.integers(0, G, N))
+    time = np.concatenate([np.arange((group == k).sum()) for k in range(G)])
+    x = np.stack([draw.normal(size=N), draw.normal(size=G)[group]], 1)
+    eta = 0.3 * x[:, 0] + 0.2 * x[:, 1] + 0.4 * draw.normal(size=G)[group]
+    y = {"gaussian": eta + draw.normal(size=N), "poisson": draw.poisson(np.exp(eta)) * 1.0}
+    y["bernoulli"] = (y["gaussian"] > 0) * 1.0
+    return {"x": x, "y": y, "group": group, "time": time}
+
+
+def brute(fit: Any, x: np.ndarray, y: np.ndarray, group: np.ndarray, power: float) -> tuple[np.ndarray, np.ndarray]:
+    """The covariance and Satterthwaite's df with every hat matrix written out, in the metric of the weights."""
+    z = np.concatenate([np.ones((len(y), 1)), x], 1)
+    mu = fit.fitted.numpy()
+    w = {"gaussian": np.ones_like(mu), "poisson": mu, "bernoulli": mu * (1 - mu)}[str(fit.family)[:-2].lower()]
+    root = z * np.sqrt(w)[:, None]
+    inverse, e = np.linalg.inv(root.T @ root), (y - mu) / np.sqrt(w)
+    left = np.eye(len(y)) - root @ inverse @ root.T
+    meat, adjust = 0.0, []
+    for k in np.unique(group):
+        own = group == k
+        size, vectors = np.linalg.eigh(left[np.ix_(own, own)])
+        adjust.append(vectors @ np.diag(np.where(size > 1e-9, np.abs(size) ** -power, 0)) @ vectors.T)
+        s = root[own].T @ adjust[-1] @ e[own]
+        meat = meat + np.outer(s, s)
+    df = []
+    for j in range(z.shape[1]):
+        parts = [
+            left[:, group == k] @ adjust[i] @ root[group == k] @ inverse[:, j] for i, k in enumerate(np.unique(group))
+        ]
+        gram = np.stack(parts) @ np.stack(parts).T
+        df.append(np.trace(gram) ** 2 / (gram**2).sum())
+    return inverse @ meat @ inverse, np.array(df)
+
+
+@pytest.mark.parametrize(("type", "power"), [("CR2", 0.5), ("CR3", 1.0), ("HC2", 0.5), ("HC3", 1.0)])
+@pytest.mark.parametrize("family", ["gaussian", "poisson", "bernoulli"])
+def test_leverage_of_clusters_by_brute_force(rows: dict[str, Any], family: str, type: str, power: float) -> None:
+    fit = tg.fit(rows["x"], rows["y"][family], family=family)
+    covariance, df = brute(fit, rows["x"], rows["y"][family], rows["group"], power)
+    robust = fit.robust("cluster", rows["group"], type)
+    np.testing.assert_allclose(robust.covariance().numpy(), covariance, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(robust.reference_df.numpy(), df, rtol=1e-8)
+    assert robust.statistic_name == "t" and "Satterthwaite" in str(robust.summary())
+    p = robust.wald("x1").p_value
+    torch.testing.assert_close(p, robust.p_value[2])
+    with pytest.raises(ValueError, match="one by one"):
+        robust.wald("x0, x1")
+
+
+def test_single_rows_are_hc2_and_a_batch_is_its_models(rows: dict[str, Any]) -> None:
+    fit = tg.fit(rows["x"], rows["y"]["poisson"], family="poisson")
+    torch.testing.assert_close(fit.covariance("cluster", np.arange(N), "CR2"), fit.covariance("HC2"))
+    torch.testing.assert_close(fit.covariance("cluster", np.arange(N), "CR3"), fit.covariance("HC3"))
+    both = tg.fit(rows["x"], np.stack([rows["y"]["poisson"], rows["y"]["poisson"] + 1]), family="poisson")
+    many = both.robust("cluster", np.stack([rows["group"], rows["group"] // 2]), "CR2")
+    one = both[1].robust("cluster", rows["group"] // 2, "CR2")
+    torch.testing.assert_close(many[1].std_err, one.std_err)
+    torch.testing.assert_close(many[1].conf_int(), one.conf_int())
+
+
+@pytest.mark.parametrize(
+    ("kind", "cov_type", "ours", "theirs"),
+    [
+        ("HAC", "HAC", {"lags": 4}, {"maxlags": 4}),
+        ("HAC", "hac-panel", {"lags": 3, "clusters": "group"}, {"maxlags": 3, "groups": "group"}),
+        ("driscoll_kraay", "hac-groupsum", {"lags": 3, "order": "time"}, {"maxlags": 3, "time": "time"}),
+    ],
+)
+def test_time_beside_statsmodels(
+    rows: dict[str, Any], kind: str, cov_type: str, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    def told(options: dict[str, Any]) -> dict[str, Any]:
+        return {name: rows[value] if isinstance(value, str) else value for name, value in options.items()}
+
+    x, y = rows["x"], rows["y"]["poisson"]
+    fit = tg.fit(x, y, family="poisson")
+    other = sm.GLM(y, sm.add_constant(x), family=sm.families.Poisson())
+    found = other.fit(cov_type=cov_type, cov_kwds=told(theirs) | {"use_correction": False})
+    np.testing.assert_allclose(fit.covariance(kind, **told(ours)).numpy(), found.cov_params(), rtol=1e-8, atol=1e-12)
+    shuffled = np.random.default_rng(0).permutation(N)
+    if kind == "HAC":
+        again = tg.fit(x[shuffled], y[shuffled], family="poisson")
+        more = {"clusters": rows["group"][shuffled]} if "clusters" in ours else {}
+        order = (rows["time"] if more else np.arange(N))[shuffled]
+        torch.testing.assert_close(
+            again.covariance(kind, lags=ours["lags"], order=order, **more), fit.covariance(kind, **told(ours))
+        )
+    assert "standard errors " + kind in str(fit.robust(kind, **told(ours)).summary())
+
+
+def test_wild_bootstrap_by_hand(rows: dict[str, Any]) -> None:
+    """With seven clusters all 128 signs are drawn once: the p-value is a count, and the limits are its edges."""
+    x, y, group = rows["x"], rows["y"]["poisson"], rows["group"] % 7
+    fit = tg.fit(x, y, family="poisson")
+    found = fit.wild_bootstrap(group, ["x1"])
+    small = tg.fit(x[:, :1], y, family="poisson")
+    z, mu = np.concatenate([np.ones((N, 1)), x], 1), small.fitted.numpy()
+    along = np.linalg.inv(z.T @ (mu[:, None] * z))[2]
+    parts = np.array([((z @ along) * (y - mu))[group == k].sum() for k in range(7)])
+    signs = np.array(list(itertools.product([-1, 1], repeat=7)))
+    t = (signs @ parts) / np.sqrt((parts**2).sum() - (signs @ parts) ** 2 / 7)
+    own = parts.sum() / np.sqrt((parts**2).sum() - parts.sum() ** 2 / 7)
+    assert float(found.statistic[0]) == pytest.approx(own, rel=1e-7)
+    assert float(found.p_value[0]) == pytest.approx((np.abs(t) >= abs(own) * (1 - 1e-9)).mean())
+    for limit in (found.low, found.high):
+        inside = limit + 1e-3 * (found.value - limit).sign()
+        outside = limit - 1e-3 * (found.value - limit).sign()
+        p = [float(fit.wild_bootstrap(group, ["x1"], value=float(v), level=None).p_value[0]) for v in (inside, outside)]
+        assert p[0] >= 0.05 > p[1]
+    draws = [
+        fit.wild_bootstrap(rows["group"], ["x0"], draws=199, seed=s, weights="webb", level=None).p_value
+        for s in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] and draws[0] != draws[2]
+
+
+def test_what_has_no_meaning_says_so(rows: dict[str, Any]) -> None:
+    x, y, group = rows["x"], rows["y"]["poisson"], rows["group"]
+    fit = tg.fit(x, y, family="poisson")
+    frame = pd.DataFrame(x, columns=["a", "b"]).assign(y=y, g=group)
+    absorbed = tg.fit("y ~ a | g", frame, family="poisson")
+    several = tg.fit(
+        x, np.abs(rows["y"]["gaussian"]) + 0.1, family="gamma", link="log", predictors={"dispersion": "~ 1"}
+    )
+    ridge = tg.fit(x, y, family="poisson", penalty=tg.Ridge(0.1))
+    for ask, said in [
+        (lambda: fit.covariance("HC3", lags=2), "lags= and order="),
+        (lambda: fit.covariance("driscoll_kraay"), "order="),
+        (lambda: fit.covariance("HAC", lags=-1), "lags must be"),
+        (lambda: fit.covariance("HAC", order=np.zeros(N)), "two rows at one time"),
+        (lambda: fit.covariance("HAC", order=np.zeros(3)), "order has shape"),
+        (lambda: fit.covariance("HAC", type="CR2"), "is of 'cluster' alone"),
+        (lambda: fit.covariance("cluster", (group, group % 3), "CR2"), "knows one label"),
+        (lambda: fit.covariance("cluster", np.zeros(N), "CR2"), "one cluster"),
+        (lambda: fit.covariance("cluster", group[:5], "CR2"), "5 labels"),
+        (lambda: absorbed.covariance("cluster", group, "CR2"), "absorbed"),
+        (lambda: several.covariance("cluster", group, "CR2"), "of one predictor"),
+        (lambda: several.covariance("HAC"), "of one predictor"),
+        (lambda: ridge.covariance("cluster", group, "CR3"), "without a penalty"),
+        (lambda: ridge.wild_bootstrap(group), "no penalty"),
+        (lambda: absorbed.wild_bootstrap(group), "absorbed"),
+        (lambda: fit.wild_bootstrap(np.zeros(N)), "one cluster"),
+        (lambda: fit.wild_bootstrap(group, ["z"]), "no coefficient 'z'"),
+        (lambda: fit.wild_bootstrap(group, weights="normal"), "unknown weights"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            ask()
+
+
+@pytest.mark.slow
+def test_few_clusters_are_covered() -> None:
+    """Ten clusters, a column that varies between them: CR2 with its df and the bootstrap cover, HC0 does not."""
+    draw, hits = np.random.default_rng(1), {"HC0": 0, "CR2": 0, "wild": 0}
+    for _ in range(300):
+        group = np.repeat(np.arange(10), 20)
+        x = (draw.normal(size=10) ** 3)[group]
+        y = draw.poisson(np.exp(0.2 + 0.1 * x + 0.4 * draw.normal(size=10)[group])) * 1.0
+        fit = tg.fit(x[:, None], y, family="poisson")
+        for name in ("HC0", "CR2"):
+            low, high = fit.robust("cluster", group, name).conf_int()[1].tolist()
+            hits[name] += low <= 0.1 <= high
+        hits["wild"] += float(fit.wild_bootstrap(group, value=0.1, draws=399, level=None).p_value[0]) >= 0.05
+    assert hits["HC0"] < 0.86 * 300
+    assert hits["CR2"] > hits["HC0"] + 15 and hits["wild"] > hits["HC0"] + 15, hits
