@@ -59,15 +59,17 @@ class Searches:
             return torch.zeros_like(free)
         return free & (torch.arange(free.numel(), device=free.device) < free.numel() // self.standard.contrast.shape[1])
 
-    def of(self, source: Iterable[Rows], without: str = "", tol: float | None = None) -> WayDown:
+    def of(self, source: Iterable[Rows], without: Sequence[str] = (), tol: float | None = None) -> WayDown:
         """The way down on some rows. Raises `ValueError` where a null model has no regular maximum."""
         tol, lever = self.tol if tol is None else tol, self.standard.lever()
         way = WayDown(source, self.family, self.link, self.terms(source), self.ratio, tol, lever)
         bad = way.failed | ~way.here.valid
         if bool(bad.any()):
-            which = f" of model {int(bad.nonzero()[0, 0])}" if len(bad) > 1 and not without else ""
+            at, each = int(bad.nonzero()[0, 0]), max(len(without), 1)
+            which = f" of model {at // each}" if len(bad) > each else ""
+            fold = without[at % each] if without else ""
             raise ValueError(
-                f"the null model{which}{without} has no regular maximum: its response does not vary, or its means "
+                f"the null model{which}{fold} has no regular maximum: its response does not vary, or its means "
                 "leave their range. Leave such responses out, or draw other folds (a label for each row)."
             )
         return way
@@ -78,7 +80,7 @@ class Searches:
         shared = next(iter(source)).shared
         ways = []
         for some in [list(range(count))] if shared else [[k] for k in range(count)]:
-            said = f" without fold {labels[some[0]]!r}" if len(some) == 1 else " without one of the folds"
+            said = [f" without fold {labels[k]!r}" for k in some]
             ways.append(self.of(Without(source, codes, some).at_hand(), said, max(self.tol, FOLDS)))
         return ways
 
