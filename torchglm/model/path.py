@@ -23,6 +23,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inputs import Data
 from torchglm.links import Link
 from torchglm.model import path_storage
+from torchglm.model.debiased import debiased
 from torchglm.model.face import Result
 from torchglm.report.strengths import path_table
 from torchglm.rows.ranks import members, own_rows
@@ -181,18 +182,27 @@ class Path:
 
     # fits at chosen strengths ------------------------------------------------------------------------------
 
-    def select(self, which: str | int | float | Tensor = "one_se") -> Result:
+    def select(self, which: str | int | float | Tensor = "one_se", inference: str | None = None) -> Result:
         """The fit at one strength: `"best"`, `"one_se"`, `"aic"`, `"bic"`, `"ebic"`, a strength, or its place (an int).
 
         A strength is a float, a place a whole number; a tensor `(*B)` has one for each model. The `penalty` of the fit
         holds the strengths of all columns in their own units. Columns that stand at a limit count no degree of freedom.
+        It has no standard errors; with `inference="debiased"` the bias of the penalty is taken off in one step, which
+        gives every column an estimate, an error and an interval (see `debiased`), and needs the rows.
         Raises `ValueError` for another word or strength, `IndexError` for a place that is not there.
         """
+        if inference not in (None, "debiased"):
+            raise ValueError(f"inference is None or 'debiased', got {inference!r}.")
         place, length = self.place(which).reshape(-1), self.kkt.shape[-1]
         lanes = torch.arange(place.numel(), device=place.device) * length + place
         held = self.saved
         fitted = self._fits(lanes, self.batch_shape) if held is None else held.at(lanes, self.batch_shape)
-        return Result.of(replace(fitted, penalty=self._penalty(lanes), context=fitted.context | {"path": self}))
+        fitted = replace(fitted, penalty=self._penalty(lanes), context=fitted.context | {"path": self})
+        if inference is None:
+            return Result.of(fitted)
+        if bool((self.weights.lower.isfinite() | self.weights.upper.isfinite()).any()):
+            raise ValueError("inference='debiased' takes a path without limits and constant columns. Leave them out.")
+        return Result.of(debiased(fitted))
 
     def _fits(self, lanes: Tensor, batch: torch.Size | None = None) -> Fitted:
         """The fits at points `lanes` (S,) of the flat (B L), with batch dimensions."""

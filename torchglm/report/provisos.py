@@ -24,6 +24,11 @@ def penalised(result: Fitted) -> list[str]:
             "Mean bias reduction (Jeffreys' adjusted score): the deviance is that at its coefficients, not the least; "
             "limits by the penalised likelihood, conf_int(method='profile'), suit small samples better than Wald's."
         ]
+    if result.context.get("debiased"):
+        return [
+            f"Desparsified: from {result.context['debiased']} one step takes off the bias of its penalty. Errors and "
+            "intervals are those of all columns, whichever were chosen; predictions use these estimates."
+        ]
     if result.penalty is None:
         return []
     counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"
