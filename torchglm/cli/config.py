@@ -17,6 +17,7 @@ from jsonargparse.typing import register_type
 from torchglm.cli import plain_yaml, short_names
 from torchglm.cli.config_errors import one_line
 from torchglm.cli.schema import DataConfig, Job
+from torchglm.writing.nearest import nearest
 
 MODE = "torchglm"
 DESCRIPTION = """Fit a generalised linear model as CONFIG.yaml says, and write a run folder with its report.
@@ -202,5 +203,5 @@ def _check_flag(flag: str) -> None:
     ]
     key = flag.removeprefix("--")
     if flag.startswith("--") and key not in known and key.split(".")[0] not in short_names.KEYS:
-        near = short_names.nearest(flag, [f"--{name}" for name in known])
+        near = nearest(flag, [f"--{name}" for name in known])
         raise ValueError(f"unknown flag {flag}{near}. See torchglm fit --help.")

@@ -6,6 +6,7 @@ import re
 
 from torchglm.cli import short_names
 from torchglm.cli.schema import DataConfig, Job
+from torchglm.writing.nearest import nearest
 
 KINDS = {
     "str": "text",
@@ -73,7 +74,7 @@ def _expected(message: str) -> str:
         return ""
     got = value[1].strip()
     listed = f"{', '.join(wanted[:-1])} or {wanted[-1]}" if len(wanted) > 1 else wanted[0]
-    return f"must be {listed}, got {got}{short_names.nearest(got, words)}.{_quoting(got) if 'text' in kinds else ''}"
+    return f"must be {listed}, got {got}{nearest(got, words)}.{_quoting(got) if 'text' in kinds else ''}"
 
 
 def _quoting(got: str) -> str:

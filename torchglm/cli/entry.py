@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from torchglm.cli import commands
 from torchglm.cli.fit import fit
-from torchglm.cli.short_names import nearest
 from torchglm.rows.ranks import RankError
 from torchglm.version import VERSION
+from torchglm.writing.nearest import nearest
 
 USAGE = """usage: torchglm COMMAND ...
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 from torch import optim
 
 from torchglm.model import codec
+from torchglm.writing.nearest import nearest
 
 Paths = dict[str, str]  # short name -> class path
 
@@ -120,20 +120,6 @@ def parameters(path: str) -> list[str]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{path!r} cannot be imported: {error}. Name a class by its full path.") from None
     return [name for name in inspect.signature(found).parameters if name not in ("self", "params")]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"`, or nothing where no known name is near."""
-    known = list(known)
-    near = get_close_matches(name, known, n=1)
-    near = near or [k for k in known if len(name) > 2 and _abbreviates(name, k)]
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def _abbreviates(short: str, name: str) -> bool:
-    """Whether the letters of `short` occur in `name` in order, as those of negbin in negative_binomial."""
-    letters = iter(name)
-    return all(letter in letters for letter in short.lower())
 
 
 def path_of(found: type) -> str:

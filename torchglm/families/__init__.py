@@ -11,6 +11,8 @@ and name it once in `MEMBERS` below; the tests find it by themselves and ask for
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from torchglm.families.base import Family
@@ -22,6 +24,7 @@ from torchglm.families.real import Gaussian
 from torchglm.families.several import BY_NAME as SEVERAL
 from torchglm.families.tweedie import Tweedie
 from torchglm.links.inheritance import require_name
+from torchglm.writing.nearest import nearest
 
 __all__ = [
     "Bernoulli",
@@ -52,20 +55,54 @@ MEMBERS: tuple[type[Family], ...] = (
 BY_NAME: dict[str, type[Family]] = {family.name: family for family in MEMBERS} | {"normal": Gaussian}
 
 
+ELSEWHERE = {  # names in other libraries, by their letters
+    "logistic": "'bernoulli'",
+    "logit": "'bernoulli', whose link is the logit",
+    "binary": "'bernoulli'",
+    "probit": "family='bernoulli', link='probit'",
+    "linear": "'gaussian'",
+    "ols": "'gaussian'",
+    "negbin": "'negative_binomial'",
+    "negbinomial": "'negative_binomial'",
+    "nb": "'negative_binomial'",
+    "nbinom": "'negative_binomial'",
+    "inversegaussian": "'inverse_gaussian'",
+    "invgauss": "'inverse_gaussian'",
+    "quasipoisson": "family='poisson', dispersion='pearson'",
+    "quasibinomial": "family='binomial', dispersion='pearson'",
+    "softmax": "'multinomial'",
+    "categorical": "'multinomial'",
+    "cumulative": "'ordinal'",
+    "polr": "'ordinal'",
+    "zip": "torchglm.ZeroInflated('poisson')",
+    "zinb": "torchglm.ZeroInflated('negative_binomial')",
+}
+
+
 def names() -> list[str]:
     """The names that `get` knows of families of one predictor; those of several are in `several.BY_NAME`."""
     return list(BY_NAME)
 
 
-def get(family: str | Family, /, **arguments: Any) -> Family:
+def get(family: str | Family | type[Family], /, **arguments: Any) -> Family:
     """The family of that name with those arguments, or the family itself.
 
-    Raises `ValueError` for an unknown name, `TypeError` for a family without one.
+    A class is made with these arguments. Raises `ValueError` for an unknown name, `TypeError` for a family without one.
     """
     if isinstance(family, Family):
         require_name(family, "family")
         return family
+    if isinstance(family, type) and issubclass(family, Family):
+        return get(family(**arguments))
     known: dict[str, type[Family]] = {**BY_NAME, **SEVERAL}
     if family not in known:
-        raise ValueError(f"unknown family {family!r}. Known: {', '.join(known)}.")
+        raise ValueError(f"unknown family {family!r}{_meant(family, known)}. Known: {', '.join(known)}.")
     return known[family](**arguments)
+
+
+def _meant(name: Any, known: Iterable[str]) -> str:
+    """What stands here for the name that another library has, or the nearest name."""
+    if not isinstance(name, str):
+        return ""
+    letters = re.sub("[^a-z]+", "", name.lower())
+    return f" (here it is {ELSEWHERE[letters]})" if letters in ELSEWHERE else nearest(name, known)

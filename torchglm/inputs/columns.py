@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
+
+from torchglm.writing.nearest import nearest
 
 
 def column_names(x: Any) -> list[str] | None:
@@ -38,7 +39,7 @@ def in_order(x: Any, names: Sequence[str] | None) -> Any:
         return x
     absent = [name for name in names if name not in own]
     if absent:
-        hints = [f"{name!r}{_near(name, own)}" for name in absent[:4]]
+        hints = [f"{name!r}{nearest(name, own)}" for name in absent[:4]]
         raise ValueError(
             f"x lacks the column{'s' * (len(absent) > 1)} {', '.join(hints)}, by which the model knows it; it has "
             f"{', '.join(own[:12])}{', …' if len(own) > 12 else ''}. Rename them, or pass an array, whose columns go "
@@ -53,8 +54,3 @@ def in_order(x: Any, names: Sequence[str] | None) -> Any:
     if hasattr(x, "iloc"):
         return x.iloc[:, places]
     return x.select([list(x.columns)[j] for j in places] if not hasattr(x, "column_names") else places)
-
-
-def _near(name: str, own: Sequence[str]) -> str:
-    near = get_close_matches(name, own, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

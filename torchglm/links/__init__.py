@@ -13,6 +13,7 @@ from torchglm.links.inheritance import require_name
 from torchglm.links.positive import Log, Softplus
 from torchglm.links.powers import Identity, Inverse, InverseSquared, Power, Sqrt
 from torchglm.links.proportions import Cauchit, CLogLog, Logit, LogLog, Probit
+from torchglm.writing.nearest import nearest
 
 __all__ = [
     "CLogLog",
@@ -53,11 +54,17 @@ def names() -> list[str]:
     return list(BY_NAME)
 
 
-def get(link: str | Link) -> Link:
-    """The link of that name, or the link itself; `ValueError` for an unknown name, `TypeError` for one without."""
+def get(link: str | Link | type[Link]) -> Link:
+    """The link of that name or class, or the link itself.
+
+    Raises `ValueError` for an unknown name, `TypeError` for a link without one.
+    """
     if isinstance(link, Link):
         require_name(link, "link")
         return link
+    if isinstance(link, type) and issubclass(link, Link):
+        return get(link())
     if link not in BY_NAME:
-        raise ValueError(f"unknown link {link!r}. Known: {', '.join(BY_NAME)}; or pass links.Power(p).")
+        near = nearest(link, BY_NAME) if isinstance(link, str) else ""
+        raise ValueError(f"unknown link {link!r}{near}. Known: {', '.join(BY_NAME)}; or pass links.Power(p).")
     return BY_NAME[link]()

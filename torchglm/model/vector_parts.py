@@ -116,9 +116,10 @@ def constant_shapes(family: VectorFamily) -> VectorFamily:
     return other
 
 
-def is_several(family: str | Family) -> bool:
-    """Whether a family, or that of a name, has several predictors."""
-    return isinstance(family, VectorFamily) or family in BY_NAME
+def is_several(family: str | Family | type[Family]) -> bool:
+    """Whether a family, or that of a name or class, has several predictors."""
+    kind = family if isinstance(family, type) else BY_NAME.get(family) if isinstance(family, str) else type(family)
+    return kind is not None and issubclass(kind, VectorFamily)
 
 
 def plan_of_fit(fitted: Fitted, plan: Plan) -> tuple[Plan, int]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from torchglm.writing.nearest import nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,7 +56,7 @@ def check_columns(wanted: Iterable[str], names: Iterable[str], where: str = "the
     if not absent:
         return
     listed = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-    hints = [repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}…") + _hint(name, known) for name in absent]
+    hints = [repr(name if len(name) <= LONGEST else f"{name[:LONGEST]}…") + nearest(name, known) for name in absent]
     raise ValueError(f"No column {', '.join(hints)} in {where}. It has: {listed}.")
 
 
@@ -122,11 +123,6 @@ def arrow_types(types: Mapping[str, str]) -> dict[str, pa.DataType]:
     """Arrow types by column from their names; those that have no name (extension types) are left out."""
     found = {name: arrow_type(kind) for name, kind in types.items()}
     return {name: kind for name, kind in found.items() if kind is not None}
-
-
-def _hint(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1) or [k for k in known if k.lower() == name.lower()]
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def each_once(file: object, names: Sequence[str]) -> list[str]:
