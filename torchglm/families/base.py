@@ -68,6 +68,10 @@ class Family(nn.Module):
     _constants: tuple[str, ...] = ()  # shape parameters that are buffers
     durations: bool = False  # times to an event, which may be censored: `y` is then a tensor or `Times`
 
+    def __dir__(self) -> list[str]:
+        """Its own names, without those of every module."""
+        return sorted({*super().__dir__()} - {*dir(nn.Module())})
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         renounce(cls, Family, MADE_OF)

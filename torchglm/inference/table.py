@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -134,9 +135,7 @@ class Table:
                     *self.notes,
                 ]
             )
-        cells = [["", *self.columns]]
-        for i, name in enumerate(self.rows):
-            cells.append([name, *(_text(key, float(value[i])) for key, value in self.columns.items())])
+        cells = self._cells()
         widths = [max(len(line[j]) for line in cells) for j in range(len(cells[0]))]
         lines = [
             line[0].ljust(widths[0])
@@ -146,6 +145,26 @@ class Table:
         return "\n".join([self.title, *(line.rstrip() for line in lines), *self.notes])
 
     __repr__ = __str__
+
+    def _cells(self) -> list[list[str]]:
+        """The texts of one model's table, the names of the columns first."""
+        cells = [["", *self.columns]]
+        for i, name in enumerate(self.rows):
+            cells.append([name, *(_text(key, float(value[i])) for key, value in self.columns.items())])
+        return cells
+
+    def _repr_html_(self) -> str:
+        if self.batch_shape:
+            return f"<pre>{escape(str(self))}</pre>"
+        head, *lines = self._cells()
+        heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+        body = "".join(
+            f'<tr><th scope="row">{escape(line[0])}</th>{"".join(f"<td>{escape(text)}</td>" for text in line[1:])}</tr>'
+            for line in lines
+        )
+        notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
+        caption = f"<caption>{escape(self.title)}</caption>"
+        return f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
 def _text(column: str, value: float) -> str:

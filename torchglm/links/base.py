@@ -46,6 +46,10 @@ class Link(nn.Module):
     multiplies: str = ""  # what exp(coef) multiplies: "mean", "odds" or "hazard"
     exponent: float | None = None  # p of a link mu^p (0 for the logarithm)
 
+    def __dir__(self) -> list[str]:
+        """Its own names, without those of every module."""
+        return sorted({*super().__dir__()} - {*dir(nn.Module())})
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.forward is not Link.forward:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from torchglm import report
 from torchglm.families import Family
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
@@ -34,13 +36,11 @@ from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
 from torchglm.inference.adequacy import separation as separating
-from torchglm.inference.apart import part_by_part
 from torchglm.inference.build import build
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses import linear, nested, terms
+from torchglm.inference.limits import interval as limits
 from torchglm.inference.limits import shape
-from torchglm.inference.limits.jeffreys import penalized_interval
-from torchglm.inference.limits.profile import profile_interval
 from torchglm.inference.random_intervals import variance_components
 from torchglm.inference.random_shares import variance_shares
 from torchglm.inference.table import Outcome
@@ -51,8 +51,9 @@ from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, warned, without_aliases
 from torchglm.model.solved import penalty_of, solved
-from torchglm.model.sources import data_of, family_and_link
+from torchglm.model.sources import data_of, family_and_link, named_or_placed
 from torchglm.model.spread import estimate_dispersion_, init_from
+from torchglm.model.usual import elsewhere
 from torchglm.model.vector_layer import VectorLayer
 from torchglm.model.vector_null import init_vector_from
 from torchglm.model.vector_parts import is_several
@@ -69,11 +70,13 @@ if TYPE_CHECKING:
 
 
 def fit(
-    x: Any,
+    x: Any = None,
     y: Any = None,
     *,
-    family: str | Family,
-    link: str | Link | None = None,
+    family: str | Family | type[Family],
+    link: str | Link | type[Link] | None = None,
+    formula: str | None = None,
+    data: Any = None,
     intercept: bool = True,
     penalty: Penalty | Jeffreys | None = None,
     dispersion: str | float | None = None,
@@ -109,7 +112,8 @@ def fit(
             `head.loss` have responses in columns); with a formula the data frame or table, or the path of CSV or
             Parquet files (a glob, a folder, a list), or chunks: a list of tables, an Arrow dataset, or a function that
             returns an iterator of tables. Both are read again at each step where they are too large to hold.
-        family, link: objects or names; `link=None` is the family's default.
+        family, link: objects, names or classes; `link=None` is the family's default.
+        formula, data: other names for `x` and `y` where `x` is a formula.
         intercept: put a column of ones in front (a formula decides for itself).
         penalty: `Ridge`, `ElasticNet` or `Quadratic`, with strengths for all models or one each, or of quadratic ones
             `"reml"` or `"ml"`, which estimates them; or `Jeffreys` for mean bias reduction. With the first three df,
@@ -140,11 +144,12 @@ def fit(
     `torch.distributed` share the rows of files: all call `fit` and get the same result. Raises `ValueError` or
     `TypeError` for data that do not fit together, are not finite or lie outside the family's support.
     """
+    x, y = named_or_placed(x, y, formula, data)
     family, chosen = family_and_link(family, link, predictors)
     check_options(tol, max_iter, singular, penalty, names, dtype)
     beside = Roles.of(roles, "fit")
     beside.check_link(chosen)
-    data = data_of(
+    read = data_of(
         x,
         y,
         family,
@@ -163,37 +168,37 @@ def fit(
         device=device_of(device),
         dtype=dtype,
     )
-    if data.plan is not None and data.family is not None:
-        family, chosen = data.family, data.family.default_link
-    penalty = penalty_of(penalty, data, smoothing)
-    first = None if start is None else start_of(start, data)
-    check_resume(resume, start, data)
+    if read.plan is not None and read.family is not None:
+        family, chosen = read.family, read.family.default_link
+    penalty = penalty_of(penalty, read, smoothing)
+    first = None if start is None else start_of(start, read)
+    check_resume(resume, start, read)
     options = {
         "tol": tol,
         "max_iter": max_iter,
-        "rank_tol": 1e-6 if data.single else 1e-12,
-        "skip": data.skip,
+        "rank_tol": 1e-6 if read.single else 1e-12,
+        "skip": read.skip,
     }
     found = solved(
-        data, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing, singular, quadrature
+        read, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing, singular, quadrature
     )
     family, solution, apart = found.family, found.solution, found.apart
     if singular != "drop":
-        solution = without_aliases(solution, data, singular)
-    solution = warned(solution, data, chosen, found.penalty, apart)
+        solution = without_aliases(solution, read, singular)
+    solution = warned(solution, read, chosen, found.penalty, apart)
     fitted = build(
         solution,
-        data.source,
+        read.source,
         family,
         chosen,
-        data.batch,
-        data.names,
-        constant=data.constant,
+        read.batch,
+        read.names,
+        constant=read.constant,
         penalty=found.penalty,
         dispersion=dispersion,
         tol=tol,
-        context=data.context | {"bias_reduced": isinstance(penalty, Jeffreys)},
-        plan=data.plan,
+        context=read.context | {"bias_reduced": isinstance(penalty, Jeffreys)},
+        plan=read.plan,
         apart=apart,
         estimated=found.estimated,
         mixed=found.mixed,
@@ -217,34 +222,16 @@ class Result(Fitted):
         """What fitting left, with everything that can be asked of it."""
         return cls(**vars(fitted))
 
-    # models ------------------------------------------------------------------------------------------------
-
     def __len__(self) -> int:
-        if not self.batch_shape:
-            raise TypeError("this is one model, not a batch; it has no length.")
-        return self.batch_shape[0]
+        if self.batch_shape:
+            return self.batch_shape[0]
+        raise TypeError("this is one model, not a batch; it has no length.")
 
     def __getitem__(self, model: int | str) -> Result:
         """One model of a batch (of a flat batch the model, of a deeper one the slice); by its name one predictor."""
         return several.part(self, model) if isinstance(model, str) else self.member(model)
 
-    # coefficients ------------------------------------------------------------------------------------------
-
-    def conf_int(self, level: float = 0.95, method: str = "wald") -> Tensor:
-        """(*B, p, 2) confidence limits of the coefficients: Wald with t or z quantiles, or profile likelihood.
-
-        Wald limits say nothing where the status is SEPARATED or BOUNDARY; `method="profile"` does, with infinite limits
-        where the likelihood sets none (see `profile.profile_interval`).
-        Raises `ValueError` for a level outside (0, 1) or an unknown method.
-        """
-        wald = super().conf_int(level)
-        if method == "wald":
-            return wald
-        if method == "profile":
-            of_part = penalized_interval if self.bias_reduced else profile_interval
-            limits = self.shaped(part_by_part(self, lambda part: of_part(part, level)))
-            return limits[..., : len(self.names), :]
-        raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
+    conf_int = limits.conf_int
 
     covariance = asked.covariance
     robust = asked.robust
@@ -314,6 +301,10 @@ class Result(Fitted):
         """The facts about the fit as plain numbers, lists and strings."""
         return describe(self)
 
+    def report(self, path: Any, **options: Any) -> Path:
+        """Write the fit as one HTML page with its tables, pictures and checks, see `report.write_page`."""
+        return report.write_page(self, path, **options)
+
     def on(self, source: Iterable[Rows], places: Places | None = None) -> Result:
         """The same fit with these rows behind it; `places` say where they stand in the data, unless `source` does."""
         return replace(self, chunks=source, context=self.context | {"places": places})
@@ -337,6 +328,16 @@ class Result(Fitted):
     def save(self, path: Any) -> None:
         """Write the fit into a folder: tensors, and JSON; no row of data and no pickle."""
         storage.save(self, path)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # what failed is within it, and says so again
+                return object.__getattribute__(self, name)
+            raise AttributeError(elsewhere(name))
+
+    def _repr_html_(self) -> str:
+        return self.summary().to_html()
 
     def __repr__(self) -> str:
         many = f", {self.batch_shape.numel()} models" if self.batch_shape else ""

@@ -59,8 +59,20 @@ def data_of(
     return inputs.from_files(x, y, family, roles, policies, device, dtype, predictors)
 
 
+def named_or_placed(x: Any, y: Any, formula: str | None, data: Any) -> tuple[Any, Any]:
+    """`x` and `y`, of a formula also by these names. Raises `TypeError` for one that is given twice, or not."""
+    if (formula is not None and x is not None) or (data is not None and y is not None):
+        raise TypeError("fit() got x and formula=, or y and data=, which are the same. Give each once.")
+    if data is not None and formula is None and not isinstance(x, str):
+        raise TypeError("data= is the table of a formula. Pass fit('y ~ a', data, ...), or arrays as fit(x, y, ...).")
+    x, y = x if formula is None else formula, y if data is None else data
+    if x is None:
+        raise TypeError("fit() needs x, the columns, or a formula: fit(x, y, ...) or fit('y ~ a', data, ...).")
+    return x, y
+
+
 def family_and_link(
-    family: str | Family, link: str | Link | None, predictors: Mapping[str, Any] | None
+    family: str | Family | type[Family], link: str | Link | type[Link] | None, predictors: Mapping[str, Any] | None
 ) -> tuple[Family, Link]:
     """The family, one of several predictors where some are named, and the link of its mean, which these have."""
     family = families.get(family)

@@ -159,7 +159,7 @@ def _from_mapping(data: Mapping[str, Any]) -> pa.Table:
     import pyarrow as pa
 
     arrays = {}
-    for name, values in data.items():
+    for name, values in _spread(data).items():
         if isinstance(values, torch.Tensor):
             values = values.detach().cpu()
             values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
@@ -176,6 +176,20 @@ def _from_mapping(data: Mapping[str, Any]) -> pa.Table:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"Columns must have the same length, got {lengths}.")
     return plain_strings(pa.table(arrays))
+
+
+def _spread(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Single values as columns as long as the others, or of one row where there are no others."""
+    single = {name for name, value in data.items() if isinstance(value, (str, bytes)) or np.ndim(value) == 0}
+    if not single:
+        return data
+    long = next((len(value) for name, value in data.items() if name not in single), 1)
+    return {name: [_plain(value)] * long if name in single else value for name, value in data.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value out of a tensor or array without dimensions; others as they are."""
+    return value.item() if isinstance(value, (torch.Tensor, np.ndarray)) else value
 
 
 def _from_pandas(frame: Any) -> pa.Table:

@@ -65,7 +65,7 @@ BY_NAME: dict[str, type[VectorFamily]] = {
 }
 
 
-def of_predictors(family: Family, link: str | Link | None = None) -> VectorFamily:
+def of_predictors(family: Family, link: str | Link | type[Link] | None = None) -> VectorFamily:
     """The family with a predictor for each parameter of its law, beside that of the mean.
 
     Raises `ValueError` for a family that has no other.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -101,3 +102,10 @@ class Check:
         return "\n".join([f"{self.title}: {quiet}{' for each' * bool(self.tests)}.", *lines])
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        first, *lines = str(self).split("\n")
+        if self.batch or not self.findings[0]:
+            return "".join(f"<p>{escape(line)}</p>" for line in (first, *lines))
+        found = "".join(f"<li>{escape(f.sentence)}<br>{escape(f.advice)}</li>" for f in self.findings[0])
+        return f"<p>{escape(first)}</p><ol>{found}</ol>"
