@@ -57,7 +57,7 @@ from torchglm.model.usual import elsewhere
 from torchglm.model.vector_layer import VectorLayer
 from torchglm.model.vector_null import init_vector_from
 from torchglm.model.vector_parts import is_several
-from torchglm.report.describe import describe
+from torchglm.report import describe as facts
 from torchglm.report.summary import Summary
 from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
@@ -297,9 +297,7 @@ class Result(Fitted):
         """A summary that prints, and turns into rich, HTML, Markdown, a dict or a frame."""
         return Summary(self)
 
-    def describe(self) -> dict[str, Any]:
-        """The facts about the fit as plain numbers, lists and strings."""
-        return describe(self)
+    describe = facts.describe
 
     def report(self, path: Any, **options: Any) -> Path:
         """Write the fit as one HTML page with its tables, pictures and checks, see `report.write_page`."""

@@ -29,7 +29,7 @@ NUMBERS = (
 
 
 def describe(fitted: Fitted) -> dict[str, Any]:
-    """See `Result.describe`."""
+    """The facts about the fit as plain numbers, lists and strings."""
     codes = [str(Status(code)) for code in fitted.flat.status.tolist()]
     facts: dict[str, Any] = {
         "family": str(fitted.family),
