@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from pyarrow import dataset, parquet
 
 import torchglm
 from torchglm.design import learn
-from torchglm.tables import Chunks
+from torchglm.fitting.sample import Thinning
+from torchglm.rows.rows import Rows
+from torchglm.tables import Chunks, Scan
 
 N = 400
 FORMULA = "y ~ bs(a, df=4) + g + C(k) + scale(b)"
@@ -62,6 +65,24 @@ def test_chunks_are_fitted_as_the_table(
         torch.testing.assert_close(getattr(got, name), getattr(want, name), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(got.covariance("HC1"), want.covariance("HC1"), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(got.predict(data[:9]), want.predict(data[:9]), rtol=1e-10, atol=0.0)
+
+
+def test_rows_that_will_not_fit_into_memory_are_not_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = pd.concat([frame()] * 4, ignore_index=True)
+    data.to_parquet(tmp_path / "all.parquet", row_group_size=50)
+    whole = torchglm.fit(FORMULA, tmp_path / "all.parquet", family="poisson").rows
+    assert whole is not None and Scan(tmp_path / "all.parquet").count == len(data)
+    monkeypatch.setattr("torchglm.inputs.files.HOLD", whole.nbytes * 3 // 4)
+    seen: list[weakref.ref[torch.Tensor]] = []
+    add = Thinning.add
+
+    def watched(self: Thinning, rows: Rows) -> None:
+        assert all(ref() is None for ref in seen[:-1])
+        seen.append(weakref.ref(rows.x))
+        add(self, rows)
+
+    monkeypatch.setattr(Thinning, "add", watched)
+    assert torchglm.fit(FORMULA, tmp_path / "all.parquet", family="poisson").rows is None and len(seen) > 5
 
 
 @pytest.mark.parametrize("size", [1, 7, 130, 1000])

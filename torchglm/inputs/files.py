@@ -159,13 +159,17 @@ class FileRows(SpecRows):
         self.stand_in: Rows | None = None  # for a share without rows
         pieces: list[Rows] = []
         thinned = Thinning()
-        size, used = 0, 0
+        size, used, seen, keep = 0, 0, 0, True
+        coming = scan.count or 0
         with self.ranks.together():
             for rows in self._read(self.ranks, self.tally):
                 thinned.add(rows)
                 used += int((rows.weight > 0).any())
                 size += rows.nbytes
-                pieces = [*pieces, rows] if size <= HOLD or self.spec.absorbed else []
+                seen += rows.y.shape[-1]
+                # what is sure not to fit is not gathered first
+                keep = bool(self.spec.absorbed) or keep and size * max(1.0, coming / seen) <= HOLD
+                pieces = [*pieces, rows] if keep else []
         size, used = (int(most) for most in self.ranks.largest(torch.tensor([size, used]))[0])
         if not used:
             raise ValueError("Every row has weight 0 or a missing value; none is left to fit.")

@@ -15,6 +15,7 @@ _ATANH = tuple(2 / (2 * k + 3) for k in range(7))
 
 # Coefficients of x^-1, x^-3, ... in Stirling's series: B_2k / (2k (2k - 1)). At x = 10 the next is 3e-17.
 _STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
+_STIRLING_ONCE = tuple((2 * k + 1) * c for k, c in enumerate(_STIRLING))  # of minus the first derivative
 _STIRLING_TWICE = tuple((2 * k + 1) * (2 * k + 2) * c for k, c in enumerate(_STIRLING))  # of the second derivative
 _STIRLING_FROM = {torch.float64: 10.0}
 _STIRLING_FROM_SINGLE = 3.0  # four terms are enough for single precision, and the direct form loses digits
@@ -112,12 +113,48 @@ def stirling_derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
     large = x > _STIRLING_FROM.get(x.dtype, _STIRLING_FROM_SINGLE)
     w = 1 / torch.where(large, x, 100.0)
     square = w * w
-    first = -square * _horner(square, tuple((2 * k + 1) * c for k, c in enumerate(_STIRLING)))
+    first = -square * _horner(square, _STIRLING_ONCE)
     second = w * square * _horner(square, _STIRLING_TWICE)
     small = torch.where(large, 1.0, x)
     exact_first = torch.digamma(small) - torch.log(small) + 0.5 / small
     exact_second = trigamma(small) - 1 / small - 0.5 / small**2
     return torch.where(large, first, exact_first), torch.where(large, second, exact_second)
+
+
+_SHIFT = 8
+_FAR = 100.0  # from which on the second derivative is that of the series at x itself: the other rounds to eps / x^2
+
+
+def stirling_values(x: Tensor, slopes: bool) -> tuple[Tensor, ...]:
+    """`stirling_remainder` at `x > 0`, and where asked for its `stirling_derivatives`, in one go.
+
+    By Stirling's series at `z = x + 8`, where it has all its digits, and the product `P = x (x + 1) ... (x + 7)` with
+    its derivatives: `lgamma(x) = lgamma(z) - log P`. Absolute errors are those of rounding. Single precision, in which
+    P would overflow, is computed apart.
+    """
+    if x.dtype != torch.float64:
+        return (stirling_remainder(x), *(stirling_derivatives(x) if slopes else ()))
+    z = x + _SHIFT
+    w = 1 / z
+    square, inverse = w * w, 1 / x
+    product, first, second = x, torch.ones_like(x), torch.zeros_like(x)
+    for k in range(1, _SHIFT):
+        factor = x + k
+        if slopes:
+            second = torch.addcmul(2 * first, second, factor)
+            first = torch.addcmul(product, first, factor)
+        product = product * factor
+    ahead = torch.log1p(_SHIFT * inverse)  # log(z / x)
+    ratio = torch.log(z.square().square().square() / product)
+    value = w * _horner(square, _STIRLING) + (x - 0.5) * ahead - _SHIFT + ratio
+    if not slopes:
+        return (value,)
+    first, second = first / product, second / product
+    once = ahead - square * _horner(square, _STIRLING_ONCE) + 0.5 * (inverse - w) - first
+    twice = w * square * _horner(square, _STIRLING_TWICE) + (first * first - second)
+    own = inverse * inverse
+    twice = twice + (w - inverse) + 0.5 * (square - own)
+    return value, once, torch.where(x > _FAR, inverse * own * _horner(own, _STIRLING_TWICE), twice)
 
 
 def log_factorial_remainder(y: Tensor) -> Tensor:

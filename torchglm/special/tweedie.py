@@ -15,6 +15,7 @@ so by Poisson summation a coarser lattice of step h gives the same sum up to the
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -22,12 +23,12 @@ from torch import Tensor
 from torchglm.special.elementary import (
     HALF_LOG_2PI,
     kl_div,
-    stirling_derivatives,
-    stirling_remainder,
+    stirling_values,
 )
 
 FALL = 35.0  # terms, and the error of a coarser lattice, below exp(-35) of the largest are left out
 _MOST_TERMS = 72
+_TABLE = 1 << 12
 _CHUNK = {"cpu": 1 << 10}  # rows at a time: their terms stay in the cache
 _CHUNK_ON_DEVICE = 1 << 17
 
@@ -94,22 +95,41 @@ def _lattice(m: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return first, step, torch.ceil((m + reach_above(m, spread) - first) / step) + 1
 
 
-def _terms(m: Tensor, alpha: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """n, `kl_div(n, m)`, n alpha, the log-sum (rows, 1), the normalised terms; the others (rows, count)."""
+@cache
+def _remainders() -> Tensor:
+    """Stirling's remainder of 0 (a place that is not asked for), 1, 2, ..."""
+    return torch.cat(
+        [torch.zeros(1, dtype=torch.float64), stirling_values(torch.arange(1, _TABLE, dtype=torch.float64), False)[0]]
+    )
+
+
+def _remainder_of_counts(n: Tensor) -> Tensor:
+    """Stirling's remainder of whole numbers, looked up where they are not large."""
+    plain = n.dtype == torch.float64 and n.device.type == "cpu" and n.numel() > 0 and not _transformed()
+    if not plain or not bool(n.amax() < _TABLE):  # of a power beyond 2 it is not a number
+        return stirling_values(n, False)[0]
+    return _remainders()[n.long()]
+
+
+def _terms(m: Tensor, alpha: Tensor, count: int, slopes: bool) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
+    """n, `kl_div(n, m)`, derivatives of Stirling's remainder at n alpha if asked for, the log-sum (rows, 1), and the
+    normalised terms; the others (rows, count)."""
     first, step, _ = _lattice(m, alpha)
     n = first.unsqueeze(-1) + step.unsqueeze(-1) * torch.arange(count, dtype=m.dtype, device=m.device)
     m, alpha = m.unsqueeze(-1), alpha.unsqueeze(-1)
-    divergence, shape = kl_div(n, m), n * alpha
-    log_terms = -(1 + alpha) * divergence - stirling_remainder(n) - stirling_remainder(shape)
+    divergence = kl_div(n, m)
+    of_count = _remainder_of_counts(n)
+    of_shape, *found = stirling_values(n * alpha, slopes)
+    log_terms = -(1 + alpha) * divergence - of_count - of_shape
     top = log_terms.amax(-1, keepdim=True)
     terms = torch.exp(log_terms - top)
     total = terms.sum(-1, keepdim=True)
-    return n, divergence, shape, top + torch.log(total * step.unsqueeze(-1)), terms / total
+    return n, divergence, found, top + torch.log(total * step.unsqueeze(-1)), terms / total
 
 
 def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, ...]:
     """`log S`, its derivatives in `log m` (order 1), and those in alpha too (order 2); each shaped as `m`."""
-    n, divergence, shape, log_sum, weight = _terms(m, alpha, count)
+    n, divergence, slopes, log_sum, weight = _terms(m, alpha, count, order > 1)
     if order == 0:
         return (log_sum.squeeze(-1),)
 
@@ -123,7 +143,7 @@ def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, .
     by_mm = (1 + alpha) ** 2 * mean(spread**2) - (1 + alpha) * m
     if order == 1:
         return log_sum.squeeze(-1), by_m, by_mm
-    first, second = stirling_derivatives(shape)
+    first, second = slopes
     score = -divergence - n * first
     by_alpha = mean(score)
     by_ma = centre + (1 + alpha) * mean(spread * score)
@@ -149,6 +169,8 @@ def _series_everywhere(m: Tensor, alpha: Tensor, positive: Tensor, order: int) -
     m, alpha = m.reshape(-1)[rows], alpha.reshape(-1)[rows]
     found: list[tuple[Tensor, ...]] = []
     chunk = _CHUNK.get(m.device.type, _CHUNK_ON_DEVICE)
+    order_of = torch.argsort(_lattice(m, alpha)[2])  # rows of as many terms together
+    rows, m, alpha = rows[order_of], m[order_of], alpha[order_of]
     for some_m, some_alpha in zip(m.split(chunk), alpha.split(chunk), strict=True):
         longest = _lattice(some_m, some_alpha)[2].amax().nan_to_num(_MOST_TERMS) if some_m.numel() else 1
         found.append(_series(some_m, some_alpha, min(int(longest), _MOST_TERMS), order))

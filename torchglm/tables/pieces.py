@@ -30,6 +30,11 @@ class Pieces:
         """The pieces, with their places. Raises ValueError for what cannot be read."""
         raise NotImplementedError
 
+    @property
+    def count(self) -> int | None:
+        """How many rows there are, where the source says so before it is read."""
+        return None
+
     def __iter__(self) -> Iterator[pa.Table]:
         return (piece.table for piece in self.pieces())
 

@@ -56,6 +56,18 @@ class Scan(Pieces):
             self.groups = row_groups(self.files, *share)
             self._check_types()
 
+    @property
+    def count(self) -> int | None:
+        """How many rows the pieces hold, where the files say so: Parquet does."""
+        if kind_of(self.files[0]) != "parquet":
+            return None
+        total = 0
+        for file in self.files if self.groups is None else self.groups:
+            with parquet_file(file) as source:
+                groups = range(source.num_row_groups) if self.groups is None else self.groups[file]
+                total += sum(source.metadata.row_group(group).num_rows for group in groups)
+        return total
+
     def _check_types(self) -> None:
         """Find in the heads of all files what pieces of one's own share alone would not show."""
         import pyarrow as pa
