@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ JOBS: dict[str, dict[str, Any]] = {
         "family": {"name": "hurdle", "family": "lognormal"},
     },
     "weibull": {"data": {"formula": "time ~ age", "event": "seen"}, "family": "weibull"},
+    "visits": {"data": {"formula": "time ~ age", "until": "later"}, "family": "weibull"},
     "beta_binomial": {"data": {"formula": "hits ~ age", "trials": "trials"}, "family": "beta_binomial"},
     "groups": {"data": {"formula": "level ~ age", "by": "kind"}, "family": "ordinal"},
 }
@@ -41,7 +43,8 @@ JOBS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    table().to_parquet(folder / "rows.parquet")
+    rows = table()
+    rows.assign(later=np.where(rows.seen == 1, 1.5 * rows.time, np.inf)).to_parquet(folder / "rows.parquet")
     for name, job in JOBS.items():
         given = job | {"data": job["data"] | {"path": "rows.parquet"}, "output_dir": str(folder / name)}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(given))
@@ -149,3 +152,9 @@ def test_what_is_not_built_is_said(place: Path, capsys: pytest.CaptureFixture[st
     for name in ("ordinal", "gamma", "zero_inflated"):
         said = refused(capsys, "fit", str(place / f"{name}.yaml"), "--solver", "sgd", "--output_dir", str(place / "s"))
         assert "solver sgd fits families of one predictor" in said
+
+
+def test_evaluate_says_how_times_are_ordered(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(capsys, "evaluate", str(place / "weibull"), str(place / "rows.parquet"))
+    assert re.search(r"Concordance \(Harrell\)\s+0\.[5-9]", said), said
+    assert "Concordance" not in printed(capsys, "evaluate", str(place / "visits"), str(place / "rows.parquet"))

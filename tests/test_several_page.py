@@ -14,8 +14,10 @@ from reported_cases import CASES, fitted, table
 
 import torchglm as tg
 from torchglm.families.several import VectorFamily
+from torchglm.metrics import Concordance
 from torchglm.metrics.class_scores import ClassSums
 from torchglm.report import write_page
+from torchglm.report.several_influence import SeveralInfluence
 from torchglm.report.several_panels import check_panels, estimate_panels, prediction_panels, rootogram
 from torchglm.report.several_rows import SeveralRows
 from torchglm.report.survival import Survival
@@ -138,3 +140,46 @@ def test_a_rootogram_expects_what_the_law_says(frame: pd.DataFrame) -> None:
         torch.testing.assert_close(found.expected.sum(), found.observed.sum(), rtol=1e-10, atol=0)
         if case == "hurdle":  # the zeros of a hurdle are fitted exactly
             torch.testing.assert_close(found.expected[0], found.observed[0], rtol=1e-6, atol=0)
+
+
+def test_the_rows_that_move_a_fit_most_are_those_of_its_distances(frame: pd.DataFrame) -> None:
+    """However the rows come in chunks; shifts are DFBETAs; of classes the probability of the one that was observed."""
+    for case in ("weibull", "zero_inflated", "ordinal"):
+        r = fitted(case, frame)
+        found = SeveralInfluence.made(r)
+        assert found is not None
+        cook = r.cooks_distance()
+        top = cook.nan_to_num(-1.0).topk(10)
+        assert found.largest.row.tolist() == top.indices.tolist()
+        torch.testing.assert_close(found.largest.cook, top.values)
+        torch.testing.assert_close(found.largest.shift, r.dfbetas()[top.indices])
+        if case == "ordinal":
+            codes = r.with_rows(frame).rows.y[0].long()  # type: ignore[union-attr]
+            torch.testing.assert_close(found.largest.mu, r.fitted.gather(1, codes[:, None])[top.indices, 0])
+        rows = r.rows
+        assert rows is not None
+        pieces = SeveralInfluence.made(r.on([rows.between(0, 100), rows.between(100, len(frame))]))
+        assert pieces is not None and pieces.largest.row.tolist() == top.indices.tolist()
+
+
+def test_a_page_checks_the_model_and_names_rows(frame: pd.DataFrame, tmp_path: Path) -> None:
+    for case, words in (
+        ("ordinal", "parallel slopes of"),
+        ("multinomial", "no score test was made"),
+        ("weibull", "predicted in that order"),
+    ):
+        r = fitted(case, frame)
+        text = write_page(r, tmp_path / f"{case}.html").read_text(encoding="utf-8")
+        assert words in text and "Rows that move the fit most" in text and "quantile residual" in text
+        other = write_page(r, tmp_path / f"{case}_new.html", new_rows=True).read_text(encoding="utf-8")
+        assert "Rows that move the fit most" not in other
+
+
+def test_concordance_of_a_page_is_that_of_the_metric(frame: pd.DataFrame) -> None:
+    r = fitted("weibull", frame)
+    rows = SeveralRows.of(r)
+    assert rows is not None
+    kept, metric = r.rows, Concordance()
+    assert kept is not None and kept.event is not None
+    metric.update(r.fitted, kept.y[0], event=kept.event[0], weights=kept.weight[0])
+    assert rows.concordance == pytest.approx(float(metric.compute()), rel=1e-12)

@@ -18,7 +18,7 @@ from torchglm.metrics.class_scores import ClassSums
 from torchglm.report import laws
 from torchglm.report.binned import Calibration
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
-from torchglm.report.several_rows import MOST_CELLS, SeveralRows, confusion
+from torchglm.report.several_rows import MOST_CELLS, SeveralRows, concordance_of, confusion
 from torchglm.rows.planned import predictors
 from torchglm.rows.rows import to_float64
 from torchglm.writing import numbers
@@ -36,6 +36,7 @@ _TITLES = {
     "expected": "Expected mean",
     "observed_expected": "Observed / expected",
     "gini": "Gini",
+    "concordance": "Concordance (Harrell)",
 }
 
 
@@ -138,6 +139,9 @@ class SeveralScorer:
                 del found["ranked_probability"]
             return found
         found["nll"] = float(self.nll.sum()) / rows
+        order = concordance_of([part for one in self.models.values() for part in one.times])
+        if order is not None:
+            found["concordance"] = order
         if means is not None:
             observed, expected, weight = (float(t.sum()) for t in (means.observed, means.predicted, means.weight))
             found |= {"observed": observed / weight, "expected": expected / weight}

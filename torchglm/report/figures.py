@@ -63,10 +63,11 @@ def leverage(found: Influence) -> Figure:
     axes.margins(0.08)
     if axes.get_xscale() == "log":
         numbered(axes.xaxis)
-    if not found.result.batch_shape and found.count:
+    plain = found.result.plan is None
+    if plain and not found.result.batch_shape and found.count:
         _contours(figure, float(found.result.flat.df))
     axes.set_xlabel("leverage (log axis)")
-    axes.set_ylabel("standardised Pearson residual")
+    axes.set_ylabel("standardised Pearson residual" if plain else "quantile residual")
     return figure
 
 

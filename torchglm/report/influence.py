@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -72,21 +73,28 @@ class Influence:
 
     def add(self, values: RowValues) -> None:
         """Take in a chunk."""
-        fit, used = self.result.flat, values.used
+        used = values.used
         h, left, residual, cook = deletion(self.result, values)
         fine = used & self.fitted & cook.isfinite()
+        parts = (values, h, residual, cook, left)
+        self.take(fine, cook, torch.stack([h, residual]), lambda index: self._cases(parts, index))
+
+    def take(self, fine: Tensor, cook: Tensor, drawn: Tensor, cases: Callable[[Tensor], Cases]) -> None:
+        """Take in distances (B, n) of rows that are `fine`, the leverage and residual (2, B, n) of each to draw from.
+
+        `cases` makes those at places (k,) among the models' rows one after another.
+        """
         cook = torch.where(fine, cook, -1.0)
         self.count += int(fine.sum())
-        self.high += int((cook > 4 / fit.nobs.unsqueeze(-1)).sum())
+        self.high += int((cook > 4 / self.result.flat.nobs.unsqueeze(-1)).sum())
         models, n = cook.shape
         flat = cook.reshape(-1)
-        parts = (values, h, residual, cook, left)
         first = flat.topk(min(self.most, models * n)).indices
-        top = self._cases(parts, first[flat[first] >= 0])
+        top = cases(first[flat[first] >= 0])
         top = top if self.top is None else self.top + top
         self.top = top.take(top.cook.argsort(descending=True, stable=True)[: self.most])
         model, row = fine.nonzero(as_tuple=True)
-        self.drawn.offer((self.seen + row) * models + model, torch.stack([h[model, row], residual[model, row]]))
+        self.drawn.offer((self.seen + row) * models + model, drawn[:, model, row])
         self.seen += n
 
     def _cases(self, parts: tuple[RowValues, Tensor, Tensor, Tensor, Tensor], index: Tensor) -> Cases:

@@ -26,6 +26,7 @@ from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.path_panels import path_panels
 from torchglm.report.random_plots import random_panels
+from torchglm.report.several_influence import SeveralInfluence
 from torchglm.report.several_rows import SeveralRows
 from torchglm.report.views import View, view_of
 from torchglm.version import VERSION
@@ -73,7 +74,8 @@ def write_page(
         )
     own = not given and not new_rows and result.has_rows
     if result.plan is not None:
-        rows = Shown(SeveralRows.of(result), None, own)
+        gathered = SeveralRows.of(result)
+        rows = Shown(gathered, SeveralInfluence.made(result) if own and gathered is not None else None, own)
     else:
         rows = Shown.of(result, chunks(result, y, mu, weight, exposure), own)
     text = page(result, rows, title, config, level, origin(result, rows, run, data))
@@ -198,13 +200,13 @@ def _on_own_rows(result: Fitted, view: View, rows: Shown) -> dict[str, Any]:
         "silent": True,
     }
     found = rows.influence
-    if found is None:
+    if not rows.own or rows.gathered is None:
         return nothing
     try:
         checked = _check_parts(check(result), result, view)
     except ValueError as error:  # the fit and the rest of its report are worth having without them
         checked = {"warnings": [*view.warnings(), f"The checks could not be made: {error}"]}
-    if not found.count:
+    if found is None or not found.count:
         return nothing | checked
     return (
         nothing
@@ -242,6 +244,10 @@ def _checked(check: Check) -> str:
 
 def _asked(check: Check) -> str:
     """What was asked of the model or the models, and how it went, in a sentence."""
+    if not check.tests and not check.batch:
+        count = len(check.findings[0])
+        found = f"{count} finding{'s' * (count != 1)}, named at the top of this page," if count else "Nothing found"
+        return f"{found} in how the fit ended, its columns and its classes; no score test was made."
     asked = f"{len(check.tests)} test{'s' * (len(check.tests) != 1)} ({', '.join(check.tests)})"
     held = f"held together at {check.level:g} by Holm's adjustment"
     if check.batch:

@@ -180,7 +180,7 @@ def residual_panels(result: Fitted, rows: Gathered) -> list[Panel]:
 def influence_panels(found: Influence) -> list[Panel]:
     """What single rows do: residuals against leverage, and Cook's distance."""
     batch = bool(found.result.batch_shape)
-    curves = "" if batch else " Dashed: Cook's distance of 0.5 and 1."
+    curves = "" if batch or found.result.plan is not None else " Dashed: Cook's distance of 0.5 and 1."
     return [
         Panel(
             "Leverage and residual",

@@ -134,7 +134,11 @@ def _of_times(family: LogTimes, rows: SeveralRows) -> list[Panel]:
     whole_curve = Survival.of(family, some.response, some.eta, some.weight)
     reading = "Steps: Kaplan–Meier with 95 % limits. Dashed: the survival that the model expects of the same rows."
     panels = [
-        Panel("Survival against Kaplan–Meier", reading + used, several_figures.survival([("all rows", whole_curve)]))
+        Panel(
+            "Survival against Kaplan–Meier",
+            f"{reading}{used}{_order(rows)}",
+            several_figures.survival([("all rows", whole_curve)]),
+        )
     ]
     ends = weighted_quantiles(some.eta[0], some.weight, torch.tensor([1 / 3, 2 / 3]))
     group = torch.bucketize(some.eta[0].contiguous(), ends)
@@ -153,6 +157,17 @@ def _of_times(family: LogTimes, rows: SeveralRows) -> list[Panel]:
             )
         )
     return panels
+
+
+def _order(rows: SeveralRows) -> str:
+    """How well predicted times are in the order of the times, in a sentence."""
+    share = rows.concordance
+    if share is None or share != share:
+        return ""
+    return (
+        f" Of pairs of rows whose order is known, {100 * share:.1f} % are predicted in that order (Harrell's C); by "
+        "chance it would be 50 %."
+    )
 
 
 def _some(rows: DrawnRows, kept: Tensor) -> tuple[object, Tensor, Tensor]:

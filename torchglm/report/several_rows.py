@@ -13,11 +13,12 @@ from torchglm.families.several import Classes, LogTimes
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
 from torchglm.metrics.class_scores import ClassSums
+from torchglm.metrics.class_sums import concordance_value
 from torchglm.report.binned import Calibration
 from torchglm.report.document import Grid
 from torchglm.report.sample import EvenSample
 from torchglm.rows.planned import predictors
-from torchglm.rows.responses import Counts, Pair, Response, Times, size_of
+from torchglm.rows.responses import Counts, Pair, Response, Times, event_of, size_of
 from torchglm.rows.rows import Rows, to_float64
 
 MOST_CLASSES = 12  # of which probabilities are compared with shares
@@ -48,6 +49,7 @@ class SeveralRows:
         self.count = self.seen = 0
         self.weighted, self.least = False, float("inf")
         self.kind: type[Any] | None = None
+        self.times: list[Tensor] = []  # (4, k) of times: median predicted, time, event, weight
 
     @classmethod
     @torch.no_grad()
@@ -80,6 +82,11 @@ class SeveralRows:
         return DrawnRows(self._response(list(columns[:parts])), columns[parts], columns[parts + 1 :])
 
     @property
+    def concordance(self) -> float | None:
+        """Harrell's C of the medians predicted; None without times."""
+        return concordance_of(self.times)
+
+    @property
     def whole(self) -> bool:
         """Whether every row is in the sample."""
         return self.count <= self.sample.most
@@ -92,9 +99,11 @@ class SeveralRows:
     def _add(self, y: Response, weight: Tensor, eta: Tensor) -> None:
         self.weighted |= bool((weight != 1).any())
         self.least = min(self.least, float(size_of(y).min()))
-        if isinstance(self.family, Classes):
+        if isinstance(self.family, LogTimes):
+            self._add_times(self.family, y, weight, eta)
+        elif isinstance(self.family, Classes):
             self._add_classes(self.family, y, weight, eta)
-        elif self.kind in (None, Counts) and not isinstance(self.family, LogTimes):
+        elif self.kind in (None, Counts):
             size, mean = size_of(y), self.family.mean(eta)
             if isinstance(y, Counts):
                 some = y.trials > 0
@@ -102,6 +111,14 @@ class SeveralRows:
             fine = mean.isfinite()
             if bool(fine.any()):
                 self._sum("mean", Calibration.of(size[fine], mean[fine], weight[fine]))
+
+    def _add_times(self, family: LogTimes, y: Response, weight: Tensor, eta: Tensor) -> None:
+        if self.kind not in (None, Times):
+            return  # in intervals, whose order is not known
+        size, event = size_of(y), event_of(y)
+        middle = family.quantile(torch.tensor(0.5, dtype=eta.dtype, device=eta.device), eta)
+        seen = torch.ones_like(size) if event is None else event.to(size.dtype)
+        self.times.append(torch.stack([middle, size, seen, weight]))
 
     def _add_classes(self, family: Classes, y: Tensor, weight: Tensor, eta: Tensor) -> None:
         logs = family.log_probabilities(eta)
@@ -112,6 +129,14 @@ class SeveralRows:
 
     def _sum(self, name: str, sums: Calibration) -> None:
         self.calibrations[name] = self.calibrations[name] + sums if name in self.calibrations else sums
+
+
+def concordance_of(parts: list[Tensor]) -> float | None:
+    """Harrell's C of rows (4, k): times predicted, times, events and weights; None of none."""
+    if not parts:
+        return None
+    mu, time, event, weight = torch.cat(parts, 1)
+    return float(concordance_value(mu, time, event > 0, weight))
 
 
 def _parts(response: Response) -> list[Tensor]:

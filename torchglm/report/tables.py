@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from torchglm.families.several import Classes
 from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Grid
 from torchglm.report.overview import ModelBatch
@@ -66,19 +67,26 @@ def influential(found: Influence) -> Grid:
                 *name,
                 str(place.row),
                 place.file or "",
-                _response(y, bool(cases.censored[i])),
+                _label(result, y) or _response(y, bool(cases.censored[i])),
                 numbers.short(mu),
                 f"{residual:.2f}",
                 numbers.short(h, 3),
                 numbers.short(cook, 3),
-                f"{float(shift[top]):+.2f} se of {result.names[top]}",
+                f"{float(shift[top]):+.2f} se of {result.all_names[top]}",
             ]
         )
-    head = ["row", "file", "response", "fitted", "std. residual", "leverage", "Cook's distance", "moves most"]
+    fitted = "its probability" if isinstance(result.family, Classes) else "fitted"
+    residual_ = "std. residual" if result.plan is None else "quantile residual"
+    head = ["row", "file", "response", fitted, residual_, "leverage", "Cook's distance", "moves most"]
     head, at = ["model", *head] if batch else head, 2 if batch else 1
     if not files:
         head, rows = head[:at] + head[at + 1 :], [row[:at] + row[at + 1 :] for row in rows]
     return Grid("Rows that move the fit most", head, rows)
+
+
+def _label(result: Fitted, value: float) -> str:
+    """The class of a response; empty for a family without."""
+    return str(result.family.known[int(value)]) if isinstance(result.family, Classes) else ""
 
 
 def _response(value: float, censored: bool) -> str:

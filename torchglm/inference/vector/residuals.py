@@ -32,14 +32,15 @@ def residuals_several(result: Fitted, kind: str | None = None, standardized: boo
         if kind in (None, "quantile"):
             n = values.rows.y.shape[-1]
             uniform = torch.rand(n, dtype=torch.float64, generator=generator).to(values.eta.device)
-            parts.append(_quantile(result, values, uniform))
+            parts.append(quantile_of(result, values, uniform))
         else:
             parts.append(_difference(result, values, kind == "pearson"))
     value = torch.cat(parts, -1)
     return result.shaped(value if value.dim() == 2 else value.movedim(0, -1))
 
 
-def _quantile(result: Fitted, values: VectorValues, uniform: Tensor) -> Tensor:
+def quantile_of(result: Fitted, values: VectorValues, uniform: Tensor) -> Tensor:
+    """(B, n) the quantile residuals of a chunk, by `uniform` (n,) where the law has an atom; NaN without weight."""
     family = family_of(result)
     known = values.used & family.valid(values.eta)
     y = filled(values.rows.response, known, family.inner_mean)  # harmless ones in rows without weight
