@@ -144,14 +144,12 @@ def fit(
     `torch.distributed` share the rows of files: all call `fit` and get the same result. Raises `ValueError` or
     `TypeError` for data that do not fit together, are not finite or lie outside the family's support.
     """
-    x, y = named_or_placed(x, y, formula, data)
     family, chosen = family_and_link(family, link, predictors)
     check_options(tol, max_iter, singular, penalty, names, dtype)
     beside = Roles.of(roles, "fit")
     beside.check_link(chosen)
     read = data_of(
-        x,
-        y,
+        *named_or_placed(x, y, formula, data),
         family,
         chosen,
         beside,
