@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,8 +207,9 @@ def test_heads_of_mixed_families_on_one_network() -> None:
     assert all(bool(p.grad.isfinite().all()) for p in heads.parameters())
     torch.testing.assert_close(heads.loss(x, {"count": count}), heads["count"].loss(x, count))
     assert set(heads(x)) == set(heads) == set(y) and len(heads) == 3 and heads(x)["grade"].shape == (8, 1, 3)
+    torch.testing.assert_close(tg.nn.WithLoss(nn.Identity(), heads)(x, y, weights={"cost": seen}), loss)
     nobody = heads.loss(x, {"cost": cost}, weights={"cost": torch.zeros(8)})
-    assert float(nobody) == 0
+    assert float(nobody.detach()) == 0
     for call, says in (
         (lambda: heads.loss(x, {"other": count}), "none of the heads"),
         (lambda: heads.loss(x, {}), "no head"),
@@ -289,3 +291,43 @@ def test_a_loss_is_differentiated_by_functions(name: str) -> None:
 def test_a_loss_is_compiled(name: str) -> None:
     loss, eta, y = case_of(name)
     torch.testing.assert_close(torch.compile(loss, backend="eager", fullgraph=True)(eta, y), loss(eta, y))
+
+
+def _rank(rank: int, place: str, out: str) -> None:
+    """One of two processes that train on half of the rows each."""
+    torch.distributed.init_process_group("gloo", f"file://{place}", rank=rank, world_size=2)
+    x, y = rows()
+    whole = nn.parallel.DistributedDataParallel(tg.nn.WithLoss(network()))
+    steps(whole, x[rank::2], y[rank::2])
+    torch.save(whole.module.model.state_dict(), f"{out}{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), GLMHead(4, "negative_binomial"))
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(40, 3, generator=generator), torch.poisson(torch.ones(40), generator=generator)
+
+
+def steps(whole: nn.Module, x: Tensor, y: Tensor) -> None:
+    optimizer = torch.optim.SGD(whole.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        whole(x, y).backward()
+        optimizer.step()
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    """Under DDP, which adds gradients of calls alone: the same parameters on both, to rounding those of one process."""
+    torch.multiprocessing.spawn(_rank, (str(tmp_path / "meet"), str(tmp_path / "out")), nprocs=2)
+    one, other = (torch.load(tmp_path / f"out{rank}", weights_only=True) for rank in (0, 1))
+    alone = tg.nn.WithLoss(network())
+    steps(alone, *rows())
+    for name, value in alone.model.state_dict().items():
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=0)
+        torch.testing.assert_close(one[name], value, rtol=1e-5, atol=1e-6)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchglm.inputs import Roles
 from torchglm.model.layer import GLMLayer
 from torchglm.model.network import readable, split
+from torchglm.nn.heads import Heads
 
 
 class WithLoss(nn.Module):
@@ -18,8 +19,8 @@ class WithLoss(nn.Module):
     `DistributedDataParallel`, FSDP, `torch.compile` and `torch.func.functional_call` wrap calls: around a network they
     miss a loss that is taken beside it (and DDP then adds no gradients). `model` is a `GLMHead`, an `nn.Sequential`
     that ends in one, a module with `.backbone` and `.head`, or one in which `head` names its head; with `loss`, such as
-    a `GLMLoss`, any network whose output that takes, `loss(model(x), y, **roles)`. What rows of weight 0 hold reaches
-    no gradient. The parameters are those of `model`, under the prefix `model.`.
+    a `GLMLoss`, any network whose output that takes, `loss(model(x), y, **roles)`; `Heads` take what it puts out for
+    their features. What rows of weight 0 hold reaches no gradient. Parameters are under `model.` and `loss.`.
     Raises `ValueError` for a model without a head where no `loss` is given.
     """
 
@@ -35,7 +36,8 @@ class WithLoss(nn.Module):
         """The loss of a batch."""
         x = readable(x, Roles.of(roles, "WithLoss")) if not self._by_name(roles) else x
         if self.loss is not None:
-            return self.loss(self.model(x), y, **roles)
+            take = self.loss.loss if isinstance(self.loss, Heads) else self.loss
+            return take(self.model(x), y, **roles)
         before, head = split(self.model, self.head)
         assert isinstance(head, GLMLayer)
         return head.loss(x if before is None else before(x), y, **roles)
