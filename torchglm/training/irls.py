@@ -30,7 +30,7 @@ from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import plan_of_head, problem_of, rows_of_batch
 from torchglm.training.batches import rank_and_world
 from torchglm.training.logged_metrics import Scores
-from torchglm.training.model_head import mean_metrics, predicted, squeezed
+from torchglm.training.model_head import mean_metrics, metric_of, predicted, squeezed
 
 
 class LitIRLS(LightningModule):
@@ -71,7 +71,7 @@ class LitIRLS(LightningModule):
         plan_of_head(head)  # classes that are not known are told now
         self.automatic_optimization = False
         self.head, self.penalty, self.tol, self.warm = head, penalty, tol, warm
-        self.metrics = Scores(lambda: mean_metrics(head))
+        self.metrics = Scores(lambda: {name: metric_of(head, kind) for name, kind in mean_metrics(head).items()})
         self.search: Search | None = None
         self._sums: Moments | None = None
         self._deviance = torch.tensor(torch.nan, dtype=torch.float64)

@@ -97,18 +97,18 @@ def _plan(head: VectorHead) -> dict[str, Any] | None:
     return None if head.plan is None else head.plan.to_dict()
 
 
-def mean_metrics(head: GLMHead) -> dict[str, Metric]:
+def mean_metrics(head: GLMHead) -> dict[str, type[Metric]]:
     """What tells how good the means of a head are, where nobody asks for something else.
 
     The deviance; of classes their accuracy, and in an order the ranked probability score; of times the concordance.
     """
     family = head.family
     if isinstance(family, Classes):
-        ranked = {"rps": RankedProbabilityScore(family)} if isinstance(family, Ordinal) else {}
-        return {"accuracy": Accuracy(family), **ranked}
+        ranked = {"rps": RankedProbabilityScore} if isinstance(family, Ordinal) else {}
+        return {"accuracy": Accuracy, **ranked}
     if isinstance(family, LogTimes):
-        return {"concordance": Concordance()}
-    return {} if isinstance(family, VectorFamily) else {"deviance": Deviance(family)}
+        return {"concordance": Concordance}
+    return {} if isinstance(family, VectorFamily) else {"deviance": Deviance}
 
 
 def metric_of(head: GLMHead, wanted: Metric | Callable[..., Metric]) -> Metric:
