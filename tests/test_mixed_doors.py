@@ -124,3 +124,40 @@ def test_modes_are_drawn_in_their_order() -> None:
     assert [panel.title for panel in panels] == ["Effects of g: (Intercept)", "Effects of g: x"]
     drawn = panels[0].figure.axes[0].lines[0].get_xdata()
     np.testing.assert_allclose(drawn, np.sort(result.random["g"].modes[:, 0]))
+
+
+def test_groups_that_say_nothing_of_a_variance_are_refused() -> None:
+    with pytest.raises(ValueError, match="'one' have one level"):
+        torchglm.fit("z ~ x + (1 | one)", DATA.assign(one="a"), family="gaussian")
+    each = DATA.assign(row=np.arange(len(DATA)))
+    with pytest.raises(ValueError, match="'row' has 240 levels.*cannot be told apart"):
+        torchglm.fit("z ~ x + (1 | row)", each, family="gaussian")
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        torchglm.fit("size ~ x + (1 | row)", each, family="gamma", link="log")
+    spread = torchglm.fit("count ~ x + (1 | row)", each, family="poisson")  # counts have no residuals beside
+    assert spread.converged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["gaussian", "poisson", "binomial"])
+def test_intervals_of_fixed_effects_cover(family: str) -> None:
+    """600 data sets of 30 groups of 8: the 95 % intervals of a slope, and of an effect between groups."""
+    rng = np.random.default_rng(7)
+    sims, groups, n = 600, 30, 240
+    g = np.tile(np.repeat(np.arange(groups), n // groups), (sims, 1))
+    x, between = rng.normal(size=(sims, n)), rng.normal(size=(sims, groups))
+    b = 0.6 * rng.normal(size=(sims, groups))
+    v = np.take_along_axis(between, g, 1)
+    eta = 0.3 + 0.4 * x + 0.5 * v + np.take_along_axis(b, g, 1)
+    y = {
+        "gaussian": lambda: eta + rng.normal(size=eta.shape),
+        "poisson": lambda: rng.poisson(np.exp(eta)),
+        "binomial": lambda: rng.binomial(1, 1 / (1 + np.exp(-eta))),
+    }[family]()
+    columns = {"y": y, "x": x, "v": v, "g": g, "sim": np.repeat(np.arange(sims)[:, None], n, 1)}
+    data = pd.DataFrame({name: value.ravel() for name, value in columns.items()})
+    result = torchglm.fit("y ~ x + v + (1 | g)", data, family=family, by="sim")
+    low, high = result.conf_int().unbind(-1)
+    for j, truth in ((1, 0.4), (2, 0.5)):
+        cover = float(((low[:, j] <= truth) & (truth <= high[:, j])).double().mean())
+        assert 0.925 <= cover <= 0.975, (result.names[j], cover)

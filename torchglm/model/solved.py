@@ -182,6 +182,7 @@ def _mixed(
             "of a law by their likelihood. Leave it out, or give a number to a family that has one."
         )
     assert data.random is not None
+    _check_groups(data, family)
     held = None if dispersion is None else float(dispersion)
     method = method_of(smoothing, family, link)
     _check_quadrature(quadrature, data.random, family, link, penalty, method)
@@ -193,6 +194,24 @@ def _mixed(
     data.context |= {"method": method, "effect_rows": data.source, "held_dispersion": held, "quadrature": quadrature}
     data.source = conditional(data.source, data.random, found.coef)
     return Solved(family, None if smooth is None else smooth.with_strength(found.used), solution, mixed=found)
+
+
+def _check_groups(data: Data, family: Family) -> None:
+    """Raise `ValueError` for a grouping of one level, and for one that leaves no two rows for the residuals."""
+    held = isinstance(data.source, list) and not data.batch
+    rows = sum(chunk.y.shape[-1] for chunk in data.source) if held else 0
+    for group in data.context["spec"].groupings:
+        levels = len(group.levels)
+        if levels < 2:
+            raise ValueError(
+                f"the random effects of {group.name!r} have one level, {group.levels[0]!r}: nothing varies between its "
+                "groups. Leave them out, or check the column."
+            )
+        if rows and family.has_dispersion and levels * group.effects >= rows:
+            raise ValueError(
+                f"{group.name!r} has {levels:,} levels with {group.effects} effect{'s' * (group.effects > 1)} each and "
+                f"the data {rows:,} rows: effects and residuals cannot be told apart. Take groups of several rows each."
+            )
 
 
 def _check_quadrature(
