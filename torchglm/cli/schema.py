@@ -148,6 +148,7 @@ class IRLS(SolverOptions):
             family=job.family,
             link=job.link,
             penalty=job.penalty,
+            smoothing=job.smoothing,
             dispersion=job.dispersion,
             by=data.groups or None,
             missing=data.missing,
@@ -214,6 +215,7 @@ class Job:
         link: link function: a name, or {name: power, power: 0.5}; null is the family's default
         penalty: null, {name: ridge, l2: 0.1}, {name: elastic_net, l1: 0.1, l2: 0.1}, or {name: elastic_net, path: 100,
             folds: 10}, which fits a path of strengths and chooses one
+        smoothing: null, reml or ml: how strengths of s(x) and variances of (1 | group) are found; or {s(x): 2.5}
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
         solver: irls (exact) or sgd (by minibatch), with its arguments
         seed: of every random choice
@@ -227,6 +229,7 @@ class Job:
     family: Family
     link: Link | None = None
     penalty: Penalty | None = None
+    smoothing: Literal["reml", "ml"] | dict[str, float] | None = None
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
     solver: SolverOptions = field(default_factory=IRLS)
     seed: int = 0

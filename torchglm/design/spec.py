@@ -235,11 +235,16 @@ class DesignSpec:
         parts = tuple((name, inside) for name, inside in self.parts if name != INTERCEPT and name not in absorbed)
         return replace(self, parts=parts, absorbed=absorbed)
 
-    def check_fixed(self, where: str) -> None:
-        """Raise ValueError where there are random effects or absorbed factors, which `where` does not know."""
+    def check_fixed(self, where: str, smooths: bool = False) -> None:
+        """Raise ValueError for random effects and absorbed factors, and for smooths where `where` does not know them."""
         if self.absorbed:
             said = ", ".join(self.absorbed_levels)
             raise ValueError(f"the absorbed factors {said} are fitted by torchglm.fit alone, not by {where}.")
+        if self.penalties and not smooths:
+            raise ValueError(
+                f"the term {self.penalties[0].name} has a penalty, whose strength torchglm.fit finds, not {where}. "
+                "Write a basis without one: bs(x, df=5), cr(x, df=5)."
+            )
         if self.random:
             said = ", ".join(one.text for one in self.random)
             raise ValueError(

@@ -105,6 +105,18 @@ def repeated(penalty: Quadratic, gram: Tensor) -> Tensor:
     return (effect > SEEN * effect.amax(-2, keepdim=True).clamp(min=1e-300)).any(-1)
 
 
+def left_by(penalty: Quadratic, infinite: Tensor, p: int) -> Tensor:
+    """(B, p, p) the projection on what the blocks leave whose strengths are `infinite` (B, J)."""
+    whole = torch.zeros(infinite.shape[0], p, p, dtype=torch.float64, device=infinite.device)
+    for j, (columns, matrix) in enumerate(penalty.blocks):
+        at = torch.tensor(columns, device=infinite.device)
+        own = (matrix / matrix.norm()).to(infinite.device)
+        whole[:, at.unsqueeze(-1), at] += infinite[:, j, None, None] * own
+    values, vectors = torch.linalg.eigh(whole)
+    free = values <= EMPTY * values[:, -1:].clamp(min=1.0)
+    return (vectors * free.unsqueeze(-2)) @ vectors.mT
+
+
 def scaled_root(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`R` (B, p, p) with `R R'` the inverse, the log-determinant (B,), and (B,) whether it is positive definite."""
     size = matrix.diagonal(dim1=-2, dim2=-1)

@@ -132,6 +132,31 @@ def dispersion_ml(source: Iterable[Rows], family: Family, link: Link, coef: Tens
     return torch.where(positive, best, start)
 
 
+@torch.no_grad()
+def dispersion_fletcher(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, pearson: Tensor) -> Tensor:
+    """(B,) Pearson's dispersion (B,) over `1 + s`, `s` the mean of `V'(mu) (y - mu) sqrt(w) / V(mu)` over the rows.
+
+    It takes out the part of Pearson's statistic that skewness makes vary.
+    Source: Fletcher (2012), Biometrika 99(1), 230-237.
+    """
+    if isinstance(source, Ragged):
+        value = torch.empty_like(pearson)
+        for at, rows in source.parts:
+            value[at] = dispersion_fletcher([rows], take_family(family, at), link, coef[at], pearson[at])
+        return value
+
+    def term(rows: Rows, mu: Tensor) -> Tensor:
+        used = rows.weight > 0
+        repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(mu.dtype)
+        prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 0.0)
+        each = family.variance_log_deriv(mu) * (rows.y - mu) * prior.sqrt()
+        kept = torch.where(used, repeats, 0.0)
+        return torch.stack([(kept * torch.where(used, each, 0.0)).sum(-1), kept.sum(-1)], -1)
+
+    total, count = RowMeans(source, link, coef).sum(term).unbind(-1)
+    return pearson / (1 + (total / count).clamp(min=-0.9))
+
+
 def alpha_ml(fitted: RowMeans, family: Family, start: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) the maximum likelihood alpha of negative binomial models at fixed means, and where it is on its limit 0.
 

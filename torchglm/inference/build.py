@@ -16,7 +16,8 @@ from torchglm.families.several import Ordinal, VectorFamily
 from torchglm.fitting.apart import Apart
 from torchglm.fitting.mixed.fit import MixedFound
 from torchglm.fitting.penalties import Penalty, Quadratic
-from torchglm.fitting.shape import dispersion_ml
+from torchglm.fitting.ranges import left_by
+from torchglm.fitting.shape import dispersion_fletcher, dispersion_ml
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated
@@ -62,7 +63,7 @@ def build(
     family.requires_grad_(False)
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64) + (0 if beside is None else beside.rank)
-    edf, unknown = _penalised(solution, penalty, mixed)
+    edf, unknown = _penalised(solution, penalty, estimated, mixed)
     df, levels = rank if edf is None else edf.sum(-1), {} if beside is None else beside.tensors
     if apart is not None:
         unknown, df = apart.infinite != 0, df + apart.rows - apart.levels
@@ -71,7 +72,10 @@ def build(
     if mixed is not None:
         kind, phi, levels = of_effects(mixed, family, link, constant, tol, solution.status, dispersion)
     elif estimated is not None and dispersion is None and family.has_dispersion:
+        freedom = torch.where(nobs > df, nobs - df, torch.nan)
         kind, phi = "reml", estimated.dispersion
+        if not family.least_squares:
+            kind, phi = "fletcher", dispersion_fletcher(source, family, link, coef, pearson / freedom)
     else:
         kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)
     censored = plan is None and context.get("event")  # with a plan the information is the observed one already
@@ -128,11 +132,12 @@ def _strengths(penalty: Penalty | None, estimated: Estimated | None, coef: Tenso
 
 
 def _penalised(
-    solution: Solution, penalty: Penalty | None, mixed: MixedFound | None
+    solution: Solution, penalty: Penalty | None, estimated: Estimated | None, mixed: MixedFound | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """(B, p) the effective degrees of freedom, and the columns of models with an l1 penalty, which have no errors.
 
-    `diag((G + S)^-1 G) = 1 - diag((G + S)^-1 S)` on the columns that are not held at zero.
+    `diag((G + S)^-1 G) = 1 - diag((G + S)^-1 S)` on the columns that are not held at zero; where a strength is infinite
+    the coefficients share the freedom of the null space that is left.
     """
     if penalty is None or mixed is not None:
         return None if mixed is None else mixed.edf, None
@@ -142,7 +147,10 @@ def _penalised(
     if penalty.diagonal:
         each = 1 - solution.root.inverse_diagonal() * penalty.ridge(coef, total)
     else:
-        each = (solution.root.inverse() * solution.moments.gram.written_out()).sum(-1)
+        gram = solution.moments.gram.written_out()
+        if estimated is not None and bool(torch.isinf(estimated.strength).any()):
+            gram = left_by(estimated.penalty, torch.isinf(estimated.strength), gram.shape[-1]) @ gram
+        each = (solution.root.inverse() * gram).sum(-1)
     edf = torch.where(active, each, 0.0)
     if l1 is None:
         return edf, None

@@ -29,7 +29,7 @@ from torchglm.rows.plan import Plan
 from torchglm.rows.ranks import members
 from torchglm.rows.rows import Rows
 
-DISPERSIONS = ("pearson", "deviance", "ml", "reml")  # those that are estimated
+DISPERSIONS = ("pearson", "deviance", "ml", "fletcher", "reml")  # those that are estimated
 Kind = TypeVar("Kind", bound="Fitted")
 
 

@@ -15,6 +15,8 @@ from torchglm.design.kinds import PENALISED, Penalised
 from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth, SmoothPart
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.smooth_tests import TermTest, test_of
+from torchglm.inference.strengths import strength
 
 GRID = 100  # values of a curve where none are given
 SURFACE = 1600  # and of a surface
@@ -25,13 +27,14 @@ DRAWS = 10_000  # of the largest deviation of a curve, for a simultaneous band
 class SmoothTerm:
     """One smooth of a fit, such as `s(age)` or `s(time):dose`, on the scale of the linear predictor.
 
-    `places` are those of its coefficients in `result.coef`, `names` those of its strengths.
+    `places` are those of its coefficients in `result.coef`, `blocks` those of its strengths in `result.strength`.
     """
 
     result: Fitted
     factor: Penalised
     part: SmoothPart
     places: list[int]
+    blocks: list[int]
 
     @property
     def label(self) -> str:
@@ -52,6 +55,38 @@ class SmoothTerm:
     def edf(self) -> Tensor:
         """(*B) the effective degrees of freedom of the term."""
         return self.result.edf[..., self.places].sum(-1)
+
+    @property
+    def strength(self) -> Tensor:
+        """(*B, J) the strengths of its penalties, infinite where the term is the null space of one."""
+        return strength(self.result)[..., self.blocks]
+
+    def tests(self) -> list[TermTest]:
+        """For each model whether the term is zero everywhere, see `smooth_tests.test_of`.
+
+        Raises `ValueError` for effects of levels, whose variance lies at the edge of its range where they are none.
+        """
+        if not isinstance(self.factor, Smooth):
+            raise ValueError(f"{self.label} has effects of levels, which this test is not made for.")
+        flat = self.result.flat
+        gram = flat.gram.written_out()
+        share = flat.root.inverse() @ gram
+        freedom = (2 * share.diagonal(dim1=-2, dim2=-1) - (share * share.mT).sum(-1))[:, self.places].sum(-1).cpu()
+        coef, covariance = flat.coef[:, self.places].cpu(), self.result.flat_covariance.cpu()
+        resid = flat.df_resid.cpu() if self.result.statistic_name == "t" else None
+        found, at = list[TermTest](), torch.tensor(self.places)
+        for i in range(len(coef)):
+            own = (covariance[i][at][:, at], gram[i].cpu()[at][:, at], float(freedom[i]))
+            bad = not bool(torch.isfinite(own[0]).all())
+            none = TermTest(*[float("nan")] * 3)
+            found.append(none if bad else test_of(coef[i], *own, None if resid is None else float(resid[i])))
+        return found
+
+    def test(self) -> TermTest:
+        """Whether the term of one model is zero everywhere. Raises `TypeError` for a batch, which has `tests()`."""
+        if self.result.batch_shape:
+            raise TypeError("this is a batch of models: tests() has one for each.")
+        return self.tests()[0]
 
     @property
     def columns(self) -> list[str]:
@@ -188,17 +223,21 @@ def smooths(result: Fitted) -> dict[str, SmoothTerm]:
 
     Those of a further predictor begin with its name. Empty where there are none.
     """
-    spec, found, start = result.spec, dict[str, SmoothTerm](), 0
+    spec, found, start, block = result.spec, dict[str, SmoothTerm](), 0, 0
     if spec is None:
         return found
     for factors, prefix, count in spec.pieces:
         for factor in factors:
-            if isinstance(factor, PENALISED):
-                for part in factor.parts:
-                    columns = range(start + part.places.start, start + part.places.stop)
-                    places = list(columns) if result.plan is None else result.plan.places(list(columns))
-                    named = SmoothPart(prefix + part.label, part.places, part.level)
-                    found[named.label] = SmoothTerm(result, factor, named, places)
+            if not isinstance(factor, PENALISED):
+                continue
+            for part in factor.parts:
+                columns = list(range(start + part.places.start, start + part.places.stop))
+                places = columns if result.plan is None else result.plan.places(columns)
+                own = SmoothPart(prefix + part.label, part.places, part.level)
+                many = len(factor.penalties) // len(factor.parts)
+                blocks = list(range(block, block + many))
+                found[own.label] = SmoothTerm(result, factor, own, places, blocks)
+                block += many
         start += count
     return found
 

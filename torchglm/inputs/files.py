@@ -153,7 +153,7 @@ class FileRows(SpecRows):
             self.spec = absorbing(self.spec)
         self._suit(family)
         if self.plan is not None:
-            self.spec.check_fixed(f"the family {family.name}, which has several predictors")
+            self.spec.check_fixed(f"the family {family.name}, which has several predictors", smooths=True)
         self.tally = Tally()
         self.places = None
         self.stand_in: Rows | None = None  # for a share without rows

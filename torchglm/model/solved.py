@@ -63,6 +63,7 @@ def penalty_of(
                 "Leave one of them out."
             )
         penalty = _of_terms(own, data, smoothing)
+        data.context["smoothing"] = penalty.method or "given"
     elif smoothing is not None and data.random is None:
         raise ValueError("smoothing= is for terms such as s(x) and (1 | group) of a formula; this fit has none.")
     if penalty is None or isinstance(penalty, Jeffreys):

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch.distributions import constraints
 
+from torchglm.design.smooths.factor import Smooth
 from torchglm.inference.fitted import Fitted
-from torchglm.report import figures, plots, tables, words
+from torchglm.inference.smooths import smooths
+from torchglm.report import curves, figures, plots, tables, words
 from torchglm.report.gathered import Gathered
 from torchglm.report.influence import Influence
 from torchglm.report.scores import normal_scores
+from torchglm.report.smooths import smooth_places
+from torchglm.writing import numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,8 +56,9 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
                 plots.deviances(result),
             ),
         ]
-    if not any(name != words.INTERCEPT for name in result.names):
-        return []
+    inside, curves_ = smooth_places(result), smooth_panels(result, level)
+    if not any(name != words.INTERCEPT for j, name in enumerate(result.names) if j not in inside):
+        return curves_
     figure = plots.forest(result, level)
     neutral = "0" if figure.axes[0].get_xlabel().startswith("coefficient") else "1"
     bent = " The axis is linear about zero and logarithmic beyond, for units that differ so much."
@@ -64,16 +69,39 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
             "compatible with no effect. Effects are per unit of each column, so compare only columns "
             f"of like units.{bent * (figure.axes[0].get_xscale() == 'symlog')}{_drawn(result, level)}",
             figure,
-        )
+        ),
+        *curves_,
     ]
+
+
+def smooth_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
+    """A picture of every smooth term of one or two variables, and of every set of effects."""
+    found = []
+    sure = numbers.percent(level)
+    scale = f"On the scale of the linear predictor ({result.link.name} link), without the intercept."
+    for name, term in smooths(result).items():
+        if not isinstance(term.factor, Smooth):
+            reading = f"Effects of levels drawn from one normal law, with {sure} intervals. {scale}"
+            found.append(Panel(name, reading, curves.effects(term, level)))
+        elif len(term.factor.ranges) == 1:
+            reading = (
+                f"Dark band: {sure} at each value. Pale band: {sure} for the whole curve at once. A curve whose bands "
+                f"hold zero throughout may be none. {scale}"
+            )
+            found.append(Panel(name, reading, curves.curve(term, level)))
+        elif len(term.factor.ranges) == 2:
+            reading = f"Contours of the surface; red above zero, blue below. {scale}"
+            found.append(Panel(name, reading, curves.surface(term)))
+    return found
 
 
 def _drawn(result: Fitted, level: float) -> str:
     """Which coefficients a forest leaves out or cuts, in sentences."""
+    inside = smooth_places(result)
     slopes = [
         (name, bool(coef.isnan()))
-        for name, coef in zip(result.names, result.coef, strict=True)
-        if name != words.INTERCEPT
+        for j, (name, coef) in enumerate(zip(result.names, result.coef, strict=True))
+        if name != words.INTERCEPT and j not in inside
     ]
     aliased = sum(missing for _, missing in slopes)
     some, cut = len(slopes) - aliased, plots.unbounded(result, level)

@@ -29,6 +29,7 @@ from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootog
 from torchglm.report.fonts import families, reserved
 from torchglm.report.overview import ModelBatch
 from torchglm.report.single import Coefficient, coefficients
+from torchglm.report.smooths import smooth_places
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -309,7 +310,8 @@ def _outer(edges: Tensor) -> Any:
 
 
 def _shown(result: Fitted, level: float, most: int) -> list[Coefficient]:
-    return drawn(coefficients(result, level), most)
+    inside = smooth_places(result)
+    return drawn([c for j, c in enumerate(coefficients(result, level)) if j not in inside], most)
 
 
 def drawn(found: list[Coefficient], most: int = MOST_DRAWN) -> list[Coefficient]:

@@ -31,22 +31,23 @@ def penalised(result: Fitted) -> list[str]:
         ]
     if result.penalty is None:
         return []
+    said = "Smooth terms" if result.context.get("smoothing") else f"Penalty {result.penalty}"
     counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"
     if result.flat.unknown is not None and bool(result.flat.unknown.any()):
         return [
-            f"Penalty {result.penalty}: its absolute values choose the columns and shrink them, and what chance that "
+            f"{said}: its absolute values choose the columns and shrink them, and what chance that "
             f"leaves is unknown: there are no standard errors, tests or intervals. {counted[:1].upper()}{counted[1:]}."
         ]
     if result.covariance_kind != "model":
-        return [f"Penalty {result.penalty}: estimates are shrunk. {counted[:1].upper()}{counted[1:]}."]
+        return [f"{said}: estimates are shrunk. {counted[:1].upper()}{counted[1:]}."]
     if result.flat.criterion is not None:
         return [
-            f"Penalty {result.penalty}: strengths are estimated from the same rows by marginal likelihood, and the "
+            f"{said}: strengths are estimated from the same rows by marginal likelihood, and the "
             f"intervals are Bayesian, the penalty at these strengths being a normal prior. {counted[:1].upper()}"
             f"{counted[1:]}."
         ]
     return [
-        f"Penalty {result.penalty}: estimates are shrunk towards zero, and the intervals are Bayesian, the penalty at "
+        f"{said}: estimates are shrunk towards zero, and the intervals are Bayesian, the penalty at "
         f"this strength being a normal prior; for a strength chosen from the same rows they are too narrow. "
         f"{counted[:1].upper()}{counted[1:]}."
     ]

@@ -18,6 +18,7 @@ from torchglm.report.describe import describe
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
 from torchglm.report.provisos import effective, levels_apart, penalised
 from torchglm.report.random import random_facts, random_remarks, random_table
+from torchglm.report.smooths import penalty_name, smooth_facts, smooth_places, smooth_remarks, smooth_table
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -123,16 +124,23 @@ class SingleModel:
         """The coefficient table, with exp(coef) beside it or, past `width` characters, below it."""
         low, high = numbers.limits(self.level)
         name = self.result.statistic_name
-        cells = self._coefficient_cells(self.coefficients)
+        own, more = self.plain, [*smooth_table(self.result), *random_table(self.result)]
+        cells = self._coefficient_cells(own)
         head = ("", "estimate", "std. error", f"{name} value", "p-value", low, high)
         if self.ratio_name is None:
-            return [Grid("", head, cells), *random_table(self.result)]
-        ratios = self._ratio_cells(self.coefficients)
+            return [Grid("", head, cells), *more]
+        ratios = self._ratio_cells(own)
         both = Grid("", (*head, self.ratio_name, low, high), [(*a, *b) for a, b in zip(cells, ratios, strict=True)])
         if both.width() <= width:
-            return [both, *random_table(self.result)]
-        named = [(c.name, *row) for c, row in zip(self.coefficients, ratios, strict=True)]
-        return [Grid("", head, cells), Grid("", ("", self.ratio_name, low, high), named), *random_table(self.result)]
+            return [both, *more]
+        named = [(c.name, *row) for c, row in zip(own, ratios, strict=True)]
+        return [Grid("", head, cells), Grid("", ("", self.ratio_name, low, high), named), *more]
+
+    @property
+    def plain(self) -> list[Coefficient]:
+        """The coefficients that stand for themselves, those of curves left out."""
+        inside = smooth_places(self.result)
+        return [c for j, c in enumerate(self.coefficients) if j not in inside]
 
     @property
     def sound(self) -> bool:
@@ -164,7 +172,7 @@ class SingleModel:
             has = any(c.name == words.INTERCEPT for c in self.coefficients)
             base = f" For {words.INTERCEPT} it is the baseline {what}." if has else ""
             lines[0] += f" {self.ratio_name.capitalize()} = exp(estimate).{base}"
-        return lines + random_remarks(r) + penalised(r) + policies(r)
+        return lines + smooth_remarks(r) + random_remarks(r) + penalised(r) + policies(r)
 
     def sentences(self) -> list[str]:
         """One sentence per coefficient on what it says."""
@@ -176,7 +184,7 @@ class SingleModel:
             bool(self.result.context.get("offset")),
             self.level,
         )
-        return [reading.sentence(c.name, c.estimate, c.low, c.high) for c in self.coefficients]
+        return [reading.sentence(c.name, c.estimate, c.low, c.high) for c in self.plain]
 
     def to_dict(self) -> dict[str, Any]:
         """Header and coefficients, JSON-able: NaN and infinities are None."""
@@ -208,6 +216,7 @@ class SingleModel:
                 "statistic_name": r.statistic_name,
                 "ratio_name": self.ratio_name,
                 "coefficients": rows,
+                "smooths": smooth_facts(r),
                 "warnings": self.warnings(),
             }
         )
@@ -240,6 +249,7 @@ class SingleModel:
             "pearson": "Pearson χ²/df",
             "deviance": "deviance/df",
             "ml": "maximum likelihood",
+            "fletcher": "Pearson χ²/df, Fletcher's correction",
             "reml": "REML",
         }.get(self.result.dispersion_kind, "given")
         phi = _float(self.result.dispersion)
@@ -250,7 +260,7 @@ class SingleModel:
         return f"{words.status_title(self.status.name)}, {iterations} iteration{'s' * (iterations != 1)}"
 
     def _penalty(self) -> str:
-        return "none" if self.result.penalty is None else str(self.result.penalty)
+        return penalty_name(self.result)
 
     def _ending(self) -> str:
         if self.sound:

@@ -1,0 +1,65 @@
+"""Smooth terms in a summary: how much freedom each has used, whether it is zero, and its strength."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchglm.design.smooths.factor import Smooth
+from torchglm.inference.fitted import Fitted
+from torchglm.inference.smooths import SmoothTerm, smooths
+from torchglm.report.document import Grid
+from torchglm.writing import numbers
+
+
+def smooth_places(result: Fitted) -> set[int]:
+    """The places of coefficients that stand in curves, not in the table of coefficients."""
+    return {place for term in smooths(result).values() for place in term.places}
+
+
+def smooth_table(result: Fitted) -> list[Grid]:
+    """Each smooth term of one model with its freedom, its test and its strength; empty without any."""
+    terms = smooths(result)
+    if not terms:
+        return []
+    name = "F" if result.statistic_name == "t" else "χ²"
+    head = ("smooth terms", "edf", "of", f"{name} value", "test df", "p-value", "strength")
+    return [Grid("", head, [_row(term) for term in terms.values()])]
+
+
+def _row(term: SmoothTerm) -> tuple[str, ...]:
+    strengths = ", ".join("infinite" if v == float("inf") else numbers.short(v, 4) for v in term.strength.tolist())
+    own = (term.label, f"{max(float(term.edf), 0.0):.3f}", str(len(term.places)))
+    if not isinstance(term.factor, Smooth):
+        return (*own, "", "", "", strengths)
+    statistic, df, p = term.test()
+    return (*own, numbers.statistic(statistic), f"{df:.3f}", numbers.p_value(p), strengths)
+
+
+def penalty_name(result: Fitted) -> str:
+    """The penalty of a fit, that of smooth terms by how its strengths were found."""
+    how = {"reml": "by REML", "ml": "by maximum likelihood", "given": "as given"}
+    if result.context.get("smoothing") is None:
+        return "none" if result.penalty is None else str(result.penalty)
+    return f"smooth terms, strengths {how[result.context['smoothing']]}"
+
+
+def smooth_remarks(result: Fitted) -> list[str]:
+    """What the table of smooth terms says, in sentences; empty without any."""
+    if not smooths(result):
+        return []
+    return [
+        "Smooth terms: edf are effective degrees of freedom; the test of a curve that is zero everywhere is Wood's "
+        "(2013), which does not count the choice of strengths."
+    ]
+
+
+def smooth_facts(result: Fitted) -> list[dict[str, Any]]:
+    """The smooth terms as plain values."""
+    found = []
+    for term in smooths(result).values():
+        own = {"name": term.label, "edf": float(term.edf), "columns": len(term.places)}
+        own["strength"] = [float(v) for v in term.strength.tolist()]
+        if isinstance(term.factor, Smooth):
+            own |= dict(zip(("statistic", "df", "p_value"), term.test(), strict=True))
+        found.append(own)
+    return found
