@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 
 import numpy as np
 import torch
 
-from torchglm.rows.indexed import Index
+from torchglm.rows.indexed import Index, Indexed
 
+MANY = 24  # columns of zeros and ones from which on look-ups are faster than products
 TILE = 1 << 17  # numbers that are laid out at a time
 FEWEST = 64  # rows of a tile
 
@@ -144,3 +145,19 @@ def _places(blocks: list[Block], strides: list[int]) -> np.ndarray | None:
         return None
     total = reduce(np.add, (codes * stride for codes, stride in inside))
     return np.where(np.logical_and.reduce([codes >= 0 for codes, _ in inside]), total, -1)
+
+
+def columns_of(
+    pieces: list[tuple[list[Block], float]], n: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, Indexed | None]:
+    """The columns of products of blocks, each times a number, one after the other: numbers, and index columns."""
+    starts = [0, *accumulate(width(blocks) for blocks, _ in pieces)]
+    found = [index_columns(blocks, start, scale) for (blocks, scale), start in zip(pieces, starts, strict=False)]
+    if sum(index.count for inside in found if inside for index in inside) < MANY:
+        found = [None] * len(pieces)
+    held = [k for k, inside in enumerate(found) if inside is None]
+    places = [j for k in held for j in range(starts[k], starts[k + 1])]
+    kind = np.dtype("float32" if dtype == torch.float32 else "float64")
+    numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
+    indices = tuple(index for inside in found if inside for index in inside)
+    return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None

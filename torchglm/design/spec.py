@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from torchglm.design.blocks import Block, index_columns, width, written
+from torchglm.design.blocks import MANY, columns_of
 from torchglm.design.effects import effect_columns, groupings_of
 from torchglm.design.factors import UNSEEN, Categorical
 from torchglm.design.frame import MISSING, Frame
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 VERSION = 3
 INTERCEPT = "(Intercept)"
-MANY = 24  # columns of zeros and ones from which on look-ups are faster than products
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +234,7 @@ class DesignSpec:
         return replace(self, parts=parts, absorbed=absorbed)
 
     def check_fixed(self, where: str, smooths: bool = False) -> None:
-        """Raise ValueError for random effects and absorbed factors, and for smooths where `where` does not know them."""
+        """Raise ValueError for random effects, absorbed factors, and smooths, where `where` does not know them."""
         if self.absorbed:
             said = ", ".join(self.absorbed_levels)
             raise ValueError(f"the absorbed factors {said} are fitted by torchglm.fit alone, not by {where}.")
@@ -301,7 +299,7 @@ class DesignSpec:
             (text, reduced): self.factors[text].blocks(frame, reduced, self.unseen, counts) for text, reduced in used
         }
         pieces = [([b for scoped in part.factors for b in coded[scoped]], part.scale) for part, _ in self._all()]
-        numbers, indexed = _columns(pieces, len(frame), dtype)
+        numbers, indexed = columns_of(pieces, len(frame), dtype)
         y = None
         if response and self.response is not None:
             y = torch.from_numpy(np.array(self.response.values(frame))).to(dtype)
@@ -383,22 +381,6 @@ class DesignSpec:
             own = factor.reduced if reduced else factor.full
             names = [f"{before}:{name}" if before else name for name in own for before in names]
         return [prefix + name for name in names]
-
-
-def _columns(
-    pieces: list[tuple[list[Block], float]], n: int, dtype: torch.dtype
-) -> tuple[torch.Tensor, Indexed | None]:
-    """The columns of products of blocks, each times a number, one after the other: numbers, and index columns."""
-    starts = [0, *accumulate(width(blocks) for blocks, _ in pieces)]
-    found = [index_columns(blocks, start, scale) for (blocks, scale), start in zip(pieces, starts, strict=False)]
-    if sum(index.count for inside in found if inside for index in inside) < MANY:
-        found = [None] * len(pieces)
-    held = [k for k, inside in enumerate(found) if inside is None]
-    places = [j for k in held for j in range(starts[k], starts[k + 1])]
-    kind = np.dtype("float32" if dtype == torch.float32 else "float64")
-    numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
-    indices = tuple(index for inside in found if inside for index in inside)
-    return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None
 
 
 def _tuple(value: Any) -> tuple[str, ...] | None:
