@@ -71,13 +71,11 @@ def build(
     deviance, pearson = 2 * moments.objective, moments.pearson + (0.0 if plan is None else torch.nan)
     if mixed is not None:
         kind, phi, levels = of_effects(mixed, family, link, constant, tol, solution.status, dispersion)
-    elif estimated is not None and dispersion is None and family.has_dispersion:
-        freedom = torch.where(nobs > df, nobs - df, torch.nan)
+    elif estimated is not None and dispersion is None and family.least_squares:
         kind, phi = "reml", estimated.dispersion
-        if not family.least_squares:
-            kind, phi = "fletcher", dispersion_fletcher(source, family, link, coef, pearson / freedom)
     else:
-        kind, phi = _dispersion(dispersion, source, family, link, coef, deviance, pearson, nobs, df)
+        own = "fletcher" if estimated is not None and dispersion is None and family.has_dispersion else dispersion
+        kind, phi = _dispersion(own, source, family, link, coef, deviance, pearson, nobs, df)
     censored = plan is None and context.get("event")  # with a plan the information is the observed one already
     flat = Flat(
         coef=coef,
@@ -176,6 +174,8 @@ def _dispersion(
     freedom = torch.where(nobs > df, nobs - df, torch.nan)
     if kind == "pearson":
         return "pearson", pearson / freedom
+    if kind == "fletcher":
+        return "fletcher", dispersion_fletcher(source, family, link, coef, pearson / freedom)
     if kind == "deviance":
         return "deviance", deviance / freedom
     if kind == "ml":
