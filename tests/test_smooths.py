@@ -114,7 +114,6 @@ BAD = {
     "y ~ s(x) + te(x, z)": "ti(x, z)",
     "y ~ x + s(x)": "say the same",
     "y ~ s(x) + s(x, by=g)": "say the same",
-    "y ~ s(x) + (1 | g)": "bs='re'",
     "y ~ s(x, bs='zz')": "is no basis",
     "y ~ s(x, width=3)": "takes no argument 'width'",
     "y ~ s(x):z": "by=",
@@ -157,3 +156,70 @@ def test_fits_of_saved_and_streamed_smooths_predict_the_same(tmp_path) -> None:
     formula, halves = "y ~ s(x) + ti(x, z, k=4) + s(g, bs='re')", [table.slice(0, 150), table.slice(150)]
     pieces = tg.fit(formula, halves, family="poisson", smoothing="ml")
     torch.testing.assert_close(pieces.coef, fit.coef, rtol=1e-7, atol=1e-8)
+
+
+def test_the_page_of_the_docs_runs() -> None:
+    from pathlib import Path
+
+    page = (Path(__file__).resolve().parent.parent / "docs" / "smooths.md").read_text(encoding="utf-8")
+    code = page.split("```python")[1].split("```")[0]
+    scope: dict[str, object] = {}
+    exec(compile(code, "smooths.md", "exec"), scope)
+    assert float(scope["age"].edf) > 3 and scope["value"].shape == (3,)  # type: ignore[attr-defined]
+
+
+def test_tails_of_mixtures_are_those_of_draws() -> None:
+    from torchglm.inference.smooth_tests import _mixture, _ratio
+
+    rng, draws = np.random.default_rng(0), 400_000
+    for ones, pair in ((0, (1.1, 0.3)), (3, (1.183, 0.317)), (6, (1.0, 0.02))):
+        mixed = rng.chisquare(ones, draws) if ones else 0.0
+        mixed = mixed + pair[0] * rng.chisquare(1, draws) + pair[1] * rng.chisquare(1, draws)
+        spread = rng.chisquare(20, draws) / 20
+        for q in (1.0, 5.0, 12.0):
+            for found, p in ((_mixture(q, ones, pair), mixed > q), (_ratio(q, ones, pair, 20.0), mixed / spread > q)):
+                assert abs(float(found) - p.mean()) < 5 * (p.mean() * (1 - p.mean()) / draws) ** 0.5 + 1e-6
+    near = _mixture(60.0, 3, (1.0, 0.0))
+    from torchglm.special.tails import chi2_sf
+
+    want = float(chi2_sf(torch.tensor(60.0, dtype=torch.float64), torch.tensor(4.0, dtype=torch.float64)))
+    assert float(near) == pytest.approx(want, rel=0.02)
+
+
+def test_a_term_at_infinity_has_the_freedom_of_its_null_space_and_no_test_of_levels() -> None:
+    data = DATA.assign(w=DATA["x"] + RNG.normal(size=N))
+    fit = tg.fit("w ~ s(x) + s(d, bs='cc', k=8) + s(g, bs='re')", data, family="gaussian")
+    own = {name: float(term.edf) for name, term in fit.smooths.items()}
+    for name, term in fit.smooths.items():
+        if bool(torch.isinf(term.strength).any()):
+            assert own[name] == pytest.approx({"s(x)": 1.0}.get(name, 0.0), abs=1e-5)
+    with pytest.raises(ValueError, match="effects of levels"):
+        fit.smooths["s(g)"].test()
+    assert fit.smooths["s(x)"].test().p_value < 1e-10
+    text = str(fit.summary())
+    assert "smooth terms" in text and "s(x).1" not in text and "REML" in text
+    assert [one["name"] for one in fit.summary().to_dict()["smooths"]] == ["s(x)", "s(d)", "s(g)"]
+
+
+def test_groups_have_the_curves_of_a_loop() -> None:
+    data = DATA.assign(one=np.arange(N) % 2)
+    batch = tg.fit("y ~ s(x, bs='cr', k=6)", data, family="poisson", by="one")
+    spec = batch.spec
+    for i, part in ((i, data[data["one"] == i]) for i in (0, 1)):
+        x, y = spec.transform(part), torch.tensor(part["y"].to_numpy())
+        blocks = [(list(at), torch.from_numpy(matrix)) for at, matrix, _ in spec.penalties]
+        own = tg.fit(x, y, family="poisson", intercept=False, penalty=tg.Quadratic(blocks, "reml"))
+        torch.testing.assert_close(batch.coef[i], own.coef, rtol=1e-7, atol=1e-9)
+        assert batch[i].smooths["s(x)"].test().df > 1
+    bands = batch.smooths["s(x)"].band(simultaneous=True) - batch.smooths["s(x)"].band()
+    assert bool((bands[..., 0] < 0).all() and (bands[..., 1] > 0).all())
+
+
+def test_a_smooth_of_the_dispersion_takes_strengths_as_numbers() -> None:
+    data = DATA.assign(w=DATA["x"] + np.exp(DATA["z"] / 2) * RNG.normal(size=N))
+    options = {"family": "gaussian", "predictors": {"dispersion": "~ s(z, bs='cr', k=5)"}}
+    with pytest.raises(ValueError, match="Give numbers"):
+        tg.fit("w ~ s(x)", data, **options)
+    fit = tg.fit("w ~ s(x)", data, smoothing=1.0, **options)
+    curve = fit.smooths["dispersion:s(z)"].curve([-1.0, 1.0])[0]
+    assert float(curve[1] - curve[0]) > 1  # log variance rises by 2 over two units of z

@@ -26,9 +26,9 @@ from torchglm.report.axes import (
     spread_axis,
 )
 from torchglm.report.binned import Calibration, QuantilePairs, Residuals, Rootogram, columns
+from torchglm.report.coefficients import Coefficient, coefficients
 from torchglm.report.fonts import families, reserved
 from torchglm.report.overview import ModelBatch
-from torchglm.report.single import Coefficient, coefficients
 from torchglm.report.smooths import smooth_places
 from torchglm.writing import numbers
 

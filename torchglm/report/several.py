@@ -11,19 +11,11 @@ from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
 from torchglm.report import laws, words
+from torchglm.report.coefficients import Coefficient
 from torchglm.report.document import Grid
 from torchglm.report.provisos import effective, levels_apart, penalised
 from torchglm.report.sections import Section, sections, whole
-from torchglm.report.single import (
-    Coefficient,
-    SingleModel,
-    group_label,
-    left_out,
-    policies,
-    references,
-    roles,
-    share,
-)
+from torchglm.report.single import SingleModel, group_label, left_out, policies, references, roles, share
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:

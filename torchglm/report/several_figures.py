@@ -12,8 +12,8 @@ from torch import Tensor
 from torchglm.report import words
 from torchglm.report.axes import AMBER, BLUE, GRID, INK, PALE, QUIET, quiet_axes
 from torchglm.report.binned import Calibration
+from torchglm.report.coefficients import Coefficient
 from torchglm.report.fonts import families, reserved
-from torchglm.report.single import Coefficient
 from torchglm.report.survival import Survival
 
 _ACROSS = 2  # classes in a line
