@@ -171,12 +171,7 @@ def fit(
     penalty = penalty_of(penalty, read, smoothing)
     first = None if start is None else start_of(start, read)
     check_resume(resume, start, read)
-    options = {
-        "tol": tol,
-        "max_iter": max_iter,
-        "rank_tol": 1e-6 if read.single else 1e-12,
-        "skip": read.skip,
-    }
+    options = {"tol": tol, "max_iter": max_iter, "rank_tol": 1e-6 if read.single else 1e-12, "skip": read.skip}
     found = solved(
         read, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing, singular, quadrature
     )
