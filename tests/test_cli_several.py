@@ -158,3 +158,28 @@ def test_evaluate_says_how_times_are_ordered(place: Path, capsys: pytest.Capture
     said = printed(capsys, "evaluate", str(place / "weibull"), str(place / "rows.parquet"))
     assert re.search(r"Concordance \(Harrell\)\s+0\.[5-9]", said), said
     assert "Concordance" not in printed(capsys, "evaluate", str(place / "visits"), str(place / "rows.parquet"))
+
+
+def test_limits_are_those_of_python(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, out, frame = str(place / "rows.parquet"), str(place / "limits.parquet"), table()
+    for name, roles in (
+        ("gamma", {"weights": "w"}),
+        ("zero_inflated", {}),
+        ("weibull", {}),
+        ("beta_binomial", {"trials": "trials"}),
+    ):
+        printed(capsys, "predict", str(place / name), rows, "--interval", "0.9", "--response", "0.8", "--out", out)
+        found, result = pd.read_parquet(out), tg.load(place / name)
+        assert list(found.columns[1:]) == ["mean_low", "mean_high", "response_low", "response_high"]
+        np.testing.assert_allclose(found.iloc[:, 1:3], result.predict_interval(frame, level=0.9), rtol=1e-10)
+        want = result.predict_interval(frame, kind="response", level=0.8, **roles)
+        np.testing.assert_allclose(found.iloc[:, 3:], want, rtol=1e-6)
+    printed(capsys, "predict", str(place / "ordinal"), rows, "--interval", "0.9", "--out", out)
+    limits = tg.load(place / "ordinal").predict_interval(frame, level=0.9)
+    found = pd.read_parquet(out)
+    names = [f"probability_{c}_{end}" for c in ORDER for end in ("low", "high")]
+    assert list(found.columns[len(ORDER) :]) == names
+    np.testing.assert_allclose(found[names].to_numpy().reshape(limits.shape), limits, rtol=1e-10)
+    assert "--response is for amounts and counts" in refused(
+        capsys, "predict", str(place / "ordinal"), rows, "--response", "0.9"
+    )

@@ -16,6 +16,7 @@ from torchglm.cli.run_rows import Batch, Reader, check_formula
 from torchglm.cli.sinks import TERMINAL, plan, sink
 from torchglm.families.several import Classes
 from torchglm.inference.quantile import refuse_quasi
+from torchglm.inference.vector.intervals import roles_of_response
 from torchglm.report.laws import law_title
 from torchglm.tables.files import column_names, files, kind_of, parquet_file
 
@@ -55,8 +56,9 @@ class Wanted:
         """The names of all columns."""
         each = [name for kind in self.kinds for name in self.columns(kind, family)]
         found = [name for one in each for name in ([one, f"{one}_se"] if self.se else [one])]
-        limits = [("mean", self.interval), ("response", self.response)]
-        return [*found, *(f"{kind}_{end}" for kind, level in limits if level is not None for end in ("low", "high"))]
+        limits = [] if self.interval is None else self.columns("mean", family)
+        limits = limits if self.response is None else [*limits, "response"]
+        return [*found, *(f"{name}_{end}" for name in limits for end in ("low", "high"))]
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,14 @@ class Prediction:
         """
         result = load_run(run)
         check_formula(result, run, "predict(x)")
-        if result.plan is not None and (wanted.interval is not None or wanted.response is not None):
+        if isinstance(result.family, Classes) and wanted.response is not None:
             raise ValueError(
-                f"--interval and --response are for families of one predictor; {law_title(result.family)} has several. "
-                "--se adds the standard errors of what is predicted."
+                f"--response is for amounts and counts; {law_title(result.family)} has classes. --interval adds the "
+                "limits of the probability of each."
             )
         if wanted.response is not None:
             refuse_quasi(result, "prediction intervals")
-        also = ("weights", "trials") if wanted.response is not None else ()
+        also = () if wanted.response is None else roles_of_response(result.family)
         keep = carried(keep, data, result.spec.reading)
         taken = sorted(set(keep) & set(wanted.names(result.family)))
         if taken:
@@ -130,10 +132,12 @@ class Prediction:
                 found |= {f"{name}{tail}": column for name, column in zip(names, columns, strict=True)}
         if self.wanted.interval is not None:
             ends = result.predict_interval(x, offset=offset, level=self.wanted.interval)
-            found |= {"mean_low": ends[..., 0], "mean_high": ends[..., 1]}
+            ends = ends if isinstance(result.family, Classes) else ends.unsqueeze(-2)
+            for name, pair in zip(self.wanted.columns("mean", result.family), ends.unbind(-2), strict=True):
+                found |= {f"{name}_low": pair[..., 0], f"{name}_high": pair[..., 1]}
         if self.wanted.response is not None:
-            law = batch.roles.without("offset", "exposure").map(lambda name, value: value[at])
-            ends = result.predict_interval(x, kind="response", level=self.wanted.response, offset=offset, **law.given)
+            law = {name: value[at] for name, value in batch.roles.without("offset", "exposure").given.items()}
+            ends = result.predict_interval(x, kind="response", level=self.wanted.response, offset=offset, **law)
             found |= {"response_low": ends[..., 0], "response_high": ends[..., 1]}
         return found
 

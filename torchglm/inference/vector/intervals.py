@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from torchglm.families import Family
 from torchglm.families.several import BetaBinomial, Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each
@@ -70,8 +71,7 @@ def _responses(
     family = family_of(result)
     if isinstance(family, Classes):
         raise ValueError("a class has no interval. Use kind='probability', for limits of each class's probability.")
-    takes = ["offset", "exposure", *(["weights"] if family.weighted else [])]
-    takes += ["trials"] if isinstance(family, BetaBinomial) else []
+    takes = ("offset", "exposure", *roles_of_response(family))
     beside = Roles.of(roles, "predict_interval of a response", takes)
     rows = new_rows(result, x, given, Roles(offset=beside.offset, exposure=beside.exposure), unseen)
     like = result.shaped(rows.weight)
@@ -88,6 +88,13 @@ def _responses(
             eta[family.predictors.index(family.weighted)] -= prior[:, piece].log()
         parts.append(_limits(family, eta, shares, trials[:, piece], 0.5 - level / 2))
     return result.shaped(torch.cat(parts, -2))
+
+
+def roles_of_response(family: Family) -> tuple[str, ...]:
+    """The roles of new rows that say something of the law of a response."""
+    if not isinstance(family, VectorFamily):
+        return ("weights", "trials")
+    return (*(("weights",) if family.weighted else ()), *(("trials",) if isinstance(family, BetaBinomial) else ()))
 
 
 def _positive(name: str, value: Any, like: Tensor, x: Any) -> Tensor:
