@@ -200,3 +200,18 @@ def test_rows_that_are_read_at_each_pass(monkeypatch: pytest.MonkeyPatch) -> Non
     torch.testing.assert_close(path.aic, want.aic)
     torch.testing.assert_close(path.select("bic").deviance, want.select("bic").deviance)
     torch.testing.assert_close(path.cv_mean, want.cv_mean, rtol=1e-7, atol=0)
+
+
+def test_criteria_of_every_kind_of_likelihood() -> None:
+    x, y = drawn("poisson")
+    positive = 0.1 + y + x[:, 0].abs()
+    for family, response, options in (
+        ("poisson", y, {}),
+        ("exponential", positive, {"event": torch.arange(90) % 3 > 0}),
+        (torchglm.NegativeBinomial(0.5), y, {}),
+        ("binomial", y.clamp(max=9), {"trials": torch.full((90,), 9)}),
+        ("inverse_gaussian", positive, {"link": "log"}),
+    ):
+        path = torchglm.path(x, response, family=family, n=4, **options)
+        want = torch.stack([path.select(i).aic for i in range(4)])
+        torch.testing.assert_close(path.aic, want, rtol=1e-10, atol=0)

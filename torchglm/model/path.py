@@ -138,19 +138,26 @@ class Path:
             found = [torch.stack([fits.loglik, fits.n_parameters, fits.nobs]) for fits in own]
         else:
             held = sum(rows.y.shape[-1] for rows in own_rows(data.source)) if isinstance(data.source, list) else 1 << 18
-            found = [self._at_dispersion(lanes) for lanes in every.split(max(1, ROOM // max(1, held)))]
+            lanes = every if self.family.has_dispersion else every[:: self.kkt.shape[-1]]
+            value, objective, nobs = torch.cat(
+                [self._at_dispersion(some) for some in lanes.split(max(1, ROOM // max(1, held)))], -1
+            ).reshape(3, *self.batch_shape, -1)
+            if not self.family.has_dispersion:  # then what is not said by the deviance is the same at all strengths
+                left = 1 - self.dev_ratio
+                value = value + objective * (1 - left / left[..., :1])
+            estimated = self.coef[..., 0].new_tensor(float(self.family.has_dispersion))
+            return value, (self.coef != 0).sum(-1) + estimated, nobs[..., :1]
         value, count, nobs = torch.cat(found, -1).reshape(3, *self.kkt.shape)
         return value, count, nobs[..., :1]
 
     def _at_dispersion(self, lanes: Tensor) -> Tensor:
-        """(3, S) log-likelihood, parameters and rows of points `lanes` of lassos."""
+        """(3, S) log-likelihood, half the deviance and number of rows at points `lanes` of lassos."""
         source, family, coef = self._source(lanes), self._family(lanes), self._coef(lanes)
-        sums = fold(source, Point(coef, curved=False, census=True), family, self.link)
+        sums = fold(source, Point(coef, before=coef, curved=False, census=True), family, self.link)
         phi = torch.ones_like(sums.objective)
         if family.has_dispersion:
             phi = dispersion_ml(source, family, self.link, coef, 2 * sums.objective / sums.count)
-        count = (coef != 0).sum(-1) + float(family.has_dispersion)
-        return torch.stack([loglik(source, family, self.link, coef, phi), count, sums.count])
+        return torch.stack([loglik(source, family, self.link, coef, phi), sums.objective, sums.count])
 
     def place(self, which: str | int | float | Tensor) -> Tensor:
         """(*B) the place of what `select` takes. Raises as it does."""
