@@ -147,7 +147,6 @@ def test_scores_of_classes(place: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_not_built_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, run = str(place / "rows.parquet"), str(place / "zero_inflated")
     assert "Known: mean, link, zero" in refused(capsys, "predict", run, rows, "--kind", "alpha")
-    assert "--se" in refused(capsys, "predict", run, rows, "--interval", "0.9")
     assert "--by is for families of one predictor" in refused(capsys, "evaluate", run, rows, "--by", "region")
     for name in ("ordinal", "gamma", "zero_inflated"):
         said = refused(capsys, "fit", str(place / f"{name}.yaml"), "--solver", "sgd", "--output_dir", str(place / "s"))
