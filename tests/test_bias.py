@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,26 @@ def test_what_it_does_not_do(tmp_path: Path) -> None:
         tg.fit(x, torch.arange(40) % 3, family=tg.Multinomial(), penalty=tg.Jeffreys())
     result.save(tmp_path)
     torch.testing.assert_close(tg.load(tmp_path).penalized_loglik, result.penalized_loglik)
+
+
+@pytest.mark.slow
+def test_limits_cover_where_tables_are_separated() -> None:
+    """Two groups of 25 rows: many tables have an empty cell, where Wald says nothing."""
+    draw, beta, models = torch.Generator().manual_seed(4), 2.5, 2000
+    x = torch.arange(50, dtype=torch.float64).remainder(2).unsqueeze(-1)
+    chance = torch.sigmoid(0.2 + beta * x[:, 0])
+    y = torch.bernoulli(chance.expand(models, -1), generator=draw)
+    y = y[(y.mean(-1) > 0) & (y.mean(-1) < 1)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = tg.fit(x, y, family="bernoulli")
+    firth = tg.fit(x, y, family="bernoulli", penalty=tg.Jeffreys())
+    assert bool(firth.converged.all())
+    low, high = firth.conf_int(method="profile")[:, 1].unbind(-1)
+    covered = ((low <= beta) & (beta <= high)).double()
+    separated = torch.tensor([status != tg.Status.CONVERGED for status in plain.status])
+    wald_low, wald_high = plain.conf_int()[:, 1].unbind(-1)
+    wald = ((wald_low <= beta) & (beta <= wald_high) & ~separated).double()
+    assert float(separated.double().mean()) > 0.05
+    assert 0.93 <= float(covered.mean()) <= 0.97
+    assert float(wald.mean()) < 0.93 and bool(firth.coef[separated].isfinite().all())

@@ -17,6 +17,7 @@ SAYS = {
     "streaming.py": "largest distance from IRLS",
     "classes.py": "report: runs/classes/report.html",
     "costs.py": "report: runs/costs/report.html",
+    "panel.py": "largest distance of absorbed from written out",
     "smooths.py": "report: runs/smooths/report.html",
     "persons.py": "pictures of the effects: runs/persons",
 }

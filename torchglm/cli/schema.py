@@ -10,6 +10,7 @@ import torch
 from torchglm.cli.elastic_net import ChosenNet
 from torchglm.design.sources import columns_read
 from torchglm.families import Family
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import ROLES
 from torchglm.links import Link
@@ -213,8 +214,8 @@ class Job:
         data: where the rows are and what their columns mean
         family: distribution of the response: a name, or {name: ..., and its arguments}
         link: link function: a name, or {name: power, power: 0.5}; null is the family's default
-        penalty: null, {name: ridge, l2: 0.1}, {name: elastic_net, l1: 0.1, l2: 0.1}, or {name: elastic_net, path: 100,
-            folds: 10}, which fits a path of strengths and chooses one
+        penalty: null, jeffreys, {name: ridge, l2: 0.1}, {name: elastic_net, l1: 0.1, l2: 0.1}, or
+            {name: elastic_net, path: 100, folds: 10}, which fits a path of strengths and chooses one
         smoothing: null, reml or ml: how strengths of s(x) and variances of (1 | group) are found; or {s(x): 2.5}
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
         solver: irls (exact) or sgd (by minibatch), with its arguments
@@ -228,7 +229,7 @@ class Job:
     data: DataConfig
     family: Family
     link: Link | None = None
-    penalty: Penalty | None = None
+    penalty: Penalty | Jeffreys | None = None
     smoothing: Literal["reml", "ml"] | dict[str, float] | None = None
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
     solver: SolverOptions = field(default_factory=IRLS)

@@ -19,6 +19,7 @@ from torchglm.cli.elastic_net import ChosenNet
 from torchglm.cli.schema import Job, SolverOptions
 from torchglm.cli.streamed_fit import optimum_from, result_at
 from torchglm.families.several import VectorFamily
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import FileRows, Roles
 from torchglm.inputs.files import HOLD
@@ -72,6 +73,8 @@ class SGD(SolverOptions):
             raise ValueError(
                 "penalty.path is fitted by solver irls; sgd takes the strengths l1 and l2. Leave out path."
             )
+        if isinstance(job.penalty, Jeffreys):
+            raise ValueError("penalty jeffreys adjusts the score of all rows at once, not of minibatches. Use irls.")
         if isinstance(job.family, VectorFamily) or job.data.predictors:
             raise ValueError(
                 f"solver sgd fits families of one predictor, and {law_title(job.family)} is to have several. Use irls."

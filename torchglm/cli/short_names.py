@@ -40,7 +40,11 @@ def optimizer_paths() -> Paths:
     }
 
 
-PENALTIES = {"ridge": "torchglm.fitting.penalties.Ridge", "elastic_net": "torchglm.cli.elastic_net.ChosenNet"}
+PENALTIES = {
+    "ridge": "torchglm.fitting.penalties.Ridge",
+    "elastic_net": "torchglm.cli.elastic_net.ChosenNet",
+    "jeffreys": "torchglm.fitting.bias.Jeffreys",
+}
 SOLVERS = {"irls": "torchglm.cli.schema.IRLS", "sgd": "torchglm.cli.sgd.SGD"}
 
 # The keys that take a short form, and what may stand there; the second is for keys inside those.

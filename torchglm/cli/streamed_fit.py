@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.irls import evaluate
 from torchglm.fitting.solve import solve
 from torchglm.fitting.status import FitWarning, Status
@@ -41,6 +42,7 @@ def result_at(
 
 def optimum_from(coef: Tensor, job: Job, rows: FileRows, family: Family, link: Link, steps: int) -> Result:
     """The Result of IRLS from coefficients (p,) that were found by training; warns where it ends at no optimum."""
+    assert not isinstance(job.penalty, Jeffreys)  # which training refuses
     whole = _whole(job.penalty, rows)
     options = {
         "penalty": whole,

@@ -55,7 +55,7 @@ _EXPLANATIONS = {
     Status.SEPARATED: "The likelihood keeps rising as some coefficients go to infinity (separation: a combination "
     "of columns tells some responses apart without error, such as a level with no events). The "
     "coefficients are large but arbitrary and their standard errors mean nothing. Merge levels, "
-    "drop the column, or use a penalty such as Ridge.",
+    "drop the column, or use a penalty such as Ridge, or penalty=Jeffreys(), whose estimates and limits are finite.",
     Status.BOUNDARY: "The maximum lies on the edge of the parameter space. Where a fitted mean is at the end of its "
     "range standard errors are not valid, and a link that keeps the mean in range may suit better. With random effects "
     "a variance is 0 or a correlation -1 or 1: the fit is that of the model without these effects, which may be left "

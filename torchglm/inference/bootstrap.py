@@ -22,7 +22,7 @@ from torch import Tensor
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Point
-from torchglm.inference.covariance import cluster_codes, covariance
+from torchglm.inference.covariance import cluster_codes, clustered
 from torchglm.inference.estimates import Estimates
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import Held
@@ -66,7 +66,10 @@ def wild_bootstrap(
     if len(columns) > 1:
         raise ValueError("the wild bootstrap knows one label. Give one column of clusters=.")
     signs = _signs(int(columns[0].max()) + 1, draws, weights, seed)
-    spread = covariance(result, "cluster", clusters, "HC0")[0][0].diagonal().sqrt()
+    flat, one = result.flat, torch.ones_like(result.flat.rank)  # of one coefficient at a time
+    source = result.source
+    clustering = clustered(source, result.family, result.link, flat.coef, flat.root, columns, one)
+    spread = clustering[0].diagonal().sqrt()
     rows = []
     for name in asked:
         j = result.names.index(name)

@@ -14,6 +14,7 @@ _WORDS = (
     (r"\brobust\(['\"](\w+)['\"]\)", r"torchglm.load(RUN).robust('\1') in Python"),
     (r"\bresult\.check\(\)", "`torchglm check RUN`"),
     (r"\ba penalty such as Ridge\b", "a penalty such as `penalty: {name: ridge, l2: 0.1}`"),
+    (r"\bpenalty=Jeffreys\(\)", "`penalty: jeffreys`"),
     (r"\bRaise max_iter\b", "Raise `solver.max_iter`"),
     (r"^max_iter was", "solver.max_iter was"),
     (r"\bPass start=, or use\b", "Use"),

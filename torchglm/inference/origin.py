@@ -24,8 +24,11 @@ class Origin:
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows stand behind the fit: held, or read again at each pass. A loaded one has none."""
-        return self.chunks is not None
+        """Whether rows stand behind the fit: held, or read again at each pass.
+
+        A loaded one has none, and beside absorbed factors they are not those of the data.
+        """
+        return self.chunks is not None and "absorbed" not in self.context
 
     @property
     def source(self) -> Iterable[Rows]:

@@ -244,7 +244,8 @@ def separation(result: Fitted, found: Any, i: int) -> Words:
     return (
         f"The likelihood has no maximum: along {', '.join(columns[:4])} {whole} told apart without error; those "
         "coefficients and their standard errors mean nothing.",
-        "Merge levels, drop the column, or use a penalty such as Ridge.",
+        "Merge levels, drop the column, or use a penalty such as Ridge, or penalty=Jeffreys(), whose estimates and "
+        "limits are finite.",
     )
 
 
@@ -256,7 +257,8 @@ def levels(result: Fitted, i: int) -> Words:
     return (
         f"{said} All their responses lie at one end: these coefficients have no maximum and no standard error; all "
         "others are estimated from the other rows.",
-        "Merge or drop those levels, take another reference level, or use a penalty such as Ridge.",
+        "Merge or drop those levels, take another reference level, or use a penalty such as Ridge, or "
+        "penalty=Jeffreys(), whose estimates and limits are finite.",
     )
 
 
