@@ -9,6 +9,7 @@ from torchglm.design.smooths.factor import Smooth
 from torchglm.inference.smooths import SmoothTerm
 from torchglm.report.axes import BLUE, INK, PALE, QUIET, quiet_axes
 
+NONE = 1e-3  # degrees of freedom of a curve that is zero
 MOST_LEVELS = 60  # effects that are drawn, those farthest from zero
 
 
@@ -25,6 +26,8 @@ def curve(term: SmoothTerm, level: float = 0.95) -> Figure:
     axes.set_xlabel(_factor(term).call.variables[0].text)
     axes.set_ylabel(f"{term.label}, edf {float(term.edf):.2f}")
     axes.margins(x=0)
+    if float(term.edf) < NONE:
+        axes.set_ylim(-1, 1)
     return figure
 
 
