@@ -362,7 +362,7 @@ def test_beyond_the_range_of_a_spline() -> None:
         ("y ~ incme", r"No column 'incme' \(did you mean 'income'\?\)"),
         ("", "A formula is text such as"),
         ("y ~ a +", "Cannot read the formula"),
-        ("y ~ a | b", "several parts"),
+        ("y ~ a | b | a", "several parts"),
         ("y ~ day", "'day' holds .*code it with C.day."),
         ("y ~ I(g)", "not a column of numbers"),
         ("y ~ g + I(g + 1)", "a column here holds text"),
