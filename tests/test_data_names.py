@@ -42,6 +42,8 @@ AWKWARD = [
 ]
 AWKWARD += [
     "_column_0_",
+    "_column_0__",
+    "a_column_0_",
     "__formulaic",
     "é",
     "名",
@@ -75,6 +77,7 @@ FORMULAS = [
 ]
 
 
+@example("_column_0__", "a_column_0_", FORMULAS[2])
 @example("1", "\u00b5", FORMULAS[4])  # the micro sign, of which Python makes the Greek letter
 @given(names, names, st.sampled_from(FORMULAS))
 @settings(max_examples=150, deadline=None)

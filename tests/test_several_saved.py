@@ -72,7 +72,7 @@ def test_names_make_families() -> None:
     for name, kind in several.BY_NAME.items():
         inner = {"family": "poisson"} if name in ("zero_inflated", "hurdle") else {}
         assert type(tg.families.get(name, **inner)) is kind
-    with pytest.raises(ValueError, match="unknown family 'weibul'. Known: .*weibull"):
+    with pytest.raises(ValueError, match="unknown family 'weibul' .did you mean 'weibull'.*Known: .*weibull"):
         tg.families.get("weibul")
     with pytest.raises(ValueError, match="no family 'poison' can stand within another. Known: .*poisson"):
         tg.ZeroInflated("poison")

@@ -12,7 +12,7 @@ from torchglm.design.brackets import Bracket, walk
 
 BARE = re.compile(r"[^\W\d][\w.]*")  # what formulaic's tokenizer takes for a name
 LONGEST = 200  # signs of a name that the parser reads one by one
-WORD = re.compile(r"_column_\d+_")
+WORD = re.compile(r"(?<!\w)_column_\d+_(?!\w)")
 
 
 class Quoting:
