@@ -7,8 +7,9 @@ central differences of score and information.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torchglm.rows.inverses import DenseRoot
 from torchglm.rows.products import gram, linear_predictor, project, quadratic, times
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64
+from torchglm.rows.threads import spread
 
 STEP = 1e-3  # of differences, as a share of the distance to an edge of `eta`, of one unit where there is none
 NODES = (-2, -1, 1, 2)
@@ -52,34 +54,34 @@ class RowBends:
 
     def along(self, inner: Tensor, directions: Tensor) -> Bends:
         """The sums for a root `inner` (B, p, p) of `A` and directions (B, K, p), the last that of the shape if any."""
-        total: tuple[Tensor, ...] | None = None
-        with self.ranks.together():
-            for rows, eta in self._pieces():
-                new = self._sums(rows, eta, DenseRoot(inner), directions)
-                total = new if total is None else tuple(a + b for a, b in zip(total, new, strict=True))
-        assert total is not None  # every process has rows
-        pull, grams, twice, *mixed = self.ranks.sum(*total)
+        root = DenseRoot(inner)
+        pull, grams, twice, *mixed = self._over_rows(lambda rows, eta: self._sums(rows, eta, root, directions))
         return Bends(pull, grams, twice, mixed[0] if mixed else None)
 
     def of_shape(self) -> tuple[Tensor, Tensor, Tensor]:
         """`X' ds/dshape` (B, p), and the first and second derivative of the log-likelihood by the raw shape (B,)."""
-        total: tuple[Tensor, ...] | None = None
-        with self.ranks.together():
-            for rows, eta in self._pieces():
-                score = difference([self._values(rows, eta, k)[0] for k in NODES], FIRST, STEP)
-                first, second = self.family.shape_slopes(rows.y, self.link(eta))
-                each = [torch.where(rows.weight > 0, rows.weight * value, 0.0) for value in (score, first, second)]
-                new = (project(rows, each[0]), each[1].sum(-1), each[2].sum(-1))
-                total = new if total is None else tuple(a + b for a, b in zip(total, new, strict=True))
-        assert total is not None
-        slope, first, second = self.ranks.sum(*total)
+        slope, first, second = self._over_rows(self._shape_sums)
         return slope, first, second
 
-    def _pieces(self) -> Iterator[tuple[Rows, Tensor]]:
-        for chunk in self.source:
-            for rows in to_float64(chunk).pieces():
-                eta = linear_predictor(rows, self.coef)
-                yield rows, torch.where(rows.weight > 0, eta, self.link.link(eta.new_tensor(self.family.inner_mean)))
+    def _shape_sums(self, rows: Rows, eta: Tensor) -> tuple[Tensor, ...]:
+        score = difference([self._values(rows, eta, k)[0] for k in NODES], FIRST, STEP)
+        first, second = self.family.shape_slopes(rows.y, self.link(eta))
+        each = [torch.where(rows.weight > 0, rows.weight * value, 0.0) for value in (score, first, second)]
+        return project(rows, each[0]), each[1].sum(-1), each[2].sum(-1)
+
+    def _over_rows(self, sums: Callable[[Rows, Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `sums` gives for rows and their predictors, over all rows and processes."""
+
+        def of(pieces: Sequence[Rows]) -> tuple[Tensor, ...]:
+            return _added(sums(rows, self._predictor(rows)) for rows in pieces)
+
+        with self.ranks.together():
+            total = _added(new for chunk in self.source for new in spread(of, list(to_float64(chunk).pieces())))
+        return self.ranks.sum(*total)
+
+    def _predictor(self, rows: Rows) -> Tensor:
+        eta = linear_predictor(rows, self.coef)
+        return torch.where(rows.weight > 0, eta, self.link.link(eta.new_tensor(self.family.inner_mean)))
 
     def _values(self, rows: Rows, eta: Tensor, shift: int = 0) -> tuple[Tensor, Tensor]:
         """Score and observed information (B, n), the raw shape moved by `shift` steps."""
@@ -125,6 +127,11 @@ class RowBends:
             difference(weights, SECOND, STEP, middle),
             difference(scores, SECOND, STEP, self._values(rows, eta)[0]),
         )
+
+
+def _added(many: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """The sums of the like tensors; every process has rows, so that there is one."""
+    return reduce(lambda total, new: tuple(a + b for a, b in zip(total, new, strict=True)), many)
 
 
 def difference(
