@@ -96,9 +96,15 @@ def power(matrix: Tensor, exponent: float) -> Tensor:
 def test_sandwiches_and_deletions_are_those_of_the_rows(family: VectorFamily) -> None:
     """HC0 to HC3, clusters, leverage and the steps without a row, against sums of derivatives of single rows."""
     result = of_hard(family)
+    # derivatives by autodiff of alpha have the 9 digits of torch's trigamma, in sums that cancel
+    less = 100 if "alpha" in family.predictors else 1
+
+    def close(found: Tensor, expected: Tensor, rtol: float = 1e-7, atol: float = 1e-12) -> None:
+        torch.testing.assert_close(found, expected, rtol=less * rtol, atol=less * atol)
+
     scores, every_row, f, inverse = by_rows(result)
     one, own = scores / f.unsqueeze(-1), every_row / f[:, None, None]
-    torch.testing.assert_close(result.covariance("observed"), inverse, rtol=1e-7, atol=1e-12)
+    close(result.covariance("observed"), inverse)
     half = power(inverse, 0.5)
     inner = torch.eye(len(inverse), dtype=torch.float64) - half @ own @ half
     moved = {
@@ -108,21 +114,19 @@ def test_sandwiches_and_deletions_are_those_of_the_rows(family: VectorFamily) ->
         "HC3": torch.stack([half @ power(m, -1) @ half @ u for m, u in zip(inner, one, strict=True)]),
     }
     for kind, step in moved.items():
-        torch.testing.assert_close(result.covariance(kind), (step * f.unsqueeze(-1)).mT @ step, rtol=1e-7, atol=1e-12)
+        close(result.covariance(kind), (step * f.unsqueeze(-1)).mT @ step)
     groups = torch.arange(N) % 12
     sums = torch.zeros(12, len(inverse), dtype=torch.float64).index_add(0, groups, scores) @ inverse
-    torch.testing.assert_close(
-        result.covariance("cluster", clusters=groups), 12 / 11 * sums.mT @ sums, rtol=1e-7, atol=1e-12
-    )
+    close(result.covariance("cluster", clusters=groups), 12 / 11 * sums.mT @ sums)
     trace = (every_row * inverse).sum((-1, -2))
-    torch.testing.assert_close(result.leverage(), trace, rtol=1e-7, atol=1e-10)
+    close(result.leverage(), trace, rtol=1e-7, atol=1e-10)
     torch.testing.assert_close(result.leverage().sum(), result.rank, rtol=1e-7, atol=0)
     information = every_row.sum(0)
     step = torch.linalg.solve(information - every_row, scores)
-    torch.testing.assert_close(result.dfbetas(scaled=False), step, rtol=1e-6, atol=1e-10)
-    torch.testing.assert_close(result.dfbetas(), step / inverse.diagonal().sqrt(), rtol=1e-6, atol=1e-10)
+    close(result.dfbetas(scaled=False), step, rtol=1e-6, atol=1e-10)
+    close(result.dfbetas(), step / inverse.diagonal().sqrt(), rtol=1e-6, atol=1e-10)
     cook = (step @ information * step).sum(-1) / result.rank
-    torch.testing.assert_close(result.cooks_distance(), cook, rtol=1e-6, atol=1e-10)
+    close(result.cooks_distance(), cook, rtol=1e-6, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["HC0", "HC1"])
