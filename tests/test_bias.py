@@ -172,3 +172,13 @@ def test_limits_cover_where_tables_are_separated() -> None:
     assert float(separated.double().mean()) > 0.05
     assert 0.93 <= float(covered.mean()) <= 0.97
     assert float(wald.mean()) < 0.93 and bool(firth.coef[separated].isfinite().all())
+
+
+def test_a_summary_names_the_penalty(tmp_path: Path) -> None:
+    x, y = torch.arange(20.0)[:, None], (torch.arange(20) > 8).double()
+    result = tg.fit(x, y, family="bernoulli", penalty=tg.Jeffreys())
+    batch = tg.fit(x, torch.stack([y, y.flip(0)]), family="bernoulli", penalty=tg.Jeffreys())
+    result.save(tmp_path / "fit")
+    for one in (result, batch, tg.load(tmp_path / "fit")):
+        assert "Jeffreys()" in one.summary().to_text()
+        assert "Jeffreys()" in one.describe()["penalty"]

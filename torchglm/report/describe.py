@@ -6,6 +6,7 @@ from typing import Any
 
 from torchglm.fitting.status import Status
 from torchglm.inference.fitted import Fitted
+from torchglm.report.provisos import penalty_name
 from torchglm.writing.numbers import jsonable
 
 NUMBERS = (
@@ -35,7 +36,7 @@ def describe(fitted: Fitted) -> dict[str, Any]:
         "family": str(fitted.family),
         "link": fitted.link.name,
         "formula": fitted.formula,
-        "penalty": None if fitted.penalty is None else str(fitted.penalty),
+        "penalty": penalty_name(fitted),
         "dispersion_kind": fitted.dispersion_kind,
         "covariance": fitted.covariance_kind,
         "status": codes if fitted.batch_shape else codes[0],

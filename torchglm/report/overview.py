@@ -16,7 +16,7 @@ from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
-from torchglm.report.provisos import penalised
+from torchglm.report.provisos import penalised, penalty_name
 from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
 from torchglm.writing import numbers
 
@@ -72,7 +72,7 @@ class ModelBatch:
             *roles(self.result),
             ("Models", f"{self.n_models:,}"),
             ("Columns", str(len(self.result.names))),
-            *([] if self.result.penalty is None else [("Penalty", str(self.result.penalty))]),
+            *([] if (penalty := penalty_name(self.result)) is None else [("Penalty", penalty)]),
             ("Converged", f"{good:,} ({100 * good / max(self.n_models, 1):.1f} %)"),
             ("Observations", _range(nobs)),
             *left_out(self.result),

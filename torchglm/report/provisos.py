@@ -17,6 +17,16 @@ def effective(result: Fitted) -> list[tuple[str, str]]:
     return [] if result.penalty is None else [("Effective df", numbers.short(float(result.flat.df[0]), 5))]
 
 
+def penalty_name(result: Fitted) -> str | None:
+    """The penalty of a fit, that of smooth terms by how its strengths were found; None without one."""
+    how = {"reml": "by REML", "ml": "by maximum likelihood", "given": "as given"}
+    if result.context.get("smoothing") is not None:
+        return f"smooth terms, strengths {how[result.context['smoothing']]}"
+    if result.bias_reduced:
+        return "Jeffreys(), mean bias reduction"
+    return None if result.penalty is None else str(result.penalty)
+
+
 def penalised(result: Fitted) -> list[str]:
     """What a penalty makes of errors, df and criteria, in sentences; empty without one."""
     if result.bias_reduced:

@@ -16,9 +16,9 @@ from torchglm.report import words
 from torchglm.report.coefficients import Coefficient, coefficients
 from torchglm.report.describe import describe
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
-from torchglm.report.provisos import effective, levels_apart, penalised
+from torchglm.report.provisos import effective, levels_apart, penalised, penalty_name
 from torchglm.report.random import random_facts, random_remarks, random_table
-from torchglm.report.smooths import penalty_name, smooth_facts, smooth_places, smooth_remarks, smooth_table
+from torchglm.report.smooths import smooth_facts, smooth_places, smooth_remarks, smooth_table
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class SingleModel:
         return f"{words.status_title(self.status.name)}, {iterations} iteration{'s' * (iterations != 1)}"
 
     def _penalty(self) -> str:
-        return penalty_name(self.result)
+        return penalty_name(self.result) or "none"
 
     def _ending(self) -> str:
         if self.sound:

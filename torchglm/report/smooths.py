@@ -35,14 +35,6 @@ def _row(term: SmoothTerm) -> tuple[str, ...]:
     return (*own, numbers.statistic(statistic), f"{df:.3f}", numbers.p_value(p), strengths)
 
 
-def penalty_name(result: Fitted) -> str:
-    """The penalty of a fit, that of smooth terms by how its strengths were found."""
-    how = {"reml": "by REML", "ml": "by maximum likelihood", "given": "as given"}
-    if result.context.get("smoothing") is None:
-        return "none" if result.penalty is None else str(result.penalty)
-    return f"smooth terms, strengths {how[result.context['smoothing']]}"
-
-
 def smooth_remarks(result: Fitted) -> list[str]:
     """What the table of smooth terms says, in sentences; empty without any."""
     if not smooths(result):
