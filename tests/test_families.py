@@ -210,7 +210,7 @@ def test_a_family_is_got_by_name_or_is_itself() -> None:
     assert families.get("normal").name == "gaussian"
     family = families.NegativeBinomial(0.4)
     assert families.get(family) is family
-    with pytest.raises(ValueError, match="unknown family 'negbin'. Known: gaussian, bernoulli"):
+    with pytest.raises(ValueError, match="unknown family 'negbin' .here it is 'negative_binomial'.. Known: gaussian"):
         families.get("negbin")
 
 

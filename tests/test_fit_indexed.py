@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import torchglm as tg
-from torchglm.design import build, spec
+from torchglm.design import blocks, build
 from torchglm.fitting.interior import interior
 from torchglm.fitting.kernel import fold
 from torchglm.inputs import files
@@ -78,7 +78,7 @@ def _table(n: int = 1500, seed: int = 1) -> pa.Table:
 
 def _written_out(monkeypatch: pytest.MonkeyPatch, **options: object) -> tg.Result:
     with monkeypatch.context() as patch:
-        patch.setattr(spec, "MANY", 10**9)
+        patch.setattr(blocks, "MANY", 10**9)
         return tg.fit(**options)  # type: ignore[arg-type]
 
 
@@ -123,7 +123,7 @@ def test_a_formula_gives_the_same_columns_either_way(formula: str, monkeypatch: 
     kept = build(formula, table)
     assert kept.indexed is not None
     assert kept.indexed.nbytes + kept.numbers.nbytes < kept.x.nbytes
-    monkeypatch.setattr(spec, "MANY", 10**9)
+    monkeypatch.setattr(blocks, "MANY", 10**9)
     out = build(formula, table)
     assert out.indexed is None and out.names == kept.names
     assert torch.equal(kept.x, out.x)

@@ -298,9 +298,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "event= is for families of times, got it with poisson",
     ),
     "an event that is neither": ({"event": spoiled(2.0), "family": "exponential"}, "event must be 1 .* or 0"),
-    "an unknown family": ({"family": "posson"}, "unknown family 'posson'. Known: gaussian, .*poisson"),
+    "an unknown family": (
+        {"family": "posson"},
+        "unknown family 'posson' .did you mean 'poisson'.*Known: gaussian",
+    ),
     "a family that is none": ({"family": None}, "unknown family None"),
-    "an unknown link": ({"link": "lgo"}, "unknown link 'lgo'. Known: identity, log"),
+    "an unknown link": ({"link": "lgo"}, "unknown link 'lgo' .did you mean 'log'.*Known: identity, log"),
     "an unknown way with aliases": ({"singular": "qr"}, "singular must be one of drop, minnorm, error, got 'qr'"),
     "too few names": ({"names": ["a"]}, "names has 1 entries for 2 columns"),
     "a start of another length": ({"start": [0.0, 0.0]}, r"start has shape \(2,\).*3.*intercept"),
@@ -310,7 +313,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a column name without a table": ({"weights": "w"}, "weights holds .* not numbers"),
     "dates in x": ({"x": np.zeros((N, 1), "datetime64[s]")}, "x holds datetime64.* not numbers"),
     "complex numbers": ({"x": X.to(torch.complex128)}, "x is complex"),
-    "nothing as x": ({"x": None}, "x holds"),
+    "nothing as x": ({"x": None}, "needs x"),
     "an unknown dispersion": ({"dispersion": "robust"}, "dispersion must be"),
     "a strength per column too few": ({"penalty": torchglm.Ridge(torch.ones(5))}, "l2 has 5 values for 2 columns"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,24 @@ from torch import Tensor
 import torchglm
 import torchglm.fitting.irls
 from torchglm import special
-from torchglm.design import spec
+from torchglm.design import blocks
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Moments
 from torchglm.rows import indexed
 from torchglm.rows.arrow import Arrow, Grouping
 from torchglm.rows.grams import Bordered
 
-torch.set_default_dtype(torch.float64)
 KINDS = {"alpha": torchglm.NegativeBinomial, "power": torchglm.Tweedie}
 BESIDE = {"alpha": {"alpha": "~ 1"}, "power": {"dispersion": "~ 1", "power": "~ 1"}}
+
+
+@pytest.fixture(autouse=True)
+def in_float64() -> Iterator[None]:
+    """Tensors are made in float64 here, and elsewhere as they were."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 def sample(kind: str, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +93,7 @@ def test_a_shape_beside_a_large_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexed, "MANY", 8)
     bordered = torchglm.fit("y ~ g + x", table, family=torchglm.NegativeBinomial())
     assert next(iter(bordered.source)).layout.levels is not None
-    monkeypatch.setattr(spec, "MANY", 10**9)
+    monkeypatch.setattr(blocks, "MANY", 10**9)
     dense = torchglm.fit("y ~ g + x", table, family=torchglm.NegativeBinomial())
     assert next(iter(dense.source)).indexed is None
     for name in ("coef", "std_err", "shape_std_err", "loglik"):
