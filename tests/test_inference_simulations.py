@@ -193,4 +193,4 @@ def test_check_names_the_direction_whenever_data_are_separated() -> None:
         r = torchglm.fit(torch.cat([x, rare[:, None]], -1), y, family="bernoulli", names=["a", "b", "rare"])
     found = r.check()
     assert share(found.found("separation")) == 1
-    assert all("along rare to -infinity 10 of 100 rows" in one[0].sentence for one in found.findings)
+    assert all("1 level (10 rows) set apart: rare to -infinity" in one[0].sentence for one in found.findings)
