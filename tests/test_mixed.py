@@ -288,3 +288,15 @@ def test_quadrature_is_the_integral_itself() -> None:
     for formula in ("hit ~ x + (1 + x | g)", "hit ~ (1 | g) + (1 | h)"):
         with pytest.raises(ValueError, match="one effect for each level"):
             torchglm.fit(formula, data, family="binomial", quadrature=9)
+
+
+BY = {("poisson", None): "maximum likelihood", ("poisson", "reml"): "REML", ("gaussian", None): "REML"}
+
+
+@pytest.mark.parametrize(("family", "smoothing"), BY)
+def test_strengths_beside_random_effects_are_said_by_what_found_them(family: str, smoothing: str | None) -> None:
+    draw = np.random.default_rng(2)
+    data = {"x": draw.normal(size=120), "g": np.arange(120) % 8, "y": draw.poisson(2.0, 120)}
+    result = torchglm.fit("y ~ s(x, bs='cr', k=5) + (1 | g)", data, family=family, smoothing=smoothing)
+    assert result.describe()["penalty"] == f"smooth terms, strengths by {BY[family, smoothing]}"
+    assert "smooth terms, strengths by" in result.summary().to_text()

@@ -20,8 +20,8 @@ def effective(result: Fitted) -> list[tuple[str, str]]:
 def penalty_name(result: Fitted) -> str | None:
     """The penalty of a fit, that of smooth terms by how its strengths were found; None without one."""
     how = {"reml": "by REML", "ml": "by maximum likelihood", "given": "as given"}
-    if result.context.get("smoothing") is not None:
-        return f"smooth terms, strengths {how[result.context['smoothing']]}"
+    if result.context.get("smoothing") is not None:  # beside random effects by what finds their variances
+        return f"smooth terms, strengths {how[result.context.get('method') or result.context['smoothing']]}"
     if result.bias_reduced:
         return "Jeffreys(), mean bias reduction"
     return None if result.penalty is None else str(result.penalty)
