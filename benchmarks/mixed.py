@@ -5,14 +5,11 @@ The peer's log-likelihood is held against ours, as in `benchmarks.several`. Loop
 
 from __future__ import annotations
 
-import argparse
-import warnings
-
 import numpy as np
 import pandas as pd
 
 import torchglm as tg
-from benchmarks.several import SOME, Peer, Workload, run
+from benchmarks.several import SOME, Peer, Workload, tell
 
 
 def clinics() -> Workload:
@@ -89,16 +86,7 @@ def _mixed(data: pd.DataFrame) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mixed", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[workload.__name__ for workload in WORKLOADS])
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args(argv)
-    print("| workload | contender | seconds | times torchglm | |\n|---|---|---:|---:|---|")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for workload in WORKLOADS:
-            if workload.__name__ in given.only:
-                print("\n".join(run(workload(), given.rounds)), flush=True)
+    tell("python -m benchmarks.mixed", str(__doc__), WORKLOADS, argv)
 
 
 if __name__ == "__main__":

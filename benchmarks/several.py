@@ -10,7 +10,7 @@ import argparse
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,14 +171,19 @@ def run(workload: Workload, rounds: int) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.several", description=str(__doc__).splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[workload.__name__ for workload in WORKLOADS])
+    tell("python -m benchmarks.several", str(__doc__), WORKLOADS, argv)
+
+
+def tell(prog: str, said: str, workloads: Sequence[Callable[[], Workload]], argv: list[str] | None) -> None:
+    """Print the table of the workloads that the command line asks for."""
+    parser = argparse.ArgumentParser(prog=prog, description=said.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[workload.__name__ for workload in workloads])
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args(argv)
     print("| workload | contender | seconds | times torchglm | |\n|---|---|---:|---:|---|")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for workload in WORKLOADS:
+        for workload in workloads:
             if workload.__name__ in given.only:
                 print("\n".join(run(workload(), given.rounds)), flush=True)
 
