@@ -92,6 +92,12 @@ class DataConfig:
         return TextFormat.of(self.delimiter, self.decimal, self.encoding, self.types, self.na)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """`policies` as `fit` and `path` take them, each by its own name."""
+        names = ("missing", "unseen", "rare", "delimiter", "decimal", "encoding", "types", "na")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def groups(self) -> list[str]:
         """The columns whose combinations are the groups; none where one model is fitted."""
         return [self.by] if isinstance(self.by, str) else list(self.by or [])
@@ -152,14 +158,7 @@ class IRLS(SolverOptions):
             smoothing=job.smoothing,
             dispersion=job.dispersion,
             by=data.groups or None,
-            missing=data.missing,
-            unseen=data.unseen,
-            rare=data.rare,
-            delimiter=data.delimiter,
-            decimal=data.decimal,
-            encoding=data.encoding,
-            types=data.types,
-            na=data.na,
+            **data.options,
             predictors=data.predictors,
             tol=self.tol,
             max_iter=self.max_iter,
@@ -192,14 +191,7 @@ def _chosen(job: Job, penalty: ChosenNet) -> Result:
         seed=job.seed,
         device=job.where,
         dtype=job.precision,
-        missing=data.missing,
-        unseen=data.unseen,
-        rare=data.rare,
-        delimiter=data.delimiter,
-        decimal=data.decimal,
-        encoding=data.encoding,
-        types=data.types,
-        na=data.na,
+        **data.options,
         **penalty.options,
         **roles,
     )
