@@ -180,11 +180,16 @@ def _from_mapping(data: Mapping[str, Any]) -> pa.Table:
 
 def _spread(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Single values as columns as long as the others, or of one row where there are no others."""
-    single = {name for name, value in data.items() if isinstance(value, (str, bytes)) or np.ndim(value) == 0}
+    single = {name for name, value in data.items() if _is_single(value)}
     if not single:
         return data
     long = next((len(value) for name, value in data.items() if name not in single), 1)
     return {name: [_plain(value)] * long if name in single else value for name, value in data.items()}
+
+
+def _is_single(value: Any) -> bool:
+    """Whether a value is one, not a column; a list is not looked through."""
+    return isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or getattr(value, "ndim", None) == 0
 
 
 def _plain(value: Any) -> Any:
