@@ -25,6 +25,7 @@ from torchglm.fitting.moments import Point
 from torchglm.inference.covariance import cluster_codes, clustered
 from torchglm.inference.estimates import Estimates
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.levels import check_level
 from torchglm.inference.limits.refit import Held
 from torchglm.inference.origin import refuse_beside
 from torchglm.inference.rowwise import row_values
@@ -96,8 +97,8 @@ def _check(result: Fitted, draws: int, weights: str, level: float | None) -> Non
         raise ValueError(f"unknown weights {weights!r}. Known: {', '.join(POINTS)}.")
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 19:
         raise ValueError(f"draws must be a whole number from 19 on, got {draws!r}. The default is 999.")
-    if level is not None and not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    if level is not None:
+        check_level(level)
 
 
 def _signs(groups: int, draws: int, weights: str, seed: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.levels import check_level
 from torchglm.inference.table import Table
 from torchglm.writing.numbers import limits
 
@@ -99,8 +100,7 @@ def errors(result: Fitted, slope: Tensor) -> Tensor:
 
 def estimates(result: Fitted, value: Tensor, error: Tensor, names: Sequence[str], level: float) -> Estimates:
     """Wald tests and limits of quantities `(B, k)` with standard errors `(B, k)`."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    check_level(level)
     if len(names) != value.shape[-1]:
         raise ValueError(
             f"the function gives {value.shape[-1]} quantities, names has {len(names)}. Give one name for each."

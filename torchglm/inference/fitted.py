@@ -21,6 +21,7 @@ from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.status import Status
 from torchglm.inference.class_counts import class_counts
 from torchglm.inference.flat import Flat
+from torchglm.inference.levels import check_level
 from torchglm.inference.null import null_deviance
 from torchglm.inference.origin import Origin
 from torchglm.inference.rowwise import RowValues, row_values
@@ -194,8 +195,7 @@ class Fitted(Origin):
 
         They say nothing where the status is SEPARATED or BOUNDARY. Raises `ValueError` for a level outside (0, 1).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+        check_level(level)
         if self.flat.reference is None:
             half = self.quantile(level).unsqueeze(-1) * self.std_err
         else:

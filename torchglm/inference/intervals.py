@@ -25,6 +25,7 @@ from torchglm.families import Family
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each
+from torchglm.inference.levels import check_level
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.inference.vector.intervals import predict_interval_several
@@ -72,8 +73,7 @@ def predict_interval(
     known = [*KINDS, *(OF_TIMES if result.family.durations else ())]
     if kind not in known:
         raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(known)}.")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    check_level(level)
     takes = ("offset", "exposure", "weights", "trials") if kind == "response" else ("offset", "exposure")
     beside = Roles.of(roles, f"predict_interval of a {kind}", takes)
     pair = predict(

@@ -15,6 +15,7 @@ from torchglm.fitting.mixed.fit import based
 from torchglm.fitting.mixed.profile import AlongSd, Profile, first_in_its_set, limit
 from torchglm.fitting.penalties import Quadratic
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.levels import check_level
 from torchglm.inference.mixed import RandomEffects, random
 from torchglm.inference.table import Table
 from torchglm.inputs.specs import effects_of
@@ -30,8 +31,7 @@ def variance_components(result: Fitted, level: float = 0.95) -> Table:
     """
     if result.batch_shape:
         raise TypeError("profiles are those of one model: variance_components() of result[i], fitted by itself.")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    check_level(level)
     groups, effects = random(result), effects_of(result.spec, len(result.names))
     if result.context.get("effect_rows") is None or effects is None:
         raise ValueError("this result holds no rows (it was loaded), and profiles need them. Fit it again.")

@@ -15,6 +15,7 @@ from torchglm.design.kinds import PENALISED, Penalised
 from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth, SmoothPart
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.levels import check_level
 from torchglm.inference.smooth_tests import TermTest, test_of
 from torchglm.inference.strengths import strength
 
@@ -118,8 +119,7 @@ class SmoothTerm:
         standardised deviation of draws of the coefficients takes the place of the normal one.
         Source: Ruppert, Wand & Carroll (2003), Semiparametric Regression, section 6.5.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+        check_level(level)
         design = self._design(values)
         value, error = self._along(design)
         width = self._largest(design, error, level, seed) if simultaneous else self.result.quantile(level)

@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 from torchglm.distributions import icdf, log_tails
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
+from torchglm.inference.levels import check_level
 from torchglm.links import Link
 from torchglm.model.quantiles import Ends, ends_of, quantile_of
 from torchglm.model.vector_beyond import continued_nll, harmless
@@ -99,8 +100,7 @@ class EtaLaw(Distribution):
 
         Raises `ValueError` for a level outside (0, 1).
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {level}.")
+        check_level(level)
         return self.icdf((1 - level) / 2), self.icdf((1 + level) / 2)
 
     @property

@@ -26,6 +26,7 @@ from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.influence import deletion
+from torchglm.inference.levels import check_level
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
 
@@ -111,8 +112,7 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     the rows, three more where a model is separated, and a few where the family has a dispersion.
     Raises `ValueError` for a level outside (0, 1), and without the rows of the fit.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.05 is 5 %.")
+    check_level(level, 0.05)
     screens = screens_of(result)
     power, moving, pearson = PowerLink(result), LargestCook(result), PearsonRows(result)
     counted = Overdispersion(result) if type(result.family) in Overdispersion.FAMILIES else None

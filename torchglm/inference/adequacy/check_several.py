@@ -16,6 +16,7 @@ from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import scaled_score
+from torchglm.inference.levels import check_level
 from torchglm.inference.several import family_of
 from torchglm.inference.table import Outcome
 from torchglm.inference.vector.score import added_sums
@@ -35,8 +36,7 @@ def check_several(result: Fitted, level: float = 0.05) -> Check:
     columns, and classes with few rows. Penalised fits have these alone.
     Raises `ValueError` for a level outside (0, 1), and without the rows of the fit.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.05 is 5 %.")
+    check_level(level, 0.05)
     fine = result.flat.converged
     tests: dict[str, Outcome] = {}
     for topic, (columns, contrast) in () if result.penalty is not None else _questions(result):

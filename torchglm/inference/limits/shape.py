@@ -17,6 +17,7 @@ from torchglm.fitting.status import Status
 from torchglm.inference.by_plan import of_one_predictor
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
+from torchglm.inference.levels import check_level
 from torchglm.inference.limits.crossing import crossing
 from torchglm.inference.table import Table
 from torchglm.rows.ranks import members
@@ -42,8 +43,7 @@ def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
     estimated, for a level outside (0, 1), and for penalised and robust fits.
     Source: McCullagh & Nelder (1989), sections 8.3.6 and 11; Venables & Ripley (2002), 7.4 (glm.nb, gamma.shape).
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    check_level(level)
     unpenalised(result, "a shape by maximum likelihood")
     target = float(special.normal_icdf(torch.tensor(0.5 + level / 2, dtype=torch.float64)))
     rows: dict[str, Tensor] = {}

@@ -21,6 +21,7 @@ from torchglm.families import Family
 from torchglm.families.several import BetaBinomial, Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each
+from torchglm.inference.levels import check_level
 from torchglm.inference.several import family_of, new_rows, predict_several
 from torchglm.inference.vector.quantities import limits_of, quantity
 from torchglm.inputs import Roles
@@ -52,8 +53,7 @@ def predict_interval_several(
     **roles: Unpack[RoleValues],
 ) -> Tensor:
     """(*B, m, 2) limits of a quantity of the law of new rows, for classes (*B, m, C, 2); see `predict_interval`."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. 0.95 is 95 %.")
+    check_level(level)
     family = family_of(result)
     if kind == "response":
         return _responses(result, x, level, predictors or {}, unseen, roles)
