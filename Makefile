@@ -1,6 +1,7 @@
 # make run    fit configs/poisson.yaml from nothing and say where the report is
 # make test   the test suite          make lint   ruff and mypy
 # make bench  torchglm beside its peers (minutes)          make bench-full   the same at full size
+# make docs   the site, from docs/ into site/
 # make gpu    the CUDA tests and what a CUDA device makes of torchglm, in six minutes; OUT=FOLDER keeps the table.
 #             PYTHON=python3 takes that interpreter with the packages it has, and no network
 
@@ -13,10 +14,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench bench-full gpu clean
+.PHONY: help run test lint docs bench bench-full gpu clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,10 @@ $(VENV)/.stamp-bench: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install --quiet --editable '.[bench]'
 	@touch $@ $(VENV)/.stamp-run
 
+$(VENV)/.stamp-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --editable '.[docs]'
+	@touch $@ $(VENV)/.stamp-run
+
 run: $(VENV)/.stamp-run
 	$(BIN)/torchglm fit configs/poisson.yaml
 
@@ -43,6 +48,9 @@ test: $(VENV)/.stamp-dev
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks
@@ -65,4 +73,4 @@ gpu:
 	$(GPU_PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT)) && exit $$tests
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site build dist .pytest_cache .mypy_cache .ruff_cache

@@ -109,13 +109,6 @@ def test_a_large_grouping_is_not_written_out() -> None:
     assert float(result.dispersion) == pytest.approx(1.0, abs=0.02)
 
 
-def test_the_page_on_random_effects_runs() -> None:
-    page = (Path(__file__).resolve().parent.parent / "docs" / "mixed.md").read_text(encoding="utf-8")
-    scope: dict[str, Any] = {"print": str}
-    for block in page.split("```python\n")[1:]:
-        exec(compile(block.split("```")[0], "mixed.md", "exec"), scope)
-
-
 def test_modes_are_drawn_in_their_order() -> None:
     from torchglm.report.random_plots import random_panels
 

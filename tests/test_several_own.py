@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from several_cases import Drawn
-from test_readme import blocks
+from test_pages import blocks
 
 import torchglm as tg
 from torchglm.families.several import VectorFamily

@@ -158,16 +158,6 @@ def test_fits_of_saved_and_streamed_smooths_predict_the_same(tmp_path) -> None:
     torch.testing.assert_close(pieces.coef, fit.coef, rtol=1e-7, atol=1e-8)
 
 
-def test_the_page_of_the_docs_runs() -> None:
-    from pathlib import Path
-
-    page = (Path(__file__).resolve().parent.parent / "docs" / "smooths.md").read_text(encoding="utf-8")
-    code = page.split("```python")[1].split("```")[0]
-    scope: dict[str, object] = {}
-    exec(compile(code, "smooths.md", "exec"), scope)
-    assert float(scope["age"].edf) > 3 and scope["value"].shape == (3,)  # type: ignore[attr-defined]
-
-
 def test_tails_of_mixtures_are_those_of_draws() -> None:
     from torchglm.inference.smooth_tests import _mixture, _ratio
 

@@ -1,0 +1,176 @@
+"""Pages do what they say: every Python block runs, every command, place and link exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import torchglm
+from torchglm.cli.entry import COMMANDS as COMMANDS_KNOWN
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONAL = ("glum", "pyfixest", "onnxruntime", "gluonts")  # peers that a page may show and the tests need not have
+
+
+class Block(NamedTuple):
+    language: str
+    line: int
+    text: str
+    shown: str | None  # what the page says it prints: the ```text block that follows at once
+
+
+def blocks(page: str) -> list[Block]:
+    fences = list(re.finditer(r"^```(\w+)\n(.*?)^```\n", page, flags=re.MULTILINE | re.DOTALL))
+    found = []
+    for fence, after in zip_longest(fences, fences[1:]):
+        follows = after is not None and after[1] == "text" and not page[fence.end() : after.start()].strip()
+        line = page.count("\n", 0, fence.start()) + 2
+        found.append(Block(fence[1], line, fence[2], after[2] if after and follows else None))
+    return found
+
+
+def commands(page: str) -> list[str]:
+    lines = [line for block in blocks(page) if block.language == "sh" for line in block.text.splitlines()]
+    return sorted({command for line in lines if (command := line.split("#")[0].strip())})
+
+
+def without_code(page: str) -> str:
+    return re.sub(r"^```.*?^```$|`[^`\n]*`", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+PAGES = {
+    str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+}
+page = pytest.mark.parametrize("page", PAGES)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the files of the repository that pages read."""
+    for name in ("examples", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@page
+@pytest.mark.filterwarnings("ignore")  # pages show what is said of hard data
+def test_the_code_of_a_page_runs(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Block after block, in one scope; what a block says it prints, it prints; what the text claims of it holds."""
+    scope: dict[str, Any] = {"__name__": "page"}
+    for block in blocks(PAGES[page]):
+        if block.language != "python":
+            continue
+        if absent := [name for name in OPTIONAL if re.search(rf"^(import|from) {name}\b", block.text, re.MULTILINE)]:
+            for name in absent:
+                pytest.importorskip(name)
+        source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of the page
+        exec(compile(source, page, "exec"), scope)
+        printed = capsys.readouterr().out
+        if block.shown is not None:
+            assert printed.split() == block.shown.split()
+    CLAIMS.get(page, lambda scope: None)(scope)
+
+
+def heads(left: dict[str, Any]) -> None:
+    network, x, counts, done = (left[name] for name in ("network", "x", "counts", "done"))
+    assert [str(status) for status in done.status] == ["CONVERGED"] and bool(done.after < done.before)
+    features = network[:-1](x).detach().double()
+    want = torchglm.fit(features, counts, family=torchglm.ZeroInflated("poisson"), tol=1e-12)
+    torch.testing.assert_close(network[-1].coef[0], want.flat.coef[0], rtol=1e-3, atol=1e-3)
+    inside = (counts >= left["low"][:, 0]) & (counts <= left["high"][:, 0])
+    assert float(inside.float().mean()) > 0.85
+    assert all(bool(part.grad.isfinite().all()) for part in left["features"].parameters())
+    assert set(left["heads"].log_scale) == {"grade"}
+
+
+def paths(left: dict[str, Any]) -> None:
+    assert bool((left["bounded"].coef[1:] >= 0).all())
+
+
+def clusters(left: dict[str, Any]) -> None:
+    assert bool(left["firth"].conf_int(method="profile").isfinite().all())
+    assert int(left["fit"].absorbed.df) == 499 and bool((left["small"].reference_df < 11).all())
+
+
+def smooths(left: dict[str, Any]) -> None:
+    assert float(left["age"].edf) > 3 and left["value"].shape == (3,)
+
+
+CLAIMS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "docs/heads.md": heads,
+    "docs/paths.md": paths,
+    "docs/clusters.md": clusters,
+    "docs/smooths.md": smooths,
+}
+
+
+@page
+def test_commands_of_a_page_exist(page: str) -> None:
+    for command in commands(PAGES[page]):
+        program, *words = shlex.split(command)
+        if program == "torchrun":
+            program, *words = words[words.index("-m") + 1 :]
+        if program == "make":
+            assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        elif program == "python":
+            assert (ROOT / words[0]).is_file() or (words[0] == "-m" and (ROOT / words[1]).is_dir())
+        elif program == "torchglm":
+            assert words[0] in COMMANDS_KNOWN
+            made = "runs/"  # a run folder is written by the command before it
+            files = [word for word in words[1:] if "/" in word and not word.startswith(made)]
+            assert all((ROOT / file).exists() for file in files)
+        else:
+            assert program in {"pip", "git", "cd"}
+
+
+def test_the_first_command_prints_what_the_page_shows(tmp_path: Path) -> None:
+    shown = next(block.text for block in blocks(PAGES["docs/start.md"]) if "Report: runs/" in block.text)
+    command = ["-m", "torchglm", "fit", "configs/poisson.yaml", "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    summary, report = done.stdout.rsplit("Report:", 1)
+    assert summary == shown.rsplit("Report:", 1)[0]
+    assert Path(report.strip()).is_file()
+
+
+@page
+def test_links_lead_somewhere(page: str) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", without_code(PAGES[page]))
+    assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def test_the_picture_of_the_report_is_small() -> None:
+    picture = ROOT / "docs" / "report.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 300_000
+
+
+@page
+def test_what_a_page_names_as_a_place_is_there(page: str) -> None:
+    named = re.findall(r"`((?:torchglm|configs|benchmarks|tests|examples|docs)/[\w./]*)`", PAGES[page])
+    assert [place for place in named if not (ROOT / place).exists()] == []
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert sorted(f"docs/{name}" for name in listed) == sorted(set(PAGES) - {"README.md"})
+
+
+def test_the_readme_is_one_screen() -> None:
+    assert len(PAGES["README.md"]) < 6_000
+
+
+def test_a_block_knows_its_line_and_its_output() -> None:
+    page = "intro\n\n```python\nprint(1)\n```\n\n```text\n1\n```\n\nwords\n\n```sh\nmake\n```\n"
+    assert blocks(page)[0] == Block("python", 4, "print(1)\n", "1\n")
+    assert blocks(page)[2] == Block("sh", 14, "make\n", None)
