@@ -36,6 +36,8 @@ from torchglm.inference import predict as prediction
 from torchglm.inference.adequacy import check as checking
 from torchglm.inference.adequacy import collinearity, diagnostics, fitness
 from torchglm.inference.adequacy import separation as separating
+from torchglm.inference.adequacy.basis_check import k_check
+from torchglm.inference.adequacy.concurvity import concurvity
 from torchglm.inference.build import build
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses import linear, nested, terms
@@ -279,6 +281,8 @@ class Result(Fitted):
     hosmer_lemeshow = fitness.hosmer_lemeshow
     separation = separating.separation
     vif = collinearity.vif
+    concurvity = concurvity
+    k_check = k_check
     condition_indices = collinearity.condition_indices
 
     @property

@@ -223,7 +223,7 @@ def _check_parts(check: Check, result: Fitted, view: View) -> dict[str, Any]:
     """What the page says of a check: findings at the top, then the tests."""
     batch = isinstance(view, ModelBatch)
     known = view.warnings() if isinstance(view, ModelBatch) else view.warnings({"fit", "aliased", "dispersion"})
-    shown = [*([tables.findings(result, check)] if batch else []), tables.tests(check)]
+    shown = [*([tables.findings(result, check)] if batch else []), tables.tests(check), *tables.curves(check)]
     return {
         "warnings": known,
         "findings": [] if batch else check.findings[0],
@@ -247,6 +247,8 @@ def _asked(check: Check) -> str:
     if not check.tests and not check.batch:
         count = len(check.findings[0])
         found = f"{count} finding{'s' * (count != 1)}, named at the top of this page," if count else "Nothing found"
+        if check.smooths is not None:
+            return f"{found} in how the fit ended, its columns, the k-check and the concurvity of its smooth terms."
         return f"{found} in how the fit ended, its columns and its classes; no score test was made."
     asked = f"{len(check.tests)} test{'s' * (len(check.tests) != 1)} ({', '.join(check.tests)})"
     held = f"held together at {check.level:g} by Holm's adjustment"

@@ -10,6 +10,8 @@ from torchglm.inference.smooths import SmoothTerm, smooths
 from torchglm.report.document import Grid
 from torchglm.writing import numbers
 
+FULL = 0.95  # share of the freedom of a term beyond which its columns may be too few
+
 
 def smooth_places(result: Fitted) -> set[int]:
     """The places of coefficients that stand in curves, not in the table of coefficients."""
@@ -37,12 +39,24 @@ def _row(term: SmoothTerm) -> tuple[str, ...]:
 
 def smooth_remarks(result: Fitted) -> list[str]:
     """What the table of smooth terms says, in sentences; empty without any."""
-    if not smooths(result):
+    terms = smooths(result)
+    if not terms:
         return []
-    return [
+    said = [
         "Smooth terms: edf are effective degrees of freedom; the test of a curve that is zero everywhere is Wood's "
         "(2013), which does not count the choice of strengths."
     ]
+    full = [name for name, term in terms.items() if isinstance(term.factor, Smooth) and _full(term)]
+    if full:
+        said.append(
+            f"{', '.join(full)} {'have' if len(full) > 1 else 'has'} used nearly all freedom that its columns give: "
+            "try a larger k=, and see k_check()."
+        )
+    return said
+
+
+def _full(term: SmoothTerm) -> bool:
+    return float(term.edf) > FULL * len(term.places)
 
 
 def smooth_facts(result: Fitted) -> list[dict[str, Any]]:

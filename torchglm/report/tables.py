@@ -140,6 +140,32 @@ def tests(check: Check) -> Grid:
     return Grid("Tests of the models", ("test", "models", f"p < {level}", f"adjusted p < {level}"), rows)
 
 
+def curves(check: Check) -> list[Grid]:
+    """The k-check and the concurvity of each smooth term of one model, or the worst of a batch."""
+    if check.smooths is None:
+        return []
+    many = max(check.batch.numel(), 1) if check.batch else 1
+    own = {name: value.reshape(many, -1) for name, value in check.smooths.columns.items()}
+    rows = []
+    for j, name in enumerate(check.smooths.rows):
+        found = {key: value[:, j].nan_to_num(1.0 if key in ("k-index", "p") else 0.0) for key, value in own.items()}
+        worst = {key: float(v.min() if key in ("k-index", "p") else v.max()) for key, v in found.items()}
+        tested = not bool(own["p"][:, j].isnan().all())
+        rows.append(
+            (
+                name,
+                f"{worst['edf']:.2f}",
+                format(worst["k'"], ".0f"),
+                f"{worst['k-index']:.3f}" if tested else "",
+                numbers.p_value(worst["p"]) if tested else "",
+                *(f"{worst[key]:.3f}" for key in ("worst", "observed", "estimate")),
+            )
+        )
+    title = "Smooth terms: columns enough, and concurvity" + (" (the worst of all models)" if check.batch else "")
+    head = ("term", "edf", "k'", "k-index", "p-value", "worst", "observed", "estimate")
+    return [Grid(title, head, rows)]
+
+
 def findings(result: Fitted, check: Check) -> Grid:
     """What was found in a batch by topic, with the first models that show it."""
     view = ModelBatch(result, 0.95)

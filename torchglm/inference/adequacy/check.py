@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy import sentences
+from torchglm.inference.adequacy.basis_check import BasisSample, k_check_of
 from torchglm.inference.adequacy.check_several import check_several
 from torchglm.inference.adequacy.collinearity import vif_of_variables
+from torchglm.inference.adequacy.concurvity import PARAMETRIC, PlainGram, concurvity_of, nearest_term
 from torchglm.inference.adequacy.diagnostics import has_zeros
 from torchglm.inference.adequacy.dispersion import Spread, apart, spread_of
 from torchglm.inference.adequacy.findings import Check, Finding
-from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
+from torchglm.inference.adequacy.screening import LinkTest, PowerLink, Screen, run
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, PearsonRows, VarianceTrend, ZeroCount
 from torchglm.inference.by_plan import answered_by
@@ -28,10 +31,13 @@ from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.influence import deletion
 from torchglm.inference.levels import check_level
 from torchglm.inference.rowwise import RowValues
-from torchglm.inference.table import Outcome
+from torchglm.inference.smooths import smooths
+from torchglm.inference.table import Outcome, Table
 
 INFLATED = 10.0  # a variance inflation worth a sentence
 MOVING = 1.0  # a Cook's distance worth a sentence
+CONCURVED = 0.8  # share of a term that the others can make worth a sentence
+NEAR = 0.75  # share of the freedom of a term beyond which more columns may help
 
 
 class LargestCook:
@@ -107,7 +113,8 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     direction of a separation, aliased and nearly dependent columns (the terms of one variable, and interactions beside
     their parts, depend by their make and are not told), two estimates of the dispersion that are far apart, a row
     that moves the coefficients by itself. Rows are named as they stand in the table or file.
-    Penalised fits have these alone. Over-dispersed counts widen the link test, so that one fault is not told as two.
+    Penalised fits have these alone, and of smooth terms the k-check (held at `level` together) and the concurvity, in
+    `Check.smooths`. Over-dispersed counts widen the link test, so that one fault is not told as two.
     Of a separated model the part that has a maximum is tested; others that did not converge are not. One pass over
     the rows, three more where a model is separated, and a few where the family has a dispersion.
     Raises `ValueError` for a level outside (0, 1), and without the rows of the fit.
@@ -121,7 +128,8 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     deviance = _Deviance(result)
     extra: list[Any] = [] if counted is None or "dispersion" in screens else [counted]
     extra += [power] if result.link.exponent is not None else []
-    run(result, [*screens.values(), moving, pearson, deviance, *extra])
+    curves = _Curves(result) if smooths(result) else None
+    run(result, [*screens.values(), moving, pearson, deviance, *extra, *([] if curves is None else curves.screens)])
     deviance.judge()
     separated = None
     if bool((result.flat.status == int(Status.SEPARATED)).any()):
@@ -146,12 +154,47 @@ def check(result: Fitted, level: float = 0.05) -> Check:
             *_tested(result, i, screens, power, tests, p_values, level, sums),
             *_dispersion(result, i, sums, p_values, level),
             *_moving(result, moving, i, bool(result.flat.converged[i])),
+            *([] if curves is None else curves.findings(i, level)),
         ]
         for i in range(result.flat.deviance.shape[0])
     ]
     findings = [[replace(one, advice=spoken(result, one.advice)) for one in model] for model in findings]
     title = f"Check of {result.family}, link {result.link.name}"
-    return Check(title, level, findings, tests, p_values, result.batch_shape)
+    table = None if curves is None else curves.table
+    return Check(title, level, findings, tests, p_values, result.batch_shape, table)
+
+
+class _Curves:
+    """What the rows say of smooth terms: columns enough, and not made of one another."""
+
+    def __init__(self, result: Fitted) -> None:
+        self.result, self.sample, self.sums = result, BasisSample(result), PlainGram(result)
+        self.screens: list[Screen] = [self.sample, self.sums]
+
+    @cached_property
+    def table(self) -> Table:
+        """The k-check and the concurvity of each term."""
+        basis, shared = k_check_of(self.result, self.sample), concurvity_of(self.result, self.sums)
+        first = int(PARAMETRIC in shared.rows)
+        rest = {name: value[..., first:].to(basis["edf"]) for name, value in shared.columns.items()}
+        return Table("Smooth terms", basis.rows, basis.columns | rest)
+
+    def findings(self, i: int, level: float) -> Sequence[Finding]:
+        if not bool(self.result.flat.converged[i]):
+            return []
+        own = {name: value.reshape(-1, value.shape[-1])[i] for name, value in self.table.columns.items()}
+        adjusted, found = adjust(own["p"], "holm"), []
+        for j, name in enumerate(self.table.rows):
+            edf, most, index, p = (float(own[key][j]) for key in ("edf", "k'", "k-index", "p"))
+            if float(adjusted[j]) < level and index < 1:
+                words = sentences.few_columns(name, edf, most, index, p, edf > NEAR * most)
+                found.append(Finding("basis", index, float(adjusted[j]), *words))
+        for j, name in enumerate(self.table.rows):
+            share = max(float(own["observed"][j]), float(own["estimate"][j]))
+            if share > CONCURVED:
+                other = nearest_term(self.result, self.sums, name, i)
+                found.append(Finding("concurvity", share, None, *sentences.concurvity(name, other, share)))
+        return found
 
 
 def _inflation(result: Fitted) -> Tensor | float:

@@ -31,7 +31,8 @@ class Check:
     """What `Result.check` found: `findings` of each model (flat), the tests behind them, and their level.
 
     `check[i]` is that of one model of a batch; `tests` maps topics to outcomes `(*B)` and `adjusted` to p-values
-    corrected for the number of tests. Prints as sentences.
+    corrected for the number of tests. `smooths` has the k-check and the concurvity of each smooth term, or is None.
+    Prints as sentences.
     """
 
     title: str
@@ -40,6 +41,7 @@ class Check:
     tests: dict[str, Outcome]
     adjusted: dict[str, Tensor]
     batch: torch.Size
+    smooths: Table | None = None
 
     @property
     def silent(self) -> Tensor:
@@ -61,6 +63,7 @@ class Check:
             {topic: test[model] for topic, test in self.tests.items()},
             {topic: p[model] for topic, p in self.adjusted.items()},
             index.shape,
+            None if self.smooths is None else self.smooths[model],
         )
 
     def table(self) -> Table:
@@ -74,8 +77,9 @@ class Check:
         return Table("Checks", list(self.tests), {k: torch.stack(v, -1) for k, v in columns.items() if v})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: the title, the level, the tests, and the findings (a list of them for each model of a batch)."""
+        """Plain data: title, level, tests, smooth terms and findings (a list of these for each model of a batch)."""
         found = [[vars(finding) for finding in one] for one in self.findings]
+        smooths = {} if self.smooths is None else {"smooths": self.smooths.to_dict()}
         return {
             "title": self.title,
             "level": self.level,
@@ -84,11 +88,13 @@ class Check:
                 topic: test.to_dict() | {"p_adjusted": self.adjusted[topic].tolist()}
                 for topic, test in self.tests.items()
             },
-        }
+        } | smooths
 
     def __str__(self) -> str:
         tests = f"{len(self.tests)} test{'s' * (len(self.tests) != 1)} ({', '.join(self.tests)})"
         asked = f"by {tests} at {self.level:.3g} together" if self.tests else "(a penalised fit is not tested)"
+        if self.smooths is not None:
+            asked = f"by the k-check of {', '.join(self.smooths.rows)} at {self.level:.3g} together, and by concurvity"
         if not self.batch:
             found = self.findings[0]
             if not found:

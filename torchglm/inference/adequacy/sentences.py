@@ -266,3 +266,26 @@ def ending(status: Status) -> Words:
     """On a fit that did not end at a maximum."""
     told, _, tried = status.explanation.partition(". ")
     return f"The fit ended as {status.name.lower().replace('_', ' ')}: {told[:1].lower()}{told[1:]}.", tried
+
+
+def few_columns(name: str, edf: float, most: float, index: float, p: float, full: bool) -> Words:
+    """On a smooth term along which the residuals of neighbours resemble each other."""
+    said = (
+        f"Along {name} the residuals of neighbours still resemble each other: the k-index is {index:.3g} "
+        f"(p {stated(p)}), and the curve has used {edf:.3g} of at most {most:.0f} degrees of freedom."
+    )
+    if full:
+        return said, f"Give {name} a larger k, about {2 * int(most) + 2}, and see whether edf and curve change."
+    return said, (
+        f"More columns will hardly help, as it leaves some unused: look for a term that is missing, an interaction, or "
+        f"rows that depend on their neighbours along {name}. A larger k, about {2 * int(most) + 2}, tells them apart."
+    )
+
+
+def concurvity(name: str, other: str, share: float) -> Words:
+    """On a smooth term that the others can make."""
+    return (
+        f"{share:.3g} of {name} could be made of the other terms, most of all of {other}: the data hardly tell these "
+        "curves apart, and each by itself is uncertain though their sum is not.",
+        f"Leave {name} or {other} out, join them in one term, te() or s(x, z), or read their sum alone.",
+    )
