@@ -272,14 +272,16 @@ class _Learner:
             f.text: self._smooth(f) if isinstance(f, SmoothCall) else self._factor(self.expressions[f.text], self.rare)
             for f in [*self.formula.factors, *self.formula.effects]
         }
-        check_labels([factor for factor in right.values() if isinstance(factor, PENALISED)])
+        for terms in (self.formula.terms, *self.formula.others.values()):
+            own = {factor.text: right[factor.text] for term in terms for factor in term.factors}
+            check_labels([factor for factor in own.values() if isinstance(factor, PENALISED)])
         spans = {text: factor.spans for text, factor in right.items()}
         # absorbed factors have the constant, so that others are coded as beside an intercept
         constant = (Term("1", ()),) if self.formula.absorbed and all(t.factors for t in self.formula.terms) else ()
-        terms = _coded([*constant, *self.formula.terms], spans)
+        first = _coded([*constant, *self.formula.terms], spans)
         others = {name: _coded(own, spans) for name, own in self.formula.others.items()}
         random = tuple(RandomSet(one.text, one.group.text, _coded(one.terms, spans)) for one in self.formula.random)
-        made = (self.formula.text, right, terms, response, missing, unseen, self.types, reading, others, random)
+        made = (self.formula.text, right, first, response, missing, unseen, self.types, reading, others, random)
         return DesignSpec(*made).beside(tuple(one.text for one in self.formula.absorbed))
 
     def _response(self, expression: Expression) -> Numeric | Categorical:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.bends import Bends, RowBends
+from torchglm.fitting.bends_several import PlannedBends
 from torchglm.fitting.irls import pull
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Moments, Point
@@ -97,6 +99,7 @@ class Criterion:
     ) -> None:
         self.source, self.family, self.link, self.penalty, self.name = source, family, link, penalty, name
         self.options, self.phi, self.keep = options, phi, first.keep
+        self.several = isinstance(family, VectorFamily)  # of which the deviance is the whole likelihood
         self.ranges = Ranges(penalty, first.coef.shape[-1], first.coef.device)
         self.count, self.weight = first.moments.count, first.moments.weight
         self.restricted = penalty.method == "reml"
@@ -117,7 +120,9 @@ class Criterion:
         options = {name: self.options[name] for name in ("tol", "max_iter", "rank_tol")}
         options["tol"] = max(tol, options["tol"])
         layout, held = Layout(self.keep.shape[-1]), rows_in_memory(source)
-        problem = Problem(family, self.link, penalty, len(lane), layout, lane.device, **options, held=held)
+        problem = Problem(
+            family, self.link, penalty, len(lane), layout, lane.device, **options, held=held, several=self.several
+        )
         return problem, source, family
 
     def fit(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float = 0.0) -> Solution:
@@ -143,9 +148,10 @@ class Criterion:
         coef = found.coef + self._left(found.coef, here, strength, root, self.keep[lane])
         squares = self._squares(strength, coef)
         size, own, twice = self.ranges.log_determinant(strength)
-        means, drawn, free = RowMeans(source, self.link, coef), squares.sum(-1), self.free[lane]
-        phi, bend = self._dispersion(means, family, 2 * found.moments.objective + drawn, self.count[lane], free)
-        value = drawn / (2 * phi) - means.loglik(family, phi) + (log - size) / 2
+        drawn, free = squares.sum(-1), self.free[lane]
+        deviance = 2 * found.moments.objective + drawn
+        loglik, phi, bend = self._likelihood(source, family, coef, deviance, self.count[lane], free)
+        value = drawn / (2 * phi) - loglik + (log - size) / 2
         value = value - free * torch.log(2 * math.pi * phi) / 2
         value = torch.where(sound & torch.isfinite(value), value, torch.inf)
         traces = self._within(inner, strength).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -170,7 +176,8 @@ class Criterion:
     def refined(self, found: Solution, theta: Tensor, family: Family) -> Solution:
         """A fit of all models with its last digits, and the root of its inverse information, from the rotated basis."""
         strength, keep = theta[:, : self.many].exp(), found.keep
-        here = fold(self.source, Point(found.coef, False, census=True), family, self.link)
+        observed = self.several  # whose errors are by the observed information
+        here = fold(self.source, Point(found.coef, observed, census=True), family, self.link)
         root, _, _, sound = self._roots(here.gram.written_out(), strength, keep, restricted=True)
         left = torch.where(sound.unsqueeze(-1), self._left(found.coef, here, strength, root, keep), 0.0)
         return replace(
@@ -189,12 +196,11 @@ class Criterion:
         source, family = members(self.source, lane), take_family(self.family, lane)
         if self.name:
             family = self.family.with_parameters({self.name: at.theta[:, -1]})
-        rows = RowBends(source, family, self.link, at.coef, self.name)
         drawn = self._drawn(at.theta, at.coef)  # lambda_j S_j b
         moves = -_solve(at.root, drawn)
         gradient, hessian = at.squares / 2, torch.diag_embed(at.squares / 2)
         if self.name:
-            slope, first, second = rows.of_shape()
+            slope, first, second = RowBends(source, family, self.link, at.coef, self.name).of_shape()
             own = _solve(at.root, slope.unsqueeze(1))
             moves, gradient = torch.cat([moves, own], 1), torch.cat([gradient, -first.unsqueeze(-1)], 1)
             hessian = torch.nn.functional.pad(hessian, (0, 1, 0, 1))
@@ -206,12 +212,17 @@ class Criterion:
         gradient, hessian = gradient / at.phi.unsqueeze(-1), hessian / at.phi[:, None, None]
         pull = gradient[:, : self.many]  # the dispersion follows the strengths
         hessian[:, : self.many, : self.many] -= pull.unsqueeze(-1) * pull.unsqueeze(-2) / at.bend[:, None, None]
-        bends = None if self.flat else rows.along(at.inner, moves)
+        bends = None if self.flat else self._bends(source, family, at, moves)
         log_slope, log_bend = self._log_slopes(at, moves, drawn, bends)
         gradient, hessian = gradient + log_slope / 2, hessian + log_bend / 2
         gradient[:, : self.many] -= at.own / 2
         hessian[:, : self.many, : self.many] -= at.twice / 2
         return gradient, (hessian + hessian.mT) / 2, moves
+
+    def _bends(self, source: Iterable[Rows], family: Family, at: Marginal, moves: Tensor) -> Bends:
+        if isinstance(family, VectorFamily):
+            return PlannedBends(source, family, at.coef).along(at.inner, moves)
+        return RowBends(source, family, self.link, at.coef, self.name).along(at.inner, moves)
 
     def _log_slopes(self, at: Marginal, moves: Tensor, drawn: Tensor, bends: Bends | None) -> tuple[Tensor, Tensor]:
         """The derivatives of `log|X'WX + S|` (of the penalised part, for ML), as the coefficients follow."""
@@ -258,14 +269,22 @@ class Criterion:
         inner, log, own = scaled_root(whole[:, at.unsqueeze(-1), at])
         return root, torch.where(keep.unsqueeze(-1), turn[:, at] @ inner, 0.0), log, sound & own
 
-    def _dispersion(
-        self, means: RowMeans, family: Family, drawn: Tensor, count: Tensor, free: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(b,) the dispersion where the criterion is least, for deviances with penalty `drawn`; its curvature."""
+    def _likelihood(
+        self, source: Iterable[Rows], family: Family, coef: Tensor, drawn: Tensor, count: Tensor, free: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(b,) the log-likelihood at the dispersion where the criterion is least, that, and its curvature.
+
+        `drawn` are the deviances with the penalty.
+        """
+        held, none = torch.full_like(drawn, 1.0 if self.phi is None else self.phi), torch.full_like(drawn, torch.inf)
+        if self.several:
+            here = fold(source, Point(coef, curved=False), family, self.link)
+            return torch.where(here.valid, -here.objective, -torch.inf), held, none
+        means = RowMeans(source, self.link, coef)
         if self.phi is not None or not family.has_dispersion:
-            held = torch.full_like(drawn, 1.0 if self.phi is None else self.phi)
-            return held, torch.full_like(drawn, torch.inf)
-        return least_dispersion(means, family, drawn, count, free)
+            return means.loglik(family, held), held, none
+        phi, bend = least_dispersion(means, family, drawn, count, free)
+        return means.loglik(family, phi), phi, bend
 
     # products with single blocks, in the basis where their null space has no rounding ---------------------
 

@@ -285,8 +285,6 @@ def _told(observe: Observer, before: Tensor, now: Progress) -> None:
 
 
 def _check(family: Family) -> None:
-    if isinstance(family, VectorFamily):
-        raise ValueError(f"strengths are estimated for families of one predictor, not {family.name}. Give numbers.")
     if family.estimates_shape and not has_alpha(family):
         raise ValueError("strengths and a Tweedie power are not estimated at once. Give it: Tweedie(power=1.5).")
 
@@ -294,6 +292,9 @@ def _check(family: Family) -> None:
 def scales_of(source: Iterable[Rows], family: Family, link: Link, penalty: Quadratic) -> tuple[Tensor, Tensor]:
     """(B, J, 2) the log strengths that are as good as zero and as infinity, and (B, J) some in between."""
     first = fold(source, Point(), family, link)
+    if isinstance(family, VectorFamily):
+        assert first.statistics is not None
+        first = fold(source, Point(averages=first.statistics / first.weight.unsqueeze(-1)), family, link)
     if not bool(first.valid.all()):
         level = fold(source, Point(constant=first.response / first.weight), family, link)
         bad = (~first.valid).nonzero()[:, 0]

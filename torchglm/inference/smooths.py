@@ -14,6 +14,7 @@ from torch import Tensor
 from torchglm.design.kinds import PENALISED, Penalised
 from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth, SmoothPart
+from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.levels import check_level
 from torchglm.inference.smooth_tests import TermTest, test_of
@@ -221,7 +222,8 @@ class _Given:
 def smooths(result: Fitted) -> dict[str, SmoothTerm]:
     """The smooth terms of a fit by their labels, `s(x)` or `s(x):dose`, in the order of the formula.
 
-    Those of a further predictor begin with its name. Empty where there are none.
+    Those of a further predictor begin with its name, and so do those that each class has one of, `1:s(x)`. Empty where
+    there are none.
     """
     spec, found, start, block = result.spec, dict[str, SmoothTerm](), 0, 0
     if spec is None:
@@ -232,14 +234,29 @@ def smooths(result: Fitted) -> dict[str, SmoothTerm]:
                 continue
             for part in factor.parts:
                 columns = list(range(start + part.places.start, start + part.places.stop))
-                places = columns if result.plan is None else result.plan.places(columns)
-                own = SmoothPart(prefix + part.label, part.places, part.level)
                 many = len(factor.penalties) // len(factor.parts)
                 blocks = list(range(block, block + many))
-                found[own.label] = SmoothTerm(result, factor, own, places, blocks)
+                for predictor, places in _of_predictors(result, columns).items():
+                    own = SmoothPart(predictor + prefix + part.label, part.places, part.level)
+                    found[own.label] = SmoothTerm(result, factor, own, places, blocks)
                 block += many
         start += count
     return found
+
+
+def _of_predictors(result: Fitted, columns: list[int]) -> dict[str, list[int]]:
+    """The coefficients of columns of the design, by the predictor where several have some of their own."""
+    plan, family = result.plan, result.family
+    if plan is None or not isinstance(family, VectorFamily):
+        return {"": columns}
+    found = dict[str, list[int]]()
+    for block, place in zip(plan.blocks, plan.slices, strict=True):
+        if not set(columns) <= set(block.columns):
+            continue
+        m, own = len(block.columns), [block.columns.index(column) for column in columns]
+        for t, entries in enumerate(block.entries):
+            found[f"{family.predictors[entries[0][0]]}:"] = [place.start + t * m + j for j in own]
+    return found if len(found) > 1 else {"": next(iter(found.values()))}
 
 
 def _listed(values: Any) -> list[Any]:

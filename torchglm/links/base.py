@@ -102,6 +102,10 @@ class Link(nn.Module):
         """`-d log(1 - mu) / deta`, the hazard: finite where `mu` rounds to one."""
         return self.inverse_deriv(eta) / (1 - self.inverse(eta))
 
+    def reach(self, eta: Tensor) -> Tensor:
+        """Over how long a way `log mu` changes by 1, but no more than 1: towards an end of the range ever shorter."""
+        return 1 / self.relative_slope(eta).abs().clamp(min=1.0)
+
     def inside(self, eta: Tensor) -> Tensor:
         """True where `eta` lies in the range on which the link is one to one."""
         return eta > self.lower

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchglm.design import PenaltyBlock
 from torchglm.families import Family
-from torchglm.families.several import Multinomial, VectorFamily
+from torchglm.families.several import Multinomial
 from torchglm.fitting.apart import Apart, levels_apart
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.mixed.effects import Groupings
@@ -78,11 +78,6 @@ def _of_terms(own: Sequence[PenaltyBlock], data: Data, smoothing: Smoothing) -> 
         if set(smoothing) != set(names):
             raise ValueError(f"smoothing= must give a strength to each of {', '.join(names)}; got {dict(smoothing)!r}.")
         smoothing = torch.tensor([float(smoothing[name]) for name in names], dtype=torch.float64)
-    if isinstance(smoothing, str) and isinstance(data.family, VectorFamily):
-        raise ValueError(
-            f"strengths are estimated for families of one predictor, not {data.family.name}. Give numbers: "
-            f"smoothing={{{', '.join(f'{name!r}: 1.0' for name in names)}}}."
-        )
     places = [one.places if data.plan is None else data.plan.places(one.places) for one in own]
     blocks = [  # with classes, one for each of them, of one strength
         (at, torch.block_diag(*[torch.from_numpy(one.matrix)] * (len(at) // len(one.places))))

@@ -78,7 +78,8 @@ def smooth_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
     """A picture of every smooth term of one or two variables, and of every set of effects."""
     found = []
     sure = numbers.percent(level)
-    scale = f"On the scale of the linear predictor ({result.link.name} link), without the intercept."
+    link = f" ({result.link.name} link)" if result.plan is None else ""
+    scale = f"On the scale of the linear predictor{link}, without the intercept."
     for name, term in smooths(result).items():
         if not isinstance(term.factor, Smooth):
             reading = f"Effects of levels drawn from one normal law, with {sure} intervals. {scale}"

@@ -14,8 +14,10 @@ from torchglm.report import laws, words
 from torchglm.report.coefficients import Coefficient
 from torchglm.report.document import Grid
 from torchglm.report.provisos import effective, levels_apart, penalised
+from torchglm.report.random import random_facts, random_remarks, random_table
 from torchglm.report.sections import Section, sections, whole
 from torchglm.report.single import SingleModel, group_label, left_out, policies, references, roles, share
+from torchglm.report.smooths import smooth_places, smooth_remarks, smooth_table
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class SeveralModel(SingleModel):
         self.sections = sections(result)
         self.law: VectorFamily = family_of(result)
         self.ratio_name = None  # each predictor has its own
+        self.inside = smooth_places(result)
 
     @property
     def title(self) -> str:
@@ -64,16 +67,18 @@ class SeveralModel(SingleModel):
             ("AIC", numbers.number(float(r.aic))),
             ("BIC", numbers.number(float(r.bic))),
             ("Penalty", self._penalty()),
+            *random_facts(r),
         ]
 
     def tables(self, width: int) -> list[Grid]:
         """The coefficients of each predictor, with exp(coef) beside them or, past `width` characters, below."""
         low, high = numbers.limits(self.level)
-        pairs = [self._grids(section, (low, high)) for section in self.sections]
+        pairs = [self._grids(section, (low, high)) for section in self.sections if self.of(section)]
         beside = [both for _, _, both in pairs if both is not None]
+        more = [*smooth_table(self.result), *random_table(self.result)]
         if all(both.width() <= width for both in beside):
-            return [plain if both is None else both for plain, _, both in pairs]
-        return [grid for plain, ratios, _ in pairs for grid in (plain, ratios) if grid is not None]
+            return [*(plain if both is None else both for plain, _, both in pairs), *more]
+        return [*(grid for plain, ratios, _ in pairs for grid in (plain, ratios) if grid is not None), *more]
 
     def _grids(self, section: Section, ends: tuple[str, str]) -> tuple[Grid, Grid | None, Grid | None]:
         """The estimates, the ratios, and both side by side, of one predictor."""
@@ -91,8 +96,9 @@ class SeveralModel(SingleModel):
         return Grid(title, head, cells), Grid("", ("", ratio, *ends), named), both
 
     def of(self, section: Section) -> list[Coefficient]:
-        """The coefficients of a predictor by the names of its own columns."""
-        return [replace(self.coefficients[j], name=name) for j, name in zip(section.places, section.names, strict=True)]
+        """The coefficients of a predictor by the names of its own columns, those of curves left out."""
+        places = zip(section.places, section.names, strict=True)
+        return [replace(self.coefficients[j], name=name) for j, name in places if j not in self.inside]
 
     def remarks(self) -> list[str]:
         """How the numbers were obtained, a sentence each."""
@@ -109,7 +115,7 @@ class SeveralModel(SingleModel):
             *before, last = map(str, named)
             said = f"{', '.join(before)} and {last}" if before else last
             lines[0] += f" {said[:1].upper()}{said[1:]} = exp(estimate)."
-        return lines + laws.explained(self.law) + penalised(r) + policies(r)
+        return lines + laws.explained(self.law) + smooth_remarks(r) + random_remarks(r) + penalised(r) + policies(r)
 
     def sentences(self) -> list[str]:
         """One sentence per coefficient on what it says, predictor by predictor; none on thresholds."""

@@ -12,7 +12,7 @@ from torchglm.inference.several import family_of
 from torchglm.report import plots, several_figures, tables
 from torchglm.report.binned import Rootogram, weighted_quantiles
 from torchglm.report.document import Grid
-from torchglm.report.panels import Panel, coefficient_panels
+from torchglm.report.panels import Panel, coefficient_panels, smooth_panels
 from torchglm.report.sections import whole
 from torchglm.report.several import SeveralModel
 from torchglm.report.several_rows import MOST_CELLS, MOST_CLASSES, DrawnRows, SeveralRows, confusion
@@ -46,7 +46,7 @@ def estimate_panels(result: Fitted, level: float, rows: SeveralRows | None) -> l
         last = found[_MOST_FORESTS - 1]
         note = f" {left} more predictor{'s' * (left != 1)} in the tables above."
         found = [*found[: _MOST_FORESTS - 1], Panel(last.title, last.reading + note, last.figure)]
-    return [*found, *_thresholds(view, rows)]
+    return [*found, *_thresholds(view, rows), *smooth_panels(result, level)]
 
 
 def _thresholds(view: SeveralModel, rows: SeveralRows | None) -> list[Panel]:

@@ -104,6 +104,10 @@ class VectorFamily(Family):
         """(*N) True where the predictors have a law."""
         return torch.isfinite(eta).all(0)
 
+    def units(self, eta: Tensor) -> Tensor:
+        """(K, *N) over how long a way the information changes as each predictor does: 1 where that is a logarithm."""
+        return torch.ones_like(eta)
+
     def linked(self, link: Link) -> VectorFamily:
         """The same family with another link of its first predictor. Raises `ValueError` where that is not free."""
         raise ValueError(f"{self.name} has its own link, {self.default_link.name}. Leave link= out.")

@@ -77,6 +77,9 @@ class Overdispersed(VectorFamily):
         inside = self.link.inside(eta[0]) & (mu > 0) & torch.isfinite(mu)
         return super().valid(eta) & inside & (eta[1].abs() < -POISSON)
 
+    def units(self, eta: Tensor) -> Tensor:
+        return torch.stack([self.link.reach(eta[0]), *torch.ones_like(eta[1:])])
+
     @property
     def ends(self) -> dict[tuple[str, int], str]:
         return {

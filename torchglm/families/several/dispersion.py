@@ -98,6 +98,9 @@ class Plain(VectorFamily):
         own = self.link.link(mean)
         return torch.cat([torch.where(torch.isfinite(own), own, eta[0]).unsqueeze(0), eta[1:]])
 
+    def units(self, eta: Tensor) -> Tensor:
+        return torch.stack([self.link.reach(eta[0]), *torch.ones_like(eta[1:])])
+
     def is_canonical(self, link: Link) -> bool:
         return self.family.is_canonical(self.link)
 
@@ -172,6 +175,14 @@ class Dispersed(Plain):
         """And where the standard deviation is more than the rounding of the mean: below, a fit has no end."""
         mu = self.link(eta[0])
         return super().valid(eta) & (eta[1].exp() * self.family.variance(mu) > FINEST * mu.square())
+
+    def units(self, eta: Tensor) -> Tensor:
+        """Beside an identity link the standard deviation of a response."""
+        if type(self.link) is not links.Identity:
+            return super().units(eta)
+        own = self.variance_at(eta).sqrt()
+        own = own if self.family.mean_lower == -torch.inf else torch.minimum(own, eta[0].abs())
+        return torch.stack([own, torch.ones_like(own)])
 
     def is_canonical(self, link: Link) -> bool:
         return False

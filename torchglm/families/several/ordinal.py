@@ -184,6 +184,13 @@ class Ordinal(Classes):
         inside = super().valid(eta)
         return inside & (eta[1:] > eta[:-1]).all(0) if self.kind == "cumulative" else inside
 
+    def units(self, eta: Tensor) -> Tensor:
+        """No more than the way to the next threshold."""
+        if self.kind != "cumulative" or len(eta) == 1:
+            return super().units(eta)
+        gap = eta.diff(dim=0).abs().clamp(max=1.0)
+        return torch.minimum(torch.cat([gap[:1], gap]), torch.cat([gap, gap[-1:]]))
+
     def start(self, averages: Tensor) -> Tensor:
         shares = averages / averages.sum(0)
         if self.kind == "adjacent":

@@ -76,6 +76,9 @@ class _Rates(VectorFamily):
         }
         return torch.stack([first, second]), pairs
 
+    def units(self, eta: Tensor) -> Tensor:
+        return torch.stack([self.link.reach(eta[0]), *torch.ones_like(eta[1:])])
+
     @property
     def ends(self) -> dict[tuple[str, int], str]:
         return {("precision", 1): self.precise, START: self.unknown}

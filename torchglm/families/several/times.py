@@ -134,6 +134,10 @@ class LogTimes(Censored, VectorFamily):
     def valid(self, eta: Tensor) -> Tensor:
         return super().valid(eta) & (eta[1] > FINEST)
 
+    def units(self, eta: Tensor) -> Tensor:
+        """The location changes on the scale of the times."""
+        return torch.stack([eta[1].exp(), torch.ones_like(eta[1])])
+
     @property
     def ends(self) -> dict[tuple[str, int], str]:
         return {

@@ -60,6 +60,9 @@ class _Zeros(VectorFamily):
     def parameter(self, name: str, eta: Tensor) -> Tensor:
         return torch.sigmoid(eta) if name == "zero" else self.family.parameter(name, eta)
 
+    def units(self, eta: Tensor) -> Tensor:
+        return _joined(self.family.units(_within(eta)), torch.ones_like(eta[ZERO]))
+
     def supports(self, y: Response) -> Tensor:
         return (y == 0) | self.family.supports(y)
 
