@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,8 +72,8 @@ def test_the_code_of_a_page_runs(page: str, folder: Path, capsys: pytest.Capture
     for block in blocks(PAGES[page]):
         if block.language != "python":
             continue
-        if absent := [name for name in OPTIONAL if re.search(rf"^(import|from) {name}\b", block.text, re.MULTILINE)]:
-            for name in absent:
+        for name in OPTIONAL:
+            if re.search(rf"^(import|from) {name}\b", block.text, re.MULTILINE):
                 pytest.importorskip(name)
         source = "\n" * (block.line - 1) + block.text  # so that a traceback names the line of the page
         exec(compile(source, page, "exec"), scope)
@@ -80,6 +81,28 @@ def test_the_code_of_a_page_runs(page: str, folder: Path, capsys: pytest.Capture
         if block.shown is not None:
             assert printed.split() == block.shown.split()
     CLAIMS.get(page, lambda scope: None)(scope)
+    if page.startswith("docs/coming-from/"):
+        compare_sides(page, scope)
+
+
+def numbers(value: Any) -> np.ndarray:
+    return np.asarray([float(part) for part in value] if isinstance(value, list) else value, dtype=float)
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The rows of a page's tables that set two pieces of code side by side."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip().replace("\\|", "|") for cell in row] for row in rows]
+    return [row for row in cells if all(re.fullmatch(r"`[^`]+`", cell) for cell in row[:2])]
+
+
+def compare_sides(page: str, scope: dict[str, Any]) -> None:
+    """What a peer says in the left cell of a row is what torchglm says in the right one; R's side is only read."""
+    for theirs, ours, *_ in rows_of(PAGES[page]):
+        said = eval(ours.strip("`"), scope)  # noqa: S307  the page's own code
+        if not page.endswith("/r.md"):
+            wanted = eval(theirs.strip("`"), scope)  # noqa: S307
+            np.testing.assert_allclose(numbers(said), numbers(wanted), rtol=1e-6, atol=1e-7, err_msg=ours)
 
 
 def heads(left: dict[str, Any]) -> None:

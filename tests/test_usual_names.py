@@ -145,3 +145,11 @@ def test_a_result_writes_its_report(result: torchglm.Result, tmp_path: Path) -> 
 def test_dir_leaves_out_what_every_module_has(part: nn.Module) -> None:
     assert not {*dir(part)} & {*dir(nn.Module())}
     assert "name" in dir(part)
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(3), 3, None, ["poisson"]], ids=["tensor", "number", "none", "list"])
+def test_what_is_no_family_or_link_is_told_by_its_type(wrong: object) -> None:
+    with pytest.raises(TypeError, match=rf"family must be a name, a family or its class, got {type(wrong).__name__}"):
+        torchglm.families.get(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=rf"link must be a name, a link or its class, got {type(wrong).__name__}"):
+        torchglm.links.get(wrong)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from torchglm.families.proportions import Bernoulli, Binomial
 from torchglm.families.real import Gaussian
 from torchglm.families.several import BY_NAME as SEVERAL
 from torchglm.families.tweedie import Tweedie
-from torchglm.links.inheritance import require_name
+from torchglm.links.inheritance import require_name, require_text
 from torchglm.writing.nearest import nearest
 
 __all__ = [
@@ -87,7 +87,8 @@ def names() -> list[str]:
 def get(family: str | Family | type[Family], /, **arguments: Any) -> Family:
     """The family of that name with those arguments, or the family itself.
 
-    A class is made with these arguments. Raises `ValueError` for an unknown name, `TypeError` for a family without one.
+    A class is made with these arguments. Raises `ValueError` for an unknown name, `TypeError` for what is no family or
+    has no name.
     """
     if isinstance(family, Family):
         require_name(family, "family")
@@ -95,14 +96,13 @@ def get(family: str | Family | type[Family], /, **arguments: Any) -> Family:
     if isinstance(family, type) and issubclass(family, Family):
         return get(family(**arguments))
     known: dict[str, type[Family]] = {**BY_NAME, **SEVERAL}
+    require_text(family, "family", known)
     if family not in known:
         raise ValueError(f"unknown family {family!r}{_meant(family, known)}. Known: {', '.join(known)}.")
     return known[family](**arguments)
 
 
-def _meant(name: Any, known: Iterable[str]) -> str:
+def _meant(name: str, known: Iterable[str]) -> str:
     """What stands here for the name that another library has, or the nearest name."""
-    if not isinstance(name, str):
-        return ""
     letters = re.sub("[^a-z]+", "", name.lower())
     return f" (here it is {ELSEWHERE[letters]})" if letters in ELSEWHERE else nearest(name, known)

@@ -9,7 +9,7 @@ find it by themselves and ask for a reference formula.
 from __future__ import annotations
 
 from torchglm.links.base import Link
-from torchglm.links.inheritance import require_name
+from torchglm.links.inheritance import require_name, require_text
 from torchglm.links.positive import Log, Softplus
 from torchglm.links.powers import Identity, Inverse, InverseSquared, Power, Sqrt
 from torchglm.links.proportions import Cauchit, CLogLog, Logit, LogLog, Probit
@@ -57,14 +57,16 @@ def names() -> list[str]:
 def get(link: str | Link | type[Link]) -> Link:
     """The link of that name or class, or the link itself.
 
-    Raises `ValueError` for an unknown name, `TypeError` for a link without one.
+    Raises `ValueError` for an unknown name, `TypeError` for what is no link, or one without a name.
     """
     if isinstance(link, Link):
         require_name(link, "link")
         return link
     if isinstance(link, type) and issubclass(link, Link):
         return get(link())
+    require_text(link, "link", BY_NAME)
     if link not in BY_NAME:
-        near = nearest(link, BY_NAME) if isinstance(link, str) else ""
-        raise ValueError(f"unknown link {link!r}{near}. Known: {', '.join(BY_NAME)}; or pass links.Power(p).")
+        raise ValueError(
+            f"unknown link {link!r}{nearest(link, BY_NAME)}. Known: {', '.join(BY_NAME)}; or pass links.Power(p)."
+        )
     return BY_NAME[link]()

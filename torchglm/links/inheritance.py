@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -40,6 +40,13 @@ def check_name(cls: type) -> None:
         f"{cls.__name__} goes by the name {vars(parent)['name']!r} of {parent.__name__}, which it is not. "
         f"Give the class a name of its own, such as name = {cls.__name__.lower()!r}."
     )
+
+
+def require_text(part: object, kind: str, known: Iterable[str]) -> None:
+    """Raise `TypeError` for what is no name of a link or family either."""
+    if not isinstance(part, str):
+        got = type(part).__name__
+        raise TypeError(f"{kind} must be a name, a {kind} or its class, got {got}. Known: {', '.join(known)}.")
 
 
 def require_name(part: Any, kind: str) -> None:
