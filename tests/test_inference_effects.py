@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,7 +204,7 @@ def test_aliased_columns_leave_the_other_effects_as_they_are() -> None:
 def test_bad_requests_are_refused_with_what_to_do() -> None:
     named = torchglm.fit("claims ~ age", DATA, family="poisson")
     with pytest.raises(ValueError, match="Pass data="):
-        named.marginal_effects()
+        torchglm.fit("claims ~ age", DATA, family="poisson", by="region").marginal_effects()
     with pytest.raises(ValueError, match="no term of the formula reads 'size'"):
         named.predictions({"size": 1.0}, DATA)
     with pytest.raises(ValueError, match="No column 'age' in the data"):
@@ -261,3 +262,31 @@ def test_averages_count_each_row_as_often_as_it_was_seen() -> None:
             ask(values, freq=few["f"][:9])
     with pytest.raises(ValueError, match="freq='f', a column that data lacks"):
         named.marginal_effects(["x"], {name: few[name] for name in ("x", "k", "id")})
+
+
+@pytest.mark.parametrize("family", ["poisson", "zero_inflated"])
+def test_a_formula_fit_averages_over_its_own_rows(family: str, tmp_path: Path) -> None:
+    """Without a table: missing and weightless rows stay out, values of roles are those of the fit."""
+    g = np.random.default_rng(5)
+    table = pd.DataFrame({"a": g.normal(size=400), "c": g.choice(list("xyz"), 400), "years": g.uniform(0.5, 2, 400)})
+    table["y"] = g.poisson(np.exp(0.3 * table.a) * table.years)
+    table["w"] = (np.arange(400) % 7 > 0) * g.uniform(0.5, 2, 400)
+    table.loc[[3, 50], "a"] = np.nan
+    law = torchglm.ZeroInflated("poisson") if family == "zero_inflated" else family
+    freq = 1 + np.arange(400) % 3
+    fit = torchglm.fit("y ~ a * c", table, family=law, exposure="years", weights="w", freq=freq, missing="drop")
+    used = (table.w > 0) & table.a.notna()
+    for own, given in (
+        (fit.marginal_effects(), fit.marginal_effects(data=table[used], freq=freq[used])),
+        (fit.predictions({"a": [0, 1]}), fit.predictions({"a": [0, 1]}, data=table[used], freq=freq[used])),
+    ):
+        torch.testing.assert_close(own.value, given.value, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(own.std_err, given.std_err, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="exposure came for the rows of the fit"):
+        fit.marginal_effects(exposure=1.0)
+    fit.save(tmp_path / "fit")
+    loaded = torchglm.load(tmp_path / "fit")
+    with pytest.raises(ValueError, match=r"holds no table: it was loaded.*Pass data="):
+        loaded.marginal_effects()
+    again = loaded.with_rows(table, freq=freq).marginal_effects()
+    torch.testing.assert_close(again.value, fit.marginal_effects().value, rtol=1e-12, atol=1e-14)

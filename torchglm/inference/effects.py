@@ -140,13 +140,13 @@ def marginal_effects(
     stands for. Effects on the probabilities of classes are `(*B, C k)`, named `"Medium:age"`, class by class.
 
     For a fit on arrays the variables are columns, and the effect of column `j` is the average of
-    `dmu/deta coef_j` over the rows of the fit (streamed ones too). A formula fit needs `data`, a table to average
-    over: the effect of a numeric variable goes through all terms it is part of, and a category has one effect for each
-    level but the first, all rows being moved from the first level to it. `offset` and `exposure` are part of the means,
-    and each row of `data` counts `freq` times: columns or values, by default the columns that the fit had. Raises
+    `dmu/deta coef_j` over the rows of the fit (streamed ones too). A formula fit averages over its table, or over
+    `data`: the effect of a numeric variable goes through all terms it is part of, and a category has one effect for
+    each level but the first, all rows being moved from the first level to it. `offset` and `exposure` are part of the
+    means, and each row of `data` counts `freq` times: columns or values, by default the columns of the fit. Raises
     `ValueError` for unknown variables, and for roles without `data`. Source: Williams (2012), Stata Journal 12(2).
     """
-    link, beside = _scale(result, kind), chosen_roles(result, roles)
+    link, beside = _scale(result, kind), chosen_roles(result, roles, data)
     if result.spec is None:
         every = [j for j, name in enumerate(result.names) if name != "(Intercept)"]
         index = every if variables is None else [_column(result, name) for name in variables]
@@ -184,10 +184,11 @@ def predictions(
     """(*B, k) average predicted means with variables set to chosen values in every row, all combinations of them.
 
     `at` maps variables (columns of a fit on arrays) to a value or a list of them. The other variables are as in the
-    rows of the fit, or in `data`, a table, which a formula fit needs. The limits are those of the link of the
-    average, mapped back. The roles and `kind` are as in `marginal_effects`. Raises `ValueError` for unknown variables.
+    rows of the fit, or in `data`, a table of a formula fit (one loaded, of files or of groups needs it). The limits are
+    those of the link of the average, mapped back. The roles and `kind` are as in `marginal_effects`. Raises
+    `ValueError` for unknown variables.
     """
-    link, beside = _scale(result, kind), chosen_roles(result, roles)
+    link, beside = _scale(result, kind), chosen_roles(result, roles, data)
     settings = settings_of(at)
     names = [labelled(one) for one in settings]
     if result.spec is None:

@@ -46,11 +46,11 @@ def repeats(rows: Rows) -> Tensor:
     return used if rows.repeats is None else used * rows.repeats
 
 
-def chosen_roles(result: Fitted, roles: Mapping[str, Any]) -> Roles:
+def chosen_roles(result: Fitted, roles: Mapping[str, Any], data: Any) -> Roles:
     """The roles of the rows to average over. Raises `ValueError` where these are the rows of the fit."""
     refuse_beside(result)
     beside = Roles.of(roles, "an average over rows", ("freq", "offset", "exposure"))
-    if result.spec is None and beside.given:
+    if (result.spec is None or data is None) and beside.given:
         raise ValueError(
             f"{', '.join(beside.given)} came for the rows of the fit, which have theirs. Average over others by "
             "attaching them: result.with_rows(x, y, ...)."
@@ -92,7 +92,7 @@ def changes(result: Fitted, variables: Sequence[str] | None, data: Any, roles: R
         step = STEP * (float(values.std()) or max(1.0, float(np.abs(values).max(initial=1.0))))
         designs += [_moved(result, frame, {name: values + side * step}) for side in (1, -1)]
         found.append(Change(name, start, start + 1, 2 * step))
-    return _slice(result, designs, frame, roles), found
+    return _slice(result, designs, frame, roles, data), found
 
 
 def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, roles: Roles) -> Slice:
@@ -103,13 +103,18 @@ def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, rol
     for one in settings:
         given = {name: spelled(v, levels) if (levels := known[name]) is not None else v for name, v in one.items()}
         designs.append(_moved(result, frame, given))
-    return _slice(result, designs, frame, roles)
+    return _slice(result, designs, frame, roles, data)
 
 
 def _frame(result: Fitted, data: Any, roles: Roles) -> Frame:
     """The rows of a table over the columns that the design, the offset and the repeats are made of."""
+    if data is None and result.rows is not None:
+        data = result.context.get("table")
     if data is None:
-        raise ValueError("a formula fit keeps no table. Pass data=, the rows to average over (those of the fit, say).")
+        raise ValueError(
+            "this fit holds no table: it was loaded, its rows are in files, or it has a model for each group. Pass "
+            "data=, the rows to average over (those of the fit, say)."
+        )
     fitted = Roles(**(result.context.get("columns") or {})).without("weights", "trials", "event", "until")
     also = [*fitted.columns.values(), *roles.columns.values()]
     names = tables.columns.names_of(data)
@@ -146,7 +151,11 @@ def _moved(result: Fitted, frame: Frame, values: Mapping[str, Any]) -> Tensor:
     return result.spec.apply(frame.moved(values)).x.to(result.flat.coef)
 
 
-def _slice(result: Fitted, designs: list[Tensor], frame: Frame, roles: Roles) -> Slice:
+def _slice(result: Fitted, designs: list[Tensor], frame: Frame, roles: Roles, data: Any) -> Slice:
+    if data is None:  # the rows of the fit have their offsets and repeats with them
+        assert result.rows is not None
+        held = result.rows._replace(x=designs[0], intercept=False, indexed=None)
+        return Slice(held, repeats(held), designs)
     coef = result.flat.coef
     one = torch.ones(coef.shape[0], len(frame), dtype=coef.dtype, device=coef.device)
     like = result.shaped(one)

@@ -60,6 +60,7 @@ def from_formula(
         "columns": roles.columns,
         "group_names": keys or None,
         "tally": Tally.of(design).to_dict(),
+        "table": None if keys else design.table,
     }
     data.random = effects_of(design.spec, len(data.names))
     return data

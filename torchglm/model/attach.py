@@ -17,12 +17,12 @@ from torchglm.rows.rows import Rows
 
 def attached(
     result: Fitted, x: Any, y: Any, roles: Roles, predictors: Mapping[str, Any] | None = None
-) -> tuple[Iterable[Rows], Places | None]:
-    """The rows that a fit is to look at, and their places; see `Result.with_rows`."""
+) -> tuple[Iterable[Rows], Places | None, Any]:
+    """The rows that a fit is to look at, their places, and the table they are made of; see `Result.with_rows`."""
     roles.check_link(result.link)
     if result.flat.absorbed is not None:
         raise ValueError("a fit beside absorbed factors takes no other rows: its columns are free of them. Fit again.")
-    device = result.coef.device
+    device, table = result.coef.device, None
     named = Roles(**{**(result.context.get("columns") or {}), **roles.given})
     keys = result.group_names or []
     if result.spec is not None and y is None and is_source(x):
@@ -31,10 +31,11 @@ def attached(
                 f"the models are those of {', '.join(keys)}, whose rows are sorted in memory. Pass a "
                 "table, torchglm.tables.read_table(path)."
             )
-        return conditional_rows(result, inputs.rows_by_spec(x, result.spec, result.family, named, device)), None
+        return conditional_rows(result, inputs.rows_by_spec(x, result.spec, result.family, named, device)), None, None
     if result.spec is not None and y is None:
         design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys], random=True)
         data = inputs.from_design(design, result.family, named, keys, device, None)
+        table = None if keys else design.table
         if data.context.get("groups") != result.groups:
             raise ValueError("the groups of these rows are not those of the fit. Pass the rows it was fitted on.")
     elif isinstance(result.family, VectorFamily):
@@ -48,7 +49,7 @@ def attached(
             f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "
             f"{tuple(result.batch_shape)} and {result.flat.coef.shape[-1]}. Pass the rows it was fitted on."
         )
-    return conditional_rows(result, data.source), data.context.get("places")
+    return conditional_rows(result, data.source), data.context.get("places"), table
 
 
 def _several(result: Fitted, family: VectorFamily, x: Any, y: Any, roles: Roles, predictors: Mapping[str, Any]) -> Data:

@@ -300,9 +300,9 @@ class Result(Fitted):
         """Write the fit as one HTML page with its tables, pictures and checks, see `report.write_page`."""
         return report.write_page(self, path, **options)
 
-    def on(self, source: Iterable[Rows], places: Places | None = None) -> Result:
+    def on(self, source: Iterable[Rows], places: Places | None = None, table: Any = None) -> Result:
         """The same fit with these rows behind it; `places` say where they stand in the data, unless `source` does."""
-        return replace(self, chunks=source, context=self.context | {"places": places})
+        return replace(self, chunks=source, context=self.context | {"places": places, "table": table})
 
     def with_rows(
         self, x: Any, y: Any = None, *, predictors: Mapping[str, Any] | None = None, **roles: Unpack[RoleValues]
@@ -313,8 +313,8 @@ class Result(Fitted):
         Deviance, null deviance, likelihood and criteria stay those of the fit, whatever rows are attached.
         Raises `ValueError` for rows of another shape.
         """
-        rows, places = attached(self, x, y, Roles.of(roles, "with_rows"), predictors)
-        return (self._settled() if self.has_rows else self).on(rows, places)
+        rows, places, table = attached(self, x, y, Roles.of(roles, "with_rows"), predictors)
+        return (self._settled() if self.has_rows else self).on(rows, places, table)
 
     def _settled(self) -> Result:
         """The same fit with the numbers held that are else found in passes over its rows."""

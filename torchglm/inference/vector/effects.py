@@ -43,7 +43,7 @@ def marginal_effects_several(
 
     An effect goes through all predictors that the variable is part of. See `effects.marginal_effects`.
     """
-    asked, beside = quantity(family_of(result), kind), chosen_roles(result, roles)
+    asked, beside = quantity(family_of(result), kind), chosen_roles(result, roles, data)
     if result.spec is None:
         known = _variables(result)
         names = list(known if variables is None else variables)
@@ -70,7 +70,7 @@ def predictions_several(
     **roles: Unpack[RoleValues],
 ) -> Estimates:
     """(*B, C k) averages of a quantity of the law with variables set to chosen values, see `effects.predictions`."""
-    asked, beside = quantity(family_of(result), kind), chosen_roles(result, roles)
+    asked, beside = quantity(family_of(result), kind), chosen_roles(result, roles, data)
     settings = settings_of(at)
     if result.spec is None:
         known = _variables(result)
