@@ -86,8 +86,8 @@ def test_predictions_have_the_effects_of_their_groups_or_none() -> None:
     [
         ("path", lambda: torchglm.path("z ~ x + (1 | g)", DATA, family="gaussian")),
         (
-            "several predictors",
-            lambda: torchglm.fit("count ~ x + (1 | g)", DATA, family=torchglm.ZeroInflated("poisson")),
+            "has a bar",
+            lambda: torchglm.fit("count ~ x", DATA, family=torchglm.Hurdle("poisson"), predictors={"zero": "~ x | g"}),
         ),
         ("penalty", lambda: torchglm.fit("z ~ x + (1 | g)", DATA, family="gaussian", penalty=torchglm.Ridge(0.1))),
         ("dispersion", lambda: torchglm.fit("z ~ x + (1 | g)", DATA, family="gaussian", dispersion="pearson")),

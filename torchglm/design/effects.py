@@ -27,6 +27,7 @@ def groupings_of(
             Grouped.of_text(group).name,
             _levels(factors[group]).levels,
             [[name for part in parts_of(one.terms) for name in names(part)] for one in sets],
+            [one.predictor for one in sets],
         )
         for group, sets in found.items()
     ]

@@ -33,11 +33,12 @@ class Term:
 
 @dataclass(frozen=True)
 class RandomTerm:
-    """A set of random effects: its `text`, the `terms` of its effects, and its `group`."""
+    """A set of random effects: its `text`, the `terms` of its effects, its `group` and predictor, empty the first."""
 
     text: str
     terms: tuple[Term, ...]
     group: Grouped
+    predictor: str = ""
 
 
 @dataclass(frozen=True)

@@ -143,15 +143,19 @@ def read(
     known = [name for name in names if name not in also]
     known = without_index(known, formula) if isinstance(formula, str) else known
     found, others = parse(formula, known), dict[str, tuple[Term, ...]]()
+    random = list(found.random)
     left = () if found.response is None else found.response.columns
     for name, right in (predictors or {}).items():
         own = parse(right, [column for column in known if column not in left])
         if own.response is not None:
             raise ValueError(f"the predictor {name!r} has the formula {right!r} with a left side. Write '~ terms'.")
+        if own.absorbed:
+            raise ValueError(f"the predictor {name!r} has a bar, {right!r}. Write its random effects as (1 | group).")
         others[name] = own.terms
+        random += [replace(one, predictor=name) for one in own.random]
     if classes and found.response is not None:
         found.response.categorical = True
-    return replace(found, others=others, classes=classes)
+    return replace(found, others=others, classes=classes, random=tuple(random))
 
 
 def _build(
@@ -280,7 +284,9 @@ class _Learner:
         constant = (Term("1", ()),) if self.formula.absorbed and all(t.factors for t in self.formula.terms) else ()
         first = _coded([*constant, *self.formula.terms], spans)
         others = {name: _coded(own, spans) for name, own in self.formula.others.items()}
-        random = tuple(RandomSet(one.text, one.group.text, _coded(one.terms, spans)) for one in self.formula.random)
+        random = tuple(
+            RandomSet(one.text, one.group.text, _coded(one.terms, spans), one.predictor) for one in self.formula.random
+        )
         made = (self.formula.text, right, first, response, missing, unseen, self.types, reading, others, random)
         return DesignSpec(*made).beside(tuple(one.text for one in self.formula.absorbed))
 

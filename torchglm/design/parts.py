@@ -30,19 +30,21 @@ Terms: TypeAlias = tuple[tuple[str, tuple[Part, ...]], ...]  # the terms of a pr
 
 @dataclass(frozen=True)
 class RandomSet:
-    """A set of random effects of the levels of the factor `group`: its text, and the parts of its terms."""
+    """A set of random effects of the levels of the factor `group`: its text, the parts of its terms, its predictor."""
 
     text: str
     group: str
     terms: Terms
+    predictor: str = ""
 
 
 class RandomGrouping(NamedTuple):
-    """The random effects of one factor: its name, its levels, and the names of the effects of each set."""
+    """Random effects of one factor: its name, its levels, and of each set the names of its effects, its predictor."""
 
     name: str
     levels: list[Any]
     sets: list[list[str]]
+    predictors: list[str]
 
     @property
     def effects(self) -> int:

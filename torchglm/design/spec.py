@@ -335,7 +335,10 @@ class DesignSpec:
             "classes": response is not None and response.classes,
             "terms": terms_dict(self.parts),
             "others": {name: terms_dict(terms) for name, terms in self.others.items()},
-            "random": [{"text": one.text, "group": one.group, "terms": terms_dict(one.terms)} for one in self.random],
+            "random": [
+                {"text": one.text, "group": one.group, "terms": terms_dict(one.terms), "predictor": one.predictor}
+                for one in self.random
+            ],
             "absorbed": list(self.absorbed),
         }
 
@@ -363,7 +366,10 @@ class DesignSpec:
                 TextFormat(**{**data["reading"], "na": _tuple(data["reading"].get("na"))}),
                 {str(name): terms_from(terms) for name, terms in data["others"].items()},
                 tuple(
-                    RandomSet(str(one["text"]), str(one["group"]), terms_from(one["terms"])) for one in data["random"]
+                    RandomSet(
+                        str(one["text"]), str(one["group"]), terms_from(one["terms"]), str(one.get("predictor", ""))
+                    )
+                    for one in data["random"]
                 ),
                 tuple(str(text) for text in data["absorbed"]),
             )

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.moments import Moments, Point
-from torchglm.rows.grams import Layout
+from torchglm.rows.arrow import ArrowIndexed
+from torchglm.rows.grams import Gram, Layout
 from torchglm.rows.planned import (
     Pairs,
     applied,
@@ -20,6 +21,7 @@ from torchglm.rows.planned import (
     predictors,
     project_each,
 )
+from torchglm.rows.planned_arrow import arrow_gram
 from torchglm.rows.products import stack_factors, triangle
 from torchglm.rows.rows import Rows, is_all
 
@@ -49,7 +51,7 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
         score = (0.0 if point.averages is None else score) + applied(information, own)
     sums = replace(
         nothing,
-        gram=gram_of(rows, information, point.single) if point.curved else nothing.gram,
+        gram=_gram(rows, information, point) if point.curved else nothing.gram,
         score=project_each(rows, score),
         objective=half.sum(-1),
         scale=sum(torch.linalg.vecdot(information[k, k], eta[k].square()) for k in range(len(eta))),
@@ -59,6 +61,12 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
     if point.before is not None or point.census:
         sums = _counted(rows, sums, family)
     return replace(sums, change=_change(rows, eta, point, used)) if point.before is not None else sums
+
+
+def _gram(rows: Rows, information: Pairs, point: Point) -> Gram:
+    if isinstance(rows.indexed, ArrowIndexed):
+        return arrow_gram(rows, information)
+    return gram_of(rows, information, point.single)
 
 
 def several_design(rows: Rows) -> Tensor:

@@ -15,7 +15,7 @@ from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.status import Status
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.null import null_deviance
-from torchglm.inputs.specs import effects_of
+from torchglm.inputs.specs import effects_of, groupings_of
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
 from torchglm.tables.frames import frame
@@ -49,7 +49,7 @@ def of_effects(
 
 def conditional_rows(result: Fitted, source: Iterable[Rows]) -> Iterable[Rows]:
     """Rows with the columns of random effects as those of the fit: the effects in the offset."""
-    effects = result.spec and effects_of(result.spec, len(result.names))
+    effects = result.spec and effects_of(result.spec, len(result.all_names), result.family)
     if effects is None or result.flat.modes is None:
         return source
     return conditional(source, effects, torch.cat([result.flat.coef, result.flat.modes], -1))
@@ -104,7 +104,7 @@ def random(result: Fitted) -> dict[str, RandomEffects]:
     if flat.modes is None or flat.effect_cov is None or flat.effect_spread is None or result.spec is None:
         raise ValueError("this fit has no random effects. Write them into its formula: y ~ x + (1 | group).")
     found, start, cov, spread = dict[str, RandomEffects](), 0, 0, 0
-    for group in result.spec.groupings:
+    for group in groupings_of(result.spec, result.family):
         levels, q = len(group.levels), group.effects
         size = levels * q
         modes = flat.modes[:, start : start + size].unflatten(1, (q, levels)).mT

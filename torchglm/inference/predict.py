@@ -53,7 +53,8 @@ def predict(
     none is given; `TypeError` for roles that say nothing of it.
     """
     if result.plan is not None:
-        return predict_several(result, x, kind, se, predictors, unseen, at, **roles)
+        with_effects = _with_effects(result, random, se)
+        return predict_several(result, x, kind, se, predictors, unseen, at, with_effects, **roles)
     beside = Roles.of(roles, "predict", ("offset", "exposure"))
     if predictors:
         raise ValueError(

@@ -32,7 +32,7 @@ def variance_components(result: Fitted, level: float = 0.95) -> Table:
     if result.batch_shape:
         raise TypeError("profiles are those of one model: variance_components() of result[i], fitted by itself.")
     check_level(level)
-    groups, effects = random(result), effects_of(result.spec, len(result.names))
+    groups, effects = random(result), effects_of(result.spec, len(result.all_names), result.family)
     if result.context.get("effect_rows") is None or effects is None:
         raise ValueError("this result holds no rows (it was loaded), and profiles need them. Fit it again.")
     tail = torch.tensor(0.5 + level / 2, dtype=torch.float64)

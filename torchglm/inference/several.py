@@ -14,6 +14,7 @@ from torchglm.design import Design
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import shift_of
+from torchglm.inference.mixed import conditional_rows
 from torchglm.inference.rowwise import ChunkValues
 from torchglm.inference.vector.quantities import quantity
 from torchglm.inputs import Roles
@@ -73,6 +74,7 @@ def predict_several(
     given: Mapping[str, Any] | None = None,
     unseen: str | None = None,
     at: Any = None,
+    random: bool = False,
     **roles: Unpack[RoleValues],
 ) -> Tensor | tuple[Tensor, Tensor]:
     """(*B, m) a parameter of the law of new rows, with delta method errors on request; for classes (*B, m, C).
@@ -80,11 +82,12 @@ def predict_several(
     `kind` is `"mean"`, `"link"` (the first predictor, or those of all classes), `"probability"` for classes, or the
     name of a predictor for the parameter it stands for; of times also `"survival"` and `"quantile"`, with `at` the
     times or the shares, one of them or T in a list: (*B, m, T). `given` are the columns of further predictors, as in
-    the fit. Raises `ValueError` for an unknown kind, and where the fit had an offset and none is given.
+    the fit; `random` says whether random effects are in the predictors. Raises `ValueError` for an unknown kind, and
+    where the fit had an offset and none is given.
     """
     family = family_of(result)
     asked = quantity(family, kind, at)
-    rows = new_rows(result, x, given or {}, Roles.of(roles, "predict", ("offset", "exposure")), unseen)
+    rows = new_rows(result, x, given or {}, Roles.of(roles, "predict", ("offset", "exposure")), unseen, random)
     coef = result.flat.coef  # that of a dropped column is 0, or with all others of least length
     with torch.enable_grad():
         eta = predictors(rows, coef).requires_grad_(se)
@@ -103,8 +106,10 @@ def predict_several(
     return value, _shaped(result, torch.stack(errors) if several else errors[0])
 
 
-def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles, unseen: str | None = None) -> Rows:
-    """New rows with the design of all predictors."""
+def new_rows(
+    result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles, unseen: str | None = None, random: bool = False
+) -> Rows:
+    """New rows with the design of all predictors; with `random` the effects of their groups are in the offset."""
     family, plan, coef = family_of(result), result.plan, result.flat.coef
     assert plan is not None
     indexed = None
@@ -113,8 +118,9 @@ def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles, uns
             raise ValueError(
                 "the columns of all predictors come from the table of a formula fit. Leave predictors= out."
             )
-        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen)
-        indexed = None if made.indexed is None else made.indexed.to(coef.device, coef.dtype)
+        made = x if isinstance(x, Design) else result.spec.design(x, missing="error", unseen=unseen, random=random)
+        indexed = made.whole_index if random else made.indexed
+        indexed = None if indexed is None else indexed.to(coef.device, coef.dtype)
         design = made.numbers.to(coef)
     else:
         design = _arrays(result, x, given).to(coef)
@@ -126,7 +132,12 @@ def new_rows(result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles, uns
         offset = offset + shift.reshape(models, m, 1) * family.shifts().to(offset)
     one = design.new_ones(models, m)
     added = result.spec is None or isinstance(x, Tensor)
-    return Rows(design, one, one, offset, intercept=added, indexed=indexed, plan=plan)
+    rows = Rows(design, one, one, offset, intercept=added, indexed=indexed, plan=plan)
+    if not random:
+        return rows
+    assert result.spec is not None
+    [given_effects] = conditional_rows(result, [rows._replace(plan=inputs.plan_of(family, result.spec)[0])])
+    return given_effects
 
 
 def _arrays(result: Fitted, x: Any, given: Mapping[str, Any]) -> Tensor:

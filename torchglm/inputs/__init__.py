@@ -23,7 +23,7 @@ from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 from torchglm.inputs.roles import ROLES, Roles, paired
 from torchglm.inputs.several import several_from_arrays, whole_design
-from torchglm.inputs.specs import check_predictors, in_class_order
+from torchglm.inputs.specs import check_predictors, in_class_order, plan_of
 
 __all__ = [
     "ROLES",
@@ -56,6 +56,7 @@ __all__ = [
     "named",
     "paired",
     "per_row",
+    "plan_of",
     "rows_by_spec",
     "several_from_arrays",
     "tensor",

@@ -152,8 +152,8 @@ class FileRows(SpecRows):
         if absorb and not more:
             self.spec = absorbing(self.spec)
         self._suit(family)
-        if self.plan is not None:
-            self.spec.check_fixed(f"the family {family.name}, which has several predictors", smooths=True)
+        if self.plan is not None and self.spec.absorbed:
+            self.spec.check_fixed(f"the family {family.name}, which has several predictors")
         self.tally = Tally()
         self.places = None
         self.stand_in: Rows | None = None  # for a share without rows
@@ -184,7 +184,9 @@ class FileRows(SpecRows):
 
     @property
     def width(self) -> int:
-        """The number of columns, those of random effects among them."""
+        """The number of coefficients, those of random effects among them."""
+        if self.plan is not None:
+            return self.plan.columns
         return len(self.names) + sum(len(group.levels) * group.effects for group in self.spec.groupings)
 
     @property
@@ -234,8 +236,8 @@ def from_files(
         rows.spec.intercept,
         context=rows.context,
         family=rows.family,
-        plan=rows.plan,
-        random=effects_of(rows.spec, len(rows.names)),
+        plan=None if rows.plan is None else rows.plan.first(len(rows.names)),
+        random=effects_of(rows.spec, len(rows.names), rows.family),
     )
 
 

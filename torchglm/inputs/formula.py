@@ -47,8 +47,8 @@ def from_formula(
     design = build(formula, frame, also=[*roles.columns.values(), *keys], absorb=absorb, **policies, **more)
     if keys and design.spec.absorbed:
         design.spec.check_fixed("by=, a model for each group")
-    if isinstance(family, VectorFamily):
-        design.spec.check_fixed(f"the family {family.name}, which has several predictors", smooths=True)
+    if isinstance(family, VectorFamily) and design.spec.absorbed:
+        design.spec.check_fixed(f"the family {family.name}, which has several predictors")
     if design.y is None:
         raise ValueError(f"the formula {shortened(formula)} has no response. Write it as 'y ~ ...'.")
     data = from_design(design, family_of(family, design.spec), roles, keys, device, dtype)
@@ -62,7 +62,8 @@ def from_formula(
         "tally": Tally.of(design).to_dict(),
         "table": None if keys else design.table,
     }
-    data.random = effects_of(design.spec, len(data.names))
+    data.plan = None if data.plan is None else data.plan.first(len(data.names))
+    data.random = effects_of(design.spec, len(data.names), data.family or family)
     return data
 
 

@@ -12,10 +12,11 @@ from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.fitting.mixed.effects import Groupings
 from torchglm.rows.arrow import Grouping
-from torchglm.rows.plan import Plan
+from torchglm.rows.plan import Plan, PlanBlock
 
 if TYPE_CHECKING:
     from torchglm.design import DesignSpec
+    from torchglm.design.parts import RandomGrouping
 
 INTERCEPT = "(Intercept)"
 CONSTANT = "~ 1"  # the right side of an intercept alone
@@ -97,12 +98,27 @@ def in_class_order(y: Tensor, family: Family, spec: DesignSpec) -> Tensor:
     return place[y.long()]
 
 
-def effects_of(spec: DesignSpec, columns: int) -> Groupings | None:
-    """Where the columns of random effects are, behind `columns` others; None where there are none."""
+def groupings_of(spec: DesignSpec, family: Family) -> list[RandomGrouping]:
+    """The factors that random effects belong to; the effects of each class are effects of their own."""
+    if not isinstance(family, VectorFamily):
+        return spec.groupings
+    return [
+        group._replace(
+            sets=[
+                [before + name for before in family.effects(predictor) for name in own]
+                for own, predictor in zip(group.sets, group.predictors, strict=True)
+            ]
+        )
+        for group in spec.groupings
+    ]
+
+
+def effects_of(spec: DesignSpec, columns: int, family: Family) -> Groupings | None:
+    """Where the coefficients of random effects are, behind `columns` others; None where there are none."""
     if not spec.random:
         return None
     start, groupings, correlated = columns, list[Grouping](), list[tuple[tuple[int, ...], ...]]()
-    for group in spec.groupings:
+    for group in groupings_of(spec, family):
         groupings.append(Grouping(start, len(group.levels), group.effects))
         start, first, sets = start + len(group.levels) * group.effects, 0, list[tuple[int, ...]]()
         for one in group.sets:
@@ -113,7 +129,20 @@ def effects_of(spec: DesignSpec, columns: int) -> Groupings | None:
 
 
 def plan_of(family: Family, spec: DesignSpec) -> tuple[Plan | None, list[str]]:
-    """The plan of the predictors, and the names of the coefficients; None for a family of one predictor."""
+    """The plan of the predictors, and the names of the coefficients; None for a family of one predictor.
+
+    The coefficients of random effects stand behind those that have names.
+    """
     if not isinstance(family, VectorFamily):
         return None, list(spec.names)
-    return family.plan(spec.designs, spec.ones)
+    plan, names = family.plan(spec.designs, spec.ones)
+    start, blocks = len(spec.names), list[PlanBlock]()
+    for group in spec.groupings:
+        levels = len(group.levels)
+        for own, predictor in zip(group.sets, group.predictors, strict=True):
+            ranges = [range(start + r * levels, start + (r + 1) * levels) for r in range(len(own))]
+            for contrast in family.effects(predictor).values():
+                column = torch.tensor(contrast, dtype=torch.float64).unsqueeze(-1)
+                blocks += [PlanBlock(columns, column) for columns in ranges]
+            start += len(own) * levels
+    return Plan(plan.predictors, (*plan.blocks, *blocks), plan.ones), names

@@ -43,7 +43,7 @@ def attached(
     else:
         first, x = result.added_intercept, inputs.in_order(x, result.context.get("inputs"))
         data = inputs.from_arrays(x, y, result.family, roles, first, result.names[int(first) :], device, None)
-    columns = len(result.names) if result.flat.modes is not None else data.columns
+    columns = len(result.all_names) if result.flat.modes is not None else data.columns
     if data.batch != result.batch_shape or columns != result.flat.coef.shape[-1]:
         raise ValueError(
             f"the rows have batch {tuple(data.batch)} and {data.columns} columns, the fit "

@@ -27,6 +27,7 @@ from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated, solve_with_strengths
 from torchglm.inference.absorbed import Beside
 from torchglm.inputs import Data
+from torchglm.inputs.specs import groupings_of
 from torchglm.links import Identity, Link
 from torchglm.model.absorbed import check_absorbed, solved_beside
 
@@ -196,7 +197,7 @@ def _check_groups(data: Data, family: Family) -> None:
     """Raise `ValueError` for a grouping of one level, and for one that leaves no two rows for the residuals."""
     held = isinstance(data.source, list) and not data.batch
     rows = sum(chunk.y.shape[-1] for chunk in data.source) if held else 0
-    for group in data.context["spec"].groupings:
+    for group in groupings_of(data.context["spec"], family):
         levels = len(group.levels)
         if levels < 2:
             raise ValueError(

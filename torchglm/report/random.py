@@ -5,6 +5,7 @@ from __future__ import annotations
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.mixed import random
 from torchglm.inference.random_shares import variance_shares
+from torchglm.inputs.specs import groupings_of
 from torchglm.report.document import Grid
 from torchglm.writing import numbers
 
@@ -34,7 +35,7 @@ def _correlated(result: Fitted, name: str) -> set[tuple[int, int]]:
     """The pairs of effects of a grouping that have a correlation."""
     assert result.spec is not None  # random effects come from a formula
     found, start = set[tuple[int, int]](), 0
-    for inside in next(group for group in result.spec.groupings if group.name == name).sets:
+    for inside in next(group for group in groupings_of(result.spec, result.family) if group.name == name).sets:
         places = range(start, start + len(inside))
         found |= {(k, j) for j in places for k in places if k < j}
         start += len(inside)

@@ -186,6 +186,8 @@ class SeveralModel(SingleModel):
         df = int(r.rank) - r.plan.constants().columns
         if not (math.isfinite(loglik) and math.isfinite(null)) or df < 1 or r.penalty is not None:
             return []
+        if r.flat.modes is not None:  # whose likelihood the null model, which has no effects of groups, does not share
+            return []
         ratio = max(2 * (loglik - null), 0.0)
         p = float(special.chi2_sf(r.loglik.new_tensor(ratio), r.loglik.new_tensor(float(df))))
         test = f"χ² = {numbers.statistic(ratio)} on {df} df, p {numbers.stated(p)}"

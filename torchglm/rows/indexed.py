@@ -152,6 +152,19 @@ class Indexed:
             return held, Indexed(place, tuple(indices), len(columns))
         return held[:, place.argsort()], None
 
+    def level_columns(self, columns: range) -> Indexed | None:
+        """The index columns of one effect alone, some or all of those of an index; None where there is none such."""
+        for index in self.indices:
+            if (index.columns.step or 1) != 1 or not index.columns.start <= columns.start < index.columns.stop:
+                continue
+            first, count, codes = columns.start - index.columns.start, len(columns), index.codes
+            if count < index.count:
+                inside = (codes >= first) & (codes < first + count)
+                codes = torch.where(inside, codes - first, count).to(torch.int32)
+            own = replace(index, codes=codes, columns=slice(0, count), count=count)
+            return Indexed(self.places[:0], (own,), count, False)
+        return None
+
     def whole(self, x: Tensor) -> Tensor:
         """(n, width) all columns written out."""
         out = x.new_zeros(x.shape[0], self.width)

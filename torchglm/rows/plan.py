@@ -21,9 +21,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class PlanBlock:
-    """`columns` of the design that enter the predictors through `contrast` (K, r): r coefficients for each."""
+    """`columns` of the design that enter the predictors through `contrast` (K, r): r coefficients for each.
 
-    columns: tuple[int, ...]
+    A range are the levels of an effect, index columns that are looked up.
+    """
+
+    columns: tuple[int, ...] | range
     contrast: Tensor
 
     @property
@@ -92,6 +95,11 @@ class Plan:
             else:
                 blocks += [PlanBlock(columns, block.contrast[:, t : t + 1]) for t, columns in enumerate(own)]
         return Plan(self.predictors, tuple(block for block in blocks if block.columns), self.ones)
+
+    def first(self, columns: int) -> Plan:
+        """The plan of the first coefficients, where a block begins behind them: this one where there is none."""
+        blocks = tuple(b for b, place in zip(self.blocks, self.slices, strict=True) if place.start < columns)
+        return self if len(blocks) == len(self.blocks) else Plan(self.predictors, blocks, self.ones)
 
     @cached_property
     def free(self) -> tuple[int, ...]:

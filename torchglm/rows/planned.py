@@ -32,6 +32,9 @@ def part(rows: Rows, block: PlanBlock) -> Rows:
     plain = rows._replace(plan=None)
     columns = block.columns
     if rows.indexed is not None:
+        levels = rows.indexed.level_columns(columns) if isinstance(columns, range) else None
+        if levels is not None:
+            return plain._replace(x=rows.x[:, :0], indexed=levels)
         x, indexed = rows.indexed.select(rows.x, torch.tensor(columns, device=rows.x.device))
         return plain._replace(x=x, indexed=indexed)
     first = rows.intercept and columns[:1] == (0,)
@@ -92,7 +95,7 @@ def gram_of(rows: Rows, information: Pairs, single: bool = False) -> Dense:
                 (r, t): weight
                 for r in range(one.width)
                 for t in range(r if b == c else 0, other.width)
-                if (weight := _between(information, one.entries[r], other.entries[t])) is not None
+                if (weight := between(information, one.entries[r], other.entries[t])) is not None
             }
             for (r, t), product_of in _products(parts[b], parts[c], b == c, weights, single):
                 m, k = len(one.columns), len(other.columns)
@@ -172,7 +175,7 @@ def _contracted(values: Tensor, block: PlanBlock) -> Tensor:
     return out
 
 
-def _between(information: Pairs, one: list[tuple[int, float]], other: list[tuple[int, float]]) -> Tensor | None:
+def between(information: Pairs, one: list[tuple[int, float]], other: list[tuple[int, float]]) -> Tensor | None:
     """(B, n) `c' W d` for two columns of contrasts; None where it is zero everywhere."""
     total = None
     for k, factor in one:

@@ -183,6 +183,15 @@ class VectorFamily(Family):
         names = [*first, *(f"{name}:{column}" for name, own in zip(self.others, others, strict=True) for column in own)]
         return Plan.each([list(own.values()) for own in designs.values()], ones), names
 
+    def effects(self, predictor: str) -> dict[str, list[float]]:
+        """How random effects in a formula enter the K predictors, each with what its name begins with.
+
+        `predictor` is one of `others`, or empty for the first. One effect of a level may stand for several, of each
+        class one.
+        """
+        k = self.predictors.index(predictor) if predictor else 0
+        return {f"{predictor}:" if predictor else "": [float(k == j) for j in range(len(self.predictors))]}
+
     @property
     def weighted(self) -> str | None:
         """The predictor that prior weights shift, `eta - log w`, the dispersion; None where they repeat a row."""

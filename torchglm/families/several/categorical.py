@@ -156,6 +156,11 @@ class Multinomial(Classes):
     def shifts(self) -> Tensor:
         raise ValueError("an offset has no meaning for classes without an order. Leave offset= and exposure= out.")
 
+    def effects(self, predictor: str) -> dict[str, list[float]]:
+        """Each class has its own, correlated ones: which is the baseline does then not matter."""
+        names = self.predictors
+        return {f"{name}:": [float(k == j) for j in range(len(names))] for k, name in enumerate(names)}
+
     def start(self, averages: Tensor) -> Tensor:
         logs = averages.log()
         base = self.base

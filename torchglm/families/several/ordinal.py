@@ -199,6 +199,10 @@ class Ordinal(Classes):
             return self.link.link(shares.cumsum(0)[:-1])
         return self.link.link(shares[:-1] / shares.flip(0).cumsum(0).flip(0)[:-1])
 
+    def effects(self, predictor: str) -> dict[str, list[float]]:
+        """As slopes: an effect above 0 leads to higher classes, at every cut."""
+        return {"": [-1.0] * len(self.predictors)}
+
     def shifts(self) -> Tensor:
         return -torch.ones(len(self.predictors), dtype=torch.float64)
 

@@ -32,12 +32,14 @@ from torchglm.fitting.ranges import Ranges
 from torchglm.fitting.shape import RowMeans
 from torchglm.links import Identity, Link
 from torchglm.rows.arrow import Arrow, arrow_of, arrowed
+from torchglm.rows.planned_arrow import planned_arrowed
 from torchglm.rows.ranks import members, seen
 from torchglm.rows.rows import Rows
 
 NEAR = 1e-14  # a decrement of the modes from which one step more leaves the square
 STEPS = 100  # of the modes
 HALVINGS = 30
+TOGETHER = 1 << 20  # rows of all models that are gone over at once
 SHARE = 1e-3  # step of the differences of what quadrature adds, as a share of a parameter
 
 
@@ -64,7 +66,7 @@ class MixedCriterion:
     ) -> None:
         self.effects, self.family, self.link, self.restricted = effects, family, link, restricted
         grouping = effects.groupings[effects.large]
-        self.source = seen(source, lambda rows: arrowed(rows, grouping))
+        self.source = seen(source, lambda rows: (arrowed if rows.plan is None else planned_arrowed)(rows, grouping))
         self.grouping, self.keep, self.phi, self.name = grouping, keep, phi, name
         self.flat = family.least_squares and type(link) is Identity
         p = effects.columns
@@ -301,19 +303,23 @@ class MixedCriterion:
 
     def _correction_slopes(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, K) the derivatives of that by `psi`, by differences; it is small."""
-        many, found = mark.psi.shape[-1], []
-        size = mark.psi.abs().clamp(min=0.1)
-        for j in range(many):
-            sides = []
-            for sign in (1.0, -1.0):
-                psi = mark.psi.clone()
-                psi[:, j] += sign * SHARE * size[:, j]
-                u, _, _, gram, _, _ = self.modes(lane, psi, self.place_fixed(psi, mark.u), False)
-                turn, family = self.turn(lane, psi), self.law(lane, psi)
-                inner = self.eliminated(lane, gram, turn, psi).on(self.integrated)
-                sides.append(self._correction(lane, family, turn, u, inner, mark.phi))
-            found.append((sides[0] - sides[1]) / (2 * SHARE * size[:, j]))
-        return torch.stack(found, -1)
+        models, many = mark.psi.shape
+        size = SHARE * mark.psi.abs().clamp(min=0.1)
+        moves = torch.diag_embed(size)  # (b, K, K)
+        around = torch.cat([mark.psi.unsqueeze(1) + moves, mark.psi.unsqueeze(1) - moves], 1).flatten(0, 1)
+        lanes = lane.repeat_interleave(2 * many)
+        group = max(1, TOGETHER // max(1, int(self.count.max())))
+        parts = []
+        for first in range(0, len(lanes), group):  # of so many that their rows fit memory
+            own = slice(first, first + group)
+            at, psi, u = lanes[own], around[own], mark.u.repeat_interleave(2 * many, 0)[own]
+            u, _, _, gram, _, _ = self.modes(at, psi, self.place_fixed(psi, u), False)
+            turn, family = self.turn(at, psi), self.law(at, psi)
+            inner = self.eliminated(at, gram, turn, psi).on(self.integrated)
+            phi = mark.phi.repeat_interleave(2 * many, 0)[own]
+            parts.append(self._correction(at, family, turn, u, inner, phi))
+        above, below = torch.cat(parts).view(models, 2, many).unbind(1)
+        return (above - below) / (2 * size)
 
     def guess(self, lane: Tensor, mark: Mark, psi: Tensor) -> Tensor:
         """(b,) what the criterion would be at `psi` if the likelihood were quadratic: it costs no pass."""

@@ -28,6 +28,8 @@ from torchglm.fitting.strengths import ALPHA, scales_of
 from torchglm.links import Link
 from torchglm.rows.arrow import Arrow, arrow_of, row_lengths
 from torchglm.rows.inverses import DenseRoot
+from torchglm.rows.planned import contributions
+from torchglm.rows.planned_arrow import planned_lengths
 from torchglm.rows.products import times
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -117,7 +119,10 @@ def based(criterion: MixedCriterion, first: Tensor) -> Tensor:
     criterion.count = here.count
     one, family = torch.ones_like(here.objective), criterion.family
     held = one if criterion.phi is None or family.least_squares else one * criterion.phi
-    criterion.constant = loglik(criterion.source, family, criterion.link, coef, held) + here.objective / held
+    if isinstance(family, VectorFamily):  # whose deviance is the whole likelihood
+        criterion.constant = torch.zeros_like(one)
+    else:
+        criterion.constant = loglik(criterion.source, family, criterion.link, coef, held) + here.objective / held
     if criterion.flat:
         criterion.base, criterion.at_base = here, coef
     criterion.ends = torch.full((models, sum(criterion.counts), 2), torch.inf).to(coef)
@@ -198,14 +203,18 @@ def _edf(criterion: MixedCriterion, eliminated: Eliminated, psi: Tensor) -> Tens
 
 
 def _explained(criterion: MixedCriterion, search: MixedSearch, turn: Lambda, fixed: Tensor, moments: Moments) -> Tensor:
-    """(B, 3) the variance of the fixed part over the rows, the mean variance of the random part, the mean response."""
+    """(B, 3) the variance of the fixed part over the rows, the mean variance of the random part, the mean response.
+
+    Of several predictors these are the parts of the first.
+    """
     effects, phi = criterion.effects, search.mark.phi.unsqueeze(-1)
     coef = torch.cat([fixed, fixed.new_zeros(len(fixed), effects.width - effects.columns)], 1)
     spread = turn.spread()
 
     def sums(rows: Rows, own: Tensor, among: Arrow) -> Tensor:
-        part, weight = times(rows, own), rows.weight
-        random = row_lengths(rows, among)
+        part = times(rows, own) if rows.plan is None else contributions(rows, own)[0]
+        random = row_lengths(rows, among) if rows.plan is None else planned_lengths(rows, among)[0, 0]
+        weight = rows.weight
         return torch.stack(
             [weight.sum(-1), (weight * part).sum(-1), (weight * part**2).sum(-1), (weight * random).sum(-1)], -1
         )
@@ -287,7 +296,5 @@ def _spreads(criterion: MixedCriterion, eliminated: Eliminated) -> list[Tensor]:
 
 
 def _check(family: Family) -> None:
-    if isinstance(family, VectorFamily):
-        raise ValueError(f"random effects are estimated for families of one predictor, not {family.name}.")
     if family.estimates_shape and not has_alpha(family):
         raise ValueError("random effects and a Tweedie power are not estimated at once. Give it: Tweedie(power=1.5).")

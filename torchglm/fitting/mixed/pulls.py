@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.bends import FIRST, NODES, STEP, difference
+from torchglm.fitting.bends_several import RowThirds
 from torchglm.fitting.edges import edges
 from torchglm.fitting.kernel import take_family
 from torchglm.links import Link
 from torchglm.rows.arrow import Arrow, row_lengths
+from torchglm.rows.planned import project_each
+from torchglm.rows.planned_arrow import planned_lengths
 from torchglm.rows.products import linear_predictor, project
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -55,7 +59,8 @@ def _summed(
     source: Iterable[Rows], family: Family, link: Link, coef: Tensor, inverse: Arrow, name: str
 ) -> tuple[Tensor, ...]:
     total: tuple[Tensor, ...] | None = None
-    ends = [end for end in edges(family, link) if math.isfinite(end)]
+    several = isinstance(family, VectorFamily)
+    ends = [] if several else [end for end in edges(family, link) if math.isfinite(end)]
 
     def work(pieces: Sequence[Rows]) -> tuple[Tensor, ...] | None:
         own: tuple[Tensor, ...] | None = None
@@ -77,6 +82,10 @@ def _summed(
 def _of_piece(
     rows: Rows, family: Family, link: Link, coef: Tensor, inverse: Arrow, name: str, ends: list[float]
 ) -> tuple[Tensor, ...]:
+    if isinstance(family, VectorFamily):
+        at = RowThirds(rows, family, coef)
+        lengths = {pair: length * at.weight / 2 for pair, length in planned_lengths(rows, inverse).items()}
+        return (project_each(rows, at.first_of(lengths)),)
     used = rows.weight > 0
     eta = linear_predictor(rows, coef)
     eta = torch.where(used, eta, link.link(eta.new_tensor(family.inner_mean)))

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.mixed.effects import Lambda
 from torchglm.links import Link
 from torchglm.rows.arrow import ArrowIndexed, Grouping
+from torchglm.rows.planned import predictors
+from torchglm.rows.planned_arrow import in_the_design
 from torchglm.rows.products import linear_predictor
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -72,10 +75,7 @@ def _falls(source: Iterable[Rows], family: Family, link: Link, coef: list[Tensor
             rows = to_float64(chunk)
             first: Tensor | None = None
             for k, whole in enumerate(coef):
-                eta = linear_predictor(rows, whole if models is None else whole[models])
-                used = rows.weight > 0
-                eta = torch.where(used, eta, link.link(eta.new_tensor(law.inner_mean)))
-                half = torch.where(used, rows.weight * law.half_deviance(rows.response, eta, link(eta), link), 0.0)
+                half = _halves(rows, law, link, whole if models is None else whole[models])
                 if first is None:
                     first = half
                     continue
@@ -87,9 +87,20 @@ def _falls(source: Iterable[Rows], family: Family, link: Link, coef: list[Tensor
     return ranks.sum(total)[0]
 
 
+def _halves(rows: Rows, family: Family, link: Link, coef: Tensor) -> Tensor:
+    """(B, n) half the deviance of each row with its weight, of several predictors the negative log-density."""
+    used = rows.weight > 0
+    if isinstance(family, VectorFamily):
+        return torch.where(used, rows.weight * family.nll(rows.response, predictors(rows, coef)), 0.0)
+    eta = linear_predictor(rows, coef)
+    eta = torch.where(used, eta, link.link(eta.new_tensor(family.inner_mean)))
+    return torch.where(used, rows.weight * family.half_deviance(rows.response, eta, link(eta), link), 0.0)
+
+
 def _by_level(rows: Rows, values: Tensor, grouping: Grouping) -> Tensor:
     """(B, L) the sums of values (B, n) over the rows of each level."""
     if isinstance(rows.indexed, ArrowIndexed):
         return rows.indexed.effects[0].sums(values)
-    member = (rows.x[..., grouping.columns] != 0).to(values)  # the columns are behind an intercept of their own
+    columns = grouping.columns if rows.plan is None else in_the_design(rows.plan, grouping).columns
+    member = (rows.x[..., columns] != 0).to(values)  # the columns are behind an intercept of their own
     return values @ member if rows.shared else (values.unsqueeze(-2) @ member).squeeze(-2)

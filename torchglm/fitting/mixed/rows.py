@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from torchglm.fitting.mixed.effects import Groupings
+from torchglm.rows.planned import contributions
 from torchglm.rows.products import times
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, seen
@@ -14,7 +15,10 @@ from torchglm.rows.rows import Rows
 
 
 def fixed(rows: Rows, columns: int) -> Rows:
-    """The rows with their first columns alone."""
+    """The rows with their first columns, of several predictors their first coefficients, alone."""
+    if rows.plan is not None:
+        own = rows.plan.first(columns)
+        rows, columns = rows._replace(plan=own), own.reach
     if rows.indexed is None:
         return rows._replace(x=rows.x[..., :columns])
     return rows._replace(indexed=rows.indexed.before(columns))
@@ -31,7 +35,8 @@ def conditional(source: Iterable[Rows], effects: Groupings, coef: Tensor) -> Ite
     random[:, : effects.columns] = 0.0
 
     def given(rows: Rows, own: Tensor = random) -> Rows:
-        shift = times(rows, own.to(rows.y.device))
+        own = own.to(rows.y.device)
+        shift = times(rows, own) if rows.plan is None else contributions(rows, own).movedim(0, -1)
         return fixed(rows, effects.columns)._replace(offset=rows.offset + shift)
 
     inner = own_rows(source)

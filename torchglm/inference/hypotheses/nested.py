@@ -18,6 +18,7 @@ from torchglm.inference.several import family_of
 from torchglm.inference.table import Outcome
 from torchglm.inference.vector.columns import slopes
 from torchglm.inference.vector.score import added_sums
+from torchglm.inputs.specs import groupings_of
 from torchglm.rows.planned import expanded
 from torchglm.rows.products import project, stack_factors, triangle
 from torchglm.rows.rows import Rows, wide
@@ -106,7 +107,7 @@ def random_lrt(small: Fitted, big: Fitted) -> Outcome:
 
 def _effects(result: Fitted) -> set[tuple[str, str]]:
     """The random effects of a fit, by grouping and name."""
-    groups = [] if result.spec is None else result.spec.groupings
+    groups = [] if result.spec is None else groupings_of(result.spec, result.family)
     return {(group.name, name) for group in groups for inside in group.sets for name in inside}
 
 
