@@ -76,7 +76,7 @@ class Descent:
         s.stagnant = torch.where(flat, s.stagnant + 1, torch.where(accepted & ~s.refresh, 0, s.stagnant))
         ended = judge.verdicts(self._judged(s, moments, accepted, steady))
         if bool((ended != GOING).any()):
-            s, accepted = yield from self._settle(s, accepted, ended, point.before is not None)
+            s, accepted = yield from self._settle(s, accepted, ended, point)
         return self._again(s, accepted) if s.lane.numel() and bool(accepted.any()) else s
 
     def _point(self, s: State, trial: Tensor) -> Point:
@@ -194,13 +194,13 @@ class Descent:
 
     # the end ---------------------------------------------------------------------------------------------
 
-    def _settle(self, s: State, accepted: Tensor, ended: Tensor, reported: bool) -> Passes[tuple[State, Tensor]]:
-        """Write the models that ended, and go on with the others; the last pass may have `reported`."""
+    def _settle(self, s: State, accepted: Tensor, ended: Tensor, point: Point) -> Passes[tuple[State, Tensor]]:
+        """Write the models that ended, and go on with the others; the last pass, at `point`, may have reported."""
         stop = ended != GOING
         index, going = stop.nonzero()[:, 0], (~stop).nonzero()[:, 0]
-        own = (s.fisher == 0) & ~s.factored if self.problem.whole else s.closing
-        expected = accepted if self.problem.canonical else accepted & own
-        at_hand = reported and bool(expected[index].all())
+        own = point.observed if self.problem.whole else s.closing
+        fitting = accepted if self.problem.canonical else accepted & own  # the information that inference takes
+        at_hand = point.before is not None and bool(fitting[index].all())
         yield from self.finish(s.take(index), ended[index], at_hand)
         return s.take(going), accepted[going]
 

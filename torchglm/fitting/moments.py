@@ -60,6 +60,13 @@ class Moments:
         sums = Moments(layout.gram(models, device), none(layout.columns), *(none() for _ in range(9)))
         return replace(sums, margin=sums.margin + torch.inf)
 
+    @staticmethod
+    def of_step(gram: Gram, score: Tensor, objective: Tensor, scale: Tensor, invalid: Tensor | None = None) -> Moments:
+        """The moments that a step needs, the others 0."""
+        none = torch.zeros_like(objective)
+        invalid = none if invalid is None else invalid
+        return Moments(gram, score, objective, scale, invalid, none, none, none, none, none, none + torch.inf)
+
     def __add__(self, other: Moments) -> Moments:
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name not in NO_SUMS}
         return Moments(

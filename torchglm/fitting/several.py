@@ -35,11 +35,11 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
     models = rows.y.shape[0]
     nothing = Moments.zero(models, Layout(0), rows.y.device)
     if point.coef is None and point.constant is None and point.averages is None:
-        return _counted(rows, replace(nothing, score=nothing.score.new_zeros(models, rows.columns)), family)
+        return counted(rows, replace(nothing, score=nothing.score.new_zeros(models, rows.columns)), family)
     plain = is_all(rows.weight, 1.0)
     used = None if plain else rows.weight > 0
     eta = _point(rows, point, family)
-    half, score, information = _evaluated(family, rows.response, eta, point)
+    half, score, information = evaluated(family, rows.response, eta, point)
     valid = family.valid(eta)
     if used is not None:
         valid = valid | ~used
@@ -59,7 +59,7 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
         factor=_factor(rows, score, information) if point.factor else None,
     )
     if point.before is not None or point.census:
-        sums = _counted(rows, sums, family)
+        sums = counted(rows, sums, family)
     return replace(sums, change=_change(rows, eta, point, used)) if point.before is not None else sums
 
 
@@ -94,7 +94,7 @@ def _point(rows: Rows, point: Point, family: VectorFamily) -> Tensor:
     return eta if point.averages is None else family.row_start(rows.response, eta)
 
 
-def _evaluated(family: VectorFamily, y: object, eta: Tensor, point: Point) -> tuple[Tensor, Tensor, Pairs]:
+def evaluated(family: VectorFamily, y: object, eta: Tensor, point: Point) -> tuple[Tensor, Tensor, Pairs]:
     """The negative log-density, the score, and the curvature that is asked for."""
     observed, canonical = point.observed, family.is_canonical(family.default_link)
     if canonical:
@@ -114,22 +114,27 @@ def _evaluated(family: VectorFamily, y: object, eta: Tensor, point: Point) -> tu
     )
 
 
-def _counted(rows: Rows, sums: Moments, family: VectorFamily) -> Moments:
-    """The sums with what the rows count."""
+def with_counts(rows: Rows, sums: Moments) -> Moments:
+    """The sums with `weight`, `count` and `response` of the rows."""
     if is_all(rows.weight, 1.0) and rows.repeats is None:
         number = rows.y.new_full(rows.y.shape[:1], rows.y.shape[-1])
-        statistics = family.statistics(rows.response).sum(-1).mT
-        return replace(sums, weight=number, count=number, response=rows.y.sum(-1), statistics=statistics)
+        return replace(sums, weight=number, count=number, response=rows.y.sum(-1))
     used = rows.weight > 0
     count = used.to(torch.float64) if rows.repeats is None else torch.where(used, rows.repeats, 0.0).to(torch.float64)
-    statistics = torch.where(used, family.statistics(rows.response), 0.0) * rows.weight  # (S, B, n)
     return replace(
         sums,
         weight=torch.where(used, rows.weight, 0.0).sum(-1),
         count=count.sum(-1),
         response=torch.where(used, rows.y * rows.weight, 0.0).sum(-1),
-        statistics=statistics.sum(-1).mT,
     )
+
+
+def counted(rows: Rows, sums: Moments, family: VectorFamily) -> Moments:
+    """The sums with what the rows count, and the statistics of their responses."""
+    statistics = family.statistics(rows.response)  # (S, B, n)
+    if not (is_all(rows.weight, 1.0) and rows.repeats is None):
+        statistics = torch.where(rows.weight > 0, statistics, 0.0) * rows.weight
+    return replace(with_counts(rows, sums), statistics=statistics.sum(-1).mT)
 
 
 def _change(rows: Rows, eta: Tensor, point: Point, used: Tensor | None) -> Tensor:

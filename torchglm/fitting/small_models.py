@@ -17,9 +17,11 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting import judge, linalg
-from torchglm.fitting.kernel import block_moments, take_family
-from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.kernel import take_family
+from torchglm.fitting.moments import Moments
 from torchglm.fitting.problem import Problem
+from torchglm.fitting.small_classes import ClassPasses
+from torchglm.fitting.small_passes import PlainPasses, SeveralPasses, SmallPasses, numbers_of
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.rows.grams import GRAM_PIVOT, Dense, Gram
@@ -70,7 +72,7 @@ def fit_small_models(problem: Problem, source: Iterable[Rows], lane: Tensor, out
 
 def _rows_of(problem: Problem, source: Iterable[Rows]) -> Rows | None:
     """The rows of small models in memory whose maximum lies inside, where the short road leads there."""
-    if not isinstance(source, list) or len(source) > 1 or problem.penalty is not None or problem.several:
+    if not isinstance(source, list) or len(source) > 1 or problem.penalty is not None:
         return None
     rows: Rows = source[0]
     narrow = 0 < rows.columns and _numbers(rows) <= SMALL and rows.indexed is None
@@ -81,6 +83,8 @@ def _rows_of(problem: Problem, source: Iterable[Rows]) -> Rows | None:
 
 def _numbers(rows: Rows) -> int:
     """The numbers that a model has to itself."""
+    if rows.plan is not None:
+        return numbers_of(rows)
     return rows.y.shape[-1] * (1 if rows.shared and rows.y.shape[0] > 1 else rows.columns)
 
 
@@ -94,8 +98,12 @@ def _members(rows: Rows) -> int:
 
 def _fit(rows: Rows, family: Family, problem: Problem, part: slice, wanted: Tensor, out: Solution) -> None:
     """Fit the group `part`, and write those of its models that are wanted and regular; they are wanted no more."""
-    ends = _newton(rows, family, problem)
-    last = block_moments(rows, Point(ends.coef, before=ends.before), family, problem.link)
+    passes = _passes_of(rows, family, problem)
+    begin = passes.begin()
+    ends = _newton(passes, begin)
+    last = passes.last(ends.coef, ends.before, begin)
+    if problem.canonical or problem.whole:
+        ends, last = _unsteady(passes, begin, ends, last)
     inverse = last.gram.invert(torch.ones_like(ends.coef, dtype=torch.bool))
     fine = ends.regular & last.valid & (last.objective <= ends.level) & (last.change <= judge.STEADY)
     fine &= inverse.positive & (inverse.pivot >= GRAM_PIVOT) & wanted[part]
@@ -122,34 +130,63 @@ def _fit(rows: Rows, family: Family, problem: Problem, part: slice, wanted: Tens
     wanted[lane] = False
 
 
+def _passes_of(rows: Rows, family: Family, problem: Problem) -> SmallPasses:
+    if rows.plan is None:
+        return PlainPasses(rows, family, problem)
+    passes = SeveralPasses.of(rows, family, problem)
+    return ClassPasses.summed(passes) if ClassPasses.serves(family, passes.packed) else passes
+
+
+def _unsteady(passes: SmallPasses, begin: Moments, ends: _Ends, last: Moments) -> tuple[_Ends, Moments]:
+    """The ends and last sums where a last step that still moved a predictor by much is followed by one more.
+
+    The information of the last pass has to be the one that steps take.
+    """
+    problem, objective = passes.problem, last.objective
+    again = ends.regular & last.valid & (objective <= ends.level) & (last.change > judge.STEADY)
+    index = (again & (ends.n_iter < problem.max_iter) & torch.isfinite(last.change)).nonzero()[:, 0]
+    if not index.numel():
+        return ends, last
+    own, whole = passes.take(index), last.take(index)
+    delta, decrement, sound = linalg.newton_step(whole)
+    size, floor = problem.size(whole.objective, begin.weight[index]), judge.floor(whole)
+    small = judge.arrived(decrement, size, torch.zeros_like(decrement), floor, problem.tol)
+    coef, before = ends.coef[index] + delta, ends.coef[index]
+    level = judge.bound(whole.objective, size, floor)
+    for name, value in (("coef", coef), ("before", before), ("level", level), ("regular", sound & small)):
+        getattr(ends, name)[index] = value
+    ends.n_iter[index] += 1
+    return ends, last.place(index, own.last(coef, before, begin.take(index)))
+
+
 @dataclass
 class _Walk:
     """The models of a group that are on their way, and those that stopped and were not taken out yet (not `moving`)."""
 
-    rows: Rows
-    family: Family
+    passes: SmallPasses
     index: Tensor  # places in the group
     coef: Tensor
     saturated: Tensor  # the part of the objective that depends on y alone
     regular: Tensor
     bound: Tensor  # what the objective must not exceed
-    first: Tensor  # the objective at the first point
+    first: Tensor  # the objective at the first point, as a scale
     count: Tensor
+    total: Tensor  # of the weights
     decrement: Tensor  # of the step that led here, 0 for none
     moving: Tensor
 
     def take(self, chosen: Tensor) -> _Walk:
         """Some of them."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "family")}
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "passes"}
         parts = {name: value[chosen] for name, value in parts.items()}
-        return _Walk(self.rows.take(chosen), take_family(self.family, chosen), **parts)
+        return _Walk(self.passes.take(chosen), **parts)
 
 
-def _newton(rows: Rows, family: Family, problem: Problem) -> _Ends:
-    """Newton's method from a mean per row to a step that leaves nothing to gain."""
-    begin = block_moments(rows, Point(relative=True), family, problem.link)
+def _newton(passes: SmallPasses, begin: Moments) -> _Ends:
+    """Newton's method from the sums `begin` to a step that leaves nothing to gain."""
+    problem = passes.problem
     coef, _, sound = linalg.newton_step(begin)
-    saturated = (family.nll_saturated(rows.response) * rows.weight).sum(-1)
+    saturated = passes.saturated()
     models = torch.arange(coef.shape[0])
     ends = _Ends(
         torch.zeros_like(coef),
@@ -157,11 +194,10 @@ def _newton(rows: Rows, family: Family, problem: Problem) -> _Ends:
         torch.zeros_like(saturated),
         torch.zeros_like(sound),
         torch.zeros_like(models),
-        None if problem.canonical else coef.new_zeros(*coef.shape, coef.shape[-1]),
+        None if problem.canonical or problem.whole else coef.new_zeros(*coef.shape, coef.shape[-1]),
     )
     walk = _Walk(
-        rows,
-        family,
+        passes,
         models,
         coef,
         saturated,
@@ -169,33 +205,35 @@ def _newton(rows: Rows, family: Family, problem: Problem) -> _Ends:
         bound=torch.full_like(saturated, math.inf),
         first=saturated,
         count=begin.count,
+        total=begin.weight,
         decrement=torch.zeros_like(saturated),
         moving=sound,
     )
     for turn in range(min(PASSES, problem.max_iter)):
-        walk = _step(walk, ends, problem, turn)
+        walk = _step(walk, ends, turn)
         left = walk.moving.nonzero()[:, 0]
         if not left.numel():
             break
-        if 2 * left.numel() <= walk.index.numel() and (left.numel() > 1 or not rows.shared):  # one is summed apart
+        if 2 * left.numel() <= walk.index.numel() and (left.numel() > 1 or not passes.shared):  # one is summed apart
             walk = walk.take(left)
     return ends
 
 
-def _step(walk: _Walk, ends: _Ends, problem: Problem, turn: int) -> _Walk:
+def _step(walk: _Walk, ends: _Ends, turn: int) -> _Walk:
     """Evaluate where the models stand and aim again; those whose next step is the last are written into `ends`."""
-    point = Point(walk.coef, not problem.canonical, relative=True)
-    moments = block_moments(walk.rows, point, walk.family, problem.link)
+    problem = walk.passes.problem
+    moments = walk.passes.step(walk.coef, turn)
     objective, floor = moments.objective - walk.saturated, judge.floor(moments)
+    size = problem.size(objective, walk.total)
     delta, decrement, sound = linalg.newton_step(moments)
-    first = walk.first if turn else objective
+    first = walk.first if turn else walk.passes.scale(objective, walk.total)
     # from a first point far off, the search looks for a better one
-    good = objective <= walk.bound if turn else decrement <= 0.5 * objective
+    good = objective <= walk.bound if turn else decrement <= 0.5 * size
     regular = walk.regular & good & sound & (moments.invalid == 0) & (decrement < math.inf)
-    closing = judge.arrived(decrement, objective.abs(), first, floor, problem.tol)
+    closing = judge.arrived(decrement, size, first, floor, problem.tol)
     if not problem.canonical:
         closing &= judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
-    bound, trial = judge.bound(objective, objective.abs(), floor), walk.coef + delta
+    bound, trial = judge.bound(objective, size, floor), walk.coef + delta
     stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
     if stops.numel():
         index = walk.index[stops]

@@ -13,6 +13,8 @@ from torchglm.inputs import checks
 from torchglm.inputs.columns import column_names
 from torchglm.inputs.roles import Roles
 
+CLOSE = 1 << 16  # whole numbers from the least label to the largest, from which on they are sorted
+
 
 def class_codes(y: Any, classes: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
     """Codes 0, 1, ... (*B, n) of labels, and the classes: those given, a categorical's in its order, else sorted.
@@ -66,10 +68,22 @@ def _numbers(y: Any) -> tuple[Tensor, list[Any]] | None:
         array = array[..., 0]
     if array.dtype.kind == "f" and not bool((array == np.round(array)).all()):
         return None
-    known, codes = np.unique(array, return_inverse=True)
+    known, codes = _unique(array)
     labels = [int(label) for label in known]
     _check_count(labels)
     return torch.from_numpy(codes.reshape(array.shape)), labels
+
+
+def _unique(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers in order, and their places: by counting, a tenth of the time of sorting, where they lie close."""
+    least = array.min()
+    if not float(array.max()) - float(least) < CLOSE:
+        return np.unique(array, return_inverse=True)
+    signed = array if array.dtype.kind == "f" else array.astype(np.int64)  # a difference of int8 may be none
+    codes = (signed - least.astype(signed.dtype)).astype(np.int64)
+    found = np.bincount(codes.reshape(-1)) > 0
+    places = np.flatnonzero(found)
+    return places.astype(array.dtype) + least, codes if len(places) == len(found) else (np.cumsum(found) - 1)[codes]
 
 
 def _labels(y: Any) -> tuple[np.ndarray, list[Any] | None]:

@@ -40,6 +40,11 @@ class PlanBlock:
         return self.width * len(self.columns)
 
     @cached_property
+    def is_unit(self) -> bool:
+        """Whether every predictor has coefficients of its own: `C = I`."""
+        return len(self.contrast) == self.width and bool((self.contrast == torch.eye(self.width)).all())
+
+    @cached_property
     def entries(self) -> list[list[tuple[int, float]]]:
         """For every column of the contrast the predictors that it enters, each with its factor."""
         return [[(k, float(row[t])) for k, row in enumerate(self.contrast) if row[t] != 0] for t in range(self.width)]

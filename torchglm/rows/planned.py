@@ -70,7 +70,7 @@ def project_each(rows: Rows, values: Tensor) -> Tensor:
     plan = plan_of(rows)
     out = []
     for block in plan.blocks:
-        inner = _contracted(values, block)  # (r, B, n)
+        inner = contracted(values, block)  # (r, B, n)
         plain = part(rows, block)
         if plain.shared and plain.indexed is None and inner.shape[1] == 1 and len(inner) > 1 and not plain.on_card:
             own = product(inner[:, 0], plain.x)
@@ -112,7 +112,7 @@ def row_scores(rows: Rows, values: Tensor) -> Tensor:
     out = []
     for block in plan.blocks:
         x = whole(part(rows, block)).to(values.dtype)
-        inner = _contracted(values, block)
+        inner = contracted(values, block)
         out += [one.unsqueeze(-1) * x for one in inner]
     return torch.cat(out, -1)
 
@@ -166,8 +166,10 @@ def _times_each(rows: Rows, theta: Tensor) -> Tensor:
     return eta + theta[..., :1].movedim(1, 0) if first else eta
 
 
-def _contracted(values: Tensor, block: PlanBlock) -> Tensor:
+def contracted(values: Tensor, block: PlanBlock) -> Tensor:
     """(r, B, n) `C' s` for values (K, B, n)."""
+    if block.is_unit:
+        return values
     out = values.new_zeros(block.width, *values.shape[1:])
     for t, entries in enumerate(block.entries):
         for k, factor in entries:

@@ -108,6 +108,12 @@ class VectorFamily(Family):
         """(K, *N) over how long a way the information changes as each predictor does: 1 where that is a logarithm."""
         return torch.ones_like(eta)
 
+    def all_valid(self, eta: Tensor) -> bool:
+        """True where every predictor has a law, told by few looks where they are in good order."""
+        if not self._says("valid"):
+            return bool(torch.isfinite(eta.sum())) or bool(self.valid(eta).all())
+        return bool(self.valid(eta).all())
+
     def linked(self, link: Link) -> VectorFamily:
         """The same family with another link of its first predictor. Raises `ValueError` where that is not free."""
         raise ValueError(f"{self.name} has its own link, {self.default_link.name}. Leave link= out.")
