@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -187,6 +189,25 @@ def test_what_a_page_names_as_a_place_is_there(page: str) -> None:
 def test_every_page_is_in_the_menu_of_the_site() -> None:
     listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     assert sorted(f"docs/{name}" for name in listed) == sorted(set(PAGES) - {"README.md"})
+
+
+PUBLIC = ("", ".families", ".links", ".nn", ".metrics", ".training", ".special", ".distributions")
+
+
+@pytest.mark.parametrize("room", PUBLIC)
+def test_every_public_name_is_in_the_reference_with_an_example(room: str) -> None:
+    pages = {name: page for name, page in PAGES.items() if name.startswith("docs/reference/")}
+    told = {name: page for page in pages.values() for name in re.findall(r"^::: (torchglm[\w.]*)$", page, re.MULTILINE)}
+    module = importlib.import_module(f"torchglm{room}")
+    for name in module.__all__:
+        if inspect.ismodule(getattr(module, name)):
+            continue
+        places = [f"torchglm{room}.{name}", f"torchglm.{name}"]  # a name of two rooms is told at the first
+        page = next((told[place] for place in places if place in told), None)
+        assert page is not None, f"{places[0]} is on no page of docs/reference"
+        code = "\n".join(block.text for block in blocks(page) if block.language == "python")
+        spelled = name.replace("_", "").lower()  # by the class, or by its name: NegativeBinomial, "negative_binomial"
+        assert spelled in code.replace("_", "").lower(), f"{name} has no example on its page"
 
 
 def test_the_readme_is_one_screen() -> None:
