@@ -46,6 +46,7 @@ from torchglm.model.path import Path
 from torchglm.model.path_fit import path
 from torchglm.model.refit import refit_
 from torchglm.model.renewable import Renewable
+from torchglm.model.solve import solve
 from torchglm.store.saved import load
 from torchglm.version import VERSION
 
@@ -106,6 +107,7 @@ __all__ = [
     "nn",
     "path",
     "refit_",
+    "solve",
     "split_times",
 ]
 

@@ -16,10 +16,11 @@ from torchglm.inputs.checks import (
     per_row,
     tensor,
 )
-from torchglm.inputs.classes import class_codes
+from torchglm.inputs.classes import class_codes, is_counts
 from torchglm.inputs.columns import column_names, in_order, own_names
 from torchglm.inputs.files import FileRows, SpecRows, from_files, rows_by_spec
 from torchglm.inputs.formula import from_design, from_formula
+from torchglm.inputs.live import live_design, live_rows
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 from torchglm.inputs.roles import ROLES, Roles, paired
 from torchglm.inputs.several import several_from_arrays, whole_design
@@ -51,7 +52,10 @@ __all__ = [
     "from_files",
     "from_formula",
     "from_loader",
+    "is_counts",
     "is_loader",
+    "live_design",
+    "live_rows",
     "minibatch",
     "named",
     "paired",

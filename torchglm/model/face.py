@@ -51,7 +51,15 @@ from torchglm.links import Link
 from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
-from torchglm.model.options import check_options, check_resume, device_of, start_of, warned, without_aliases
+from torchglm.model.options import (
+    check_options,
+    check_resume,
+    device_of,
+    start_of,
+    tell_of_graph,
+    warned,
+    without_aliases,
+)
 from torchglm.model.solved import penalty_of, solved
 from torchglm.model.sources import data_of, family_and_link, named_or_placed
 from torchglm.model.spread import estimate_dispersion_, init_from
@@ -149,6 +157,7 @@ def fit(
     family, chosen = family_and_link(family, link, predictors)
     check_options(tol, max_iter, singular, penalty, names, dtype)
     beside = Roles.of(roles, "fit")
+    tell_of_graph({"x": x, "y": y, "predictors": predictors} | beside.given, penalty)
     beside.check_link(chosen)
     read = data_of(
         *named_or_placed(x, y, formula, data),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,22 @@ def check_options(
         raise TypeError(f"names must be a list, one name for each column, got the text {names!r}.")
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}. Sums are float64 with both.")
+
+
+def tell_of_graph(values: Mapping[str, Any], penalty: Any) -> None:
+    """Warn of what requires grad: a fit has none."""
+    if not torch.is_grad_enabled():
+        return
+    parts = {name: list(value.values()) if isinstance(value, Mapping) else [value] for name, value in values.items()}
+    parts["penalty"] = [getattr(penalty, name, None) for name in ("l1", "l2", "strength")]
+    names = [name for name, own in parts.items() if any(isinstance(v, Tensor) and v.requires_grad for v in own)]
+    if names:
+        warnings.warn(
+            f"{' and '.join(names)} require{'s' * (len(names) == 1)} grad, and a fit gives no gradient. "
+            "torchglm.solve gives coefficients that have one; .detach() says that none is wanted.",
+            FitWarning,
+            stacklevel=3,
+        )
 
 
 def device_of(device: str | torch.device | None) -> torch.device | None:
