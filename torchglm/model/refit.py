@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.shape import dispersion_ml, loglik
+from torchglm.fitting.solve import solve
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import GLMBatch, LoaderRows
 from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import penalty_on, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import pearson
+from torchglm.model.vector_layer import VectorLayer
 
 TOL = 1e-10  # of the Newton decrement: a network is refitted to the digits of a fit of its features
 
@@ -28,8 +30,9 @@ TOL = 1e-10  # of the Newton decrement: a network is refitted to the digits of a
 class Refit:
     """What a refit did: the mean loss (penalised) `before` and `after`, and `status`, for each response.
 
-    The loss is half the mean deviance, of several predictors the mean negative log-likelihood. Where the fit would
-    have been the worse one, the head is as it was and `after` is `before`.
+    The loss is half the mean deviance; the mean negative log-likelihood of several predictors, and of a head that
+    learns a dispersion or a shape. Where the fit would have been the worse one, the head is as it was and `after` is
+    `before`.
     """
 
     before: Tensor
@@ -51,8 +54,9 @@ def refit_(
     `model` is a `GLMHead`, an `nn.Sequential` that ends in one, a module with `.backbone` and `.head`, or any in which
     `head` names it. `loader` is a re-iterable of batches (`(x, y)`, a `GLMBatch` or a dict of its names), read once for
     a step and held nowhere; `(*N, features)` count as rows. The layers before the head are in evaluation mode
-    meanwhile. `penalty` is on the weight. The loss over the loader never rises; a dispersion that the head is to
-    estimate is Pearson's, and shapes of a family of one predictor stay as they are.
+    meanwhile. `penalty` is on the weight. The loss over the loader never rises. Shapes that the head learns (alpha,
+    power) are fitted with the coefficients; a dispersion that it learns is that of maximum likelihood, one that it is
+    to estimate Pearson's: the head is what `torchglm.fit` finds on the features. What is frozen stays.
     Raises `ValueError` for a model without a head and for rows that do not fit; `FitWarning` tells where a fit did not
     end at a maximum.
     """
@@ -62,7 +66,7 @@ def refit_(
 
 
 def refitted(head: GLMHead, rows: Iterable[GLMBatch], penalty: Penalty | None, max_iter: int) -> Refit:
-    """Refit a head, and its dispersion where it is to estimate it, on batches of features."""
+    """Refit a head, with the shapes it learns and its dispersion where that is not a number, on batches of features."""
     done = _fit(rows_of_batches(head, rows), head, penalty_on(head, penalty), max_iter)
     if head.dispersion_kind == "estimated":
         try:
@@ -74,24 +78,52 @@ def refitted(head: GLMHead, rows: Iterable[GLMBatch], penalty: Penalty | None, m
 
 def _fit(source: LoaderRows, head: GLMHead, penalty: Penalty | None, max_iter: int) -> Refit:
     """Fit, write, look at what the rounded coefficients give, and take back what is worse."""
-    start = head.coef
-    before = _loss(source, head, start, penalty)
-    found = irls(source, head.family, head.link, penalty=penalty, start=start, tol=TOL, max_iter=max_iter)
+    start, held = head.coef, {name: value.detach().clone() for name, value in head.state_dict().items()}
+    before = _loss(source, head, penalty)
+    options = {"penalty": penalty, "tol": TOL, "max_iter": max_iter, "rank_tol": 1e-12, "skip": None}
+    family, found = solve(source, head.family, head.link, start, options)
     status = [Status(int(code)) for code in found.status]
     head.set_coef_(found.coef)
-    after = _loss(source, head, head.coef, penalty)
+    if _learns(head):
+        head.set_shapes_(family)
+        _set_dispersion(source, head)
+    after = _loss(source, head, penalty)
     worse = ~(after <= before)
+    if _learns(head) and bool(worse.any()):  # what is learned of all responses belongs together
+        worse = torch.ones_like(worse)
+        head.load_state_dict(held)
     head.set_coef_(torch.where(worse.unsqueeze(-1), start, found.coef))
     for kind in sorted(set(status) - {Status.CONVERGED}):
         warnings.warn(f"refit: {kind}: {kind.explanation}", FitWarning, stacklevel=2)
     return Refit(before, torch.where(worse, before, after), status)
 
 
-def _loss(source: LoaderRows, head: GLMHead, coef: Tensor, penalty: Penalty | None) -> Tensor:
-    """(B,) the mean loss over the source, infinite where it has none."""
+def _learns(head: GLMHead) -> bool:
+    """Whether a head of one predictor learns something beside its coefficients."""
+    learned = head.dispersion_kind == "learned" and head.log_dispersion.requires_grad
+    return not isinstance(head, VectorLayer) and (learned or head.family.estimates_shape)
+
+
+def _set_dispersion(source: LoaderRows, head: GLMHead) -> None:
+    """Put the dispersion of maximum likelihood at the coefficients in the place of one that is learned."""
+    if head.dispersion_kind == "learned" and head.family.has_dispersion and head.log_dispersion.requires_grad:
+        coef = head.coef
+        sums = fold(source, Point(coef, before=coef, census=True, curved=False), head.family, head.link)
+        phi = dispersion_ml(source, head.family, head.link, coef, 2 * sums.objective / sums.weight)
+        if bool((torch.isfinite(phi) & (phi > 0)).all()):
+            head.set_dispersion_(phi)
+
+
+def _loss(source: LoaderRows, head: GLMHead, penalty: Penalty | None) -> Tensor:
+    """(R,) the mean loss over the source, infinite where it has none."""
+    coef = head.coef
     point = Point(coef, before=coef, census=True, curved=False)
     sums = fold(source, point, head.family, head.link)
     if not bool((sums.weight > 0).all()):
         raise ValueError("The loader holds no row of positive weight to refit the head on.")
     total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)
-    return torch.where(sums.valid, total, torch.inf) / sums.weight
+    if _learns(head):
+        phi = head.dispersion.double().expand_as(sums.weight)
+        more = 0.0 if penalty is None else penalty.value(coef, sums.weight) / phi
+        total = more - loglik(source, head.family, head.link, coef, phi)
+    return torch.where(sums.valid & ~total.isnan(), total, torch.inf) / sums.weight

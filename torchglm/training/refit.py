@@ -27,10 +27,10 @@ class IRLSHead(Callback):
     `torchglm.refit_(model, loader)` does the same without a Trainer.
 
     The rest of the model is in evaluation mode meanwhile (no dropout, running averages), the loader is read once for
-    a step of IRLS, and memory does not grow with its rows. Shape parameters of the family stay as they are; a
-    dispersion that the head is to estimate is Pearson's at the coefficients it is left with. The loss over the loader
-    never rises: where rounding to the head's dtype or a fit without a maximum would make it, the head is left as it
-    was. What an optimizer remembers of the head is forgotten. Sequences of features count as rows.
+    a step of IRLS, and memory does not grow with its rows. Shapes and a dispersion that the head learns are found by
+    maximum likelihood, one that it is to estimate is Pearson's. The loss over the loader never rises: where rounding
+    to the head's dtype or a fit without a maximum would make it, the head is left as it was. What an optimizer
+    remembers of the head is forgotten. Sequences of features count as rows.
 
     A checkpoint that was written before the end of training holds the head as it was trained; use `every=1` to have
     refitted ones, or `trainer.save_checkpoint` afterwards.
