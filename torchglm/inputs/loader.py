@@ -65,7 +65,7 @@ class LoaderRows:
             try:
                 batch = named(given)
                 batch.roles.check_link(self.link)
-                rows = self._rows(batch)
+                rows = self.rows_of(batch)
             except (ValueError, TypeError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"batch {number}: {error}") from None
@@ -79,7 +79,7 @@ class LoaderRows:
                 "needs the same rows each time."
             )
 
-    def _rows(self, batch: GLMBatch) -> Rows | None:
+    def rows_of(self, batch: GLMBatch) -> Rows | None:
         """The rows of a batch; None where it has none."""
         if batch.y is None:
             raise ValueError("y is missing. Pass (x, y, ...) or a dict with x and y.")

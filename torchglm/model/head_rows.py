@@ -8,7 +8,7 @@ import torch
 
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.problem import Problem
-from torchglm.inputs import LoaderRows, Roles, minibatch
+from torchglm.inputs import GLMBatch, LoaderRows, Roles, minibatch
 from torchglm.model.layer import GLMLayer
 from torchglm.model.vector_layer import VectorLayer
 from torchglm.rows.grams import Layout
@@ -29,12 +29,31 @@ def plan_of_head(head: GLMLayer) -> Plan | None:
 
 def rows_of_batches(head: GLMLayer, batches: Any, device: torch.device | None = None) -> LoaderRows:
     """The batches of a loader as rows for a fit of the head's coefficients, in the order of `head.coef`."""
-    return LoaderRows(batches, head.family, head.link, head.bias is not None, device, None, plan_of_head(head))
+    kind = CarryingRows if head.carried else LoaderRows
+    return kind(batches, head.family, head.link, head.bias is not None, device, None, plan_of_head(head))
 
 
 def rows_of_batch(head: GLMLayer, x: Any, y: Any, roles: Roles) -> Rows:
     """The same of one minibatch; see `minibatch`."""
-    return minibatch(x, y, head.family, head.link, head.bias is not None, roles, plan=plan_of_head(head))
+    rows = minibatch(x, y, head.family, head.link, head.bias is not None, roles, plan=plan_of_head(head))
+    return with_carried(rows, head.carried) if head.carried else rows
+
+
+class CarryingRows(LoaderRows):
+    """The rows of features behind which a head takes the predictors of another model: they are its offset."""
+
+    def rows_of(self, batch: GLMBatch) -> Rows | None:
+        """The rows of a batch; None where it has none."""
+        rows = super().rows_of(batch)
+        predictors = 1 if self.plan is None else self.plan.predictors
+        return None if rows is None else with_carried(rows, predictors * rows.y.shape[0])
+
+
+def with_carried(rows: Rows, carried: int) -> Rows:
+    """Rows whose last columns `(n, K R)` are predictors of all responses, as rows with those in their offset."""
+    x, eta = rows.x.split([rows.x.shape[-1] - carried, carried], -1)
+    eta = eta.to(rows.offset.dtype).unflatten(-1, (-1, rows.y.shape[0])).permute(2, 0, 1)  # (R, n, K)
+    return rows._replace(x=x, offset=rows.offset + (eta.squeeze(-1) if rows.plan is None else eta))
 
 
 def columns_of_head(head: GLMLayer) -> tuple[int, tuple[int, ...]]:

@@ -34,6 +34,7 @@ class GLMLayer(EtaLoss):
     weight: nn.Parameter
     bias: nn.Parameter | None
     online: Renewable | None = None  # what `partial_fit` has learned so far
+    carried: int = 0  # columns of `x` behind those of the weight: predictors of another model, added as they are
 
     def __init__(
         self,
@@ -138,10 +139,10 @@ class GLMLayer(EtaLoss):
             return self.link(self._eta(x, offset))
 
     def _check_columns(self, x: Tensor) -> None:
-        if x.dim() == 0 or x.shape[-1] != self.in_features:
+        columns = self.in_features + self.carried
+        if x.dim() == 0 or x.shape[-1] != columns:
             raise ValueError(
-                f"x has shape {tuple(x.shape)}, this head in_features={self.in_features}. "
-                f"Pass x of shape (..., {self.in_features})."
+                f"x has shape {tuple(x.shape)}, this head in_features={columns}. Pass x of shape (..., {columns})."
             )
 
     def distribution(self, x: Tensor, offset: Tensor | None = None) -> distributions.Distribution:

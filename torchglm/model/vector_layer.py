@@ -144,7 +144,12 @@ class VectorLayer(VectorEtaLoss, GLMLayer):
         if self.bias is None:
             return
         own = torch.linalg.lstsq(self.shape.tops, eta.reshape(-1, len(self.shape.tops)).double().mT.cpu()).solution.mT
-        self.bias.copy_((unordered(own) if is_ordered(self.family) else own).expand_as(self.bias))
+        self.bias.copy_((unordered(own) if self.keeps_order else own).expand_as(self.bias))
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the bias holds the constants in a form in which they are in order, whatever it is."""
+        return is_ordered(self.family)
 
     @property
     def constants(self) -> Tensor | None:
@@ -152,7 +157,7 @@ class VectorLayer(VectorEtaLoss, GLMLayer):
         if self.bias is None:
             return None
         bias = self.bias.to(wide(self.bias.dtype))
-        return ordered(bias) if is_ordered(self.family) else bias
+        return ordered(bias) if self.keeps_order else bias
 
     @property
     def thresholds(self) -> Tensor:
@@ -202,7 +207,7 @@ class VectorLayer(VectorEtaLoss, GLMLayer):
         self.weight.copy_(weight)
         if self.bias is not None:
             constants = coef[:, shape.constants]
-            self.bias.copy_(unordered(constants) if is_ordered(self.family) else constants)
+            self.bias.copy_(unordered(constants) if self.keeps_order else constants)
 
     # what it says of x -------------------------------------------------------------------------------------
 
