@@ -28,24 +28,6 @@ def answered_by(several: Question[P, Out]) -> Callable[[Question[P, Out]], Quest
     return decorated
 
 
-def of_one_predictor(advice: str) -> Callable[[Question[P, Out]], Question[P, Out]]:
-    """Decorator of a function of a fit of one predictor, which raises `ValueError` with `advice` for other fits."""
-
-    def decorated(plain: Question[P, Out]) -> Question[P, Out]:
-        @wraps(plain)
-        def asked(result: Fitted, /, *args: P.args, **kwargs: P.kwargs) -> Out:
-            if result.plan is not None:
-                raise ValueError(
-                    f"{plain.__name__} is of fits of one predictor, and this {result.family.name} fit has several "
-                    f"({', '.join(result.predictors)}). {advice}"
-                )
-            return plain(result, *args, **kwargs)
-
-        return asked
-
-    return decorated
-
-
 def whole(result: Kind) -> Kind:
     """The same fit whose coefficients are all of its own: the thresholds of an ordinal model after its slopes."""
     return replace(result, names=result.all_names, cuts=()) if result.cuts else result

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchglm import links
 from torchglm.families.several import Multinomial
-from torchglm.inference.by_plan import answered_by, of_one_predictor
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.estimates import Estimates, delta, errors, estimates, jacobian
 from torchglm.inference.factor_terms import factor_terms
 from torchglm.inference.fitted import Fitted
@@ -72,28 +72,6 @@ def _ratios_of_several(result: Fitted, level: float) -> Estimates:
     aliased = result.coef[..., index].isnan()
     value, error = (torch.where(aliased, torch.nan, part) for part in (found.value, found.std_err))
     return replace(found, value=value, std_err=error).exp()
-
-
-@of_one_predictor("Divide the columns by their standard deviations before the fit.")
-def standardized(result: Fitted, level: float = 0.95, response: bool = False) -> Estimates:
-    """(*B, p) coefficients per standard deviation of their column; the intercept and constant columns are 0.
-
-    With `response` also divided by the standard deviation of `y` ("beta coefficients"). The deviations are those of
-    the rows of positive weight, each counted as often as it was seen. Takes one pass over the rows.
-    """
-    count, total, square = 0.0, 0.0, 0.0  # type: Any, Any, Any
-    shift = None
-    for rows in (wide(piece) for chunk in result.source for piece in chunk.pieces()):
-        times = repeats(rows)
-        x = rows.x.expand(*times.shape, -1) if rows.shared else rows.x
-        table = torch.cat([x, rows.y.unsqueeze(-1)], -1)
-        shift = table[:, :1] if shift is None else shift
-        far = (table - shift) * times.unsqueeze(-1)
-        count, total = count + times.sum(-1, keepdim=True), total + far.sum(-2)
-        square = square + (far * (table - shift)).sum(-2)
-    deviation = ((square - total.square() / count).clamp(min=0) / (count - 1)).sqrt()
-    scale = deviation[:, :-1] / (deviation[:, -1:] if response else 1.0)
-    return delta(result, lambda coef: coef * scale, result.names, level)
 
 
 # averages over rows ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from torchglm.inference import rowwise
-from torchglm.inference.by_plan import answered_by, of_one_predictor
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import quantile_residuals
 from torchglm.inference.rowwise import RowValues
@@ -117,11 +117,11 @@ def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     return result.shaped(torch.cat(parts, -2))
 
 
-@of_one_predictor("Use cooks_distance() or dfbetas().")
+@answered_by(several.dffits)
 def dffits(result: Fitted) -> Tensor:
     """(*B, n) how far the row's own linear predictor moves when it is taken in, in standard errors without it.
 
-    `pearson sqrt(h) / (1 - h) / sqrt(phi without the row)`.
+    `pearson sqrt(h) / (1 - h) / sqrt(phi without the row)`. Of several predictors (*B, n, K), each in its own.
     """
     parts = []
     for values, left in _deleted(result):

@@ -19,9 +19,11 @@ from torchglm.families import (
     NegativeBinomial,
     Poisson,
 )
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.shape import RowMeans
-from torchglm.inference.by_plan import of_one_predictor
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.several import family_of
 from torchglm.rows.rows import Rows
 
 SYSTEMS = ("R",)
@@ -52,9 +54,26 @@ class Likelihood:
         return {name: getattr(self, name).tolist() for name in ("loglik", "df", "aic", "bic")}
 
 
-@of_one_predictor(
-    "Its loglik, aic and bic are what nnet::multinom, MASS::polr and glmmTMB give; there is nothing to convert."
-)
+def _like_several(result: Fitted, system: str = "R") -> Likelihood:
+    """`like` of several predictors: their own numbers, which R's are."""
+    _check_system(system)
+    family = family_of(result)
+    if family.weighted is not None and any(
+        bool((rows.offset[..., _place(family)] != 0).any()) for rows in result.source
+    ):
+        raise ValueError(
+            f"R multiplies log-densities by prior weights, and the weights of this {family.name} fit divide its "
+            f"{family.weighted}: another model. Use freq= for repeats."
+        )
+    count = torch.stack([(rows.weight > 0).sum(-1).to(torch.float64) for rows in result.source]).sum(0)
+    return Likelihood(result.loglik, result.n_parameters, result.shaped(count))
+
+
+def _place(family: VectorFamily) -> int:
+    return family.predictors.index(str(family.weighted))
+
+
+@answered_by(_like_several)
 def like(result: Fitted, system: str = "R") -> Likelihood:
     """The log-likelihood, df, AIC and BIC of a fit as R's `logLik`, `AIC` and `BIC` give them.
 
@@ -62,18 +81,23 @@ def like(result: Fitted, system: str = "R") -> Likelihood:
     multiply the log-densities by the prior weights; a dispersion always counts as estimated; BIC's n is the number of
     rows of positive weight, whatever their repeats. Binomial counts, `round(w y)` of `round(w)` trials, are rounded
     (half to even) as `binomial()$aic` does, with `w` of one repeat: prior weights, times trials where these are given.
-    An exponential fit is that of `survival::survreg`. NaN where R has
-    no likelihood: quasi and Tweedie fits, families of one's own. Raises `ValueError` for an unknown system.
+    An exponential fit is that of `survival::survreg`. Fits of several predictors have the numbers of `nnet::multinom`,
+    `MASS::polr`, `survival::survreg`, `pscl::zeroinfl` and `hurdle`, and `glmmTMB`, which are their own. NaN where R
+    has no likelihood: quasi and Tweedie fits, families of one's own. Raises `ValueError` for an unknown system.
     Source: R 4.2, `stats::logLik.glm`, `Gamma()$aic`, `inverse.gaussian()$aic`, `MASS::logLik.negbin`.
     """
-    if system not in SYSTEMS:
-        raise ValueError(f"unknown system {system!r}. Known: {', '.join(SYSTEMS)}.")
+    _check_system(system)
     kind = type(result.family)
     quasi = not result.family.has_dispersion and result.dispersion_kind != "fixed"
     known = kind in DISPERSED + COUNTED and not quasi
     df = result.rank + float(kind in DISPERSED) + float(result.estimated_shape)
     loglik, nobs = _at_mean_deviance(result, kind in DISPERSED)
     return Likelihood(torch.where(torch.tensor(known, device=loglik.device), loglik, torch.nan), df, nobs)
+
+
+def _check_system(system: str) -> None:
+    if system not in SYSTEMS:
+        raise ValueError(f"unknown system {system!r}. Known: {', '.join(SYSTEMS)}.")
 
 
 def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,7 @@ from torchglm.inference.limits import interval as limits
 from torchglm.inference.limits import shape
 from torchglm.inference.random_intervals import variance_components
 from torchglm.inference.random_shares import variance_shares
+from torchglm.inference.standardized import standardized
 from torchglm.inference.table import Outcome
 from torchglm.inputs import Roles
 from torchglm.links import Link
@@ -274,7 +275,7 @@ class Result(Fitted):
     predict_interval = intervals.predict_interval
     delta = estimates.delta
     ratios = effects.ratios
-    standardized = effects.standardized
+    standardized = standardized
     marginal_effects = effects.marginal_effects
     predictions = effects.predictions
     contrasts = effects.contrasts

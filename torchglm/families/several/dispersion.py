@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,9 +34,16 @@ class Plain(VectorFamily):
     def __init__(self, family: Family, link: Link | None = None) -> None:
         super().__init__()
         self.family, self.link = family, family.default_link if link is None else link
-        self.support, self.support_text = family.support, family.support_text
         self.mean_text, self.ratio_text, self.durations = family.mean_text, family.ratio_text, family.durations
         self.advice, self.counts = family.advice, isinstance(family, (Poisson, NegativeBinomial))
+
+    @property
+    def support(self) -> Any:  # known by its identity, which a copy of the family would lose
+        return self.family.support
+
+    @property
+    def support_text(self) -> str:
+        return self.family.support_text
 
     def linked(self: Own, link: Link) -> Own:
         return type(self)(self.family, link)

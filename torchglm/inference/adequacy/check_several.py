@@ -1,17 +1,28 @@
-"""Does a model of several predictors hold? Slopes that differ by cut, parameters that move, and thin classes."""
+"""Does a model of several predictors hold? The tests that apply, and what stands beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchglm.families.several import Classes, Ordinal
+from torchglm.families.several import Classes
 from torchglm.fitting.status import Status
-from torchglm.inference.adequacy import sentences
+from torchglm.inference.adequacy import sentences, several_words
+from torchglm.inference.adequacy.cells import Below, zero_sums
+from torchglm.inference.adequacy.collinearity import vif_of_variables
 from torchglm.inference.adequacy.findings import Check, Finding
+from torchglm.inference.adequacy.separation import Separation, separation
+from torchglm.inference.adequacy.several_questions import questions
+from torchglm.inference.adequacy.several_tests import (
+    dispersion_test_several,
+    with_zeros,
+    within_is_poisson,
+    zeros_of,
+)
 from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
@@ -19,81 +30,100 @@ from torchglm.inference.hypotheses.nested import scaled_score
 from torchglm.inference.levels import check_level
 from torchglm.inference.several import family_of
 from torchglm.inference.table import Outcome
-from torchglm.inference.vector.score import added_sums
-from torchglm.rows.plan import Plan
-from torchglm.rows.rows import whole
+from torchglm.inference.vector.deletion import cook_of, reaches
+from torchglm.inference.vector.score import pieces, score_sums_of
+from torchglm.rows.planned import predictors
 
 THIN = 5.0  # rows of a class for each of its coefficients, below which estimates say little
+INFLATED = 10.0  # a variance inflation worth a sentence
+MOVING = 1.0  # a Cook's distance worth a sentence
 
 
 @torch.no_grad()
 def check_several(result: Fitted, level: float = 0.05) -> Check:
-    """What speaks against a model of several predictors, by score tests that need no refit; see `check.check`.
+    """What speaks against a model of several predictors, by tests that need no refit; see `check.check`.
 
-    Of an ordinal model every shared slope is tested against slopes that differ by cut (parallel slopes); of another,
-    each parameter with an intercept alone against the columns of the first predictor (a constant dispersion, share of
-    zeros, scale). They are held at `level` together, by Holm's adjustment. Beside them stand how the fit ended, aliased
-    columns, and classes with few rows. Penalised fits have these alone.
-    Raises `ValueError` for a level outside (0, 1), and without the rows of the fit.
+    The link of every predictor that has columns, by its square; of an ordinal model every shared slope against slopes
+    that differ by cut; of another each parameter with an intercept alone against the columns of the first predictor,
+    and one that has columns against the mean; zeros, and the spread of Poisson counts within. They are held at `level`
+    together, by Holm's adjustment. Beside them stand how the fit ended, the direction of a separation with its classes
+    and columns, aliased and nearly dependent columns, classes with few rows, and a row that moves the coefficients by
+    itself. Penalised fits have these alone. Raises `ValueError` for a level outside (0, 1), without the rows of the
+    fit, and with others.
     """
     check_level(level, 0.05)
+    _judge_rows(result)
     fine = result.flat.converged
-    tests: dict[str, Outcome] = {}
-    for topic, (columns, contrast) in () if result.penalty is not None else _questions(result):
-        statistic, df = scaled_score(*added_sums(result, columns, contrast))
-        known = torch.where(fine, statistic, torch.nan)
-        tests[topic] = Outcome(f"Score test: {topic}", result.shaped(known), result.shaped(df))
+    separated = separation(result) if bool((result.flat.status == int(Status.SEPARATED)).any()) else None
+    tests, zeros = _tests(result)
+    known = result.shaped(fine)
+    tests = {
+        topic: replace(one, statistic=torch.where(known, one.statistic, torch.nan)) for topic, one in tests.items()
+    }
     adjusted: dict[str, Tensor] = {}
     if tests:
         together = adjust(torch.stack([test.p_value for test in tests.values()], -1), "holm")
         adjusted = dict(zip(tests, together.unbind(-1), strict=True))
+    moving, inflation = _largest_cook(result), {k: v.reshape(-1) for k, v in vif_of_variables(result).items()}
     findings = [
-        [*_ended(result, i), *_thin(result, i), *_tested(result, i, tests, adjusted, level)]
+        [
+            *_ended(result, i, separated),
+            *_thin(result, i),
+            *_collinear(inflation, i),
+            *_tested(result, i, tests, adjusted, level, zeros),
+            *_moving(result, i, moving),
+        ]
         for i in range(result.flat.deviance.shape[0])
     ]
     findings = [[replace(one, advice=spoken(result, one.advice)) for one in model] for model in findings]
     return Check(f"Check of a fit of {result.family.name}", level, findings, tests, adjusted, result.batch_shape)
 
 
-def _questions(result: Fitted) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
-    """The columns that a test adds, and how they enter the predictors (K, r), by topic."""
-    family, plan = family_of(result), result.plan
-    assert plan is not None
-    unit = torch.eye(plan.predictors, dtype=torch.float64, device=result.flat.coef.device)
-    design = torch.cat([whole(chunk._replace(plan=None)) for chunk in result.source], -2).to(unit)
-    if isinstance(family, Ordinal):
-        shared = [block for block in plan.blocks if block.width == 1]
-        for name, column in zip(result.names, [c for block in shared for c in block.columns], strict=False):
-            if plan.predictors > 1:
-                yield f"parallel slopes of {name}", (design[..., [column]], unit[:, 1:])
-        return
-    if isinstance(family, Classes):
-        return
-    slopes = [column for column in plan.blocks[0].columns if column not in plan.ones]
-    for k, name in enumerate(family.predictors):
-        if k and slopes and _constant(plan, k):
-            yield f"constant {name}", (design[..., slopes], unit[:, k : k + 1])
+def _judge_rows(result: Fitted) -> None:
+    """Raise `ValueError` where a model that converged has another likelihood on these rows."""
+    total, rounding = torch.zeros_like(result.flat.deviance), torch.zeros_like(result.flat.deviance)
+    family = family_of(result)
+    for rows in pieces(result):
+        used, own = rows.weight > 0, 2 * family.nll(rows.response, predictors(rows, result.flat.coef))
+        total += torch.where(used, own * rows.weight, 0.0).sum(-1)
+        rounding += torch.where(used, own.abs() * rows.weight, 0.0).sum(-1)
+    other = result.flat.converged & ~((total - result.flat.deviance).abs() <= 1e-6 * rounding + 1e-6)
+    if bool(other.any()):
+        i = int(other.nonzero()[0, 0])
+        raise ValueError(
+            "these are not the rows of the fit: minus twice its log-likelihood is "
+            f"{float(result.flat.deviance[i]):.6g}, on these rows {float(total[i]):.6g}. Pass the rows of the fit."
+        )
 
 
-def _constant(plan: Plan, predictor: int) -> bool:
-    """Whether a predictor has an intercept alone."""
-    own = [block for block in plan.blocks if any(k == predictor for entry in block.entries for k, _ in entry)]
-    return len(own) == 1 and plan.is_constant(own[0])
+def _tests(result: Fitted) -> tuple[dict[str, Outcome], Below | None]:
+    """The tests that apply, by topic, and the sums of zeros; none where a penalty pulls at the coefficients."""
+    family, tests = family_of(result), dict[str, Outcome]()
+    if result.penalty is not None or result.bias_reduced:
+        return tests, None
+    asked = questions(result)
+    for topic, sums in score_sums_of(result, asked).items() if asked else ():
+        statistic, df = scaled_score(*sums)
+        tests[topic] = Outcome(f"Score test: {topic}", result.shaped(statistic), result.shaped(df))
+    plain = replace(result, covariance_kind="model")
+    if within_is_poisson(family):
+        tests["dispersion"] = replace(dispersion_test_several(plain), notes=())
+    zeros = zero_sums(result) if with_zeros(family) else None
+    if zeros is not None:
+        tests["zeros"] = replace(zeros_of(result, zeros), notes=())
+    return tests, zeros
 
 
-def _ended(result: Fitted, i: int) -> Iterator[Finding]:
+def _ended(result: Fitted, i: int, separated: Separation | None) -> Iterator[Finding]:
     status = Status(int(result.flat.status[i]))
-    if status != Status.CONVERGED:
+    if separated is not None and bool(separated.found.reshape(-1)[i]):
+        rows = float(separated.rows.reshape(-1)[i])
+        yield Finding("separation", rows, None, *several_words.separation(result, separated, i))
+    elif status != Status.CONVERGED:
         yield Finding("fit", float(status), None, *sentences.ending(status))
     lost = [name for name, kept in zip(result.all_names, result.flat.keep[i].tolist(), strict=True) if not kept]
     if lost:
-        yield Finding(
-            "aliased",
-            float(len(lost)),
-            None,
-            f"Columns that depend on those before them have no coefficient: {', '.join(lost)}.",
-            "Leave them out, or those they depend on.",
-        )
+        yield Finding("aliased", float(len(lost)), None, *several_words.aliased(lost))
 
 
 def _thin(result: Fitted, i: int) -> Iterator[Finding]:
@@ -105,28 +135,51 @@ def _thin(result: Fitted, i: int) -> Iterator[Finding]:
     own = float(result.flat.keep[i].sum()) / max(1, len(family.known) - 1)
     few = [(label, count) for label, count in zip(family.known, counts, strict=True) if count < THIN * own]
     if few:
-        said = ", ".join(f"{label} ({count:g} rows)" for label, count in few)
-        yield Finding(
-            "classes",
-            min(count for _, count in few),
-            None,
-            f"Of some classes there are few rows for {own:.3g} coefficients each: {said}.",
-            "Merge them with neighbours, or take fewer columns.",
-        )
+        yield Finding("classes", min(count for _, count in few), None, *several_words.thin(few, own))
+
+
+def _collinear(inflation: dict[str, Tensor], i: int) -> Iterator[Finding]:
+    high = {name: float(value[i]) for name, value in inflation.items() if float(value[i]) > INFLATED}
+    if high:
+        yield Finding("collinearity", max(high.values()), None, *sentences.collinearity(high))
 
 
 def _tested(
-    result: Fitted, i: int, tests: dict[str, Outcome], adjusted: dict[str, Tensor], level: float
+    result: Fitted, i: int, tests: dict[str, Outcome], adjusted: dict[str, Tensor], level: float, zeros: Below | None
 ) -> Iterator[Finding]:
     for topic, test in tests.items():
         p = float(adjusted[topic].reshape(-1)[i])
-        if not p < level:
-            continue
-        kind, _, name = topic.rpartition(" ")
-        if kind.startswith("parallel"):
-            words = f"The slope of {name} differs from cut to cut (p {p:.2g})."
-            advice = f"Set it free: Ordinal(free=[{name!r}]), or look at a multinomial model."
-        else:
-            words = f"The {name} is not constant: it moves with the columns of the first predictor (p {p:.2g})."
-            advice = f"Give it columns: predictors={{{name!r}: '~ ...'}}."
-        yield Finding(topic, float(test.statistic.reshape(-1)[i]), p, words, advice)
+        if p < level:
+            words = several_words.tested(result, topic, p, zeros, i)
+            yield Finding(topic, float(test.statistic.reshape(-1)[i]), p, *words)
+
+
+@dataclass
+class _Largest:
+    """The largest Cook's distance of each model, where it is, and the leverage there: (B,) each."""
+
+    largest: Tensor
+    row: Tensor
+    leverage: Tensor
+
+
+def _largest_cook(result: Fitted) -> _Largest:
+    none: Any = torch.zeros_like(result.flat.deviance)
+    found, seen = _Largest(none, none.long(), none.clone()), 0
+    for reach in reaches(result):
+        cook = cook_of(reach, result.flat.df).nan_to_num(0.0, 0.0, 0.0)
+        top, place = torch.where(reach.values.used, cook, 0.0).max(-1)
+        better = top > found.largest
+        found = _Largest(
+            torch.where(better, top, found.largest),
+            torch.where(better, place + seen, found.row),
+            torch.where(better, reach.leverage.gather(-1, place.unsqueeze(-1))[:, 0], found.leverage),
+        )
+        seen += cook.shape[-1]
+    return found
+
+
+def _moving(result: Fitted, i: int, found: _Largest) -> Iterator[Finding]:
+    largest = float(found.largest[i])
+    if bool(result.flat.converged[i]) and largest > MOVING:
+        yield Finding("influence", largest, None, *sentences.influence(result, found, i))

@@ -88,8 +88,8 @@ def vif_of_variables(result: Fitted) -> dict[str, Tensor]:
     """
     if result.spec is None:
         return vif(result)
-    columns = result.spec.terms
-    made_of = {name: variables for name, variables in result.spec.variables.items() if variables}
+    columns = result.spec.terms if result.plan is None else terms_of(result)
+    made_of = {name: own for name, own in result.spec.variables.items() if own and name in columns}
     inside = [name for name, own in made_of.items() if not any(other < own for other in made_of.values())]
     grouped: dict[frozenset[str], list[str]] = {}
     for name in inside:
@@ -97,7 +97,8 @@ def vif_of_variables(result: Fitted) -> dict[str, Tensor]:
     terms = {", ".join(names): [j for name in names for j in columns[name]] for names in grouped.values()}
     if len(inside) == len(made_of):
         return vif(result, terms)
-    wanted = {j for own in terms.values() for j in own} | ({0} if result.spec.intercept else set())
+    constants = ((0,) if result.spec.intercept else ()) if result.plan is None else result.plan.free
+    wanted = {j for own in terms.values() for j in own} | set(constants)
     scaled = _scaled(result)
     outside = torch.tensor([j not in wanted for j in range(scaled.shape[-1])], device=scaled.device)
     alone = torch.eye(scaled.shape[-1]).to(scaled)

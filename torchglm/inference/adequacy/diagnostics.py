@@ -9,13 +9,18 @@ from torch.distributions import constraints
 
 from torchglm.families import Family, Poisson
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, run
+from torchglm.inference.adequacy.several_tests import (
+    dispersion_test_several,
+    link_test_several,
+    power_link_test_several,
+    variance_test_several,
+    zero_test_several,
+)
 from torchglm.inference.adequacy.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
-from torchglm.inference.by_plan import of_one_predictor
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.table import Outcome
-
-ADVICE = "Use check(), or look at residuals(), which are standard normal where the law is right."
 
 
 def _one(result: Fitted, screen: Any) -> Outcome:
@@ -32,25 +37,36 @@ def _of(result: Fitted, members: Sequence[type[Family]], what: str) -> None:
         )
 
 
-@of_one_predictor(ADVICE)
-def link_test(result: Fitted) -> Outcome:
-    """(*B) Pregibon's link test without a refit, see `LinkTest`."""
+@answered_by(link_test_several)
+def link_test(result: Fitted, predictor: str | None = None) -> Outcome:
+    """(*B) Pregibon's link test without a refit, see `LinkTest`.
+
+    Of several predictors the square of each is a column more of its own, all tested together, or that of the one named
+    `predictor`; the cuts of an ordinal model share one. Raises `ValueError` for an unknown predictor.
+    """
+    if predictor is not None:
+        raise ValueError("predictor= names one of several, and this fit has one. Leave it out.")
     return _one(result, LinkTest(result))
 
 
-@of_one_predictor(ADVICE)
+@answered_by(power_link_test_several)
 def power_link_test(result: Fitted) -> Outcome:
-    """(*B) the score test along the power links, see `PowerLink`. Raises `ValueError` for a link that is none."""
+    """(*B) the score test along the power links, see `PowerLink`; of several predictors that of the first.
+
+    Raises `ValueError` for a link that is none.
+    """
     if result.link.exponent is None:
         raise ValueError(f"the link {result.link.name} is no power of the mean. Use link_test().")
     return _one(result, PowerLink(result))
 
 
-@of_one_predictor(ADVICE)
+@answered_by(dispersion_test_several)
 def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
     """(*B) over- or under-dispersion: `dean` (Poisson, binomial), or `nb1`, `nb2` of Cameron and Trivedi (Poisson).
 
-    Raises `ValueError` for other families or an unknown kind.
+    Of zero-inflated and hurdle Poisson counts the score test of negative binomial ones within. Raises `ValueError` for
+    other families or an unknown kind. Source: Ridout, Hinde & Demetrio (2001), Biometrics 57; Gurmu (1991), J. Bus.
+    Econ. Stat. 9.
     """
     made: dict[str, tuple[Callable[[], Any], tuple[type[Family], ...]]] = {
         "dean": (lambda: Overdispersion(result), Overdispersion.FAMILIES),
@@ -64,9 +80,12 @@ def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
     return _one(result, make())
 
 
-@of_one_predictor(ADVICE)
+@answered_by(zero_test_several)
 def zero_test(result: Fitted) -> Outcome:
-    """(*B) the zeros observed against those expected, see `ZeroCount`. Raises `ValueError` for a law without zeros."""
+    """(*B) the zeros observed against those expected, see `ZeroCount`, and for several predictors `cells.Below`.
+
+    NaN where a fit meets its zeros by its make. Raises `ValueError` for a law without zeros.
+    """
     if not has_zeros(result):
         raise ValueError(
             "zero_test() is for laws of counts or amounts with zeros and a known dispersion, this is "
@@ -81,7 +100,11 @@ def has_zeros(result: Fitted) -> bool:
     return known and type(result.family.support) is type(constraints.nonnegative)
 
 
-@of_one_predictor(ADVICE)
+@answered_by(variance_test_several)
 def variance_test(result: Fitted) -> Outcome:
-    """(*B) the variance function against the residuals, see `VarianceTrend`."""
+    """(*B) the variance function against the residuals, see `VarianceTrend`.
+
+    Of several predictors: the score test of the (logarithm of the) mean as a column more of the predictor of spread,
+    dispersion, alpha, precision or scale. Raises `ValueError` for a law of several predictors without one.
+    """
     return _one(result, VarianceTrend(result))

@@ -147,10 +147,8 @@ class PowerLink(AddedColumn):
         log = torch.where(values.used & (rate > 0), rate, 1.0).log()
         if self.origin is None:
             self.origin = middle(log, values.used)
-        log = log - self.origin  # the unit of the mean changes the column by others of the design only
-        if not power:
-            return [log.square() / 2]
-        return [torch.exp(power * self.origin) * ((power * log).exp() * log - torch.expm1(power * log) / power)]
+        # the unit of the mean changes the column by others of the design only
+        return [bent(log - self.origin, self.origin, power)]
 
     def solve(self) -> tuple[Tensor, Tensor]:
         score, variance = super().solve()
@@ -170,6 +168,13 @@ class PowerLink(AddedColumn):
             else (f"power after one step: {power:.3g} (std err {error:.2g}); the fit has {self.power}",)
         )
         return replace(self.test("power of the link"), notes=notes)
+
+
+def bent(log: Tensor, origin: Tensor, power: float) -> Tensor:
+    """The derivative of `mu^power` by the power, at logarithms of means less their `origin`."""
+    if not power:
+        return log.square() / 2
+    return torch.exp(power * origin) * ((power * log).exp() * log - torch.expm1(power * log) / power)
 
 
 def middle(value: Tensor, used: Tensor) -> Tensor:

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchglm.inference.by_plan import of_one_predictor
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
+from torchglm.inference.several import family_of, vector_values
+from torchglm.inference.vector.score import pieces as _pieces
+from torchglm.rows.planned import contributions, gram_of, plan_of, predictors, project_each
 from torchglm.rows.products import gram, project, times
+from torchglm.rows.rows import Rows, whole
 
 MOVED = 0.05  # a row is told apart where a step along the direction, of largest move 1, moves it by more
 AGAINST = 1e-3  # no row may be moved the wrong way by more than this share
+FAR = 30.0  # largest moves along a direction at which a law of several predictors is looked at again
 NAMED = 0.02  # a column takes part where it moves the predictor by more than this share of the largest move
 
 
@@ -45,10 +50,41 @@ class Separation:
         ]
 
 
-@of_one_predictor("Its status says whether it is separated.")
+@torch.no_grad()
+def _separation_several(result: Fitted) -> Separation:
+    """`separation` of several predictors: no row's law loses along the direction, by 1 and by 30 of its moves."""
+    flat, family = result.flat, family_of(result)
+    score, total = torch.zeros_like(flat.coef), None
+    for values in vector_values(result.source, family, flat.coef):
+        score += project_each(values.rows, values.score)
+        own = gram_of(values.rows, values.information)
+        total = own if total is None else total + own
+    assert total is not None
+    step = total.invert(flat.keep).solve(torch.where(flat.keep, score, 0.0)).nan_to_num()
+    largest = torch.zeros_like(flat.deviance)
+    for rows in _pieces(result):
+        largest = torch.maximum(largest, _moves(rows, step).abs().amax((0, -1)))
+    direction = step / torch.where(largest > 0, largest, 1.0).unsqueeze(-1)
+    worst, told, moves = torch.zeros_like(largest), torch.zeros_like(largest), torch.zeros_like(step)
+    for rows in _pieces(result):
+        used, move, eta = rows.weight > 0, _moves(rows, direction), predictors(rows, flat.coef)
+        here = family.nll(rows.response, eta)
+        for far in (1.0, FAR):
+            rise = (family.nll(rows.response, eta + far * move) - here) / far
+            worst = torch.maximum(worst, torch.where(used, rise.nan_to_num(torch.inf), 0.0).amax(-1))
+        repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(rows.weight)
+        told += torch.where(used, (move.abs().amax(0) > MOVED) * repeats, 0.0).sum(-1)
+        moves = torch.maximum(moves, _by_column(rows, direction))
+    return _found(result, largest, worst, direction, moves, told)
+
+
+@answered_by(_separation_several)
 @torch.no_grad()
 def separation(result: Fitted) -> Separation:
     """Look for separation along the next Newton step of each model, three passes over the rows.
+
+    Of several predictors the direction has a number for each coefficient, `"Medium:age"`, the thresholds last, and
+    moves all predictors of a row: no law of a row may lose by it.
 
     Where the likelihood has no maximum the steps settle on a direction of recession: each adds one to the predictors
     of the rows told apart, leaving the others where they are. Such a direction is proof when no row's likelihood falls
@@ -77,10 +113,16 @@ def separation(result: Fitted) -> Separation:
         moves = torch.maximum(
             moves, (torch.where(values.used.unsqueeze(-1), values.x, 0.0).abs().amax(-2) * direction.abs())
         )
+    return _found(result, largest, worst, direction, moves, rows)
+
+
+def _found(
+    result: Fitted, largest: Tensor, worst: Tensor, direction: Tensor, moves: Tensor, rows: Tensor
+) -> Separation:
     # a step of the regular kind is nearly zero where the fit converged
     found = (largest > 0.3) & (worst < AGAINST)
     return Separation(
-        result.names,
+        result.all_names,
         result.shaped(found),
         result.shaped(torch.where(found.unsqueeze(-1), direction, 0.0)),
         result.shaped(moves),
@@ -92,3 +134,20 @@ def separation(result: Fitted) -> Separation:
 def _along(values: RowValues, direction: Tensor) -> Tensor:
     """(B, n) the move of the linear predictors along a direction (B, p)."""
     return torch.where(values.used, times(values.rows, direction), 0.0)
+
+
+def _moves(rows: Rows, direction: Tensor) -> Tensor:
+    """(K, B, n) the moves of the predictors along a direction (B, P); 0 of rows without weight."""
+    return torch.where(rows.weight > 0, contributions(rows, direction), 0.0)
+
+
+def _by_column(rows: Rows, direction: Tensor) -> Tensor:
+    """(B, P) the largest move of a predictor by each coefficient alone."""
+    plan, used = plan_of(rows), (rows.weight > 0).unsqueeze(-1)
+    design = torch.where(used, whole(rows._replace(plan=None)), 0.0).abs().amax(-2)  # (B, columns)
+    factors = [
+        design[:, list(block.columns)] * block.contrast[:, t].abs().max()
+        for block in plan.blocks
+        for t in range(block.width)
+    ]
+    return torch.cat(factors, -1) * direction.abs()

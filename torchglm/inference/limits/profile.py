@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ TOL = 1e-10  # of the refits: their deviance is then good to far more digits tha
 
 
 @torch.no_grad()
-def profile_interval(result: Fitted, level: float) -> Tensor:
-    """(B, p, 2) the profile likelihood limits of every coefficient of the flat models.
+def profile_interval(result: Fitted, level: float, columns: Sequence[int] | None = None) -> Tensor:
+    """(B, p, 2) the profile likelihood limits of every coefficient of the flat models, or of some (the others NaN).
 
     A limit is the value `b` of the coefficient, all others refitted, with `(D(b) - D) / phi = z^2`, where `D` is the
     deviance and `z` the two-sided normal quantile. The dispersion stays at its estimate and shape parameters at
@@ -50,7 +50,10 @@ def profile_interval(result: Fitted, level: float) -> Tensor:
     known = (flat.status != int(Status.NOT_FINITE)) & (flat.dispersion > 0)
     if result.plan is not None:  # on an edge of the law the refits creep along it
         known &= flat.status != int(Status.BOUNDARY)
-    model, column = (flat.keep & known.unsqueeze(-1)).nonzero().unbind(-1)
+    wanted = flat.keep & known.unsqueeze(-1)
+    if columns is not None:
+        wanted &= torch.tensor([j in columns for j in range(flat.keep.shape[-1])], device=wanted.device)
+    model, column = wanted.nonzero().unbind(-1)
     p = out.shape[-2]
     lanes = max(2, ROOM // max(p * p, 64 * p))
     for alike in _alike(result, model, column):

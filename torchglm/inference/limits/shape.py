@@ -14,12 +14,16 @@ from torchglm.fitting.kernel import take_family
 from torchglm.fitting.shape import RowMeans, dispersion_ml, maximise
 from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.status import Status
-from torchglm.inference.by_plan import of_one_predictor
+from torchglm.inference.apart import part_by_part
+from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.levels import check_level
 from torchglm.inference.limits.crossing import crossing
+from torchglm.inference.limits.profile import profile_interval
+from torchglm.inference.several import family_of
 from torchglm.inference.table import Table
+from torchglm.inference.vector.columns import plan_of
 from torchglm.rows.ranks import members
 
 STEP = 1e-2  # of the five-point second difference, on the log or logit scale
@@ -27,7 +31,36 @@ TOL = 1e-12  # of the refits
 Profile = Callable[[Tensor, Tensor], Tensor]  # models (T,) and a parameter on its own scale (T,) -> log-likelihood
 
 
-@of_one_predictor("The parameters of its law are predictors: ask result[name].coef and .conf_int().")
+@torch.no_grad()
+def _shape_parameters_several(result: Fitted, level: float = 0.95) -> Table:
+    """`shape_parameters` of several predictors: those after the first that are constant."""
+    check_level(level)
+    unpenalised(result, "a shape by maximum likelihood")
+    family, plan = family_of(result), plan_of(result)
+    places = {
+        name: place.start
+        for name, block, place in zip(family.predictors, plan.blocks, plan.slices, strict=False)
+        if name in family.others and plan.is_constant(block)
+    }
+    if not places:
+        raise ValueError(
+            f"this {family.name} fit has no parameter beside the first that is one number for all rows. Ask "
+            "result[name] for the coefficients of one, or predict(x, kind=name)."
+        )
+    limits = part_by_part(result, lambda part: profile_interval(part, level, list(places.values())))
+    errors = result.flat_covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    rows: dict[str, Tensor] = {}
+    for name, j in places.items():
+        link = family.links[name]
+        eta = result.flat.coef[:, j].where(result.flat.keep[:, j] & ~result.flat.failed, torch.nan)
+        three = torch.stack([eta, *limits[:, j].unbind(-1)])
+        value, lower, upper = family.parameter(name, three)
+        rows[name] = torch.stack([value, errors[:, j] * link.inverse_deriv(eta).abs(), lower, upper], -1)
+    rows |= {"theta": _reciprocal(rows["alpha"])} if "alpha" in rows else {}
+    return _table(result, rows, level)
+
+
+@answered_by(_shape_parameters_several)
 @torch.no_grad()
 def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
     """What a fit estimates beside its coefficients, for every model of a batch.
@@ -39,8 +72,10 @@ def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
     Tweedie with estimated power is at that power). At the Poisson boundary `alpha = 0` the error is NaN and the lower
     limit 0; a lower limit of alpha is 0 too where the Poisson likelihood is within reach, and a limit of a power 1 or 2
     likewise.
-    NaN for models that were not fitted or fit perfectly. Raises `ValueError` where nothing but coefficients was
-    estimated, for a level outside (0, 1), and for penalised and robust fits.
+    Of several predictors the parameters after the first that are one number for all rows (a scale, a precision, the
+    probability of a zero), their errors by the delta method. NaN for models that were not fitted or fit perfectly.
+    Raises `ValueError` where nothing but coefficients was estimated, for a level outside (0, 1), and for penalised and
+    robust fits.
     Source: McCullagh & Nelder (1989), sections 8.3.6 and 11; Venables & Ripley (2002), 7.4 (glm.nb, gamma.shape).
     """
     check_level(level)
@@ -53,6 +88,11 @@ def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
         rows |= _dispersion(result, target)
     if not rows:
         raise ValueError(f"this {result.family.name} fit estimated its coefficients alone: no dispersion, no shape.")
+    return _table(result, rows, level)
+
+
+def _table(result: Fitted, rows: dict[str, Tensor], level: float) -> Table:
+    """The table of estimates, errors and limits (B, 4)."""
     columns = {
         name: result.shaped(torch.stack([row[:, i] for row in rows.values()], -1))
         for i, name in enumerate(("estimate", "std_err", "lower", "upper"))

@@ -101,6 +101,17 @@ def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     return result.shaped(torch.cat(parts, -2))
 
 
+def dffits(result: Fitted) -> Tensor:
+    """(*B, n, K) how far each predictor of the row moves when it is taken in, `G t` in its standard errors."""
+    parts = []
+    for reach in reaches(result):
+        left = reach.left(1, True).movedim(0, -1).unsqueeze(-1)
+        size = reach.spread.diagonal(dim1=-2, dim2=-1)
+        moved = (reach.spread @ left).squeeze(-1) / torch.where(size > 0, size, 1.0).sqrt()
+        parts.append(torch.where(reach.values.used.unsqueeze(-1), moved, 0.0))
+    return result.shaped(torch.cat(parts, -2))
+
+
 def left_out(result: Fitted) -> Iterator[tuple[VectorValues, Tensor]]:
     """Every chunk, and the predictors (K, B, n) of each row by the fit without one repeat of it."""
     family = family_of(result)

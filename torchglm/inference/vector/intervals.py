@@ -148,6 +148,12 @@ def _limits(family: VectorFamily, eta: Tensor, shares: Tensor, trials: Tensor, t
     return torch.stack(ends, -1)
 
 
+def quantiles(family: VectorFamily, eta: Tensor, tail: float) -> Tensor:
+    """(B, m, 2) the quantiles of a law of amounts at predictors (K, B, m), `tail` and `1 - tail`."""
+    trials = torch.ones_like(eta[0])
+    return _limits(family, eta.unsqueeze(1), eta.new_ones(1), trials, tail)
+
+
 def _reached(share: Tensor, tail: float, lower: bool) -> Tensor:
     """Whether a value is at the quantile or above it."""
     return share >= tail * (1 - SLACK) if lower else share <= tail * (1 + SLACK)
