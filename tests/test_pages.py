@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import pydoc
 import re
 import shlex
 import subprocess
@@ -196,15 +197,15 @@ PUBLIC = ("", ".families", ".links", ".nn", ".metrics", ".training", ".special",
 
 @pytest.mark.parametrize("room", PUBLIC)
 def test_every_public_name_is_in_the_reference_with_an_example(room: str) -> None:
-    pages = {name: page for name, page in PAGES.items() if name.startswith("docs/reference/")}
-    told = {name: page for page in pages.values() for name in re.findall(r"^::: (torchglm[\w.]*)$", page, re.MULTILINE)}
+    pages = [page for name, page in PAGES.items() if name.startswith("docs/reference/")]
+    told = [(pydoc.locate(name), page) for page in pages for name in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
     module = importlib.import_module(f"torchglm{room}")
     for name in module.__all__:
-        if inspect.ismodule(getattr(module, name)):
+        public = getattr(module, name)
+        if inspect.ismodule(public):
             continue
-        places = [f"torchglm{room}.{name}", f"torchglm.{name}"]  # a name of two rooms is told at the first
-        page = next((told[place] for place in places if place in told), None)
-        assert page is not None, f"{places[0]} is on no page of docs/reference"
+        page = next((page for thing, page in told if thing is public), None)
+        assert page is not None, f"torchglm{room}.{name} is on no page of docs/reference"
         code = "\n".join(block.text for block in blocks(page) if block.language == "python")
         spelled = name.replace("_", "").lower()  # by the class, or by its name: NegativeBinomial, "negative_binomial"
         assert spelled in code.replace("_", "").lower(), f"{name} has no example on its page"
