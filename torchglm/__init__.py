@@ -32,7 +32,7 @@ from torchglm.families.several import (
 )
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.irls import irls
-from torchglm.fitting.penalties import ElasticNet, Penalty, Quadratic, Ridge
+from torchglm.fitting.penalties import MCP, SCAD, ElasticNet, Fused, GroupLasso, Penalty, Quadratic, Ridge
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.compare import compare
 from torchglm.inference.hypotheses.adjust import adjust
@@ -69,10 +69,12 @@ __all__ = [
     "Exponential",
     "Family",
     "FitWarning",
+    "Fused",
     "GLMHead",
     "GLMLoss",
     "Gamma",
     "Gaussian",
+    "GroupLasso",
     "Hurdle",
     "InverseGaussian",
     "Jeffreys",
@@ -80,6 +82,7 @@ __all__ = [
     "Link",
     "LogLogistic",
     "LogNormal",
+    "MCP",
     "Multinomial",
     "NegativeBinomial",
     "Ordinal",
@@ -91,6 +94,7 @@ __all__ = [
     "Renewable",
     "Result",
     "Ridge",
+    "SCAD",
     "Status",
     "Tweedie",
     "VectorFamily",

@@ -58,7 +58,7 @@ class Descent:
     def _advance(self, s: State) -> Passes[State]:
         """Evaluate the trial of every model, accept or halve, and aim again."""
         problem = self.problem.among(s.lane)
-        trial = s.coef + s.step.unsqueeze(-1) * s.delta
+        trial = self.problem.settled(s.coef + s.step.unsqueeze(-1) * s.delta)
         point = self._point(s, trial)
         moments = yield Ask(point, s.lane)
         if not point.curved:
@@ -110,8 +110,15 @@ class Descent:
             stagnant=s.stagnant >= STAGNANT,
             spent=s.n_iter >= self.problem.max_iter,
             moving=(moments.change > 10 * STEADY) & (s.n_iter >= 20),
-            optimal=self.problem.among(s.lane).optimal(s.moments, s.coef, s.keep, s.objective, s.total),
+            optimal=self._optimal(s, accepted),
         )
+
+    def _optimal(self, s: State, accepted: Tensor) -> Tensor:
+        """(B,) whether the models stand where their penalty says, for those of which it is asked."""
+        asked = s.closing | ~accepted | (s.stagnant >= STAGNANT)
+        if not bool(asked.any()):
+            return asked
+        return self.problem.among(s.lane).optimal(s.moments, s.coef, s.keep, s.objective, s.total)
 
     def _verified(self, s: State) -> Tensor:
         """(B,) arrivals by steps with an earlier Gram, judged once more with their own."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.certificate import certified
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.parts import Told, together
@@ -81,7 +82,7 @@ def irls(
             "start is used there.",
             stacklevel=2,
         )
-    return search.solution
+    return certified(search.solution, problem)
 
 
 def _sought(
@@ -124,7 +125,7 @@ def evaluate(
     search = searched(problem, chunks, start=coef, stay=True)
     search.solution.status.fill_(int(status))
     search.solution.n_iter.fill_(n_iter)
-    return search.solution
+    return certified(search.solution, problem)
 
 
 @torch.no_grad()

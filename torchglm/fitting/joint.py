@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.irls import irls, problem_of, searched
-from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.kinks import Kinks
+from torchglm.fitting.penalties import GroupLasso, Penalty, RowWise
+from torchglm.fitting.penalties.base import ONE
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.shape import RowMeans
 from torchglm.fitting.shape_sums import POWER_END, has_alpha, shapes_of, with_raw_shape
@@ -47,12 +49,36 @@ class BesideShape(Penalty):
     def slope(self, coef: Tensor, total: Tensor) -> Tensor:
         return torch.nn.functional.pad(self.inner.slope(coef[:, : -self.shapes], total), (0, self.shapes))
 
+    def bend(self, coef: Tensor, total: Tensor) -> Tensor | None:
+        own = self.inner.bend(coef[:, : -self.shapes], total)
+        return None if own is None else torch.nn.functional.pad(own, (0, self.shapes))
+
     def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
         own = self.inner.nonsmooth(coef[:, : -self.shapes], total)
         return None if own is None else torch.nn.functional.pad(own, (0, self.shapes))
 
-    def take(self, models: Tensor) -> BesideShape:
-        return BesideShape(self.inner.take(models), self.shapes)
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Penalty:
+        return self
+
+    def take(self, models: Tensor) -> Penalty:
+        return type(self)(self.inner.take(models), self.shapes)
+
+
+class RowsBesideShape(BesideShape, RowWise):
+    """The same for a penalty with kinks along rows."""
+
+    inner: RowWise
+
+    def kinks(self, total: Tensor) -> Kinks:
+        own = self.inner.kinks(total)
+        return replace(own, matrix=torch.nn.functional.pad(own.matrix, (0, self.shapes)))
+
+
+def beside_shape(penalty: Penalty, shapes: int) -> Penalty:
+    """A penalty on coefficients as one on these and so many shapes behind them."""
+    if isinstance(penalty, GroupLasso):
+        return penalty.with_columns(shapes)
+    return (RowsBesideShape if isinstance(penalty, RowWise) else BesideShape)(penalty, shapes)
 
 
 @dataclass(frozen=True)
@@ -172,7 +198,7 @@ def _joint(
 ) -> Solution:
     """The search for coefficients and raw shape of models `lane` from a start (B, p + S)."""
     shapes, penalty = shapes_of(family), options["penalty"]
-    own = options | {"penalty": None if penalty is None else BesideShape(penalty, shapes)}
+    own = options | {"penalty": None if penalty is None else beside_shape(penalty, shapes)}
     chunks, problem = problem_of(source, family, link, own)
     problem = replace(problem, layout=problem.layout.with_columns(shapes), shapes=shapes)
     return searched(problem, chunks, start=start, lane=lane, observe=observe).solution

@@ -23,12 +23,19 @@ def together(source: Ragged, fitted: Callable[[Tensor, Rows], Solution]) -> Solu
         part = fitted(models, rows)
         for name in ("coef", "keep", "root", "status", "n_iter", "cut"):
             getattr(whole, name)[models] = getattr(part, name)
-        if part.shape_error is not None:
-            known = whole.shape_error
-            known = torch.full_like(whole.moments.objective, torch.nan) if known is None else known
-            whole = replace(whole, shape_error=known.index_copy(0, models, part.shape_error))
+        own: dict[str, Any] = {name: _among(whole, part, name, models) for name in ("shape_error", "kkt", "multiplier")}
+        whole = replace(whole, **own)
         whole = replace(whole, moments=whole.moments.place(models, replace(part.moments, factor=None)))
     return whole
+
+
+def _among(whole: Solution, part: Solution, name: str, models: Tensor) -> Tensor | None:
+    """What all models have of a tensor that not every fit leaves, with that of some; NaN for those to come."""
+    known, new = getattr(whole, name), getattr(part, name)
+    if new is None:
+        return known
+    known = new.new_full((len(whole.coef), *new.shape[1:]), torch.nan) if known is None else known
+    return known.index_copy(0, models, new)
 
 
 class Told:

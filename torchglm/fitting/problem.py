@@ -14,9 +14,10 @@ from torchglm.families import Family
 from torchglm.fitting import linalg
 from torchglm.fitting.edges import Ends, edges
 from torchglm.fitting.judge import BLOCKED, EPS, SHORTEST
+from torchglm.fitting.kinked import falls, kinked_direction, within
+from torchglm.fitting.kinks import firm_inverse
 from torchglm.fitting.moments import Moments
-from torchglm.fitting.penalties import Penalty
-from torchglm.fitting.quadratic import soft_step
+from torchglm.fitting.penalties import Penalty, RowWise
 from torchglm.links import Link
 from torchglm.rows.grams import Layout
 from torchglm.rows.inverses import GramInverse
@@ -27,7 +28,7 @@ ARRIVED = (1e-3, 1e-9)  # share of the tolerance that a step with a Gram of its 
 # of a canonical link, where the last such step is taken as well and squares what is left, and of the others
 LEAST = 1e-9  # share of an l1 threshold that an excess over it may be
 KINKED = 1e-16  # share of the objective that one column alone may still gain where an l1 penalty is
-FLATTEST = 1e-10  # share of a curvature that rounding may take from it
+CERTIFIED = 1e-18  # the same where any other penalty with kinks is
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
 
@@ -161,60 +162,51 @@ class Problem:
         return objective.abs() + total if self.whole else objective.abs()
 
     def smooth(self, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
-        """(B, p) the kept columns in which the objective has a derivative: not those an l1 penalty holds at zero."""
-        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
-        return keep if l1 is None else keep & ((coef != 0) | (l1 == 0))
+        """(B, p) the kept columns in which the objective has a derivative: not those a penalty holds at zero."""
+        return keep if self.penalty is None else keep & self.penalty.free(coef, total)
+
+    def settled(self, coef: Tensor) -> Tensor:
+        """Coefficients (B, p) that stand on a kink of the penalty up to rounding, put there."""
+        return coef if self.smooth_penalty or self.penalty is None else self.penalty.settled(coef)
+
+    def projected(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
+        """The nearest coefficients (B, p) that the penalty allows."""
+        if self.penalty is None or self.smooth_penalty:
+            return coef
+        return self.penalty.projected(self._curvature(moments, coef, total), coef, keep)
 
     def inverse(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, total: Tensor) -> GramInverse:
         """The inverse of the information with the penalty's quadratic part."""
+        if isinstance(self.penalty, RowWise):
+            return firm_inverse(self._curvature(moments, coef, total), self.penalty.kinks(total), keep, coef)
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
 
     def bent(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
         """(B,) whether the quadratic model falls for ever along columns that an l1 penalty cannot hold at zero."""
-        return self._falls(moments, coef, keep, total) & ~self._within(moments, coef, total).all(-1)
-
-    def _within(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
-        """(B, p) False for columns at zero whose slope is beyond the threshold of an l1 penalty."""
-        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
-        if l1 is None:
-            return torch.ones_like(coef, dtype=torch.bool)
-        return (coef != 0) | (l1 == 0) | (self._score(moments, coef, total).abs() <= l1)
-
-    def _falls(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
-        """(B,) whether the quadratic model has a direction that falls for ever, along columns held at zero as well.
-
-        `inverse` leaves these out; a step that left them where they are would pass for the last one.
-        """
-        if self.penalty is None or self.canonical or self.smooth_penalty:
+        if self.penalty is None or self.canonical or self.penalty.nonsmooth(coef, total) is None:
             return torch.zeros_like(total, dtype=torch.bool)
-        curvature = moments.gram.with_ridge(self.penalty.ridge(coef, total)).written_out()
-        diagonal = curvature.diagonal(dim1=-2, dim2=-1)
-        used = keep & (diagonal > 0)
-        scale = torch.where(used, 1 / torch.where(used, diagonal, 1.0).sqrt(), 0.0)
-        scaled = curvature * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-        rest = torch.diag_embed(torch.where(used, FLATTEST, 1.0))
-        steep = ~self._within(moments, coef, total)
-        falls = (keep & ((diagonal < 0) | (diagonal == 0) & steep)).any(-1)
-        return falls | (torch.linalg.cholesky_ex(scaled + rest).info != 0)
+        inside = within(self.penalty, self._score(moments, coef, total), coef, total)
+        return falls(self._curvature(moments, coef, total), keep, ~inside) & ~inside.all(-1)
 
     def optimal(self, moments: Moments, coef: Tensor, keep: Tensor, objective: Tensor, total: Tensor) -> Tensor:
-        """(B,) whether an l1 penalty stands where it says: the conditions of Karush, Kuhn and Tucker.
+        """(B,) whether a penalty with kinks stands where it says: the conditions of Karush, Kuhn and Tucker.
 
-        The slope of a column held at zero lies within its threshold, that of any other equals it: to what would gain
-        next to nothing of the objective (`e^2 / (x' W x)` for an excess `e`, which the columns' size leaves as it is).
+        What a slope misses would gain next to nothing of the objective (`e^2 / (x' W x)` for an excess `e`, which the
+        columns' size leaves as it is).
         """
-        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
-        if self.penalty is None or l1 is None:
+        if self.penalty is None or self.smooth_penalty:
             return torch.ones_like(total, dtype=torch.bool)
-        slope = self._score(moments, coef, total)
-        excess = torch.where(coef == 0, (slope.abs() - l1).clamp(min=0), (slope - l1 * coef.sign()).abs())
-        ridge = self.penalty.ridge(coef, total)
-        bend = moments.gram.with_ridge(ridge).diagonal().abs()
+        curvature = self._curvature(moments, coef, total)
+        excess = self.penalty.excess(curvature, self._score(moments, coef, total), coef, total, keep)
+        l1 = self.penalty.nonsmooth(coef, total)
+        bend = curvature.diagonal(dim1=-2, dim2=-1).abs()
         terms = moments.scale.abs() + (coef.square() * bend).sum(-1)  # of eta, which may cancel there
-        least = KINKED * self.size(objective, total) + (10 * EPS) ** 2 * terms
+        least = (KINKED if l1 is not None else CERTIFIED) * self.size(objective, total) + (10 * EPS) ** 2 * terms
         small = excess.square() <= least.unsqueeze(-1) * bend
-        return (small | (excess <= LEAST * l1) | ~keep).all(-1)
+        if l1 is not None:
+            small = small | (excess <= LEAST * l1)
+        return (small | ~keep).all(-1)
 
     def direction(
         self,
@@ -228,21 +220,19 @@ class Problem:
         """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it (if given)."""
         inverse = self.inverse(moments, coef, keep, factored, total) if inverse is None else inverse
         score = torch.where(keep, self._score(moments, coef, total), 0.0)
-        l1 = None if self.penalty is None else self.penalty.nonsmooth(coef, total)
-        if self.penalty is not None and l1 is not None:
-            curvature = moments.gram.with_ridge(self.penalty.ridge(coef, total)).written_out()
-            # Newton's model of the other columns, where that of all of them has no minimum but these stay at zero
-            still = self._falls(moments, coef, keep, total) & self._within(moments, coef, total).all(-1)
-            moving = keep & (self.smooth(coef, keep, total) | ~still.unsqueeze(-1))
-            delta = soft_step(curvature, score, coef, l1, moving)
-            bend = (delta * (curvature @ delta.unsqueeze(-1)).squeeze(-1)).sum(-1)
-            kink = (l1 * ((coef + delta).abs() - coef.abs())).sum(-1)
-            return delta, 2 * ((score * delta).sum(-1) - bend / 2 - kink), inverse
+        if self.penalty is not None and not self.smooth_penalty:
+            curvature = self._curvature(moments, coef, total)
+            return *kinked_direction(self.penalty, curvature, score, coef, keep, total, self.canonical), inverse
         delta = inverse.solve(score)
         if moments.factor is not None and bool(factored.any()):
             exact = linalg.factor_step(moments.factor, keep, *self._quadratic(coef, total))
             delta = torch.where(factored.unsqueeze(-1), exact, delta)
         return delta, (score * delta).sum(-1), inverse
+
+    def _curvature(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
+        """(B, p, p) the information with the curvature of the penalty's quadratic part."""
+        ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
+        return moments.gram.with_ridge(ridge).written_out()
 
     def unit(self, objective: Tensor, count: Tensor) -> Tensor:
         """(B,) what decrements are measured in: about the dispersion, where the family has one, and 1 where not."""

@@ -35,7 +35,7 @@ def soft_step(gram: Tensor, score: Tensor, coef: Tensor, l1: Tensor, keep: Tenso
     bound = bound & (curvature > 0) & torch.isfinite(curvature)
     scale = torch.where(bound, curvature, 1.0).rsqrt()
     reduced = (gram - across.mT @ inner) * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-    reduced = _positive(torch.where(bound.unsqueeze(-1) & bound.unsqueeze(-2), reduced, 0.0), bound)
+    reduced = damped_positive(torch.where(bound.unsqueeze(-1) & bound.unsqueeze(-2), reduced, 0.0), bound)
     own = torch.where(bound, coef / scale, 0.0)
     best = _bound_values(reduced, slope * scale, own, l1 * scale, bound)
     move = torch.where(bound, torch.where(best == 0, -coef, scale * (best - own)), 0.0)
@@ -43,7 +43,7 @@ def soft_step(gram: Tensor, score: Tensor, coef: Tensor, l1: Tensor, keep: Tenso
     return move + torch.where(free, smooth.solve(rest), 0.0)
 
 
-def _positive(gram: Tensor, keep: Tensor) -> Tensor:
+def damped_positive(gram: Tensor, keep: Tensor) -> Tensor:
     """A scaled matrix (B, p, p), 1 for the columns that are not kept, with the least damping that makes it positive."""
     whole = gram + torch.diag_embed((~keep).to(gram.dtype))
     rest = torch.full_like(gram[:, 0, 0], DAMPING[0])

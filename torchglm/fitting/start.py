@@ -76,7 +76,10 @@ def from_coefficients(problem: Problem, columns: Columns, start: Tensor) -> Pass
 
     With it (B,) where the means are valid, and where those of `start` were.
     """
-    coef = torch.where(columns.keep, start, 0.0)
+    first = columns.first
+    coef = problem.among(columns.lane).projected(
+        first, torch.where(columns.keep, start, 0.0), columns.keep, first.weight
+    )
     moments = yield from _at(problem, columns, coef)
     taken = moments.valid
     moments, coef = yield from _made_valid(problem, columns, coef, moments)
@@ -148,9 +151,8 @@ def _rank(problem: Problem, first: Moments, lane: Tensor) -> Passes[tuple[Tensor
     gram, problem = first.gram, problem.among(lane)
     if problem.penalty is not None:
         ridge = problem.penalty.ridge(first.score, first.weight)
-        l1 = problem.penalty.nonsmooth(first.score, first.weight)
         curved = (ridge if problem.penalty.diagonal else ridge.diagonal(dim1=-2, dim2=-1)) > 0
-        gram, held_all = gram.with_ridge(ridge), curved if l1 is None else curved | (l1 > 0)
+        gram, held_all = gram.with_ridge(ridge), curved | problem.penalty.holds(first.score, first.weight)
     keep, unclear = gram.independent(held_all)
     factored, doubtful = torch.zeros_like(unclear), unclear.nonzero()[:, 0]
     if doubtful.numel():
@@ -179,6 +181,7 @@ def _made_valid(problem: Problem, columns: Columns, coef: Tensor, moments: Momen
         own = columns.take(bad)
         size = room(own.first.response / own.first.weight, problem.family, problem.link, problem.ends)
         found = yield from interior(own.lane, torch.nan_to_num(coef[bad]), own.keep, size)
+        found = problem.among(own.lane).projected(own.first, found, own.keep, own.first.weight)
         coef = coef.index_copy(0, bad, found)
         moments = moments.place(bad, (yield from _at(problem, own, found)))
     return moments, coef
@@ -209,7 +212,8 @@ def _solved(problem: Problem, columns: Columns) -> Tensor:
     """(B, p) the coefficients that a first pass leads to."""
     first = columns.first
     problem = problem.among(columns.lane)
-    return problem.direction(first, torch.zeros_like(first.score), columns.keep, columns.factored, first.weight)[0]
+    none = torch.zeros_like(first.score)
+    return problem.settled(problem.direction(first, none, columns.keep, columns.factored, first.weight)[0])
 
 
 def _better(problem: Problem, columns: Columns, moments: Moments, coef: Tensor) -> Passes[tuple[Moments, Tensor]]:

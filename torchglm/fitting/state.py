@@ -42,6 +42,8 @@ class Solution:
     n_iter: Tensor
     cut: Tensor  # (B,) a step was shortened to stay where link or mean are valid
     minnorm: bool = False  # dropped columns have coefficients after all
+    kkt: Tensor | None = None  # (B,) the certificate of a penalty with kinks, see `certified`
+    multiplier: Tensor | None = None  # (B, c) those of constraints
     shape_error: Tensor | None = None  # (B,) the standard error of a raw shape parameter that was sought with them
 
     @staticmethod

@@ -15,7 +15,7 @@ from torchglm.families import Family
 from torchglm.families.several import Ordinal, VectorFamily
 from torchglm.fitting.apart import Apart
 from torchglm.fitting.mixed.fit import MixedFound
-from torchglm.fitting.penalties import Penalty, Quadratic
+from torchglm.fitting.penalties import Constrained, Penalty, Quadratic, RowWise
 from torchglm.fitting.ranges import left_by
 from torchglm.fitting.shape import dispersion_fletcher, dispersion_ml
 from torchglm.fitting.state import Solution
@@ -91,8 +91,7 @@ def build(
         n_iter=solution.n_iter,
         edf=edf,
         unknown=unknown,
-        **(_strengths(penalty, estimated, coef) | levels),
-        shape_error=solution.shape_error,
+        **(_strengths(penalty, estimated, coef) | levels | _ends(solution)),
         observed=observed_inverse(source, family, link, coef, solution.keep) if censored else None,
     )
     cuts = family.predictors if isinstance(family, Ordinal) else ()
@@ -120,6 +119,11 @@ def build(
     return replace(fitted, flat=replace(flat, **fitted.numbers_of_rows()))
 
 
+def _ends(solution: Solution) -> dict[str, Tensor | None]:
+    """What not every search leaves."""
+    return {name: getattr(solution, name) for name in ("shape_error", "kkt", "multiplier")}
+
+
 def _strengths(penalty: Penalty | None, estimated: Estimated | None, coef: Tensor) -> dict[str, Tensor]:
     """Strengths (B, J) and criterion of a `Quadratic` penalty."""
     if estimated is not None:
@@ -132,7 +136,9 @@ def _strengths(penalty: Penalty | None, estimated: Estimated | None, coef: Tenso
 def _penalised(
     solution: Solution, penalty: Penalty | None, estimated: Estimated | None, mixed: MixedFound | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(B, p) the effective degrees of freedom, and the columns of models with an l1 penalty, which have no errors.
+    """(B, p) the effective degrees of freedom, and the coefficients that have no errors.
+
+    These are all of a model whose penalty chooses columns, and those that constraints leave no freedom.
 
     `diag((G + S)^-1 G) = 1 - diag((G + S)^-1 S)` on the columns that are not held at zero; where a strength is infinite
     the coefficients share the freedom of the null space that is left.
@@ -140,9 +146,8 @@ def _penalised(
     if penalty is None or mixed is not None:
         return None if mixed is None else mixed.edf, None
     coef, total = solution.coef, solution.moments.weight
-    l1 = penalty.nonsmooth(coef, total)
-    active = solution.keep if l1 is None else solution.keep & ((coef != 0) | (l1 == 0))
-    if penalty.diagonal:
+    active = solution.keep & penalty.free(coef, total)
+    if penalty.diagonal and not isinstance(penalty, RowWise) and penalty.curved(coef, total) is None:
         each = 1 - solution.root.inverse_diagonal() * penalty.ridge(coef, total)
     else:
         gram = solution.moments.gram.written_out()
@@ -150,9 +155,12 @@ def _penalised(
             gram = left_by(estimated.penalty, torch.isinf(estimated.strength), gram.shape[-1]) @ gram
         each = (solution.root.inverse() * gram).sum(-1)
     edf = torch.where(active, each, 0.0)
-    if l1 is None:
+    if penalty.smooth:
         return edf, None
-    return edf, (l1 > 0).any(-1, keepdim=True).expand_as(active).clone()
+    if penalty.selects:
+        chosen = penalty.inner if isinstance(penalty, Constrained) and penalty.inner is not None else penalty
+        return edf, chosen.holds(coef, total).any(-1, keepdim=True).expand_as(active).clone()
+    return edf, solution.root.inverse_diagonal() == 0
 
 
 def _dispersion(

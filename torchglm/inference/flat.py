@@ -25,7 +25,7 @@ DIMENSIONS = {
     "reference": 1,
 }
 EFFECTS = ("modes", "effect_cov", "effect_spread", "effect_psi", "effect_psi_cov", "effect_units", "effect_shares")
-FREE = {"counts", "strength", "absorbed", "joined", *EFFECTS}  # of any number for each model
+FREE = {"counts", "strength", "multiplier", "absorbed", "joined", *EFFECTS}  # of any number for each model
 COUNTS = ("apart_rows", "apart_levels")  # whole numbers or not
 # the others are float64
 KINDS = {"keep": torch.bool, "unknown": torch.bool, "status": torch.int64, "n_iter": torch.int64, "joined": torch.int64}
@@ -85,6 +85,8 @@ class Flat:
     effect_psi_cov: Tensor | None = None
     effect_units: Tensor | None = None
     effect_shares: Tensor | None = None
+    kkt: Tensor | None = None  # (B,) the certificate of a penalty with kinks, see `certified`
+    multiplier: Tensor | None = None  # (B, c) those of constraints, 0 for one that does not bind
 
     def take(self, models: Tensor) -> Flat:
         """Some of the models."""

@@ -127,9 +127,11 @@ def _variance(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor
 
 
 def _unbounded(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tensor | None:
-    """Where nothing is known of a linear predictor: of levels set apart, and of all where an l1 penalty chose."""
+    """Where nothing is known of a linear predictor: of levels set apart, and of all where a penalty chose."""
     flat = result.flat
     if flat.unknown is None or not bool(flat.unknown.any()):
+        return None
+    if flat.multiplier is not None and bool(flat.known.any()):  # the others are what constraints make them
         return None
     exact = flat.infinite is not None and result.covariance_is_root  # other rows lie in the span of what is known
     along = flat.infinite if exact else flat.unknown.to(design.dtype)

@@ -21,6 +21,7 @@ from torchglm.fitting.progress import Observer, Progress
 from torchglm.inference import absorbed as absorbing
 from torchglm.inference import asked_covariance as asked
 from torchglm.inference import (
+    binding,
     bootstrap,
     effects,
     estimates,
@@ -52,15 +53,8 @@ from torchglm.links import Link
 from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
-from torchglm.model.options import (
-    check_options,
-    check_resume,
-    device_of,
-    start_of,
-    tell_of_graph,
-    warned,
-    without_aliases,
-)
+from torchglm.model.options import check_options, check_resume, device_of, start_of, tell_of_graph, warned
+from torchglm.model.restraints import Restraints, constraint_names
 from torchglm.model.solved import penalty_of, solved
 from torchglm.model.sources import data_of, family_and_link, named_or_placed
 from torchglm.model.spread import estimate_dispersion_, init_from
@@ -90,6 +84,10 @@ def fit(
     data: Any = None,
     intercept: bool = True,
     penalty: Penalty | Jeffreys | None = None,
+    lower: Any = None,
+    upper: Any = None,
+    constraints: Any = None,
+    monotone: Mapping[str, str] | None = None,
     dispersion: str | float | None = None,
     names: Sequence[str] | None = None,
     start: Any = None,
@@ -128,7 +126,12 @@ def fit(
         intercept: put a column of ones in front (a formula decides for itself).
         penalty: `Ridge`, `ElasticNet` or `Quadratic`, with strengths for all models or one each, or of quadratic ones
             `"reml"` or `"ml"`, which estimates them; or `Jeffreys` for mean bias reduction. With the first three df,
-            dispersion and AIC count `edf`; intervals of a quadratic one are Bayesian, an l1 penalty leaves none.
+            dispersion and AIC count `edf`; intervals of a quadratic one are Bayesian, an l1 penalty leaves none. As
+            `ElasticNet` choose `GroupLasso` (terms), `Fused` (neighbouring levels), `MCP` and `SCAD`.
+        lower, upper: limits of coefficients: one for all columns, one each (the intercept has none), `(*B, p)`, or by
+            name `{"age": 0.0}`. constraints: `"age + bmi = 1, 0 <= a <= b"`, a list of such texts, or `(matrix, lower,
+            upper)`. monotone: `{"C(age)": "increasing"}`, levels in their order. Errors are those given the constraints
+            that bind, see `result.constraints`.
         dispersion: None or `"pearson"`, `"deviance"`, `"ml"`, or a number; for families without one, a value
             other than None asks for quasi-likelihood.
         names: of the columns of `x`. start: first coefficients, `(*B, p)` with the intercept.
@@ -180,7 +183,7 @@ def fit(
     )
     if read.plan is not None and read.family is not None:
         family, chosen = read.family, read.family.default_link
-    penalty = penalty_of(penalty, read, smoothing)
+    penalty = penalty_of(penalty, read, smoothing, Restraints(lower, upper, constraints, monotone))
     first = None if start is None else start_of(start, read)
     check_resume(resume, start, read)
     options = {"tol": tol, "max_iter": max_iter, "rank_tol": 1e-6 if read.single else 1e-12, "skip": read.skip}
@@ -188,9 +191,7 @@ def fit(
         read, family, chosen, penalty, first, options, dispersion, observe, resume, smoothing, singular, quadrature
     )
     family, solution, apart = found.family, found.solution, found.apart
-    if singular != "drop":
-        solution = without_aliases(solution, read, singular)
-    solution = warned(solution, read, chosen, found.penalty, apart)
+    solution = warned(solution, read, chosen, found.penalty, apart, singular)
     fitted = build(
         solution,
         read.source,
@@ -202,7 +203,7 @@ def fit(
         penalty=found.penalty,
         dispersion=dispersion,
         tol=tol,
-        context=read.context | {"bias_reduced": isinstance(penalty, Jeffreys)},
+        context=read.context | {"bias_reduced": isinstance(penalty, Jeffreys)} | constraint_names(penalty),
         plan=read.plan,
         apart=apart,
         estimated=found.estimated,
@@ -241,6 +242,7 @@ class Result(Fitted):
     covariance = asked.covariance
     robust = asked.robust
     strength = property(strengths.strength)
+    constraints, kkt = property(binding.constraints), property(binding.kkt)
     criterion = property(strengths.criterion)
     random = property(mixed.random)
     wild_bootstrap = bootstrap.wild_bootstrap

@@ -135,12 +135,21 @@ def _saturated(solution: Solution) -> Solution:
     return replace(solution, status=torch.where(regular & full, int(Status.SATURATED), solution.status))
 
 
-def warned(solution: Solution, data: Data, link: Link, penalty: Penalty | None, apart: Apart | None = None) -> Solution:
+def warned(
+    solution: Solution,
+    data: Data,
+    link: Link,
+    penalty: Penalty | None,
+    apart: Apart | None = None,
+    singular: str = "drop",
+) -> Solution:
     """One warning for columns that were dropped and one for models that did not end at a regular maximum.
 
     Of a batch they say how many models, and the first by name. Returns the solution, in which models of a batch without
-    a degree of freedom left are marked (a penalty leaves some).
+    a degree of freedom left are marked (a penalty leaves some), and dropped columns are what `singular` says.
     """
+    if singular != "drop":
+        solution = without_aliases(solution, data, singular)
     solution = _saturated(solution) if data.batch and penalty is None else solution
     fitted = solution.status != int(Status.NOT_FINITE)
     lost = ~solution.keep & fitted.unsqueeze(-1)

@@ -46,6 +46,7 @@ CONTEXT: dict[str, Kind] = {
     "predictors": {str: str},
     "terms": {str: [int]},
     "columns": {str: str},
+    "constraints": [str],
     "group_names": ([str], None),
     "groups": ([[object]], None),
     "group": ([object], None),

@@ -30,6 +30,7 @@ from torchglm.inputs import Data
 from torchglm.inputs.specs import groupings_of
 from torchglm.links import Identity, Link
 from torchglm.model.absorbed import check_absorbed, solved_beside
+from torchglm.model.restraints import Restraints, placed_on_terms, restrained
 
 # how strengths are found: a method, or numbers, of all, of each, or by name
 Smoothing: TypeAlias = str | float | Tensor | Mapping[str, float] | None
@@ -49,12 +50,19 @@ class Solved:
 
 
 def penalty_of(
-    penalty: Penalty | Jeffreys | None, data: Data, smoothing: Smoothing = None
+    penalty: Penalty | Jeffreys | None, data: Data, smoothing: Smoothing = None, asked: Restraints | None = None
 ) -> Penalty | Jeffreys | None:
     """The penalty on the columns of a call, or that of the terms of its formula, whose strengths are `smoothing`.
 
-    Raises `ValueError` for columns or models that it does not have, for both, and for `smoothing` without such terms.
+    With it go the constraints that were `asked` for. Raises `ValueError` for columns or models that it does not have,
+    for both, and for `smoothing` without such terms.
     """
+    own = _placed(penalty, data, smoothing)
+    return own if asked is None else restrained(own, asked, data)
+
+
+def _placed(penalty: Penalty | Jeffreys | None, data: Data, smoothing: Smoothing = None) -> Penalty | Jeffreys | None:
+    """The penalty on the columns of a call, without constraints."""
     spec = data.context.get("spec")
     own = [] if spec is None else spec.penalties
     if own:
@@ -69,8 +77,9 @@ def penalty_of(
         raise ValueError("smoothing= is for terms such as s(x) and (1 | group) of a formula; this fit has none.")
     if penalty is None or isinstance(penalty, Jeffreys):
         return penalty
-    placed = penalty.named(data.names) if isinstance(penalty, Quadratic) else penalty
-    return placed.expand(data.constants, data.columns, data.batch)
+    placed = placed_on_terms(penalty, data)
+    assert isinstance(placed, Penalty)
+    return placed.named(data.names).expand(data.constants, data.columns, data.batch)
 
 
 def _of_terms(own: Sequence[PenaltyBlock], data: Data, smoothing: Smoothing) -> Quadratic:

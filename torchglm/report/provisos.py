@@ -5,6 +5,8 @@ from __future__ import annotations
 from torchglm.inference.fitted import Fitted
 from torchglm.writing import numbers
 
+NAMED = 6  # constraints that are written out
+
 
 def levels_apart(result: Fitted) -> list[tuple[str, str]]:
     """The separated levels of one model that were set apart, as a fact; empty where there are none."""
@@ -41,9 +43,41 @@ def penalised(result: Fitted) -> list[str]:
         ]
     if result.penalty is None:
         return []
+    return constrained(result) + _shrunk(result)
+
+
+def constrained(result: Fitted) -> list[str]:
+    """What constraints make of errors, in sentences; empty without any."""
+    multiplier = result.flat.multiplier
+    if multiplier is None:
+        return []
+    names = result.context["constraints"]
+    binds = (multiplier != 0).any(0).tolist()
+    held = [name for name, own in zip(names, binds, strict=True) if own]
+    if not held:
+        return [
+            f"None of the {len(names)} constraints binds: estimates are those without them. Errors are the usual ones, "
+            "though chance might have made one bind."
+        ]
+    listed = ", ".join(held[:NAMED]) + (f" and {len(held) - NAMED} more" if len(held) > NAMED else "")
+    some = " in some model" if len(multiplier) > 1 else ""
+    unequal = [name for name in held if " = " not in name]
+    given = (
+        "Errors and intervals take these as known, and not as found by the data: they are conditional on the "
+        "constraints that bind, and too narrow where chance decided which do. A coefficient that these fix has none."
+        if unequal
+        else "Errors and intervals are those of the fit within these equations; a coefficient that these fix has none."
+    )
+    return [f"{len(held)} of {len(names)} constraints bind{some}: {listed}. {given}"]
+
+
+def _shrunk(result: Fitted) -> list[str]:
+    """What the penalty itself makes of errors, df and criteria."""
+    if result.flat.multiplier is not None and " and " not in str(result.penalty):
+        return []  # constraints alone
     said = "Smooth terms" if result.context.get("smoothing") else f"Penalty {result.penalty}"
     counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"
-    if result.flat.unknown is not None and bool(result.flat.unknown.any()):
+    if result.flat.unknown is not None and not bool(result.flat.known.any()):
         return [
             f"{said}: its absolute values choose the columns and shrink them, and what chance that "
             f"leaves is unknown: there are no standard errors, tests or intervals. {counted[:1].upper()}{counted[1:]}."

@@ -116,6 +116,15 @@ class Plan:
         each = (column for block in self.blocks for _ in range(block.width) for column in block.columns)
         return [place for place, column in enumerate(each) if column in columns]
 
+    def alike(self, columns: Sequence[int]) -> list[list[int]]:
+        """The coefficients of some columns of the design in their order, for each place of the plan that has them."""
+        return [
+            [place.start + t * len(block.columns) + block.columns.index(column) for column in columns]
+            for block, place in zip(self.blocks, self.slices, strict=True)
+            for t in range(block.width)
+            if set(columns) <= set(block.columns)
+        ]
+
     def is_constant(self, block: PlanBlock) -> bool:
         """Whether a block is a column of ones alone."""
         return len(block.columns) == 1 and block.columns[0] in self.ones

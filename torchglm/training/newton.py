@@ -119,7 +119,7 @@ def look_at(head: GLMHead, source: Iterable[Rows], found: Solution, penalty: Pen
     loss, score, smooth = sums.objective, sums.score, True
     if penalty is not None:
         loss, score = loss + penalty.value(coef, sums.weight), score - penalty.slope(coef, sums.weight)
-        smooth = penalty.nonsmooth(coef, sums.weight) is None
+        smooth = penalty.smooth
     inverse = found.root.inverse()
     step = (inverse @ torch.where(found.keep, score, 0.0).unsqueeze(-1)).squeeze(-1)
     distance = farthest(head, sums, step, inverse) if smooth else float("nan")

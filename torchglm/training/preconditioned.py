@@ -150,7 +150,7 @@ def _distance(
         if not int(failed):
             break
     mean = float(loss / sums.weight)
-    if int(failed) or penalty is not None and penalty.nonsmooth(coef, sums.weight) is not None:
+    if int(failed) or penalty is not None and not penalty.smooth:
         return mean, float("nan")
     step = inner.matrix @ torch.cholesky_solve((inner.matrix.mT @ score).unsqueeze(-1), factor)[:, 0]
     half = torch.linalg.solve_triangular(factor, inner.matrix.mT, upper=False)

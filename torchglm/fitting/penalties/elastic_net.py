@@ -1,0 +1,143 @@
+"""Absolute values and squares of single coefficients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.penalties.base import ONE, Penalty
+from torchglm.fitting.penalties.quadratic import Quadratic, method_of
+
+LISTED = 6  # strengths that are written out
+
+
+class ByColumn(Penalty):
+    """Absolute values and squares of single coefficients with a strength each, `l1` and `l2`.
+
+    Strengths are one number, one for each column (the intercept has none), `(*B, p)` those of each model of a batch, or
+    `(*B, 1)` one for all columns of each. Raises `ValueError` for negative or non-finite strengths, or a shape that is
+    not that of the columns and models.
+    """
+
+    names = ("l1", "l2")  # of the strengths, as they are given
+
+    def __init__(self, l1: float | Tensor = 0.0, l2: float | Tensor = 0.0) -> None:
+        self.l1 = torch.as_tensor(l1, dtype=torch.float64)
+        self.l2 = torch.as_tensor(l2, dtype=torch.float64)
+        for name, value in zip(self.names, (self.l1, self.l2), strict=True):
+            if not bool((torch.isfinite(value) & (value >= 0)).all()):
+                raise ValueError(
+                    f"{name} must be one number >= 0, or one for each column (and model), got {value.tolist()}."
+                )
+
+    def _like(self, l1: Tensor, l2: Tensor) -> ByColumn:
+        """The same penalty with other strengths."""
+        other = copy.copy(self)
+        other.l1, other.l2 = l1, l2
+        return other
+
+    @property
+    def each(self) -> bool:  # type: ignore[override]
+        return self.l1.dim() > 1 or self.l2.dim() > 1
+
+    @property
+    def smooth(self) -> bool:
+        return not bool((self.l1 > 0).any())
+
+    @property
+    def selects(self) -> bool:  # type: ignore[override]
+        return not self.smooth
+
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Penalty:
+        kept = [j for j in range(p) if j not in set(constants)]
+        slopes = len(kept)
+
+        def column(value: Tensor, name: str) -> Tensor:
+            models, columns = value.shape[:-1], value.shape[-1] if value.dim() else 1
+            if value.dim() > 1 and models != batch:
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)} and the models are {tuple(batch)}. Give (*B, p) strengths, "
+                    "a row for each model, or one for each column, or a single number."
+                )
+            if value.dim() and columns == p:
+                return value.reshape(-1, p) if models else value  # the intercept, or a user's own, has a value too
+            if value.dim() and columns != slopes and not (models and columns == 1):
+                raise ValueError(
+                    f"{name} has {columns} values for {slopes} columns. Give one for each column "
+                    "(the intercept is never penalised), or a single number."
+                )
+            whole = value.new_zeros(*models, p)
+            whole[..., kept] = value.expand(*models, slopes)
+            return whole.reshape(-1, p) if models else whole
+
+        return self._like(column(self.l1, self.names[0]), column(self.l2, self.names[1]))
+
+    def take(self, models: Tensor) -> Penalty:
+        l1, l2 = (value[models.to(value.device)] if value.dim() > 1 else value for value in (self.l1, self.l2))
+        return self._like(l1, l2)
+
+    def value(self, coef: Tensor, total: Tensor) -> Tensor:
+        l1, l2 = self.l1.to(coef.device), self.l2.to(coef.device)
+        return total * (l1 * coef.abs() + l2 * coef.square() / 2).sum(-1)
+
+    def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
+        return (total.unsqueeze(-1) * self.l2.to(coef.device)).expand_as(coef)
+
+    def nonsmooth(self, coef: Tensor, total: Tensor) -> Tensor | None:
+        if self.smooth:
+            return None
+        return (total.unsqueeze(-1) * self.l1.to(coef.device)).expand_as(coef)
+
+
+class ElasticNet(ByColumn):
+    """`sum_j l1_j |b_j| + l2_j b_j^2 / 2`, with one strength for all columns or one each (the intercept has none).
+
+    Strengths `(*B, p)` are those of each model of a batch, `(*B, 1)` one for all columns of each. In glmnet's terms
+    `l1 = lambda alpha`, `l2 = lambda (1 - alpha)`; columns are not standardised here.
+    Raises `ValueError` for negative or non-finite strengths, or a shape that is not that of the columns and models.
+    Source: Friedman, Hastie & Tibshirani (2010), J. Stat. Software 33(1).
+    """
+
+    def __repr__(self) -> str:
+        if not bool(self.l1.any()):
+            return f"Ridge(l2={listed(self.l2)})"
+        return f"ElasticNet(l1={listed(self.l1)}, l2={listed(self.l2)})"
+
+
+class Ridge(ElasticNet):
+    """`sum_j l2_j b_j^2 / 2`, with one strength for all columns or one each (the intercept has none).
+
+    `"reml"` or `"ml"` estimates one strength for all columns: they are a `Quadratic` with the identity, on whose scale
+    the result has its `strength`, `l2` times the total weight. Raises `ValueError` for another text.
+    """
+
+    def __init__(self, l2: float | Tensor | Literal["reml", "ml"]) -> None:
+        self.method = method_of(l2) if isinstance(l2, str) else None
+        super().__init__(0.0, 0.0 if isinstance(l2, str) else l2)
+
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Penalty:
+        if self.method is None:
+            return super().expand(constants, p, batch)
+        kept = [j for j in range(p) if j not in set(constants)]
+        block = (kept, torch.eye(len(kept), dtype=torch.float64))
+        return Quadratic([block], self.method).expand(constants, p, batch)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.method is None else f"Ridge({self.method!r})"
+
+
+def listed(value: Tensor) -> str:
+    """The strength of all columns; where they differ each, or from the least to the largest of many."""
+    found = value.reshape(-1).tolist() if value.dim() else [float(value)]
+    own = found[1:] if value.dim() and value.shape[-1] > 1 and not bool(value[..., 0].any()) else found
+    if value.dim() > 1 and value.shape[0] > 1:
+        own = value[..., int(not bool(value[..., 0].any())) :].reshape(-1).tolist()
+    if len(set(own)) <= 1:
+        return f"{(own or found)[0]:.6g}"
+    if len(found) <= LISTED:
+        return "[" + ", ".join(f"{one:.6g}" for one in found) + "]"
+    return f"{min(own):.6g} to {max(own):.6g}"

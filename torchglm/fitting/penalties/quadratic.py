@@ -1,0 +1,167 @@
+"""Quadratic penalties on blocks of coefficients, whose strengths may be estimated."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torchglm.fitting.penalties.base import ONE, Penalty, position
+
+LISTED = 6  # strengths that are written out
+METHODS = ("reml", "ml")  # by which a strength is estimated
+NARROW = 8.0  # times the rounding of a penalty given in float32 below which an eigenvalue of it is none
+NEGATIVE = 1e-8  # share of the largest eigenvalue of a penalty by which another may be negative: rounding
+
+
+class Quadratic(Penalty):
+    """`sum_j strength_j b_j' S_j b_j / 2` on blocks of coefficients, whatever the weight of the rows.
+
+    Each block `j` is a pair of its columns, by name or by position in `coef` from 0, and `S_j` (m, m), symmetric and
+    positive semi-definite: `b` beyond the null space of `S_j` has a normal prior of precision `strength_j S_j / phi`.
+    `strength` is a number, `(J,)` or one for each model of a batch `(*B, J)`, on the scale of `S` as given; or `"reml"`
+    or `"ml"`, which estimate it in `torchglm.fit` (see `fitting.strengths`). `names` are those of the strengths.
+    Raises `ValueError` for a matrix or strengths of another kind, `TypeError` for blocks that are no pairs.
+    Source: Wood (2017), Generalized Additive Models, section 5.8.
+    """
+
+    diagonal = False
+
+    def __init__(
+        self,
+        blocks: Sequence[tuple[Sequence[int | str], Tensor]],
+        strength: float | Tensor | str = 1.0,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(blocks, Sequence) or not all(isinstance(b, (tuple, list)) and len(b) == 2 for b in blocks):
+            raise TypeError("blocks must be a list of pairs (columns, S), such as [([1, 2], torch.eye(2))].")
+        self.blocks = [_block(j, columns, matrix) for j, (columns, matrix) in enumerate(blocks)]
+        if not self.blocks:
+            raise ValueError("blocks is empty. Give at least one pair (columns, S).")
+        self.method = method_of(strength) if isinstance(strength, str) else None
+        value = torch.as_tensor(0.0 if isinstance(strength, str) else strength, dtype=torch.float64)
+        if not bool((torch.isfinite(value) & (value >= 0)).all()):
+            raise ValueError(
+                f"strength must be finite numbers >= 0, one for each block (and model), got {value.tolist()}. Where it "
+                "is infinite the columns are the null space of S: use those in their place."
+            )
+        many = len(self.blocks)
+        self.names = [f"strength {j}" for j in range(many)] if names is None else list(names)
+        if len(self.names) != many:
+            raise ValueError(f"names has {len(self.names)} entries for {many} blocks. Give each strength one.")
+        self.strength = value.expand(many) if value.dim() == 0 else value
+        self._sums: dict[int, Tensor] = {}  # of all blocks, made once
+        if self.strength.shape[-1] != many:
+            raise ValueError(
+                f"strength has shape {tuple(value.shape)} for {many} blocks. Give a number, ({many},) or (*B, {many})."
+            )
+
+    @property
+    def each(self) -> bool:  # type: ignore[override]
+        return self.strength.dim() > 1
+
+    def named(self, names: Sequence[str]) -> Quadratic:
+        """The same penalty with positions for names. Raises `ValueError` for a name that is not there, or twice."""
+        other = copy.copy(self)
+        other.blocks = [
+            ([position(column, names, "a block") for column in columns], matrix) for columns, matrix in self.blocks
+        ]
+        for columns, _ in other.blocks:
+            if len(set(columns)) != len(columns):
+                raise ValueError(f"a block names a column twice: {', '.join(names[int(at)] for at in columns)}.")
+        return other
+
+    def with_strength(self, strength: Tensor) -> Quadratic:
+        """The same blocks with these strengths, (J,) or (B, J)."""
+        other = copy.copy(self)
+        other.strength, other.method, other._sums = strength, None, {}
+        return other
+
+    def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Quadratic:
+        for columns, _ in self.blocks:
+            if not all(isinstance(column, int) and 0 <= column < p for column in columns):
+                raise ValueError(f"a block has columns {columns} and the fit has {p} coefficients, counted from 0.")
+        if self.each and self.strength.shape[:-1] != batch:
+            raise ValueError(
+                f"strength has shape {tuple(self.strength.shape)} and the models are {tuple(batch)}. Give one number, "
+                "one for each block, or (*B, J), a row for each model."
+            )
+        return self.with_strength(self.strength.reshape(-1, len(self.blocks))) if self.each else self
+
+    def take(self, models: Tensor) -> Quadratic:
+        return self.with_strength(self.strength[models.to(self.strength.device)]) if self.each else self
+
+    def value(self, coef: Tensor, total: Tensor) -> Tensor:
+        return (coef * self.slope(coef, total)).sum(-1) / 2
+
+    def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
+        return self._whole(coef.shape[-1]).to(coef.device).expand(*coef.shape, coef.shape[-1])
+
+    def slope(self, coef: Tensor, total: Tensor) -> Tensor:
+        strength, out = self._known.to(coef.device), torch.zeros_like(coef)
+        for j, (at, matrix) in enumerate(self._placed(coef.device)):
+            out[:, at] += strength[..., j, None] * (coef[:, at] @ matrix)
+        return out
+
+    def _placed(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.tensor(columns, device=device), matrix.to(device)) for columns, matrix in self.blocks]
+
+    def _whole(self, p: int) -> Tensor:
+        """(p, p) or (B, p, p) the sum of all blocks, made once."""
+        if p not in self._sums:
+            whole = self._known.new_zeros(*self.strength.shape[:-1], p, p)
+            for j, (columns, matrix) in enumerate(self.blocks):
+                at = torch.tensor(columns, device=whole.device)
+                whole[..., at.unsqueeze(-1), at] += self.strength[..., j, None, None] * matrix.to(whole.device)
+            self._sums[p] = whole
+        return self._sums[p]
+
+    @property
+    def _known(self) -> Tensor:
+        if self.method is not None:
+            raise ValueError(f"strength={self.method!r} is estimated by torchglm.fit alone. Give numbers here.")
+        return self.strength
+
+    def __repr__(self) -> str:
+        many = f"{len(self.blocks)} block{'s' * (len(self.blocks) != 1)}"
+        return f"Quadratic({many}, strength={_listed(self.strength) if self.method is None else repr(self.method)})"
+
+
+def _block(j: int, columns: Sequence[int | str], matrix: Tensor) -> tuple[list[int | str], Tensor]:
+    own = list(columns)
+    given = torch.as_tensor(matrix)
+    whole = given.to(torch.float64)
+    if whole.shape != (len(own), len(own)) or not own or len(set(own)) != len(own):
+        raise ValueError(f"block {j} has {len(own)} columns, each once, and S {tuple(whole.shape)}: give S (m, m).")
+    if not bool(torch.isfinite(whole).all()):
+        raise ValueError(f"S of block {j} has values that are not finite.")
+    coarse = NARROW * torch.finfo(given.dtype).eps if given.dtype.is_floating_point else 0.0
+    uneven = float((whole - whole.mT).abs().max()) > max(NEGATIVE, coarse) * float(whole.abs().max())
+    whole = (whole + whole.mT) / 2
+    values, vectors = torch.linalg.eigh(whole)
+    if uneven or not values[-1] > 0 or values[0] < -max(NEGATIVE, coarse) * values[-1]:
+        raise ValueError(f"S of block {j} must be symmetric, positive semi-definite and not zero.")
+    if given.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return own, whole
+    # a null space whose rounding is that of few digits would pass for penalised
+    return own, (vectors * torch.where(values > coarse * values[-1], values, 0.0)) @ vectors.mT
+
+
+def method_of(text: str) -> str:
+    if text not in METHODS:
+        raise ValueError(f"unknown strength {text!r}. Known: 'reml', 'ml', or numbers.")
+    return text
+
+
+def _listed(value: Tensor) -> str:
+    """Strengths of one model each, or from the least to the largest of many."""
+    found = value.reshape(-1).tolist()
+    if len(found) == 1:
+        return f"{found[0]:.6g}"
+    return (
+        f"{min(found):.6g} to {max(found):.6g}"
+        if len(found) > LISTED
+        else "[" + ", ".join(map("{:.6g}".format, found)) + "]"
+    )
