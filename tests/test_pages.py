@@ -133,9 +133,17 @@ def smooths(left: dict[str, Any]) -> None:
     assert float(left["age"].edf) > 3 and left["value"].shape == (3,)
 
 
+def penalties(left: dict[str, Any]) -> None:
+    levels = torch.cat([torch.zeros(1).double(), left["rising"].coef[1:7]])
+    assert (levels.diff() >= 0).all() and left["equal"].coef[5] == left["equal"].coef[6]
+    assert all(float(left[name].kkt) < 1e-8 for name in ("rising", "bounded", "equal", "bands", "sparse", "unshrunk"))
+    assert len(left["bands"].coef[1:7].unique()) < 6
+
+
 CLAIMS: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/heads.md": heads,
     "docs/paths.md": paths,
+    "docs/penalties.md": penalties,
     "docs/clusters.md": clusters,
     "docs/smooths.md": smooths,
 }
