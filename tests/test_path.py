@@ -385,3 +385,17 @@ def test_glmnet(name: str) -> None:
     torch.testing.assert_close(path.cv_mean[steps], values(cv["cvm_at_recorded"]), rtol=1e-7, atol=0)
     torch.testing.assert_close(path.cv_se[steps], values(cv["cvsd_at_recorded"]), rtol=1e-7, atol=0)
     assert (path.best, path.one_se) == (cv["index_min"], cv["index_1se"])
+
+
+@pytest.mark.parametrize("name, link", [("poisson", "log"), ("gamma", "log"), ("bernoulli", "probit")])
+def test_strengths_on_their_way_at_once_are_those_one_by_one(
+    name: str, link: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = drawn(name, link)
+    options: dict[str, Any] = {"family": name, "link": link, "n": 12, "folds": 3}
+    together = torchglm.path(x, y, **options)
+    monkeypatch.setattr("torchglm.fitting.path.SLOTS", 1)
+    alone = torchglm.path(x, y, **options)
+    assert bool(together.converged.all()) and bool(alone.converged.all())
+    torch.testing.assert_close(together.coef, alone.coef, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(together.cv_mean, alone.cv_mean, rtol=1e-8, atol=0)

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import Classes
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Point
 from torchglm.links import Link
 from torchglm.rows.planned import predictors
 from torchglm.rows.products import linear_predictor
-from torchglm.rows.rows import Rows
+from torchglm.rows.rows import Rows, select
 
 SURE = 1e-5  # probabilities are held this far from 0 and 1, as glmnet does
 
@@ -58,6 +60,25 @@ def fold_weights(source: Iterable[Rows], codes: Tensor, folds: int) -> Tensor:
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def fold_grams(
+    source: Iterable[Rows], codes: Tensor, folds: list[int], family: Family, link: Link, coef: Tensor, columns: Tensor
+) -> Tensor:
+    """(B K, w, w) the Grams of the rows of some folds alone, at coefficients (B, P), of some columns (w,).
+
+    All of them together take one pass.
+    """
+    width, every = columns.numel(), columns.numel() == coef.shape[-1]
+    total = coef.new_zeros(coef.shape[0], len(folds), width, width)
+    point = Point(coef[:, columns])
+    for rows, own in with_codes(source, codes):
+        rows = rows if every else select(rows, columns)
+        for at, k in enumerate(folds):
+            held = rows.at((own == k).nonzero()[:, 0])
+            if held.y.shape[-1]:
+                total[:, at] += fold([held], point, family, link).gram.written_out()
+    return total.flatten(0, 1)
 
 
 def left_out_deviance(source: Iterable[Rows], codes: Tensor, family: Family, link: Link, coef: Tensor) -> Tensor:

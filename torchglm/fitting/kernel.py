@@ -164,6 +164,13 @@ class _Values(NamedTuple):
 def _values(rows: Rows, point: Point, family: Family, link: Link, plain: bool) -> _Values:
     """The values of a block at a point; `plain` says that all weights are 1."""
     eta, observed = _predictor(rows, point, family, link)
+    return row_values(rows, eta, observed, point, family, link, plain)
+
+
+def row_values(
+    rows: Rows, eta: Tensor, observed: Tensor | bool, point: Point, family: Family, link: Link, plain: bool
+) -> _Values:
+    """The values of a block where its linear predictors (B, n) are known."""
     mu = link(eta)
     score, information = family.score_and_weight(rows.response, eta, mu, link, observed)
     half = _objective(rows, eta, mu, point, family, link)

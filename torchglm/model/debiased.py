@@ -12,6 +12,7 @@ from torchglm.fitting.problem import Problem
 from torchglm.fitting.state import Solution
 from torchglm.inference.build import build
 from torchglm.inference.fitted import Fitted
+from torchglm.rows.grams import GRAM_PIVOT
 from torchglm.rows.ranks import own_rows
 
 
@@ -38,7 +39,7 @@ def debiased(fitted: Fitted) -> Fitted:
     coef = flat.coef + inverse.solve(moments.score)
     moments = fold(source, Point(coef, observed, before=coef), fitted.family, fitted.link)
     there = problem.inverse(moments, coef, keep, none, moments.weight)
-    if not bool((inverse.positive & there.positive).all()):
+    if not bool((inverse.positive & there.positive & (inverse.pivot >= GRAM_PIVOT)).all()):
         raise ValueError("inference='debiased' takes columns that do not depend on others. Leave out those that do.")
     if not bool(moments.valid.all()):
         raise ValueError(

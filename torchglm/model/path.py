@@ -11,8 +11,8 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.kernel import fold, take_family
+from torchglm.fitting.lanes import Terms
 from torchglm.fitting.moments import Point
-from torchglm.fitting.path import Terms
 from torchglm.fitting.penalties import ElasticNet
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.shape import dispersion_ml, loglik

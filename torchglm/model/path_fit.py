@@ -11,7 +11,7 @@ from torch import Tensor
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
-from torchglm.fitting.path import Terms
+from torchglm.fitting.lanes import Terms
 from torchglm.fitting.standard import Standard
 from torchglm.inputs import Data, Roles
 from torchglm.links import Identity, Link

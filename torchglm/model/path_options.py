@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm import inputs
-from torchglm.fitting.path import Terms
+from torchglm.fitting.lanes import Terms
 from torchglm.fitting.standard import Standard
 from torchglm.inputs import Data
 from torchglm.rows.rows import Rows, whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import Multinomial
-from torchglm.fitting.folds import Without, fold_weights, left_out_deviance
+from torchglm.fitting.folds import Without, fold_grams, fold_weights, left_out_deviance
 from torchglm.fitting.kernel import fold
+from torchglm.fitting.lanes import LeftOut, Terms
 from torchglm.fitting.moments import Point
-from torchglm.fitting.path import Found, Terms, WayDown, null_coefficients
+from torchglm.fitting.path import Found, WayDown, null_coefficients
 from torchglm.fitting.standard import Standard
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
@@ -59,11 +61,17 @@ class Searches:
             return torch.zeros_like(free)
         return free & (torch.arange(free.numel(), device=free.device) < free.numel() // self.standard.contrast.shape[1])
 
-    def of(self, source: Iterable[Rows], without: Sequence[str] = (), tol: float | None = None) -> WayDown:
+    def of(
+        self,
+        source: Iterable[Rows],
+        without: Sequence[str] = (),
+        tol: float | None = None,
+        left_out: LeftOut | None = None,
+    ) -> WayDown:
         """The way down on some rows. Raises `ValueError` where a null model has no regular maximum."""
         tol, lever = self.tol if tol is None else tol, self.standard.lever()
-        way = WayDown(source, self.family, self.link, self.terms(source), self.ratio, tol, lever)
-        bad = way.failed | ~way.here.valid
+        way = WayDown(source, self.family, self.link, self.terms(source), self.ratio, tol, lever, left_out)
+        bad = ~way.sound
         if bool(bad.any()):
             at, each = int(bad.nonzero()[0, 0]), max(len(without), 1)
             which = f" of model {at // each}" if len(bad) > each else ""
@@ -81,7 +89,8 @@ class Searches:
         ways = []
         for some in [list(range(count))] if shared else [[k] for k in range(count)]:
             said = [f" without fold {labels[k]!r}" for k in some]
-            ways.append(self.of(Without(source, codes, some).at_hand(), said, max(self.tol, FOLDS)))
+            left_out = partial(fold_grams, source, codes, some, self.family, self.link)
+            ways.append(self.of(Without(source, codes, some).at_hand(), said, max(self.tol, FOLDS), left_out))
         return ways
 
     def validated(self, codes: Tensor, found: Sequence[Found]) -> tuple[Tensor, Tensor, Tensor]:

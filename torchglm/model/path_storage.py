@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.kernel import take_family
-from torchglm.fitting.path import Terms
+from torchglm.fitting.lanes import Terms
 from torchglm.inference.fitted import Fitted
 from torchglm.links import Link
 from torchglm.model import codec, storage
