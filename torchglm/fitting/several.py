@@ -40,9 +40,9 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
     used = None if plain else rows.weight > 0
     eta = _point(rows, point, family)
     half, score, information = evaluated(family, rows.response, eta, point)
-    valid = family.valid(eta)
+    outside = None if family.all_valid(eta) else ~family.valid(eta)
     if used is not None:
-        valid = valid | ~used
+        outside = None if outside is None else outside & used
         score, half = (torch.where(used, value, 0.0) * rows.weight for value in (score, half))
         information = {pair: torch.where(used, value, 0.0) * rows.weight for pair, value in information.items()}
         eta = torch.where(used, eta, 0.0)
@@ -55,7 +55,7 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
         score=project_each(rows, score),
         objective=half.sum(-1),
         scale=sum(torch.linalg.vecdot(information[k, k], eta[k].square()) for k in range(len(eta))),
-        invalid=nothing.invalid if bool(valid.all()) else (~valid).sum(-1).to(eta.dtype),
+        invalid=nothing.invalid if outside is None else outside.sum(-1).to(eta.dtype),
         factor=_factor(rows, score, information) if point.factor else None,
     )
     if point.before is not None or point.census:

@@ -180,12 +180,16 @@ class Multinomial(Classes):
 
     def _values(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The negative log-density, the score, and the probabilities of the classes that have a predictor."""
-        logs, codes = self.log_probabilities(eta), self._others
-        p = logs.exp() if self.base is None else logs[codes].exp()
-        score = -p
-        for row, k in zip(score, codes, strict=True):
-            row.add_(y == k)
-        return self._nll(y, logs), score, p
+        top = eta.amax(0) if self.base is None else eta.amax(0).clamp_(min=0)
+        shares = (eta - top).exp_()
+        total = shares.sum(0)
+        if self.base is not None:
+            total += (-top).exp_()
+        p = shares.div_(total)
+        codes = torch.tensor(self._others, dtype=y.dtype, device=y.device).view(-1, *[1] * (eta.dim() - 1))
+        seen = y == codes  # (K, *N)
+        nll = top.sub_((eta * seen).sum(0)).add_(total.log_())
+        return nll, (-p).add_(seen), p
 
     def expected(self, eta: Tensor) -> Pairs:
         return self.derivatives(torch.zeros_like(eta[0]), eta)[1]
