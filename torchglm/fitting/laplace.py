@@ -116,7 +116,7 @@ class Criterion:
         source, family = members(self.source, lane), take_family(self.family, lane)
         if self.name:
             family = self.family.with_parameters({self.name: theta[:, -1]})
-        penalty = self.penalty.with_strength(theta[:, : self.many].exp())
+        penalty = self.penalty.take(lane).with_strength(theta[:, : self.many].exp())
         options = {name: self.options[name] for name in ("tol", "max_iter", "rank_tol")}
         options["tol"] = max(tol, options["tol"])
         layout, held = Layout(self.keep.shape[-1]), rows_in_memory(source)
@@ -145,8 +145,8 @@ class Criterion:
         gram = here.gram.written_out()
         root, inner, log, sound = self._roots(gram, strength, self.keep[lane])
         sound = sound & (found.status == int(Status.CONVERGED))
-        coef = found.coef + self._left(found.coef, here, strength, root, self.keep[lane])
-        squares = self._squares(strength, coef)
+        coef = found.coef + self._left(lane, found.coef, here, strength, root, self.keep[lane])
+        squares = self._squares(strength, self._away(lane, coef))
         size, own, twice = self.ranges.log_determinant(strength)
         drawn, free = squares.sum(-1), self.free[lane]
         deviance = 2 * found.moments.objective + drawn
@@ -159,7 +159,8 @@ class Criterion:
 
     def guess(self, lane: Tensor, at: Marginal, theta: Tensor) -> Tensor:
         """(b,) what the criterion would be at `theta` if the likelihood were quadratic: it costs no pass."""
-        right = (at.gram @ at.coef.unsqueeze(-1)).squeeze(-1) + self._drawn(at.theta, at.coef).sum(1)
+        away = self._away(lane, at.coef)
+        right = (at.gram @ away.unsqueeze(-1)).squeeze(-1) + self._drawn(at.theta, away).sum(1)
         values = []
         for point in (at.theta, theta):
             strength = point[:, : self.many].exp()
@@ -179,15 +180,20 @@ class Criterion:
         observed = self.several  # whose errors are by the observed information
         here = fold(self.source, Point(found.coef, observed, census=True), family, self.link)
         root, _, _, sound = self._roots(here.gram.written_out(), strength, keep, restricted=True)
-        left = torch.where(sound.unsqueeze(-1), self._left(found.coef, here, strength, root, keep), 0.0)
+        every = torch.arange(len(theta), device=theta.device)
+        left = torch.where(sound.unsqueeze(-1), self._left(every, found.coef, here, strength, root, keep), 0.0)
         return replace(
             found, coef=found.coef + left, root=DenseRoot(torch.where(sound[:, None, None], root, torch.nan))
         )
 
-    def _left(self, coef: Tensor, here: Moments, strength: Tensor, root: Tensor, keep: Tensor) -> Tensor:
+    def _away(self, lane: Tensor, coef: Tensor) -> Tensor:
+        """(b, p) the coefficients of some models less what the penalty draws them to."""
+        return self.penalty.take(lane).away(coef)
+
+    def _left(self, lane: Tensor, coef: Tensor, here: Moments, strength: Tensor, root: Tensor, keep: Tensor) -> Tensor:
         """(B, p) the step that a fit has left: rounding of large strengths does not reach the null space."""
         turn = self.ranges.rotation
-        own = (self.ranges.whole(strength) @ (coef @ turn).unsqueeze(-1)).squeeze(-1)
+        own = (self.ranges.whole(strength) @ (self._away(lane, coef) @ turn).unsqueeze(-1)).squeeze(-1)
         score = torch.where(keep, here.score - own @ turn.mT, 0.0)
         return torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
 
@@ -196,7 +202,7 @@ class Criterion:
         source, family = members(self.source, lane), take_family(self.family, lane)
         if self.name:
             family = self.family.with_parameters({self.name: at.theta[:, -1]})
-        drawn = self._drawn(at.theta, at.coef)  # lambda_j S_j b
+        drawn = self._drawn(at.theta, self._away(lane, at.coef))  # lambda_j S_j b
         moves = -_solve(at.root, drawn)
         gradient, hessian = at.squares / 2, torch.diag_embed(at.squares / 2)
         if self.name:

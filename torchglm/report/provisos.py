@@ -76,6 +76,8 @@ def _shrunk(result: Fitted) -> list[str]:
     if result.flat.multiplier is not None and " and " not in str(result.penalty):
         return []  # constraints alone
     said = "Smooth terms" if result.context.get("smoothing") else f"Penalty {result.penalty}"
+    centred = ", centre=" in str(result.penalty)  # of a loaded fit it is a text
+    aim, around = ("its centre", " around its centre") if centred else ("zero", "")
     counted = "df, dispersion, AIC and BIC count effective degrees of freedom at this strength"
     if result.flat.unknown is not None and not bool(result.flat.known.any()):
         return [
@@ -87,11 +89,11 @@ def _shrunk(result: Fitted) -> list[str]:
     if result.flat.criterion is not None:
         return [
             f"{said}: strengths are estimated from the same rows by marginal likelihood, and the "
-            f"intervals are Bayesian, the penalty at these strengths being a normal prior. {counted[:1].upper()}"
-            f"{counted[1:]}."
+            f"intervals are Bayesian, the penalty at these strengths being a normal prior{around}. "
+            f"{counted[:1].upper()}{counted[1:]}."
         ]
     return [
-        f"{said}: estimates are shrunk towards zero, and the intervals are Bayesian, the penalty at "
-        f"this strength being a normal prior; for a strength chosen from the same rows they are too narrow. "
+        f"{said}: estimates are shrunk towards {aim}, and the intervals are Bayesian, the penalty at "
+        f"this strength being a normal prior{around}; for a strength chosen from the same rows they are too narrow. "
         f"{counted[:1].upper()}{counted[1:]}."
     ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.penalties.base import ONE, Penalty
+from torchglm.fitting.penalties.centres import Centre, away_from, by_place, centre_of, in_words, of_models, on_all
 from torchglm.fitting.penalties.quadratic import Quadratic, method_of
 
 LISTED = 6  # strengths that are written out
@@ -109,25 +110,53 @@ class ElasticNet(ByColumn):
 
 
 class Ridge(ElasticNet):
-    """`sum_j l2_j b_j^2 / 2`, with one strength for all columns or one each (the intercept has none).
+    """`sum_j l2_j (b_j - centre_j)^2 / 2`, with one strength for all columns or one each (the intercept has none).
 
-    `"reml"` or `"ml"` estimates one strength for all columns: they are a `Quadratic` with the identity, on whose scale
-    the result has its `strength`, `l2` times the total weight. Raises `ValueError` for another text.
+    `centre` is what coefficients are drawn to, 0 where it is None: one number for each column, the coefficients of
+    another model (credibility to it), or numbers by name, the others 0. `"reml"` or `"ml"` estimates one strength for
+    all columns: they are a `Quadratic` with the identity, on whose scale the result has its `strength`, `l2` times the
+    total weight. Raises `ValueError` for another text, and for a centre that is not finite or of another shape.
     """
 
-    def __init__(self, l2: float | Tensor | Literal["reml", "ml"]) -> None:
+    def __init__(self, l2: float | Tensor | Literal["reml", "ml"], centre: Centre = None) -> None:
         self.method = method_of(l2) if isinstance(l2, str) else None
         super().__init__(0.0, 0.0 if isinstance(l2, str) else l2)
+        self.centre = centre_of(centre)
+
+    @property
+    def each(self) -> bool:  # type: ignore[override]
+        return super().each or isinstance(self.centre, Tensor) and self.centre.dim() > 1
+
+    def _around(self, penalty: Penalty, centre: Tensor | dict[str, float] | None) -> Ridge:
+        """The strengths of another such penalty around a centre."""
+        other = copy.copy(self)
+        assert isinstance(penalty, Ridge)
+        other.l1, other.l2, other.centre = penalty.l1, penalty.l2, centre
+        return other
+
+    def named(self, names: Sequence[str]) -> Ridge:
+        return self._around(self, by_place(self.centre, names))
 
     def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Penalty:
+        centre = on_all(self.centre, constants, p, batch)
         if self.method is None:
-            return super().expand(constants, p, batch)
+            return self._around(super().expand(constants, p, batch), centre)
         kept = [j for j in range(p) if j not in set(constants)]
         block = (kept, torch.eye(len(kept), dtype=torch.float64))
-        return Quadratic([block], self.method).expand(constants, p, batch)
+        return Quadratic([block], self.method, centre=centre).expand(constants, p, batch)
+
+    def take(self, models: Tensor) -> Ridge:
+        return self._around(super().take(models), of_models(self.centre, models))
+
+    def value(self, coef: Tensor, total: Tensor) -> Tensor:
+        return super().value(away_from(coef, self.centre), total)
+
+    def slope(self, coef: Tensor, total: Tensor) -> Tensor:
+        return self.ridge(coef, total) * away_from(coef, self.centre)
 
     def __repr__(self) -> str:
-        return super().__repr__() if self.method is None else f"Ridge({self.method!r})"
+        own = super().__repr__() if self.method is None else f"Ridge({self.method!r})"
+        return own if self.centre is None else f"{own[:-1]}, centre={in_words(self.centre)})"
 
 
 def listed(value: Tensor) -> str:

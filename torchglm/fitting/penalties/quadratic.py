@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.penalties.base import ONE, Penalty, position
+from torchglm.fitting.penalties.centres import Centre, away_from, by_place, centre_of, in_words, of_models, on_all
 
 LISTED = 6  # strengths that are written out
 METHODS = ("reml", "ml")  # by which a strength is estimated
@@ -17,12 +18,14 @@ NEGATIVE = 1e-8  # share of the largest eigenvalue of a penalty by which another
 
 
 class Quadratic(Penalty):
-    """`sum_j strength_j b_j' S_j b_j / 2` on blocks of coefficients, whatever the weight of the rows.
+    """`sum_j strength_j d_j' S_j d_j / 2`, `d = b - centre`, on blocks of coefficients, whatever the weight of rows.
 
     Each block `j` is a pair of its columns, by name or by position in `coef` from 0, and `S_j` (m, m), symmetric and
     positive semi-definite: `b` beyond the null space of `S_j` has a normal prior of precision `strength_j S_j / phi`.
     `strength` is a number, `(J,)` or one for each model of a batch `(*B, J)`, on the scale of `S` as given; or `"reml"`
     or `"ml"`, which estimate it in `torchglm.fit` (see `fitting.strengths`). `names` are those of the strengths.
+    `centre` is the mean of that prior, as in `Ridge`: one number for each coefficient (but those of constants), or by
+    name; None is 0. `nonnegative` are the places of coefficients held at 0 or above, those of terms with a `shape=`.
     Raises `ValueError` for a matrix or strengths of another kind, `TypeError` for blocks that are no pairs.
     Source: Wood (2017), Generalized Additive Models, section 5.8.
     """
@@ -34,6 +37,7 @@ class Quadratic(Penalty):
         blocks: Sequence[tuple[Sequence[int | str], Tensor]],
         strength: float | Tensor | str = 1.0,
         names: Sequence[str] | None = None,
+        centre: Centre = None,
     ) -> None:
         if not isinstance(blocks, Sequence) or not all(isinstance(b, (tuple, list)) and len(b) == 2 for b in blocks):
             raise TypeError("blocks must be a list of pairs (columns, S), such as [([1, 2], torch.eye(2))].")
@@ -52,6 +56,8 @@ class Quadratic(Penalty):
         if len(self.names) != many:
             raise ValueError(f"names has {len(self.names)} entries for {many} blocks. Give each strength one.")
         self.strength = value.expand(many) if value.dim() == 0 else value
+        self.nonnegative: tuple[int, ...] = ()
+        self.centre = centre_of(centre)
         self._sums: dict[int, Tensor] = {}  # of all blocks, made once
         if self.strength.shape[-1] != many:
             raise ValueError(
@@ -60,7 +66,7 @@ class Quadratic(Penalty):
 
     @property
     def each(self) -> bool:  # type: ignore[override]
-        return self.strength.dim() > 1
+        return self.strength.dim() > 1 or isinstance(self.centre, Tensor) and self.centre.dim() > 1
 
     def named(self, names: Sequence[str]) -> Quadratic:
         """The same penalty with positions for names. Raises `ValueError` for a name that is not there, or twice."""
@@ -68,6 +74,7 @@ class Quadratic(Penalty):
         other.blocks = [
             ([position(column, names, "a block") for column in columns], matrix) for columns, matrix in self.blocks
         ]
+        other.centre = by_place(self.centre, names)
         for columns, _ in other.blocks:
             if len(set(columns)) != len(columns):
                 raise ValueError(f"a block names a column twice: {', '.join(names[int(at)] for at in columns)}.")
@@ -79,30 +86,52 @@ class Quadratic(Penalty):
         other.strength, other.method, other._sums = strength, None, {}
         return other
 
+    def with_limits(self, nonnegative: Sequence[int]) -> Quadratic:
+        """The same penalty on coefficients of which those of the columns `nonnegative` are held at 0 or above."""
+        other = copy.copy(self)
+        other.nonnegative = tuple(nonnegative)
+        return other
+
+    def without_limits(self) -> Quadratic:
+        """The same penalty on coefficients of any sign."""
+        return self.with_limits(())
+
     def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Quadratic:
         for columns, _ in self.blocks:
             if not all(isinstance(column, int) and 0 <= column < p for column in columns):
                 raise ValueError(f"a block has columns {columns} and the fit has {p} coefficients, counted from 0.")
-        if self.each and self.strength.shape[:-1] != batch:
+        several = self.strength.dim() > 1
+        if several and self.strength.shape[:-1] != batch:
             raise ValueError(
                 f"strength has shape {tuple(self.strength.shape)} and the models are {tuple(batch)}. Give one number, "
                 "one for each block, or (*B, J), a row for each model."
             )
-        return self.with_strength(self.strength.reshape(-1, len(self.blocks))) if self.each else self
+        other = self.with_strength(self.strength.reshape(-1, len(self.blocks))) if several else copy.copy(self)
+        other.method, other.centre = self.method, on_all(self.centre, constants, p, batch)
+        return other
 
     def take(self, models: Tensor) -> Quadratic:
-        return self.with_strength(self.strength[models.to(self.strength.device)]) if self.each else self
+        if not self.each:
+            return self
+        several = self.strength.dim() > 1
+        other = self.with_strength(self.strength[models.to(self.strength.device)]) if several else copy.copy(self)
+        other.centre = of_models(self.centre, models)
+        return other
+
+    def away(self, coef: Tensor) -> Tensor:
+        """(B, p) coefficients less what they are drawn to."""
+        return away_from(coef, self.centre)
 
     def value(self, coef: Tensor, total: Tensor) -> Tensor:
-        return (coef * self.slope(coef, total)).sum(-1) / 2
+        return (self.away(coef) * self.slope(coef, total)).sum(-1) / 2
 
     def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
         return self._whole(coef.shape[-1]).to(coef.device).expand(*coef.shape, coef.shape[-1])
 
     def slope(self, coef: Tensor, total: Tensor) -> Tensor:
-        strength, out = self._known.to(coef.device), torch.zeros_like(coef)
+        strength, out, away = self._known.to(coef.device), torch.zeros_like(coef), self.away(coef)
         for j, (at, matrix) in enumerate(self._placed(coef.device)):
-            out[:, at] += strength[..., j, None] * (coef[:, at] @ matrix)
+            out[:, at] += strength[..., j, None] * (away[:, at] @ matrix)
         return out
 
     def _placed(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
@@ -126,7 +155,8 @@ class Quadratic(Penalty):
 
     def __repr__(self) -> str:
         many = f"{len(self.blocks)} block{'s' * (len(self.blocks) != 1)}"
-        return f"Quadratic({many}, strength={_listed(self.strength) if self.method is None else repr(self.method)})"
+        own = f"Quadratic({many}, strength={_listed(self.strength) if self.method is None else repr(self.method)}"
+        return f"{own})" if self.centre is None else f"{own}, centre={in_words(self.centre)})"
 
 
 def _block(j: int, columns: Sequence[int | str], matrix: Tensor) -> tuple[list[int | str], Tensor]:
