@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from torchglm.design.kinds import PENALISED, Factor, factor_dict, factor_from, p
 from torchglm.design.parts import Part, RandomGrouping, RandomSet, Terms, parts_of, terms_dict, terms_from
 from torchglm.design.random import MARK
 from torchglm.design.response import Response
-from torchglm.design.smooths.factor import PenaltyBlock
+from torchglm.design.smooths.factor import PenaltyBlock, Smooth
 from torchglm.rows.indexed import Indexed
 from torchglm.tables.columns import as_table
 from torchglm.tables.text_format import TextFormat
@@ -153,16 +153,21 @@ class DesignSpec:
     @property
     def penalties(self) -> list[PenaltyBlock]:
         """The penalties that terms bring with them, on the columns of the whole design, each with its name."""
-        found, start = [], 0
+        each = ((at, prefix, one) for at, prefix, one in self._started() if isinstance(one, PENALISED))
+        return [block.behind(at, prefix) for at, prefix, one in each for block in one.penalties]
+
+    @property
+    def nonnegative(self) -> list[int]:
+        """The columns of the whole design whose coefficients terms of a shape hold at 0 or above."""
+        each = ((start, one) for start, _, one in self._started() if isinstance(one, Smooth))
+        return [start + j for start, one in each for j in one.nonnegative]
+
+    def _started(self) -> Iterator[tuple[int, str, Factor]]:
+        """Each factor with the first column of its product and what its names begin with."""
+        start = 0
         for factors, prefix, count in self.pieces:
-            for factor in factors:
-                if isinstance(factor, PENALISED):
-                    found += [
-                        PenaltyBlock([start + j for j in places], matrix, prefix + name)
-                        for places, matrix, name in factor.penalties
-                    ]
+            yield from ((start, prefix, factor) for factor in factors)
             start += count
-        return found
 
     @property
     def pieces(self) -> list[tuple[list[Factor], str, int]]:

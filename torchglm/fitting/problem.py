@@ -17,7 +17,7 @@ from torchglm.fitting.judge import BLOCKED, EPS, SHORTEST
 from torchglm.fitting.kinked import falls, kinked_direction, within
 from torchglm.fitting.kinks import firm_inverse
 from torchglm.fitting.moments import Moments
-from torchglm.fitting.penalties import Penalty, RowWise
+from torchglm.fitting.penalties import Penalty, Quadratic, RowWise
 from torchglm.links import Link
 from torchglm.rows.grams import Layout
 from torchglm.rows.inverses import GramInverse
@@ -57,6 +57,13 @@ class Problem:
     fence: float = 0.0
     several: bool = False
     shapes: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.penalty, Quadratic) and self.penalty.nonnegative:
+            raise ValueError(
+                "the fit has terms with a shape=, whose coefficients have limits: torchglm.fit knows them, and what "
+                "refits or updates a model does not. Leave shape= out for it."
+            )
 
     @classmethod
     def of(

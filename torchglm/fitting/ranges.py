@@ -36,7 +36,7 @@ class Ranges:
         self.rotation = torch.eye(p, dtype=torch.float64, device=device)
         self.inside = torch.zeros(p, dtype=torch.bool, device=device)
         self.count = len(penalty.blocks)
-        self.groups = [self._group(penalty, members, device) for members in _connected(penalty)]
+        self.groups = [self._group(penalty, members, device) for members in connected(penalty)]
         self.rank = int(self.inside.sum())
         each = {
             j: (group.at, matrix)
@@ -130,7 +130,7 @@ def scaled_root(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return root, log, sound
 
 
-def _connected(penalty: Quadratic) -> list[list[int]]:
+def connected(penalty: Quadratic) -> list[list[int]]:
     """The blocks in groups that share columns."""
     groups: list[tuple[set[int], list[int]]] = []
     for j, (columns, _) in enumerate(penalty.blocks):

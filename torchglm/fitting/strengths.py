@@ -8,7 +8,7 @@ Source: Wood (2011), J. R. Stat. Soc. B 73(1), 3-36; Wood & Fasiolo (2017), Biom
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -85,7 +85,7 @@ def solve_with_strengths(
     """
     _check(family)
     if isinstance(source, Ragged):
-        return _part_by_part(source, family, link, penalty, start, options, phi, observe)
+        return part_by_part(solve_with_strengths, source, family, link, penalty, start, options, phi, observe)
     if next(iter(own_rows(source))).layout.levels is not None:
         source = seen(source, in_pairs)
     ends, theta = scales_of(source, family, link, penalty)
@@ -311,7 +311,8 @@ def scales_of(source: Iterable[Rows], family: Family, link: Link, penalty: Quadr
     return logs[..., :2], logs[..., 2]
 
 
-def _part_by_part(
+def part_by_part(
+    solver: Callable[..., tuple[Family, Solution, Estimated]],
     source: Ragged,
     family: Family,
     link: Link,
@@ -321,7 +322,7 @@ def _part_by_part(
     phi: float | None,
     observe: Observer | None,
 ) -> tuple[Family, Solution, Estimated]:
-    """`solve_with_strengths` of models of like size together."""
+    """What `solver`, such as `solve_with_strengths`, finds of models of like size together."""
     shapes: dict[str, Tensor] = {}
     told = None if observe is None else Told(source, source.parts[0][1].columns, observe, None)
     blank = torch.full((source.models, 2 * len(penalty.blocks) + 2), torch.nan, dtype=torch.float64)
@@ -330,7 +331,7 @@ def _part_by_part(
         first, skip = None if start is None else start[models], options.get("skip")
         own = options | {"skip": None if skip is None else skip[models]}
         member, tell = take_family(family, models), None if told is None else told.of(models)
-        member, solution, found = solve_with_strengths([rows], member, link, penalty, first, own, phi, tell)
+        member, solution, found = solver([rows], member, link, penalty.take(models), first, own, phi, tell)
         single = torch.stack([found.criterion, found.dispersion], -1)
         blank[models.cpu()] = torch.cat([found.penalty.strength, found.strength, single], -1).cpu()
         for name, value in member.named_parameters() if family.estimates_shape else ():

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchglm.design.kinds import PENALISED, Penalised
 from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth, SmoothPart
+from torchglm.design.smooths.shaped import ShapedSpline
 from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.levels import check_level
@@ -63,13 +64,36 @@ class SmoothTerm:
         """(*B, J) the strengths of its penalties, infinite where the term is the null space of one."""
         return strength(self.result)[..., self.blocks]
 
+    @property
+    def shape(self) -> str | None:
+        """What the curve is held to, such as `"increasing"`, or None."""
+        return self.factor.call.shape
+
+    @property
+    def at_limit(self) -> Tensor:
+        """(*B) how many of its coefficients stand at 0 for the sake of its shape."""
+        basis = self.factor.basis if isinstance(self.factor, Smooth) else None
+        signed = basis.signed if isinstance(basis, ShapedSpline) else []
+        return (self.coef[..., signed] == 0).sum(-1)
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a test of the term: of a curve of any shape."""
+        return isinstance(self.factor, Smooth) and self.shape is None
+
     def tests(self) -> list[TermTest]:
         """For each model whether the term is zero everywhere, see `smooth_tests.test_of`.
 
-        Raises `ValueError` for effects of levels, whose variance lies at the edge of its range where they are none.
+        Raises `ValueError` for effects of levels, whose variance lies at the edge of its range where they are none, and
+        for a curve of a shape, whose law at zero is another.
         """
         if not isinstance(self.factor, Smooth):
             raise ValueError(f"{self.label} has effects of levels, which this test is not made for.")
+        if self.shape is not None:
+            raise ValueError(
+                f"{self.label} is held {self.shape}: at zero its coefficients stand at their limits, and the law of "
+                "this test is not theirs. Fit it without shape= to test it."
+            )
         flat = self.result.flat
         gram = flat.gram.written_out()
         share = flat.root.inverse() @ gram

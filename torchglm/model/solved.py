@@ -14,13 +14,17 @@ from torchglm.families import Family
 from torchglm.families.several import Multinomial
 from torchglm.fitting.apart import Apart, levels_apart
 from torchglm.fitting.bias import Jeffreys
+from torchglm.fitting.cones import solve_in_cone
+from torchglm.fitting.firm import firmly
 from torchglm.fitting.mixed.effects import Groupings
 from torchglm.fitting.mixed.fit import MixedFound, solve_mixed
 from torchglm.fitting.mixed.quadrature import MOST
 from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
+from torchglm.fitting.powers import solve_with_power
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.ranges import repeated
+from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
@@ -58,6 +62,8 @@ def penalty_of(
     for both, and for `smoothing` without such terms.
     """
     own = _placed(penalty, data, smoothing)
+    if asked and isinstance(own, Quadratic) and own.nonnegative:
+        raise ValueError("terms with a shape= do not stand beside constraints. Leave shape= or the constraints out.")
     return own if asked is None else restrained(own, asked, data)
 
 
@@ -93,7 +99,10 @@ def _of_terms(own: Sequence[PenaltyBlock], data: Data, smoothing: Smoothing) -> 
         (at, torch.block_diag(*[torch.from_numpy(one.matrix)] * (len(at) // len(one.places))))
         for at, one in zip(places, own, strict=True)
     ]
-    return Quadratic(blocks, "reml" if smoothing is None else smoothing, names)
+    found, held = Quadratic(blocks, "reml" if smoothing is None else smoothing, names), data.context["spec"].nonnegative
+    if held and data.plan is not None:
+        raise ValueError("terms with a shape= are for families of one predictor; this fit has several. Leave it out.")
+    return found.with_limits(held)
 
 
 def solved(
@@ -134,15 +143,23 @@ def solved(
     if isinstance(penalty, Jeffreys):
         family, solution = solve(data.source, family, link, start, options | {"penalty": penalty})
         return Solved(family, None, solution)
+    held = None if dispersion is None or isinstance(dispersion, str) else float(dispersion)
+    if isinstance(penalty, Quadratic) and penalty.nonnegative:
+        begin = start if resume is None else resume.coef
+        family, solution, found = solve_in_cone(data.source, family, link, penalty, begin, options, held, observe)
+        _check_terms(solution, penalty, data)
+        return Solved(family, found.penalty, solution, estimated=None if penalty.method is None else found)
     if not isinstance(penalty, Quadratic) or penalty.method is None:
         options = options | {"penalty": penalty}
         family, solution = solve(data.source, family, link, start, options, observe, resume)
+        if isinstance(penalty, Quadratic) and not family.estimates_shape:
+            solution = firmly(data.source, family, link, penalty, solution, options)
         _check_terms(solution, penalty, data)
         solution, apart = levels_apart(data.source, family, link, solution, options)
         return Solved(family, penalty, solution, apart)
-    held = None if dispersion is None or isinstance(dispersion, str) else float(dispersion)
     start = start if resume is None else resume.coef
-    family, solution, found = solve_with_strengths(data.source, family, link, penalty, start, options, held, observe)
+    solver = solve_with_power if family.estimates_shape and not has_alpha(family) else solve_with_strengths
+    family, solution, found = solver(data.source, family, link, penalty, start, options, held, observe)
     _check_terms(solution, penalty, data)
     return Solved(family, found.penalty, solution, estimated=found)
 
@@ -177,6 +194,10 @@ def _mixed(
 ) -> Solved:
     """The fit with random effects. Raises `ValueError` for penalties and dispersions that it does not know."""
     spec = data.context["spec"]
+    if isinstance(penalty, Quadratic) and penalty.nonnegative:
+        raise ValueError(
+            "terms with a shape= do not stand beside random effects. Write s(group, bs='re') for (1 | group)."
+        )
     if penalty is not None and (not spec.penalties or not isinstance(penalty, Quadratic) or penalty.method is None):
         raise ValueError(
             "beside random effects the strengths of penalties are estimated: terms such as s(x) with smoothing='reml' "

@@ -31,7 +31,7 @@ def smooth_table(result: Fitted) -> list[Grid]:
 def _row(term: SmoothTerm) -> tuple[str, ...]:
     strengths = ", ".join("infinite" if v == float("inf") else numbers.short(v, 4) for v in term.strength.tolist())
     own = (term.label, f"{max(float(term.edf), 0.0):.3f}", str(len(term.places)))
-    if not isinstance(term.factor, Smooth):
+    if not term.tested:
         return (*own, "", "", "", strengths)
     statistic, df, p = term.test()
     return (*own, numbers.statistic(statistic), f"{df:.3f}", numbers.p_value(p), strengths)
@@ -46,6 +46,13 @@ def smooth_remarks(result: Fitted) -> list[str]:
         "Smooth terms: edf are effective degrees of freedom; the test of a curve that is zero everywhere is Wood's "
         "(2013), which does not count the choice of strengths."
     ]
+    shaped = [
+        f"{name} is held {term.shape} ({int(term.at_limit)} of {len(term.places)} coefficients stand at their limit)"
+        for name, term in terms.items()
+        if term.shape is not None
+    ]
+    if shaped:
+        said.append(f"{'; '.join(shaped)}. Errors and limits hold given the coefficients that stand there.")
     full = [name for name, term in terms.items() if isinstance(term.factor, Smooth) and _full(term)]
     if full:
         said.append(
@@ -65,7 +72,9 @@ def smooth_facts(result: Fitted) -> list[dict[str, Any]]:
     for term in smooths(result).values():
         own = {"name": term.label, "edf": float(term.edf), "columns": len(term.places)}
         own["strength"] = [float(v) for v in term.strength.tolist()]
-        if isinstance(term.factor, Smooth):
+        if term.shape is not None:
+            own |= {"shape": term.shape, "at_limit": int(term.at_limit)}
+        if term.tested:
             own |= dict(zip(("statistic", "df", "p_value"), term.test(), strict=True))
         found.append(own)
     return found

@@ -10,7 +10,11 @@ from torchglm.design.expressions import QUOTED, Expression
 
 KINDS = ("s", "te", "ti")
 BASES = ("cr", "cs", "cc", "ps", "cp", "tp", "ts", "re")
-ARGUMENTS = ("bs", "k", "m", "by", "select", "knots", "d")
+ARGUMENTS = ("bs", "k", "m", "by", "select", "knots", "d", "shape")
+SHAPES = (
+    *("increasing", "decreasing", "convex", "concave"),
+    *("increasing convex", "increasing concave", "decreasing convex", "decreasing concave"),
+)
 LARGEST = 1000  # columns of a term
 
 
@@ -41,7 +45,7 @@ class SmoothCall:
         given = {name: self._constant(name, one) for name, one in named.items() if name != "by"}
         self.select = _truth(given.get("select", False), self.said)
         self.dims = self._dims(given.get("d"))
-        self.knots = given.get("knots")
+        self.knots, self.shape = given.get("knots"), given.get("shape")
         default = ["tp" if d > 1 or self.kind == "s" else "cr" for d in self.dims]
         self.bases = self._each("bs", given.get("bs", default), str)
         self.sizes = self._each("k", given.get("k"), int)
@@ -143,6 +147,11 @@ class SmoothCall:
             raise ValueError(f"knots= in {self.said} are those of one variable: s(x, knots=[...]).")
         if self.knots is not None and self.bases[0] in ("tp", "ts", "re"):
             raise ValueError(f"knots= in {self.said} has no meaning with bs={self.bases[0]!r}. Use bs='cr'.")
+        if self.shape is not None:
+            if self.shape not in SHAPES:
+                raise ValueError(f"shape={self.shape!r} in {self.said} is no shape. Known: {', '.join(SHAPES)}.")
+            if self.kind != "s" or self.bases != ["ps"]:
+                raise ValueError(f"shape= in {self.said} is that of P-splines: s(x, bs='ps', shape={self.shape!r}).")
         texts = [one.text for one in self.variables]
         if len(set(texts)) < len(texts):
             raise ValueError(f"{self.said} names {texts[0]!r} twice. Name each variable once.")

@@ -16,6 +16,7 @@ from torchglm.design.smooths.basis import Basis
 from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.constraint import Constraint
 from torchglm.design.smooths.made import basis_from
+from torchglm.design.smooths.shaped import ShapedSpline
 from torchglm.design.smooths.tensor import TensorProduct
 
 NULL = np.finfo(np.float64).eps ** 0.66  # share of the largest eigenvalue below which one of a penalty is zero
@@ -27,6 +28,10 @@ class PenaltyBlock(NamedTuple):
     places: list[int]
     matrix: np.ndarray
     name: str
+
+    def behind(self, columns: int, prefix: str) -> PenaltyBlock:
+        """The same behind so many columns, its name after a prefix."""
+        return PenaltyBlock([columns + j for j in self.places], self.matrix, prefix + self.name)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,13 @@ class Smooth:
             for j, matrix in enumerate(self.matrices)
         ]
 
+    @property
+    def nonnegative(self) -> list[int]:
+        """The places among the term's columns whose coefficients are held at 0 or above: those of a shape."""
+        if not isinstance(self.basis, ShapedSpline):
+            return []
+        return [part.places.start + j for part in self.parts for j in self.basis.signed]
+
     def values(self, frame: Frame) -> np.ndarray:
         """(d, n) the variables over a frame's rows. Raises ValueError where one is not finite."""
         return np.stack([Numeric(one, [one.text]).columns(frame)[0] for one in self.call.variables])
@@ -154,7 +166,8 @@ class Smooth:
     def from_dict(cls, call: SmoothCall, data: Mapping[str, Any]) -> Smooth:
         """The inverse of `to_dict`."""
         own = data["basis"]
-        basis = TensorProduct.from_dict(own) if own["kind"] == TensorProduct.kind else basis_from(own)
+        whole = {one.kind: one for one in (TensorProduct, ShapedSpline)}.get(own["kind"])
+        basis = basis_from(own) if whole is None else whole.from_dict(own)
         constraint = None if data["constraint"] is None else Constraint(np.asarray(data["constraint"], np.float64))
         by: Numeric | Categorical | None = None
         if call.by is not None:

@@ -15,6 +15,8 @@ from torchglm.design.smooths.constraint import Constraint
 from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth
 from torchglm.design.smooths.made import basis_of
+from torchglm.design.smooths.pspline import PSpline
+from torchglm.design.smooths.shaped import ShapedSpline
 from torchglm.design.smooths.tensor import Margin, TensorProduct
 
 COLUMNS = {1: 10, 2: 30, 3: 110}  # of a thin plate spline of so many variables, where a term does not say
@@ -56,6 +58,9 @@ def learn_smooth(
     if call.kind == "ti" and len(call.margins) == 1:
         centred = False  # its only margin is centred
     scales = [float(np.linalg.norm(one, 1)) / size**2 for one in basis.penalties]
+    if call.shape is not None:
+        assert isinstance(basis, PSpline)
+        basis, centred = ShapedSpline.of(basis, call.shape, means if centred else None), False
     first = int(isinstance(by, Categorical) and call.by is not None and ordered(call.by))
     ranges = [[float(one.min()), float(one.max())] for one in values]
     return Smooth(call, basis, Constraint(means) if centred else None, scales, by, ranges, first)
