@@ -382,8 +382,6 @@ def test_what_cannot_be_meant_is_refused() -> None:
     ]:
         with pytest.raises(ValueError, match=said):
             torchglm.fit(design, y, family="poisson", intercept=False, penalty=penalty)
-    with pytest.raises(ValueError, match="power"):
-        torchglm.fit(design, y, family=torchglm.Tweedie(), intercept=False, penalty=Quadratic(blocks, "reml"))
     plain = torchglm.fit(design, y, family="poisson", intercept=False)
     with pytest.raises(ValueError, match="Quadratic"):
         _ = plain.strength
@@ -470,3 +468,53 @@ def test_intervals_cover_the_effects_of_groups() -> None:
     spread = 1 / result.strength[:, 0].sqrt()
     assert float(spread.mean()) == pytest.approx(0.6, abs=0.03)  # the standard deviation of the effects, by REML
     assert 0.93 <= inside(result, design, 1 + effects[:, group]) <= 0.97
+
+
+@pytest.mark.parametrize("family", ["gaussian", "poisson", "gamma"])
+@pytest.mark.parametrize("order", [1, 2])
+def test_strengths_far_beyond_the_data_take_no_digits_from_what_they_leave(family: str, order: int) -> None:
+    """What is left of the difference to the null space falls with the strength, as it does for moderate ones."""
+    z = torch.linspace(0, 1, 200, dtype=torch.float64)
+    curve, eta = hats(z, 9), 0.5 + torch.sin(5 * z) / 2 + z
+    y = response(torchglm.families.get(family), get("identity" if family == "gaussian" else "log"), eta)
+    block = [(list(range(9)), differences(9, order))]
+    null = torch.stack([z**k for k in range(order)], -1)
+    link = None if family == "gaussian" else "log"
+    limit = torchglm.fit(null, y, family=family, link=link, intercept=False, tol=1e-13).fitted
+    before = None
+    for power in (6, 8, 10, 12, 14, 16):
+        result = fitted(y, block, curve, family=family, link=link, strength=10.0**power)
+        away = float((result.fitted / limit - 1).abs().max())
+        assert result.converged and (before is None or away <= max(before / 80, 2e-12))
+        assert abs(float(result.edf.sum()) - order) < max(1e4 / 10.0**power, 1e-10)
+        before = away
+
+
+def test_a_tweedie_power_is_where_the_criterion_is_least() -> None:
+    torch.manual_seed(4)
+    z = torch.rand(150, dtype=torch.float64)
+    curve, block = hats(z, 6), [(list(range(6)), differences(6))]
+    counts_ = torch.poisson((1 + torch.sin(5 * z)).exp().expand(2, -1))
+    y = torch.where(counts_ > 0, torch.distributions.Gamma((2 * counts_).clamp(min=1), 2.0).sample(), 0.0)
+    own = fitted(y, block, curve, family=torchglm.Tweedie(), tol=1e-9)
+    assert bool(own.converged.all()) and bool(((own.family.power > 1.05) & (own.family.power < 1.9)).all())
+    for model in range(2):
+        power = float(own.family.power[model])
+        held = [
+            fitted(y[model], block, curve, family=torchglm.Tweedie(power=power + step), tol=1e-9)
+            for step in (-0.01, 0.0, 0.01)
+        ]
+        torch.testing.assert_close(own.criterion[model], held[1].criterion, rtol=1e-9, atol=0)
+        torch.testing.assert_close(own.strength[model], held[1].strength, rtol=1e-3, atol=0)
+        assert held[1].criterion < min(held[0].criterion, held[2].criterion)
+        rise = (held[2].criterion - held[0].criterion) / (held[2].criterion + held[0].criterion - 2 * held[1].criterion)
+        assert abs(float(rise)) < 0.05  # the least of the parabola is within 1 / 4,000 of the power
+
+
+@pytest.mark.parametrize("power", [1.2, 1.7])
+def test_slopes_of_a_tweedie_density_at_its_response_are_those_of_autodiff(power: float) -> None:
+    y = torch.tensor([0.0, 0.1, 1.0, 7.0, 300.0], dtype=torch.float64)
+    at = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    family = torchglm.Tweedie(power=power)
+    for found, judge in zip(family.base_slopes(y, at), Family.base_slopes(family, y, at), strict=True):
+        torch.testing.assert_close(found, judge, rtol=1e-8, atol=1e-10)

@@ -75,9 +75,6 @@ class SGD(SolverOptions):
             )
         if isinstance(job.penalty, Jeffreys):
             raise ValueError("penalty jeffreys adjusts the score of all rows at once, not of minibatches. Use irls.")
-        for key, given in (("smoothing", job.smoothing is not None), ("quadrature", job.quadrature != 1)):
-            if given:
-                raise ValueError(f"{key} is for s(x) and (1 | group), which solver irls fits. Leave it out.")
         if isinstance(job.family, VectorFamily) or job.data.predictors:
             raise ValueError(
                 f"solver sgd fits families of one predictor, and {law_title(job.family)} is to have several. Use irls."

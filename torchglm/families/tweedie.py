@@ -127,6 +127,13 @@ class Tweedie(Family):
             at_mean = special.tweedie_log_prob(mean, mean, dispersion, self._power(y))
         return torch.where(y > 0, at_mean, 0.0)
 
+    def base_slopes(self, y: Tensor, log_dispersion: Tensor) -> tuple[Tensor, Tensor]:
+        if self._limit is not None:
+            return super().base_slopes(y, log_dispersion)
+        mean = torch.where(y > 0, y, 1.0)
+        slopes = special.tweedie_slopes(mean, mean, log_dispersion.exp(), self._power(y))
+        return torch.where(y > 0, slopes.by_log_phi, 0.0), torch.where(y > 0, slopes.by_log_phi_twice, 0.0)
+
     def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
         return slope / mu * mu.pow(1 - self._power(mu))
 
