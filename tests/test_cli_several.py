@@ -147,10 +147,86 @@ def test_scores_of_classes(place: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_not_built_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, run = str(place / "rows.parquet"), str(place / "zero_inflated")
     assert "Known: mean, link, zero" in refused(capsys, "predict", run, rows, "--kind", "alpha")
-    assert "--by is for families of one predictor" in refused(capsys, "evaluate", run, rows, "--by", "region")
-    for name in ("ordinal", "gamma", "zero_inflated"):
-        said = refused(capsys, "fit", str(place / f"{name}.yaml"), "--solver", "sgd", "--output_dir", str(place / "s"))
-        assert "solver sgd fits families of one predictor" in said
+    asked = ("evaluate", str(place / "ordinal"), rows, "--coverage", "0.9")
+    assert "--by COLUMN compares the rows of each" in refused(capsys, *asked)
+    for name in ("weibull", "visits"):
+        assert "censored times" in refused(capsys, "evaluate", str(place / name), rows, "--coverage", "0.9")
+    assert "times in intervals" in refused(capsys, "evaluate", str(place / "visits"), rows, "--by", "region")
+    assert "nowhere" in refused(capsys, "evaluate", run, rows, "--by", "nowhere")
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name != "visits"])
+def test_observed_and_expected_by_a_column(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, frame, result = str(place / "rows.parquet"), table(), tg.load(place / name)
+    found = json.loads(printed(capsys, "evaluate", str(place / name), rows, "--by", "region", "--format", "json"))["by"]
+    assert found["column"] == "region" and sum(line["rows"] for line in found["rows"]) == 300 * (
+        len(ORDER) if "class" in found["rows"][0] else 1
+    )
+    if name in ("ordinal", "multinomial"):
+        p = result.predict(frame)
+        for line in found["rows"]:
+            here = (frame["region"] == line["value"]).to_numpy()
+            assert line["observed"] == int((frame["level"][here] == line["class"]).sum())
+            assert line["expected"] == pytest.approx(float(p[here, ORDER.index(line["class"])].sum()))
+        return
+    column = {"gamma": "cost", "zero_inflated": "many", "two_parts": "two", "beta_binomial": "hits", "weibull": "seen"}
+    if name in column:
+        each = frame.groupby("region")[column[name]].sum()
+        assert [line["observed"] for line in found["rows"]] == pytest.approx(each.tolist())
+        total = sum(line["expected"] for line in found["rows"])
+        assert sum(line["observed"] for line in found["rows"]) == pytest.approx(total, rel=0.05)
+    assert "By region" in printed(capsys, "evaluate", str(place / name), rows, "--by", "region")
+
+
+def test_coverage_is_that_of_the_limits_of_a_response(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, frame = str(place / "rows.parquet"), table()
+    for name, y, roles in (("gamma", "cost", {"weights": "w"}), ("beta_binomial", "hits", {"trials": "trials"})):
+        said = printed(capsys, "evaluate", str(place / name), rows, "--coverage", "0.8", "--format", "json")
+        limits = tg.load(place / name).predict_interval(frame, kind="response", level=0.8, **roles)
+        seen = torch.tensor(frame[y].to_numpy(dtype=float))
+        inside = (seen >= limits[:, 0]) & (seen <= limits[:, 1])
+        assert json.loads(said)["coverage"] == {"level": 0.8, "share": pytest.approx(float(inside.double().mean()))}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_run_is_checked_and_compared(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(place / name)
+    assert "Check of a fit of" in printed(capsys, "check", run)
+    found = json.loads(printed(capsys, "compare", run, run, "--format", "json"))["table"]
+    assert found["aic"][0] == found["aic"][1] == pytest.approx(float(tg.load(run).aic.sum()))
+    explained = found.get("D2", [None])[0]
+    assert (explained is None) == (name in ("gamma", "two_parts", "weibull", "visits", "groups"))
+    table().iloc[::-1].assign(age=0.0, later=np.inf).to_parquet(place / "other.parquet")
+    assert "not the rows of the fit" in refused(capsys, "check", run, "--data", str(place / "other.parquet"))
+
+
+def test_advice_speaks_yaml(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = printed(capsys, "check", str(place / "zero_inflated"), "--level", "0.5")
+    assert "`family: {name: zero_inflated, family: negative_binomial}`" in said, said
+
+
+@pytest.mark.parametrize(("name", "penalty"), [("multinomial", None), ("gamma", None), ("ordinal", 0.5)])
+def test_training_by_minibatches_comes_near_the_fit_and_polished_to_it(
+    name: str, penalty: float | None, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = JOBS[name]["data"] | {"path": "rows.parquet"}
+    given = JOBS[name] | {"data": data, "solver": {"name": "sgd", "batch_size": 64, "trainer": {"max_epochs": 30}}}
+    if penalty is not None:
+        given |= {"penalty": {"name": "ridge", "l2": penalty}}
+        plain = given | {"solver": "irls", "output_dir": str(place / "penalised")}
+        (place / "penalised.yaml").write_text(yaml.safe_dump(plain))
+        printed(capsys, "fit", str(place / "penalised.yaml"))
+    right = tg.load(place / (name if penalty is None else "penalised"))
+    for polish, near in ((0, 0.3), ("irls", 1e-4)):
+        out = place / f"sgd_{name}_{polish}"
+        job = given | {"output_dir": str(out), "solver": given["solver"] | {"polish": polish}}
+        (place / "sgd.yaml").write_text(yaml.safe_dump(job))
+        printed(capsys, "fit", str(place / "sgd.yaml"))
+        found = tg.load(out)
+        assert found.all_names == right.all_names and found.predictors == right.predictors
+        far = (found.flat.coef - right.flat.coef).abs() / right.flat_covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        assert float(far.max()) < near
+        torch.testing.assert_close(found.std_err, right.std_err, rtol=near / 10, atol=0)
 
 
 def test_evaluate_says_how_times_are_ordered(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,6 @@ from torchglm.inference.quantile import refuse_quasi
 from torchglm.metrics.rows import Scored
 from torchglm.metrics.sums import d2_value, observed_variance
 from torchglm.report import words
-from torchglm.report.laws import law_title
 from torchglm.rows.ranks import seen
 from torchglm.rows.rows import without_columns
 
@@ -152,12 +151,7 @@ def evaluation(
     if bins < 1:
         raise ValueError(f"--bins must be at least 1, got {bins}. The default is 10.")
     if result.plan is not None:
-        if by is not None or coverage is not None:
-            flag = "--by" if by is not None else "--coverage"
-            raise ValueError(
-                f"{flag} is for families of one predictor; {law_title(result.family)} has several. Leave it out."
-            )
-        return several_evaluation(result, run, data, bins, missing, unseen)
+        return several_evaluation(result, run, data, bins, by, coverage, missing, unseen)
     if coverage is not None:
         if result.context.get("event"):
             raise ValueError("--coverage needs every response, and this fit has censored times.")

@@ -34,11 +34,17 @@ class Ratios:
         `column` holds the values, None for all rows. Raises ValueError where it has more than a thousand different
         values.
         """
-        codes = torch.zeros(len(rows.mu), dtype=torch.int64) if column is None else self._codes(column)
+        self.take(rows.whole, *observed_and_expected(rows.response, rows.mu, family), variance, column)
+
+    def take(
+        self, weight: Tensor, observed: Tensor, expected: Tensor, variance: Tensor, column: pa.ChunkedArray | None
+    ) -> None:
+        """Take in what was observed and expected in rows of some weight, with its variance, (n,) each."""
+        codes = torch.zeros(len(weight), dtype=torch.int64) if column is None else self._codes(column)
         if column is None:
             self.places.setdefault("all", 0)
-        weight, ones = rows.whole, torch.ones_like(rows.mu)
-        values = torch.stack([ones, *observed_and_expected(rows.response, rows.mu, family), variance])
+        ones = torch.ones_like(expected)
+        values = torch.stack([ones, observed, expected, variance])
         parts = torch.stack([ones, *(weight * values)], -1)
         parts = torch.where((weight > 0).unsqueeze(-1), parts, 0.0)
         grown = torch.zeros(len(self.places), 5, dtype=torch.float64)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torchglm.cli.several_ratios import by_grid, ratio
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
 from torchglm.writing import numbers
 
@@ -51,7 +52,7 @@ def document(found: Evaluation) -> Document:
     """Title, facts, tables and how to read them."""
     blocks: list[Block] = [Facts(_facts(found)), _deciles(found)]
     if found.by is not None:
-        blocks.append(_by(found.by))
+        blocks.append(by_grid(found.by["column"], found.by["rows"]))
     return Document(f"{'Rows of the fit' if found.own else 'New rows'}: {found.data}", [*blocks, Notes(_notes(found))])
 
 
@@ -70,7 +71,7 @@ def _facts(found: Evaluation) -> list[tuple[str, str]]:
         ("Pearson dispersion", _short(s["pearson_dispersion"])),
         ("Observed", numbers.number(s["observed"])),
         ("Expected", numbers.number(s["expected"])),
-        ("Observed / expected", _ratio(s["observed_expected"], s["observed_expected_se"])),
+        ("Observed / expected", ratio(s["observed_expected"], s["observed_expected_se"])),
         ("Calibration error", _short(s["calibration_error"])),
         ("Gini", _short(s["gini"])),
     ]
@@ -97,20 +98,6 @@ def _deciles(found: Evaluation) -> Grid:
     return Grid(f"By {name} of prediction", (name, "weight", "predicted", "observed", "ratio", "lift"), rows)
 
 
-def _by(table: dict[str, Any]) -> Grid:
-    rows = [
-        (
-            numbers.MISSING if row["value"] is None else str(row["value"]),
-            f"{row['rows']:,}",
-            numbers.number(row["observed"]),
-            numbers.number(row["expected"]),
-            _ratio(row["ratio"], row["se"]),
-        )
-        for row in table["rows"]
-    ]
-    return Grid(f"By {table['column']}", (table["column"], "rows", "observed", "expected", "ratio ± 2 se"), rows)
-
-
 def _notes(found: Evaluation) -> list[str]:
     lines = [f"{said[0].upper()}{said[1:]}." for said in found.said]
     lines.append(
@@ -120,10 +107,6 @@ def _notes(found: Evaluation) -> list[str]:
     if math.isnan(found.scores["d_squared"]):
         lines.append("D² is left out: the null models of groups with an offset take a fit of each.")
     return lines
-
-
-def _ratio(ratio: float, error: float) -> str:
-    return numbers.MISSING if math.isnan(ratio) else f"{ratio:.4f} ± {2 * error:.4f}"
 
 
 def _short(value: float) -> str:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from torchglm import metrics
 from torchglm.cli.progress import waiting
 from torchglm.cli.run_rows import Batch, Reader, alike
+from torchglm.cli.several_ratios import SeveralRatios, by_grid, check_coverage, cover
 from torchglm.families.several import Classes, Ordinal
 from torchglm.inference.several import family_of
 from torchglm.metrics.class_scores import ClassSums
@@ -24,6 +26,8 @@ from torchglm.rows.rows import to_float64
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from torchglm.model.face import Result
 
 _TITLES = {
@@ -57,6 +61,8 @@ class SeveralEvaluation:
     classes: list[dict[str, Any]] = field(default_factory=list)
     weights: Tensor | None = None
     deciles: list[dict[str, float]] = field(default_factory=list)
+    by: dict[str, Any] | None = None
+    coverage: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -68,7 +74,9 @@ class SeveralEvaluation:
             **self.scores,
             "classes": self.classes,
             "confusion": None if self.weights is None else self.weights.tolist(),
+            "coverage": self.coverage,
             "deciles": self.deciles,
+            "by": self.by,
             "policies": self.said,
         }
 
@@ -78,6 +86,9 @@ class SeveralEvaluation:
         facts += [
             (title, numbers.short(self.scores[name], 5)) for name, title in _TITLES.items() if name in self.scores
         ]
+        if self.coverage is not None:
+            level, covered = (self.coverage[key] for key in ("level", "share"))
+            facts.append((f"Coverage of {numbers.percent(level)}", f"{100 * covered:.2f} %"))
         blocks: list[Block] = [Facts(facts)]
         if self.classes:
             blocks.append(Grid("By class", tuple(self.classes[0]), [_cells(line) for line in self.classes]))
@@ -85,14 +96,18 @@ class SeveralEvaluation:
             blocks.append(confusion(self.weights, [str(line["class"]) for line in self.classes]))
         if self.deciles:
             blocks.append(Grid("By bin of prediction", tuple(self.deciles[0]), [_cells(line) for line in self.deciles]))
+        if self.by is not None:
+            blocks.append(by_grid(self.by["column"], self.by["rows"]))
         lines = [f"{said[0].upper()}{said[1:]}." for said in self.said]
         return Document(f"{'Rows of the fit' if self.own else 'New rows'}: {self.data}", [*blocks, Notes(lines)])
 
 
 class SeveralScorer:
-    """Takes in pieces of the rows, one after the other, and keeps sums of them alone."""
+    """Takes in pieces of the rows, one after the other, and keeps sums of them alone; see `Scorer`."""
 
-    def __init__(self, result: Result) -> None:
+    def __init__(self, result: Result, by: str | None, coverage: float | None) -> None:
+        self.by, self.ratios = by, SeveralRatios(family_of(result))
+        self.level, self.coverage = coverage, metrics.Coverage()
         self.result = result
         self.models: dict[int, SeveralRows] = {}
         self.nll = torch.zeros_like(result.flat.deviance)
@@ -103,13 +118,23 @@ class SeveralScorer:
         """Take in the rows of a piece."""
         for model, result, where in batch.parts():
             own, family = self.models.setdefault(model, SeveralRows(result)), family_of(result)
+            column, start = self._column(batch, where), 0
+            if self.level is not None:
+                cover(self.coverage, self.level, batch, result, where)
             for rows in to_float64(batch.of(result, where)).pieces():
                 eta = predictors(rows, result.flat.coef)
+                if column is not None:
+                    self.ratios.add(family, rows, eta, column.slice(start, rows.y.shape[-1]))
+                start += rows.y.shape[-1]
                 own.take(rows, eta)
                 used = rows.weight > 0
                 self.nll[model] += torch.where(used, family.nll(rows.response, eta) * rows.weight, 0.0).sum()
                 repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(rows.weight)
                 self.rows[model] += torch.where(used, repeats, 0.0).sum()
+
+    def _column(self, batch: Batch, where: Tensor | None) -> pa.ChunkedArray | None:
+        column = None if self.by is None else batch.table.column(self.by)
+        return column if where is None or column is None else column.take(where.numpy())
 
     @property
     def own(self) -> bool:
@@ -176,13 +201,26 @@ class SeveralScorer:
 
 
 def several_evaluation(
-    result: Result, run: Path, data: Sequence[str], bins: int, missing: str | None, unseen: str | None
+    result: Result,
+    run: Path,
+    data: Sequence[str],
+    bins: int,
+    by: str | None,
+    coverage: float | None,
+    missing: str | None,
+    unseen: str | None,
 ) -> SeveralEvaluation:
     """Score a fit of several predictors on the rows of files, in one pass.
 
-    Raises ValueError for files that lack a column, rows that do not suit the fit, and where none is left.
+    Raises ValueError for files that lack a column, rows that do not suit the fit, where none is left, and for a
+    `coverage` that a law does not have.
     """
-    reader, scorer = Reader(result, True, (), (), missing, unseen), SeveralScorer(result)
+    if coverage is not None:
+        check_coverage(result)
+    if by is not None and "until" in (result.context.get("columns") or {}):
+        raise ValueError("--by counts events until a time, and times in intervals do not tell it. Leave it out.")
+    reader = Reader(result, True, (), () if by is None else (by,), missing, unseen)
+    scorer = SeveralScorer(result, by, coverage)
     scan = reader.scan(data)
     with waiting(f"Scoring {' '.join(data)}") as progress:
         reader.feed(scan, scorer.add, progress)
@@ -199,6 +237,8 @@ def several_evaluation(
         scorer.lines(),
         None if sums is None else sums.confusion,
         scorer.deciles(bins),
+        None if by is None else {"column": by, "rows": scorer.ratios.table()},
+        None if coverage is None else {"level": coverage, "share": float(scorer.coverage.compute())},
     )
 
 

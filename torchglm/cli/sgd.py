@@ -17,13 +17,16 @@ from torchglm.cli import short_names
 from torchglm.cli.config_errors import one_line
 from torchglm.cli.elastic_net import ChosenNet
 from torchglm.cli.schema import Job, SolverOptions
+from torchglm.cli.several_batch import batch_of_several
 from torchglm.cli.streamed_fit import optimum_from, result_at
-from torchglm.families.several import VectorFamily
+from torchglm.families.several import VectorFamily, of_predictors
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import FileRows, Roles
 from torchglm.inputs.files import HOLD
-from torchglm.model.face import GLMHead
+from torchglm.links import Link
+from torchglm.model.face import GLMHead, VectorHead
+from torchglm.model.vector_parts import of_design
 from torchglm.report.laws import law_title
 from torchglm.rows.rows import is_all, whole
 from torchglm.store.runs import TRAINING
@@ -75,18 +78,7 @@ class SGD(SolverOptions):
             )
         if isinstance(job.penalty, Jeffreys):
             raise ValueError("penalty jeffreys adjusts the score of all rows at once, not of minibatches. Use irls.")
-        if isinstance(job.family, VectorFamily) or job.data.predictors:
-            raise ValueError(
-                f"solver sgd fits families of one predictor, and {law_title(job.family)} is to have several. Use irls."
-            )
-        data, family, link = job.data, copy.deepcopy(job.family), job.link or job.family.default_link
-        Roles(**data.roles).check_link(link)
-        rows = FileRows(data.formula, data.path, job.family, data.roles, data.policies, job.where, job.precision)
-        rows.spec.check_fixed("training by minibatches")
-        intercept = rows.spec.intercept
-        head = GLMHead(
-            len(rows.spec.names) - int(intercept), family, link, bias=intercept, device=job.where, dtype=job.precision
-        )
+        rows, head, link = self._made(job)
         trained = fit_sgd(
             head,
             self._batches(job, rows),
@@ -115,16 +107,50 @@ class SGD(SolverOptions):
             warnings.simplefilter("ignore", FitWarning)
             return result_at(coef, job, rows, head.family, link, trained.status, trained.epochs, job.penalty)
 
+    def _made(self, job: Job) -> tuple[FileRows, GLMHead, Link]:
+        """The rows, the head that is trained on them, and the link of the fit."""
+        data, several = job.data, isinstance(job.family, VectorFamily) or bool(job.data.predictors)
+        family = of_predictors(job.family, job.link) if several else copy.deepcopy(job.family)
+        rows = FileRows(
+            data.formula,
+            data.path,
+            family,
+            data.roles,
+            data.policies,
+            job.where,
+            job.precision,
+            predictors=data.predictors,
+        )
+        rows.spec.check_fixed("training by minibatches")
+        link = rows.family.default_link if several else job.link or family.default_link
+        Roles(**data.roles).check_link(link)
+        if several:
+            assert rows.plan is not None
+            head: GLMHead = VectorHead(
+                len(rows.spec.names), rows.family, device=job.where, dtype=job.precision, plan=of_design(rows.plan)
+            )
+            return rows, head, link
+        intercept = rows.spec.intercept
+        width = len(rows.spec.names) - int(intercept)
+        return rows, GLMHead(width, family, link, bias=intercept, device=job.where, dtype=job.precision), link
+
     def _batches(self, job: Job, rows: FileRows) -> GLMBatch | ArrowBatches:
         """The rows where all are in memory, else shuffled minibatches from the Parquet files."""
         held = rows.source
         if isinstance(held, list):
             [part] = held
+            if part.plan is not None:
+                return batch_of_several(part, rows.family)
             x = whole(part)[:, int(rows.spec.intercept) :]
             weight = None if is_all(part.weight, 1.0) else part.weight[0].to(x.dtype)
             offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
             event = None if part.event is None else part.event[0].to(x.dtype)
             return GLMBatch(x, part.y[0].to(x.dtype), weights=weight, offset=offset, event=event)
+        if rows.plan is not None:
+            raise ValueError(
+                f"solver sgd trains {law_title(rows.family)} in memory: in one process, on at most {HOLD >> 20:,} MiB "
+                "of rows. Use solver: irls, which reads files of any size."
+            )
         if self._whole:
             raise ValueError(
                 "solver.optimizer lbfgs needs all rows in memory as one batch, in one process and at most "

@@ -147,9 +147,9 @@ class Search:
             yield from self._whole(lane, None, False)
 
     def _stay(self, columns: Columns, coef: Tensor) -> Passes[None]:
-        """What there is at given coefficients."""
+        """What there is at given coefficients, with the information that standard errors are from."""
         coef = torch.where(columns.keep, coef, 0.0)
-        moments = yield Ask(Point(coef, False, bool(columns.factored.any()), coef), columns.lane)
+        moments = yield Ask(Point(coef, self.problem.several, bool(columns.factored.any()), coef), columns.lane)
         state = state_at(self.problem, columns, coef, moments)
         yield from Descent(self.problem, self.solution).finish(state, Status.ITERATION_LIMIT, at_hand=True)
 

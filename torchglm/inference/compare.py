@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchglm.families.several import BetaBinomial, Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import lrt, same_rows
 from torchglm.inference.table import Table
@@ -13,8 +14,9 @@ from torchglm.inference.table import Table
 def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
     """Fits of the same rows side by side, a row for each; batches are compared model by model.
 
-    Columns: `df` (every estimated parameter), `deviance`, `aic`, `bic`, `D2` (share of the null deviance explained),
-    and against the fit before it `LR_df`, `LR` and `p` of the likelihood ratio test, NaN where the two are not nested.
+    Columns: `df` (every estimated parameter), `deviance`, `aic`, `bic`, `D2` (share of the null deviance explained; of
+    several predictors McFadden's, NaN for densities, of which the deviance may be negative), and against the fit before
+    it `LR_df`, `LR` and `p` of the likelihood ratio test, NaN where the two are not nested.
     Likelihoods are fully normalised, so that AIC compares families too, save with a quasi fit, which has none.
     Raises `ValueError` for fewer than two fits, other rows, or batches of other shapes.
     """
@@ -35,7 +37,7 @@ def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
         "deviance": [fit.deviance for fit in fits],
         "aic": [fit.aic for fit in fits],
         "bic": [fit.bic for fit in fits],
-        "D2": [1 - fit.deviance / fit.null_deviance for fit in fits],
+        "D2": [_explained(fit) for fit in fits],
     }
     nothing = torch.full_like(fits[0].deviance, torch.nan)
     tests = [(nothing, nothing, nothing)] + [_ratio(a, b, nothing) for a, b in zip(fits[:-1], fits[1:], strict=True)]
@@ -46,6 +48,14 @@ def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
     )
     table = {name: torch.stack(values, -1) for name, values in columns.items()}
     return Table("Comparison of fits", labels, table, (note,))
+
+
+def _explained(fit: Fitted) -> Tensor:
+    """(*B) the share of the null deviance explained; NaN for densities of several predictors."""
+    if isinstance(fit.family, VectorFamily) and not isinstance(fit.family, Classes | BetaBinomial):
+        if not fit.family.counts:
+            return torch.full_like(fit.deviance, torch.nan)
+    return 1 - fit.deviance / fit.null_deviance
 
 
 def _ratio(first: Fitted, second: Fitted, nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:

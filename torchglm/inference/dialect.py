@@ -8,6 +8,11 @@ from torchglm.inference.fitted import Fitted
 
 YAML = "yaml"  # the entry of a fit's context that says it was made by a config
 _WORDS = (
+    (r"\bZeroInflated\('(\w+)'\)", r"`family: {name: zero_inflated, family: \1}`"),
+    (r"\bHurdle\('(\w+)'\)", r"`family: {name: hurdle, family: \1}`"),
+    (r"\bOrdinal\(free=\['(.+?)'\]\)", r"`family: {name: ordinal, free: [\1]}`"),
+    (r"\bOrdinal\(link='(\w+)'\)", r"`family: {name: ordinal, link: \1}`"),
+    (r"\bpredictors=\{'(\w+)': '~ \.\.\.'\}", r"`data: {predictors: {\1: ~ ...}}`"),
     (r"\blink=['\"](\w+)['\"]", r"`link: \1`"),
     (r"\bdispersion=['\"](\w+)['\"]", r"`dispersion: \1`"),
     (r"\bNegativeBinomial\(\)", "`family: negative_binomial`"),

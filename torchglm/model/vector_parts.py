@@ -89,6 +89,11 @@ def with_one_in_front(plan: Plan, added: bool) -> Plan:
     return Plan(plan.predictors, tuple(places))
 
 
+def of_design(plan: Plan) -> Plan:
+    """The plan of a head that takes the whole design of a fit, ones among it, none of which is trained."""
+    return with_one_in_front(plan, False)
+
+
 def is_ordered(family: VectorFamily) -> bool:
     """Whether the constants are thresholds, each above the one before it."""
     return isinstance(family, Ordinal) and family.kind == "cumulative"
