@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import torchglm
+from torchglm.model.nodewise import nodewise
 
 TRUTH = torch.tensor([0.3, 0.8, -0.6, 0.5, 0.4, 0, 0, 0, 0], dtype=torch.float64)
 
@@ -44,13 +45,86 @@ def test_what_cannot_be_debiased() -> None:
     x, y = drawn(1)
     with pytest.raises(ValueError, match="inference is"):
         torchglm.path(x, y[0], family="bernoulli", n=3).select(1, inference="wald")
+    few = torchglm.path(x[:8], y[0, :8].long(), family=torchglm.Multinomial(), n=3)
     with pytest.raises(ValueError, match="more rows than columns"):
-        torchglm.path(x[:8], y[0, :8], family="bernoulli", n=3).select(1, inference="debiased")
+        few.select(1, inference="debiased")
     with pytest.raises(ValueError, match="without limits"):
         torchglm.path(x, y[0], family="bernoulli", n=3, lower=0).select(1, inference="debiased")
     twice = torch.cat([x, x[:, :1]], -1)
     with pytest.raises(ValueError, match="depend on others"):
         torchglm.path(twice, y[0], family="bernoulli", n=3).select(1, inference="debiased")
+
+
+def test_more_columns_than_rows_are_debiased_by_lassos_of_each_on_the_others(tmp_path: Folder) -> None:
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(60, 80, generator=draw, dtype=torch.float64) + 3
+    y = 2 * x[:, 0] + torch.randn(60, generator=draw, dtype=torch.float64)
+    path = torchglm.path(x, y, family="gaussian", n=20)
+    lasso, result = path.select(8), path.select(8, inference="debiased")
+    limits = result.conf_int()
+    assert bool((result.std_err > 0).all()) and float(limits[1, 0]) < 2 < float(limits[1, 1])
+    assert float((result.coef[1] - 2).abs()) < float((lasso.coef[1] - 2).abs())  # the bias is gone
+    assert torch.equal(result.deviance, lasso.deviance) and "those of the penalised fit" in str(result.summary())
+    result.save(tmp_path)
+    assert torch.equal(torchglm.load(tmp_path).std_err, result.std_err)
+    scaled = torchglm.path(x * 10, y, family="gaussian", n=20).select(8, inference="debiased")
+    torch.testing.assert_close(scaled.coef[1:] * 10, result.coef[1:], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(scaled.std_err[1:] * 10, result.std_err[1:], rtol=1e-6, atol=0)
+
+
+def test_lassos_without_a_penalty_make_the_inverse() -> None:
+    x = torch.randn(50, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x[:, 0] = 1.0
+    gram = x.mT @ x / 50
+    torch.testing.assert_close(nodewise(gram, 1e30, True), gram.inverse(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("word", ["bic", "one_se", 3])
+def test_half_of_the_rows_chooses_and_the_other_half_fits(word: str | int, tmp_path: Folder) -> None:
+    x, y = drawn(1)
+    path = torchglm.path(x, y[0], family="bernoulli", n=15, folds=4)
+    result = path.select(word, inference="split", seed=3)
+    again = path.select(word, inference="split", seed=3)
+    assert torch.equal(result.coef, again.coef) and int(result.nobs) == 250
+    first = torch.randperm(500, generator=torch.Generator().manual_seed(3)) < 250
+    chosen = result.coef[1:] != 0
+    fit = torchglm.fit(x[~first][:, chosen], y[0, ~first], family="bernoulli")
+    kept = torch.cat([torch.ones(1, dtype=torch.bool), chosen])
+    torch.testing.assert_close(result.coef[kept], fit.coef)
+    torch.testing.assert_close(result.std_err[kept], fit.std_err)
+    torch.testing.assert_close(result.loglik, fit.loglik)
+    assert bool(result.std_err[~kept].isnan().all()) and "250 rows, drawn by seed 3" in str(result.summary())
+    if word == 3:
+        half = torchglm.path(x[first], y[0, first], family="bernoulli", n=15)
+        assert torch.equal(half.coef[3, 1:] != 0, chosen)
+    result.save(tmp_path)
+    torch.testing.assert_close(torchglm.load(tmp_path).std_err, result.std_err, equal_nan=True)
+
+
+def test_what_cannot_be_split(tmp_path: Folder) -> None:
+    x, y = drawn(1)
+    path = torchglm.path(x, y[0], family="bernoulli", n=3)
+    path.save(tmp_path)
+    with pytest.raises(ValueError, match="without rows"):
+        torchglm.load(tmp_path).select(1, inference="split")
+    with pytest.raises(ValueError, match="Name one"):
+        torchglm.path(x, y[0], family=torchglm.Multinomial(baseline=None), n=3).select(1, inference="split")
+    few = torchglm.path(x[:14], x[:14].sin().sum(-1), family="gaussian", n=3, smallest=1e-6)
+    with pytest.raises(ValueError, match="the other half"):
+        few.select(2, inference="split")
+
+
+@pytest.mark.slow
+def test_split_intervals_cover_and_aic_finds_the_truth() -> None:
+    x, y = drawn(400)
+    path = torchglm.path(x, y, family="bernoulli", n=40)
+    for word in ("aic", "bic"):
+        result = path.select(word, inference="split")
+        limits, chosen = result.conf_int()[..., 1:, :], result.coef[..., 1:] != 0
+        inside = (limits[..., 0] <= TRUTH[1:]) & (TRUTH[1:] <= limits[..., 1])
+        assert 0.93 <= float(inside[chosen].double().mean()) <= 0.97
+    chosen = path.select("aic").coef[:, 1:] != 0
+    assert float(chosen[:, :4].all(-1).double().mean()) > 0.98 and float(chosen[:, 4:].double().sum(-1).mean()) < 2.5
 
 
 @pytest.mark.slow

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,13 +26,17 @@ from torchglm.links import Link
 from torchglm.model import path_storage
 from torchglm.model.debiased import debiased
 from torchglm.model.face import Result
+from torchglm.model.split import split
 from torchglm.report.strengths import path_table
 from torchglm.rows.ranks import members, own_rows
+from torchglm.rows.rows import Rows
 
 CERTIFIED = 1e-9  # largest excess of a slope at which a point is called the minimum
 CRITERIA = ("aic", "bic", "ebic")
 ROOM = 1 << 24  # numbers of rows, or of Grams, for fits at several strengths that are made at once
 KEPT = 1 << 23  # numbers of Grams that a folder holds; beyond, the fits that a word selects
+Halved: TypeAlias = "Callable[[int], tuple[Path, Iterable[Rows]]]"
+INFERENCES = (None, "debiased", "split")
 PRIOR = 0.5  # weight of the number of sets of columns in the extended BIC
 
 
@@ -63,6 +68,7 @@ class Path:
     weights: Terms = field(kw_only=True)  # of a strength of 1 on the columns as they came
     data: Data | None = field(kw_only=True, default=None)
     saved: path_storage.Saved | None = field(kw_only=True, default=None)
+    halved: Halved | None = field(kw_only=True, default=None)  # the path of half of the rows, and the other half
 
     @property
     def converged(self) -> Tensor:
@@ -189,17 +195,26 @@ class Path:
 
     # fits at chosen strengths ------------------------------------------------------------------------------
 
-    def select(self, which: str | int | float | Tensor = "one_se", inference: str | None = None) -> Result:
+    def select(
+        self, which: str | int | float | Tensor = "one_se", inference: str | None = None, seed: int = 0
+    ) -> Result:
         """The fit at one strength: `"best"`, `"one_se"`, `"aic"`, `"bic"`, `"ebic"`, a strength, or its place (an int).
 
         A strength is a float, a place a whole number; a tensor `(*B)` has one for each model. The `penalty` of the fit
         holds the strengths of all columns in their own units. Columns that stand at a limit count no degree of freedom.
         It has no standard errors; with `inference="debiased"` the bias of the penalty is taken off in one step, which
-        gives every column an estimate, an error and an interval (see `debiased`), and needs the rows.
+        gives every column an estimate, an error and an interval (see `debiased`), and needs the rows. With
+        `inference="split"` half of the rows, drawn by `seed`, choose the strength and the columns, and the other half
+        fits those without a penalty (see `split`).
         Raises `ValueError` for another word or strength, `IndexError` for a place that is not there.
         """
-        if inference not in (None, "debiased"):
-            raise ValueError(f"inference is None or 'debiased', got {inference!r}.")
+        if inference not in INFERENCES:
+            raise ValueError(f"inference is None, 'debiased' or 'split', got {inference!r}.")
+        if inference == "split":
+            if self.halved is None:
+                raise ValueError("this path was loaded, without rows. Fit it again: torchglm.path(...).")
+            half, other = self.halved(seed)
+            return Result.of(split(half.select(which), other, half.weights.free, seed))
         place, length = self.place(which).reshape(-1), self.kkt.shape[-1]
         lanes = torch.arange(place.numel(), device=place.device) * length + place
         held = self.saved

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
+from torchglm.fitting.folds import fold_weights
 from torchglm.fitting.lanes import Terms
 from torchglm.fitting.standard import Standard
 from torchglm.inputs import Data, Roles
@@ -114,37 +117,77 @@ def path(
     if data.plan is not None and data.family is not None:
         family, chosen = data.family, data.family.default_link
     source = _whole(data)
-    standard = Standard.of_source(source, data.constant)
-    slopes = column_values(data, standard, factor, lower, upper, l1_ratio)
     if isinstance(folds, str):
         folds = column_of_folds(folds, x, y, data, reading)
     codes, labels = fold_codes(folds, source, seed)
-    search = Searches(standard, slopes, family, chosen, l1_ratio, standardize, tol)
-    way = search.of(standard.source)
-    given = strengths_of(strength, way.largest, data.batch, n, smallest, source)
-    whole, *without = way.follow(given, () if codes is None else search.without(codes, labels))
-    deviances = (None, None, None) if codes is None else search.validated(codes, without)
-    fold_deviance, cv_mean, cv_se = (_shaped(value, data) for value in deviances)
-    coef = standard.original(whole.coef)
-    if search.symmetric:
-        coef = _centred(coef, way.terms, standard)
-    shared = not data.batch or (strength is not None and given.shape[0] > 0 and _alike(given))
-    return Path(
-        strength=given[0] if shared else given.reshape(*data.batch, -1),
-        coef=coef.reshape(*data.batch, *coef.shape[1:]),
-        df=_nonzero(whole.coef, standard).reshape(*data.batch, -1),
-        dev_ratio=search.explained(whole.half, way.total).reshape(*data.batch, -1),
-        kkt=whole.kkt.reshape(*data.batch, -1),
-        names=data.names,
-        l1_ratio=float(l1_ratio),
-        family=family,
-        link=chosen,
-        fold_deviance=fold_deviance,
-        cv_mean=cv_mean,
-        cv_se=cv_se,
-        data=data,
-        weights=search.terms(standard.source, original=True),
-    )
+    limits = {"factor": factor, "lower": lower, "upper": upper}
+    call = _Call(data, family, chosen, float(l1_ratio), strength, n, smallest, standardize, limits, tol, labels)
+    return call.path(source, codes)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What is asked of a path, whichever rows it has."""
+
+    data: Data
+    family: Family
+    link: Link
+    l1_ratio: float
+    strength: Any
+    n: int
+    smallest: float | None
+    standardize: bool
+    limits: dict[str, Any]  # factor, lower, upper
+    tol: float
+    labels: list[Any]
+
+    def path(self, source: Iterable[Rows], codes: Tensor | None) -> Path:
+        """That of some rows, with the folds (n,) that they are in."""
+        data, family, chosen, l1_ratio = self.data, self.family, self.link, self.l1_ratio
+        standard = Standard.of_source(source, data.constant)
+        slopes = column_values(data, standard, **self.limits, ratio=l1_ratio)
+        search = Searches(standard, slopes, family, chosen, l1_ratio, self.standardize, self.tol)
+        way = search.of(standard.source)
+        given = strengths_of(self.strength, way.largest, data.batch, self.n, self.smallest, source)
+        whole, *without = way.follow(given, () if codes is None else search.without(codes, self.labels))
+        deviances = (None, None, None) if codes is None else search.validated(codes, without)
+        fold_deviance, cv_mean, cv_se = (_shaped(value, data) for value in deviances)
+        coef = standard.original(whole.coef)
+        if search.symmetric:
+            coef = _centred(coef, way.terms, standard)
+        shared = not data.batch or (self.strength is not None and given.shape[0] > 0 and _alike(given))
+        return Path(
+            strength=given[0] if shared else given.reshape(*data.batch, -1),
+            coef=coef.reshape(*data.batch, *coef.shape[1:]),
+            df=_nonzero(whole.coef, standard).reshape(*data.batch, -1),
+            dev_ratio=search.explained(whole.half, way.total).reshape(*data.batch, -1),
+            kkt=whole.kkt.reshape(*data.batch, -1),
+            names=data.names,
+            l1_ratio=l1_ratio,
+            family=family,
+            link=chosen,
+            fold_deviance=fold_deviance,
+            cv_mean=cv_mean,
+            cv_se=cv_se,
+            data=data,
+            weights=search.terms(standard.source, original=True),
+            halved=partial(self._halved, source, codes),
+        )
+
+    @torch.no_grad()
+    def _halved(self, source: Iterable[Rows], codes: Tensor | None, seed: int) -> tuple[Path, Iterable[Rows]]:
+        """The path of half of the rows, drawn at random, and the other half."""
+        if not isinstance(source, list):
+            raise ValueError("inference='split' takes rows in memory. Read them into a table, or take 'debiased'.")
+        sizes = [rows.y.shape[-1] for rows in source]
+        first = torch.randperm(sum(sizes), generator=torch.Generator().manual_seed(seed)) < (sum(sizes) + 1) // 2
+        parts = list(zip(source, first.to(source[0].y.device).split(sizes), strict=True))
+        half, other = ([rows.at((own == side).nonzero()[:, 0]) for rows, own in parts] for side in (True, False))
+        own = codes if codes is None else codes[first.to(codes.device)]
+        if own is not None and bool((fold_weights(half, own, len(self.labels)) == 0).any()):
+            raise ValueError("inference='split': a fold has no row in the half that chooses. Take fewer folds.")
+        data = replace(self.data, source=half)
+        return replace(self, data=data).path(half, own), other
 
 
 def _family_and_link(family: Family, link: str | Link | None) -> tuple[Family, Link]:

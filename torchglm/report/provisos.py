@@ -40,6 +40,14 @@ def penalised(result: Fitted) -> list[str]:
         return [
             f"Desparsified: from {result.context['debiased']} one step takes off the bias of its penalty. Errors and "
             "intervals are those of all columns, whichever were chosen; predictions use these estimates."
+            + (" Deviance, dispersion and df are those of the penalised fit." if result.penalty is not None else "")
+        ]
+    if result.context.get("split"):
+        own = result.context["split"]
+        return [
+            f"Sample splitting: {own['rows']:,} rows, drawn by seed {own['seed']}, chose the columns by {own['by']}; "
+            f"the other {own['left']:,} fitted those without a penalty. Columns that were not chosen are zero, without "
+            "errors."
         ]
     if result.penalty is None:
         return []
