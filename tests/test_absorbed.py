@@ -181,13 +181,11 @@ def test_what_is_not_known_beside_absorbed_factors_says_so() -> None:
     data = table("poisson")
     found = tg.fit("y ~ x | firm + worker", data, family="poisson")
     for ask in (
-        found.leverage,
         found.check,
         found.anova,
         found.drop1,
         lambda: found.head,
         lambda: found.covariance("observed"),
-        lambda: found.conf_int(method="profile"),
         lambda: found.marginal_effects(data=data),
         lambda: found.predictions({"x": 1.0}, data=data),
     ):
@@ -202,6 +200,49 @@ def test_what_is_not_known_beside_absorbed_factors_says_so() -> None:
         tg.fit("y ~ x | firm + log(x)", data, family="poisson")
     with pytest.raises(ValueError, match="absorbed factors"):
         tg.path("y ~ x | firm", data, family="poisson")
+
+
+@pytest.mark.parametrize(
+    ("family", "factors"), [("poisson", "firm"), ("poisson", "firm + worker"), ("gaussian", "firm + worker + year")]
+)
+def test_leverages_and_what_is_made_of_them_are_those_of_the_written_out_model(family: str, factors: str) -> None:
+    data = table(family)
+    one, all_ = both(family, None, factors, data)
+    close(one.leverage(), all_.leverage(), 1e-8)
+    close(one.cooks_distance(), all_.cooks_distance(), 1e-7)
+    close(one.loo_predict(), all_.loo_predict(), 1e-7)
+    close(one.residuals("studentized"), all_.residuals("studentized"), 1e-7)
+    close(one.dfbetas(), all_.dfbetas()[:, 1:3], 1e-6)
+    for kind in ("HC2", "HC3"):
+        close(one.robust(kind).std_err, all_.robust(kind).std_err[1:3], 1e-8)
+    for clusters in (data.firm, data.place):  # one holds the levels of a factor, one cuts through all
+        for kind in ("CR2", "CR3"):
+            few, whole = (fit.robust("cluster", clusters, type=kind) for fit in (one, all_))
+            close(few.std_err, whole.std_err[1:3], 1e-8)
+            close(few.reference_df, whole.reference_df[1:3], 1e-7)
+
+
+@pytest.mark.parametrize(("family", "factors"), [("poisson", "firm + worker"), ("gaussian", "firm")])
+def test_profile_limits_are_those_of_the_written_out_model(family: str, factors: str) -> None:
+    data = table(family)
+    one, all_ = both(family, None, factors, data)
+    close(one.conf_int(method="profile"), all_.conf_int(method="profile")[1:3], 1e-6)
+    alone = tg.fit(f"y ~ x | {factors}", data, family=family).conf_int(method="profile")
+    assert bool((alone[:, 0] < alone[:, 1]).all())
+
+
+def test_leverages_that_are_too_dear_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = table("poisson")
+    found = tg.fit("y ~ x | firm + worker", data, family="poisson")
+    monkeypatch.setattr("torchglm.rows.crossed_lengths.EXACT", 3)
+    for ask in (found.leverage, lambda: found.robust("HC3"), found.cooks_distance):
+        with pytest.raises(ValueError, match="7 levels beside the 9 of the largest"):
+            ask()
+    monkeypatch.setattr("torchglm.inference.beside.WRITTEN", 10)
+    with pytest.raises(ValueError, match="lies within one cluster"):
+        found.robust("cluster", data.place, type="CR2")
+    inside = tg.fit("y ~ x | firm", data, family="poisson")
+    assert bool(inside.robust("cluster", data.firm, type="CR2").std_err.isfinite().all())
 
 
 @pytest.mark.parametrize("sizes", [(30, 20), (30, 20, 10), (12,)])

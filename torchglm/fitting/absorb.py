@@ -225,7 +225,7 @@ class _Search:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The step of coefficients (p,) and effects (L,) for a residual (n,), and the solutions for the columns."""
         right = self._projected(self.weight, residual)
-        begin = None if guess is None else torch.cat([guess, torch.zeros_like(guess[:, :1])], -1)
+        begin = None if guess is None else torch.cat([guess, guess.new_zeros(len(guess), 1)], -1)
         p, gram = self.x.shape[0], (self.x * self.weight) @ self.x.mT
         scale = torch.cat([gram.diagonal(), self.weight.sum().unsqueeze(0)]).sqrt()
         found, _ = self.crossed.weighted(self.weight).solve(right, tolerance, scale, begin)

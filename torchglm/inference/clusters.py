@@ -31,10 +31,11 @@ WHOLE = 1e-9  # what a cluster leaves of a direction that it determines alone
 
 
 def adjusted(
-    source: Iterable[Rows], family: Family, link: Link, coef: Tensor, root: Root, codes: Tensor, type: str
+    source: Iterable[Rows], family: Family, link: Link, coef: Tensor, root: Tensor, codes: Tensor, type: str
 ) -> tuple[Tensor, Tensor]:
     """(B, p, p) the covariance CR2 or CR3 of one label `codes` (n,) or (B, n), and (B, p) the df of each coefficient.
 
+    `root` (B, p, p) is a square root of the inverse information, see `written`.
     `df = (sum P_gg)^2 / sum P_gh^2` (Satterthwaite), `P_gh` being the covariance, under the model, of the parts of two
     clusters in the estimate. Raises `ValueError` where no model has two clusters.
     """
@@ -46,11 +47,11 @@ def adjusted(
     for chosen in torch.arange(models, device=coef.device).split(at_once):
         own = codes if codes.dim() == 1 else codes[chosen]
         sums = _sums(members(source, chosen), take_family(family, chosen), link, coef[chosen], own, groups)
-        parts.append(_corrected(*sums, _written(root[chosen]), POWERS[type]))
+        parts.append(_corrected(*sums, root[chosen], POWERS[type]))
     return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
-def _written(root: Root) -> Tensor:
+def written(root: Root) -> Tensor:
     """(B, p, p) a square root of the inverse information."""
     values, vectors = torch.linalg.eigh(root.inverse())
     return vectors * values.clamp(min=0).sqrt().unsqueeze(-2)

@@ -18,7 +18,8 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.apart import part_by_part
-from torchglm.inference.clusters import POWERS, adjusted
+from torchglm.inference.beside import adjusted_beside
+from torchglm.inference.clusters import POWERS, adjusted, written
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
@@ -53,7 +54,11 @@ def covariance(
     if type in POWERS:
         [codes] = cluster_codes(clusters, result.batch_shape, result.flat.coef.device)
         flat = result.flat
-        found, df = adjusted(result.source, result.family, result.link, flat.coef, flat.root, codes, type)
+        if flat.absorbed is not None:
+            found, df = adjusted_beside(result, codes, type)
+        else:
+            root = written(flat.root)
+            found, df = adjusted(result.source, result.family, result.link, flat.coef, root, codes, type)
         return _where_known(result, found), torch.where(flat.known, df, torch.nan)
     return _plain(result, kind, clusters, type), None
 
@@ -153,17 +158,13 @@ def heteroscedastic(result: Fitted, kind: str) -> Tensor:
     HC3 divide `u^2` by `1 - h` and `(1 - h)^2`; a row repeated by `freq` counts as that many rows.
     Source: Zeileis (2006), J. Stat. Software 16(9).
     """
-    flat, source, family, link = (
-        result.flat,
-        result.scored if kind in ("HC0", "HC1") else result.source,
-        result.family,
-        result.link,
-    )
-    coef, root, nobs, rank = flat.coef, flat.root, flat.nobs, flat.df
+    flat, source = result.flat, result.scored
+    root, nobs, rank = flat.root, flat.nobs, flat.df
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
     meat, ranks = None, ranks_of(source)
     with ranks.together():
-        for values in row_values(own_rows(source), family, link, coef):
+        own_values = row_values(own_rows(source), result.family, result.link, flat.coef)
+        for values in result.levered_values() if power and flat.absorbed is not None else own_values:
             square = values.score.square() / values.repeats
             if power:
                 # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said

@@ -46,6 +46,7 @@ class RowValues(ChunkValues):
     mu: Tensor
     score: Tensor
     information: Tensor
+    beside: Tensor | None = None  # (B, n) the quadratic form of absorbed factors, which the columns are free of
 
     @property
     def x(self) -> Tensor:
@@ -78,7 +79,13 @@ def row_values(
 
 def leverage(values: RowValues, root: Root) -> Tensor:
     """(B, n) the diagonal of the hat matrix, `w W x' (root root') x`, of a row with its repeats; 0 without weight."""
-    return values.information * quadratic(values.rows, root)
+    return values.information * spread(values, root)
+
+
+def spread(values: RowValues, root: Root) -> Tensor:
+    """(B, n) `x' (root root') x` of every row, with the part of absorbed factors."""
+    own = quadratic(values.rows, root)
+    return own if values.beside is None else own + values.beside
 
 
 def residuals(values: RowValues, family: Family, link: Link, kind: str) -> Tensor:

@@ -173,12 +173,18 @@ class Levels:
         table = self.tables[(f, g) if straight else (g, f)]
         return table[0 if straight else 1] @ values
 
+    def across(self, values: Tensor) -> Tensor:
+        """(L_main, k) the tables of the largest factor with the others times values `(L - L_main, k)`."""
+        crossed, main = self.crossed, self.crossed.main
+        parts = values.split([crossed.counts[f] for f in crossed.others])
+        first, *rest = (self._times(main, f, part) for f, part in zip(crossed.others, parts, strict=True))
+        return sum(rest, first)
+
     def complement(self, values: Tensor) -> Tensor:
         """The Schur complement of the other factors times values `(L - L_main, k)`."""
         crossed, main = self.crossed, self.crossed.main
         parts = values.split([crossed.counts[f] for f in crossed.others])
-        across = sum(self._times(main, f, part) for f, part in zip(crossed.others, parts, strict=True))
-        across = across * crossed.of(self.each, main).unsqueeze(-1)
+        across = self.across(values) * crossed.of(self.each, main).unsqueeze(-1)
         out = []
         for f, part in zip(crossed.others, parts, strict=True):
             value = crossed.of(self.own, f).unsqueeze(-1) * part - self._times(f, main, across)

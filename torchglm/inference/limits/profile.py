@@ -13,6 +13,7 @@ from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.limits.beside import limits_beside
 from torchglm.inference.limits.crossing import crossing
 from torchglm.inference.limits.refit import ROOM, Held, HeldPlanned
 from torchglm.rows.planned import expanded
@@ -46,6 +47,8 @@ def profile_interval(result: Fitted, level: float, columns: Sequence[int] | None
     flat = result.flat
     tail = torch.tensor(0.5 + level / 2, dtype=torch.float64)
     target = float(special.normal_icdf(tail))
+    if flat.absorbed is not None:
+        return limits_beside(result, target)
     out = torch.full((*flat.coef.shape, 2), torch.nan, dtype=torch.float64, device=flat.coef.device)
     known = (flat.status != int(Status.NOT_FINITE)) & (flat.dispersion > 0)
     if result.plan is not None:  # on an edge of the law the refits creep along it

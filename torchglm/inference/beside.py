@@ -1,0 +1,104 @@
+"""Leverages of rows and clusters beside absorbed factors, exactly or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from torchglm.inference.clusters import adjusted, written
+from torchglm.inference.rowwise import row_values
+from torchglm.rows.crossed import Crossed
+from torchglm.rows.crossed_lengths import TooManyLevels, crossed_lengths
+from torchglm.rows.rows import Rows
+
+if TYPE_CHECKING:
+    from torchglm.inference.fitted import Fitted
+
+WRITTEN = 200  # columns and levels that are written out for clusters that cut through an absorbed factor
+NOTHING = 1e-9  # a smaller eigenvalue is rounding
+
+
+def lengths_beside(result: Fitted) -> Tensor | None:
+    """(n,) `d' (D'WD)^- d` of the levels of every row; None without absorbed factors.
+
+    Raises `ValueError` where the matrix that it takes is too large.
+    """
+    if "absorbed" not in result.context:
+        return None
+    crossed, weight = _crossed(result)
+    try:
+        return crossed_lengths(crossed, weight)
+    except TooManyLevels as error:
+        raise ValueError(
+            f"leverages beside the absorbed factors {_named(result)} take a matrix of {error}, which is too large. "
+            "HC0, HC1 and clustered errors take none."
+        ) from None
+
+
+def adjusted_beside(result: Fitted, codes: Tensor, type: str) -> tuple[Tensor, Tensor]:
+    """`adjusted` of the whole model, for clusters `codes` (n,): exact where it is given.
+
+    Where every level of the absorbed factors lies within a cluster the columns that are free of the factors tell all
+    (Pustejovsky & Tipton 2018, theorem 2, in the metric of the working weights). Else the levels are written out, up to
+    200. Raises `ValueError` beyond.
+    """
+    flat, rows = result.flat, _rows(result)
+    crossed, weight = _crossed(result)
+    root, p = written(flat.root), flat.coef.shape[-1]
+    if _within(crossed, codes, weight > 0):
+        return adjusted([rows], result.family, result.link, flat.coef, root, codes, type)
+    if p + crossed.levels > WRITTEN:
+        raise ValueError(
+            f"type={type!r} corrects for the leverage of clusters, which beside absorbed factors ({_named(result)}) is "
+            "known where each of their levels lies within one cluster, or where they have few levels (up to "
+            f"{WRITTEN}, here {crossed.levels:,}). Use type='HC0', or cluster by a factor that holds the levels whole."
+        )
+    levels = torch.cat(
+        [
+            torch.nn.functional.one_hot(own.long(), count).to(torch.float64)
+            for own, count in zip(crossed.codes, crossed.counts, strict=True)
+        ],
+        -1,
+    )
+    values, vectors = torch.linalg.eigh(levels.mT @ (levels * weight.unsqueeze(-1)))
+    kept = values > NOTHING * values.amax()
+    beside = torch.zeros_like(vectors)
+    beside[:, kept] = vectors[:, kept] * values[kept].rsqrt()
+    wide = rows._replace(x=torch.cat([rows.x.to(torch.float64), levels], -1))
+    coef = torch.cat([flat.coef, flat.coef.new_zeros(1, crossed.levels)], -1)
+    covariance, df = adjusted(
+        [wide], result.family, result.link, coef, torch.block_diag(root[0], beside).unsqueeze(0), codes, type
+    )
+    return covariance[:, :p, :p], df[:, :p]
+
+
+def _rows(result: Fitted) -> Rows:
+    [rows] = result.scored
+    return rows
+
+
+def _crossed(result: Fitted) -> tuple[Crossed, Tensor]:
+    """The absorbed factors, and the working weights (n,) of the rows."""
+    rows = _rows(result)
+    assert rows.codes is not None and result.spec is not None
+    values = row_values([rows], result.family, result.link, result.flat.coef)
+    weight = torch.cat([part.information[0] for part in values])
+    return Crossed(rows.codes, tuple(len(levels) for levels in result.spec.absorbed_levels.values())), weight
+
+
+def _named(result: Fitted) -> str:
+    return ", ".join(result.spec.absorbed_levels) if result.spec is not None else ""
+
+
+def _within(crossed: Crossed, codes: Tensor, used: Tensor) -> bool:
+    """Whether every level has the rows of one cluster alone."""
+    own = codes.reshape(-1)[used]
+    for levels, count in zip(crossed.codes, crossed.counts, strict=True):
+        at = levels.long()[used]
+        first = torch.full((count,), int(codes.max()) + 1, dtype=torch.int64).scatter_reduce(0, at, own, "amin")
+        last = torch.full((count,), -1, dtype=torch.int64).scatter_reduce(0, at, own, "amax")
+        if bool((first[at] != last[at]).any()):
+            return False
+    return True
