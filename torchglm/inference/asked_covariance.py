@@ -47,10 +47,14 @@ def robust(
     The arguments are those of `covariance`; `clusters` holds a label for each row, `(n,)` or `(*B, n)`, or several
     label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array `(n, k)`.
     The reference distribution stays: t with `df_resid` where the dispersion is estimated, else z; with CR2 and CR3
-    it is t with Satterthwaite's degrees of freedom for each coefficient (`reference_df`). Clusters of
+    it is t with Satterthwaite's degrees of freedom for each coefficient (`reference_df`), of several labels the least
+    of theirs, and joint Wald tests are those of Pustejovsky and Tipton (HTZ). Clusters of
     one member count as any other (all of them: HC0 times `G / (G - 1)`); one cluster is a `ValueError`; fewer
     clusters than coefficients warn, for the covariance is then singular.
     """
     value, df = sandwich.covariance(result, kind, clusters, type, lags, order)
     named = kind if df is None else f"{kind} {type}"
-    return replace(result, flat=replace(result.flat, covariance=value, reference=df), covariance_kind=named)
+    told = {} if df is None else {"corrected": (clusters, type)}
+    context = {name: value for name, value in result.context.items() if name != "corrected"} | told
+    flat = replace(result.flat, covariance=value, reference=df)
+    return replace(result, flat=flat, covariance_kind=named, context=context)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from torchglm.inference.clusters import adjusted, written
+from torchglm.inference.clusters import written
 from torchglm.inference.rowwise import row_values
 from torchglm.rows.crossed import Crossed
 from torchglm.rows.crossed_lengths import TooManyLevels, crossed_lengths
@@ -37,18 +38,33 @@ def lengths_beside(result: Fitted) -> Tensor | None:
         ) from None
 
 
-def adjusted_beside(result: Fitted, codes: Tensor, type: str) -> tuple[Tensor, Tensor]:
-    """`adjusted` of the whole model, for clusters `codes` (n,): exact where it is given.
+class Metric(NamedTuple):
+    """What corrections for the leverage of clusters are made of: rows, coefficients, a root (B, q, q) of the inverse.
 
-    Where every level of the absorbed factors lies within a cluster the columns that are free of the factors tell all
+    The first columns are those of the fit; where absorbed factors are written out theirs follow.
+    """
+
+    source: Iterable[Rows]
+    coef: Tensor
+    root: Tensor
+
+
+def metric_of(result: Fitted, codes: Tensor, type: str) -> Metric:
+    """That of the whole model for clusters `codes` (n,), exact where it is given.
+
+    Where every level of absorbed factors lies within a cluster the columns that are free of the factors tell all
     (Pustejovsky & Tipton 2018, theorem 2, in the metric of the working weights). Else the levels are written out, up to
     200. Raises `ValueError` beyond.
     """
-    flat, rows = result.flat, _rows(result)
+    flat, root = result.flat, written(result.flat.root)
+    if flat.absorbed is None:
+        return Metric(result.source, flat.coef, root)
+    rows, p = _rows(result), flat.coef.shape[-1]
     crossed, weight = _crossed(result)
-    root, p = written(flat.root), flat.coef.shape[-1]
+    if codes.shape[-1] != len(weight):
+        raise ValueError(f"clusters has {codes.shape[-1]} labels for {len(weight)} rows. Give one for each row.")
     if _within(crossed, codes, weight > 0):
-        return adjusted([rows], result.family, result.link, flat.coef, root, codes, type)
+        return Metric([rows], flat.coef, root)
     if p + crossed.levels > WRITTEN:
         raise ValueError(
             f"type={type!r} corrects for the leverage of clusters, which beside absorbed factors ({_named(result)}) is "
@@ -68,10 +84,7 @@ def adjusted_beside(result: Fitted, codes: Tensor, type: str) -> tuple[Tensor, T
     beside[:, kept] = vectors[:, kept] * values[kept].rsqrt()
     wide = rows._replace(x=torch.cat([rows.x.to(torch.float64), levels], -1))
     coef = torch.cat([flat.coef, flat.coef.new_zeros(1, crossed.levels)], -1)
-    covariance, df = adjusted(
-        [wide], result.family, result.link, coef, torch.block_diag(root[0], beside).unsqueeze(0), codes, type
-    )
-    return covariance[:, :p, :p], df[:, :p]
+    return Metric([wide], coef, torch.block_diag(root[0], beside).unsqueeze(0))
 
 
 def _rows(result: Fitted) -> Rows:

@@ -11,7 +11,7 @@ Source: Bell & McCaffrey (2002), Survey Methodology 28; McCaffrey & Bell (2006),
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -39,16 +39,46 @@ def adjusted(
     `df = (sum P_gg)^2 / sum P_gh^2` (Satterthwaite), `P_gh` being the covariance, under the model, of the parts of two
     clusters in the estimate. Raises `ValueError` where no model has two clusters.
     """
+    parts = [
+        _corrected(*sums, root[chosen], POWERS[type])
+        for chosen, sums in _sums_of_models(source, family, link, coef, codes)
+    ]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def joint_df(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    coef: Tensor,
+    root: Tensor,
+    codes: Tensor,
+    type: str,
+    matrix: Tensor,
+) -> Tensor:
+    """(B,) the df `eta` of the Wishart law that stands for the covariance of `matrix` (q, p) times the coefficients.
+
+    `eta = q (q + 1) / sum_st Var(d_st)` under the model, `d` being that covariance in units of its expectation; with
+    one row Satterthwaite's. Then `(eta - q + 1) / (eta q) W` is referred to `F(q, eta - q + 1)`.
+    Source: Pustejovsky & Tipton (2018), J. Bus. Econ. Stat. 36, equation 17 (HTZ).
+    """
+    parts = [
+        _joint(*sums[1:], root[chosen], POWERS[type], matrix)
+        for chosen, sums in _sums_of_models(source, family, link, coef, codes)
+    ]
+    return torch.cat(parts)
+
+
+def _sums_of_models(
+    source: Iterable[Rows], family: Family, link: Link, coef: Tensor, codes: Tensor
+) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
+    """Some of the models at a time, and the sums over their clusters."""
     source = View(source, lambda rows: rows) if isinstance(source, Ragged) else source  # labels are padded as it is
     models, p = coef.shape
     groups = int(codes.max()) + 1
-    at_once = max(1, ROOM // (groups * p * p))
-    parts = []
-    for chosen in torch.arange(models, device=coef.device).split(at_once):
+    for chosen in torch.arange(models, device=coef.device).split(max(1, ROOM // (groups * p * p))):
         own = codes if codes.dim() == 1 else codes[chosen]
-        sums = _sums(members(source, chosen), take_family(family, chosen), link, coef[chosen], own, groups)
-        parts.append(_corrected(*sums, root[chosen], POWERS[type]))
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+        yield chosen, _sums(members(source, chosen), take_family(family, chosen), link, coef[chosen], own, groups)
 
 
 def written(root: Root) -> Tensor:
@@ -82,6 +112,37 @@ def _sums(
     if not bool(((held > 0).sum(-1) > 1).any()):
         raise ValueError("clusters holds one cluster; a clustered covariance needs at least two.")
     return scores, information.unflatten(-1, (p, p)), held
+
+
+def _joint(information: Tensor, held: Tensor, root: Tensor, power: float, matrix: Tensor) -> Tensor:
+    q, groups = len(matrix), information.shape[1]
+    out = []
+    for model, there, own in zip(information, held, root, strict=True):
+        share = own.mT @ model @ own
+        size, vectors = torch.linalg.eigh((share + share.mT) / 2)  # (G, p), (G, p, p)
+        left = 1 - size
+        factor = torch.where(left > WHOLE, left.clamp(min=WHOLE).pow(-power), 0.0)
+        along = (matrix @ own) @ vectors  # (G, q, p)
+        alone = (along * (size * factor.square()).unsqueeze(-2)) @ along.mT  # (G, q, q)
+        parts = (along * (size * factor).unsqueeze(-2)) @ vectors.mT  # (G, q, p)
+        each = alone - parts @ parts.mT
+        lower, info = torch.linalg.cholesky_ex(each.sum(0))
+        if int((there > 0).sum()) < 2 or int(info):
+            out.append(torch.nan)
+            continue
+        white = torch.linalg.solve_triangular(lower, parts.transpose(0, 1).flatten(1), upper=False)
+        each = torch.linalg.solve_triangular(lower, each, upper=False)
+        each = torch.linalg.solve_triangular(lower, each.mT, upper=False)
+        wide = white.unflatten(1, (groups, -1)).transpose(0, 1)  # (G, q, p)
+        trace, square = each.diagonal(dim1=-2, dim2=-1).sum(-1), (each @ each).diagonal(dim1=-2, dim2=-1).sum()
+        total = trace.square().sum() + square
+        for at in torch.arange(groups).split(max(1, ROOM // (groups * q * q))):
+            # of two clusters the covariance of the parts is minus the product of what they share with others
+            cross = torch.einsum("gsp,htp->ghst", wide[at], wide)
+            cross[torch.arange(len(at)), at] = 0.0
+            total = total + cross.diagonal(dim1=-2, dim2=-1).sum(-1).square().sum() + (cross * cross.mT).sum()
+        out.append(float(q * (q + 1) / total))
+    return information.new_tensor(out)
 
 
 def _corrected(scores: Tensor, information: Tensor, held: Tensor, root: Tensor, power: float) -> tuple[Tensor, Tensor]:

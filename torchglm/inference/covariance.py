@@ -18,8 +18,8 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.apart import part_by_part
-from torchglm.inference.beside import adjusted_beside
-from torchglm.inference.clusters import POWERS, adjusted, written
+from torchglm.inference.beside import metric_of
+from torchglm.inference.clusters import POWERS, adjusted
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
@@ -52,15 +52,25 @@ def covariance(
         units = None if clusters is None else cluster_codes(clusters, result.batch_shape, result.flat.coef.device)[0]
         return _where_known(result, serial(result, kind, units, order, lags)), None
     if type in POWERS:
-        [codes] = cluster_codes(clusters, result.batch_shape, result.flat.coef.device)
-        flat = result.flat
-        if flat.absorbed is not None:
-            found, df = adjusted_beside(result, codes, type)
-        else:
-            root = written(flat.root)
-            found, df = adjusted(result.source, result.family, result.link, flat.coef, root, codes, type)
-        return _where_known(result, found), torch.where(flat.known, df, torch.nan)
+        columns = cluster_codes(clusters, result.batch_shape, result.flat.coef.device)
+        return _corrected(result, columns, type)
     return _plain(result, kind, clusters, type), None
+
+
+def _corrected(result: Fitted, columns: list[Tensor], type: str) -> tuple[Tensor, Tensor]:
+    """Clustered with a correction for leverage: of several labels by inclusion and exclusion, with the least df of one.
+
+    Source: Cameron, Gelbach & Miller (2011), J. Bus. Econ. Stat. 29(2), with the corrected covariance of each.
+    """
+    flat, p = result.flat, result.flat.coef.shape[-1]
+    signs, labels = crossed_labels(columns)
+    total, least = torch.zeros_like(flat.coef).unsqueeze(-1), torch.full_like(flat.coef, torch.inf)
+    for at, (sign, codes) in enumerate(zip(signs.tolist(), labels, strict=True)):
+        metric = metric_of(result, codes, type)
+        found, df = adjusted(metric.source, result.family, result.link, metric.coef, metric.root, codes, type)
+        total = total + sign * found[:, :p, :p]
+        least = torch.minimum(least, df[:, :p]) if at < len(columns) else least
+    return _where_known(result, total), torch.where(flat.known, least, torch.nan)
 
 
 def _where_known(result: Fitted, value: Tensor) -> Tensor:
@@ -96,8 +106,6 @@ def _check(result: Fitted, kind: str, clusters: Any, type: str | None, lags: Any
         raise ValueError(f"{what} corrects for the leverage of clusters in a fit without a penalty. Use type='HC0'.")
     if kind in SERIAL and (result.batch_shape and order is not None and np.ndim(order) > 1):
         raise ValueError("order= holds one time for each row, (n,), for all models of the batch.")
-    if type in POWERS and len(_label_columns(clusters, result.batch_shape)) > 1:
-        raise ValueError(f"{what} knows one label. Several, for multi-way clusters, go with type='HC0' or 'HC1'.")
 
 
 def _plain(result: Fitted, kind: str, clusters: Any, type: str | None) -> Tensor:
@@ -198,7 +206,7 @@ def clustered(
     Software 95(1).
     """
     source = View(source, lambda rows: rows) if isinstance(source, Ragged) else source  # labels are padded as it is
-    signs, labels = _crossed(columns)
+    signs, labels = crossed_labels(columns)
     at_once = max(1, ROOM // (coef.shape[1] * max(codes.shape[-1] for codes in labels)))
     parts = []
     for models in torch.arange(coef.shape[0], device=coef.device).split(at_once):
@@ -243,7 +251,7 @@ def _row_scores(source: Iterable[Rows], family: Family, link: Link, coef: Tensor
         yield values.score.unsqueeze(-1) * values.x, values.used
 
 
-def _crossed(columns: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+def crossed_labels(columns: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """The sign (L,) and the codes of every set of label columns, the single columns first."""
     signs, labels = [1] * len(columns), list(columns)
     for size in range(2, len(columns) + 1):

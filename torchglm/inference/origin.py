@@ -9,10 +9,10 @@ from torchglm.rows.places import Place
 from torchglm.rows.rows import Rows
 
 REFUSED = (
-    "this asks for rows with the effects of the absorbed factors {names} in them (refits of parts of the model, averages "
-    "over the data, whose errors need those of the effects), which are not held. There are coefficients with HC0 to "
-    "HC3 and clustered errors, profile limits, Wald and likelihood ratio tests, residuals, leverages and predictions; "
-    "for the rest write the factors as terms, C({first}), where they are small."
+    "this asks for rows with the effects of the absorbed factors {names} in them (refits of parts of the model, or "
+    "averages over the data, whose errors need those of the effects), which are not held. There are coefficients with "
+    "HC0 to HC3 and clustered errors, profile limits, Wald and likelihood ratio tests, residuals, leverages and "
+    "predictions; for the rest write the factors as terms, C({first}), where they are small."
 )
 
 

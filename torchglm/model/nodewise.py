@@ -18,8 +18,8 @@ def nodewise(gram: Tensor, rows: float, constant: bool) -> Tensor:
     """(p, p) an approximate inverse `theta` of `gram` (p, p), the mean of `w x x'` over so many `rows`.
 
     Row j is `(e_j - gamma_j) / tau_j^2` with `gamma_j` the lasso of column j on the others, each in units of its
-    spread, at a fifth of `sqrt(2 log p / rows)`, and `tau_j^2 = gram_jj - gamma_j' gram_j`. A `constant` first column is
-    not penalised. A column that the others make up for entirely has an infinite row.
+    spread, at a fifth of `sqrt(2 log p / rows)`, and `tau_j^2 = gram_jj - gamma_j' gram_j`. A `constant` first
+    column is not penalised. A column that the others make up for entirely has an infinite row.
     Source: van de Geer, Buehlmann, Ritov & Dezeure (2014), Ann. Statist. 42, 1166-1202, section 2.1.1.
     """
     p, first = len(gram), int(constant)

@@ -24,7 +24,7 @@ from torchglm.rows.plan import Plan
 from torchglm.writing.files import replaced
 
 FORMAT = 3
-UNSAVED = ("spec", "places", "path", "effect_rows", "table")  # of the context: written elsewhere, or rows
+UNSAVED = ("spec", "places", "path", "effect_rows", "table", "corrected")  # of the context: written elsewhere, or rows
 
 
 def save(fitted: Fitted, path: Any) -> None:

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from torchglm.design.restrictions import restrictions
+from torchglm.inference.beside import metric_of
 from torchglm.inference.by_plan import whole
+from torchglm.inference.clusters import joint_df
+from torchglm.inference.covariance import cluster_codes
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.table import Outcome
 
@@ -42,25 +45,35 @@ def wald(result: Fitted, hypothesis: Any, value: Any = None) -> Outcome:
     q = torch.full_like(statistic, float(matrix.shape[0]))
     title = f"Wald test ({result.covariance_kind} covariance)"
     notes = (f"  {hypothesis}",) if in_words(hypothesis) else ()
+    if result.flat.reference is not None:
+        eta = _wishart_df(result, matrix)
+        left = torch.where(eta > q - 1, eta - q + 1, torch.nan)
+        return Outcome(title, statistic * left / (eta * q), q, left, notes)
     if result.statistic_name == "t":
-        return Outcome(title, statistic / q, q, _denominator(result, matrix), notes)
+        return Outcome(title, statistic / q, q, result.df_resid, notes)
     return Outcome(title, statistic, q, None, notes)
 
 
-def _denominator(result: Fitted, matrix: Tensor) -> Tensor:
-    """(*B) the df of an F: `df_resid`, or of one coefficient those that its covariance brings.
+def _wishart_df(result: Fitted, matrix: Tensor) -> Tensor:
+    """(*B) the df of a covariance that is corrected for the leverage of clusters, along the rows of a hypothesis.
 
-    Raises `ValueError` for a joint hypothesis with a covariance whose df are of single coefficients.
+    Raises `ValueError` for a joint hypothesis where they cannot be found: of several labels, and of a loaded fit.
     """
-    if result.flat.reference is None:
-        return result.df_resid
     used = (matrix != 0).any(0)
-    if matrix.shape[0] > 1 or int(used.sum()) > 1:
+    if matrix.shape[0] == 1 and int(used.sum()) == 1:
+        return result.reference_df[..., int(used.nonzero()[0, 0])]
+    clusters, type = result.context.get("corrected", (None, ""))
+    columns = [] if clusters is None else cluster_codes(clusters, result.batch_shape, matrix.device)
+    if len(columns) != 1:
         raise ValueError(
-            f"the covariance {result.covariance_kind} has degrees of freedom for each coefficient, and none for a "
-            "hypothesis on several. Test them one by one, or with robust('cluster', clusters, type='HC0')."
+            f"the covariance {result.covariance_kind} has degrees of freedom for each coefficient, and for a "
+            "hypothesis on several with one label of clusters alone, before the fit is saved. Test them one by one, or "
+            "with robust('cluster', clusters, type='HC0')."
         )
-    return result.reference_df[..., int(used.nonzero()[0, 0])]
+    metric = metric_of(result, columns[0], type)
+    wide = torch.nn.functional.pad(matrix, (0, metric.coef.shape[-1] - matrix.shape[-1]))
+    eta = joint_df(metric.source, result.family, result.link, metric.coef, metric.root, columns[0], type, wide)
+    return result.shaped(eta)
 
 
 def quadratic(gap: Tensor, matrix: Tensor) -> Tensor:
