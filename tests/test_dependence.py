@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import statsmodels.api as sm
 import torch
 
 import torchglm as tg
+from torchglm.cli import main
 
 G, N = 10, 120
 
@@ -218,3 +220,49 @@ def test_few_clusters_are_covered() -> None:
         hits["wild"] += float(fit.wild_bootstrap(group, value=0.1, draws=399, level=None).p_value[0]) >= 0.05
     assert hits["HC0"] < 0.86 * 300
     assert hits["CR2"] > hits["HC0"] + 15 and hits["wild"] > hits["HC0"] + 15, hits
+
+
+@pytest.mark.parametrize(
+    ("flag", "ask"),
+    [
+        ("HC3", {"kind": "HC3"}),
+        ("{kind: cluster, clusters: g, type: CR2}", {"kind": "cluster", "clusters": "g", "type": "CR2"}),
+        ("{kind: cluster, clusters: [g, t]}", {"kind": "cluster", "clusters": ("g", "t")}),
+        ("{kind: HAC, clusters: g, order: t, lags: 2}", {"kind": "HAC", "clusters": "g", "order": "t", "lags": 2}),
+        ("{kind: driscoll_kraay, order: t}", {"kind": "driscoll_kraay", "order": "t"}),
+    ],
+)
+def test_the_command_line_asks_for_a_covariance(
+    rows: dict[str, Any], tmp_path: Path, flag: str, ask: dict[str, Any]
+) -> None:
+    frame = pd.DataFrame(rows["x"], columns=["a", "b"]).assign(y=rows["y"]["poisson"], g=rows["group"], t=rows["time"])
+    frame.loc[5, "a"] = np.nan  # a row that the fit leaves out
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    said = ["--data.path", str(tmp_path / "rows.csv"), "--data.formula", "y ~ a + b", "--data.missing", "drop"]
+    folder = tmp_path / "run"
+    assert main(["fit", *said, "--family", "poisson", "--covariance", flag, "--output_dir", str(folder)]) == 0
+    left = frame.drop(index=5)
+    labels = {
+        k: tuple(left[c] for c in v) if isinstance(v, tuple) else left[v] if k in ("clusters", "order") else v
+        for k, v in ask.items()
+    }
+    wanted = tg.fit("y ~ a + b", left, family="poisson").robust(**labels)
+    found = tg.load(folder)
+    torch.testing.assert_close(found.std_err, wanted.std_err)
+    torch.testing.assert_close(found.reference_df, wanted.reference_df)
+
+
+def test_a_covariance_of_a_config_that_cannot_be(
+    rows: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = pd.DataFrame(rows["x"], columns=["a", "b"]).assign(y=rows["y"]["poisson"], g=rows["group"])
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    said = ["--data.path", str(tmp_path / "rows.csv"), "--data.formula", "y ~ a", "--family", "poisson"]
+    said += ["--output_dir", str(tmp_path / "run")]
+    for flags, words in (
+        (["--covariance", "{kind: cluster, clusters: h}"], "h"),
+        (["--covariance", "{kind: cluster}"], "clusters="),
+        (["--covariance", "{kind: cluster, clusters: g}", "--data.by", "g"], "data.by"),
+    ):
+        assert main(["fit", *said, *flags]) != 0
+        assert words in capsys.readouterr().err

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from torchglm.cli.errors import with_covariance
 from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
 from torchglm.cli.progress import RunLog, waiting
@@ -159,7 +160,8 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: RunLog) -> Result:
         result = job.solver.solve(job, begun)
     result = replace(result, context=result.context | {YAML: True})
     log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
-    return result if ranks.size == 1 else result.on(rows_of(result, job.data.path))
+    result = result if ranks.size == 1 else result.on(rows_of(result, job.data.path))
+    return with_covariance(result, job) if ranks.rank == 0 else result
 
 
 def _write(result: Result, job: Job, text: str, log: RunLog, given: Sequence[str]) -> None:

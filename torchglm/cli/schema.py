@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from torchglm.cli.elastic_net import ChosenNet
+from torchglm.cli.errors import Covariance
 from torchglm.design.sources import columns_read
 from torchglm.families import Family
 from torchglm.fitting.bias import Jeffreys
@@ -210,6 +211,8 @@ class Job:
             {name: elastic_net, path: 100, folds: 10}, which fits a path of strengths and chooses one
         smoothing: null, reml or ml: how strengths of s(x) and variances of (1 | group) are found; or {s(x): 2.5}
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
+        covariance: null (the model's), observed, HC0 to HC3, or {kind: cluster, clusters: firm, type: CR2}, {kind: HAC,
+            clusters: firm, order: year, lags: 2}, {kind: driscoll_kraay, order: year}
         solver: irls (exact) or sgd (by minibatch), with its arguments
         seed: of every random choice
         device: auto, cpu, cuda or cuda:0; auto takes a GPU where there is one
@@ -224,6 +227,7 @@ class Job:
     penalty: Penalty | Jeffreys | None = None
     smoothing: Literal["reml", "ml"] | dict[str, float] | None = None
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
+    covariance: Literal["observed", "HC0", "HC1", "HC2", "HC3"] | Covariance | None = None
     solver: SolverOptions = field(default_factory=IRLS)
     seed: int = 0
     device: str = "auto"

@@ -13,6 +13,7 @@ from torchglm.design import groups, is_source
 from torchglm.design.sources import scan
 from torchglm.fitting.folds import fold_weights
 from torchglm.inputs import Data
+from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
 from torchglm.tables import TextFormat, as_table
 
@@ -65,6 +66,14 @@ def column_of_folds(name: str, formula: Any, table: Any, data: Data, reading: Te
     """
     if not isinstance(formula, str):
         raise ValueError(f"folds={name!r} names a column, and x is no formula. Give a label for each row, or a number.")
+    return column_of_rows(name, table, data.context["places"], reading)
+
+
+def column_of_rows(name: str, table: Any, places: Places, reading: TextFormat) -> Tensor:
+    """(n,) the codes of a column of a table or of files, in the order of its values, for the rows that a fit kept.
+
+    Raises `ValueError` where there is no such column, or a value is missing.
+    """
     import pyarrow as pa
 
     if is_source(table):
@@ -78,7 +87,7 @@ def column_of_folds(name: str, formula: Any, table: Any, data: Data, reading: Te
     ends = np.cumsum([0, *sizes])
     start = {place: int(ends[i]) for i, place in enumerate(found)}
     kept = []
-    for file, first, rows, bits in data.context["places"].pieces:
+    for file, first, rows, bits in places.pieces:
         own = codes[start[file, first] : start[file, first] + rows]
         used = slice(None) if bits is None else np.unpackbits(np.frombuffer(bits, np.uint8), count=rows).astype(bool)
         kept.append(own[used])

@@ -1,0 +1,61 @@
+"""The covariance that a config asks for: robust, clustered, or of rows that depend in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from torchglm.model.face import Result
+from torchglm.model.fold_labels import column_of_rows
+
+if TYPE_CHECKING:
+    from torchglm.cli.schema import Job
+
+Kind = Literal["observed", "HC0", "HC1", "HC2", "HC3", "cluster", "HAC", "driscoll_kraay"]
+
+
+@dataclass
+class Covariance:
+    """What errors, tests and intervals of the fit stand on.
+
+    Args:
+        kind: observed, HC0 to HC3, cluster, HAC or driscoll_kraay
+        clusters: column or columns of labels, of cluster; of HAC the units of a panel
+        type: of cluster, HC0, HC1, CR2 or CR3
+        lags: bandwidth of HAC and driscoll_kraay
+        order: column of time, of HAC and driscoll_kraay
+    """
+
+    kind: Kind
+    clusters: str | list[str] | None = None
+    type: Literal["HC0", "HC1", "CR2", "CR3"] | None = None
+    lags: int | None = None
+    order: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it reads."""
+        clusters = [self.clusters] if isinstance(self.clusters, str) else list(self.clusters or [])
+        return clusters + ([] if self.order is None else [self.order])
+
+
+def with_covariance(result: Result, job: Job) -> Result:
+    """A fit with the covariance of its job. Raises `ValueError` for columns that are not there or lack values."""
+    asked = Covariance(job.covariance) if isinstance(job.covariance, str) else job.covariance
+    if asked is None:
+        return result
+    data = job.data
+    if asked.columns and data.groups:
+        raise ValueError("covariance: columns of labels or times do not go with data.by. Fit the groups one by one.")
+
+    def column(name: str) -> Tensor:
+        return column_of_rows(name, data.path, result.context["places"], data.reading)
+
+    clusters = None
+    if asked.clusters is not None:
+        found = [column(name) for name in asked.columns[: len(asked.columns) - (asked.order is not None)]]
+        clusters = found[0] if len(found) == 1 else tuple(found)
+    order = None if asked.order is None else column(asked.order)
+    return result.robust(asked.kind, clusters, asked.type, asked.lags, order)
