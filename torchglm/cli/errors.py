@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-from torch import Tensor
+from typing import Literal
 
 from torchglm.model.face import Result
 from torchglm.model.fold_labels import column_of_rows
-
-if TYPE_CHECKING:
-    from torchglm.cli.schema import Job
+from torchglm.tables.text_format import TextFormat
 
 Kind = Literal["observed", "HC0", "HC1", "HC2", "HC3", "cluster", "HAC", "driscoll_kraay"]
 
@@ -41,21 +37,17 @@ class Covariance:
         return clusters + ([] if self.order is None else [self.order])
 
 
-def with_covariance(result: Result, job: Job) -> Result:
-    """A fit with the covariance of its job. Raises `ValueError` for columns that are not there or lack values."""
-    asked = Covariance(job.covariance) if isinstance(job.covariance, str) else job.covariance
+def with_covariance(
+    result: Result, asked: str | Covariance | None, files: str | list[str], reading: TextFormat
+) -> Result:
+    """A fit with the covariance of its config. Raises `ValueError` for columns that are not there or lack values."""
     if asked is None:
         return result
-    data = job.data
-    if asked.columns and data.groups:
+    if isinstance(asked, str):
+        return result.robust(asked)
+    if asked.columns and result.groups is not None:
         raise ValueError("covariance: columns of labels or times do not go with data.by. Fit the groups one by one.")
-
-    def column(name: str) -> Tensor:
-        return column_of_rows(name, data.path, result.context["places"], data.reading)
-
-    clusters = None
-    if asked.clusters is not None:
-        found = [column(name) for name in asked.columns[: len(asked.columns) - (asked.order is not None)]]
-        clusters = found[0] if len(found) == 1 else tuple(found)
-    order = None if asked.order is None else column(asked.order)
+    columns = [column_of_rows(name, files, result.context["places"], reading) for name in asked.columns]
+    order = None if asked.order is None else columns.pop()
+    clusters = None if not columns else columns[0] if len(columns) == 1 else tuple(columns)
     return result.robust(asked.kind, clusters, asked.type, asked.lags, order)

@@ -161,7 +161,7 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: RunLog) -> Result:
     result = replace(result, context=result.context | {YAML: True})
     log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
     result = result if ranks.size == 1 else result.on(rows_of(result, job.data.path))
-    return with_covariance(result, job) if ranks.rank == 0 else result
+    return with_covariance(result, job.covariance, job.data.path, job.data.reading) if ranks.rank == 0 else result
 
 
 def _write(result: Result, job: Job, text: str, log: RunLog, given: Sequence[str]) -> None:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from torchglm.inference.clusters import written
-from torchglm.inference.rowwise import row_values
+from torchglm.inference.fitted import Fitted
+from torchglm.inference.rowwise import RowValues, row_values
 from torchglm.rows.crossed import Crossed
 from torchglm.rows.crossed_lengths import TooManyLevels, crossed_lengths
 from torchglm.rows.rows import Rows
 
-if TYPE_CHECKING:
-    from torchglm.inference.fitted import Fitted
-
 WRITTEN = 200  # columns and levels that are written out for clusters that cut through an absorbed factor
 NOTHING = 1e-9  # a smaller eigenvalue is rounding
+
+
+def levered_values(result: Fitted) -> Iterator[RowValues]:
+    """The values of every chunk of the rows, with the part of absorbed factors in their leverages.
+
+    Raises `ValueError` where that is too dear.
+    """
+    beside, start = lengths_beside(result), 0
+    for values in result.scored_values():
+        n = values.eta.shape[-1]
+        own = None if beside is None else beside[start : start + n].unsqueeze(0)
+        yield values if own is None else replace(values, beside=torch.where(values.used, own, 0.0))
+        start += n
 
 
 def lengths_beside(result: Fitted) -> Tensor | None:

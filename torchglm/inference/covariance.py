@@ -18,7 +18,7 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.apart import part_by_part
-from torchglm.inference.beside import metric_of
+from torchglm.inference.beside import levered_values, metric_of
 from torchglm.inference.clusters import POWERS, adjusted
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.refit import ROOM
@@ -172,7 +172,7 @@ def heteroscedastic(result: Fitted, kind: str) -> Tensor:
     meat, ranks = None, ranks_of(source)
     with ranks.together():
         own_values = row_values(own_rows(source), result.family, result.link, flat.coef)
-        for values in result.levered_values() if power and flat.absorbed is not None else own_values:
+        for values in levered_values(result) if power and flat.absorbed is not None else own_values:
             square = values.score.square() / values.repeats
             if power:
                 # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said

@@ -19,7 +19,6 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.status import Status
-from torchglm.inference.beside import lengths_beside
 from torchglm.inference.class_counts import class_counts
 from torchglm.inference.flat import Flat
 from torchglm.inference.levels import check_level
@@ -390,15 +389,6 @@ class Fitted(Origin):
     def row_values(self, observed: bool = False) -> Iterator[RowValues]:
         """The values of every chunk of the rows at the fitted coefficients, see `rowwise.row_values`."""
         return row_values(self.source, self.family, self.link, self.flat.coef, observed)
-
-    def levered_values(self) -> Iterator[RowValues]:
-        """`row_values` with the leverage of absorbed factors beside them; raises `ValueError` where it is too dear."""
-        beside, start = lengths_beside(self), 0
-        for values in self.scored_values():
-            n = values.eta.shape[-1]
-            own = None if beside is None else beside[start : start + n].unsqueeze(0)
-            yield values if own is None else replace(values, beside=torch.where(values.used, own, 0.0))
-            start += n
 
     def scored_values(self) -> Iterator[RowValues]:
         """`row_values` where no more is asked of them than means and scores: beside absorbed factors as well."""

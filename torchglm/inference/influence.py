@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchglm.inference import rowwise
+from torchglm.inference.beside import levered_values
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import quantile_residuals
@@ -42,7 +43,7 @@ def residuals(result: Fitted, kind: str | None = None, standardized: bool = Fals
     if kind == "quantile":
         return quantile_residuals(result, seed)
     parts = []
-    for values in result.levered_values() if standardized else result.scored_values():
+    for values in levered_values(result) if standardized else result.scored_values():
         part = rowwise.residuals(values, result.family, result.link, "deviance" if kind is None else kind)
         if standardized:
             left = 1 - _one_leverage(result, values)
@@ -61,7 +62,7 @@ def fitted_means(result: Fitted) -> Tensor:
 def leverage(result: Fitted) -> Tensor:
     """(*B, n) the diagonal of the hat matrix; with `freq` that of a row with all its repeats."""
     root = result.flat.root
-    return result.shaped(torch.cat([rowwise.leverage(values, root) for values in result.levered_values()], -1))
+    return result.shaped(torch.cat([rowwise.leverage(values, root) for values in levered_values(result)], -1))
 
 
 class Deletion(NamedTuple):
@@ -94,7 +95,7 @@ def cooks_distance(result: Fitted) -> Tensor:
 
     With `freq` it says what the row does with all its repeats.
     """
-    return result.shaped(torch.cat([deletion(result, values).cook for values in result.levered_values()], -1))
+    return result.shaped(torch.cat([deletion(result, values).cook for values in levered_values(result)], -1))
 
 
 @answered_by(several.dfbetas)
@@ -137,7 +138,7 @@ def studentized(result: Fitted) -> Tensor:
     t distributed with `df_resid - 1` degrees of freedom. With `freq` one repeat is deleted.
     """
     parts = []
-    for values in result.levered_values():
+    for values in levered_values(result):
         h = _one_leverage(result, values)
         left = _left(1 - h)
         d, p = (rowwise.residuals(values, result.family, result.link, kind) for kind in ("deviance", "pearson"))
@@ -176,7 +177,7 @@ def cv_deviance(result: Fitted) -> Tensor:
 
 def _deleted(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and what `1 - h` leaves of each row: NaN where nothing is left."""
-    for values in result.levered_values():
+    for values in levered_values(result):
         left = 1 - rowwise.leverage(values, result.flat.root)
         yield values, _left(left)
 
@@ -193,7 +194,7 @@ def _left(share: Tensor) -> Tensor:
 
 def _left_out(result: Fitted) -> Iterator[tuple[RowValues, Tensor]]:
     """Every chunk, and the linear predictor of each row by the fit without one repeat of it."""
-    for values in result.levered_values():
+    for values in levered_values(result):
         spread = rowwise.spread(values, result.flat.root)  # x' H^-1 x
         left = 1 - values.information / values.repeats * spread
         eta = values.eta - spread * values.score / values.repeats / _left(left)
