@@ -313,3 +313,35 @@ def test_cuda() -> None:
         head = GLMHead(3, "poisson", dtype=torch.float64, device="cuda")
         fit_sgd(head, GLMBatch(x.to(device), y.to(device)), optimizer=lbfgs, polish=2)
         torch.testing.assert_close(joined(head).cpu(), result.coef, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("family", ["poisson", "gamma", "ordinal"])
+def test_a_quadratic_penalty_is_that_of_a_fit(family: str, bias: bool) -> None:
+    """Its strength is on the scale of the whole likelihood, however many rows there are, and its columns are those of
+    `coef`, the intercept among them."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(800, 4, generator=generator, dtype=torch.float64) + 1
+    eta = x @ torch.tensor([0.3, -0.2, 0.1, 0.2], dtype=torch.float64)
+    weights = torch.rand(800, generator=generator, dtype=torch.float64) + 0.5
+    y = torch.poisson(eta.exp(), generator=generator).clamp(min=0.5 if family == "gamma" else 0)
+    if family == "ordinal":
+        if not bias:
+            return
+        y = y.clamp(max=2)
+    first = int(bias and family != "ordinal")
+    matrix = torch.tensor([[2.0, -1.0, 0.0], [-1.0, 2.0, -1.0], [0.0, -1.0, 1.0]], dtype=torch.float64)
+    penalty = torchglm.Quadratic([([first, first + 1, first + 2], matrix)], 150.0)
+    law, link = (torchglm.Ordinal(classes=3), None) if family == "ordinal" else (family, "log")
+    known = {"family": law, "link": link, "penalty": penalty, "intercept": bias, "weights": weights, "tol": 1e-12}
+    want = torchglm.fit(x, y.numpy() if family == "ordinal" else y, **known).flat.coef[0]  # type: ignore[arg-type]
+    for polish, near in ((0, 0.1), (3, 1e-5)):
+        head = GLMHead(4, law, link, bias=bias, dtype=torch.float64)
+        trained = fit_sgd(
+            head, GLMBatch(x, y, weights=weights), penalty=penalty, batch_size=100, polish=polish,
+            trainer={"max_epochs": 8},
+        )  # fmt: skip
+        assert trained.distance < (1e-4 if polish else 0.5)
+        torch.testing.assert_close(head.coef.flatten(), want, rtol=0, atol=near)
+    with pytest.raises(ValueError, match="Give numbers"):
+        fit_sgd(GLMHead(4, law, link, bias=bias), GLMBatch(x, y), penalty=torchglm.Ridge("reml"))

@@ -131,6 +131,24 @@ def test_groups_that_say_nothing_of_a_variance_are_refused() -> None:
     assert spread.converged
 
 
+def test_a_config_says_what_a_call_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchglm.cli import config, main
+
+    monkeypatch.chdir(tmp_path)
+    DATA.to_csv("rows.csv", index=False)
+    (tmp_path / "config.yaml").write_text(
+        "data: {path: rows.csv, formula: hit ~ x + (1 | g)}\nfamily: binomial\nquadrature: 5\nsmoothing: ml\n"
+    )
+    job = config.read(["config.yaml"])[0]
+    same(job.solver.solve(job), torchglm.fit("hit ~ x + (1 | g)", "rows.csv", family="binomial", quadrature=5))
+    for key, given in (("quadrature", "--quadrature=5"), ("smoothing", "--smoothing=ml")):
+        for other in ("--solver=sgd", "--penalty={name: elastic_net, path: 5, folds: 3}"):
+            assert main(["fit", "config.yaml", "--quadrature=1", "--smoothing=null", other, given]) != 0
+            assert key in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["gaussian", "poisson", "binomial"])
 def test_intervals_of_fixed_effects_cover(family: str) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_strengths_several import DATA
 
 import torchglm
+from tests.test_strengths_several import DATA
 from torchglm import Beta, Hurdle, Multinomial, Ordinal, Status, Weibull, ZeroInflated
 from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.effects import Groupings

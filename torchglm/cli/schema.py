@@ -157,6 +157,7 @@ class IRLS(SolverOptions):
             link=job.link,
             penalty=job.penalty,
             smoothing=job.smoothing,
+            quadrature=job.quadrature,
             dispersion=job.dispersion,
             by=data.groups or None,
             **data.options,
@@ -179,6 +180,8 @@ def _chosen(job: Job, penalty: ChosenNet) -> Result:
         ("data.by", data.groups),
         ("data.predictors", data.predictors),
         ("dispersion", job.dispersion is not None),
+        ("smoothing", job.smoothing is not None),
+        ("quadrature", job.quadrature != 1),
     ):
         if given:
             raise ValueError(f"{key} does not go with penalty.path. Leave out one of them.")
@@ -210,6 +213,7 @@ class Job:
         penalty: null, jeffreys, {name: ridge, l2: 0.1}, {name: elastic_net, l1: 0.1, l2: 0.1}, or
             {name: elastic_net, path: 100, folds: 10}, which fits a path of strengths and chooses one
         smoothing: null, reml or ml: how strengths of s(x) and variances of (1 | group) are found; or {s(x): 2.5}
+        quadrature: nodes of adaptive quadrature over the effects of (1 | group); 1 is Laplace's approximation
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
         covariance: null (the model's), observed, HC0 to HC3, or {kind: cluster, clusters: firm, type: CR2}, {kind: HAC,
             clusters: firm, order: year, lags: 2}, {kind: driscoll_kraay, order: year}
@@ -226,6 +230,7 @@ class Job:
     link: Link | None = None
     penalty: Penalty | Jeffreys | None = None
     smoothing: Literal["reml", "ml"] | dict[str, float] | None = None
+    quadrature: int = 1
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
     covariance: Literal["observed", "HC0", "HC1", "HC2", "HC3"] | Covariance | None = None
     solver: SolverOptions = field(default_factory=IRLS)

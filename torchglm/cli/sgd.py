@@ -78,6 +78,9 @@ class SGD(SolverOptions):
             )
         if isinstance(job.penalty, Jeffreys):
             raise ValueError("penalty jeffreys adjusts the score of all rows at once, not of minibatches. Use irls.")
+        for key, given in (("smoothing", job.smoothing is not None), ("quadrature", job.quadrature != 1)):
+            if given:
+                raise ValueError(f"{key} is for s(x) and (1 | group), which solver irls fits. Leave it out.")
         rows, head, link = self._made(job)
         trained = fit_sgd(
             head,

@@ -15,6 +15,7 @@ from torchglm.fitting.problem import Problem
 from torchglm.fitting.search import Search
 from torchglm.fitting.state import Solution
 from torchglm.model.face import GLMHead
+from torchglm.model.head_rows import penalty_on
 from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.products import triangle
 from torchglm.rows.ranks import seen
@@ -55,7 +56,8 @@ class OnWhitened:
         self.back = given if bias else matrix  # (q, p + 1) to the coefficients on the columns as they are
         # (q, p + 1) to those on the columns that are summed
         self.turn = torch.cat([constant.unsqueeze(1), matrix], 1) if far and bias else self.back
-        along = None if penalty is None else Along(penalty.expand((), head.in_features), matrix)
+        whole = penalty_on(head, penalty)
+        along = None if whole is None else Along(whole, self.back)
         self.problem = Problem(head.family, head.link, along, 1, Layout(len(matrix)), mean.device)
 
     def sums(self, point: Point) -> Moments:

@@ -28,14 +28,15 @@ RANK = 1e-10  # directions of less than this share of the most information, in c
 class Preconditioned(VectorHead):
     """A head whose coefficients are `origin + matrix theta`; `theta` (q,) is all that is trained.
 
-    `eta` is computed from columns about their mean, so that those far from zero lose no digits.
+    `eta` is computed from columns about their mean, so that those far from zero lose no digits; `total` is the weight
+    of all rows.
     """
 
     origin: Tensor  # (P,)
     matrix: Tensor  # (P, q)
     centre: Tensor  # (p,)
 
-    def __init__(self, head: VectorHead, origin: Tensor, matrix: Tensor, centre: Tensor) -> None:
+    def __init__(self, head: VectorHead, origin: Tensor, matrix: Tensor, centre: Tensor, total: float) -> None:
         like = head.weight
         super().__init__(
             head.in_features,
@@ -48,6 +49,7 @@ class Preconditioned(VectorHead):
             predictors=head.named,
             plan=head.plan,
         )
+        self.total = total
         self.requires_grad_(False)
         self.theta = nn.Parameter(torch.zeros(matrix.shape[1], dtype=wide(like.dtype), device=like.device))
         for name, value in (("origin", origin), ("matrix", matrix), ("centre", centre)):
@@ -94,7 +96,7 @@ def preconditioned(head: VectorHead, batches: Iterable[Any], ranks: Ranks) -> Pr
         null.set_constants_(eta)
     origin, centre = null.coef[0], _centre(source, head.in_features, ranks).to(head.weight.device)
     sums = fold(source, Point(origin.unsqueeze(0), census=True), family, head.link)
-    return Preconditioned(head, origin, _coordinates(sums), centre)
+    return Preconditioned(head, origin, _coordinates(sums), centre, float(sums.weight))
 
 
 def _centre(source: Iterable[Rows], columns: int, ranks: Ranks) -> Tensor:

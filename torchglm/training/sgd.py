@@ -91,7 +91,8 @@ def fit_sgd(
             default 20 epochs on the head's device, with no logger, checkpoint, progress bar or message. A number of
             epochs or steps alone needs no Trainer: a plain loop makes the same steps.
         batch_size: rows of a batch, where `data` are tensors; None takes all.
-        penalty: a penalty on the weight (`l1` leaves small coefficients where IRLS leaves zeros).
+        penalty: that of `fit`, `Ridge`, `ElasticNet` (`l1` leaves small coefficients where IRLS leaves zeros) or
+            `Quadratic`, whose columns are numbered as in `head.coef`, and whose strengths are numbers.
         decay: bring the learning rate to zero along half a cosine, step by step (not for LBFGS); without that
             the coefficients go on wandering about the optimum.
         polish: Newton steps after training, one pass each, kept while they bring the optimum nearer; a shape that the
@@ -175,7 +176,8 @@ def _one(
         inner.write(head)
         return done
 
-    known = None if penalty is None else _penalty_of(penalty, inner, head)
+    whole = penalty_on(head, penalty)
+    known = None if whole is None else _penalty_of(whole, inner, columns.total)
     return _Course(model, batches, columns.scale, known, lambda: inner.trained, end)
 
 
@@ -190,7 +192,7 @@ def _several(
     def value(model: nn.Module) -> Tensor:
         assert whole is not None
         coef = inner.coefficients.unsqueeze(0)
-        return whole.value(coef, coef.new_ones(1))[0]
+        return whole.value(coef, coef.new_full((1,), inner.total))[0] / inner.total
 
     return _Course(
         inner,
@@ -257,13 +259,13 @@ def _cosine(trainer: Trainer) -> Callable[[Optimizer], LambdaLR]:
     return schedule
 
 
-def _penalty_of(penalty: Penalty, inner: WhitenedGLM, head: GLMHead) -> Callable[[nn.Module], Tensor]:
-    """The penalty on the weight of the columns given, as a function of the model on whitened columns."""
-    whole = penalty.expand((), head.in_features)
+def _penalty_of(penalty: Penalty, inner: WhitenedGLM, total: float) -> Callable[[nn.Module], Tensor]:
+    """The penalty on the coefficients, over the weight `total` of all rows, as a function of the whitened model."""
 
     def value(model: nn.Module) -> Tensor:
-        coef = inner.coefficients()[0].unsqueeze(0)
-        return whole.value(coef, coef.new_ones(1))[0]
+        weight, bias = inner.coefficients()
+        coef = (weight if inner.head.bias is None else torch.cat([bias.reshape(1), weight])).unsqueeze(0)
+        return penalty.value(coef, coef.new_full((1,), total))[0] / total
 
     return value
 

@@ -98,7 +98,7 @@ class Whitening:
     `mean` `(p,)` (zeros without an intercept), `matrix` `(p, q)`, `q <= p` being the rank. `start` is the
     intercept of about the null model and `unit` a typical effect on `eta`: the parameters are trained in this
     unit, and the loss over `scale`, so that its Hessian at the null model is about the identity. `spread` is how far
-    a mean lies from zero in standard deviations of its column, at most.
+    a mean lies from zero in standard deviations of its column, at most; `total` is the sum of the weights.
     """
 
     mean: Tensor
@@ -108,6 +108,7 @@ class Whitening:
     scale: float
     spread: float
     intercept: bool
+    total: float
 
     @classmethod
     def learn(cls, head: GLMHead, batches: Iterable[GLMBatch], ranks: Ranks = ALONE) -> Whitening:
@@ -132,7 +133,9 @@ class Whitening:
         if not float(sums.weight) > 0:
             raise ValueError("There is no row of positive weight to fit.")
         mean, matrix = sums.whitening(head.bias is not None)
-        return cls(mean, matrix, *sums.natural_scale(head), sums.spread(mean), head.bias is not None)
+        return cls(
+            mean, matrix, *sums.natural_scale(head), sums.spread(mean), head.bias is not None, float(sums.weight)
+        )
 
     def whitened(self, head: GLMHead) -> WhitenedGLM:
         """The null model on the whitened columns: a frozen layer, and a head like `head`."""
