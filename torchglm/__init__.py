@@ -47,6 +47,7 @@ from torchglm.model.path_fit import path
 from torchglm.model.refit import refit_
 from torchglm.model.renewable import Renewable
 from torchglm.model.solve import solve
+from torchglm.report.side_by_side import side_by_side
 from torchglm.store.saved import load
 from torchglm.version import VERSION
 
@@ -111,6 +112,7 @@ __all__ = [
     "nn",
     "path",
     "refit_",
+    "side_by_side",
     "solve",
     "split_times",
 ]

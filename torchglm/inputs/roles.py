@@ -84,6 +84,7 @@ class Roles(NamedTuple):
             "event": "event" in given or "until" in given,
             "trials": "trials" in given,
             "freq": "freq" in given,
+            "weights": "weights" in given,
         }
 
     # of tensors, one value for each row -------------------------------------------------------------------

@@ -39,8 +39,9 @@ def several_from_arrays(
             raise ValueError("y is missing. Pass fit(x, y, ...), or a formula and a data frame.")
     check_predictors(predictors, family)
     design, columns = whole_design(x, predictors, family, intercept, names, device)
+    as_counts = isinstance(family, Classes) and is_counts(design, y)
     if isinstance(family, Classes):
-        if is_counts(design, y):
+        if as_counts:
             design, y, roles, classes = counted(design, y, roles)
             classes = family.classes or classes
         else:
@@ -51,6 +52,7 @@ def several_from_arrays(
     source = [planned(rows, plan, family) for rows in data.source]
     context = data.context | {
         "added": intercept,
+        "counted": as_counts,
         "designs": {name: list(places.items()) for name, places in columns.items()},
         "inputs": _known(x),
         "beside": {name: _known(value) for name, value in predictors.items()},

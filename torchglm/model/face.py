@@ -55,6 +55,7 @@ from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, tell_of_graph, warned
 from torchglm.model.restraints import Restraints, constraint_names
+from torchglm.model.simulate import simulate
 from torchglm.model.solved import penalty_of, solved
 from torchglm.model.sources import data_of, family_and_link, named_or_placed
 from torchglm.model.spread import estimate_dispersion_, init_from
@@ -270,6 +271,8 @@ class Result(Fitted):
     dffits = influence.dffits
     loo_predict = influence.loo_predict
     cv_deviance = influence.cv_deviance
+
+    simulate = simulate
 
     # new rows, and functions of the coefficients
     predict = prediction.predict

@@ -38,6 +38,7 @@ FACTS: dict[str, Kind] = {
 CONTEXT: dict[str, Kind] = {
     **dict.fromkeys(ROLES, bool),
     "added": bool,
+    "counted": bool,
     "inputs": ([str], None),
     "formula": MAYBE_TEXT,
     "method": str,
