@@ -30,7 +30,7 @@ FLOORS = [
     {"inference", "metrics"},
     {"report"},
     {"model"},
-    {"nn", "training", "sklearn"},
+    {"nn", "optim", "training", "sklearn"},
     {"store"},
     {"cli", "__main__"},
     {"__init__"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from torchglm import families, links, nn
+from torchglm import families, links, nn, optim
 from torchglm.families import (
     Bernoulli,
     Binomial,
@@ -110,6 +110,7 @@ __all__ = [
     "load",
     "lrt",
     "nn",
+    "optim",
     "path",
     "refit_",
     "side_by_side",
