@@ -40,6 +40,7 @@ from torchglm.inference.hypotheses.nested import lrt
 from torchglm.inference.person_time import PersonTime, split_times
 from torchglm.links import Link
 from torchglm.model.face import GLMHead, Result, fit
+from torchglm.model.laplace import Laplace
 from torchglm.model.lazy import LazyGLMHead
 from torchglm.model.loss import GLMLoss
 from torchglm.model.path import Path
@@ -79,6 +80,7 @@ __all__ = [
     "Hurdle",
     "InverseGaussian",
     "Jeffreys",
+    "Laplace",
     "LazyGLMHead",
     "Link",
     "LogLogistic",

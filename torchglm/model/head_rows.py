@@ -70,7 +70,8 @@ def penalty_on(head: GLMLayer, penalty: Penalty | None) -> Penalty | None:
     if penalty is None:
         return None
     columns, constants = columns_of_head(head)
-    return penalty.expand(constants, columns)
+    batch = torch.Size([head.out_features] if head.out_features > 1 else [])
+    return penalty.expand(constants, columns, batch)
 
 
 def problem_of(head: GLMLayer, penalty: Penalty | None, device: torch.device, tol: float, max_iter: int) -> Problem:

@@ -69,9 +69,10 @@ class FisherHead(Optimizer):
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:  # type: ignore[override]
-        """Take a step on features `x` (*N, in_features), `y` and roles as for `head.loss`; gives (R,) the mean loss before.
+        """Take a step on features `x` (*N, in_features), `y` and roles as for `head.loss`.
 
-        It is half the mean deviance, of several predictors the mean negative log-likelihood.
+        Returns (R,) the mean loss before it: half the mean deviance; of several predictors the mean negative
+        log-likelihood.
         """
         head, group = self.head, self.param_groups[0]
         batch = flat_rows(head, GLMBatch(x.detach(), y, **Roles.of(roles, "FisherHead.step").given))

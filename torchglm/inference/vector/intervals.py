@@ -115,6 +115,14 @@ def _nodes(size: int) -> tuple[Tensor, Tensor]:
     return grid, share / share.sum()
 
 
+def spread_of(result: Fitted, rows: Rows, at: Tensor | None, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(K, J, B, m) the predictors of rows at nodes `at` (J, K), or those of a quadrature, and the weights (J,)."""
+    if at is None or weights is None:
+        at, weights = _nodes(len(family_of(result).predictors))
+    eta = _spread(result, rows, at)
+    return eta, weights.to(eta)
+
+
 def _spread(result: Fitted, rows: Rows, nodes: Tensor) -> Tensor:
     """(K, J, B, m) the predictors of rows at the nodes of what the fit leaves open of them."""
     flat, cov = result.flat, result.flat_covariance
