@@ -39,6 +39,7 @@ from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import lrt
 from torchglm.inference.person_time import PersonTime, split_times
 from torchglm.links import Link
+from torchglm.model.conformal import Conformal
 from torchglm.model.face import GLMHead, Result, fit
 from torchglm.model.laplace import Laplace
 from torchglm.model.lazy import LazyGLMHead
@@ -67,6 +68,7 @@ __all__ = [
     "Beta",
     "BetaBinomial",
     "Binomial",
+    "Conformal",
     "ElasticNet",
     "Exponential",
     "Family",

@@ -20,8 +20,8 @@ from torchglm.fitting.status import Status
 from torchglm.inference.build import build
 from torchglm.inference.predictive import predictive_mean
 from torchglm.inputs import GLMBatch, Roles
-from torchglm.model.face import Result
-from torchglm.model.head_rows import columns_of_head, rows_of_batches
+from torchglm.model.face import Result, VectorHead
+from torchglm.model.head_rows import columns_of_head, plan_of_head, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import flat_rows
 
@@ -210,7 +210,7 @@ class Laplace:
     def _result(self, coef: Tensor) -> Result:
         """The head on its features as a result."""
         head, source = self.head, self.source
-        several = isinstance(head.family, VectorFamily)
+        several = isinstance(head, VectorHead)
         found = evaluate(source, head.family, head.link, coef, Status.CONVERGED, 0, penalty=self.penalty)
         if several:  # whose covariance is that by the observed information
             ridge = None if self.penalty is None else self._prior(self.strength)
@@ -223,7 +223,7 @@ class Laplace:
         context: dict[str, Any] = {"added": added, "inputs": None, "beside": {}}
         context |= Roles(**dict.fromkeys(source.given, True)).context
         context["offset"] = context["offset"] or bool(head.carried)
-        if several:
+        if isinstance(head, VectorHead):
             first = {f"x{j}": j + 1 for j in range(head.in_features)}
             designs = {"": ({"(Intercept)": 0} if head.intercept else {}) | first}
             designs |= {name: {"(Intercept)": 0} for name in head.family.others}
@@ -240,7 +240,7 @@ class Laplace:
             dispersion=None,
             tol=1e-8,
             context=context,
-            plan=head.plan if several else None,
+            plan=plan_of_head(head),
         )
         if not several and head.family.has_dispersion and head.dispersion_kind != "estimated":
             phi = self._phi(fitted.flat.dispersion)

@@ -46,9 +46,15 @@ def quantile_of(ends: Ends, tails: Tails, p: Tensor) -> Tensor:
         return torch.where(p < 0.5, lower >= p * (1 - SLACK), upper <= 1 - p + SLACK * (1 - p))
 
     high = torch.as_tensor(ends.high, dtype=p.dtype, device=p.device).expand_as(p)
-    found = _whole(reached, high, p) if ends.whole else _between(reached, ends, high, p)
+    found = first_reached(ends, reached, p)
     found = torch.where(p == 1, high, torch.where(p == 0, ends.low, found))
     return torch.where((p >= 0) & (p <= 1), found, math.nan)
+
+
+def first_reached(ends: Ends, reached: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """The first response, in the shape of `like`, from which on `reached` holds; the upper end where it never does."""
+    high = torch.as_tensor(ends.high, dtype=like.dtype, device=like.device).expand_as(like)
+    return _whole(reached, high, like) if ends.whole else _between(reached, ends, high, like)
 
 
 def _whole(reached: Callable[[Tensor], Tensor], most: Tensor, p: Tensor) -> Tensor:
