@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SAYS = {
     "glm_is_a_layer.py": "largest distance from IRLS",
+    "cann.py": "picture: runs/cann/cann.png",
     "deep_head.py": "head solved again by IRLS",
     "ten_thousand.py": "the truth lies inside",
     "streaming.py": "largest distance from IRLS",
