@@ -75,7 +75,7 @@ class Conformal:
             raise ValueError(
                 "weights= other than 0 and 1 are of the dispersion, which is one here. Give repeats as freq=."
             )
-        law = Law(self.head, batch, self.score)
+        law = AboutCentre(self.head, batch, self.score)
         far = law.far(torch.where(times > 0, y, law.centre))
         return torch.where(times > 0, far, 0.0), times
 
@@ -96,10 +96,10 @@ class Conformal:
         with evaluating(self.model):
             z = x if self.before is None else self.before(x)
         batch = GLMBatch(z, None, offset=beside.shift(), trials=beside.trials)
-        return Law(self.head, batch, self.score).within(self.limit(level))
+        return AboutCentre(self.head, batch, self.score).within(self.limit(level))
 
 
-class Law:
+class AboutCentre:
     """The law of the responses of a batch, and how far from its centre a response lies: it grows outwards."""
 
     def __init__(self, head: GLMHead, batch: GLMBatch, score: str) -> None:
