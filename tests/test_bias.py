@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -143,8 +144,6 @@ def test_what_it_does_not_do(tmp_path: Path) -> None:
             refused()
     with pytest.raises(ValueError, match="no penalised likelihood"):
         fitted("poisson", "sqrt", x, y, **roles).conf_int(method="profile")
-    with pytest.raises(ValueError, match="shape of negative_binomial as known"):
-        tg.fit(x, y, family="negative_binomial", penalty=tg.Jeffreys())
     with pytest.raises(ValueError, match="one predictor"):
         tg.fit(x, torch.arange(40) % 3, family=tg.Multinomial(), penalty=tg.Jeffreys())
     result.save(tmp_path)
@@ -182,3 +181,29 @@ def test_a_summary_names_the_penalty(tmp_path: Path) -> None:
     for one in (result, batch, tg.load(tmp_path / "fit")):
         assert "Jeffreys()" in one.summary().to_text()
         assert "Jeffreys()" in one.describe()["penalty"]
+
+
+@pytest.mark.parametrize("family", ["negative_binomial", "tweedie"])
+def test_a_shape_is_estimated_beside_coefficients_that_are_bias_reduced(family: str) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(60, 2))
+    mean = np.exp(0.5 + 0.4 * x[:, 0])
+    many = np.stack([draw.negative_binomial(2, 2 / (2 + mean)), draw.negative_binomial(1, 1 / (1 + mean))]) * 1.0
+    if family == "tweedie":
+        many = np.where(many > 0, many * draw.gamma(2, 1, many.shape), 0.0)
+    found = tg.fit(x, many[0], family=family, penalty=tg.Jeffreys())
+    shape = {name: float(value) for name, value in found.family.arguments().items()}
+    given = tg.fit(x, many[0], family=type(found.family)(**shape), penalty=tg.Jeffreys())
+    torch.testing.assert_close(found.coef, given.coef, rtol=1e-7, atol=1e-9)
+    plain = tg.fit(x, many[0], family=family)
+    assert bool(found.converged) and float((found.coef - plain.coef).abs().max()) > 1e-4
+    for value in [shape["alpha"]] if "alpha" in shape else []:  # the most likely one at these coefficients
+        here = {step: _loglik(found, many[0], {"alpha": value * step}) for step in (0.99, 1.0, 1.01)}
+        assert here[1.0] > max(here[0.99], here[1.01]) - 1e-6
+    both = tg.fit(x, many, family=family, penalty=tg.Jeffreys())
+    torch.testing.assert_close(both.coef[0], found.coef, rtol=1e-7, atol=1e-9)
+
+
+def _loglik(fit: tg.Result, y: np.ndarray, shape: dict[str, float]) -> float:
+    family = type(fit.family)(**shape)
+    return float(family.distribution(fit.fitted, fit.dispersion).log_prob(torch.from_numpy(y)).sum())

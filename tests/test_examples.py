@@ -18,6 +18,7 @@ SAYS = {
     "streaming.py": "largest distance from IRLS",
     "classes.py": "report: runs/classes/report.html",
     "costs.py": "report: runs/costs/report.html",
+    "path.py": "pictures of the path: runs/path",
     "panel.py": "largest distance of absorbed from written out",
     "smooths.py": "report: runs/smooths/report.html",
     "persons.py": "pictures of the effects: runs/persons",

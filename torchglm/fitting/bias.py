@@ -40,7 +40,8 @@ class Jeffreys:
 
     Coefficients are finite whatever the rows (of full rank), standard errors are those of the expected information,
     and `conf_int(method="profile")` gives limits by the penalised likelihood. `penalized_loglik` is
-    `loglik + log det(X'WX) / 2`.
+    `loglik + log det(X'WX) / 2`. A shape that the family estimates is that of maximum likelihood given the
+    coefficients, which are bias-reduced given the shape.
     """
 
     def take(self, models: Tensor) -> Jeffreys:
@@ -51,8 +52,6 @@ class Jeffreys:
         """Raise `ValueError` for a family whose bias is not known here."""
         if isinstance(family, VectorFamily):
             raise ValueError(f"Jeffreys() reduces the bias of families of one predictor, not of {family.name}.")
-        if family.estimates_shape:
-            raise ValueError(f"Jeffreys() takes the shape of {family.name} as known. Give its value.")
 
 
 @dataclass
