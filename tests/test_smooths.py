@@ -213,3 +213,20 @@ def test_a_smooth_of_the_dispersion_is_found_or_takes_strengths_as_numbers() -> 
     for fit in (best, held):
         curve = fit.smooths["dispersion:s(z)"].curve([-1.0, 1.0])[0]
         assert float(curve[1] - curve[0]) > 1  # log variance rises by 2 over two units of z
+
+
+def test_the_summary_and_page_of_a_batch_have_its_curves(tmp_path) -> None:
+    fit = tg.fit("y ~ d + s(x, bs='cr', k=6) + s(z, bs='ps', shape='increasing')", DATA, family="poisson", by="g")
+    said = str(fit.summary())
+    lines = {line.split()[0]: line.split() for line in said.splitlines() if line.startswith("s(")}
+    for name, term in fit.smooths.items():
+        edf = term.edf
+        assert lines[name][1:5] == [
+            str(len(term.places)),
+            *(f"{float(one):.3f}" for one in (edf.min(), edf.median(), edf.max())),
+        ]
+    assert lines["s(x)"][-3:] == [str(sum(one.p_value < 0.05 for one in fit.smooths["s(x)"].tests())), "of", "3"]
+    assert "s(x).1" not in said and "d " in said
+    fit.report(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("the median of all that converged") == 2 and "s(x).1" not in page

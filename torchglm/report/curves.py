@@ -10,6 +10,7 @@ from torchglm.inference.smooths import SmoothTerm
 from torchglm.report.axes import BLUE, INK, PALE, QUIET, quiet_axes
 
 NONE = 1e-3  # degrees of freedom of a curve that is zero
+MOST_CURVES = 50  # of a batch that are drawn one by one
 MOST_LEVELS = 60  # effects that are drawn, those farthest from zero
 
 
@@ -28,6 +29,22 @@ def curve(term: SmoothTerm, level: float = 0.95) -> Figure:
     axes.margins(x=0)
     if float(term.edf) < NONE:
         axes.set_ylim(-1, 1)
+    return figure
+
+
+def many(term: SmoothTerm) -> Figure:
+    """A curve over its variable in the models of a batch: some of them, their median, and their middle nine tenths."""
+    figure, axes = quiet_axes()
+    x = term.grid[:, 0]
+    fine = term.result.converged.reshape(-1).cpu()
+    value = term.curve()[0].reshape(len(fine), -1).cpu()[fine].numpy()
+    low, middle, high = np.quantile(value, (0.05, 0.5, 0.95), axis=0)
+    axes.fill_between(x, low, high, color=PALE, alpha=0.5, linewidth=0, zorder=1)
+    axes.plot(x, value[:: max(1, -(-len(value) // MOST_CURVES))].T, color=QUIET, linewidth=0.5, alpha=0.6, zorder=2)
+    axes.plot(x, middle, color=BLUE, linewidth=1.6, zorder=3)
+    axes.set_xlabel(_factor(term).call.variables[0].text)
+    axes.set_ylabel(term.label)
+    axes.margins(x=0)
     return figure
 
 

@@ -126,7 +126,8 @@ def distributions(result: Fitted, most: int = 12) -> Figure:
 
     view = ModelBatch(result, 0.95)
     kept = view.coef[view.converged]
-    columns = [(name, kept[:, j][kept[:, j].isfinite()]) for j, name in enumerate(result.names)][:most]
+    plain = [(j, name) for j, name in enumerate(result.names) if name in view.plain()]
+    columns = [(name, kept[:, j][kept[:, j].isfinite()]) for j, name in plain][:most]
     columns = [(name, values) for name, values in columns if len(values)]
     down = max(1, -(-len(columns) // _ACROSS))
     figure = Figure(figsize=(4.3, 0.2 + 1.45 * down), layout="constrained", facecolor="white")

@@ -18,6 +18,7 @@ from torchglm.report import words
 from torchglm.report.document import Block, Document, Facts, Grid, Notes
 from torchglm.report.provisos import penalised, penalty_name
 from torchglm.report.single import d_squared, group_label, left_out, policies, roles, share
+from torchglm.report.smooths import smooth_places, smooth_spread
 from torchglm.writing import numbers
 
 if TYPE_CHECKING:
@@ -91,12 +92,14 @@ class ModelBatch:
             (words.status_title(status.name), f"{n:,}", f"{100 * n / self.n_models:.1f} %")
             for status, n in self.status_counts().items()
         ]
-        rows = list(self.quartiles().values())
+        plain = self.plain()
+        rows = list(plain.values())
         cells = numbers.fixed([row[1:] for row in rows], [row[4] - row[2] for row in rows])
-        spread = [(name, f"{int(row[0]):,}", *c) for name, row, c in zip(self.result.names, rows, cells, strict=True)]
+        spread = [(name, f"{int(row[0]):,}", *c) for (name, row), c in zip(plain.items(), cells, strict=True)]
         return [
             Grid("How the fits ended", ("status", "models", "share"), counts),
             Grid("Coefficients", ("", "models", *_QUANTILE_NAMES), spread),
+            *smooth_spread(self.result),
             self._first(),
         ]
 
@@ -165,6 +168,11 @@ class ModelBatch:
         spare = torch.tensor([status != Status.SATURATED for status in self.statuses])
         kept = self.coef[self.converged & spare]
         return {name: _quartiles(kept[:, j]) for j, name in enumerate(self.result.names)}
+
+    def plain(self) -> dict[str, tuple[float, ...]]:
+        """`quartiles` of the coefficients that stand for themselves, those of curves left out."""
+        inside = smooth_places(self.result)
+        return {name: row for j, (name, row) in enumerate(self.quartiles().items()) if j not in inside}
 
     def worst(self) -> list[int]:
         """Numbers of the models to look at first: not converged, then the largest deviance per df."""

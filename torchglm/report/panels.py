@@ -55,6 +55,7 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
                 "right fits worse; the table above names the worst.",
                 plots.deviances(result),
             ),
+            *_curves_of_batch(result),
         ]
     inside, curves_ = smooth_places(result), smooth_panels(result, level)
     if not any(name != words.INTERCEPT for j, name in enumerate(result.names) if j not in inside):
@@ -94,6 +95,19 @@ def smooth_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
             reading = f"Contours of the surface; red above zero, blue below. {scale}"
             found.append(Panel(name, reading, curves.surface(term)))
     return found
+
+
+def _curves_of_batch(result: Fitted) -> list[Panel]:
+    """A picture of every smooth term of one variable over the models of a batch."""
+    reading = (
+        f"Grey: single models, at most {curves.MOST_CURVES}. Blue: the median of all that converged at each value; the "
+        "band holds the middle nine tenths of them. On the scale of the linear predictor, without the intercept."
+    )
+    return [
+        Panel(name, reading, curves.many(term))
+        for name, term in smooths(result).items()
+        if isinstance(term.factor, Smooth) and len(term.factor.ranges) == 1 and bool(result.converged.any())
+    ]
 
 
 def _drawn(result: Fitted, level: float) -> str:

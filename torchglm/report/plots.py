@@ -257,7 +257,7 @@ def rootogram(
 def quartiles(result: Fitted, show: int = MOST_DRAWN) -> Figure:
     """Each slope over the converged models of a batch: range (thin), quartiles (thick) and median."""
 
-    found = ModelBatch(result, 0.95).quartiles()
+    found = ModelBatch(result, 0.95).plain()
     rows = [(name, row[1:]) for name, row in found.items() if row[0] > 0 and name != words.INTERCEPT][:show]
     figure, axes = quiet_axes(height=1.1 + 0.27 * max(len(rows), 2))
     place = list(range(len(rows), 0, -1))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from torchglm.design.smooths.factor import Smooth
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.smooths import SmoothTerm, smooths
 from torchglm.report.document import Grid
 from torchglm.writing import numbers
 
+TESTED = 2000  # models of which each is tested for a table
 FULL = 0.95  # share of the freedom of a term beyond which its columns may be too few
 
 
@@ -35,6 +38,29 @@ def _row(term: SmoothTerm) -> tuple[str, ...]:
         return (*own, "", "", "", strengths)
     statistic, df, p = term.test()
     return (*own, numbers.statistic(statistic), f"{df:.3f}", numbers.p_value(p), strengths)
+
+
+def smooth_spread(result: Fitted) -> list[Grid]:
+    """Each smooth term over the converged models of a batch: its freedom, strengths and tests; empty without any."""
+    terms = smooths(result)
+    fine = result.converged.reshape(-1).cpu()
+    if not terms or not bool(fine.any()):
+        return []
+    head = ("smooth terms", "of", "edf: min", "median", "max", "strength: median", "infinite", "p < 0.05")
+    return [Grid("", head, [_spread_row(term, fine) for term in terms.values()])]
+
+
+def _spread_row(term: SmoothTerm, fine: Tensor) -> tuple[str, ...]:
+    edf = term.edf.reshape(-1).cpu()[fine].clamp(min=0)
+    strength = term.strength.reshape(len(fine), -1).cpu()[fine]
+    middle = ", ".join(numbers.short(float(one), 4) for one in strength.quantile(0.5, 0, interpolation="lower"))
+    ends = "" if strength.isinf().sum() == 0 else f"{int(strength.isinf().any(-1).sum()):,}"
+    low = ""
+    if term.tested and len(edf) <= TESTED:
+        p = [one.p_value for one, good in zip(term.tests(), fine.tolist(), strict=True) if good]
+        low = f"{sum(value < 0.05 for value in p):,} of {len(p):,}"
+    freedom = (f"{float(one):.3f}" for one in (edf.min(), edf.median(), edf.max()))
+    return (term.label, str(len(term.places)), *freedom, middle.replace("inf", "infinite"), ends, low)
 
 
 def smooth_remarks(result: Fitted) -> list[str]:
