@@ -264,3 +264,26 @@ def test_what_is_wrong_with_sgd_is_said_in_a_line(read, solver: str, said: str) 
     with pytest.raises(ValueError) as error:
         read(BASE + "solver: {name: sgd, " + solver + "}\n")
     assert said.removeprefix("solver.optimizer: ") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_penalties_of_every_shape_and_constraints_are_read(read) -> None:  # noqa: ANN001
+    text = BASE + (
+        "penalty: {name: fused, strength: 0.1, levels: [C(g)]}\n"
+        "lower: {x: 0}\nupper: 3\nconstraints: [a + b = 1, a <= b]\nmonotone: {C(g): increasing}\n"
+    )
+    job, same = read(text)
+    assert job.penalty.terms == ["C(g)"] and job.restraints == {
+        "lower": {"x": 0.0},
+        "upper": 3.0,
+        "constraints": ["a + b = 1", "a <= b"],
+        "monotone": {"C(g)": "increasing"},
+    }
+    assert read(same)[0].restraints == job.restraints
+    for made in ("{name: group_lasso, strength: 0.1, groups: {one: [x]}}", "{name: mcp, strength: 1}"):
+        assert read(BASE + f"penalty: {made}\n")[0].penalty.selects
+    with pytest.raises(ValueError, match="upper is a constraint, which solver irls keeps"):
+        sgd = read(BASE + "upper: 1\nsolver: sgd\n")[0]
+        sgd.solver.solve(sgd)
+    with pytest.raises(ValueError, match="lower does not go with penalty.path"):
+        chosen = read(BASE + "lower: 0\npenalty: {name: elastic_net, path: 5, select: bic}\n")[0]
+        chosen.solver.solve(chosen)

@@ -39,7 +39,7 @@ def test_every_config_is_valid_and_says_where_it_writes(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "cuda"], ids=lambda path: path.name)
 def test_every_config_fits(path: Path, tmp_path: Path) -> None:
     result = run(path, tmp_path)
-    chosen = path.stem == "elastic_net"  # what a lasso leaves has no errors
+    chosen = path.stem in ("elastic_net", "bands")  # what a lasso leaves has no errors
     assert bool(result.converged.all()) and bool(torch.isfinite(result.coef if chosen else result.std_err).all())
 
 

@@ -22,6 +22,7 @@ SAYS = {
     "panel.py": "largest distance of absorbed from written out",
     "smooths.py": "report: runs/smooths/report.html",
     "persons.py": "pictures of the effects: runs/persons",
+    "tariff.py": "picture of the bands: runs/tariff",
 }
 
 

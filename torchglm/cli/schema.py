@@ -156,6 +156,7 @@ class IRLS(SolverOptions):
             family=job.family,
             link=job.link,
             penalty=job.penalty,
+            **job.restraints,
             smoothing=job.smoothing,
             quadrature=job.quadrature,
             dispersion=job.dispersion,
@@ -182,6 +183,7 @@ def _chosen(job: Job, penalty: ChosenNet) -> Result:
         ("dispersion", job.dispersion is not None),
         ("smoothing", job.smoothing is not None),
         ("quadrature", job.quadrature != 1),
+        *((key, True) for key in job.restraints),
     ):
         if given:
             raise ValueError(f"{key} does not go with penalty.path. Leave out one of them.")
@@ -211,7 +213,12 @@ class Job:
         family: distribution of the response: a name, or {name: ..., and its arguments}
         link: link function: a name, or {name: power, power: 0.5}; null is the family's default
         penalty: null, jeffreys, {name: ridge, l2: 0.1}, {name: elastic_net, l1: 0.1, l2: 0.1}, or
-            {name: elastic_net, path: 100, folds: 10}, which fits a path of strengths and chooses one
+            {name: elastic_net, path: 100, folds: 10}, which fits a path of strengths and chooses one; also
+            {name: group_lasso, strength: 0.1}, {name: fused, strength: 0.1, levels: band}, mcp and scad
+        lower: limit from below of all columns, or by name, such as {age: 0}
+        upper: limit from above
+        constraints: equations and inequalities, such as "a + b = 1", or a list of them
+        monotone: factors whose levels rise or fall in their order, such as {band: increasing}
         smoothing: null, reml or ml: how strengths of s(x) and variances of (1 | group) are found; or {s(x): 2.5}
         quadrature: nodes of adaptive quadrature over the effects of (1 | group); 1 is Laplace's approximation
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
@@ -229,6 +236,10 @@ class Job:
     family: Family
     link: Link | None = None
     penalty: Penalty | Jeffreys | None = None
+    lower: float | dict[str, float] | None = None
+    upper: float | dict[str, float] | None = None
+    constraints: str | list[str] | None = None
+    monotone: dict[str, Literal["increasing", "decreasing"]] | None = None
     smoothing: Literal["reml", "ml"] | dict[str, float] | None = None
     quadrature: int = 1
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
@@ -248,6 +259,12 @@ class Job:
             raise ValueError(
                 f"timeout must lie between 0.001 and 1e9 seconds, got {self.timeout:g}. The default is 600."
             )
+
+    @property
+    def restraints(self) -> dict[str, Any]:
+        """The constraints that are given, by key."""
+        given = {key: getattr(self, key) for key in ("lower", "upper", "constraints", "monotone")}
+        return {key: value for key, value in given.items() if value is not None}
 
     @property
     def precision(self) -> torch.dtype:

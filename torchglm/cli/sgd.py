@@ -81,6 +81,8 @@ class SGD(SolverOptions):
         for key, given in (("smoothing", job.smoothing is not None), ("quadrature", job.quadrature != 1)):
             if given:
                 raise ValueError(f"{key} is for s(x) and (1 | group), which solver irls fits. Leave it out.")
+        for key in job.restraints:
+            raise ValueError(f"{key} is a constraint, which solver irls keeps and minibatches do not. Use irls.")
         rows, head, link = self._made(job)
         trained = fit_sgd(
             head,

@@ -43,6 +43,10 @@ def optimizer_paths() -> Paths:
 PENALTIES = {
     "ridge": "torchglm.fitting.penalties.Ridge",
     "elastic_net": "torchglm.cli.elastic_net.ChosenNet",
+    "group_lasso": "torchglm.fitting.penalties.groups.GroupLasso",
+    "fused": "torchglm.fitting.penalties.fused.Fused",
+    "mcp": "torchglm.fitting.penalties.concave.MCP",
+    "scad": "torchglm.fitting.penalties.concave.SCAD",
     "jeffreys": "torchglm.fitting.bias.Jeffreys",
 }
 SOLVERS = {"irls": "torchglm.cli.schema.IRLS", "sgd": "torchglm.cli.sgd.SGD"}

@@ -62,11 +62,10 @@ def constrained(result: Fitted) -> list[str]:
     names = result.context["constraints"]
     binds = (multiplier != 0).any(0).tolist()
     held = [name for name, own in zip(names, binds, strict=True) if own]
+    none = not bool(result.flat.known.any())  # the penalty leaves no errors
     if not held:
-        return [
-            f"None of the {len(names)} constraints binds: estimates are those without them. Errors are the usual ones, "
-            "though chance might have made one bind."
-        ]
+        said = f"None of the {len(names)} constraints binds: estimates are those without them."
+        return [said if none else f"{said} Errors are the usual ones, though chance might have made one bind."]
     listed = ", ".join(held[:NAMED]) + (f" and {len(held) - NAMED} more" if len(held) > NAMED else "")
     some = " in some model" if len(multiplier) > 1 else ""
     unequal = [name for name in held if " = " not in name]
@@ -76,7 +75,8 @@ def constrained(result: Fitted) -> list[str]:
         if unequal
         else "Errors and intervals are those of the fit within these equations; a coefficient that these fix has none."
     )
-    return [f"{len(held)} of {len(names)} constraints bind{some}: {listed}. {given}"]
+    said = f"{len(held)} of {len(names)} constraints bind{some}: {listed}."
+    return [said if none else f"{said} {given}"]
 
 
 def _shrunk(result: Fitted) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.penalties import GroupLasso, Penalty, RowWise
 from torchglm.fitting.status import Status
 from torchglm.inputs import GLMBatch, as_batch, named
 from torchglm.model.face import GLMHead, VectorHead
@@ -107,6 +107,11 @@ def fit_sgd(
         raise ValueError(f"polish must be a number of Newton steps, or 'irls', got {polish!r}.")
     if head.out_features != 1:
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
+    if isinstance(penalty, (RowWise, GroupLasso)):
+        raise ValueError(
+            f"{type(penalty).__name__} holds coefficients together, which gradients on whitened columns do not keep. Use "
+            "torchglm.fit, or LitIRLS(head, penalty)."
+        )
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
     held = named(data) if isinstance(data, (GLMBatch, Mapping)) else None
     if held is not None:

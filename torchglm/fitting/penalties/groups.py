@@ -144,7 +144,7 @@ class GroupLasso(Penalty):
 
     def __repr__(self) -> str:
         sparse = f", l1_ratio={self.l1_ratio:g}" if self.l1_ratio else ""
-        count = f", {len(self.places)} groups" if self.places else ""
+        count = f", {len(self.places)} group{'s' * (len(self.places) > 1)}" if self.places else ""
         return f"GroupLasso(strength={listed(self.strength)}{sparse}{count})"
 
 
