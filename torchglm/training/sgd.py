@@ -109,8 +109,8 @@ def fit_sgd(
         raise ValueError(f"fit_sgd trains one response, this head has {head.out_features}. Use LitGLM.")
     if isinstance(penalty, (RowWise, GroupLasso)):
         raise ValueError(
-            f"{type(penalty).__name__} holds coefficients together, which gradients on whitened columns do not keep. Use "
-            "torchglm.fit, or LitIRLS(head, penalty)."
+            f"{type(penalty).__name__} holds coefficients together, which gradients on whitened columns do not keep. "
+            "Use torchglm.fit, or LitIRLS(head, penalty)."
         )
     lbfgs = optimizer is not None and isinstance(optimizer([nn.Parameter(torch.zeros(1))]), LBFGS)
     held = named(data) if isinstance(data, (GLMBatch, Mapping)) else None
