@@ -137,7 +137,7 @@ def penalties(left: dict[str, Any]) -> None:
     levels = torch.cat([torch.zeros(1).double(), left["rising"].coef[1:7]])
     assert (levels.diff() >= 0).all() and left["equal"].coef[5] == left["equal"].coef[6]
     assert all(float(left[name].kkt) < 1e-8 for name in ("rising", "bounded", "equal", "bands", "sparse", "unshrunk"))
-    assert len(left["bands"].coef[1:7].unique()) < 6
+    assert len(left["bands"].coef[1:7].unique()) < 6 and bool(left["path"].converged.all())
 
 
 CLAIMS: dict[str, Callable[[dict[str, Any]], None]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -280,3 +281,60 @@ def test_terms_that_are_no_factors_are_named(frame: pd.DataFrame) -> None:
         torchglm.fit("y ~ band + x", frame, family="poisson", penalty=Fused(0.1, "x"))
     with pytest.raises(ValueError, match="part of an interaction"):
         torchglm.fit("y ~ band * x", frame, family="poisson", penalty=Fused(0.1, "band"))
+
+
+# paths --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["group", "fused", "mcp", "scad"])
+def test_a_path_of_a_shape_is_its_fits(kind: str, frame: pd.DataFrame, tmp_path: object) -> None:
+    made: dict[str, Callable[[float], Penalty]] = {
+        "group": lambda s: GroupLasso(s, l1_ratio=0.2),
+        "fused": lambda s: Fused(s, "band"),
+        "mcp": MCP,
+        "scad": SCAD,
+    }
+    formula, n = "y ~ band + x", 6
+    path = torchglm.path(formula, frame, family="poisson", penalty=made[kind](1.0), n=n, smallest=0.02, folds=3)
+    assert path.converged.all() and path.strength.shape == (n,) and path.cv_mean is not None
+    null = ["y ~ 1", "y ~ x"][kind == "fused"]
+    assert float(path.dev_ratio[0]) == pytest.approx(
+        1
+        - float(
+            torchglm.fit(null, frame, family="poisson").deviance
+            / torchglm.fit("y ~ 1", frame, family="poisson").deviance
+        )
+    )
+    assert path.df[0] == (kind == "fused") and (path.df.diff() >= 0).all() and path.df[-1] > path.df[0]
+    for at in (1, 4):
+        alone = torchglm.fit(formula, frame, family="poisson", penalty=made[kind](float(path.strength[at])))
+        if kind in ("group", "fused"):  # the others have several optima
+            close(path.coef[at], alone.coef, 1e-8, 1.0)
+        chosen = path.select(at)
+        close(chosen.coef, path.coef[at], 1e-15)
+        assert chosen.status == Status.CONVERGED and float(chosen.kkt) < 1e-9
+        close(chosen.flat.df, alone.flat.df, 1e-6) if kind in ("group", "fused") else None
+    path.save(tmp_path)
+    again = torchglm.load(tmp_path)
+    assert again.select("bic").coef.equal(path.select("bic").coef) and kind in str(again).lower()
+    with pytest.raises(ValueError, match="is for elastic nets"):
+        path.select("bic", inference="debiased")
+
+
+def test_the_first_strength_of_a_path_is_the_least_that_holds_all(frame: pd.DataFrame) -> None:
+    for penalty in (GroupLasso(1.0), Fused(1.0, "band"), MCP(1.0)):
+        first = torchglm.path("y ~ band + x", frame, family="poisson", penalty=penalty, n=1).strength[0]
+        held = 1 if isinstance(penalty, Fused) else 0
+        for share, more in ((1.0, False), (0.98, True)):
+            path = torchglm.path(
+                "y ~ band + x", frame, family="poisson", penalty=penalty, strength=[float(share * first)]
+            )
+            assert bool(path.df[0] > held) is more
+
+
+def test_a_path_of_a_shape_refuses_what_is_of_elastic_nets(frame: pd.DataFrame) -> None:
+    for options, said in (({"l1_ratio": 0.5}, "l1_ratio="), ({"lower": 0.0}, "lower="), ({"factor": 1.0}, "factor=")):
+        with pytest.raises(ValueError, match=said):
+            torchglm.path("y ~ band + x", frame, family="poisson", penalty=GroupLasso(1.0), **options)
+    with pytest.raises(TypeError, match="GroupLasso, Fused, MCP or SCAD"):
+        torchglm.path("y ~ x", frame, family="poisson", penalty=torchglm.Ridge(1.0))

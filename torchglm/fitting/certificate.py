@@ -45,8 +45,7 @@ def certified(solution: Solution, problem: Problem) -> Solution:
         own, missed = _along_rows(own, penalty, curvature, score, size)
     else:
         own, missed = _beside_kinks(own, penalty, curvature, total), torch.zeros_like(kkt, dtype=torch.bool)
-    wrong = missed | (~(kkt <= CERTIFIED) if penalty.nonsmooth(coef, total) is None else torch.zeros_like(missed))
-    own.status[wrong & (own.status == int(Status.CONVERGED))] = int(Status.STALLED)
+    own.status[(missed | ~(kkt <= CERTIFIED)) & (own.status == int(Status.CONVERGED))] = int(Status.STALLED)
     return own
 
 

@@ -62,6 +62,15 @@ def fold_weights(source: Iterable[Rows], codes: Tensor, folds: int) -> Tensor:
     return total
 
 
+def averaged(source: Iterable[Rows], codes: Tensor, deviance: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, L) the mean of the deviance (B, K, L) of the folds, each by its weight, and the standard error of that."""
+    weight = fold_weights(source, codes, deviance.shape[1])
+    share = (weight / weight.sum(-1, keepdim=True)).unsqueeze(-1)  # (B, K, 1)
+    mean = (share * deviance).sum(1)
+    square = (share * (deviance - mean.unsqueeze(1)).square()).sum(1)
+    return mean, (square / (deviance.shape[1] - 1)).sqrt()
+
+
 def fold_grams(
     source: Iterable[Rows], codes: Tensor, folds: list[int], family: Family, link: Link, coef: Tensor, columns: Tensor
 ) -> Tensor:

@@ -27,8 +27,7 @@ from torchglm.rows.rows import Rows
 ARRIVED = (1e-3, 1e-9)  # share of the tolerance that a step with a Gram of its own may still show after such steps:
 # of a canonical link, where the last such step is taken as well and squares what is left, and of the others
 LEAST = 1e-9  # share of an l1 threshold that an excess over it may be
-KINKED = 1e-16  # share of the objective that one column alone may still gain where an l1 penalty is
-CERTIFIED = 1e-18  # the same where any other penalty with kinks is
+KINKED = 1e-18  # share of the objective that one column alone may still gain where a penalty has kinks
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
 CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
 
@@ -206,11 +205,11 @@ class Problem:
             return torch.ones_like(total, dtype=torch.bool)
         curvature = self._curvature(moments, coef, total)
         excess = self.penalty.excess(curvature, self._score(moments, coef, total), coef, total, keep)
-        l1 = self.penalty.nonsmooth(coef, total)
         bend = curvature.diagonal(dim1=-2, dim2=-1).abs()
         terms = moments.scale.abs() + (coef.square() * bend).sum(-1)  # of eta, which may cancel there
-        least = (KINKED if l1 is not None else CERTIFIED) * self.size(objective, total) + (10 * EPS) ** 2 * terms
+        least = KINKED * self.size(objective, total) + (10 * EPS) ** 2 * terms
         small = excess.square() <= least.unsqueeze(-1) * bend
+        l1 = self.penalty.nonsmooth(coef, total)
         if l1 is not None:
             small = small | (excess <= LEAST * l1)
         return (small | ~keep).all(-1)

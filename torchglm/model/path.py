@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.certificate import certified
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.lanes import Terms
 from torchglm.fitting.moments import Point
-from torchglm.fitting.penalties import ElasticNet
+from torchglm.fitting.penalties import ElasticNet, Penalty
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.shape import dispersion_ml, loglik
 from torchglm.fitting.state import Solution
@@ -69,6 +70,7 @@ class Path:
     data: Data | None = field(kw_only=True, default=None)
     saved: path_storage.Saved | None = field(kw_only=True, default=None)
     halved: Halved | None = field(kw_only=True, default=None)  # the path of half of the rows, and the other half
+    shape: Penalty | str | None = field(kw_only=True, default=None)  # of strength 1; a loaded path knows its text
 
     @property
     def converged(self) -> Tensor:
@@ -139,7 +141,7 @@ class Path:
         if self.saved is not None:
             return self.saved.likelihoods
         data, every = self._rows, torch.arange(self.kkt.numel(), device=self.kkt.device)
-        if self.l1_ratio < 1 or data.plan is not None:
+        if self.l1_ratio < 1 or data.plan is not None or self.shape is not None:
             own = [self._fits(lanes) for lanes in every.split(max(1, ROOM // max(1, len(self.names)) ** 2))]
             found = [torch.stack([fits.loglik, fits.n_parameters, fits.nobs]) for fits in own]
         else:
@@ -210,6 +212,8 @@ class Path:
         """
         if inference not in INFERENCES:
             raise ValueError(f"inference is None, 'debiased' or 'split', got {inference!r}.")
+        if inference is not None and self.shape is not None:
+            raise ValueError(f"inference={inference!r} is for elastic nets, and not for {self.shape}. Leave it out.")
         if inference == "split":
             if self.halved is None:
                 raise ValueError("this path was loaded, without rows. Fit it again: torchglm.path(...).")
@@ -240,8 +244,9 @@ class Path:
         status = torch.where(kkt <= CERTIFIED, int(Status.CONVERGED), int(Status.ITERATION_LIMIT))
         root = inverse.root.only(inverse.positive)
         steps = torch.zeros(len(coef), dtype=torch.int64, device=coef.device)
+        solution = Solution(coef, keep, moments, root, status, steps, none, minnorm=True)
         return build(
-            Solution(coef, keep, moments, root, status, steps, none, minnorm=True),
+            solution if self.shape is None else certified(solution, problem),
             source,
             family,
             self.link,
@@ -270,11 +275,16 @@ class Path:
     def _coef(self, lanes: Tensor) -> Tensor:
         return self.coef.reshape(-1, self.coef.shape[-1])[lanes]
 
-    def _penalty(self, lanes: Tensor) -> ElasticNet:
-        """That of points `lanes` (S,), in the units of the columns."""
+    def _penalty(self, lanes: Tensor) -> Any:
+        """That of points `lanes` (S,), in the units of the columns; of a loaded path of another shape its text."""
         own, length = self.weights, self.kkt.shape[-1]
         model = lanes // length
         strength = self.strength.expand(*self.batch_shape, length).reshape(-1)[lanes].unsqueeze(-1)
+        if self.shape is not None:
+            one = not self.batch_shape and len(strength) == 1
+            if isinstance(self.shape, str):
+                return f"{strength.reshape(-1)[0]:.6g} × {self.shape}" if one else f"strengths × {self.shape}"
+            return self.shape.scaled(strength.reshape(()) if one else strength.squeeze(-1))
         absolute, square = (value[model % value.shape[0]] for value in (own.absolute, own.square))
         l1, l2 = strength * self.l1_ratio * absolute, strength * (1 - self.l1_ratio) * square
         return ElasticNet(l1, l2) if self.batch_shape or len(l1) > 1 else ElasticNet(l1[0], l2[0])

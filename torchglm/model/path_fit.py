@@ -15,6 +15,7 @@ from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.fitting.folds import fold_weights
 from torchglm.fitting.lanes import Terms
+from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.standard import Standard
 from torchglm.inputs import Data, Roles
 from torchglm.links import Identity, Link
@@ -23,6 +24,7 @@ from torchglm.model.options import check_options, device_of
 from torchglm.model.path import Path
 from torchglm.model.path_options import column_values, strengths_of
 from torchglm.model.path_search import Searches
+from torchglm.model.path_shapes import ShapedPath, shape_of
 from torchglm.model.sources import data_of
 from torchglm.rows.ranks import ranks_of
 from torchglm.rows.rows import Rows
@@ -44,6 +46,7 @@ def path(
     family: str | Family,
     link: str | Link | None = None,
     intercept: bool = True,
+    penalty: Penalty | None = None,
     l1_ratio: float = 1.0,
     strength: Any = None,
     n: int = 100,
@@ -78,6 +81,8 @@ def path(
         x, y, family, link, intercept, names, device, dtype, missing, unseen, rare, delimiter, decimal, encoding, types,
             na, roles: as in `fit`. A batch of responses `(*B, n)` gets a path each. `Multinomial(baseline=None)`
             penalises a vector for every class.
+        penalty: another shape, times the strengths: `GroupLasso(1.0)`, `Fused(1.0, "C(age)")`, `MCP(1.0)`, `SCAD(1.0)`,
+            of columns as they are, in place of the four that follow but `strength`, `n` and `smallest`.
         l1_ratio: 1 is the lasso, 0 ridge.
         strength: falling values `(L,)` or `(*B, L)`; None: `n` of them in a geometric sequence from the least at which
             all penalised coefficients are zero, down to `smallest` times that (1e-4, or 1e-2 with fewer rows than
@@ -95,8 +100,6 @@ def path(
     """
     check_options(tol, 1, "drop", None, names, dtype)
     family, chosen = _family_and_link(families.get(family), link)
-    if not 0 <= l1_ratio <= 1:
-        raise ValueError(f"l1_ratio must lie between 0 (ridge) and 1 (lasso), got {l1_ratio}.")
     beside = Roles.of(roles, "path")
     beside.check_link(chosen)
     reading = TextFormat.of(delimiter, decimal, encoding, types, na)
@@ -120,6 +123,9 @@ def path(
     if isinstance(folds, str):
         folds = column_of_folds(folds, x, y, data, reading)
     codes, labels = fold_codes(folds, source, seed)
+    if penalty is not None:
+        shape = shape_of(penalty, data, (l1_ratio, standardize, factor, lower, upper))
+        return ShapedPath(data, family, chosen, shape, strength, n, smallest).path(source, codes, labels)
     limits = {"factor": factor, "lower": lower, "upper": upper}
     call = _Call(data, family, chosen, float(l1_ratio), strength, n, smallest, standardize, limits, tol, labels)
     return call.path(source, codes)

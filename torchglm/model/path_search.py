@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import Multinomial
-from torchglm.fitting.folds import Without, fold_grams, fold_weights, left_out_deviance
+from torchglm.fitting.folds import Without, averaged, fold_grams, left_out_deviance
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.lanes import LeftOut, Terms
 from torchglm.fitting.moments import Point
@@ -101,11 +101,7 @@ class Searches:
         else:
             coef = torch.stack([one.coef for one in found], 1)
         deviance = left_out_deviance(source, codes, self.family, self.link, coef)
-        weight = fold_weights(source, codes, coef.shape[1])
-        share = (weight / weight.sum(-1, keepdim=True)).unsqueeze(-1)  # (B, K, 1)
-        mean = (share * deviance).sum(1)
-        square = (share * (deviance - mean.unsqueeze(1)).square()).sum(1)
-        return deviance, mean, (square / (coef.shape[1] - 1)).sqrt()
+        return deviance, *averaged(source, codes, deviance)
 
     @staticmethod
     def _models(source: Iterable[Rows]) -> int:

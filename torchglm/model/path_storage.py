@@ -69,6 +69,7 @@ def save(path: Any, folder: Any, saved: Saved) -> None:
         torch.save({name: value.cpu().contiguous() for name, value in tensors.items()} | held, draft)
     with replaced(place / MARK) as draft:
         known = {"format": FORMAT, "names": path.names, "l1_ratio": path.l1_ratio, **facts}
+        known["shape"] = None if path.shape is None else str(path.shape)
         draft.write_text(json.dumps(known, indent=1))
 
 
@@ -99,6 +100,7 @@ def load(folder: Any, family: Family | None = None, link: Link | None = None) ->
             "l1_ratio": float(facts["l1_ratio"]),
             "family": own,
             "link": via,
+            "shape": facts.get("shape"),
             "weights": Terms(*(tensors[f"weights.{name}"] for name in WEIGHTS)),
             "saved": Saved(tensors["lanes"], fitted, likelihoods),
         }

@@ -61,13 +61,15 @@ def penalty_of(
     With it go the constraints that were `asked` for. Raises `ValueError` for columns or models that it does not have,
     for both, and for `smoothing` without such terms.
     """
-    own = _placed(penalty, data, smoothing)
+    own = placed_penalty(penalty, data, smoothing)
     if asked and isinstance(own, Quadratic) and own.nonnegative:
         raise ValueError("terms with a shape= do not stand beside constraints. Leave shape= or the constraints out.")
     return own if asked is None else restrained(own, asked, data)
 
 
-def _placed(penalty: Penalty | Jeffreys | None, data: Data, smoothing: Smoothing = None) -> Penalty | Jeffreys | None:
+def placed_penalty(
+    penalty: Penalty | Jeffreys | None, data: Data, smoothing: Smoothing = None
+) -> Penalty | Jeffreys | None:
     """The penalty on the columns of a call, without constraints."""
     spec = data.context.get("spec")
     own = [] if spec is None else spec.penalties

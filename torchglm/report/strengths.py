@@ -17,7 +17,8 @@ def path_table(path: Any) -> str:
     Of a batch of paths its shape and what the least certified point is.
     """
     length = path.kkt.shape[-1]
-    what = f"{path.family.name} family, {path.link.name} link, l1_ratio {path.l1_ratio:g}"
+    kind = f"l1_ratio {path.l1_ratio:g}" if path.shape is None else str(path.shape)
+    what = f"{path.family.name} family, {path.link.name} link, {kind}"
     worst = f"KKT at most {float(path.kkt.max()):.1e}"
     if path.kkt.dim() > 1:
         return f"Path of {length} strengths for {tuple(path.kkt.shape[:-1])} models: {what}; {worst}"

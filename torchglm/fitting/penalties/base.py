@@ -95,6 +95,10 @@ class Penalty(ABC):
         """(B, p) the nearest coefficients that it allows."""
         return coef
 
+    def scaled(self, strength: Tensor) -> Penalty:
+        """The same penalty, expanded, with its strength times a number or one for each model (B,)."""
+        raise ValueError(f"{type(self).__name__} has no one strength that could be multiplied.")
+
     def named(self, names: Sequence[str]) -> Penalty:
         """The same penalty with positions for names. Raises `ValueError` for a name that is not there, or twice."""
         return self

@@ -77,6 +77,10 @@ class ByColumn(Penalty):
 
         return self._like(column(self.l1, self.names[0]), column(self.l2, self.names[1]))
 
+    def scaled(self, strength: Tensor) -> Penalty:
+        each = strength.unsqueeze(-1).to(self.l1.device)
+        return self._like(each * self.l1, each * self.l2)
+
     def take(self, models: Tensor) -> Penalty:
         l1, l2 = (value[models.to(value.device)] if value.dim() > 1 else value for value in (self.l1, self.l2))
         return self._like(l1, l2)

@@ -75,6 +75,11 @@ class Fused(RowWise):
         other.rows, other.strength = torch.cat(rows), self.strength.reshape(-1) if self.each else self.strength
         return other
 
+    def scaled(self, strength: Tensor) -> Fused:
+        other = copy.copy(self)
+        other.strength = strength.to(self.strength.device) * self.strength
+        return other
+
     def take(self, models: Tensor) -> Fused:
         if not self.each:
             return self

@@ -101,6 +101,11 @@ class GroupLasso(Penalty):
         other.p = self.p + more
         return other
 
+    def scaled(self, strength: Tensor) -> GroupLasso:
+        other = copy.copy(self)
+        other.strength = strength.to(self.strength.device) * self.strength
+        return other
+
     def take(self, models: Tensor) -> GroupLasso:
         if not self.each:
             return self
