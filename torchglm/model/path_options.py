@@ -20,6 +20,8 @@ LEAST = (1e-4, 1e-2)  # of the largest strength, with more rows than columns and
 
 def column_values(data: Data, standard: Standard, factor: Any, lower: Any, upper: Any, ratio: float) -> Terms:
     """(1, P) the factors of all coefficients and their limits. Raises `ValueError` for what cannot be meant."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"l1_ratio must lie between 0 (ridge) and 1 (lasso), got {ratio}.")
     if "spec" in data.context:
         data.context["spec"].check_fixed("torchglm.path")
     factors = _values(data, standard, factor, "factor", 1.0, 0.0)

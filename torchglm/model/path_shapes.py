@@ -34,18 +34,19 @@ ENTERS = 1e-9  # of the slopes: an excess below it is rounding
 UNLIKE = {"l1_ratio": 1.0, "standardize": True, "factor": None, "lower": None, "upper": None}
 
 
-def shape_of(penalty: Any, data: Data, given: dict[str, Any]) -> Penalty:
+def shape_of(penalty: Any, data: Data, given: tuple[Any, ...]) -> Penalty:
     """The penalty of a path on the columns of a call, at a strength of 1 of the path.
 
-    Raises `TypeError` or `ValueError` for another penalty, for strengths of its own for each model, and beside what is
-    said of elastic nets alone.
+    `given` is what the call says of elastic nets alone, in the order of `UNLIKE`. Raises `TypeError` or `ValueError`
+    beside that, for another penalty, and for strengths of its own for each model.
     """
     if not isinstance(penalty, (ByColumn, Fused, GroupLasso)) or penalty.smooth:
         raise TypeError(
             "penalty must be a GroupLasso, Fused, MCP or SCAD of strength 1, which the path multiplies; got "
             f"{penalty!r}."
         )
-    wrong = [name for name, value in given.items() if value is not None and value != UNLIKE[name]]
+    pairs = zip(UNLIKE.items(), given, strict=True)
+    wrong = [name for (name, usual), value in pairs if (value is not None if usual is None else value != usual)]
     if wrong:
         raise ValueError(f"{wrong[0]}= is of elastic nets, and penalty= is another shape. Leave one of them out.")
     if penalty.each:
