@@ -109,6 +109,26 @@ def test_a_large_grouping_is_not_written_out() -> None:
     assert float(result.dispersion) == pytest.approx(1.0, abs=0.02)
 
 
+def test_errors_of_many_groups_are_those_of_closer_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derivatives are differences over a small share of a standard error, the smaller the more rows there are.
+
+    Modes are no closer than a share of the criterion, which is the larger: here that of millions of rows.
+    """
+    from torchglm.fitting.mixed import criterion
+
+    rng = np.random.default_rng(8)
+    groups, n = 10_000, 60_000
+    g, x = rng.integers(0, groups, n), rng.normal(size=n)
+    y = rng.poisson(np.exp(0.2 + 0.3 * x + 0.5 * rng.normal(size=groups)[g]))
+    data = pd.DataFrame({"x": x, "g": g, "y": y})
+    monkeypatch.setattr(criterion, "ROUNDING", 2e-12)
+    fit = torchglm.fit("y ~ x + (1 | g)", data, family="poisson")
+    monkeypatch.setattr(criterion, "ROUNDING", 0.0)
+    monkeypatch.setattr(criterion, "NEAR", 1e-10)
+    close = torchglm.fit("y ~ x + (1 | g)", data, family="poisson")
+    torch.testing.assert_close(fit.std_err, close.std_err, rtol=1e-6, atol=0)
+
+
 def test_modes_are_drawn_in_their_order() -> None:
     from torchglm.report.random_plots import random_panels
 

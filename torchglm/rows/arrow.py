@@ -230,7 +230,7 @@ class ArrowIndexed(Indexed):
                 table = tally(place, index.weighted(values), (levels + 1) * (index.count + 1))
                 across[:, r, :, index.columns] = table.view(-1, levels + 1, index.count + 1)[:, :-1, :-1]
             for s, other in enumerate(effects[: r + 1]):
-                both = replace(effect, codes=torch.maximum(effect.codes, other.codes))
+                both = effect if s == r else replace(effect, codes=torch.maximum(effect.codes, other.codes))
                 own[..., r, s] = own[..., s, r] = both.sums(other.weighted(values))
         return Arrow(beside.all_pairs(x, weight), across.transpose(1, 2), own, self.grouping)
 

@@ -136,10 +136,11 @@ class Rows(NamedTuple):
         size = CARD_BLOCK if self.on_card else BLOCK
         if self.indexed is not None:
             # so that the Grams of the blocks are not the most of the work
-            most = max(INDEXED_BLOCK, self.layout.numbers // 4)
+            numbers = self.layout.numbers
+            most = max(INDEXED_BLOCK, numbers // 4)
             if self.on_card:
                 most = max(most, size // (8 + self.x.shape[-1]))
-            count = -(-n // most)
+            count = min(-(-n // most), max(4, -(-n // numbers)))
             step = -(-n // (count + -count % 4)) if count > 1 else max(n, 1)  # as many for each thread
             for start in range(0, n, step):
                 yield slice(0, models), self.between(start, min(n, start + step))

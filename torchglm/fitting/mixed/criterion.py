@@ -37,6 +37,7 @@ from torchglm.rows.ranks import members, seen
 from torchglm.rows.rows import Rows
 
 NEAR = 1e-14  # a decrement of the modes from which one step more leaves the square
+ROUNDING = 1e-14  # and a share of the criterion as well
 STEPS = 100  # of the modes
 HALVINGS = 30
 TOGETHER = 1 << 20  # rows of all models that are gone over at once
@@ -112,7 +113,8 @@ class MixedCriterion:
 
     def turn(self, lane: Tensor, psi: Tensor) -> Lambda:
         """`Lambda` of some models."""
-        return Lambda(self.effects, self.rotation, self.effects.roots(self.parts(psi)[0], self.units_of(lane)))
+        rotation = None if self.ranges is None else self.rotation
+        return Lambda(self.effects, rotation, self.effects.roots(self.parts(psi)[0], self.units_of(lane)))
 
     def units_of(self, lane: Tensor) -> list[Tensor]:
         """The units of the effects of some models."""
@@ -176,15 +178,15 @@ class MixedCriterion:
         return half, here.score, arrow_of(here.gram, self.grouping)
 
     def modes(
-        self, lane: Tensor, psi: Tensor, u: Tensor, all_columns: bool, least: float = NEAR
+        self, lane: Tensor, psi: Tensor, u: Tensor, all_columns: bool, least: float | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Arrow, Tensor, Tensor]:
         """The maxima of the penalised likelihood from `u` (b, P): `u`, half the deviance, and the rest.
 
-        No closer than a decrement of `least`. The rest are score and information of the coefficients there, half the
-        penalty, and (b,) where the maximum was found. With `all_columns` the fixed effects are moved as well.
+        No closer than a decrement of `least` (None: `NEAR`). The rest are score and information of the coefficients
+        there, half the penalty, and (b,) where the maximum was found. With `all_columns` fixed effects move too.
         """
         turn, family, at = self.turn(lane, psi), self.law(lane, psi), self.every if all_columns else self.penalised
-        observed = torch.ones_like(lane, dtype=torch.bool)
+        observed, least = torch.ones_like(lane, dtype=torch.bool), NEAR if least is None else least
         half, score, gram = self.pass_at(lane, family, turn.times(u), observed)
         value = half + (u * self.drawn(psi, u)).sum(-1) / 2
         done = torch.zeros_like(observed)
@@ -199,7 +201,7 @@ class MixedCriterion:
                 half, score, gram = self.pass_at(lane, family, turn.times(u), observed)
                 if turns < STEPS - 1:
                     continue
-            near = (sharp <= least + 1e-14 * value.abs()) & ~bad
+            near = (sharp <= least + ROUNDING * value.abs()) & ~bad
             done = near & torch.isfinite(value)
             if bool((done | ~torch.isfinite(value)).all()) or self.flat:
                 break
@@ -320,26 +322,6 @@ class MixedCriterion:
             parts.append(self._correction(at, family, turn, u, inner, phi))
         above, below = torch.cat(parts).view(models, 2, many).unbind(1)
         return (above - below) / (2 * size)
-
-    def guess(self, lane: Tensor, mark: Mark, psi: Tensor) -> Tensor:
-        """(b,) what the criterion would be at `psi` if the likelihood were quadratic: it costs no pass."""
-        here, values = self.turn(lane, mark.psi), []
-        for point in (mark.psi, psi):
-            turn = self.turn(lane, point)
-            eliminated = self.eliminated(lane, mark.gram, turn, point)
-            u = self.place_fixed(point, mark.u)
-            move = turn.times(u) - here.times(mark.u)
-            score = self.known(lane, mark.score - mark.gram.times(move))
-            inner = eliminated.on(self.penalised if self.apart else self.every)
-            step = inner.solve(turn.transposed(score) - self.drawn(point, u))
-            u, move = u + step, move + turn.times(step)
-            half = (mark.gram.times(move) * move).sum(-1) / 2 - (mark.score * move).sum(-1)
-            logs = eliminated.on(self.integrated).log
-            if self.ranges is not None:
-                logs = logs - self.ranges.log_determinant(self.parts(point)[1].exp())[0]
-            values.append(((half + (u * self.drawn(point, u)).sum(-1) / 2) / mark.phi, logs / 2))
-        (before, old), (after, new) = values
-        return (mark.value + after - before + new - old).nan_to_num(torch.inf)
 
     def gradient(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, K) the derivatives of the criterion by `psi`, as modes and dispersion follow."""

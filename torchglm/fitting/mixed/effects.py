@@ -98,9 +98,12 @@ def unit_of(information: Tensor) -> Tensor:
 
 
 class Lambda:
-    """The map `c = Lambda u` for `B` models: a rotation (p, p) of the first columns, and the roots of the groupings."""
+    """The map `c = Lambda u` for `B` models: a rotation (p, p) of the first columns, and the roots of the groupings.
 
-    def __init__(self, effects: Groupings, rotation: Tensor, roots: Sequence[Tensor]) -> None:
+    Without a rotation the first columns are as they are.
+    """
+
+    def __init__(self, effects: Groupings, rotation: Tensor | None, roots: Sequence[Tensor]) -> None:
         self.effects, self.rotation, self.roots = effects, rotation, list(roots)
         self.large = effects.large
         self.root = self.roots[self.large]  # (B, q, q) of the grouping that is eliminated
@@ -121,7 +124,8 @@ class Lambda:
 
     def _all(self, value: Tensor, transpose: bool) -> Tensor:
         out, p = value.clone(), self.effects.columns
-        out[:, :p] = value[:, :p] @ (self.rotation if transpose else self.rotation.mT)
+        if self.rotation is not None:
+            out[:, :p] = value[:, :p] @ (self.rotation if transpose else self.rotation.mT)
         for grouping, root in zip(self.effects.groupings, self.roots, strict=True):
             part = value[:, grouping.columns].unflatten(1, (grouping.effects, grouping.levels))
             out[:, grouping.columns] = ((root.mT if transpose else root) @ part).flatten(1)
@@ -143,8 +147,11 @@ class Lambda:
 
     def right(self, matrix: Tensor, transpose: bool = False) -> Tensor:
         """A matrix (B, *, m) over the columns that are not eliminated, times `Lambda` of these, or its transpose."""
+        if self.rotation is None and not self.beside:
+            return matrix
         out, p = matrix.clone(), self.effects.columns
-        out[..., :p] = matrix[..., :p] @ (self.rotation.mT if transpose else self.rotation)
+        if self.rotation is not None:
+            out[..., :p] = matrix[..., :p] @ (self.rotation.mT if transpose else self.rotation)
         for at, grouping, root in self.beside:
             part = matrix[..., at].unflatten(-1, (grouping.effects, grouping.levels))
             turn = (root if transpose else root.mT).view(len(root), *[1] * (matrix.dim() - 2), *root.shape[1:])

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.mixed.criterion import MixedCriterion
+from torchglm.fitting.mixed.extrapolation import ahead, guess
 from torchglm.fitting.mixed.mark import Mark
 from torchglm.fitting.mixed.system import Inner
 from torchglm.fitting.ranges import scaled_root
 from torchglm.fitting.status import Status
 
 WARM = 4  # EM steps before Newton's
-COARSE = 1e-2  # decrement of their modes
+COARSE = 1e-2  # decrement of their modes, of no more than 100,000 rows
 NEAR = 2.0  # a rise of the criterion that a quadratic likelihood may be wrong by
 STEP = 1e-4  # of the differences, as a share of the unit of a parameter
 LEAST = 0.1  # unit of a root that is nearly zero
@@ -69,18 +70,21 @@ class MixedSearch:
     def _warmed(self, psi: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """A few EM steps of the covariances, the fixed effects following the modes."""
         criterion, lane = self.criterion, self.every
+        least = COARSE * max(1.0, 1e-5 * float(criterion.count.max()))
         for turn in range(WARM + 1):
-            u, half, _, gram, penalty, _ = criterion.modes(lane, psi, u, True, COARSE)
+            u, half, score, gram, penalty, _ = criterion.modes(lane, psi, u, True, least)
             if criterion.apart:
                 psi = torch.cat([*criterion.parts(psi)[:3], u[:, criterion.fixed]], -1)
             if turn == WARM:
                 break
+            here = Mark(psi, u, half, torch.ones_like(half), score, gram)
             law = criterion.law(lane, psi)
             phi = torch.ones_like(half)
             if law.has_dispersion and criterion.phi is None:
                 phi = 2 * (half + penalty) / (criterion.count - criterion.free).clamp(min=1)
             inner = criterion.eliminated(lane, gram, criterion.turn(lane, psi), psi).on(criterion.integrated)
             psi = torch.cat([self._expected(psi, u, inner, phi), *criterion.parts(psi)[1:]], -1)
+            u = ahead(criterion, lane, here, psi)
         return psi, u
 
     def _expected(self, psi: Tensor, u: Tensor, inner: Inner, phi: Tensor) -> Tensor:
@@ -132,7 +136,7 @@ class MixedSearch:
         left = torch.arange(len(lane), device=lane.device)
         for _ in range(HALVINGS):
             psi = self._inside(lane[left], mark.psi[left] + step)
-            trial = self.criterion.at(lane[left], psi, mark.u[left])
+            trial = self._at(lane[left], psi, mark.take(left))
             old = mark.value[left]
             down = (
                 trial.value <= old - 1e-4 * torch.minimum(decrement[left], decrement.new_ones(())) + SLACK * old.abs()
@@ -152,7 +156,7 @@ class MixedSearch:
         hessian = self.hessians(lane, mark)
         for _ in range(3):
             step, decrement = self._step(lane, mark, gradient, hessian)
-            new = self.criterion.at(lane, self._inside(lane, mark.psi + step), mark.u)
+            new = self._at(lane, self._inside(lane, mark.psi + step), mark)
             down = new.value <= mark.value + SLACK * mark.value.abs()
             if bool(down.any()):
                 index = down.nonzero()[:, 0]
@@ -184,6 +188,10 @@ class MixedSearch:
         limit = self._limits(mark.psi)
         share = (limit / step.abs().clamp(min=1e-300)).amin(-1).clamp(max=1.0)
         return step * share.unsqueeze(-1), decrement
+
+    def _at(self, lane: Tensor, psi: Tensor, mark: Mark) -> Mark:
+        """The criterion near a mark."""
+        return self.criterion.at(lane, psi, ahead(self.criterion, lane, mark, psi))
 
     def _inside(self, lane: Tensor, psi: Tensor) -> Tensor:
         ends = self.criterion.ends[lane]
@@ -244,14 +252,17 @@ class MixedSearch:
         n = float(criterion.effects.width if criterion.flat else criterion.count.max())
         steps = [(j, sign) for j in range(moved) for sign in signs]
         group = max(1, min(len(steps), int(TOGETHER / max(1.0, n * len(lane)))))
-        out = mark.psi.new_zeros(len(lane), moved, mark.psi.shape[-1])
+        out, places = (
+            mark.psi.new_zeros(len(lane), moved, mark.psi.shape[-1]),
+            torch.arange(len(lane), device=lane.device),
+        )
         for first in range(0, len(steps), group):
             part = steps[first : first + group]
             lanes, psi = lane.repeat(len(part)), mark.psi.repeat(len(part), 1)
             for i, (j, sign) in enumerate(part):
                 own = slice(i * len(lane), (i + 1) * len(lane))
                 psi[own, j] += sign * unit[:, j]
-            at = criterion.at(lanes, psi, mark.u.repeat(len(part), 1))
+            at = self._at(lanes, psi, mark.take(places.repeat(len(part))))
             slopes = criterion.gradient(lanes, at)
             for i, (j, sign) in enumerate(part):
                 own = slice(i * len(lane), (i + 1) * len(lane))
@@ -295,7 +306,7 @@ class MixedSearch:
                 for e in entries:
                     _, row, column = criterion.effects.entries[e]
                     psi[:, e] = size if row == column else 0.0
-                near = (criterion.guess(lane, self.mark.take(lane), psi) < value + NEAR).nonzero()[:, 0]
+                near = (guess(criterion, lane, self.mark.take(lane), psi) < value + NEAR).nonzero()[:, 0]
                 if not near.numel():
                     continue
                 trial = criterion.at(lane[near], psi[near], self.mark.u[lane[near]])
