@@ -92,8 +92,8 @@ class Moments:
         return Moments(gram, **sums, change=change, margin=-near, factor=factor, statistics=statistics)
 
     def take(self, models: Tensor) -> Moments:
-        """The moments of some of the models, `models` in ascending order."""
-        if models.numel() == self.objective.shape[0]:
+        """The moments of some of the models, in any order, perhaps one several times."""
+        if models.numel() == self.objective.shape[0] and bool((models[1:] > models[:-1]).all()):
             return self
         kept: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         taken: dict[str, Any] = {k: None if v is None else v[models] for k, v in kept.items()}

@@ -23,6 +23,7 @@ DIMENSIONS = {
     "unknown": 1,
     "infinite": 1,
     "reference": 1,
+    "effect_df": 1,
 }
 EFFECTS = ("modes", "effect_cov", "effect_spread", "effect_psi", "effect_psi_cov", "effect_units", "effect_shares")
 FREE = {"counts", "strength", "multiplier", "absorbed", "joined", *EFFECTS}  # of any number for each model
@@ -48,7 +49,8 @@ class Flat:
     the covariances of groupings, `effect_spread` (B, S) those of the modes of each level given the data; `effect_psi`
     (B, E) are the parameters of the roots of the covariances over the dispersion, in `effect_units` (B, U) of the
     effects, and `effect_psi_cov` (B, E E) their covariance; `effect_shares` (B, 3) are the variance of the fixed
-    part of the linear predictor over the rows, the mean variance of the random part, and the mean response.
+    part of the linear predictor over the rows, the mean variance of the random part, and the mean response; `effect_df`
+    (B, p) are the degrees of freedom of the fixed effects of a Gaussian fit.
     """
 
     coef: Tensor
@@ -85,6 +87,7 @@ class Flat:
     effect_psi_cov: Tensor | None = None
     effect_units: Tensor | None = None
     effect_shares: Tensor | None = None
+    effect_df: Tensor | None = None  # (B, p)
     kkt: Tensor | None = None  # (B,) the certificate of a penalty with kinks, see `certified`
     multiplier: Tensor | None = None  # (B, c) those of constraints, 0 for one that does not bind
 

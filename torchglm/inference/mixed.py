@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torchglm.families import Family
 from torchglm.fitting.mixed.fit import MixedFound
 from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.status import Status
-from torchglm.inference.fitted import Fitted
+from torchglm.inference.fitted import Fitted, Kind
 from torchglm.inference.null import null_deviance
 from torchglm.inputs.specs import effects_of, groupings_of
 from torchglm.links import Link
@@ -42,9 +42,27 @@ def of_effects(
         "effect_units": torch.cat([unit.flatten(1) for unit in found.units], -1),
         "effect_shares": found.explained,
     }
+    if found.freedom is not None:
+        kept["effect_df"] = found.freedom
     if found.used.numel():
         kept["strength"] = found.strength
     return "number" if given is not None else "reml" if family.has_dispersion else "fixed", phi, kept
+
+
+def satterthwaite(result: Kind) -> Kind:
+    """The same Gaussian fit with random effects, its tests and intervals by t with Satterthwaite's degrees of freedom.
+
+    They are those of lmerTest, one for each coefficient: `result.satterthwaite().reference_df`. With few groups the
+    variances are not well known, and `df_resid` is too many. Raises `ValueError` for fits that have none: other laws,
+    smooths, a dispersion that was given, covariances of another kind.
+    """
+    flat = result.flat
+    if flat.effect_df is None or flat.covariance is not None:
+        raise ValueError(
+            "satterthwaite() is for Gaussian fits with random effects, (1 | group), an identity link and an estimated "
+            "dispersion, without smooths and with the model's covariance. Other fits have tests by their own law."
+        )
+    return replace(result, flat=replace(flat, reference=flat.effect_df))
 
 
 def conditional_rows(result: Fitted, source: Iterable[Rows]) -> Iterable[Rows]:

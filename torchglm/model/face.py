@@ -246,6 +246,7 @@ class Result(Fitted):
     constraints, kkt = property(binding.constraints), property(binding.kkt)
     criterion = property(strengths.criterion)
     random = property(mixed.random)
+    satterthwaite = mixed.satterthwaite
     wild_bootstrap = bootstrap.wild_bootstrap
     variance_shares, variance_components = variance_shares, variance_components
     smooths = property(smooths.smooths)

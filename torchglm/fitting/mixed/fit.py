@@ -14,6 +14,7 @@ from torchglm.families.several import VectorFamily
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.effects import Groupings, Lambda, unit_of
+from torchglm.fitting.mixed.freedom import freedom
 from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.mixed.search import MixedSearch
 from torchglm.fitting.mixed.system import Eliminated
@@ -47,7 +48,8 @@ class MixedFound:
     the covariance of the effects over `phi`, and `spread` (B, L, q, q) that of the effects given the data over `phi`;
     `strength` (B, J) of smooths, infinite where that is the limit, those `used` in the fit, and (B, p) the effective
     degrees of freedom; `psi` (B, E) the parameters of the roots, their covariance, and the `units` of
-    the effects. The modes lie behind `columns` others. `explained` (B, 3) are the
+    the effects. The modes lie behind `columns` others. `freedom` (B, p) are Satterthwaite's degrees of
+    freedom of the fixed effects where they are known, `explained` (B, 3) the
     variance of the fixed part of the linear predictor over the rows, the mean variance of the random part, and the
     mean response; `rows` are those of the fit, with the columns of the effects.
     """
@@ -65,6 +67,7 @@ class MixedFound:
     units: list[Tensor]
     columns: int
     explained: Tensor
+    freedom: Tensor | None
     rows: Iterable[Rows]
 
 
@@ -179,7 +182,7 @@ def _finished(
         mark.value, whole, mark.phi, turn.roots, _spreads(criterion, eliminated),
         *_strengths(criterion, search), _edf(criterion, eliminated, mark.psi),
         criterion.parts(mark.psi)[0], psi_covariance[:, :roots, :roots], criterion.units, p,
-        _explained(criterion, search, turn, fixed, moments), source,
+        _explained(criterion, search, turn, fixed, moments), freedom(criterion, search, psi_covariance), source,
     )  # fmt: skip
     return family, solution, found
 

@@ -234,7 +234,7 @@ class MixedSearch:
         whole = gradient is None
         criterion, total = self.criterion, mark.psi.shape[-1]
         fixed = criterion.counts[3]
-        moved, unit = total if whole else total - fixed, self._units(lane, mark)
+        moved, unit = total if whole else total - fixed, self.units(lane, mark)
         columns = self._differences(lane, mark, unit, moved, gradient)  # (b, moved, K)
         out = mark.psi.new_zeros(len(lane), total, total)
         out[:, :moved] = columns
@@ -269,7 +269,7 @@ class MixedSearch:
                 out[:, j] += sign * slopes[own] / unit[:, j : j + 1]
         return out / 2 if gradient is None else out - gradient.unsqueeze(1) / unit[:, :moved].unsqueeze(-1)
 
-    def _units(self, lane: Tensor, mark: Mark) -> Tensor:
+    def units(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, K) the steps of the differences."""
         roots, strengths, shapes, fixed = self.criterion.parts(mark.psi)
         units = [STEP * roots.abs().clamp(min=LEAST), torch.full_like(strengths, STEP), torch.full_like(shapes, STEP)]

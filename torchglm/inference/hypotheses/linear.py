@@ -68,7 +68,7 @@ def _wishart_df(result: Fitted, matrix: Tensor) -> Tensor:
         raise ValueError(
             f"the covariance {result.covariance_kind} has degrees of freedom for each coefficient, and for a "
             "hypothesis on several with one label of clusters alone, before the fit is saved. Test them one by one, or "
-            "with robust('cluster', clusters, type='HC0')."
+            "with robust('cluster', clusters, type='HC0'), or those of satterthwaite() by the fit before it."
         )
     metric = metric_of(result, columns[0], type)
     wide = torch.nn.functional.pad(matrix, (0, metric.coef.shape[-1] - matrix.shape[-1]))
