@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting import conjugate
 from torchglm.fitting.certificate import certified
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Moments
@@ -73,6 +74,8 @@ def irls(
         )
     given = {"penalty": penalty, "tol": tol, "max_iter": max_iter, "rank_tol": rank_tol}
     chunks, problem = problem_of(source, family, link, given)
+    if conjugate.serves(problem):
+        return conjugate.fit_by_conjugate_gradients(problem, chunks, start, skip, observe)
     search = _sought(problem, chunks, start, skip, observe)
     if search.needs_pairs:
         search = _sought(problem.in_pairs(), seen(chunks, in_pairs), start, skip, observe)

@@ -17,15 +17,17 @@ from torchglm.rows.rows import Rows
 
 def together(source: Ragged, fitted: Callable[[Tensor, Rows], Solution]) -> Solution:
     """The solutions of all models, `fitted` giving those of a part: its models (b,) and their rows."""
-    layout, device = source.parts[0][1].layout, source.sizes.device
-    whole = Solution.blank(source.models, layout, device)
+    whole = None
     for models, rows in source.parts:
         part = fitted(models, rows)
+        if whole is None:
+            whole = Solution.blank(source.models, part.moments.gram.layout, source.sizes.device)
         for name in ("coef", "keep", "root", "status", "n_iter", "cut"):
             getattr(whole, name)[models] = getattr(part, name)
         own: dict[str, Any] = {name: _among(whole, part, name, models) for name in ("shape_error", "kkt", "multiplier")}
         whole = replace(whole, **own)
         whole = replace(whole, moments=whole.moments.place(models, replace(part.moments, factor=None)))
+    assert whole is not None  # a source has rows
     return whole
 
 

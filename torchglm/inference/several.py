@@ -19,7 +19,8 @@ from torchglm.inference.rowwise import ChunkValues
 from torchglm.inference.vector.quantities import quantity
 from torchglm.inputs import Roles
 from torchglm.inputs.columns import in_order
-from torchglm.rows.grams import Dense
+from torchglm.rows.grams import Dense, Unmade
+from torchglm.rows.inverses import FULL, unmade
 from torchglm.rows.planned import Pairs, gram_of, predictors, row_scores
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64
@@ -189,9 +190,11 @@ def part(result: Kind, name: str) -> Kind:
 def expected_covariance(result: Fitted) -> Tensor:
     """(B, P, P) the inverse of the expected information; NaN for aliased columns.
 
-    Raises `ValueError` where the family has no closed form of it.
+    Raises `ValueError` where the family has no closed form of it, and where it is too large to be made.
     """
     family, keep, total = family_of(result), result.flat.keep, None
+    if isinstance(result.flat.gram, Unmade) and keep.shape[-1] ** 2 > FULL:
+        raise unmade(keep.shape[-1])
     ranks = ranks_of(result.source)
     with ranks.together():
         for rows in own_rows(result.source):

@@ -25,6 +25,8 @@ from torchglm.inference.adequacy.sentences import set_apart
 from torchglm.inputs import Data
 from torchglm.links import Link
 from torchglm.model.ends import ends
+from torchglm.rows.grams import Unmade
+from torchglm.rows.inverses import unmade
 
 MOST_STEPS = 10**9
 NAMED = 3  # models of a kind that a warning names
@@ -175,6 +177,8 @@ def warned(
             FitWarning,
             stacklevel=3,
         )
+    if isinstance(solution.moments.gram, Unmade):
+        warnings.warn(f"no standard errors: {unmade(solution.coef.shape[-1])}", FitWarning, stacklevel=3)
     irregular = solution.status != int(Status.CONVERGED)
     if math.isfinite(link.lower) and bool((solution.cut & ~irregular).any()):
         warnings.warn(

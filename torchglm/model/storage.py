@@ -100,7 +100,8 @@ def load(path: Any, family: Family | None = None, link: Link | None = None) -> F
 def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Family, link: Link) -> Fitted:
     """What a fit is made of. Raises `TypeError` for tensors that are missing or of other shapes than the facts say."""
     columns = len(facts["names"]) + len(facts["cuts"])
-    layout = Layout(columns, None if facts["levels"] is None else slice(*facts["levels"]))
+    levels = None if facts["levels"] is None else slice(*facts["levels"])
+    layout = Layout(columns, levels, made="gram.alone" not in tensors)
     flat = Flat.of_tensors({name: value for name, value in tensors.items() if not codec.holds(name)}, layout)
     if flat.status.shape != (math.prod(facts["batch"]),):
         raise TypeError(

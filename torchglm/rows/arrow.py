@@ -78,7 +78,7 @@ class Arrow(Gram):
 
     @property
     def layout(self) -> Layout:
-        return ArrowLayout(self.width, None, self.grouping)
+        return ArrowLayout(self.width, grouping=self.grouping)
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Values (B, P) of the other columns (B, m), and by level and effect (B, L, q)."""
@@ -180,7 +180,7 @@ class ArrowIndexed(Indexed):
 
     @property
     def layout(self) -> Layout:
-        return ArrowLayout(self.width, None, self.grouping)
+        return ArrowLayout(self.width, grouping=self.grouping)
 
     @property
     def effects(self) -> list[Index]:

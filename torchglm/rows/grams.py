@@ -24,7 +24,9 @@ from torchglm.rows.inverses import (
     GramInverse,
     Root,
     Stacked,
+    UnmadeRoot,
     check_size,
+    unmade,
 )
 from torchglm.rows.threads import all_cores
 
@@ -38,10 +40,14 @@ NOTHING = 1e-12  # a smaller squared pivot beside the levels of a factor is roun
 
 @dataclass(frozen=True)
 class Layout:
-    """How a design of so many `columns` keeps its Grams: `levels` are those that a diagonal is kept of, if any."""
+    """How a design of so many `columns` keeps its Grams: `levels` are those that a diagonal is kept of, if any.
+
+    A Gram that is not `made` is its diagonal alone.
+    """
 
     columns: int
     levels: slice | None = None
+    made: bool = True
 
     @property
     def numbers(self) -> int:
@@ -60,6 +66,8 @@ class Layout:
 
     def gram(self, models: int, device: torch.device | str = "cpu") -> Gram:
         """The Gram of no rows."""
+        if not self.made:
+            return Unmade(_zeros(device, models, self.columns))
         if self.levels is None:
             return Dense(_zeros(device, models, self.columns, self.columns))
         count = self.levels.stop - self.levels.start
@@ -69,6 +77,8 @@ class Layout:
 
     def root(self, models: int, device: torch.device | str = "cpu") -> Root:
         """Room for the root of an inverse, zero."""
+        if not self.made:
+            return UnmadeRoot(_zeros(device, models, self.columns))
         if self.levels is None:
             return DenseRoot(_zeros(device, models, self.columns, self.columns))
         beside = self.columns - (self.levels.stop - self.levels.start)
@@ -253,6 +263,43 @@ class Bordered(Gram):
             row = torch.where(used, left[:, j] / torch.where(used[:, 0], pivot, 1.0).unsqueeze(-1), 0.0)
             left = left - left[:, :, j : j + 1] * row.unsqueeze(-2)
         return share
+
+
+@final
+@dataclass(frozen=True)
+class Unmade(Gram):
+    """Of very many columns: `alone` (B, p) is the diagonal, all that is kept. Other questions raise `ValueError`."""
+
+    alone: Tensor
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        return {"alone": self.alone}
+
+    def of(self, parts: dict[str, Tensor]) -> Unmade:
+        return Unmade(**parts)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.alone.shape[-1], made=False)
+
+    def diagonal(self) -> Tensor:
+        return self.alone
+
+    def with_ridge(self, ridge: Tensor | None) -> Unmade:
+        return self if ridge is None else Unmade(self.alone + ridge)
+
+    def with_columns(self, across: Tensor, corner: Tensor) -> Unmade:
+        raise unmade(self.alone.shape[-1])
+
+    def written_out(self) -> Tensor:
+        raise unmade(self.alone.shape[-1])
+
+    def invert(self, keep: Tensor) -> GramInverse:
+        raise unmade(self.alone.shape[-1])
+
+    def independent(self, held: Tensor) -> tuple[Tensor, Tensor]:
+        raise unmade(self.alone.shape[-1])
 
 
 def invert_scaled(matrix: Tensor, keep: Tensor, size: Tensor) -> DenseInverse:

@@ -36,6 +36,17 @@ def check_size(columns: int) -> None:
         )
 
 
+def unmade(columns: int) -> ValueError:
+    """The error of a question that needs the information matrix of a fit that was made without it."""
+    size = f"{8e-9 * columns**2:,.1f} GB"
+    return ValueError(
+        f"this fit of {columns:,} coefficients was made by conjugate gradients, without their information matrix of "
+        f"all pairs ({size}): it has no standard errors, and none of what rests on them. Coefficients, probabilities, "
+        "deviance and AIC are those of any fit. Where the matrix fits (16,384 coefficients), covariance('model') makes "
+        "it; else pool rare classes, or leave columns out."
+    )
+
+
 class Stacked(ABC):
     """Tensors with the models in front, taken and written together as one tensor would be."""
 
@@ -208,6 +219,40 @@ class BorderedRoot(Root):
     def solve(self, score: Tensor) -> Tensor:
         """`inverse score`, shape `(B, p)`."""
         return (self.border @ (self.border.mT @ score.unsqueeze(-1))).squeeze(-1) + self.own * score
+
+
+@final
+@dataclass(frozen=True)
+class UnmadeRoot(Root):
+    """Of an information matrix that was not made: `alone` (B, p) holds no number. Questions raise `ValueError`."""
+
+    alone: Tensor
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        return {"alone": self.alone}
+
+    def of(self, parts: dict[str, Tensor]) -> UnmadeRoot:
+        return UnmadeRoot(**parts)
+
+    def inverse(self) -> Tensor:
+        raise unmade(self.alone.shape[-1])
+
+    def inverse_diagonal(self) -> Tensor:
+        """NaN: nothing is known of any."""
+        return torch.full_like(self.alone, torch.nan)
+
+    def inverse_column(self, column: Tensor) -> Tensor:
+        raise unmade(self.alone.shape[-1])
+
+    def within(self, vectors: Tensor) -> Tensor:
+        raise unmade(self.alone.shape[-1])
+
+    def lengths(self, x: Tensor, indexed: Lookups | None = None) -> Tensor:
+        raise unmade(self.alone.shape[-1])
+
+    def spectrum(self, length: Tensor, keep: Tensor) -> Tensor:
+        raise unmade(self.alone.shape[-1])
 
 
 class GramInverse(ABC):

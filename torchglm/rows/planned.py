@@ -84,7 +84,7 @@ def project_each(rows: Rows, values: Tensor) -> Tensor:
             out.append(own.reshape(1, -1))
         else:
             out.append(torch.stack([project(plain, one) for one in inner], 1).flatten(1))
-    return torch.cat(out, -1)
+    return torch.cat(out, -1) if out else values.new_zeros(values.shape[1], 0)
 
 
 def gram_of(rows: Rows, information: Pairs, single: bool = False) -> Dense:

@@ -170,26 +170,34 @@ class Multinomial(Classes):
         return self.evaluated(y, eta)[1:]
 
     def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
-        nll, score, p = self._values(y, eta)
+        nll, score, p = self.values(y, eta)
         beside = {(k, j): -p[k] * p[j] for k in range(len(p)) for j in range(k + 1, len(p))}
         return nll, score, {(k, k): p[k] * (1 - p[k]) for k in range(len(p))} | beside
 
     def without_curvature(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
-        nll, score, p = self._values(y, eta)
+        nll, score, p = self.values(y, eta)
         return nll, score, {(k, k): p[k] * (1 - p[k]) for k in range(len(p))}
 
-    def _values(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def values(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The negative log-density, the score, and the probabilities of the classes that have a predictor."""
+        p, top, total = self._shares(eta)
+        codes = torch.tensor(self._others, dtype=y.dtype, device=y.device).view(-1, *[1] * (eta.dim() - 1))
+        seen = y == codes  # (K, *N)
+        nll = top.sub_((eta * seen).sum(0)).add_(total.log_())
+        return nll, (-p).add_(seen), p
+
+    def shares(self, eta: Tensor) -> Tensor:
+        """(K, *N) the probabilities of the classes that have a predictor."""
+        return self._shares(eta)[0]
+
+    def _shares(self, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, with the largest predictor (*N) and the sum (*N) of all `e^(eta - top)`."""
         top = eta.amax(0) if self.base is None else eta.amax(0).clamp_(min=0)
         shares = (eta - top).exp_()
         total = shares.sum(0)
         if self.base is not None:
             total += (-top).exp_()
-        p = shares.div_(total)
-        codes = torch.tensor(self._others, dtype=y.dtype, device=y.device).view(-1, *[1] * (eta.dim() - 1))
-        seen = y == codes  # (K, *N)
-        nll = top.sub_((eta * seen).sum(0)).add_(total.log_())
-        return nll, (-p).add_(seen), p
+        return shares.div_(total), top, total
 
     def expected(self, eta: Tensor) -> Pairs:
         return self.derivatives(torch.zeros_like(eta[0]), eta)[1]
