@@ -82,6 +82,30 @@ def test_a_large_fit_ends_where_a_small_one_does(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(large.nobs, plain.nobs, rtol=0.0, atol=0.0)
 
 
+@pytest.mark.parametrize(
+    "family", [torchglm.Multinomial(), torchglm.Ordinal(kind="adjacent")], ids=["classes", "order"]
+)
+@pytest.mark.parametrize("options", [{}, {"penalty": torchglm.Ridge(0.1)}], ids=["plain", "ridge"])
+def test_a_large_fit_of_classes_ends_where_a_small_one_does(
+    monkeypatch: pytest.MonkeyPatch, family: torchglm.families.Family, options: dict[str, object]
+) -> None:
+    rows = data("poisson", "log")
+    rows["y"] = rows["y"].clamp(max=2)
+    rows.pop("offset")
+    monkeypatch.setattr(problem, "CHORD_COLUMNS", 1000)
+    plain = torchglm.fit(**rows, family=family, tol=1e-13, **options)
+    as_large(monkeypatch)
+    monkeypatch.setattr(irls, "LENDING_OF_SEVERAL", 5)
+    monkeypatch.setattr(descent, "NEAR_OF_SEVERAL", 2.0)
+    monkeypatch.setattr(descent, "CONTRACTION_OF_SEVERAL", 1.0)
+    points = watch(monkeypatch)
+    large = torchglm.fit(**rows, family=family, **options)
+    assert large.status == plain.status == torchglm.Status.CONVERGED
+    assert float(((large.coef - plain.coef) / plain.std_err).abs().max()) < 1e-7
+    torch.testing.assert_close(large.std_err, plain.std_err, rtol=1e-5, atol=0.0)
+    assert len(points) > 3 and sum(point.curved for point in points) <= 2  # the others bend the Gram of the part
+
+
 def test_a_large_ridge_fit_ends_where_a_small_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, large = pair(monkeypatch, "poisson", "log", penalty=torchglm.Ridge(0.3))
     torch.testing.assert_close(large.coef, plain.coef, rtol=1e-7, atol=1e-9)

@@ -17,6 +17,7 @@ from torchglm.fitting import judge, linalg
 from torchglm.fitting.judge import DRIFT, EPS, GOING, ROUNDING, SHORTEST, STAGNANT, STEADY, Judged
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.problem import Problem, Solve
+from torchglm.fitting.secants import Secants
 from torchglm.fitting.state import Ask, Passes, Solution, State
 from torchglm.fitting.status import Status
 from torchglm.rows.grams import GRAM_PIVOT, Dense, Gram
@@ -25,6 +26,7 @@ from torchglm.rows.inverses import GramInverse
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
 NEAR_OF_SEVERAL = 0.2  # the same over all predictors of a row
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
+CONTRACTION_OF_SEVERAL = 0.4  # the same of several predictors, whose Gram costs as much as four such steps
 STALE = 10  # times what a step with the Gram of an earlier point leaves the next may leave
 AIMED = ("delta", "decrement", "step", "closing", "refresh", "hit", "fisher", "factored", "light", "single")
 
@@ -41,6 +43,7 @@ class Descent:
         self.state: State | None = None
         self.needs_pairs = False
         self._inverted: tuple[Gram, GramInverse] | None = None
+        self._secants = Secants()
         self._aim: tuple[Tensor, GramInverse] | None = None  # the models last aimed, and what their steps came from
 
     def run(self, s: State) -> Passes[None]:
@@ -188,7 +191,8 @@ class Descent:
             aimed.closing = torch.where(s.stale, arrives, aimed.closing)
             near = decrement <= (NEAR_OF_SEVERAL if problem.several else NEAR) ** 2 * s.total
             aimed.single = ~factored & ~refresh & linalg.allows_single(s.moments.gram, inverse)
-            aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= CONTRACTION**2 * s.decrement))
+            least = CONTRACTION_OF_SEVERAL if problem.several else CONTRACTION
+            aimed.light = near & ~factored & ~refresh & (~s.stale | (decrement <= least**2 * s.decrement))
         return aimed
 
     def _direction(self, s: State) -> tuple[Tensor, Tensor, GramInverse]:
@@ -197,7 +201,14 @@ class Descent:
         inverse = known[1] if known is not None and known[0] is s.moments.gram else None
         found = self.problem.among(s.lane).direction(s.moments, s.coef, s.keep, s.factored, s.total, inverse)
         self._inverted = (s.moments.gram, found[2])
-        return found
+        if not self.problem.chord or not self.problem.several:
+            return found
+        score = self.problem.among(s.lane).slope(s.moments, s.coef, s.keep, s.total)
+        if inverse is None:
+            self._secants = Secants()
+        self._secants.add(s.coef, score)
+        delta = self._secants.bend(score, found[2].solve)
+        return delta, torch.linalg.vecdot(score, delta), found[2]
 
     # the end ---------------------------------------------------------------------------------------------
 

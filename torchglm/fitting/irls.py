@@ -18,7 +18,7 @@ from torchglm.fitting.parts import Told, together
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.progress import Observer
-from torchglm.fitting.sample import LENDING, sample
+from torchglm.fitting.sample import LENDING, LENDING_OF_SEVERAL, sample
 from torchglm.fitting.search import Search
 from torchglm.fitting.small_models import fit_small_models
 from torchglm.fitting.state import Ask, Solution
@@ -103,7 +103,8 @@ def _sought(
         lane = fit_small_models(problem, source, lane, out)
     if start is None and lane.numel() == problem.models == 1:
         part = _of_a_part(problem, source)
-    lend = part is not None and problem.chord and bool((part.moments.count >= LENDING * problem.p).all())
+    least = (LENDING_OF_SEVERAL if problem.several else LENDING) * problem.p
+    lend = part is not None and problem.chord and bool((part.moments.count >= least).all())
     known, near = (None, None) if part is None else (part.coef, part.moments)
     search = Search(problem, start=start, known=known, part=near, lend=lend, lane=lane, out=out, observe=observe)
     pull(search, source)

@@ -245,6 +245,10 @@ class Problem:
         known = self.shapes or not self.family.has_dispersion
         return torch.ones_like(objective) if known else 2 * objective.abs() / count
 
+    def slope(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
+        """(B, p) the score with the slope of the penalty's quadratic part, 0 for columns that are not kept."""
+        return torch.where(keep, self._score(moments, coef, total), 0.0)
+
     def _score(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
         return moments.score if self.penalty is None else moments.score - self.penalty.slope(coef, total)
 

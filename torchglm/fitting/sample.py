@@ -15,6 +15,7 @@ LEAST = 5  # one out of so many at most, where they are many
 LARGE = 1 << 20  # numbers in a design from which on a part pays
 FEWEST = 100  # rows of the part for each column: the first step of the whole is then a short one (search.NEAR)
 LENDING = 400  # rows of the part for each column from which on its Gram serves for all rows: a step leaves a tenth
+LENDING_OF_SEVERAL = 80  # the same for each coefficient of several predictors, whose steps are bent by those before
 MOST = 1 << 26  # bytes that the part of a stream holds
 
 
