@@ -14,6 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import torchglm as tg
 from torchglm.families.several import Classes, Compound, Multinomial, VectorFamily
+from torchglm.fitting.penalties import MCP
 from torchglm.links import Link
 
 MANY = {"atol": 1e-5, "rtol": 1e-4}
@@ -203,6 +204,21 @@ def test_derivatives_by_strengths(penalty: str) -> None:
     check_along(coef, (x, strength))
 
 
+@pytest.mark.parametrize("kind", ["ridge", "quadratic"])
+def test_derivatives_by_what_coefficients_are_drawn_to(kind: str) -> None:
+    """Credibility to another model, by its coefficients: they are those of a fit themselves."""
+    x, y = wide(2, 30, 2, seed=1), 2 * wide(2, 30, seed=2)
+
+    def coef(x: Tensor, y: Tensor, strength: Tensor) -> Tensor:
+        base = tg.solve(x.flatten(0, 1), y.flatten(), family="gamma", link="log")
+        if kind == "ridge":
+            return tg.solve(x, y, family="gamma", link="log", penalty=tg.Ridge(strength, centre=base[1:]))
+        blocks = [([1, 2], torch.eye(2))]
+        return tg.solve(x, y, family="gamma", link="log", penalty=tg.Quadratic(blocks, strength, centre=base))
+
+    check_along(coef, (x, y + 0.1, torch.tensor(0.3).double()))
+
+
 def test_derivatives_by_columns_of_other_predictors() -> None:
     x, z = wide(60, 2, seed=1), wide(60, 1, seed=2)
     y = (1 + x[:, 0]) * wide(60, seed=3) + 0.1
@@ -278,6 +294,8 @@ def test_a_row_of_weight_zero() -> None:
         ({"penalty": tg.Ridge(0.1), "strength": 0.1}, "Give one"),
         ({"penalty": tg.Ridge("reml")}, "estimated"),
         ({"failed": "zero"}, "failed must be"),
+        ({"penalty": tg.Quadratic([([1], torch.eye(1))]).with_limits([1])}, "without limits"),
+        ({"penalty": MCP(0.1)}, "solve has derivatives through"),
         ({"strength": -1.0}, "l2 must be"),
     ],
 )
@@ -331,3 +349,11 @@ def test_fit_says_that_it_has_no_gradient(name: str) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
         tg.fit(**options)
+
+
+def test_thresholds_stand_behind_the_slopes() -> None:
+    x, y = wide(60, 2), (3 * wide(60, seed=1)).floor()
+    fit = tg.fit(x, y, family="ordinal")
+    torch.testing.assert_close(
+        tg.solve(x, y, family="ordinal"), torch.cat([fit.coef, fit.thresholds]), rtol=1e-8, atol=1e-9
+    )

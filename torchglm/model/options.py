@@ -56,7 +56,7 @@ def tell_of_graph(values: Mapping[str, Any], penalty: Any) -> None:
     if not torch.is_grad_enabled():
         return
     parts = {name: list(value.values()) if isinstance(value, Mapping) else [value] for name, value in values.items()}
-    parts["penalty"] = [getattr(penalty, name, None) for name in ("l1", "l2", "strength")]
+    parts["penalty"] = [getattr(penalty, name, None) for name in ("l1", "l2", "strength", "centre")]
     names = [name for name, own in parts.items() if any(isinstance(v, Tensor) and v.requires_grad for v in own)]
     if names:
         warnings.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -50,10 +51,11 @@ def solve(
     """The coefficients `(*B, p)` of `fit` as a tensor that has derivatives by all it was made of.
 
     `x` `(n, p)` or `(*B, n, p)`, `y` `(*B, n)`, `predictors={"dispersion": z}` and the roles are tensors as for `fit`,
-    of one predictor or several, and any of them may require grad, as may the strengths of a `penalty`; `strength` is
-    short for `penalty=Ridge(strength)`: a number, one for each column, or `(*B, 1)`. The backward pass is one solve
-    with the observed information and one vector-Jacobian product, whatever way the fit went, and has derivatives
-    itself. Coefficients are in the dtype of `x` and in the order of `fit`, the intercept first.
+    of one predictor or several, and any of them may require grad, as may the strengths of a `penalty` and the `centre`
+    it draws coefficients to (`Ridge`, `ElasticNet`, `Quadratic`); `strength` is short for `penalty=Ridge(strength)`: a
+    number, one for each column, or `(*B, 1)`. The backward pass is one solve with the observed information and one
+    vector-Jacobian product, whatever way the fit went, and has derivatives itself. Coefficients are in the dtype of `x`
+    and in the order of `fit`: the intercept first, thresholds behind.
 
     `failed` says what becomes of a model that did not end at a regular maximum (separated, not converged, columns that
     depend on others), where no derivative exists: `"nan"` leaves NaN in its coefficients, and in derivatives of a loss
@@ -146,17 +148,19 @@ def _live(value: Any, name: str, device: torch.device) -> Tensor:
 
 
 def _strengths(penalty: Penalty | None) -> dict[str, Tensor]:
-    """Name -> the strengths of a penalty."""
-    if isinstance(penalty, Quadratic):
-        return {"strength": penalty.strength}
-    return {"l1": penalty.l1, "l2": penalty.l2} if isinstance(penalty, ElasticNet) else {}
+    """Name -> the tensors of a penalty: its strengths, and what it draws coefficients to."""
+    if penalty is None:
+        return {}
+    found = {name: getattr(penalty, name, None) for name in ("l1", "l2", "strength", "centre")}
+    return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _with_strengths(penalty: Penalty | None, strengths: dict[str, Tensor]) -> Penalty | None:
-    """The same penalty of other strengths."""
-    if isinstance(penalty, Quadratic):
-        return penalty.with_strength(strengths["strength"])
-    return ElasticNet(**strengths) if isinstance(penalty, ElasticNet) else penalty
+    """The same penalty with others."""
+    other = penalty.with_strength(strengths["strength"]) if isinstance(penalty, Quadratic) else copy.copy(penalty)
+    for name, value in strengths.items():
+        setattr(other, name, value)
+    return other
 
 
 def _penalty(penalty: Penalty | None, strength: float | Tensor | None, data: Data) -> Penalty | None:
@@ -165,6 +169,12 @@ def _penalty(penalty: Penalty | None, strength: float | Tensor | None, data: Dat
         if penalty is not None:
             raise ValueError("penalty= has its strength, and strength= is that of a Ridge. Give one of them.")
         penalty = Ridge(strength)
+    limited = isinstance(penalty, Quadratic) and bool(penalty.nonnegative)
+    if penalty is not None and (type(penalty) not in (Ridge, ElasticNet, Quadratic) or limited):
+        raise ValueError(
+            f"solve has derivatives through Ridge, ElasticNet and Quadratic without limits, got {penalty!r}. Fit it by "
+            "torchglm.fit, without derivatives."
+        )
     placed = penalty_of(penalty, data)
     if isinstance(placed, Quadratic) and placed.method is not None:
         raise ValueError(f"strength={placed.method!r} is estimated by torchglm.fit alone. Give solve numbers, tensors.")
@@ -191,8 +201,7 @@ def _check(x: Any, y: Any, family: Family) -> None:
 
 def _known(found: Solution, penalty: Penalty | None) -> Tensor:
     """(B, P) the coefficients that solve equations: no l1 penalty holds them at zero."""
-    l1 = None if penalty is None else penalty.nonsmooth(found.coef, found.moments.weight)
-    return found.keep if l1 is None else found.keep & ((found.coef != 0) | (l1.detach() == 0))
+    return found.keep if penalty is None else found.keep & penalty.free(found.coef, found.moments.weight)
 
 
 def _sound(found: Solution, data: Data, failed: str) -> Tensor:

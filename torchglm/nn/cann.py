@@ -37,8 +37,8 @@ class CANN(nn.Module):
     those trains it: `LitGLM`, `nn.WithLoss`, loops around `cann.head.loss(cann.backbone(x), y, **roles)`. After
     training `refit_(cann, loader)` fits the last layer exactly, so that with the canonical link and a bias the means
     add up to the responses again, as those of a GLM do.
-    Raises `ValueError` for a network whose last layer is not known or of another size, and a GLM that stands in a fit
-    with random effects or absorbed factors.
+    Of a fit with random effects it takes the fixed ones. Raises `ValueError` for a network whose last layer is not
+    known or of another size, and for a fit with absorbed factors.
     Source: Schelldorfer & Wuthrich (2019), Nesting classical actuarial models into neural networks; Wuthrich & Merz
     (2023), Statistical Foundations of Actuarial Learning, section 7.
     """

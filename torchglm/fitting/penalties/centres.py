@@ -22,7 +22,7 @@ def centre_of(given: Centre) -> Tensor | dict[str, float] | None:
         if not named or not all(map(math.isfinite, named.values())):
             raise ValueError(f"centre must be finite numbers by the names of columns, got {dict(given)!r}.")
         return named
-    value = torch.as_tensor(given, dtype=torch.float64).detach()
+    value = torch.as_tensor(given, dtype=torch.float64)
     if value.dim() == 0 or not bool(torch.isfinite(value).all()):
         raise ValueError(
             f"centre must be finite numbers, one for each column (and model) or by name, got {value.tolist()}. Give "
