@@ -14,7 +14,11 @@ from torch import Tensor
 
 import torchglm
 from torchglm import ElasticNet, Multinomial, Ordinal, Ridge
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Point
+from torchglm.fitting.slopes import slopes
 from torchglm.report import path_plots
+from torchglm.rows.rows import Rows
 
 FOLDER = Path(__file__).parent / "reference_path"
 CASES = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -399,3 +403,23 @@ def test_strengths_on_their_way_at_once_are_those_one_by_one(
     assert bool(together.converged.all()) and bool(alone.converged.all())
     torch.testing.assert_close(together.coef, alone.coef, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(together.cv_mean, alone.cv_mean, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("name, link", MODELS)
+def test_slopes_of_several_points_are_those_of_a_pass(name: str, link: str) -> None:
+    x, y = drawn(name, link)
+    weight = torch.rand(2, len(y), dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
+    weight[1, :5] = 0.0
+    x = (x - x.mean(0)) / x.std(0)
+    x[2] = 1e5  # without weight in the second model, whatever its mean there
+    zero = torch.zeros(1, 1, dtype=torch.float64).expand(2, len(y))
+    rows = Rows(x, y.expand(2, -1), weight, zero, intercept=True)
+    family, models = family_of(name), torch.tensor([0, 1, 1])
+    own = torchglm.links.get(link)
+    coef = 0.01 * torch.arange(24, dtype=torch.float64).reshape(3, 8).sin()
+    coef[:, 0] = 1.0
+    found = slopes([rows], models, coef, family, own)
+    wanted = fold([rows.take(models)], Point(coef, curved=False), family, own)
+    assert torch.equal(found.valid, wanted.valid) and bool(found.valid[1:].all())
+    torch.testing.assert_close(found.half[1:], wanted.objective[1:], rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.slope[1:], wanted.score[1:], rtol=1e-10, atol=1e-10)

@@ -14,7 +14,7 @@ from torchglm.fitting.moments import Point
 from torchglm.links import Link
 from torchglm.rows.planned import predictors
 from torchglm.rows.products import linear_predictor
-from torchglm.rows.rows import Rows, select
+from torchglm.rows.rows import Rows, repeated, select
 
 SURE = 1e-5  # probabilities are held this far from 0 and 1, as glmnet does
 
@@ -32,10 +32,12 @@ class Without:
         for rows, codes in with_codes(self.source, self.codes):
             inside = self.folds.unsqueeze(-1) != codes  # (K, n)
             models, count = rows.y.shape[0], len(inside)
-            if count > 1:
+            if count > 1 and models == 1:
+                rows = repeated(rows, count)
+            elif count > 1:
                 rows = rows.take(torch.arange(models, device=codes.device).repeat_interleave(count))
             weight = torch.where(inside.repeat(models, 1), rows.weight, 0.0)
-            yield rows._replace(weight=weight, offset=rows.offset.contiguous())
+            yield rows._replace(weight=weight)
 
     def at_hand(self) -> Iterable[Rows]:
         """The same, made once where the source is in memory."""

@@ -6,6 +6,7 @@ several points cost little more than with those of one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -71,23 +72,43 @@ def _of_chunk(rows: Rows, models: Tensor, coef: Tensor, family: Family, link: Li
                 eta += coef[:, :1]
             if not is_all(block.offset, 0.0):
                 eta += block.offset
-            values = row_values(block, eta, False, point, family, link, is_all(block.weight, 1.0))
-            total[:, 0] += values.half.sum(-1)
-            total[:, 1] += values.outside
+            half, score = _sums(block, eta, family, link)
+            summed = score.sum(-1)
+            if not bool(torch.isfinite(half + summed).all()):  # perhaps of rows without weight alone
+                values = row_values(block, eta, False, point, family, link, is_all(block.weight, 1.0))
+                half, score, summed = values.half.sum(-1), values.score, values.score.sum(-1)
+                total[:, 1] += values.outside
+            total[:, 0] += half
             if block.intercept:
-                total[:, 2] += values.score.sum(-1)
-            total[:, 2 + int(block.intercept) :] += product(values.score, block.x)
+                total[:, 2] += summed
+            total[:, 2 + int(block.intercept) :] += product(score, block.x)
         return total
 
     parts = spread(work, range(0, n, step))
     return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
+def _sums(block: Rows, eta: Tensor, family: Family, link: Link) -> tuple[Tensor, Tensor]:
+    """(T,) half the deviance, not finite where a mean is out of range, and the weighted scores (T, n)."""
+    mu = link(eta)
+    ends = family.valid_mean(torch.stack(torch.aminmax(mu))).all()
+    if not bool(ends & link.inside(eta.amin()) if math.isfinite(link.lower) else ends):
+        return eta.new_full(eta.shape[:1], torch.nan), eta
+    score, _ = family.score_and_weight(block.response, eta, mu, link, False)
+    half, _ = family.cheap(block.response, eta, mu, link)
+    if is_all(block.weight, 1.0):
+        return half.sum(-1), score
+    return torch.linalg.vecdot(half, block.weight), score * block.weight
+
+
 def _seen_by(block: Rows, models: Tensor) -> Rows:
     """A block whose responses, weights and offsets are those of each point."""
-    if block.y.shape[0] > 1:
-        return block.take(models)
     count = models.numel()
-    y, weight, offset = (value.expand(count, -1) for value in (block.y, block.weight, block.offset))
-    repeats, second = (None if v is None else v.expand(count, -1) for v in (block.repeats, block.second))
+
+    def seen(value: Tensor) -> Tensor:
+        same = value.shape[0] == 1 or value.stride(0) == 0
+        return value[:1].expand(count, -1) if same else value[models]
+
+    y, weight, offset = (seen(value) for value in (block.y, block.weight, block.offset))
+    repeats, second = (None if v is None else seen(v) for v in (block.repeats, block.second))
     return block._replace(y=y, weight=weight, offset=offset, repeats=repeats, second=second)

@@ -166,6 +166,16 @@ def _members(value: Tensor, models: Tensor | slice) -> Tensor:
     return value[:1].expand(models.shape[0], *value.shape[1:])
 
 
+def repeated(rows: Rows, count: int) -> Rows:
+    """The rows of one model, on a shared design, as those of `count` models; nothing is written out."""
+
+    def seen(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.expand(count, *value.shape[1:])
+
+    y, weight, offset = (value.expand(count, *value.shape[1:]) for value in (rows.y, rows.weight, rows.offset))
+    return rows._replace(y=y, weight=weight, offset=offset, repeats=seen(rows.repeats), second=seen(rows.second))
+
+
 def is_all(value: Tensor, number: float) -> bool:
     """True where a tensor `(B, n)` on a CPU is one number expanded, and that number: known without a look at all."""
     if any(value.stride()) or value.is_cuda or not value.numel():
