@@ -97,6 +97,10 @@ def test_equations_are_a_fit_of_fewer_columns_with_its_errors() -> None:
     fewer = data.change(x=x, offset=data.rows["offset"] + 0.25 * data.x[:, 3]).fit()
     close(held.coef[[0, 1, 3]], fewer.coef, 1e-10, 1.0)
     close(held.std_err[[0, 1, 3]], fewer.std_err, 1e-9, 1.0)
+    robust = held.robust("HC1").std_err, fewer.robust("HC1").std_err
+    close(robust[0][[0, 1, 3]], robust[1], 1e-9, 1.0)
+    with pytest.raises(ValueError, match="does not know the constraints"):
+        held.covariance("observed")
     assert held.std_err[4].isnan() and held.coef[4] == 0.25 and held.coef[1] == held.coef[2]
     close(held.deviance, fewer.deviance, 1e-12)
     assert float(held.flat.df[0]) == pytest.approx(3.0) and held.aic == pytest.approx(float(fewer.aic))
@@ -197,6 +201,9 @@ def test_more_columns_than_an_intercept_leaves_are_fitted_within_an_equation(fra
 def test_a_constrained_fit_says_what_binds_and_is_saved(frame: pd.DataFrame, tmp_path: Any) -> None:
     found = torchglm.fit("y ~ band + x", frame, family="poisson", monotone={"band": "increasing"}, upper={"x": 0.1})
     said = str(found.summary())
+    steps = found.contrasts("band")
+    assert steps.std_err[0].isnan() and steps.p_value[0].isnan() and steps.std_err[4] > 0
+    assert found.marginal_effects().std_err[-1] > 0  # x is fixed, the rates that it multiplies are not
     assert "constraints bind" in said and "conditional on the constraints that bind" in " ".join(said.split())
     found.save(tmp_path)
     again = torchglm.load(tmp_path)

@@ -74,8 +74,8 @@ def _corrected(result: Fitted, columns: list[Tensor], type: str) -> tuple[Tensor
 
 
 def _where_known(result: Fitted, value: Tensor) -> Tensor:
-    """A covariance with NaN for coefficients without a standard error."""
-    known = result.flat.known
+    """A covariance with NaN for coefficients of which nothing is known."""
+    known = result.flat.determined
     return torch.where(known.unsqueeze(-1) & known.unsqueeze(-2), value, torch.nan)
 
 
@@ -96,6 +96,12 @@ def _check(result: Fitted, kind: str, clusters: Any, type: str | None, lags: Any
         raise ValueError(
             f"type={type!r} with covariance({kind!r}): type= is of 'cluster' alone, {' or '.join(CORRECTIONS)}. "
             "HC0 to HC3 are kinds of their own."
+        )
+    expected = "observed" if result.plan is None else "model"
+    if result.flat.multiplier is not None and kind == expected:
+        raise ValueError(
+            f"covariance({kind!r}) does not know the constraints of this fit. Use "
+            f"{'model' if result.plan is None else 'observed'!r}, HC0 to HC3 or clusters, those given what binds."
         )
     if kind not in SERIAL and type not in POWERS:
         return

@@ -88,13 +88,15 @@ def jacobian(function: Function, coef: Tensor) -> tuple[Tensor, Tensor]:
 def errors(result: Fitted, slope: Tensor) -> Tensor:
     """(B, k) standard errors of quantities with derivatives `slope` (B, k, p).
 
-    NaN where one depends on a coefficient without a variance.
+    NaN where one depends on a coefficient without a variance, and where it is what constraints make it.
     """
     cov = result.covariance().reshape(-1, slope.shape[-1], slope.shape[-1])
     known = torch.isfinite(cov)
     variance = ((slope @ torch.where(known, cov, 0.0)) * slope).sum(-1).clamp(min=0)
     aliased = ~result.flat.keep.unsqueeze(-2)
     lost = (~known.diagonal(dim1=-2, dim2=-1).unsqueeze(-2) & ~aliased & (slope != 0)).any(-1)
+    if result.flat.multiplier is not None:
+        lost = lost | (variance == 0)
     return torch.where(lost, torch.nan, variance.sqrt())
 
 

@@ -125,7 +125,7 @@ class Fitted(Origin):
     @cached_property
     def _variances(self) -> Tensor:
         if not self.covariance_is_root:
-            return self.flat_covariance.diagonal(dim1=-2, dim2=-1)
+            return torch.where(self.flat.known, self.flat_covariance.diagonal(dim1=-2, dim2=-1), torch.nan)
         own = self.flat.root.inverse_diagonal()  # without the products of all pairs of columns
         return torch.where(self.flat.known, self.flat.dispersion.unsqueeze(-1) * own, torch.nan)
 
@@ -151,7 +151,7 @@ class Fitted(Origin):
             unscaled = flat.observed
         else:
             unscaled = flat.root.inverse()
-        both = flat.known.unsqueeze(-1) & flat.known.unsqueeze(-2)
+        both = flat.determined.unsqueeze(-1) & flat.determined.unsqueeze(-2)
         return torch.where(both, flat.dispersion[:, None, None] * unscaled, torch.nan)
 
     def covariance(self) -> Tensor:

@@ -156,6 +156,13 @@ class Flat:
         return self.keep if self.unknown is None else self.keep & ~self.unknown
 
     @property
+    def determined(self) -> Tensor:
+        """(B, p) True for the known coefficients and those that constraints fix beside them: with no variance."""
+        if self.multiplier is None:
+            return self.known
+        return self.known | self.keep & self.known.any(-1, keepdim=True)
+
+    @property
     def df(self) -> Tensor:
         """(B) the rank, or of a penalised fit the effective degrees of freedom."""
         return self.rank if self.edf is None else self.edf.sum(-1)

@@ -131,7 +131,7 @@ def _unbounded(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tenso
     flat = result.flat
     if flat.unknown is None or not bool(flat.unknown.any()):
         return None
-    if flat.multiplier is not None and bool(flat.known.any()):  # the others are what constraints make them
+    if bool(flat.determined.any()) and flat.multiplier is not None:  # the others are what constraints make them
         return None
     exact = flat.infinite is not None and result.covariance_is_root  # other rows lie in the span of what is known
     along = flat.infinite if exact else flat.unknown.to(design.dtype)
