@@ -17,6 +17,7 @@ from torchglm import special
 from torchglm.design import blocks
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Moments
+from torchglm.fitting.status import Status
 from torchglm.rows import indexed
 from torchglm.rows.arrow import Arrow, Grouping
 from torchglm.rows.grams import Bordered
@@ -200,3 +201,34 @@ def test_every_kind_of_gram_takes_columns_behind() -> None:
     beside = torch.ones(9, 9, dtype=torch.bool)
     beside[2:5, 2:5] = torch.eye(3).bool()
     close(bordered.with_columns(across, corner).written_out(), torch.where(beside, whole, 0.0), 1e-14)
+
+
+def test_one_separated_or_aliased_model_leaves_the_shapes_of_the_others_alone() -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.cat([torch.rand(200, 1, generator=generator), (torch.arange(200) < 15).double().unsqueeze(-1)], 1)
+    means = (1 + x[:, 0]).exp() * torch._standard_gamma(torch.full((3, 200), 2.0), generator=generator) / 2
+    y = torch.poisson(means, generator=generator)
+    y[0, :15] = 0
+    with pytest.warns(torchglm.FitWarning, match="set apart"):
+        every = torchglm.fit(x, y, family="negative_binomial")
+    assert every.status == [Status.SEPARATED_LEVELS, Status.CONVERGED, Status.CONVERGED]
+    alone = torchglm.fit(x, y[1:], family="negative_binomial")
+    torch.testing.assert_close(every.coef[1:], alone.coef, rtol=0, atol=1e-12)
+    torch.testing.assert_close(every.family.alpha[1:], alone.family.alpha, rtol=1e-12, atol=0)
+    torch.testing.assert_close(every.shape_std_err[1:], alone.shape_std_err)
+    assert bool(every.shape_std_err[0].isnan()) and bool(torch.isfinite(every.shape_parameters()["std_err"]).all())
+
+
+@pytest.mark.parametrize("family", ["negative_binomial", "tweedie"])
+def test_a_column_that_says_what_another_says_leaves_the_shape_what_it_is(family: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.rand(300, 1, generator=generator)
+    means = (1 + x[:, 0]).exp() * torch._standard_gamma(torch.full((300,), 2.0), generator=generator) / 2
+    y = torch.poisson(means, generator=generator)
+    one = torchglm.fit(x, y, family=family)
+    with pytest.warns(torchglm.FitWarning, match="column"):
+        two = torchglm.fit(torch.cat([x, 2 * x], 1), y, family=family)
+    assert one.status == two.status == Status.CONVERGED and bool(two.coef[2].isnan())
+    torch.testing.assert_close(two.coef[:2], one.coef, rtol=1e-7, atol=1e-9)
+    name = "alpha" if family == "negative_binomial" else "power"
+    torch.testing.assert_close(getattr(two.family, name), getattr(one.family, name), rtol=1e-6, atol=0)

@@ -208,3 +208,96 @@ def test_labels_of_kinds_without_an_order() -> None:
         tg.fit([(x, torch.zeros(100))], family=tg.Ordinal())
     with pytest.raises(ValueError, match="link itself"):
         tg.fit(x, torch.arange(100) % 3, family=tg.Ordinal(), link="log")
+
+
+QUESTIONS: dict[str, Any] = {
+    **{
+        name: (lambda r, f, name=name: getattr(r, name)())
+        for name in (
+            "summary",
+            "describe",
+            "conf_int",
+            "covariance",
+            "check",
+            "link_test",
+            "power_link_test",
+            "variance_test",
+            "zero_test",
+            "dispersion_test",
+            "hosmer_lemeshow",
+            "separation",
+            "dffits",
+            "cooks_distance",
+            "leverage",
+            "residuals",
+            "standardized",
+            "shape_parameters",
+            "like",
+            "vif",
+            "condition_indices",
+            "ratios",
+            "loo_predict",
+            "cv_deviance",
+            "variance_components",
+            "drop1",
+            "_repr_html_",
+        )
+    },
+    **{
+        name: (lambda r, f, name=name: getattr(r, name))
+        for name in (
+            "fitted",
+            "classes",
+            "thresholds",
+            "class_counts",
+            "smooths",
+            "random",
+            "absorbed",
+            "strength",
+            "criterion",
+            "edf",
+            "infinite",
+            "shape_std_err",
+            "penalized_loglik",
+            "null_deviance",
+            "head",
+            "status",
+            "pearson_chi2",
+        )
+    },
+    "wild_bootstrap": lambda r, f: r.wild_bootstrap(torch.arange(600) // 20),
+    "HC3": lambda r, f: r.robust("HC3").summary(),
+    "HAC": lambda r, f: r.robust("HAC", order=torch.arange(600)),
+    "clusters": lambda r, f: r.robust("cluster", torch.arange(600) // 20).std_err,
+    "CR2": lambda r, f: r.robust("cluster", torch.arange(600) // 20, type="CR2"),
+    "predict": lambda r, f: r.predict(f),
+    "predict one": lambda r, f: r.predict({"age": 30.0}),
+    "unknown kind": lambda r, f: r.predict(f, kind="nonsense"),
+    "interval": lambda r, f: r.predict_interval(f.head(5), kind="response"),
+    "effects": lambda r, f: r.marginal_effects(data=f),
+    "predictions": lambda r, f: r.predictions({"age": [0.0, 1.0]}, data=f),
+    "contrasts": lambda r, f: r.contrasts("region"),
+    "score_test": lambda r, f: r.score_test(torch.arange(600.0).double() / 600),
+    "deviance residuals": lambda r, f: r.residuals("deviance"),
+    "studentized": lambda r, f: r.residuals("studentized"),
+    "beta coefficients": lambda r, f: r.standardized(response=True),
+    "pearson": lambda r, f: r.goodness_of_fit("pearson"),
+    "len": lambda r, f: len(r),
+    "member": lambda r, f: r[0],
+    "compare": lambda r, f: tg.compare(r, r),
+    "lr_test": lambda r, f: r.lr_test(r),
+}
+
+
+@every
+def test_every_question_is_answered_or_refused_in_words(case: str, frame: pd.DataFrame, tmp_path: Path) -> None:
+    """A question ends in an answer that prints, or in an error that says what and what to do: never by accident."""
+    result = fitted(case, frame)
+    more = {"save": lambda r, f: r.save(tmp_path / "part")}
+    for who in (result, *(result[name] for name in result.predictors[:2])):
+        for name, ask in (QUESTIONS | more).items():
+            try:
+                str(ask(who, frame))
+            except (ValueError, TypeError, KeyError) as error:
+                said = str(error)
+                assert len(said) > 30 and "Tensor" not in said, (name, said)

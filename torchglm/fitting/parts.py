@@ -31,6 +31,17 @@ def together(source: Ragged, fitted: Callable[[Tensor, Rows], Solution]) -> Solu
     return whole
 
 
+def replaced(whole: Solution, models: Tensor, part: Solution) -> Solution:
+    """The solution with that of some models in their place; what is not known of these is NaN."""
+    for name in ("coef", "keep", "root", "status", "n_iter", "cut"):
+        getattr(whole, name)[models] = getattr(part, name)
+    error = whole.shape_error
+    if error is not None:
+        error = error.index_fill(0, models, torch.nan)
+    moments = replace(whole.moments, factor=None).place(models, replace(part.moments, factor=None))
+    return replace(whole, moments=moments, shape_error=error)
+
+
 def _among(whole: Solution, part: Solution, name: str, models: Tensor) -> Tensor | None:
     """What all models have of a tensor that not every fit leaves, with that of some; NaN for those to come."""
     known, new = getattr(whole, name), getattr(part, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -12,10 +11,10 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.bias import Jeffreys, bias_reduced
-from torchglm.fitting.edges import edges
 from torchglm.fitting.irls import irls
 from torchglm.fitting.joint import counting, solve_with_shape
-from torchglm.fitting.parts import Told, resumed, together
+from torchglm.fitting.kernel import take_family
+from torchglm.fitting.parts import Told, replaced, resumed, together
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.shape import RowMeans, alpha_ml, power_ml
 from torchglm.fitting.shape_sums import has_alpha
@@ -23,6 +22,7 @@ from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.links import Link
 from torchglm.rows.ragged import Ragged
+from torchglm.rows.ranks import members
 from torchglm.rows.rows import Rows
 
 ROUNDS = 100
@@ -56,20 +56,48 @@ def solve(
         solution = irls(source, family, link, start=start, observe=counting(observe, before), **options)
         return family, replace(solution, n_iter=solution.n_iter + before)
     if has_alpha(family) or options["penalty"] is None:
-        found = solve_with_shape(source, family, link, start, options, observe, resume)
-        if not _unfinished(family, link, found[1]):
-            return found
+        member, solution = solve_with_shape(source, family, link, start, options, observe, resume)
+        lane = _unfinished(solution).nonzero()[:, 0]
+        if lane.numel() < len(solution.status):
+            return _finished(source, family, link, start, options, resume, lane, member, solution)
     return _in_turn(source, family, link, start, options, observe, resume)
 
 
-def _unfinished(family: Family, link: Link, solution: Solution) -> bool:
-    """Whether a joint search ended before its shape did: coefficients ran to infinity, or means stood on an edge."""
-    if bool((solution.status == int(Status.SEPARATED)).any()):
-        return True
-    if not any(map(math.isfinite, edges(family, link))):
-        return False
-    inside = (Status.CONVERGED, Status.SHAPE_LIMIT, Status.NOT_FINITE)
-    return bool((~torch.isin(solution.status, torch.tensor([int(status) for status in inside]))).any())
+def _unfinished(solution: Solution) -> Tensor:
+    """(B,) where a joint search ended before its shape did.
+
+    Coefficients ran to infinity, means stood on an edge, or columns depend on each other, whose steps by a triangular
+    factor take the shape nowhere.
+    """
+    inside = torch.tensor([int(s) for s in (Status.CONVERGED, Status.SHAPE_LIMIT, Status.NOT_FINITE)])
+    return ~torch.isin(solution.status, inside.to(solution.status))
+
+
+def _finished(
+    source: Iterable[Rows],
+    family: Family,
+    link: Link,
+    start: Tensor | None,
+    options: dict[str, Any],
+    resume: Progress | None,
+    lane: Tensor,
+    member: Family,
+    solution: Solution,
+) -> tuple[Family, Solution]:
+    """What a joint search found of all models, models `lane` fitted in turn, and these alone."""
+    if not lane.numel():
+        return member, solution
+    skip, penalty = options["skip"], options["penalty"]
+    own = options | {
+        "skip": None if skip is None else skip[lane],
+        "penalty": None if penalty is None else penalty.take(lane),
+    }
+    first, before = None if start is None else start[lane], resumed(resume, lane)
+    of_lane, part = _in_turn(members(source, lane), take_family(family, lane), link, first, own, None, before)
+    [(name, values)] = member.shapes.items()
+    values = values.detach().expand(len(solution.status)).clone()
+    values[lane] = of_lane.shapes[name].detach().expand(len(lane))
+    return member.with_parameters({name: values}), replaced(solution, lane, part)
 
 
 def _in_turn(

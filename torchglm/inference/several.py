@@ -16,6 +16,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import shift_of
 from torchglm.inference.mixed import conditional_rows
 from torchglm.inference.rowwise import ChunkValues
+from torchglm.inference.vector.columns import PART, refuse_part
 from torchglm.inference.vector.quantities import quantity
 from torchglm.inputs import Roles
 from torchglm.inputs.columns import in_order
@@ -111,6 +112,7 @@ def new_rows(
     result: Fitted, x: Any, given: Mapping[str, Any], roles: Roles, unseen: str | None = None, random: bool = False
 ) -> Rows:
     """New rows with the design of all predictors; with `random` the effects of their groups are in the offset."""
+    refuse_part(result)
     family, plan, coef = family_of(result), result.plan, result.flat.coef
     assert plan is not None
     indexed = None
@@ -184,7 +186,9 @@ def part(result: Kind, name: str) -> Kind:
     flat, cov = result.flat, result.flat_covariance
     own = replace(flat, coef=flat.coef[:, index], keep=flat.keep[:, index], covariance=cov[:, index][:, :, index])
     prefix, names = f"{name}:", [*result.names, *result.cuts]
-    return replace(result, flat=own, names=[names[j].removeprefix(prefix) for j in places], cuts=(), chunks=None)
+    own_names = [names[j].removeprefix(prefix) for j in places]
+    context = result.context | {PART: name}
+    return replace(result, flat=own, names=own_names, cuts=(), chunks=None, plan=plan.select(places), context=context)
 
 
 def expected_covariance(result: Fitted) -> Tensor:

@@ -48,6 +48,7 @@ from torchglm.inference.random_intervals import variance_components
 from torchglm.inference.random_shares import variance_shares
 from torchglm.inference.standardized import standardized
 from torchglm.inference.table import Outcome
+from torchglm.inference.vector.columns import refuse_part
 from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.model import storage
@@ -304,6 +305,7 @@ class Result(Fitted):
     @property
     def head(self) -> GLMHead:
         """The fit as a layer, a response for each model; see `VectorLayer.of` for several predictors."""
+        refuse_part(self)
         return (GLMHead if self.plan is None else VectorHead).of(self)
 
     def summary(self) -> Summary:

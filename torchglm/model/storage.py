@@ -16,6 +16,7 @@ from torchglm.design.values import plain, rich
 from torchglm.families import Family
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.flat import Flat
+from torchglm.inference.vector.columns import refuse_part
 from torchglm.links import Link
 from torchglm.model import codec
 from torchglm.model.saved_facts import check_facts, check_tensors
@@ -32,6 +33,7 @@ def save(fitted: Fitted, path: Any) -> None:
 
     Of a family or link of one's own the name and some values are written, by which `load` knows it when it is given.
     """
+    refuse_part(fitted)
     folder = Path(path)
     known = fitted.numbers_of_rows()
     tensors = {name: value.cpu() for name, value in (fitted.flat.tensors() | known).items()}

@@ -17,6 +17,7 @@ from torchglm.inference.adequacy.check import check
 from torchglm.inference.adequacy.findings import Check
 from torchglm.inference.adequacy.screening import run as screen
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.vector.columns import refuse_part
 from torchglm.report import several_panels, tables
 from torchglm.report.document import Facts, Grid
 from torchglm.report.gathered import Gathered
@@ -65,6 +66,7 @@ def write_page(
     rows of the page at its top. Returns the path. The file appears complete or not at all. Raises ValueError where
     only one of `y` and `mu` is given, or any for a fit of several predictors.
     """
+    refuse_part(result)
     path = Path(path)
     given = y is not None or mu is not None
     if result.plan is not None and given:

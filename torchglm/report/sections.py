@@ -8,6 +8,7 @@ from typing import TypeVar
 from torchglm.families.several import Ordinal
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
+from torchglm.inference.vector.columns import PART
 from torchglm.report.laws import Quantity, quantity
 
 Kind = TypeVar("Kind", bound=Fitted)
@@ -37,6 +38,9 @@ def sections(result: Fitted) -> list[Section]:
     family, plan = family_of(result), result.plan
     assert plan is not None
     names = [*result.names, *result.cuts]
+    if PART in result.context:
+        part = result.context[PART]
+        return [Section(quantity(family, part), part, tuple(range(len(names))), tuple(names))]
     held: dict[str | None, list[int]] = {}
     cuts: list[int] = []
     for block, place in zip(plan.blocks, plan.slices, strict=True):

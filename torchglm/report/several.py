@@ -10,6 +10,7 @@ from torchglm import special
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
+from torchglm.inference.vector.columns import PART
 from torchglm.report import laws, words
 from torchglm.report.coefficients import Coefficient
 from torchglm.report.document import Grid
@@ -43,6 +44,13 @@ class SeveralModel(SingleModel):
     def facts(self) -> list[tuple[str, str]]:
         """The header: what was fitted and how well, as names and formatted values."""
         r = self.result
+        if PART in r.context:
+            return [
+                ("Part", f"the predictor {r.context[PART]}"),
+                ("Family", laws.law_title(self.law)),
+                ("Observations", numbers.number(float(r.nobs))),
+                ("Status", self._status()),
+            ]
         loglik, null = float(r.loglik), -float(r.null_deviance) / 2
         group = [] if r.context.get("group") is None else [("Group", group_label(r, r.context["group"]))]
         kept = None if r.spec is None else r.spec.response

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.vector.columns import terms_of
+from torchglm.inference.vector.columns import refuse_part, terms_of
 
 
 def condition_indices(result: Fitted) -> Tensor:
@@ -37,6 +37,7 @@ def _spectrum(result: Fitted) -> tuple[Tensor, Tensor]:
     They come from the inverse root of the information, which is good to the condition of the design and not of its
     square; with a penalty, which the root holds too, from the information.
     """
+    refuse_part(result)
     keep = result.flat.keep
     if result.penalty is not None:
         values = torch.linalg.eigvalsh(_scaled(result)).clamp(min=0).sqrt()

@@ -199,7 +199,10 @@ def _limits(loglik: Profile, centre: Tensor, target: float, known: Tensor | None
         return out
     at = centre[model]
     top = loglik(model, at)
-    error = _error(loglik, model, at, top) if known is None else known[model]
+    error = torch.full_like(at, torch.nan) if known is None else known[model].clone()
+    unknown = torch.isnan(error).nonzero()[:, 0]
+    if unknown.numel():
+        error[unknown] = _error(loglik, model[unknown], at[unknown], top[unknown])
     lane, side = (
         model.repeat(2),
         torch.tensor([-1.0, 1.0], dtype=torch.float64, device=centre.device).repeat_interleave(model.numel()),

@@ -11,6 +11,18 @@ from torchglm.families.several import Multinomial, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.rows.plan import Plan
 
+PART = "part"  # the entry of the context that names the predictor of which a fit is the part
+
+
+def refuse_part(result: Fitted) -> None:
+    """Raise `ValueError` for the part of one predictor, where only the whole fit has an answer."""
+    if PART in result.context:
+        name = result.context[PART]
+        raise ValueError(
+            f"this is the part of the predictor {name!r} alone: its coefficients, errors, limits, ratios and summary. "
+            f"Ask the whole fit, as in predict(x, kind={name!r})."
+        )
+
 
 def plan_of(result: Fitted) -> Plan:
     """The plan of a fit of several predictors."""
@@ -25,6 +37,7 @@ def design_columns(result: Fitted) -> list[int]:
 
 def designs_of(result: Fitted) -> dict[str, dict[str, int]]:
     """Of every predictor with columns of its own (the first is `""`) their names and places in the design."""
+    refuse_part(result)
     if result.spec is not None:
         return result.spec.designs
     return {predictor: dict(own) for predictor, own in result.context["designs"].items()}
@@ -53,6 +66,7 @@ def columns_by_name(result: Fitted) -> dict[str, list[int]]:
 
 def terms_of(result: Fitted) -> dict[str, list[int]]:
     """The coefficients of every term of the formula without its constants, else of every column."""
+    refuse_part(result)
     terms = result.context.get("terms")
     if terms is None:
         return columns_by_name(result)
