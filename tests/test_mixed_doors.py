@@ -129,6 +129,12 @@ def test_errors_of_many_groups_are_those_of_closer_modes(monkeypatch: pytest.Mon
     torch.testing.assert_close(fit.std_err, close.std_err, rtol=1e-6, atol=0)
 
 
+def test_groupings_whose_pairs_are_too_many_are_refused() -> None:
+    many = pd.DataFrame({"a": np.arange(30_000) % 15_000, "b": np.arange(30_000) // 2, "y": np.arange(30_000) % 7})
+    with pytest.raises(ValueError, match="have 15,000 and 15,000 effects.*GB that are made.*absorb"):
+        torchglm.fit("y ~ 1 + (1 | a) + (1 | b)", many, family="gaussian")
+
+
 def test_modes_are_drawn_in_their_order() -> None:
     from torchglm.report.random_plots import random_panels
 
@@ -172,7 +178,10 @@ def test_a_config_says_what_a_call_says(
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["gaussian", "poisson", "binomial"])
 def test_intervals_of_fixed_effects_cover(family: str) -> None:
-    """600 data sets of 30 groups of 8: the 95 % intervals of a slope, and of an effect between groups."""
+    """600 data sets of 30 groups of 8: the 95 % intervals of a slope, and of an effect between groups.
+
+    What 4,000 of them gave, which `docs/mixed.md` states, give or take three standard errors of 600.
+    """
     rng = np.random.default_rng(7)
     sims, groups, n = 600, 30, 240
     g = np.tile(np.repeat(np.arange(groups), n // groups), (sims, 1))
@@ -191,4 +200,5 @@ def test_intervals_of_fixed_effects_cover(family: str) -> None:
     low, high = result.conf_int().unbind(-1)
     for j, truth in ((1, 0.4), (2, 0.5)):
         cover = float(((low[:, j] <= truth) & (truth <= high[:, j])).double().mean())
-        assert 0.925 <= cover <= 0.975, (result.names[j], cover)
+        stated = {"gaussian": (0.952, 0.943), "poisson": (0.955, 0.928), "binomial": (0.947, 0.942)}[family][j - 1]
+        assert abs(cover - stated) <= 0.027, (result.names[j], cover)

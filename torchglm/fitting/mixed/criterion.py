@@ -69,6 +69,7 @@ class MixedCriterion:
         grouping = effects.groupings[effects.large]
         self.source = seen(source, lambda rows: (arrowed if rows.plan is None else planned_arrowed)(rows, grouping))
         self.grouping, self.keep, self.phi, self.name = grouping, keep, phi, name
+        effects.check()
         self.flat = family.least_squares and type(link) is Identity
         p = effects.columns
         self.ranges = None if penalty is None else Ranges(penalty, p, keep.device)
@@ -85,6 +86,8 @@ class MixedCriterion:
         self.nodes = 1  # of quadrature; 1 is Laplace's approximation
         self.base: Moments | None = None
         self.at_base = keep.new_zeros(0)
+        self._lane: Tensor | None = None
+        self._rows = self.source
         self.units: list[Tensor] = []
         self.count = self.ends = keep.new_zeros(0)
         self.constant = keep.new_zeros(0)  # what the log-likelihood has beside half the deviance
@@ -125,6 +128,14 @@ class MixedCriterion:
         if self.name:
             return self.family.with_parameters({self.name: self.parts(psi)[2][:, 0]})
         return take_family(self.family, lane)
+
+    def rows_of(self, lane: Tensor) -> Iterable[Rows]:
+        """The rows of some models; they are made once for passes that follow one another."""
+        if len(self.keep) == 1 and len(lane) == 1:
+            return self.source
+        if self._lane is None or not torch.equal(self._lane, lane):
+            self._lane, self._rows = lane, members(self.source, lane)
+        return self._rows
 
     def ridge(self, psi: Tensor) -> Tensor:
         """(B, m, m) `R` on the columns that are not eliminated."""
@@ -172,7 +183,7 @@ class MixedCriterion:
             pulled = gram.times(move)
             half = base.objective - (base.score * move).sum(-1) + (pulled * move).sum(-1) / 2
             return half, base.score - pulled, gram
-        source = members(self.source, lane)
+        source = self.rows_of(lane)
         here = fold(source, Point(coef, observed, before=coef), family, self.link)
         half = torch.where(here.valid, here.objective, torch.inf)
         return half, here.score, arrow_of(here.gram, self.grouping)
@@ -292,7 +303,7 @@ class MixedCriterion:
         if not family.has_dispersion and not self.name:
             phi = torch.ones_like(half) * (1.0 if self.phi is None else self.phi)
             return phi, constant - half / phi
-        means = RowMeans(members(self.source, lane), self.link, coef)
+        means = RowMeans(self.rows_of(lane), self.link, coef)
         phi = torch.ones_like(half) * (1.0 if self.phi is None else self.phi)
         if self.phi is None and family.has_dispersion:
             phi = least_dispersion(means, family, 2 * (half + penalty), count, free)[0]
@@ -301,7 +312,7 @@ class MixedCriterion:
     def _correction(self, lane: Tensor, family: Family, turn: Lambda, u: Tensor, inner: Inner, phi: Tensor) -> Tensor:
         """(b,) what quadrature with `nodes` adds."""
         own = inner.blocks[..., 0, 0]
-        return correction(members(self.source, lane), family, self.link, turn, u, own, phi, self.nodes)
+        return correction(self.rows_of(lane), family, self.link, turn, u, own, phi, self.nodes)
 
     def _correction_slopes(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, K) the derivatives of that by `psi`, by differences; it is small."""
@@ -332,7 +343,7 @@ class MixedCriterion:
         score = self.known(lane, mark.score)
         follow, moved, own = score / -phi, torch.zeros_like(u), None
         if not self.flat:
-            found = pulls(members(self.source, lane), family, self.link, turn.times(u), inner.covariance(), self.name)
+            found = pulls(self.rows_of(lane), family, self.link, turn.times(u), inner.covariance(), self.name)
             pull = self.known(lane, found.pull)
             moved = inner.solve(turn.transposed(pull))
             follow = follow + pull - self.known(lane, mark.gram.times(turn.times(moved)))

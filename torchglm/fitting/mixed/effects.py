@@ -17,6 +17,8 @@ from torch import Tensor
 
 from torchglm.rows.arrow import Arrow, Grouping, largest
 
+PAIRS = 1 << 27  # numbers of the pairs between levels of crossed groupings, and these with themselves
+
 
 @dataclass(frozen=True)
 class Groupings:
@@ -38,6 +40,20 @@ class Groupings:
     def large(self) -> int:
         """The grouping that is eliminated."""
         return largest(self.groupings)
+
+    def check(self) -> None:
+        """Raise `ValueError` where the levels of crossed groupings have too many pairs, all of which are kept."""
+        sizes = sorted((g.levels * g.effects for g in self.groupings), reverse=True)
+        beside = self.width - sizes[0]
+        if len(sizes) == 1 or beside * self.width <= PAIRS:
+            return
+        said, gigabytes = " and ".join(f"{size:,}" for size in sizes), 8e-9 * beside * self.width
+        raise ValueError(
+            f"the groupings of random effects have {said} effects. The largest is eliminated, and of the {beside:,} "
+            f"other columns all pairs are kept, with one another and with those: {gigabytes:,.1f} GB, more than the "
+            f"{8e-9 * PAIRS:,.1f} GB that are made. Pool rare levels of the smaller groupings, or absorb them, "
+            "y ~ x | a + b."
+        )
 
     @property
     def entries(self) -> list[tuple[int, int, int]]:

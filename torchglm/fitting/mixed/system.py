@@ -12,6 +12,11 @@ from torchglm.fitting.ranges import scaled_root
 from torchglm.rows.arrow import Arrow
 
 
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """`a b` for very many small matrices, of which numbers alone are multiplied as such."""
+    return a * b if a.shape[-1] == 1 else a @ b
+
+
 class Eliminated:
     """`H` with the levels of the large grouping eliminated; the other `m` columns are in the order of the Gram.
 
@@ -23,9 +28,9 @@ class Eliminated:
         self.gram, self.turn = gram, turn
         root = turn.root.unsqueeze(1)  # (B, 1, q, q)
         eye = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
-        own = root.mT @ gram.own @ root + eye
+        own = times(times(root.mT, gram.own), root) + eye
         self.border = turn.right(gram.across)  # (B, L, q, m), of the rows as they are
-        across = root.mT @ self.border
+        across = times(root.mT, self.border)
         if root.shape[-1] == 1:
             self.inverse, self.log = 1 / own, own[..., 0, 0].log().sum(-1)
             self.sound = (own > 0).flatten(1).all(-1)
@@ -35,7 +40,7 @@ class Eliminated:
             lower = torch.where(self.sound.view(-1, 1, 1, 1), lower, eye)
             self.inverse = torch.cholesky_inverse(lower)
             self.log = 2 * lower.diagonal(dim1=-2, dim2=-1).log().flatten(1).sum(-1)
-        self.share = self.inverse @ across
+        self.share = times(self.inverse, across)
         corner = turn.both(gram.corner) + ridge
         self.schur = corner - across.flatten(1, 2).mT @ self.share.flatten(1, 2)
 
@@ -63,7 +68,9 @@ class Inner:
 
     @cached_property
     def across(self) -> Tensor:
-        return self.share @ self.inverse.unsqueeze(1)  # (B, L, q, s), less the inverse between levels and columns
+        return (self.share.flatten(1, 2) @ self.inverse).view_as(
+            self.share
+        )  # (B, L, q, s), less the inverse between levels and columns
 
     @cached_property
     def blocks(self) -> Tensor:
