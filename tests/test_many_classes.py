@@ -90,6 +90,16 @@ def test_batches_streams_and_factors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+def test_a_ridge_alone_holds_classes_that_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The information is flat along most coefficients there: a small rest of the score may be most of the way."""
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((150, 20)), np.arange(150) % 12
+    got, want = both(monkeypatch, lambda: tg.fit(x, y, family=tg.Multinomial(), penalty=tg.Ridge(1e-3)))
+    assert got.status == want.status == tg.Status.CONVERGED
+    assert float(((got.coef - want.coef) / want.std_err).abs().max()) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
 def test_ends_have_the_same_names(monkeypatch: pytest.MonkeyPatch) -> None:
     apart = np.digitize(X[:, 0], [-1.0, 0.0, 1.0, 2.0])
     got, want = both(monkeypatch, lambda: tg.fit(X[:, [0, 2]], apart, family=tg.Multinomial()))
@@ -104,7 +114,8 @@ def test_what_rests_on_the_information_is_refused_in_words(monkeypatch: pytest.M
     steps: list[float] = []
     with pytest.warns(tg.FitWarning, match="no standard errors: this fit of 20 coefficients"):
         got = tg.fit(X, Y, family=tg.Multinomial(), observe=lambda now: steps.append(float(now.deviance)))
-    assert len(steps) == int(got.n_iter) and steps == sorted(steps, reverse=True)
+    assert len(steps) == int(got.n_iter)
+    assert all(after <= before * (1 + 1e-9) for before, after in zip(steps, steps[1:], strict=False))
     for ask in (
         got.covariance,
         lambda: got.covariance("observed"),

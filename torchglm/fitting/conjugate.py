@@ -112,6 +112,7 @@ class _Truncated:
             if closing:
                 delta = self._solved(sums, coef, score, FINE, delta)
                 decrement = torch.linalg.vecdot(score, delta)
+                closing = bool(judge.arrived(decrement, scale, first, 0 * first, ARRIVED[0] * self.problem.tol))
             small = bool(judge.arrived(decrement, scale, first, 0 * first, max(self.problem.tol, ROUNDING)))
             step, accepted, bound = 1.0, False, judge.bound(objective, scale, 0 * first)
             while status == GOING and not accepted:
@@ -139,7 +140,11 @@ class _Truncated:
         self._write(coef, moved, Status(status), steps)
 
     def _solved(self, sums: ClassMoments, coef: Tensor, score: Tensor, share: float, begin: Tensor | None) -> Tensor:
-        """(1, P) a solution of `H d = g` by conjugate gradients, to a share of the score, from where it `begin`s."""
+        """(1, P) a solution of `H d = g` by conjugate gradients, from where it `begin`s, to a share.
+
+        It is one of the score, and of what a product still adds to the gain: where the information is flat a small rest
+        of the score may be most of the way (Nash & Sofer 1990, Oper. Res. Lett. 9).
+        """
         ridge = None if self.problem.penalty is None else self.problem.penalty.ridge(coef, self.total)
 
         def times(vector: Tensor) -> Tensor:
@@ -151,14 +156,17 @@ class _Truncated:
         ahead = self.near.solve(residual, sums.spread)
         direction, square = ahead, torch.linalg.vecdot(residual, ahead)
         enough = share**2 * torch.linalg.vecdot(score, self.near.solve(score, sums.spread))
-        for _ in range(PRODUCTS):
-            if bool(square <= enough):
+        gain, whole = 0 * square, torch.linalg.vecdot(score, delta)
+        for number in range(PRODUCTS):
+            if bool(square <= enough) and bool(number * gain <= share * whole):
                 break
             bent = times(direction)
             curvature = torch.linalg.vecdot(direction, bent)
             if not bool(curvature > 0):
                 break
             length = square / curvature
+            gain = length * square
+            whole = whole + gain
             delta = delta + length * direction
             residual = residual - length * bent
             ahead = self.near.solve(residual, sums.spread)
