@@ -50,6 +50,7 @@ from torchglm.model.refit import refit_
 from torchglm.model.renewable import Renewable
 from torchglm.model.solve import solve
 from torchglm.report.side_by_side import side_by_side
+from torchglm.store.exported import export
 from torchglm.store.saved import load
 from torchglm.version import VERSION
 
@@ -107,6 +108,7 @@ __all__ = [
     "ZeroInflated",
     "adjust",
     "compare",
+    "export",
     "families",
     "fit",
     "irls",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,15 +49,23 @@ class NegativeBinomialMean(Law):
         return torch.poisson(mean * torch.where(mixed, factor, 1.0))
 
 
-@tails.log_tails.register
-def _(law: NegativeBinomialMean, value: Tensor) -> LogPair:
-    value, mean, alpha = wide(value, law.mean, law.alpha)
+def _tails(mean: Tensor, alpha: Tensor) -> Callable[[Tensor], LogPair]:
+    mean, alpha = wide(mean, alpha)
     alpha = alpha.clamp(min=_LEAST)
     failure = 1 / (1 + alpha * mean)
-    return tails.count_tails(value, lambda k: special.log_betainc(1 / alpha, k + 1, failure, alpha * mean * failure))
+
+    def at(k: Tensor) -> LogPair:
+        return special.log_betainc(1 / alpha, k + 1, failure, alpha * mean * failure)
+
+    return lambda value: tails.count_tails(value, at)
+
+
+@tails.log_tails.register
+def _(law: NegativeBinomialMean, value: Tensor) -> LogPair:
+    return _tails(law.mean, law.alpha)(wide(value)[0])
 
 
 @tails.quantile.register
 def _(law: NegativeBinomialMean, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     skewness = (1 + 2 * law.alpha * law.mean) / law.stddev
-    return tails.count_quantile(law, log_lower, log_upper, skewness)
+    return tails.count_quantile(law, _tails(law.mean, law.alpha), log_lower, log_upper, skewness)

@@ -7,8 +7,10 @@ register both for its class. Everything broadcasts and is computed in float64 wh
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,12 +18,40 @@ from torch.distributions import Bernoulli, Binomial, Distribution, Exponential, 
 
 from torchglm.special import gamma_quantile, log_betainc, log_gammainc
 from torchglm.special.incomplete import LogPair, log_complement, wide
+from torchglm.special.tracing import repeated
+
+Found = TypeVar("Found")
 
 _APART = 1e-15  # of a count: beyond 1e15 its neighbours are farther apart than 1
+_MOST_STEPS = 4000  # of a search for a count: outward by doubling, then by halves
 _SLACK = 1e-14  # so that the quantile of a computed probability is the number it was computed at
 
 
-@functools.singledispatch
+class ByLaw(Generic[Found]):
+    """A function of a law and numbers, written for each class of laws and registered there: `@log_tails.register`.
+
+    It is as `functools.singledispatch`, but keeps no memory of calls, so that graphs can be traced through it.
+    """
+
+    def __init__(self, otherwise: Callable[..., Found]) -> None:
+        self.otherwise = otherwise
+        self.known: dict[type, Callable[..., Found]] = {}
+        functools.update_wrapper(self, otherwise)
+
+    def register(self, formula: Callable[..., Found]) -> Callable[..., Found]:
+        """Take a formula for the class that its first argument is annotated with."""
+        first = next(iter(inspect.signature(formula, eval_str=True).parameters.values()))
+        self.known[first.annotation] = formula
+        return formula
+
+    def __call__(self, law: Distribution, *values: Tensor) -> Found:
+        for kind in type(law).__mro__:
+            if kind in self.known:
+                return self.known[kind](law, *values)
+        return self.otherwise(law, *values)
+
+
+@ByLaw
 def log_tails(law: Distribution, value: Tensor) -> LogPair:
     """`log P(Y <= value)` and `log P(Y > value)`, each to full precision, broadcast over the law's batch.
 
@@ -30,7 +60,7 @@ def log_tails(law: Distribution, value: Tensor) -> LogPair:
     raise NotImplementedError(f"No tails are known for {type(law).__name__}. Register them with log_tails.register.")
 
 
-@functools.singledispatch
+@ByLaw
 def quantile(law: Distribution, log_lower: Tensor, log_upper: Tensor) -> Tensor:
     """The smallest value whose lower tail is at least that given by its logarithm and its complement's.
 
@@ -117,14 +147,17 @@ def count_tails(value: Tensor, at: Callable[[Tensor], LogPair], most: Tensor | f
     return torch.where(inside, lower, beyond), torch.where(inside, upper, before)
 
 
-def count_quantile(law: Distribution, log_lower: Tensor, log_upper: Tensor, skewness: Tensor) -> Tensor:
-    """The smallest whole k >= 0 with the lower tail: a bracket by doubling steps, then bisection."""
+def count_quantile(
+    law: Distribution, tails_at: Callable[[Tensor], LogPair], log_lower: Tensor, log_upper: Tensor, skewness: Tensor
+) -> Tensor:
+    """The smallest whole k >= 0 with the lower tail: a bracket by doubling steps, then bisection on `tails_at(k)`."""
     mean, variance, skewness, log_lower, log_upper = wide(law.mean, law.variance, skewness, log_lower, log_upper)
     by_lower = log_lower < log_upper
 
     def reached(k: Tensor) -> Tensor:
-        below, above = log_tails(law, k)
-        return torch.where(by_lower, below >= log_lower - _SLACK * (1 - log_lower), above <= log_upper + _SLACK)
+        below, above = tails_at(k)
+        low, high = below >= log_lower - _SLACK * (1 - log_lower), above <= log_upper + _SLACK
+        return (by_lower & low) | (~by_lower & high)  # runtimes choose between numbers alone
 
     z = torch.special.ndtri(torch.exp(torch.where(by_lower, log_lower, log_upper)))
     z = torch.where(by_lower, z, -z).clamp(-40, 40)
@@ -133,21 +166,29 @@ def count_quantile(law: Distribution, log_lower: Tensor, log_upper: Tensor, skew
     low, high = torch.full_like(probe, -math.inf), torch.full_like(probe, math.inf)
     step = torch.ones_like(probe)
     searched = torch.isfinite(log_lower) & (log_upper > -math.inf) & torch.isfinite(guess)
-    while True:
+
+    def once(probe: Tensor, low: Tensor, high: Tensor, step: Tensor) -> tuple[Tensor, ...]:
         hit = reached(probe)
         low, high = torch.where(hit, low, probe), torch.where(hit, probe, high)
         low = torch.where(high == 0, -1.0, low)
-        apart = high - low > 1 + _APART * high.nan_to_num(posinf=0.0)
-        if not (searched & apart).any():
-            break
         outward = torch.where(torch.isinf(high), low + step, (high - step).clamp(min=0))
         bracketed = torch.isfinite(low) & torch.isfinite(high)
         probe = torch.where(bracketed, torch.floor(0.5 * (low + high)), outward)
-        probe = torch.where(searched & apart, probe, torch.where(torch.isinf(high), low, high))
-        step = 2 * step
+        kept = torch.where(torch.isinf(high), low, high)
+        return torch.where(searched & _apart(low, high), probe, kept), low, high, 2 * step
+
+    def unfinished(probe: Tensor, low: Tensor, high: Tensor, step: Tensor) -> Tensor:
+        return searched & _apart(low, high)
+
+    high = repeated(once, (probe, low, high, step), unfinished, _MOST_STEPS)[2]
     found = torch.where(log_upper == -math.inf, _largest(law, high), high)
     found = torch.where(log_lower == -math.inf, 0.0, found)
     return torch.where((log_lower <= 0) & (log_upper <= 0), found, math.nan)
+
+
+def _apart(low: Tensor, high: Tensor) -> Tensor:
+    """Whether there is a count between two."""
+    return high - low > 1 + _APART * high.nan_to_num(posinf=0.0)
 
 
 def _largest(law: Distribution, like: Tensor) -> Tensor:
@@ -156,30 +197,43 @@ def _largest(law: Distribution, like: Tensor) -> Tensor:
     return torch.full_like(like, math.inf) if count is None else wide(like, torch.as_tensor(count))[1]
 
 
+def _poisson(rate: Tensor) -> Callable[[Tensor], LogPair]:
+    [rate] = wide(rate)
+
+    def at(k: Tensor) -> LogPair:
+        return log_gammainc(k + 1, rate)[::-1]
+
+    return lambda value: count_tails(value, at)
+
+
 @log_tails.register
 def _(law: Poisson, value: Tensor) -> LogPair:
-    value, rate = wide(value, law.rate)
-    return count_tails(value, lambda k: log_gammainc(k + 1, rate)[::-1])
+    return _poisson(law.rate)(wide(value)[0])
 
 
 @quantile.register
 def _(law: Poisson, log_lower: Tensor, log_upper: Tensor) -> Tensor:
-    return count_quantile(law, log_lower, log_upper, 1 / torch.sqrt(law.rate))
+    return count_quantile(law, _poisson(law.rate), log_lower, log_upper, 1 / torch.sqrt(law.rate))
 
 
-@log_tails.register
-def _(law: Binomial, value: Tensor) -> LogPair:
-    value, trials, probability = wide(value, law.total_count, law.probs)
+def _binomial(trials: Tensor, probability: Tensor) -> Callable[[Tensor], LogPair]:
+    trials, probability = wide(trials, probability)
 
     def at(k: Tensor) -> LogPair:
         return log_betainc((trials - k).clamp(min=1), k + 1, 1 - probability, probability)
 
-    return count_tails(value, at, trials)
+    return lambda value: count_tails(value, at, trials)
+
+
+@log_tails.register
+def _(law: Binomial, value: Tensor) -> LogPair:
+    return _binomial(law.total_count, law.probs)(wide(value)[0])
 
 
 @quantile.register
 def _(law: Binomial, log_lower: Tensor, log_upper: Tensor) -> Tensor:
-    return count_quantile(law, log_lower, log_upper, (1 - 2 * law.probs) / law.stddev)
+    skewness = (1 - 2 * law.probs) / law.stddev
+    return count_quantile(law, _binomial(law.total_count, law.probs), log_lower, log_upper, skewness)
 
 
 @log_tails.register

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from torchglm.families.numerics import values_are_known
 from torchglm.families.row_error import RowError, refuse
 from torchglm.rows.responses import Intervals, Response, Times
+from torchglm.special.tracing import values_are_known
 
 
 class Censored:

@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from torchglm import distributions as exact
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.numerics import product, rows_of, text
+from torchglm.families.numerics import checking, product, rows_of, text
 from torchglm.links import Link
 
 LEAST = 1e-200  # in place of zero in a logarithm that is multiplied by zero
@@ -71,7 +71,7 @@ class Poisson(Family):
         return y + 0.1
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return distributions.Poisson(mu)
+        return distributions.Poisson(mu, validate_args=checking())
 
 
 class NegativeBinomial(Family):
@@ -162,7 +162,7 @@ class NegativeBinomial(Family):
         return y + 0.1
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return exact.NegativeBinomialMean(mu, self._alpha(mu).expand_as(mu))
+        return exact.NegativeBinomialMean(mu, self._alpha(mu).expand_as(mu), validate_args=checking())
 
     def extra_repr(self) -> str:
         return "alpha=estimated" if self.log_alpha.requires_grad else f"alpha={text(self.alpha)}"

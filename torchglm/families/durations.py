@@ -8,7 +8,7 @@ from torch.distributions import constraints
 
 from torchglm import links, special
 from torchglm.families.censored import Censored
-from torchglm.families.numerics import any_observed, log_less_excess, mask
+from torchglm.families.numerics import any_observed, checking, log_less_excess, mask
 from torchglm.families.positive import ConstantVariation
 from torchglm.links import Link
 from torchglm.rows.responses import Response, Times, size_of
@@ -75,7 +75,7 @@ class Exponential(Censored, ConstantVariation):
         return torch.where(y.size > 0, y.size, 1.0) if isinstance(y, Times) else y
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return distributions.Exponential(1 / mu)
+        return distributions.Exponential(1 / mu, validate_args=checking())
 
 
 def _where_seen(y: Response, value: Tensor) -> Tensor:

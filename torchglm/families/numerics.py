@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchglm import special
+from torchglm.special.tracing import values_are_known
 
 
 def like(value: Tensor | float, mu: Tensor) -> Tensor:
@@ -31,9 +32,9 @@ def log_less_excess(y: Tensor, mu: Tensor) -> Tensor:
     return excess * special.log_one_plus_minus_over(excess, 2 * torch.log(y.sqrt() / mu.sqrt()))
 
 
-def values_are_known() -> bool:
-    """False under `torch.compile` and inside a `torch.func` transform, where no branch may depend on values."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+def checking() -> bool | None:
+    """What a distribution is told of looking at its parameters: torch's own way, but never where a graph is traced."""
+    return None if values_are_known() else False
 
 
 def any_observed(observed: Tensor | bool) -> bool:

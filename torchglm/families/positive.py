@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torchglm import distributions as exact
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.numerics import any_observed, like, log_less_excess, mask
+from torchglm.families.numerics import any_observed, checking, like, log_less_excess, mask
 from torchglm.links import Link
 
 
@@ -87,7 +87,7 @@ class Gamma(ConstantVariation):
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         shape = 1 / like(dispersion, mu)
-        return distributions.Gamma(shape, shape / mu)
+        return distributions.Gamma(shape, shape / mu, validate_args=checking())
 
 
 class InverseGaussian(Family):
@@ -138,4 +138,4 @@ class InverseGaussian(Family):
         return y
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return exact.InverseGaussianMean(mu, like(dispersion, mu))
+        return exact.InverseGaussianMean(mu, like(dispersion, mu), validate_args=checking())

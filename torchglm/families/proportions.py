@@ -10,9 +10,10 @@ from torch.distributions import constraints
 
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.numerics import any_observed, like, mask, product, values_are_known
+from torchglm.families.numerics import any_observed, checking, like, mask, product
 from torchglm.families.row_error import RowError, RowWarning, refuse
 from torchglm.links import Link
+from torchglm.special.tracing import values_are_known
 
 WHOLE = 1e-6  # a count this near to a whole number is one
 
@@ -112,10 +113,10 @@ class Bernoulli(_Proportion):
         return (y - mu).square()
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return distributions.Bernoulli(probs=mu)
+        return distributions.Bernoulli(probs=mu, validate_args=checking())
 
     def law(self, eta: Tensor, link: Link, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return distributions.Bernoulli(logits=_logits(eta, link))
+        return distributions.Bernoulli(logits=_logits(eta, link), validate_args=checking())
 
 
 class Binomial(_Proportion):
@@ -158,10 +159,11 @@ class Binomial(_Proportion):
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """Counts out of `1 / dispersion` trials of probability `mu`."""
-        return distributions.Binomial(total_count=(1 / like(dispersion, mu)).round(), probs=mu)
+        return distributions.Binomial((1 / like(dispersion, mu)).round(), probs=mu, validate_args=checking())
 
     def law(self, eta: Tensor, link: Link, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return distributions.Binomial((1 / like(dispersion, eta)).round(), logits=_logits(eta, link))
+        trials = (1 / like(dispersion, eta)).round()
+        return distributions.Binomial(trials, logits=_logits(eta, link), validate_args=checking())
 
 
 def _logits(eta: Tensor, link: Link) -> Tensor:

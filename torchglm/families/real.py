@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.numerics import like
+from torchglm.families.numerics import checking, like
 from torchglm.links import Link
 
 
@@ -58,4 +58,4 @@ class Gaussian(Family):
         return y
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
-        return distributions.Normal(mu, like(dispersion, mu).sqrt())
+        return distributions.Normal(mu, like(dispersion, mu).sqrt(), validate_args=checking())

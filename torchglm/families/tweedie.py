@@ -12,7 +12,7 @@ from torchglm import distributions as exact
 from torchglm import links, special
 from torchglm.families.base import Family
 from torchglm.families.counts import Poisson
-from torchglm.families.numerics import like, product, rows_of, text
+from torchglm.families.numerics import checking, like, product, rows_of, text
 from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
 from torchglm.links import Link
@@ -142,7 +142,7 @@ class Tweedie(Family):
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         if self._fixed == 1:
-            return exact.ScaledPoisson(mu, like(dispersion, mu))
+            return exact.ScaledPoisson(mu, like(dispersion, mu), validate_args=checking())
         if self._limit is not None:
             return self._limit.distribution(mu, dispersion)
         if self._fixed is not None:
@@ -150,7 +150,7 @@ class Tweedie(Family):
                 f"Tweedie has no distribution at hand for power {self._fixed:g}. Take a power in (1, 2), "
                 "2 (Gamma) or 3 (inverse Gaussian)."
             )
-        return exact.TweedieMean(mu, like(dispersion, mu), self._power(mu))
+        return exact.TweedieMean(mu, like(dispersion, mu), self._power(mu), validate_args=checking())
 
     def arguments(self) -> dict[str, float]:
         return {} if self._fixed is None else {"power": self._fixed}

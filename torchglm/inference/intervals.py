@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -240,7 +241,7 @@ class Mixture(Distribution):
         pair = (log_tail, rest) if lower else (rest, log_tail)
         support = self.plain.support
         if support is not None and support.is_discrete:
-            return count_quantile(self, *pair, torch.zeros_like(log_tail))
+            return count_quantile(self, partial(log_tails, self), *pair, torch.zeros_like(log_tail))
         return self._continuous(float(torch.special.ndtri(torch.tensor(tail, dtype=torch.float64))), lower)
 
     def _score(self, value: Tensor, lower: bool) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 from torch import Tensor
 
-from torchglm.families.numerics import values_are_known
 from torchglm.families.row_error import RowError
 from torchglm.links import Link
+from torchglm.special.tracing import values_are_known
 
 
 class RoleValues(TypedDict, total=False):

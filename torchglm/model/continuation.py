@@ -15,9 +15,9 @@ from torch.distributions import constraints
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.counts import NegativeBinomialCanonical
-from torchglm.families.numerics import values_are_known
 from torchglm.links import Link
 from torchglm.rows.responses import Response, size_of
+from torchglm.special.tracing import values_are_known
 
 FAR = 30.0  # of an exponent: means above 1e13 have the tangent
 FAR_SQUARED = 20.0  # of one that is squared, in float32

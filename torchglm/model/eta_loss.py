@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from torchglm import links
 from torchglm.families import Family
-from torchglm.families.numerics import values_are_known
 from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.model.continuation import Continuation
 from torchglm.model.law import EtaLaw, PlainLaw
 from torchglm.model.made import kind_of, own_family, start_of
 from torchglm.rows.responses import Response, each, filled
+from torchglm.special.tracing import values_are_known
 
 Own = TypeVar("Own", bound="EtaLoss")
 
@@ -213,9 +213,10 @@ def without(x: Tensor, dropped: Tensor) -> Tensor:
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
-    """Autocast off where it could be on: there is none on the meta device."""
+    """Autocast off where it is on: a region in a graph costs, and one in which nothing is computed cannot be loaded."""
     kind = x.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    on = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def some(total: Tensor) -> Tensor:

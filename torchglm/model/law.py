@@ -7,6 +7,7 @@ where the device has it, and is NaN in rows that have no law; no row raises.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.levels import check_level
 from torchglm.links import Link
-from torchglm.model.quantiles import Ends, ends_of, quantile_of
+from torchglm.model.quantiles import Ends, Tails, ends_of, quantile_of
 from torchglm.model.vector_beyond import continued_nll, harmless
 from torchglm.model.vector_parts import of_a_law
 from torchglm.rows.responses import Response, filled
@@ -49,8 +50,8 @@ class EtaLaw(Distribution):
         """The law as a distribution of torch where there is one, in float64 and harmless where there is no law."""
         raise NotImplementedError
 
-    def _tails(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """`P(Y <= value)` and its complement in float64, where there is no distribution of torch."""
+    def _tails_like(self, value: Tensor) -> Tails:
+        """`P(Y <= value)` and its complement in float64 at values of a shape, where there is no law of torch."""
         raise NotImplementedError
 
     @property
@@ -74,7 +75,7 @@ class EtaLaw(Distribution):
     def _both(self, value: Tensor) -> tuple[Tensor, Tensor]:
         law, value = self.torch_law, double(value)
         if law is None:
-            return self._tails(value)
+            return self._tails_like(value)(value)
         lower, upper = log_tails(law, value)
         return lower.exp(), upper.exp()
 
@@ -92,7 +93,7 @@ class EtaLaw(Distribution):
         p = p.expand(torch.broadcast_shapes(p.shape, self.batch_shape))
         law = self.torch_law
         with torch.no_grad():
-            found = quantile_of(self._ends, self._tails, p) if law is None else icdf(law, p)
+            found = quantile_of(self._ends, self._tails_like(p), p) if law is None else icdf(law, p)
         return self._told(found)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
@@ -101,7 +102,9 @@ class EtaLaw(Distribution):
         Raises `ValueError` for a level outside (0, 1).
         """
         check_level(level)
-        return self.icdf((1 - level) / 2), self.icdf((1 + level) / 2)
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=self.known.device)
+        low, high = self.icdf(ends.reshape(2, *[1] * len(self.batch_shape))).unbind(0)
+        return low, high
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -270,9 +273,12 @@ class VectorLaw(EtaLaw):
     def _ends(self) -> Ends:
         return ends_of(self.family, self.trials)
 
-    def _tails(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def _tails_like(self, value: Tensor) -> Tails:
         eta, value = self._at(self._inside, value)
-        ends = self._ends
+        return partial(self._tails_at, self._ends, eta)
+
+    def _tails_at(self, ends: Ends, eta: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        value = value.expand_as(eta[0])
         at = torch.floor(value) if ends.whole else value
         over = at >= ends.high
         y, inside = self._response(torch.where(over, ends.low, at))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from torchglm.families import Family
-from torchglm.families.numerics import values_are_known
 from torchglm.families.several import VectorFamily
+from torchglm.special.tracing import values_are_known
 
 NORM = "_WeightNorm"  # the parametrization of torch.nn.utils.parametrizations.weight_norm
 

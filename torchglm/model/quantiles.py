@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
+from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
+from torchglm.special.tracing import repeated
 
 STEPS = 64  # halvings of a logarithm between the smallest and the largest number: to its last digits
 DOUBLINGS = 40  # of a count
@@ -34,8 +37,15 @@ def ends_of(family: VectorFamily, trials: Tensor | None) -> Ends:
         return Ends(0.0, trials.double(), True)
     if family.counts:
         return Ends(0.0, math.inf, True)
-    below, above = family.supports(torch.tensor([-1.0, 2.0])).tolist()
-    return Ends(-math.inf if below else 0.0, math.inf if above else 1.0, False)
+    support = _innermost(family).support
+    high = 1.0 if isinstance(support, type(constraints.unit_interval)) else math.inf
+    return Ends(-math.inf if support is constraints.real else 0.0, high, False)
+
+
+def _innermost(family: Family) -> Family:
+    """The family of what is not 0, or of which more parameters have a predictor."""
+    inner = getattr(family, "family", None)
+    return _innermost(inner) if isinstance(inner, Family) else family
 
 
 def quantile_of(ends: Ends, tails: Tails, p: Tensor) -> Tensor:
@@ -43,7 +53,8 @@ def quantile_of(ends: Ends, tails: Tails, p: Tensor) -> Tensor:
 
     def reached(value: Tensor) -> Tensor:
         lower, upper = tails(value)
-        return torch.where(p < 0.5, lower >= p * (1 - SLACK), upper <= 1 - p + SLACK * (1 - p))
+        below = p < 0.5  # runtimes choose between numbers alone
+        return (below & (lower >= p * (1 - SLACK))) | (~below & (upper <= 1 - p + SLACK * (1 - p)))
 
     high = torch.as_tensor(ends.high, dtype=p.dtype, device=p.device).expand_as(p)
     found = first_reached(ends, reached, p)
@@ -59,19 +70,19 @@ def first_reached(ends: Ends, reached: Callable[[Tensor], Tensor], like: Tensor)
 
 def _whole(reached: Callable[[Tensor], Tensor], most: Tensor, p: Tensor) -> Tensor:
     """The first count that is reached: a bracket by doubling, then halves of it."""
-    low, high = torch.full_like(p, -1.0), torch.zeros_like(p)
-    for _ in range(DOUBLINGS):
+    below, zero = torch.full_like(p, -1.0), torch.zeros_like(p)
+
+    def outward(low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
         short = ~reached(high) & (high < most)
-        if not bool(short.any()):
-            break
-        low, high = torch.where(short, high, low), torch.where(short, 2 * high + 1, high).minimum(most)
-    for _ in range(DOUBLINGS):
-        if not bool((high - low > 1).any()):
-            break
+        return torch.where(short, high, low), torch.where(short, 2 * high + 1, high).minimum(most)
+
+    def halved(low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
         middle = torch.floor((low + high) / 2)
         hit = reached(middle)
-        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
-    return high
+        return torch.where(hit, low, middle), torch.where(hit, middle, high)
+
+    bracket = repeated(outward, (below, zero), lambda low, high: ~reached(high) & (high < most), DOUBLINGS)
+    return repeated(halved, bracket, lambda low, high: high - low > 1, DOUBLINGS)[1]
 
 
 def _between(reached: Callable[[Tensor], Tensor], ends: Ends, most: Tensor, p: Tensor) -> Tensor:
@@ -81,10 +92,13 @@ def _between(reached: Callable[[Tensor], Tensor], ends: Ends, most: Tensor, p: T
         number = torch.sinh
     elif not math.isinf(float(ends.high)):
         number = torch.sigmoid
-    low, high = torch.full_like(p, -700.0), torch.full_like(p, 700.0)
-    for _ in range(STEPS):
+    ends_of_number = torch.full_like(p, -700.0), torch.full_like(p, 700.0)
+
+    def halved(low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
         middle = (low + high) / 2
         hit = reached(number(middle))
-        low, high = torch.where(hit, low, middle), torch.where(hit, middle, high)
+        return torch.where(hit, low, middle), torch.where(hit, middle, high)
+
+    _, high = repeated(halved, ends_of_number, lambda low, high: torch.ones_like(low, dtype=torch.bool), STEPS)
     found = number(high)
     return found if math.isinf(ends.low) else torch.where(reached(torch.zeros_like(p)), 0.0, found)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from torchglm import links
-from torchglm.families.numerics import values_are_known
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.model.continuation import STEEPEST
 from torchglm.rows.responses import Response, filled
+from torchglm.special.tracing import values_are_known
 
 STEEP = (links.Log, links.Logit, links.Probit, links.CLogLog, links.LogLog, links.Softplus)
 FAR = 30.0  # of a predictor with such a link: beyond, curvatures are of no size

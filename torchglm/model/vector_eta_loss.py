@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from torchglm.families import Family
-from torchglm.families.numerics import values_are_known
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inputs import Roles
 from torchglm.links import Identity, Link
@@ -17,6 +16,7 @@ from torchglm.model.law import VectorLaw
 from torchglm.model.vector_beyond import continued_nll, harmless
 from torchglm.model.vector_parts import constant_shapes
 from torchglm.rows.responses import Counts, Response, filled
+from torchglm.special.tracing import values_are_known
 
 
 class VectorEtaLoss(EtaLoss):
@@ -43,6 +43,10 @@ class VectorEtaLoss(EtaLoss):
         """Raise `ValueError` while classes are not known."""
         if isinstance(self.family, Classes):
             assert self.family.known
+
+    def know_dispersion(self) -> None:
+        """Raise `ValueError` while classes are not known: the dispersion is one of the predictors."""
+        self.know()
 
     def _phi(self) -> None:
         return None

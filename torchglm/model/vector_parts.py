@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -137,7 +138,7 @@ def plan_of_fit(fitted: Fitted, plan: Plan) -> tuple[Plan, int]:
 def of_a_law(family: VectorFamily, eta: Tensor) -> Tensor:
     """The predictors; where cuts with slopes of their own cross, the class between them has no probability."""
     crossing = is_ordered(family) and getattr(family, "free", False)
-    return eta.cummax(0).values if crossing else eta
+    return torch.stack(list(accumulate(eta.unbind(0), torch.maximum))) if crossing else eta
 
 
 def law(family: VectorFamily, eta: Tensor) -> Distribution:

@@ -22,6 +22,7 @@ from torchglm.special.elementary import (
     log_one_plus_minus_over,
     stirling_remainder,
 )
+from torchglm.special.tracing import constants, traced
 
 _FALL = 36.0
 _NODES = 44
@@ -44,7 +45,7 @@ def chunked(function: Callable[..., LogPair]) -> Callable[..., LogPair]:
     @functools.wraps(function)
     def apply(*values: Tensor) -> LogPair:
         shape = values[0].shape
-        if math.prod(shape) <= _CHUNK:
+        if traced() or math.prod(shape) <= _CHUNK:
             return function(*values)
         pieces = zip(*(v.reshape(-1).split(_CHUNK) for v in values), strict=True)
         first, second = zip(*(function(*piece) for piece in pieces), strict=True)
@@ -89,9 +90,9 @@ def _integral(
         end = 2 * _FALL / (steepness + torch.sqrt(steepness**2 + 2 * _FALL * curvature))
         for _ in range(_NEWTON_STEPS):
             end = end - (psi(end, *shape) + _FALL) / slope(end, *shape)
-    s = end.unsqueeze(-1) * end.new_tensor(NODES)
+    s = end.unsqueeze(-1) * constants(NODES, end)
     values = torch.exp(psi(s, *(v.unsqueeze(-1) for v in shape)))
-    return end * (values * end.new_tensor(WEIGHTS)).sum(-1)
+    return end * (values * constants(WEIGHTS, end)).sum(-1)
 
 
 def log_complement(log_p: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchglm.special.elementary import HALF_LOG_2PI
 from torchglm.special.incomplete import NODES, WEIGHTS, LogPair, chunked, log_complement, wide
 from torchglm.special.quantiles import clip, solve_log_tails, with_ends
+from torchglm.special.tracing import constants
 
 _FALL = 40.0
 
@@ -31,9 +32,9 @@ def _mills(x: Tensor) -> Tensor:
 def _mills_difference(a: Tensor, gap: Tensor) -> Tensor:
     """`M(a) - M(a + gap)` for `a > -1`, `gap > 0`: by its integral where the two are close."""
     end = 2 * _FALL / (a + torch.sqrt(a**2 + 2 * _FALL))
-    s = end.unsqueeze(-1) * end.new_tensor(NODES)
+    s = end.unsqueeze(-1) * constants(NODES, end)
     values = torch.exp(-a.unsqueeze(-1) * s - 0.5 * s**2) * -torch.expm1(-gap.unsqueeze(-1) * s)
-    integral = end * (values * end.new_tensor(WEIGHTS)).sum(-1)
+    integral = end * (values * constants(WEIGHTS, end)).sum(-1)
     return torch.where(gap < 1, integral, _mills(a) - _mills(a + gap))
 
 

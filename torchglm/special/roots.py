@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from torchglm.special.tracing import repeated
+
 CLOSE = 1e-11  # of a step, on the scale of `1 + |z|`: Newton's converge quadratically, so that what is left is rounding
 
 
@@ -28,7 +30,8 @@ def root(
     """
     z = start.clamp(*limits)
     left, right, before = (torch.full_like(z, end) for end in (-math.inf, math.inf, math.inf))
-    for _ in range(most):
+
+    def once(z: Tensor, left: Tensor, right: Tensor, before: Tensor) -> tuple[Tensor, ...]:
         move = step(z).nan_to_num(0.0)
         left, right = torch.where(move > 0, z, left), torch.where(move < 0, z, right)
         move = move.clamp(-longest[0], longest[1])
@@ -37,7 +40,9 @@ def root(
         bisect = ((z + move < left) | (z + move > right) | slow) & torch.isfinite(middle)
         move = torch.where(bisect, middle - z, move)
         move = torch.maximum(torch.minimum(move, limits[1] - z), limits[0] - z)
-        z, before = z + move, move.abs()
-        if not (before > close * (1 + z.abs())).any():
-            break
-    return z
+        return z + move, left, right, move.abs()
+
+    def far(z: Tensor, left: Tensor, right: Tensor, before: Tensor) -> Tensor:
+        return before > close * (1 + z.abs())
+
+    return repeated(once, (z, left, right, before), far, most)[0]

@@ -14,9 +14,11 @@ from torch import Tensor
 from torchglm.special.counts import poisson_log_prob
 from torchglm.special.incomplete import LogPair, chunked, log_complement, log_gammainc, wide
 from torchglm.special.quantiles import clip, solve_log_tails, with_ends
+from torchglm.special.tracing import traced
 from torchglm.special.tweedie import FALL, lattice_step, reach_above, reach_below, tweedie_log_prob
 
 _MOST_TERMS = 1 << 13
+_TRACED_TERMS = 1 << 8  # in a graph, where no number of terms may depend on values
 
 
 def tweedie_compound(mu: Tensor, dispersion: Tensor, power: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,6 +38,8 @@ def _lattice(m: Tensor, rate: Tensor, alpha: Tensor, below: Tensor) -> tuple[Ten
     last = torch.where(below, m + reach_above(m, narrow), centre + reach_above(centre, broad))
     step = lattice_step(torch.minimum(m, rate), alpha)
     first = first.clamp(min=0).maximum((step == 1).to(m.dtype))
+    if traced():
+        return first, step, _TRACED_TERMS
     return first, step, int(((last - first) / step).amax().nan_to_num(0).clamp(0, _MOST_TERMS)) + 2
 
 

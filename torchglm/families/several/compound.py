@@ -11,6 +11,7 @@ from torch.distributions import Distribution, constraints
 from torchglm import links, special
 from torchglm.distributions import TweedieMean
 from torchglm.families.base import Family
+from torchglm.families.numerics import checking
 from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.links import Link
 from torchglm.rows.responses import Response
@@ -98,7 +99,7 @@ class Compound(VectorFamily):
         return {(0, 0): weight} | absolute(observed, range(1, len(eta)))
 
     def law_at(self, eta: Tensor) -> Distribution:
-        return TweedieMean(self.link(eta[0]), eta[1].exp(), self._power(eta))
+        return TweedieMean(self.link(eta[0]), eta[1].exp(), self._power(eta), validate_args=checking())
 
     def _weight(self, eta: Tensor, mu: Tensor, relative: Tensor) -> Tensor:
         """The expected information of the mean's predictor, `(dmu/deta)^2 / (phi mu^power)`."""

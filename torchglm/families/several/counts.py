@@ -9,6 +9,7 @@ from torch.distributions import Distribution, constraints
 from torchglm import links, special
 from torchglm.distributions import NegativeBinomialMean
 from torchglm.families.base import Family
+from torchglm.families.numerics import checking
 from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
 from torchglm.links import Link
 from torchglm.rows.responses import Response
@@ -65,7 +66,7 @@ class Overdispersed(VectorFamily):
         return {(0, 0): weight} | absolute(observed, [1])
 
     def law_at(self, eta: Tensor) -> Distribution:
-        return NegativeBinomialMean(self.link(eta[0]), eta[1].exp())
+        return NegativeBinomialMean(self.link(eta[0]), eta[1].exp(), validate_args=checking())
 
     @staticmethod
     def _weight(mu: Tensor, alpha: Tensor, relative: Tensor) -> Tensor:

@@ -11,12 +11,12 @@ from torch.distributions import constraints
 from torchglm import links, special
 from torchglm.distributions.around import Tails
 from torchglm.families.base import Family
-from torchglm.families.numerics import values_are_known
 from torchglm.families.proportions import Binomial
 from torchglm.families.row_error import refuse
 from torchglm.families.several.base import START, Pairs, VectorFamily
 from torchglm.links import Link
 from torchglm.rows.responses import Counts, Response
+from torchglm.special.tracing import values_are_known
 
 LEAST, MOST = 0.1, 1e4  # precision of a start
 END = 27.0  # log precision above which the counts are binomial's to the last digit

@@ -1,0 +1,128 @@
+"""Heads and networks as files: the outputs of programs and of ONNX are those of the model."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from test_head_matrix import PLAIN, SEVERAL, made
+from torch import nn
+
+import torchglm as tg
+from torchglm.store import elementary
+
+FAR = torch.tensor([-40, -8, -1, -0.5, -1e-3, -1e-12, 0, 1e-12, 1e-3, 0.2, 0.5, 1, 3, 8, 200.0], dtype=torch.float64)
+SHARES = torch.tensor([0, 1e-200, 1e-10, 0.02, 0.3, 0.5, 0.7, 0.98, 1 - 1e-10, 1], dtype=torch.float64)
+NAMES = [name for name in [*PLAIN, *SEVERAL]]
+QUICK = ("Poisson()", "ordinal cumulative logit")
+
+
+def known(name: str) -> tg.GLMHead:
+    head = made(name)[0]
+    if head.dispersion_kind == "estimated":
+        head.set_dispersion_(0.5)
+    return head
+
+
+def level_of(name: str) -> float | None:
+    return None if "beta_binomial" in name else 0.9
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "at"),
+    [
+        (elementary.log1p, torch.log1p, FAR[2:]),
+        (elementary.expm1, torch.expm1, FAR),
+        (elementary.lgamma, torch.lgamma, FAR[6:]),
+        (elementary.erf, torch.erf, FAR),
+        (elementary.erfc, torch.erfc, FAR),
+        (elementary.erfcx, torch.special.erfcx, FAR[1:]),
+        (elementary.log_ndtr, torch.special.log_ndtr, FAR),
+        (elementary.ndtri, torch.special.ndtri, SHARES),
+        (elementary.softplus, nn.functional.softplus, FAR),
+        (elementary.log_sigmoid, nn.functional.logsigmoid, FAR),
+        (elementary.atan, torch.atan, FAR),
+    ],
+)
+def test_functions_are_written_out_to_their_digits(ours, theirs, at) -> None:
+    torch.testing.assert_close(ours(at), theirs(at), rtol=1e-12, atol=1e-13)
+
+
+def saved(module: nn.Module) -> torch.export.ExportedProgram:
+    rows = {0: torch.export.Dim("rows", min=1)}
+    with torch.no_grad():
+        program = torch.export.export(module, (torch.zeros(3, 2),), dynamic_shapes=(rows,))
+    kept = io.BytesIO()
+    torch.export.save(program, kept)
+    kept.seek(0)
+    return torch.export.load(kept)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES])
+def test_programs_are_saved_and_loaded(name: str) -> None:
+    module = tg.nn.Predictive(known(name))
+    for rows in (1, 11):
+        x = torch.randn(rows, 2)
+        torch.testing.assert_close(saved(module).module()(x), module(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if level_of(name) is not None])
+def test_programs_of_intervals_are_saved_and_loaded(name: str) -> None:
+    class Interval(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = known(name)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return self.head.law(x).interval(0.9)
+
+    module, x = Interval(), torch.randn(11, 2)
+    torch.testing.assert_close(saved(module).module()(x), module(x))
+
+
+def in_onnxruntime(file: Path, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(file))
+    found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    return {out.name: torch.from_numpy(value) for out, value in zip(session.get_outputs(), found, strict=True)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [None, 0.9])
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_says_the_same(name: str, level: float | None, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    if level is not None and level_of(name) is None:
+        pytest.skip("its interval needs trials")
+    head, x = known(name), torch.randn(11, 2)
+    tg.export(head, tmp_path / "head.onnx", level=level)
+    want = tg.nn.Predictive(head, level)(x)
+    found = in_onnxruntime(tmp_path / "head.onnx", x=x)
+    assert found.keys() == want.keys()
+    for key, value in want.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    head = tg.GLMHead(2, "gamma")
+    with pytest.raises(ValueError, match="not known yet"):
+        tg.nn.Predictive(head, 0.9)
+    with pytest.raises(ValueError, match="must end in"):
+        tg.export(head, tmp_path / "head.pb")
+    with pytest.raises(ValueError, match="Pass x="):
+        tg.export(nn.Sequential(nn.Linear(2, 2), head), tmp_path / "net.pt2")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        tg.nn.Predictive(tg.GLMHead(2, "poisson"), 1.0)
+    with pytest.raises(ValueError, match="needs its trials"):
+        tg.nn.Predictive(tg.GLMHead(2, tg.BetaBinomial()), 0.9)
+
+
+def test_a_network_is_written_with_its_example(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), tg.GLMHead(3, "negative_binomial"))
+    tg.export(network, tmp_path / "net.pt2", x=torch.zeros(3, 4))
+    x = torch.randn(9, 4)
+    found = torch.export.load(tmp_path / "net.pt2").module()(x)["mean"]
+    torch.testing.assert_close(found, network(x)[:, 0])

@@ -1,0 +1,61 @@
+"""What is done otherwise where a graph is traced: branches on values, and loops that end by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
+
+State = tuple[Tensor, ...]
+
+
+def values_are_known() -> bool:
+    """False under `torch.compile` and inside a `torch.func` transform, where no branch may depend on values."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def traced() -> bool:
+    """Whether what runs becomes a graph, of `torch.compile` or `torch.export`."""
+    return torch.compiler.is_compiling()
+
+
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers `(m,)` in the dtype and on the device of `like`; one by one in a graph, whose loops hold no tensors."""
+    if traced():
+        return torch.stack([like.new_full((), value) for value in values])
+    return like.new_tensor(values)
+
+
+def repeated(
+    step: Callable[..., State], state: State, unfinished: Callable[..., Tensor], most: int, beside: State = ()
+) -> State:
+    """`state = step(*state, *beside)` while `unfinished(*state, *beside)` is true anywhere, `most` times at most.
+
+    In a graph it is one loop, which holds the step once and makes no more of them than the rows of a call need.
+    Tensors of the state keep their shapes and dtypes; `beside` are others that a step reads.
+    """
+    if traced():
+        return _loop(step, state, unfinished, most, beside)
+    for _ in range(most):
+        if values_are_known() and not bool(unfinished(*state, *beside).any()):
+            break
+        state = step(*state, *beside)
+    return state
+
+
+def _loop(
+    step: Callable[..., State], state: State, unfinished: Callable[..., Tensor], most: int, beside: State
+) -> State:
+    def more(made: Tensor, *values: Tensor) -> Tensor:
+        return (made < most) & unfinished(*values).any()
+
+    def body(made: Tensor, *values: Tensor) -> State:
+        found = step(*values)
+        kept = tuple(value.clone() for value in values[len(found) :])
+        return (made + 1, *(value.clone() for value in found), *kept)
+
+    carried = tuple(value.detach().contiguous().clone() for value in (*state, *beside))
+    made = torch.zeros((), dtype=torch.int64, device=carried[0].device)
+    return tuple(while_loop(more, body, (made, *carried))[1 : 1 + len(state)])
