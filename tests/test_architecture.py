@@ -39,7 +39,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MATHEMATICS = {"special", "links", "rows", "families", "distributions", "fitting", "inference"}
 # They cost tenths of a second to seconds, so they come in when a function first needs them.
 HEAVY = """lightning pytorch_lightning torchmetrics pandas polars pyarrow formulaic scipy
-matplotlib rich jsonargparse jinja2 markupsafe onnxscript""".split()
+matplotlib rich jsonargparse jinja2 markupsafe onnx onnxscript""".split()
 MOST_LINES = 400  # of a file: past 300 ask what it is made of
 MOST_STEPS = 60  # lines of a function without its docstring: past 40 ask
 NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}  # public in spite of their underscore

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from torchglm.cli import commands
+from torchglm.cli.export import export
 from torchglm.cli.fit import fit
 from torchglm.rows.ranks import RankError
 from torchglm.version import VERSION
@@ -25,6 +26,7 @@ commands:
   summary RUN                          print the summary of a run
   check RUN [--data FILE]              say what speaks against the model of a run
   report RUN [--data FILE]             write the report of a run again, or on new rows
+  export RUN [--table] [--onnx]        write a run as a rating table, or for a runtime of ONNX
   compare RUN RUN ...                  show runs on the same rows side by side
 
 options:
@@ -38,6 +40,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "summary": commands.summary,
     "check": commands.check,
     "report": commands.report,
+    "export": export,
     "compare": commands.compare,
 }
 

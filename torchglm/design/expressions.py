@@ -84,7 +84,7 @@ class Expression:
             self.node: ast.expr = ast.Name("_quoted_0_")
         else:
             self.node = self._parse(text)
-        if isinstance(self.node, ast.Call) and _called(self.node) == "C":
+        if isinstance(self.node, ast.Call) and called(self.node) == "C":
             self.categorical, self.contrasts, self.levels = True, *category_arguments(self.node, text)
             self.node = self.node.args[0]
         else:
@@ -97,15 +97,19 @@ class Expression:
             ) from None
         if not self.columns:
             raise ValueError(f"{shortened(text, 80)} reads no column. A term of a formula needs at least one.")
-        self.learns = not lookup and any(_called(node) in STATEFUL for node in ast.walk(self.node))
+        self.learns = not lookup and any(called(node) in STATEFUL for node in ast.walk(self.node))
         if self.categorical and self.learns:
             raise ValueError(f"C() takes a column or arithmetic, not a transform that learns: {shortened(text, 80)}.")
 
     @property
     def column(self) -> str | None:
         """The column's name where the expression is just a column (inside `C()`, too)."""
-        plain = isinstance(self.node, ast.Name) or _called(self.node) == "Q"
+        plain = isinstance(self.node, ast.Name) or called(self.node) == "Q"
         return self.columns[0] if plain else None
+
+    def column_of(self, node: ast.Name) -> str:
+        """The column that a name in the expression stands for."""
+        return self._quoted.get(node.id, node.id)
 
     def evaluate(self, rows: HasColumns, state: dict[str, Any]) -> Any:
         """The values over the rows; a stateful transform reads `state`, or fills it where it is empty."""
@@ -131,9 +135,9 @@ class Expression:
     def _check(self, node: ast.AST) -> Iterator[str]:
         """The columns below a node, or ValueError at the first thing that may not stand in a formula."""
         if isinstance(node, ast.Name):
-            yield self._quoted.get(node.id, node.id)
+            yield self.column_of(node)
         elif isinstance(node, ast.Call):
-            name = _called(node)
+            name = called(node)
             if name == "Q":
                 yield _quoted_column(node, self.text)
                 return
@@ -156,7 +160,7 @@ class Expression:
 
     def _run(self, node: ast.AST, rows: HasColumns, state: dict[str, Any]) -> Any:
         if isinstance(node, ast.Name):
-            return rows.values(self._quoted.get(node.id, node.id))
+            return rows.values(self.column_of(node))
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, (ast.List, ast.Tuple)):
@@ -172,7 +176,7 @@ class Expression:
         return self._call(node, rows, state)
 
     def _call(self, node: ast.Call, rows: HasColumns, state: dict[str, Any]) -> Any:
-        name = _called(node)
+        name = called(node)
         if name == "Q":
             return rows.values(_quoted_column(node, self.text))
         arguments = [self._run(argument, rows, state) for argument in node.args]
@@ -185,7 +189,7 @@ class Expression:
         return learned(name, arguments, named, state.setdefault(ast.unparse(node), {}))
 
 
-def _called(node: ast.AST) -> str:
+def called(node: ast.AST) -> str:
     """The bare name of the function a node calls (`np.log` is `log`), or ''."""
     if isinstance(node, ast.Call):
         if isinstance(node.func, ast.Name):

@@ -117,7 +117,7 @@ class DesignSpec:
     @property
     def names(self) -> list[str]:
         """The column names: formulaic's, with "(Intercept)" for the intercept."""
-        return [name for part, prefix in self._all() for name in self._names(part, prefix)]
+        return [name for part, prefix in self.prefixed_parts() for name in self._names(part, prefix)]
 
     @property
     def designs(self) -> dict[str, dict[str, int]]:
@@ -134,7 +134,7 @@ class DesignSpec:
         """The places of the columns of ones."""
         return tuple(own[INTERCEPT] for own in self.designs.values() if INTERCEPT in own)
 
-    def _all(self) -> list[tuple[Part, str]]:
+    def prefixed_parts(self) -> list[tuple[Part, str]]:
         """The parts of all predictors, each with what its names begin with."""
         groups = {"": self.parts} | {f"{name}:": terms for name, terms in self.others.items()}
         return [(part, prefix) for prefix, terms in groups.items() for _, inside in terms for part in inside]
@@ -174,7 +174,7 @@ class DesignSpec:
         """The products of factors of all predictors: the factors, what their names begin with, and their columns."""
         return [
             ([self.factors[text] for text, _ in part.factors], prefix, len(self._names(part)))
-            for part, prefix in self._all()
+            for part, prefix in self.prefixed_parts()
         ]
 
     @property
@@ -199,7 +199,7 @@ class DesignSpec:
     def width(self) -> int:
         """The most columns of numbers in a row, those of factors of many levels left out, which are kept as codes."""
         counts = {True: 0, False: 0}
-        for part, _ in self._all():
+        for part, _ in self.prefixed_parts():
             factors = [self.factors[text] for text, _ in part.factors]
             coded = any(isinstance(one, Categorical) and one.codings is None for one in factors)
             counts[coded] += len(self._names(part))
@@ -208,7 +208,7 @@ class DesignSpec:
     @property
     def columns(self) -> list[str]:
         """The columns that prediction needs: all but the response."""
-        used = {text for part, _ in self._all() for text, _ in part.factors}
+        used = {text for part, _ in self.prefixed_parts() for text, _ in part.factors}
         return list(dict.fromkeys(c for text, f in self.factors.items() if text in used for c in f.expression.columns))
 
     @property
@@ -299,11 +299,13 @@ class DesignSpec:
     ) -> Design:
         """The design of rows already found complete."""
         counts: dict[str, int] = {}
-        used = dict.fromkeys(scoped for part, _ in self._all() for scoped in part.factors)
+        used = dict.fromkeys(scoped for part, _ in self.prefixed_parts() for scoped in part.factors)
         coded = {
             (text, reduced): self.factors[text].blocks(frame, reduced, self.unseen, counts) for text, reduced in used
         }
-        pieces = [([b for scoped in part.factors for b in coded[scoped]], part.scale) for part, _ in self._all()]
+        pieces = [
+            ([b for scoped in part.factors for b in coded[scoped]], part.scale) for part, _ in self.prefixed_parts()
+        ]
         numbers, indexed = columns_of(pieces, len(frame), dtype)
         y = None
         if response and self.response is not None:

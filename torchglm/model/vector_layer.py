@@ -245,8 +245,11 @@ class VectorLayer(VectorEtaLoss, GLMLayer):
         self.know()
         self._check_columns(x)
         with no_autocast(x):
-            mean = self.family.mean(of_a_law(self.family, self._predictors(x, offset)))
-        return mean.movedim(0, -1) if isinstance(self.family, Classes) else mean
+            eta = of_a_law(self.family, self._predictors(x, offset))
+            mean = self.family.mean(eta)
+            if isinstance(self.family, Classes):  # a row that is not known has no probabilities
+                mean = torch.where(eta.isnan().any(0), torch.nan, mean).movedim(0, -1)
+        return mean
 
     def parameter(self, name: str, x: Tensor, offset: Tensor | None = None) -> Tensor:
         """A parameter of the law by the name of its predictor, `(*N, out_features)`: a dispersion, a probability of 0.
