@@ -14,6 +14,7 @@ from torch import Tensor
 from torchglm import GLMHead, links
 from torchglm.families.several import BetaBinomial, Classes, VectorFamily
 from torchglm.inputs import Roles
+from torchglm.model import law_scores
 from torchglm.model.face import VectorHead
 
 
@@ -187,3 +188,33 @@ def test_the_law_of_rows_of_a_head() -> None:
     whole = torch.stack([counts.log_prob(torch.full((5, 1), float(k), dtype=torch.float64)).exp() for k in range(7)])
     torch.testing.assert_close(whole.sum(0), torch.ones(5, 1, dtype=torch.float64))
     assert float(counts.log_prob(torch.full((5, 1), 7.0, dtype=torch.float64)).max()) == -math.inf
+
+
+@plain
+def test_crps_is_the_same_by_every_way(case: Case) -> None:
+    """The closed form, where there is one, and the sum over counts or the integral over quantiles."""
+    eta = links.get(case.family.head_link).link(case.mu)
+    law = head_of(case).law_at(eta[torch.isfinite(eta)][:2])
+    y = law.icdf(torch.tensor([[0.1], [0.6], [0.97]], dtype=torch.float64))
+    found = law.crps(y)
+    assert bool((found >= 0).all()) and found.shape == y.shape
+    whole = law_scores._whole(law)
+    if law_scores._closed(law, y) is not None and case.family.name != "tweedie":
+        other = law_scores._sum(law, y, 2000) if whole else law_scores._integral(law, y)
+        torch.testing.assert_close(other, found, rtol=1e-7, atol=1e-9)
+
+
+@several
+def test_crps_of_several_is_its_integral(family: VectorFamily) -> None:
+    eta = calm_predictors_of(family, 2)
+    law = made(family).law_at(eta, **trials_of(family, eta[0]))
+    low, middle, high = law.icdf(torch.tensor([[1e-5], [0.6], [1 - 1e-5]], dtype=torch.float64))
+    steps = torch.linspace(0, 1, 4001, dtype=torch.float64).unsqueeze(-1)
+    x = low + (high - low) * steps
+    beyond = (law.cdf(x) - (middle <= x).double()).square()
+    if law_scores._whole(law):
+        x = torch.arange(float(high.max()) + 1, dtype=torch.float64).unsqueeze(-1).expand(-1, 2)
+        want = (law.cdf(x) - (middle <= x).double()).square().sum(0)
+    else:
+        want = torch.trapezoid(beyond, x, dim=0)
+    torch.testing.assert_close(law.crps(middle), want, rtol=3e-3, atol=1e-4)

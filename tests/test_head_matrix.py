@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +67,8 @@ def test_copies_and_states(name: str) -> None:
     for other in (copy.deepcopy(head), torch.load(kept, weights_only=False), loaded):
         for one, two in zip(outcome(other, x, y, roles), want, strict=True):
             torch.testing.assert_close(one, two, rtol=0, atol=0)
-    torch.testing.assert_close(outcome(head, x, y, roles, torch.autocast("cpu", torch.bfloat16)), want)
+    for half in (torch.bfloat16, torch.float16):
+        torch.testing.assert_close(outcome(head, x, y, roles, torch.autocast("cpu", half)), want)
     wide = copy.deepcopy(head).double()
     beside = {key: value.double() for key, value in roles.items()}
     for one, two in zip(outcome(wide, x.double(), y.double(), beside), want, strict=True):
@@ -113,10 +117,42 @@ class WithRoles(torch.nn.Module):
         return self.head.loss(x, y, **roles)
 
 
+@every
+def test_the_meta_device(name: str) -> None:
+    """Shapes without numbers, and a head that comes to life with a state of another."""
+    head, x, y, roles = made(name)
+    there = copy.deepcopy(head).to("meta")
+    beside = {key: value.to("meta") for key, value in roles.items()}
+    assert there(x.to("meta")).shape == head(x).shape and there.loss(x.to("meta"), y.to("meta"), **beside).shape == ()
+    alive = there.to_empty(device="cpu")
+    alive.load_state_dict(head.state_dict(), strict=True)
+    for key, value in head.named_buffers():
+        if key not in head.state_dict():
+            alive.get_buffer(key).copy_(value)
+    torch.testing.assert_close(outcome(alive, x, y, roles), outcome(head, x, y, roles), rtol=0, atol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*PLAIN, *SEVERAL])
-def test_export(name: str) -> None:
-    head, x, _, _ = made(name)
-    program = torch.export.export(head, (x,), dynamic_shapes={"x": {0: torch.export.Dim("rows", min=2)}})
-    more = torch.randn(11, 2)
-    torch.testing.assert_close(program.module()(more), head(more))
+def test_compile(name: str) -> None:
+    """The loss, its gradients and the means of a compiled head."""
+    torch.compiler.reset()
+    head, x, y, roles = made(name)
+    want = outcome(head, x, y, roles)
+    twin = WithRoles(copy.deepcopy(head))
+    loss = torch.compile(twin, backend="aot_eager")(x, y, roles)
+    loss.backward()
+    found = [part.grad for part in twin.parameters() if part.grad is not None]
+    means = torch.compile(copy.deepcopy(head), backend="aot_eager", fullgraph=True)(x).detach()
+    for one, two in zip([loss.detach(), means, *found], want, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes(kind: str) -> None:
+    """DistributedDataParallel and fully_shard around a loss: the gradients of all rows."""
+    script = Path(__file__).parent / "head_ranks.py"
+    done = subprocess.run([sys.executable, str(script), kind], capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["OK"], done.stdout

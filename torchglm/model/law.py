@@ -19,6 +19,7 @@ from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.levels import check_level
 from torchglm.links import Link
+from torchglm.model.law_scores import crps
 from torchglm.model.quantiles import Ends, Tails, ends_of, quantile_of
 from torchglm.model.vector_beyond import continued_nll, harmless
 from torchglm.model.vector_parts import of_a_law
@@ -105,6 +106,10 @@ class EtaLaw(Distribution):
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device=self.known.device)
         low, high = self.icdf(ends.reshape(2, *[1] * len(self.batch_shape))).unbind(0)
         return low, high
+
+    def crps(self, value: Tensor) -> Tensor:
+        """The continuous ranked probability score at responses (*S, *batch), see `law_scores.crps`; less is better."""
+        return crps(self, value)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

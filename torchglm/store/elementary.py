@@ -166,7 +166,7 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     return top + log1p(torch.exp(-apart))
 
 
-def _table() -> dict[Any, Callable[..., Tensor]]:
+def _table() -> dict[Any, Callable[..., Any]]:
     aten = torch.ops.aten
     return {
         aten.log1p.default: log1p,
