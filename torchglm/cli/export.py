@@ -12,6 +12,8 @@ from torchglm.cli.progress import waiting
 from torchglm.cli.run_rows import check_formula, configured
 from torchglm.model.face import Result
 from torchglm.store import runs
+from torchglm.store.rating import curves_of, rating_table
+from torchglm.store.scorer import export_result
 from torchglm.tables.files import read_files
 from torchglm.writing.files import replaced
 
@@ -60,8 +62,6 @@ def export(arguments: Sequence[str]) -> None:
 
 
 def _write_table(result: Result, out: Path, folder: Path, data: str | None) -> None:
-    from torchglm.store.rating import curves_of, rating_table
-
     columns = curves_of(result.spec)
     values = _values(columns, data or configured(folder), result) if columns else {}
     table = rating_table(result, values)
@@ -84,6 +84,4 @@ def _values(columns: list[str], path: Any, result: Result) -> dict[str, list[Any
 
 
 def _write_model(result: Result, out: Path, level: float | None) -> None:
-    from torchglm.store.scorer import export_result
-
     export_result(result, out, level=level)
