@@ -60,7 +60,8 @@ class EtaLaw(Distribution):
         raise NotImplementedError
 
     @property
-    def _ends(self) -> Ends:
+    def ends(self) -> Ends:
+        """Between which numbers responses lie, where there is no distribution of torch."""
         raise NotImplementedError
 
     # what follows
@@ -94,7 +95,7 @@ class EtaLaw(Distribution):
         p = p.expand(torch.broadcast_shapes(p.shape, self.batch_shape))
         law = self.torch_law
         with torch.no_grad():
-            found = quantile_of(self._ends, self._tails_like(p), p) if law is None else icdf(law, p)
+            found = quantile_of(self.ends, self._tails_like(p), p) if law is None else icdf(law, p)
         return self._told(found)
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
@@ -275,12 +276,12 @@ class VectorLaw(EtaLaw):
         return self._told(self.family.departure(response, self._inside)[1] * self.trials.double().square())
 
     @property
-    def _ends(self) -> Ends:
+    def ends(self) -> Ends:
         return ends_of(self.family, self.trials)
 
     def _tails_like(self, value: Tensor) -> Tails:
         eta, value = self._at(self._inside, value)
-        return partial(self._tails_at, self._ends, eta)
+        return partial(self._tails_at, self.ends, eta)
 
     def _tails_at(self, ends: Ends, eta: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         value = value.expand_as(eta[0])

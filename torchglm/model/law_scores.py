@@ -62,7 +62,7 @@ def _closed(law: Any, y: Tensor) -> Tensor | None:
 def _whole(law: Any) -> bool:
     """Whether responses are whole numbers."""
     exact = law.torch_law
-    return law._ends.whole if exact is None else bool(exact.support.is_discrete)
+    return law.ends.whole if exact is None else bool(exact.support.is_discrete)
 
 
 def _sum(law: Any, y: Tensor, most: int) -> Tensor:
