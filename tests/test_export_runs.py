@@ -14,7 +14,7 @@ import torch
 import torchglm as tg
 from torchglm.cli import main
 from torchglm.store.rating import curves_of, rating_table
-from torchglm.store.scorer import Scorer, export_result
+from torchglm.store.scorer import RawScores, export_result
 
 N = 300
 TABLES = [
@@ -104,7 +104,7 @@ def fitted(formula: str, data: pd.DataFrame) -> tuple[Any, Any, dict[str, Any]]:
     return fit, fit.predict(data, kind="probability" if "grade" in formula else "mean", **new), options
 
 
-def raw(scorer: Scorer, data: pd.DataFrame) -> dict[str, torch.Tensor]:
+def raw(scorer: RawScores, data: pd.DataFrame) -> dict[str, torch.Tensor]:
     levels = scorer.design.levels
     return {
         name: torch.tensor([levels[name].index(value) if value in levels[name] else -1 for value in data[name]])
@@ -118,7 +118,7 @@ def raw(scorer: Scorer, data: pd.DataFrame) -> dict[str, torch.Tensor]:
 def test_raw_columns_give_the_prediction(formula: str) -> None:
     data = table()
     fit, want, options = fitted(formula, data)
-    scorer = Scorer(fit)
+    scorer = RawScores(fit)
     [found] = scorer(raw(scorer, data)).values()
     torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
     strange = data.assign(a="never")

@@ -18,8 +18,8 @@ from torchglm.writing.files import replaced
 LEVELS = "levels.json"  # in a program of torch: the levels of its columns of text, whose places are their codes
 
 
-class Scorer(nn.Module):
-    """`Scorer(result, level)(columns)`: what a fit says of raw columns by their names, see `nn.Predictive`.
+class RawScores(nn.Module):
+    """`RawScores(result, level)(columns)`: what a fit says of raw columns by their names, see `nn.Predictive`.
 
     `columns` are numbers, and codes where the fit had text. Offset and exposure of the fit are columns like others.
     Raises `ValueError` for a fit without a formula, of many models, and one with random effects or splines.
@@ -52,12 +52,12 @@ class Scorer(nn.Module):
 
 
 def export_result(result: Result, path: Any, *, level: float | None = None) -> None:
-    """Write a fit with a formula to `.onnx` or `.pt2`, an input for each raw column, see `Scorer`.
+    """Write a fit with a formula to `.onnx` or `.pt2`, an input for each raw column, see `RawScores`.
 
     In ONNX a column of text takes text, in a program of torch the places of its levels, which its extra file
-    `levels.json` lists. Numbers are float64. Raises `ValueError` as `Scorer` and `export` do.
+    `levels.json` lists. Numbers are float64. Raises `ValueError` as `RawScores` and `export` do.
     """
-    target, module = ending(path), Scorer(result, level).eval()
+    target, module = ending(path), RawScores(result, level).eval()
     levels = module.design.levels
     example = {name: torch.ones(ROWS, dtype=_dtype(name, levels)) for name in module.columns}
     rows = torch.export.Dim(DIM, min=1)
