@@ -23,7 +23,10 @@ def split(model: nn.Module, name: str | None = None) -> tuple[Before | None, GLM
 
     Raises `ValueError` where there is none, or its classes are not known.
     """
-    before, head = _parts(model) if name is None else _named(model, name)
+    plain = getattr(model, "_orig_mod", model)  # what torch.compile was given
+    before, head = _parts(plain) if name is None else _named(plain, name)
+    if plain is not model and isinstance(before, nn.Module):
+        before = torch.compile(before)
     plan_of_head(head)
     return before, head
 

@@ -73,6 +73,11 @@ class Heads(nn.Module):
             raise ValueError(f"y names no head. Known: {', '.join(self)}.")
         return total
 
+    def sums(self, name: str, x: Tensor, y: Tensor, **roles: Any) -> tuple[Tensor, Tensor]:
+        """The sum of the losses of the rows of a head, and that of their weights."""
+        mean, weight = self._loss(self._known(name), x, y, roles)
+        return mean * weight, weight
+
     def _loss(self, name: str, x: Tensor, y: Tensor, roles: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """The mean loss of a head, and the weight of its rows."""
         own = {role: _of(value, name) for role, value in roles.items()}

@@ -8,6 +8,7 @@ from torchglm.training.batches import TensorBatches
 from torchglm.training.datamodule import GLMDataModule
 from torchglm.training.irls import LitIRLS
 from torchglm.training.lit_glm import LitGLM
+from torchglm.training.lit_heads import LitHeads
 from torchglm.training.refit import IRLSHead
 from torchglm.training.sgd import Trained, fit_sgd
 
@@ -17,6 +18,7 @@ __all__ = [
     "GLMDataModule",
     "IRLSHead",
     "LitGLM",
+    "LitHeads",
     "LitIRLS",
     "TensorBatches",
     "Trained",

@@ -39,7 +39,8 @@ class LitGLM(LightningModule):
     """Minimises the weighted mean negative log-likelihood of a head, computed from `eta`, over batches.
 
     `model` is a `GLMHead`, an `nn.Sequential` that ends in one, a module with a `backbone` and a `head`, or any network
-    that calls the part named `head=` once for a batch.
+    that calls the part named `head=` once for a batch; of a compiled one (`torch.compile`) the layers before the head
+    run compiled. Several heads: `LitHeads`.
     A batch is `(x, y)`, or a `GLMBatch` or a dict with its names; `x` is what the
     model takes, `y` is `(n,)` or `(n, responses)` and never broadcast. The loss of a step is
     `sum w nll / sum w`, over all ranks, so that rows of weight 0 are no rows.
@@ -55,6 +56,7 @@ class LitGLM(LightningModule):
         model: what to train.
         optimizer: called with the parameters; the default is Adam, at 0.01 for a head alone and 0.001 for a
             network. `torch.optim.LBFGS` works, on one batch that holds all rows.
+        lr: the learning rate, in place of that of the optimizer; the Tuner of Lightning sets it (`lr_find`).
         scheduler: called with the optimizer; it steps by `scheduler_interval`, `"epoch"` or `"step"`.
         metrics: metrics by name, for validation and test: classes (or callables) that take the head's family
             and `link=` (those of classes take the classes alone), or torchmetrics objects, which are copied. The
@@ -80,6 +82,7 @@ class LitGLM(LightningModule):
         metrics: Mapping[str, Metric | MakeMetric] | None = None,
         *,
         head: str | None = None,
+        lr: float | None = None,
         scheduler_interval: str = "epoch",
         penalty: Callable[[nn.Module], Tensor] | None = None,
         scale: float = 1.0,
@@ -89,7 +92,7 @@ class LitGLM(LightningModule):
         self.model = model if isinstance(model, nn.Module) else head_from(model)
         self._split = split(self.model, head)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
-        self.penalty, self.scale = penalty, scale
+        self.penalty, self.scale, self.lr = penalty, scale, lr
         self.watched = True
         self.settled = False  # a callback has found the dispersion of the head as it is
         self._closed: ClosedForm | None = None
@@ -223,8 +226,10 @@ class LitGLM(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer, and the scheduler with its interval."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        rate = 1e-2 if self._split[0] is None else 1e-3
+        rate = self.lr or (1e-2 if self._split[0] is None else 1e-3)
         optimizer = Adam(trained, lr=rate) if self.optimizer is None else self.optimizer(trained)
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
         if self.scheduler is None:
             return optimizer
         schedule = self.scheduler(optimizer)
