@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import pytest
 import torch
 
@@ -70,3 +71,19 @@ def test_a_climb_ends_where_the_slope_falls_through_zero(top: float) -> None:
 def test_a_climb_without_a_top_ends_on_the_limit() -> None:
     at = climb(lambda value: (torch.ones_like(value), torch.zeros_like(value)), torch.zeros(2).double(), -40.0, 40.0)
     assert all(math.isclose(value, 40.0, abs_tol=1e-9) for value in at.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_rising_products_by_the_inverse_of_their_start(dtype: torch.dtype) -> None:
+    """`log_rising(1 / alpha, y)` to its digits, with a slope that is finite, down to `alpha = 0`."""
+    alpha = torch.tensor([0.0, 1e-12, 1e-6, 1e-3, 0.5, 3.0, 50.0], dtype=dtype).unsqueeze(-1).requires_grad_()
+    y = torch.tensor([0.0, 1, 2, 7, 60, 1e4], dtype=dtype)
+    found = special.log_rising_of_inverse(alpha, y)
+    [slope] = torch.autograd.grad(found.sum(), alpha)
+    assert bool(torch.isfinite(slope).all())
+    with mpmath.workdps(50):
+        for row, a in zip(found.tolist(), alpha[:, 0].tolist(), strict=True):
+            for value, count in zip(row, y.tolist(), strict=True):
+                r = 1 / mpmath.mpf(a) if a else None
+                want = mpmath.loggamma(r + count) - mpmath.loggamma(r) - count * mpmath.log(r) if r else mpmath.mpf(0)
+                assert abs(value - want) <= 4 * torch.finfo(dtype).eps * (1 + abs(want))

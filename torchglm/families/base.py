@@ -16,7 +16,7 @@ from torchglm.families.numerics import any_observed, like, mask
 from torchglm.families.row_error import refuse
 from torchglm.links import Link
 from torchglm.links.inheritance import check_name, renounce
-from torchglm.rows.responses import Response
+from torchglm.rows.responses import Response, size_of
 
 # what a subclass with formulas of its own does not take from its parent, ingredients first: see `renounce`
 MADE_OF = {
@@ -163,6 +163,10 @@ class Family(nn.Module):
     def law(self, eta: Tensor, link: Link, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """`distribution` from the linear predictor, exact where the mean rounds to the end of its range."""
         return self.distribution(link(eta), dispersion)
+
+    def log_constant(self, y: Response) -> Tensor:
+        """`log f(y) + nll(y, eta)`, which no mean moves: what a loss lacks of a density with `phi = w = 1`."""
+        return self.nll_saturated(y) + self.log_base(y, torch.ones_like(size_of(y)))
 
     def crps(self, y: Response, mu: Tensor, dispersion: Tensor) -> Tensor:
         """The continuous ranked probability score of `distribution(mu, dispersion)` at what `y` stands for there.

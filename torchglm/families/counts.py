@@ -152,6 +152,10 @@ class NegativeBinomial(Family):
         at_mean = special.negative_binomial_log_prob(y, mean, self._alpha(y))
         return torch.where(y > 0, at_mean, 0.0)
 
+    def log_constant(self, y: Tensor) -> Tensor:
+        alpha = self._alpha(y)
+        return special.log_rising_of_inverse(alpha, y) - torch.lgamma(y + 1)
+
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         return special.negative_binomial_crps(y, mu, self._alpha(mu))
 

@@ -147,11 +147,11 @@ class EtaLoss(nn.Module):
         nll = self.continuation.nll(self.family, self.link, y, eta)
         if not self.whole_density:
             return w * nll if phi is None else w * nll / phi
+        if phi is None:
+            return w * (nll - self.family.log_constant(y))
         half = nll - self.family.nll_saturated(y)
-        if phi is not None:
-            base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
-            return w * half / phi - torch.where(w > 0, base, 0.0)
-        return w * (half - self.family.log_base(y, torch.ones_like(eta)))
+        base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
+        return w * half / phi - torch.where(w > 0, base, 0.0)
 
     def per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
         """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast.

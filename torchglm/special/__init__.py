@@ -5,6 +5,7 @@ from __future__ import annotations
 from torchglm.special.counts import (
     binomial_log_prob,
     log_rising,
+    log_rising_of_inverse,
     log_rising_slopes,
     negative_binomial_half_deviance,
     negative_binomial_log_prob,
@@ -77,6 +78,7 @@ __all__ = [
     "log_factorial_remainder",
     "log_minus_digamma",
     "log_rising",
+    "log_rising_of_inverse",
     "log_rising_slopes",
     "log_gammainc",
     "negative_binomial_crps",

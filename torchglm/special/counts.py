@@ -44,6 +44,14 @@ def log_rising(p: Tensor, y: Tensor) -> Tensor:
     return p * log1pmx(u) + (y - 0.5) * torch.log1p(u) + stirling_remainder(p + y) - stirling_remainder(p)
 
 
+def log_rising_of_inverse(alpha: Tensor, y: Tensor) -> Tensor:
+    """`log_rising(1 / alpha, y)` for `alpha >= 0`: 0 at `alpha = 0`."""
+    u = alpha * y
+    log = torch.log1p(u)
+    remainder = stirling_remainder_of_inverse(alpha / (1 + u)) - stirling_remainder_of_inverse(alpha)
+    return y * log_one_plus_minus_over(u, log) + (y - 0.5) * log + remainder
+
+
 def log_rising_slopes(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The first and second derivative of `log_rising` by `p`, without cancellation for large `p`."""
     total = p + y
