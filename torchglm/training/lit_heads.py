@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -102,7 +102,8 @@ class LitHeads(LightningModule):
         x, y, roles = _parts(batch)
         features = self.features(x)
         self._add(stage, self.heads.loss(features, y, **roles), len(x))
-        self.log(f"{stage}_loss", self.losses[f"{stage}_loss"], on_epoch=True, prog_bar=True, batch_size=len(x))
+        whole = cast(WeightedMean, self.losses[f"{stage}_loss"])
+        self.log(f"{stage}_loss", whole, on_epoch=True, prog_bar=True, batch_size=len(x))
         for name in y:
             total, weight = self.heads.sums(name, features, y[name], **roles)
             mean = self.own[f"{stage}_{name}"]
