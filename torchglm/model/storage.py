@@ -109,6 +109,8 @@ def _fitted(facts: dict[str, Any], tensors: dict[str, torch.Tensor], family: Fam
         raise TypeError(
             f"status has shape {tuple(flat.status.shape)}, expected one for each of {facts['batch']} models"
         )
+    if flat.multiplier is not None and flat.multiplier.shape[1:] != (len(facts["context"].get("constraints", [])),):
+        raise TypeError("the multipliers are not those of the constraints")
     plan = None if facts["plan"] is None else Plan.from_dict(facts["plan"])
     if plan is not None and plan.columns != columns:
         raise TypeError(f"plan has {plan.columns} coefficients, expected {columns}")
