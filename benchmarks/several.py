@@ -109,11 +109,11 @@ def tall_multinomial() -> Workload:
 
 def thousand_classes() -> Workload:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((20_000, 256))
-    y = (x @ (rng.standard_normal((256, 1000)) * 0.15) + rng.gumbel(size=(20_000, 1000))).argmax(1)
+    x = rng.standard_normal((8_000, 256))
+    y = (x @ (rng.standard_normal((256, 1000)) * 0.15) + rng.gumbel(size=(8_000, 1000))).argmax(1)
     return Workload(
-        "a thousand classes, 20,000 x 256, a ridge of 0.001",
-        lambda: tg.fit(x, y, family=tg.Multinomial(), penalty=tg.Ridge(0.001)),
+        "a thousand classes, 8,000 x 256, a ridge of 0.01",
+        lambda: tg.fit(x, y, family=tg.Multinomial(), penalty=tg.Ridge(0.01)),
         lambda result: float(result.loglik),
         [],
     )

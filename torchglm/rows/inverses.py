@@ -41,9 +41,9 @@ def unmade(columns: int) -> ValueError:
     size = f"{8e-9 * columns**2:,.1f} GB"
     return ValueError(
         f"this fit of {columns:,} coefficients was made by conjugate gradients, without their information matrix of "
-        f"all pairs ({size}): it has no standard errors, and none of what rests on them. Coefficients, probabilities, "
-        "deviance and AIC are those of any fit. Where the matrix fits (16,384 coefficients), covariance('model') makes "
-        "it; else pool rare classes, or leave columns out."
+        f"all pairs ({size}): it has no standard errors, and none of what rests on them. Coefficients, probabilities "
+        "and deviance are those of any fit, and AIC without a penalty. Where the matrix fits (16,384 "
+        "coefficients), covariance('model') makes it; else pool rare classes, or leave columns out."
     )
 
 
