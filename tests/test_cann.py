@@ -162,3 +162,15 @@ def test_what_does_not_fit_is_refused() -> None:
         tg.nn.CANN(glm, network(3, 2))
     with pytest.raises(ValueError, match="in_features=5"):
         cann_of(x, glm).head(x)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_every_parameter_that_is_trained_has_a_gradient(frozen: bool) -> None:
+    x, y, _ = fitted(tg.NegativeBinomial(), {})
+    for head in (tg.GLMHead(3, "negative_binomial"), tg.GLMHead(3, "gamma", dispersion="learned")):
+        cann = tg.nn.CANN(head, network(3, 1), frozen=frozen)
+        tg.nn.WithLoss(cann)(x.float(), y.float() + 1).backward()
+        trained = {name for name, part in cann.named_parameters() if part.requires_grad}
+        assert trained == {name for name, part in cann.named_parameters() if part.grad is not None}
+        assert {"head.family.log_alpha", "head.log_dispersion"} & trained  # what the head learns, it goes on to learn
+        assert any("glm" in name for name in trained) == (not frozen)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import fold
@@ -49,12 +50,14 @@ class CANN(nn.Module):
         super().__init__()
         base = Result.of(glm).head if isinstance(glm, Fitted) else copy.deepcopy(glm)
         plan_of_head(base)  # classes that are not known are told now
-        base.requires_grad_(not frozen)
-        if frozen:
+        family = copy.deepcopy(base.family)  # what it learns beside its coefficients the head goes on to learn
+        for name, parameter in base.named_parameters():
+            parameter.requires_grad_(not frozen and name in ("weight", "bias"))
+        if not isinstance(base, VectorHead):
             base.family = base.family.fixed()
         body, last = _parted(network, features)
         self.backbone = BesideGLM(base, body)
-        self.head = _head(base, last, last.weight if isinstance(last, nn.Linear) else _like(body, base))
+        self.head = _head(base, family, last, last.weight if isinstance(last, nn.Linear) else _like(body, base))
 
     @property
     def glm(self) -> GLMHead:
@@ -183,19 +186,19 @@ def _parted(network: nn.Module, features: int | None) -> tuple[nn.Module, nn.Lin
     )
 
 
-def _head(glm: GLMHead, last: nn.Linear | int, like: Tensor) -> GLMHead:
+def _head(glm: GLMHead, family: Family, last: nn.Linear | int, like: Tensor) -> GLMHead:
     """A head at zero in the place of a last layer. Raises `ValueError` for a layer of another size."""
     bias, columns = (True, last) if isinstance(last, int) else (last.bias is not None, last.in_features)
     made: dict[str, Any] = {"out_features": glm.out_features, "bias": bias, "device": like.device, "dtype": like.dtype}
     head: GLMHead
     if isinstance(glm, VectorHead):
-        head = CarryingVectorHead(columns, glm.family, predictors=glm.family.others, **made)
+        head = CarryingVectorHead(columns, family, predictors=glm.family.others, **made)
     else:
         kind = glm.dispersion_kind
         known = kind if kind in ("learned", "estimated") else float(kind)
-        head = CarryingHead(columns, glm.family, glm.link, dispersion=known, **made)
+        head = CarryingHead(columns, family, glm.link, dispersion=known, **made)
         head.log_dispersion.data = glm.log_dispersion.detach().clone()  # in all of its digits
-    head.family = copy.deepcopy(glm.family)
+    head.family = family
     rows = head.weight.shape[:-1].numel()
     if isinstance(last, nn.Linear) and last.out_features != rows:
         raise ValueError(
