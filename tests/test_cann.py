@@ -86,7 +86,11 @@ def test_it_begins_as_the_glm(family: Any, options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("family, options", FAMILIES, ids=repr)
+@pytest.mark.parametrize(
+    "family, options",
+    [pytest.param(*one, marks=[] if k in (0, 7) else pytest.mark.slow) for k, one in enumerate(FAMILIES)],
+    ids=repr,
+)
 def test_a_loop_trains_it_and_refitting_restores_the_balance(family: Any, options: Any, frozen: bool) -> None:
     x, y, glm = fitted(family, options)
     cann = cann_of(x, glm, frozen=frozen)

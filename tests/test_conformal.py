@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import torchglm as tg
 
-CASES: list[tuple[Any, str]] = [
+CASES: list[Any] = [
     (tg.Gaussian(), "pit"),
     (tg.Gaussian(), "deviance"),
     (tg.Gamma(), "pit"),
@@ -20,8 +20,8 @@ CASES: list[tuple[Any, str]] = [
     (tg.NegativeBinomial(0.3), "pit"),
     (tg.Tweedie(1.5), "deviance"),
     (tg.Weibull(), "pit"),
-    (tg.ZeroInflated("poisson"), "pit"),
-    (tg.Beta(), "pit"),
+    pytest.param(tg.ZeroInflated("poisson"), "pit", marks=pytest.mark.slow),
+    pytest.param(tg.Beta(), "pit", marks=pytest.mark.slow),
 ]
 
 

@@ -49,7 +49,11 @@ def test_a_step_on_all_rows_is_a_step_of_irls(family: Any, link: str) -> None:
         torch.testing.assert_close(head.coef[0], want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", [*[one for one, _ in FAMILIES], *SEVERAL[:2]], ids=repr)
+@pytest.mark.parametrize(
+    "family",
+    [FAMILIES[0][0], FAMILIES[4][0], *(pytest.param(one, marks=pytest.mark.slow) for one in SEVERAL)],
+    ids=repr,
+)
 def test_steps_end_where_a_refit_does(family: Any) -> None:
     z, y, _, head = made(family)
     head.init_from(y)

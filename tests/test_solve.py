@@ -90,7 +90,7 @@ def some(pairs: list[Any], name: Any, known: set[str]) -> list[Any]:
 NAMED = {
     f"{cases[len(cases) // 2]!r} {link}"
     for cases in CASES.values()
-    for link in (cases[0].family.default_link.name, "softplus", "probit")
+    for link in (cases[0].family.default_link.name, "softplus")
 }
 
 
@@ -120,8 +120,6 @@ SEVERAL = {
     "multinomial identity",
     "ordinal cumulative logit",
     "gamma_with_dispersion log",
-    "beta logit",
-    "beta_binomial logit",
     "zero_inflated poisson log",
     "weibull identity",
     "tweedie_with_dispersion log",
