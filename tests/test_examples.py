@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SAYS = {
     "glm_is_a_layer.py": "largest distance from IRLS",
     "cann.py": "picture: runs/cann/cann.png",
+    "heads.py": "picture: runs/heads/heads.png",
+    "adapters.py": "Trainer-style model:   loss",
     "deep_head.py": "head solved again by IRLS",
     "ten_thousand.py": "the truth lies inside",
     "streaming.py": "largest distance from IRLS",
