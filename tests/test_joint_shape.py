@@ -219,16 +219,44 @@ def test_one_separated_or_aliased_model_leaves_the_shapes_of_the_others_alone() 
     assert bool(every.shape_std_err[0].isnan()) and bool(torch.isfinite(every.shape_parameters()["std_err"]).all())
 
 
-@pytest.mark.parametrize("family", ["negative_binomial", "tweedie"])
-def test_a_column_that_says_what_another_says_leaves_the_shape_what_it_is(family: str) -> None:
-    generator = torch.Generator().manual_seed(5)
-    x = torch.rand(300, 1, generator=generator)
-    means = (1 + x[:, 0]).exp() * torch._standard_gamma(torch.full((300,), 2.0), generator=generator) / 2
-    y = torch.poisson(means, generator=generator)
-    one = torchglm.fit(x, y, family=family)
-    with pytest.warns(torchglm.FitWarning, match="column"):
-        two = torchglm.fit(torch.cat([x, 2 * x], 1), y, family=family)
-    assert one.status == two.status == Status.CONVERGED and bool(two.coef[2].isnan())
-    torch.testing.assert_close(two.coef[:2], one.coef, rtol=1e-7, atol=1e-9)
-    name = "alpha" if family == "negative_binomial" else "power"
-    torch.testing.assert_close(getattr(two.family, name), getattr(one.family, name), rtol=1e-6, atol=0)
+@pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+@pytest.mark.parametrize("roles", [(), ("weights", "offset"), ("freq",)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_column_that_depends_on_others_leaves_everything_what_it_is(kind: str, roles: tuple[str, ...]) -> None:
+    """Wherever it stands, at every door."""
+    x, y = sample(kind, 240, seed=5)
+    rng = np.random.default_rng(6)
+    own: dict[str, Any] = {name: rng.integers(0, 3, 240).astype(float) for name in roles}
+    one = torchglm.fit(x, y, family=KINDS[kind](), **own)
+    columns = [0, 1, 4]  # of the constant and the first two
+    more = np.column_stack([x[:, 0], np.full(240, 3.0), x[:, 0] - 2, x[:, 1], x @ [1.0, 2.0]])
+    chunks = [tuple(map(torch.tensor, (more[i::5], y[i::5], *(v[i::5] for v in own.values())))) for i in range(5)]
+    batch = torchglm.fit(np.stack([more, more]), np.stack([y[::-1], y]), family=KINDS[kind](), **own)
+    doors = [torchglm.fit(more, y, family=KINDS[kind](), **own), batch]
+    doors += [] if roles else [torchglm.fit(chunks, family=KINDS[kind]())]
+    for got in doors:
+        last = (-1,) if got.batch_shape else ()
+        close(got.coef[last][columns], one.coef, 1e-9)
+        close(getattr(got.family, kind)[last], getattr(one.family, kind), 1e-9)
+        close(got.shape_std_err[last], one.shape_std_err, 1e-8)
+    turned = torchglm.fit(more, y[::-1].copy(), family=KINDS[kind](), **own)
+    close(batch.coef[0].nan_to_num(), turned.coef.nan_to_num(), 1e-9)
+    close(batch.shape_std_err[0], turned.shape_std_err, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "penalty", "tol"), [("alpha", None, 1e-9), ("power", None, 1e-9), ("alpha", torchglm.Ridge(1e-9), 1e-3)]
+)
+def test_nearly_dependent_columns_leave_the_shape_its_digits(
+    kind: str, penalty: torchglm.Ridge | None, tol: float
+) -> None:
+    """A step by a triangular factor takes the shape along: powers of a year, beside those of a scaled one."""
+    x, y = sample(kind, 300, seed=7)
+    year = 2000 + np.linspace(0, 20, 300).round()
+    raw, scaled = (np.column_stack([x[:, 0], a, a**2]) for a in (year, (year - 2010) / 10))
+    got = torchglm.fit(raw, y, family=KINDS[kind](), penalty=penalty)
+    want = torchglm.fit(scaled, y, family=KINDS[kind]())
+    assert got.status == want.status == Status.CONVERGED
+    close(getattr(got.family, kind), getattr(want.family, kind), tol)
+    close(got.shape_std_err, want.shape_std_err, tol)
+    close(got.deviance, want.deviance, tol)

@@ -86,7 +86,7 @@ class Descent:
         """Where the next pass evaluates, and what of it is needed."""
         problem = self.problem
         # the report has the information that inference takes: the expected one, the observed of several predictors
-        observed = (s.fisher == 0) & (~s.closing | problem.whole) & ~s.factored
+        observed = (s.fisher == 0) & (~s.closing | problem.whole) & (~s.factored | (problem.shapes > 0))
         last = bool(s.closing.any()) or bool((s.n_iter + 1 >= problem.max_iter).any())
         return Point(
             trial,
@@ -230,12 +230,13 @@ class Descent:
         last, out, problem = s.moments, self.out, self.problem.among(s.lane)
         if not at_hand:
             observed = problem.whole and not problem.canonical
-            point = Point(s.coef, observed, False if observed else bool(s.factored.any()), s.coef, fence=problem.fence)
+            factor = bool(s.factored.any()) and (problem.shapes > 0 or not observed)
+            point = Point(s.coef, observed, factor, s.coef, fence=problem.fence)
             last = yield Ask(point, s.lane)
         factored = s.factored & (last.factor is not None)
         inverse = problem.inverse(last, s.coef, s.keep, factored, s.total)
         code = torch.as_tensor(status, device=problem.device)
-        sound = (code == int(Status.CONVERGED)) & ~s.factored
+        sound = (code == int(Status.CONVERGED)) & (~s.factored | (problem.shapes > 0))
         coef, last = problem.polished(s.coef, last, inverse, sound, s.total, self._observed(s.lane))
         out.coef[s.lane], out.keep[s.lane] = coef, s.keep
         for f in fields(Moments):

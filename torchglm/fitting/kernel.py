@@ -13,6 +13,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.edges import fenced, lacking, margin
+from torchglm.fitting.factors import working_factor
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.several import several_design, several_moments
 from torchglm.fitting.shape_sums import of_coefficients, with_raw_shape, with_shape, with_unit_shape
@@ -103,13 +104,13 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
         return several_moments(rows, point, family)
     if not point.shapes:
         return _of_coefficients(rows, point, family, link)[0]
-    own = of_coefficients(point)
+    own = of_coefficients(point)  # whose factor has no columns for the shape
     if point.coef is None or point.design or point.lack is not None:
-        return with_unit_shape(_of_coefficients(rows, own, family, link)[0], point.shapes)
+        return with_unit_shape(_of_coefficients(rows, own, family, link)[0], point.shapes, point.design)
     member = with_raw_shape(family, point.coef[:, -point.shapes :])
-    sums, values = _of_coefficients(rows, own, member, link)
+    sums, values = _of_coefficients(rows, replace(own, factor=False), member, link)
     assert values is not None
-    return with_shape(sums, rows, values.mu, values.score, member, point)
+    return with_shape(sums, rows, values.mu, values.score, values.information, member, point)
 
 
 def _of_coefficients(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Moments, _Values | None]:
@@ -141,7 +142,7 @@ def _of_coefficients(rows: Rows, point: Point, family: Family, link: Link) -> tu
         pearson,
         change,
         near,
-        _factor(rows, values.score, information) if point.factor else None,
+        working_factor(rows, values.score, information) if point.factor else None,
     )
     return sums, values
 
@@ -304,20 +305,6 @@ def _lacks(rows: Rows, point: Point) -> Moments:
         objective=half.sum(-1),
         invalid=outside.sum(-1).to(eta.dtype),
     )
-
-
-def _factor(rows: Rows, score: Tensor, information: Tensor) -> Tensor:
-    """The triangular factor of `[sqrt(W) x, s / sqrt(W)]`, rows without information left out."""
-    root = information.clamp(min=0).sqrt()
-    working = torch.where(root > 0, score / torch.where(root > 0, root, 1.0), 0.0)
-    total, start = None, 0
-    for piece in rows.pieces():
-        stop = start + piece.y.shape[-1]
-        x = whole(piece).unsqueeze(0) if rows.shared else whole(piece)
-        own = [x * root[:, start:stop].unsqueeze(-1), working[:, start:stop].unsqueeze(-1)]
-        total, start = stack_factors(total, triangle(torch.cat(own, -1))), stop
-    assert total is not None
-    return total
 
 
 def design_triangle(source: Iterable[Rows], models: Tensor) -> Tensor:

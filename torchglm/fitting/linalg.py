@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torchglm.rows.products import triangle
 SINGLE_PIVOT = 1e-2  # and above this one of its seven digits in float32 do for a step
 FLATTEST = 1e-10  # curvature of a direction, of columns scaled to 1, below which a step takes it for this
 RANGE = 1e-13  # share of the largest eigenvalue of a penalty below which one is rounding
+SAME = 1e-6  # share of a squared length by which those of a Gram and of a factor of the same rows differ at most
 SINGLE_RANGE = (1e-12, 1e24)  # of its diagonal, whose terms and sums float32 holds
 
 
@@ -40,11 +42,44 @@ def newton_step(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
     return delta, torch.linalg.vecdot(moments.score, delta), sound
 
 
-def invert_factor(factor: Tensor, keep: Tensor) -> tuple[DenseInverse, Tensor]:
+class Behind(NamedTuple):
+    """Parameters behind the coefficients: their information `own` (B, S, S) and `score` (B, S)."""
+
+    own: Tensor
+    score: Tensor
+
+    @classmethod
+    def of(cls, moments: Moments, shapes: int) -> Behind | None:
+        """Those of so many shapes, None of none."""
+        if not shapes:
+            return None
+        return cls(moments.gram.written_out()[:, -shapes:, -shapes:], moments.score[:, -shapes:])
+
+    def beside(self, upper: Tensor, right: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Factor, right side and (B,) whether their block is positive, on columns divided by `scale` (B, p).
+
+        A block that is not is made so, for a step's sake.
+        """
+        shapes = self.score.shape[-1]
+        p, own = upper.shape[-1] - shapes, scale[:, -shapes:]
+        across, first = upper[:, :p, p:], right[:, :p]
+        left = self.own / own.unsqueeze(-1) / own.unsqueeze(-2) - across.mT @ across
+        positive = torch.linalg.cholesky_ex(left)[1] == 0
+        sound = torch.where(positive[:, None, None], left, made_positive(left, torch.ones_like(own, dtype=torch.bool)))
+        root = torch.linalg.cholesky_ex(sound, upper=True)[0]
+        slope = (self.score / own).unsqueeze(-1) - across.mT @ first
+        second = torch.linalg.solve_triangular(root.mT, slope, upper=False)
+        below = torch.cat([torch.zeros_like(across.mT), root], -1)
+        return torch.cat([upper[:, :p], below], -2), torch.cat([first, second], -2), positive
+
+
+def invert_factor(factor: Tensor, keep: Tensor, behind: Behind | None = None) -> tuple[DenseInverse, Tensor]:
     """The inverse from a QR factor `(B, p + 1, p + 1)` of `[sqrt(W) x, s / sqrt(W)]`, and the step.
 
     The step comes from the orthogonal transform of the working residual, not from normal equations, so that
-    it is good to the condition of `x` and not of its square.
+    it is good to the condition of `x` and not of its square. Of parameters `behind` the coefficients the factor has
+    `v / sqrt(W)` for columns: their own block is the Schur complement `D - r'r`, `r` what the factor has of them in the
+    rows of the coefficients.
     """
     p = keep.shape[-1]
     kept = torch.cat([keep, keep.new_ones(keep.shape[0], 1)], -1)
@@ -56,10 +91,13 @@ def invert_factor(factor: Tensor, keep: Tensor) -> tuple[DenseInverse, Tensor]:
     unit = torch.cat([unit, unit.new_zeros(*unit.shape[:-1], 1)], -1)
     whole = triangle(torch.cat([masked, unit], -2))
     upper, right = whole[..., :p, :p], whole[..., :p, p:]
+    positive = torch.ones_like(keep[:, 0]) if p else torch.ones(keep.shape[0], dtype=torch.bool, device=keep.device)
+    if behind is not None:
+        upper, right, positive = behind.beside(upper, right, scale)
     pivot = upper.diagonal(dim1=-2, dim2=-1).square()
     pivot = pivot.amin(-1) if p else pivot.new_ones(pivot.shape[0])
     step = torch.linalg.solve_triangular(upper, right, upper=True).squeeze(-1) / scale
-    return DenseInverse(upper, scale, keep, pivot, pivot > 0), torch.where(keep, step, 0.0)
+    return DenseInverse(upper, scale, keep, pivot, positive & (pivot > 0)), torch.where(keep, step, 0.0)
 
 
 def independent_columns(design: Tensor, tolerance: float) -> Tensor:
@@ -83,12 +121,21 @@ def independent_columns(design: Tensor, tolerance: float) -> Tensor:
     return keep
 
 
-def invert(moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | None = None) -> GramInverse:
-    """The inverse of the information of every model, by the factor where `factored` (B,) says so."""
+def invert(
+    moments: Moments, keep: Tensor, factored: Tensor, ridge: Tensor | None = None, shapes: int = 0
+) -> GramInverse:
+    """The inverse of the information of every model, by the factor where `factored` (B,) says so.
+
+    With `shapes` behind the coefficients only where no row bends the other way, which a factor does not hold.
+    """
     inverse = moments.gram.with_ridge(ridge).invert(keep)
     if moments.factor is None or not bool(factored.any()):
         return inverse
-    exact, _ = invert_factor(_with_ridge(moments.factor, ridge, None), keep)
+    exact, _ = invert_factor(_with_ridge(moments.factor, ridge, None), keep, Behind.of(moments, shapes))
+    if shapes:
+        p = keep.shape[-1] - shapes
+        own, length = moments.gram.diagonal()[:, :p], moments.factor[..., :p].square().sum(-2)
+        factored = factored & ((length - own).abs() <= SAME * length).all(-1)
     parts = ((getattr(exact, f.name), getattr(inverse, f.name)) for f in fields(DenseInverse))
     return DenseInverse(*(torch.where(factored.view(-1, *[1] * (a.dim() - 1)), a, b) for a, b in parts))
 
@@ -109,9 +156,10 @@ def made_positive(matrix: Tensor, keep: Tensor) -> Tensor:
     return torch.where(both, kept * scale.unsqueeze(-1) * scale.unsqueeze(-2), matrix)
 
 
-def factor_step(factor: Tensor, keep: Tensor, ridge: Tensor | None, slope: Tensor | None) -> Tensor:
+def factor_step(moments: Moments, keep: Tensor, ridge: Tensor | None, slope: Tensor | None, shapes: int = 0) -> Tensor:
     """The least squares step `(B, p)` from a QR factor of the working rows, a quadratic penalty as p more rows."""
-    return invert_factor(_with_ridge(factor, ridge, slope), keep)[1]
+    assert moments.factor is not None
+    return invert_factor(_with_ridge(moments.factor, ridge, slope), keep, Behind.of(moments, shapes))[1]
 
 
 def _with_ridge(factor: Tensor, ridge: Tensor | None, slope: Tensor | None) -> Tensor:

@@ -186,7 +186,7 @@ class Problem:
         if isinstance(self.penalty, RowWise):
             return firm_inverse(self._curvature(moments, coef, total), self.penalty.kinks(total), keep, coef)
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
-        return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge)
+        return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge, self.shapes)
 
     def bent(self, moments: Moments, coef: Tensor, keep: Tensor, total: Tensor) -> Tensor:
         """(B,) whether the quadratic model falls for ever along columns that an l1 penalty cannot hold at zero."""
@@ -231,7 +231,7 @@ class Problem:
             return *kinked_direction(self.penalty, curvature, score, coef, keep, total, self.canonical), inverse
         delta = inverse.solve(score)
         if moments.factor is not None and bool(factored.any()):
-            exact = linalg.factor_step(moments.factor, keep, *self._quadratic(coef, total))
+            exact = linalg.factor_step(moments, keep, *self._quadratic(coef, total), self.shapes)
             delta = torch.where(factored.unsqueeze(-1), exact, delta)
         return delta, (score * delta).sum(-1), inverse
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchglm import special
 from torchglm.families import Family, NegativeBinomial, Tweedie
 from torchglm.families.several.base import Pairs, absolute
+from torchglm.fitting.factors import working_factor
 from torchglm.fitting.moments import Moments, Point
 from torchglm.rows.products import project
 from torchglm.rows.rows import Rows
@@ -56,14 +57,17 @@ def of_coefficients(point: Point) -> Point:
     return replace(point, coef=coef, before=coef if point.before is point.coef else before, shapes=0)
 
 
-def with_unit_shape(sums: Moments, shapes: int) -> Moments:
-    """Sums that say nothing of the shape: 1 on the diagonal of the Gram, so that it stays where it is."""
+def with_unit_shape(sums: Moments, shapes: int, design: bool) -> Moments:
+    """Sums that say nothing of the shape: 1 on the diagonal of the Gram, so that it stays where it is.
+
+    The factor of a `design` has no right side behind its columns.
+    """
     models, p = sums.score.shape
     unit = torch.eye(shapes, dtype=torch.float64, device=sums.score.device).expand(models, -1, -1)
     none = unit.new_zeros(models, shapes)
     factor = sums.factor
     if factor is not None:
-        factor = _factor_beside(factor, unit, none if factor.shape[-1] > p else None)
+        factor = _wider(factor, shapes, 0 if design else 1)
     gram = sums.gram
     if gram.layout.columns:
         gram = gram.with_columns(unit.new_zeros(models, p, shapes), unit)
@@ -88,12 +92,14 @@ def with_shape(
     rows: Rows,
     mu: Tensor,
     score: Tensor,
+    information: Tensor,
     family: Family,
     point: Point,
 ) -> Moments:
     """The sums of the coefficients at a point, and beside them those of the shape, as sums of the log-likelihood.
 
-    `mu` and the weighted `score` (B, n) are those of unit dispersion.
+    `mu`, the weighted `score` and `information` (B, n) are those of unit dispersion. A factor takes the absolute value
+    of the information of a row, and of the shape only what it has with the coefficients: see `linalg.invert_factor`.
     """
     assert point.coef is not None
     raw = point.coef[:, -point.shapes :]
@@ -102,17 +108,16 @@ def with_shape(
     else:
         values, end = _of_power(rows, mu, score, family, raw[:, :1]), POWER_END
         sums = _over(sums, raw[:, 0].exp())
+        score, information = score / raw[:, :1].exp(), information / raw[:, :1].exp()
     observed = torch.as_tensor(point.observed, device=mu.device).expand(len(mu)).unsqueeze(-1)
     safe = absolute(values.own, range(point.shapes))
     own = values.slope.new_empty(len(mu), point.shapes, point.shapes)
     for (k, j), value in values.own.items():
         own[:, k, j] = own[:, j, k] = torch.where(observed, value, safe[k, j]).sum(-1)
     slope = values.slope.sum(-1).mT
-    gram, factor = sums.gram, sums.factor
+    gram, cross = sums.gram, torch.where(observed, values.cross, 0.0)
     if point.curved:
-        gram = gram.with_columns(_cross(rows, torch.where(observed, values.cross, 0.0)), own)
-    if factor is not None:
-        factor = _factor_beside(factor, own, slope)
+        gram = gram.with_columns(_cross(rows, cross), own)
     beyond = (raw[:, -1:].abs() > end).to(torch.float64).sum(-1)
     change = sums.change
     if point.before is not None:
@@ -121,7 +126,7 @@ def with_shape(
     return replace(
         sums,
         gram=gram,
-        factor=factor,
+        factor=working_factor(rows, score, information.abs(), cross) if point.factor else None,
         change=change,
         score=torch.cat([sums.score, slope], -1),
         objective=sums.objective + values.base.sum(-1),
@@ -136,33 +141,22 @@ def _cross(rows: Rows, values: Tensor) -> Tensor:
 
 def _over(sums: Moments, phi: Tensor) -> Moments:
     """Sums of a likelihood of unit dispersion at another one (B,)."""
-    factor = None if sums.factor is None else sums.factor / phi.sqrt()[:, None, None]
     return replace(
         sums,
         gram=sums.gram.scaled(1 / phi),
         score=sums.score / phi.unsqueeze(-1),
         objective=sums.objective / phi,
         scale=sums.scale / phi,
-        factor=factor,
     )
 
 
-def _factor_beside(factor: Tensor, own: Tensor, slope: Tensor | None) -> Tensor:
-    """The triangular factor with rows for the shape, whose information `own` (B, S, S) touches no column.
-
-    With a `slope` (B, S) the last column holds the right side.
-    """
-    models, shapes = own.shape[:2]
-    right = int(slope is not None)
+def _wider(factor: Tensor, shapes: int, right: int) -> Tensor:
+    """The triangular factor with unit columns for the shape, before so many `right` sides."""
     p = factor.shape[-1] - right
-    upper, info = torch.linalg.cholesky_ex(own, upper=True)
-    upper = torch.where((info == 0)[:, None, None], upper, torch.nan)
-    out = factor.new_zeros(models, p + shapes + right, p + shapes + right)
+    out = torch.eye(p + shapes + right, dtype=factor.dtype, device=factor.device).repeat(len(factor), 1, 1)
     out[:, :p, :p] = factor[:, :p, :p]
-    out[:, p : p + shapes, p : p + shapes] = upper
-    if slope is not None:
-        out[:, :p, -1], out[:, -1, -1] = factor[:, :p, -1], factor[:, -1, -1]
-        out[:, p:-1, -1] = torch.linalg.solve_triangular(upper.mT, slope.unsqueeze(-1), upper=False).squeeze(-1)
+    if right:
+        out[:, :p, p + shapes :], out[:, p + shapes :, p + shapes :] = factor[:, :p, p:], factor[:, p:, p:]
     return out
 
 

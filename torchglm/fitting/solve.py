@@ -66,8 +66,7 @@ def solve(
 def _unfinished(solution: Solution) -> Tensor:
     """(B,) where a joint search ended before its shape did.
 
-    Coefficients ran to infinity, means stood on an edge, or columns depend on each other, whose steps by a triangular
-    factor take the shape nowhere.
+    Coefficients ran to infinity, or means stood on an edge.
     """
     inside = torch.tensor([int(s) for s in (Status.CONVERGED, Status.SHAPE_LIMIT, Status.NOT_FINITE)])
     return ~torch.isin(solution.status, inside.to(solution.status))

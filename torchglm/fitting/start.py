@@ -196,9 +196,9 @@ def _some(point: Point, models: Tensor) -> Point:
 def _at(problem: Problem, columns: Columns, coef: Tensor) -> Passes[Moments]:
     """The moments at coefficients, with Newton's curvature where a Gram holds it.
 
-    A factor needs weights that are not negative.
+    A factor needs weights that are not negative; beside a shape it takes their absolute values.
     """
-    observed = False if problem.canonical or problem.several else ~columns.factored
+    observed = False if problem.canonical or problem.several else ~columns.factored | (problem.shapes > 0)
     return (yield Ask(Point(coef, observed, bool(columns.factored.any())), columns.lane))
 
 
