@@ -203,20 +203,70 @@ def test_every_kind_of_gram_takes_columns_behind() -> None:
     close(bordered.with_columns(across, corner).written_out(), torch.where(beside, whole, 0.0), 1e-14)
 
 
-def test_one_separated_or_aliased_model_leaves_the_shapes_of_the_others_alone() -> None:
-    generator = torch.Generator().manual_seed(4)
-    x = torch.cat([torch.rand(200, 1, generator=generator), (torch.arange(200) < 15).double().unsqueeze(-1)], 1)
-    means = (1 + x[:, 0]).exp() * torch._standard_gamma(torch.full((3, 200), 2.0), generator=generator) / 2
-    y = torch.poisson(means, generator=generator)
-    y[0, :15] = 0
+def with_level(kind: str, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A sample in which a level, the last column, has no events, and where that is."""
+    x, y = sample(kind, n, seed)
+    told = np.arange(n) % 20 == 3
+    return np.column_stack([x, told]), np.where(told, 0.0, y), told
+
+
+@pytest.mark.parametrize("roles", [(), ("weights", "offset"), ("freq",)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_separated_level_leaves_the_fit_of_the_other_rows(kind: str, roles: tuple[str, ...]) -> None:
+    """Coefficients, shape and its error, at every door, beside models without one."""
+    x, y, told = with_level(kind, 240, 8)
+    rng = np.random.default_rng(9)
+    own: dict[str, Any] = {name: rng.integers(1, 3, 240).astype(float) for name in roles}
+    rest = {name: value[~told] for name, value in own.items()}
+    one = torchglm.fit(x[~told, :2], y[~told], family=KINDS[kind](), **rest)
+    whole = sample(kind, 240, 10)[1] + told
+    doors = [(np.stack([x, x]), np.stack([whole, y])), (x, y)]
+    doors += [] if roles else [([tuple(map(torch.tensor, (x[i::5], y[i::5]))) for i in range(5)],)]
+    for args in doors:
+        with pytest.warns(torchglm.FitWarning, match="set apart"):
+            got = torchglm.fit(*args, family=KINDS[kind](), **own)
+        last = (-1,) if got.batch_shape else ()
+        assert (got.status[-1] if last else got.status) == Status.SEPARATED_LEVELS
+        close(got.coef[last][:3], one.coef, 1e-9)
+        close(getattr(got.family, kind)[last], getattr(one.family, kind), 1e-9)
+        close(got.shape_std_err[last], one.shape_std_err, 1e-8)
+        close(got.loglik[last], one.loglik, 1e-7)
+        if last:
+            alone = torchglm.fit(x, whole, family=KINDS[kind](), **own)
+            assert got.status[0] == Status.CONVERGED
+            close(got.coef[0], alone.coef, 1e-12)
+            close(got.shape_std_err[0], alone.shape_std_err, 1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_separated_levels_of_groups_leave_the_fits_of_the_other_rows(kind: str) -> None:
+    """Of models with rows in unlike number, where one has such a level and one has not."""
+    x, y, told = with_level(kind, 300, 11)
+    group = np.where(np.arange(300) < 120, "few", "many")
+    y = np.where(told & (group == "few"), 2.0, y)
+    table = {"y": y, "a": x[:, 0], "told": x[:, 2], "g": group}
     with pytest.warns(torchglm.FitWarning, match="set apart"):
-        every = torchglm.fit(x, y, family="negative_binomial")
-    assert every.status == [Status.SEPARATED_LEVELS, Status.CONVERGED, Status.CONVERGED]
-    alone = torchglm.fit(x, y[1:], family="negative_binomial")
-    torch.testing.assert_close(every.coef[1:], alone.coef, rtol=0, atol=1e-12)
-    torch.testing.assert_close(every.family.alpha[1:], alone.family.alpha, rtol=1e-12, atol=0)
-    torch.testing.assert_close(every.shape_std_err[1:], alone.shape_std_err)
-    assert bool(every.shape_std_err[0].isnan()) and bool(torch.isfinite(every.shape_parameters()["std_err"]).all())
+        got = torchglm.fit("y ~ a + told", table, family=KINDS[kind](), by="g")
+    few, many = group == "few", (group == "many") & ~told
+    wants = [
+        torchglm.fit(x[few][:, [0, 2]], y[few], family=KINDS[kind]()),
+        torchglm.fit(x[many, :1], y[many], family=KINDS[kind]()),
+    ]
+    assert got.status == [Status.CONVERGED, Status.SEPARATED_LEVELS]
+    for at, want in enumerate(wants):
+        close(got.coef[at][: len(want.coef)], want.coef, 1e-9)
+        close(getattr(got.family, kind)[at], getattr(want.family, kind), 1e-9)
+        close(got.shape_std_err[at], want.shape_std_err, 1e-8)
+
+
+def test_other_rows_on_the_limit_of_the_shape_are_a_poisson_model() -> None:
+    x, _, told = with_level("alpha", 300, 12)
+    even = np.where(told, 0.0, np.random.default_rng(4).binomial(4, 0.5, 300))  # varies less than Poisson counts
+    with pytest.warns(torchglm.FitWarning, match="set apart"):
+        got = torchglm.fit(x, even, family=torchglm.NegativeBinomial())
+    want = torchglm.fit(x[~told, :2], even[~told], family="poisson")
+    close(got.coef[:3], want.coef, 1e-9)
+    assert float(got.family.alpha) == 0.0 and bool(got.shape_std_err.isnan())
 
 
 @pytest.mark.filterwarnings("ignore::torchglm.FitWarning")

@@ -21,6 +21,7 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import take_family
+from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status, converged
 from torchglm.links import Link
@@ -55,22 +56,23 @@ class Apart:
 @torch.no_grad()
 def levels_apart(
     source: Iterable[Rows], family: Family, link: Link, solution: Solution, options: dict[str, Any]
-) -> tuple[Solution, Apart | None]:
+) -> tuple[Family, Solution, Apart | None]:
     """The solution of one predictor, its separated levels set apart, and what was; None where there are none.
 
-    `options` are those of `irls`. Such models have the status SEPARATED_LEVELS, moments and inverse of the other rows,
-    and for what is infinite a coefficient `FAR` out.
+    `options` are those of `irls`. Such models have the status SEPARATED_LEVELS, moments, inverse and shape of the other
+    rows, and for what is infinite a coefficient `FAR` out.
     """
     lane = (solution.status == int(Status.SEPARATED)).nonzero()[:, 0]
     if options.get("penalty") is not None or isinstance(family, VectorFamily) or not lane.numel():
-        return solution, None
+        return family, solution, None
     rest = {name: value for name, value in options.items() if name != "skip"}
     zero = torch.zeros_like(solution.moments.objective)
     apart = Apart(torch.zeros_like(solution.coef), zero, zero.clone())
     for model in lane.split(max(1, (1 << 24) // solution.coef.shape[1] ** 2)):
         found = _of_models(source, family, link, solution, model, rest)
-        solution = _placed(solution, apart, found) if found is not None else solution
-    return solution, apart if bool((apart.rows > 0).any()) else None
+        if found is not None:
+            family, solution = _with_shapes(family, found), _placed(solution, apart, found)
+    return family, solution, apart if bool((apart.rows > 0).any()) else None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class _Found:
     lane: Tensor
     direction: Tensor
     rows: Tensor
+    family: Family
     rest: Solution
 
 
@@ -114,7 +117,21 @@ def _of_models(
     chosen = (fine & (keep.sum(-1) > rest.keep.sum(-1))).nonzero()[:, 0]
     if not chosen.numel():
         return None
-    return _Found(lane[chosen], direction[chosen], count[chosen], _taken(rest, chosen))
+    found = _Found(lane[chosen], direction[chosen], count[chosen], take_family(family, chosen), _taken(rest, chosen))
+    return _shaped(_even(members(rows, chosen)), link, found, options) if family.estimates_shape else found
+
+
+def _shaped(rows: Iterable[Rows], link: Link, found: _Found, options: dict[str, Any]) -> _Found | None:
+    """What was found, the shape of the family sought together with the coefficients of the other rows."""
+    left = _without(rows, found.direction)
+    family, rest = solve(left, found.family, link, None, options | {"skip": None})
+    sound = (converged(rest.status) & (rest.keep == found.rest.keep).all(-1)).nonzero()[:, 0]
+    if not sound.numel():
+        return None
+    steps = found.rest.n_iter + rest.n_iter
+    error = None if rest.shape_error is None else rest.shape_error[sound]
+    rest = replace(_taken(replace(rest, n_iter=steps), sound), shape_error=error)
+    return _Found(found.lane[sound], found.direction[sound], found.rows[sound], take_family(family, sound), rest)
 
 
 def _levels(left: Iterable[Rows], family: Family, link: Link, at: Solution) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,6 +226,17 @@ def _written(whole: Solution, models: Tensor, part: Solution) -> Solution:
     return replace(whole, moments=replace(whole.moments, factor=None).place(models, moments), **parts)
 
 
+def _with_shapes(family: Family, found: _Found) -> Family:
+    """The family with the shapes of the models that were found, where it estimates one."""
+    if not family.estimates_shape:
+        return family
+    shapes = {}
+    for name, value in found.family.shapes.items():
+        known, new = family.shapes[name].detach(), value.detach()
+        shapes[name] = known.index_copy(0, found.lane, new.expand(len(found.lane))) if known.dim() else new.reshape(())
+    return family.with_parameters(shapes)
+
+
 def _placed(solution: Solution, apart: Apart, found: _Found) -> Solution:
     lane, keep = found.lane, solution.keep[found.lane]
     steps = solution.n_iter[lane] + found.rest.n_iter
@@ -219,4 +247,9 @@ def _placed(solution: Solution, apart: Apart, found: _Found) -> Solution:
     solution.coef[lane] = torch.where(found.rest.keep, found.rest.coef, 0.0) + FAR * found.direction
     solution.keep[lane], solution.n_iter[lane] = keep, steps
     solution.status[lane] = int(Status.SEPARATED_LEVELS)
-    return solution
+    new = found.rest.shape_error
+    if new is None:
+        return solution
+    error = new.new_full(solution.cut.shape, torch.nan)
+    error = error if solution.shape_error is None else solution.shape_error
+    return replace(solution, shape_error=error.index_copy(0, lane, new))

@@ -132,6 +132,8 @@ def solve_with_shape(
     member = with_raw_shape(family, raw)
     last = _last(source, member, link, coef, begin, options, counting(observe, n_iter))
     status = last.status.clone()
+    # at a shape that is held a search may end before it shows
+    status[(status == int(Status.CONVERGED)) & separated] = int(Status.SEPARATED)
     regular = status == int(Status.CONVERGED)
     status[regular & ~limit & ~ended] = int(Status.ITERATION_LIMIT)
     status[regular & limit] = int(Status.SHAPE_LIMIT)

@@ -64,11 +64,9 @@ def solve(
 
 
 def _unfinished(solution: Solution) -> Tensor:
-    """(B,) where a joint search ended before its shape did.
-
-    Coefficients ran to infinity, or means stood on an edge.
-    """
-    inside = torch.tensor([int(s) for s in (Status.CONVERGED, Status.SHAPE_LIMIT, Status.NOT_FINITE)])
+    """(B,) where a joint search ended before its shape did, such as where means stood on an edge."""
+    ends = (Status.CONVERGED, Status.SHAPE_LIMIT, Status.SEPARATED, Status.NOT_FINITE)
+    inside = torch.tensor([int(s) for s in ends])
     return ~torch.isin(solution.status, inside.to(solution.status))
 
 
@@ -111,8 +109,7 @@ def _in_turn(
     """Coefficients and shape in turn, each by maximum likelihood given the other, where a joint search does not serve.
 
     The penalty of a Tweedie model goes with the deviance, as that of every family, and not with the likelihood: no one
-    function has its minimum where both are satisfied. Where coefficients run to infinity a joint search ends as soon as
-    that shows, its shape still on the way, to 1e-5. And on an edge of the means a barrier leaves a shape only four
+    function has its minimum where both are satisfied. And on an edge of the means a barrier leaves a shape only four
     digits, of 5 % of the fits of simulated counts with an identity link. With Jeffreys' penalty the coefficients are
     the bias-reduced ones given the shape.
     """

@@ -157,7 +157,7 @@ def solved(
         if isinstance(penalty, Quadratic) and not family.estimates_shape:
             solution = firmly(data.source, family, link, penalty, solution, options)
         _check_terms(solution, penalty, data)
-        solution, apart = levels_apart(data.source, family, link, solution, options)
+        family, solution, apart = levels_apart(data.source, family, link, solution, options)
         return Solved(family, penalty, solution, apart)
     start = start if resume is None else resume.coef
     solver = solve_with_power if family.estimates_shape and not has_alpha(family) else solve_with_strengths
