@@ -38,7 +38,23 @@ def _strict_load(text: str) -> Any:
 
 def load_yaml(text: str) -> Any:
     """YAML with short names expanded, see `names`."""
-    return short_names.expand(_strict_load(text))
+    return short_names.expand(_with_head(_strict_load(text)))
+
+
+def _with_head(config: Any) -> Any:
+    """A config whose `model.head` stands at the top: its family, link and dispersion are those of the fit.
+
+    Raises ValueError for other keys of it, and for what is said twice.
+    """
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or "head" not in model:
+        return config
+    head = model["head"] if isinstance(model["head"], dict) else {"family": model["head"]}
+    short_names.check_keys("model.head", head, ("family", "link", "dispersion"))
+    twice = sorted(set(head) & set(config))
+    if twice:
+        raise ValueError(f"{twice[0]} stands in model.head and beside model. Write it once.")
+    return {**config, "model": {key: value for key, value in model.items() if key != "head"}, **head}
 
 
 def dump_yaml(config: dict[str, Any]) -> str:

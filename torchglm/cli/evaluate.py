@@ -147,7 +147,7 @@ def evaluation(
     Raises ValueError for a fit without a formula, files that lack a column, and rows that do not suit the fit.
     """
     result = load_run(run)
-    check_formula(result, run, "with_rows(x, y)")
+    check_formula(result, run, "with_rows(x, y)", networks=True)
     if bins < 1:
         raise ValueError(f"--bins must be at least 1, got {bins}. The default is 10.")
     if result.plan is not None:

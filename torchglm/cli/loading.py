@@ -12,7 +12,7 @@ from torchglm.links import Link
 from torchglm.model import codec, path_storage
 from torchglm.model.face import Result
 from torchglm.store import saved
-from torchglm.store.runs import PATH
+from torchglm.store.runs import NETWORK, PATH
 
 KINDS = {"family": Family, "link": Link}
 
@@ -25,6 +25,11 @@ def load_run(run: Path) -> Result:
     """
     own = _own_parts(run)
     fit: Result = saved.load(run, **own)
+    if (run / NETWORK).is_file():
+        from torchglm.cli.network import load_network
+
+        model = plain_yaml.mapping(run / "config.yaml").get("model") or {}
+        fit = replace(fit, context=fit.context | {"network": load_network(run / NETWORK, model.get("backbone") or {})})
     if not path_storage.holds(run / PATH):
         return fit
     return replace(fit, context=fit.context | {"path": saved.load(run / PATH, **own)})

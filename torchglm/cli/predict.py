@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.cli.loading import load_run
 from torchglm.cli.progress import waiting
-from torchglm.cli.run_rows import Batch, Reader, check_formula
+from torchglm.cli.run_rows import Batch, Reader, check_formula, spec_of
 from torchglm.cli.sinks import TERMINAL, plan, sink
 from torchglm.families.several import Classes
 from torchglm.inference.quantile import refuse_quasi
@@ -84,7 +84,7 @@ class Prediction:
         Raises ValueError for a fit without a formula, or what it has no intervals for.
         """
         result = load_run(run)
-        check_formula(result, run, "predict(x)")
+        check_formula(result, run, "predict(x)", networks=True)
         if isinstance(result.family, Classes) and wanted.response is not None:
             raise ValueError(
                 f"--response is for amounts and counts; {law_title(result.family)} has classes. --interval adds the "
@@ -93,7 +93,7 @@ class Prediction:
         if wanted.response is not None:
             refuse_quasi(result, "prediction intervals")
         also = () if wanted.response is None else roles_of_response(result.family)
-        keep = carried(keep, data, result.spec.reading)
+        keep = carried(keep, data, spec_of(result).reading)
         taken = sorted(set(keep) & set(wanted.names(result.family)))
         if taken:
             raise ValueError(f"--keep {taken[0]}: predictions have a column of that name. Rename it in the data.")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchglm import inputs
 from torchglm.cli import plain_yaml
-from torchglm.design import Design, Tally, groups, tally
+from torchglm.design import Design, DesignSpec, Tally, groups, tally
 from torchglm.design.factors import shown
 from torchglm.families.row_error import RowError
 from torchglm.inference.several import family_of
@@ -47,8 +47,25 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
     return result.on(rows_of(result, path))
 
 
-def check_formula(result: Result, run: Path, instead: str) -> None:
-    """Raise ValueError for a fit without a formula; `instead` is the method that serves it."""
+def spec_of(result: Result) -> DesignSpec:
+    """What makes columns of the rows of files: that of the fit, or of the network before it."""
+    network = result.context.get("network")
+    spec: DesignSpec = result.spec if network is None else network.spec
+    return spec
+
+
+def check_formula(result: Result, run: Path, instead: str, networks: bool = False) -> None:
+    """Raise ValueError for a fit without a formula; `instead` is the method that serves it.
+
+    Only where `networks` are served is a fit taken that has one before it.
+    """
+    if "network" in result.context:
+        if networks:
+            return
+        raise ValueError(
+            f"{run} is a network, whose head sees features in the place of columns. torchglm predict, evaluate and "
+            "summary take it."
+        )
     if result.spec is None:
         raise ValueError(
             f"{run} was fitted on arrays, so the columns of a file mean nothing to it. "
@@ -106,7 +123,8 @@ def rows_of(
     result: Result, path: str | Sequence[str | Path], missing: str | None = None, unseen: str | None = None
 ) -> inputs.SpecRows:
     """The rows of files as the fit of one model takes them; `missing` and `unseen` override its policies."""
-    spec = replace(result.spec, missing=missing or result.spec.missing, unseen=unseen or result.spec.unseen)
+    own = spec_of(result)
+    spec = replace(own, missing=missing or own.missing, unseen=unseen or own.unseen)
     return inputs.SpecRows(path, spec, result.family, result.context.get("columns") or {}, result.coef.device)
 
 
@@ -123,6 +141,8 @@ class Batch:
         """What `predict` takes for some of the rows; None stands for all."""
         if rows is not None and self.result.plan is not None:
             return replace(self.design, numbers=self.design.x[rows], indexed=None, y=None)
+        if self.result.spec is None:
+            return self.design.x[slice(None) if rows is None else rows, int(self.design.intercept) :]
         return self.design if rows is None else self.design.x[rows, int(self.design.intercept) :]
 
     @property
@@ -219,7 +239,7 @@ class Reader:
 
     def scan(self, path: Any) -> Scan:
         """The files, in pieces of bounded size. Raises ValueError for files that lack a column."""
-        spec = self.result.spec
+        spec = spec_of(self.result)
         wanted = list(
             dict.fromkeys(
                 [
@@ -256,10 +276,12 @@ class Reader:
         import pyarrow as pa
 
         also = [*self.roles.values(), *(self.result.group_names or [])]
-        design = self.result.spec.design(
+        design = spec_of(self.result).design(
             table, response=self.response, also=also, missing=self.missing, unseen=self.unseen, first=first
         )
         self.tally.add(design)
+        network = self.result.context.get("network")
+        design = design if network is None else network.behind(design, self.result.names)
         kept = table if design.kept is None else table.filter(pa.array(design.kept.numpy()))
         roles = inputs.Roles(**{role: numbers(design.table, name) for role, name in self.roles.items()})
         try:
@@ -272,7 +294,7 @@ class Reader:
     def said(self) -> list[str]:
         """What the policies did so far, in words."""
         counts = self.tally.to_dict()
-        left, recoded = tally.left_out(counts), tally.recoded(counts, self.unseen or self.result.spec.unseen)
+        left, recoded = tally.left_out(counts), tally.recoded(counts, self.unseen or spec_of(self.result).unseen)
         rows, groups = self.strangers.total(), list(self.strangers)
         named = f"{', '.join(groups[:3])}{', …' if len(groups) > 3 else ''}"
         empty = f"left empty: {rows:,} rows of {len(groups):,} groups without a model ({named})" if rows else ""

@@ -205,6 +205,18 @@ def _chosen(job: Job, penalty: ChosenNet) -> Result:
 
 
 @dataclass
+class ModelConfig:
+    """A network whose last layer is the GLM; its law is `family` and `link`, which may stand in model.head, too.
+
+    Args:
+        backbone: a class of torch.nn.Module, by its full path and arguments as configs/network.yaml has it, that makes
+            features (rows, features) of the formula's columns (rows, columns); in_features may be left out
+    """
+
+    backbone: dict[str, Any]
+
+
+@dataclass
 class Job:
     """One fit, from files to a run folder.
 
@@ -224,6 +236,8 @@ class Job:
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
         covariance: null (the model's), observed, HC0 to HC3, or {kind: cluster, clusters: firm, type: CR2}, {kind: HAC,
             clusters: firm, order: year, lags: 2}, {kind: driscoll_kraay, order: year}
+        model: null, or a network before the GLM, for solver sgd
+        finish: null, or refit: fit the last layer of a network exactly, by IRLS on its features
         solver: irls (exact) or sgd (by minibatch), with its arguments
         seed: of every random choice
         device: auto, cpu, cuda or cuda:0; auto takes a GPU where there is one
@@ -244,6 +258,8 @@ class Job:
     quadrature: int = 1
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
     covariance: Literal["observed", "HC0", "HC1", "HC2", "HC3"] | Covariance | None = None
+    model: ModelConfig | None = None
+    finish: Literal["refit"] | None = None
     solver: SolverOptions = field(default_factory=IRLS)
     seed: int = 0
     device: str = "auto"
@@ -255,6 +271,10 @@ class Job:
         for key, known in (("solver", "irls or sgd"), ("dtype", "float64 or float32")):
             if getattr(self, key) is None:
                 raise ValueError(f"{key} must be {known}, got null. Leave the key out for the default.")
+        if self.model is not None and isinstance(self.solver, IRLS):
+            raise ValueError("model: a network is trained by minibatch. Write solver: sgd.")
+        if self.model is None and self.finish is not None:
+            raise ValueError(f"finish: {self.finish} is for a network, and the config has no model. Leave it out.")
         if not 1e-3 <= self.timeout <= 1e9:
             raise ValueError(
                 f"timeout must lie between 0.001 and 1e9 seconds, got {self.timeout:g}. The default is 600."

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torchglm.cli import short_names
 from torchglm.cli.config_errors import one_line
 from torchglm.cli.elastic_net import ChosenNet
+from torchglm.cli.network import adam, check_network, fit_network
 from torchglm.cli.schema import Job, SolverOptions
 from torchglm.cli.several_batch import batch_of_several
 from torchglm.cli.streamed_fit import optimum_from, result_at
@@ -31,7 +32,8 @@ from torchglm.report.laws import law_title
 from torchglm.rows.rows import is_all, whole
 from torchglm.store.runs import TRAINING
 from torchglm.tables.files import files, kind_of
-from torchglm.training import ArrowBatches, GLMBatch, fit_sgd
+from torchglm.training import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
+from torchglm.training.trainers import train_network
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result
@@ -83,6 +85,8 @@ class SGD(SolverOptions):
                 raise ValueError(f"{key} is for s(x) and (1 | group), which solver irls fits. Leave it out.")
         for key in job.restraints:
             raise ValueError(f"{key} is a constraint, which solver irls keeps and minibatches do not. Use irls.")
+        if job.model is not None:
+            return self._network(job, checkpoint)
         rows, head, link = self._made(job)
         trained = fit_sgd(
             head,
@@ -112,6 +116,33 @@ class SGD(SolverOptions):
             warnings.simplefilter("ignore", FitWarning)
             return result_at(coef, job, rows, head.family, link, trained.status, trained.epochs, job.penalty)
 
+    def _network(self, job: Job, checkpoint: Checkpoint | None) -> Result:
+        """The fit of the head of a network that is trained before it."""
+        check_network(job, self.polish)
+        if self._whole:
+            raise ValueError("solver.optimizer lbfgs does not train networks here. Use adam, or another.")
+        if isinstance(job.family, VectorFamily):
+            raise ValueError(
+                f"model: a network in YAML has one predictor, {law_title(job.family)} several. Use LitGLM."
+            )
+        rows, _, link = self._made(job)
+        if rows.ranks.size > 1:
+            raise ValueError("model: a network is trained by one process here. Start it without torchrun.")
+        mixed, plain = (self._loader(job, rows, shuffle) for shuffle in (True, False))
+        kept = None if checkpoint is None else checkpoint.begin(TRAINING)
+
+        def train(network: torch.nn.Module) -> int:
+            return train_network(network, mixed, self.optimizer or adam, self.trainer, self.decay, kept)
+
+        return fit_network(job, rows, link, plain, train)
+
+    def _loader(self, job: Job, rows: FileRows, shuffle: bool) -> TensorBatches | ArrowBatches:
+        """Batches of the rows, in random order or as they come."""
+        found = self._batches(job, rows, shuffle)
+        if isinstance(found, ArrowBatches):
+            return found
+        return TensorBatches(found, self.batch_size, shuffle=shuffle, seed=job.seed)
+
     def _made(self, job: Job) -> tuple[FileRows, GLMHead, Link]:
         """The rows, the head that is trained on them, and the link of the fit."""
         data, several = job.data, isinstance(job.family, VectorFamily) or bool(job.data.predictors)
@@ -139,7 +170,7 @@ class SGD(SolverOptions):
         width = len(rows.spec.names) - int(intercept)
         return rows, GLMHead(width, family, link, bias=intercept, device=job.where, dtype=job.precision), link
 
-    def _batches(self, job: Job, rows: FileRows) -> GLMBatch | ArrowBatches:
+    def _batches(self, job: Job, rows: FileRows, shuffle: bool = True) -> GLMBatch | ArrowBatches:
         """The rows where all are in memory, else shuffled minibatches from the Parquet files."""
         held = rows.source
         if isinstance(held, list):
@@ -172,7 +203,7 @@ class SGD(SolverOptions):
             job.data.path,
             rows.spec,
             batch_size=self.batch_size,
-            shuffle=True,
+            shuffle=shuffle,
             seed=job.seed,
             dtype=job.precision,
             **roles,

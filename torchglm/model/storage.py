@@ -25,7 +25,15 @@ from torchglm.rows.plan import Plan
 from torchglm.writing.files import replaced
 
 FORMAT = 3
-UNSAVED = ("spec", "places", "path", "effect_rows", "table", "corrected")  # of the context: written elsewhere, or rows
+UNSAVED = (
+    "spec",
+    "places",
+    "path",
+    "network",
+    "effect_rows",
+    "table",
+    "corrected",
+)  # of the context: written elsewhere, or rows
 
 
 def save(fitted: Fitted, path: Any) -> None:

@@ -39,7 +39,8 @@ MADE = ("predictions", "report_")  # how the names of what `torchglm predict` an
 LIST = "made.txt"  # what they made under other names in the run folder
 MODELS = "models.csv"  # of many models, such as those of groups: a line for each
 PATH = "path"  # folder
-OWN = {*FILES, MODELS, CHECKPOINT, TRAINING, LIST, PATH}
+NETWORK = "network.pt"  # what comes before the head of a network
+OWN = {*FILES, MODELS, CHECKPOINT, TRAINING, LIST, PATH, NETWORK}
 DRAFTS = tuple(stem(name) for name in (CHECKPOINT, TRAINING))  # of a process that was killed as it wrote
 ROOM = 16 << 20  # bytes that a run folder may well take
 
@@ -182,6 +183,8 @@ def write(result: Result, path: str | Path, config: str = "", log: str = "", dat
         summary.to_frame().to_csv(folder / "coefficients.csv")
         if "path" in result.context:
             result.context["path"].save(folder / PATH)
+        if "network" in result.context:
+            result.context["network"].save(folder / NETWORK)
         if result.batch_shape:
             summary.models_frame().to_csv(folder / MODELS, index=False)
         facts = json.dumps(summary.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +12,6 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from torchglm.fitting.penalties import GroupLasso, Penalty, RowWise
 from torchglm.fitting.status import Status
@@ -30,17 +26,11 @@ from torchglm.training.lit_glm import LitGLM
 from torchglm.training.polish import Polished, polished, solved
 from torchglm.training.preconditioned import polished_head, preconditioned
 from torchglm.training.row_checks import check_rows, checked, suit
-from torchglm.training.sgd_loop import cosine, descend
+from torchglm.training.sgd_loop import descend
+from torchglm.training.trainers import EPOCHS, cosine_schedule, hushed, trainer_on
 from torchglm.training.whitening import WhitenedGLM, Whitening
 
-EPOCHS = 20
 PIECE = 1 << 14  # rows whitened at once
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 @dataclass(frozen=True)
@@ -136,9 +126,13 @@ def fit_sgd(
     lit.watched = isinstance(trainer, Trainer) or not set(trainer or {}) <= {"max_epochs", "max_steps", "max_time"}
     made = None if kept or penalty or lbfgs else _plainly(lit, course.batches, trainer, decay)
     if made is None:
-        with _hush(not isinstance(trainer, Trainer)):
-            chosen = trainer if isinstance(trainer, Trainer) else _trainer(head, dict(trainer or {}), _ranks(held))
-            lit.scheduler = _cosine(chosen) if decay and not lbfgs else None
+        with hushed(not isinstance(trainer, Trainer)):
+            chosen = (
+                trainer
+                if isinstance(trainer, Trainer)
+                else trainer_on(head.weight.device, dict(trainer or {}), _ranks(held))
+            )
+            lit.scheduler = cosine_schedule(chosen) if decay and not lbfgs else None
             train(chosen, lit, course.batches, kept)
         made = chosen.current_epoch, chosen.global_step
     course.model.to(head.weight.device)
@@ -254,16 +248,6 @@ def _sgd(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return SGD(parameters, lr=0.3)
 
 
-def _cosine(trainer: Trainer) -> Callable[[Optimizer], LambdaLR]:
-    """A learning rate that falls to zero over the steps the trainer will make, known once it has begun."""
-
-    def schedule(optimizer: Optimizer) -> LambdaLR:
-        steps = trainer.estimated_stepping_batches
-        return LambdaLR(optimizer, lambda step: cosine(step, steps))
-
-    return schedule
-
-
 def _penalty_of(penalty: Penalty, inner: WhitenedGLM, total: float) -> Callable[[nn.Module], Tensor]:
     """The penalty on the coefficients, over the weight `total` of all rows, as a function of the whitened model."""
 
@@ -275,35 +259,6 @@ def _penalty_of(penalty: Penalty, inner: WhitenedGLM, total: float) -> Callable[
     return value
 
 
-def _trainer(head: GLMHead, given: dict[str, Any], ranks: Ranks) -> Trainer:
-    where = head.weight.device
-    place: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
-    if where.type == "cuda":
-        place = {"accelerator": "gpu", "devices": [where.index or 0]}
-    if ranks.size > 1:  # those that torchrun started: Lightning joins them
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
-        place |= {"devices": here, "num_nodes": ranks.size // here, "strategy": "ddp"}
-    epochs = {} if "max_steps" in given or "max_time" in given else {"max_epochs": EPOCHS}
-    return Trainer(**{**QUIET, **place, **epochs, **given})
-
-
 def _ranks(held: GLMBatch | None) -> Ranks:
     """The processes of torch.distributed, which have some of the batches of a loader each; tensors are whole."""
     return Ranks.here() if held is None else Ranks()
-
-
-@contextmanager
-def _hush(quiet: bool) -> Iterator[None]:
-    """No advice from Lightning while `quiet`: errors only."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")] if quiet else []
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            if quiet:
-                warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,0 +1,218 @@
+"""`model:` in a config: a network with a head trained on files, refitted, saved, predicted and scored with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import torchglm
+from torchglm.cli import config, main
+from torchglm.cli.loading import load_run
+from torchglm.cli.sgd import SGD
+from torchglm.inputs import files
+from torchglm.training import ArrowBatches
+
+N = 600
+MLP = {"class_path": "torchglm.nn.MLP", "init_args": {"widths": [6, 4], "activation": "tanh"}}
+
+
+class Tokens(torch.nn.Module):
+    """A backbone of one's own that gives three dimensions."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unsqueeze(1)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    x, years = torch.randn(N, 2).double(), 0.5 + torch.rand(N).double()
+    mean = (0.3 + 0.5 * torch.sin(2 * x[:, 0])).exp()
+    table = pd.DataFrame({"a": 5 + 3 * x[:, 0], "b": x[:, 1], "years": years, "g": ["u", "v", "w"] * (N // 3)})
+    table["count"] = torch.poisson(mean * years)
+    table["cost"] = mean * torch.distributions.Gamma(2.0, 2.0).sample((N,))
+    table["hits"] = torch.binomial(torch.full((N,), 4.0), torch.sigmoid(x[:, 0]).float())
+    table["tries"] = 4
+    table["grade"] = ["low", "mid", "high"] * (N // 3)
+    folder = tmp_path_factory.mktemp("rows")
+    table.to_parquet(folder / "rows.parquet", row_group_size=150)
+    table.to_csv(folder / "rows.csv", index=False)
+    table.assign(b=table["b"].where(table.index % 7 > 0)).to_parquet(folder / "holes.parquet")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page takes a second; `test_configs.py` writes that of configs/network.yaml."""
+    monkeypatch.setattr("torchglm.report.page.write_page", lambda result, path, **_: path.write_text("no page"))
+
+
+def written(folder: Path, rows: Path, **more: Any) -> Path:
+    """A config in a file; `None` leaves a key out."""
+    data = {"path": str(rows / "rows.parquet"), "formula": "count ~ a + b + C(g)", "exposure": "years"}
+    given: dict[str, Any] = {
+        "data": data | more.pop("data", {}),
+        "model": {"backbone": MLP, "head": {"family": "poisson"}},
+        "solver": {
+            "name": "sgd",
+            "batch_size": 100,
+            "optimizer": {"name": "adam", "lr": 0.01},
+            "trainer": {"max_epochs": 2},
+        },
+        "finish": "refit",
+        "output_dir": str(folder / "run"),
+    }
+    given = {key: value for key, value in (given | more).items() if value is not None}
+    given["data"] = {key: value for key, value in given["data"].items() if value is not None}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(given))
+    return path
+
+
+def head_alone(run: Path, data: Path, **options: Any) -> tuple[torch.Tensor, pd.DataFrame]:
+    """The features of a run's rows and the rows."""
+    table = pd.read_parquet(data)
+    network = load_run(run).context["network"]
+    return network.features(network.spec.design(table)), table
+
+
+FITS: dict[str, dict[str, Any]] = {
+    "poisson": {},
+    "negative binomial": {"model": {"backbone": MLP, "head": {"family": "negative_binomial"}}},
+    "gamma": {
+        "data": {"formula": "cost ~ a + b + C(g)", "exposure": None},
+        "model": {"backbone": MLP, "head": {"family": "gamma", "link": "log"}},
+    },
+    "trials": {
+        "data": {"formula": "hits ~ a + b", "exposure": None, "trials": "tries"},
+        "model": {"backbone": MLP, "head": {"family": "binomial"}},
+    },
+    "no intercept": {"data": {"formula": "count ~ 0 + a + b"}},
+    "float32": {"dtype": "float32"},
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_the_refitted_head_is_the_fit_of_the_features(name: str, rows: Path, tmp_path: Path) -> None:
+    assert main(["fit", str(written(tmp_path, rows, **FITS[name]))]) == 0
+    run, result = tmp_path / "run", torchglm.load(tmp_path / "run")
+    z, table = head_alone(run, rows / "rows.parquet")
+    columns = load_run(run).context["columns"]
+    roles = {role: torch.tensor(table[column].to_numpy("float64")) for role, column in columns.items()}
+    response = yaml.safe_load((run / "config.yaml").read_text())["data"]["formula"].split()[0]
+    y = torch.tensor(table[response].to_numpy("float64"))
+    family = torchglm.families.get(result.family.name)
+    alone = torchglm.fit(z, y, family=family, link=result.link, intercept=name != "no intercept", **roles)
+    near = 2e-3 if name == "float32" else 1e-6
+    torch.testing.assert_close(result.deviance, alone.deviance, rtol=near, atol=0)
+    torch.testing.assert_close(result.dispersion, alone.dispersion, rtol=near, atol=0)
+    assert bool(result.converged) and result.spec is None
+
+    out = tmp_path / "means.parquet"
+    assert main(["predict", str(run), str(rows / "rows.parquet"), "--out", str(out), "--response", "0.9"]) == 0
+    offset = roles["exposure"].log() if "exposure" in roles else None
+    told, said = torch.tensor(pd.read_parquet(out)["mean"].to_numpy()), alone.predict(z, offset=offset)
+    torch.testing.assert_close(told, said, rtol=max(near, 1e-4), atol=0)
+
+
+def test_it_scores_the_rows_of_the_fit_as_its_own(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["fit", str(written(tmp_path, rows))]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), str(rows / "rows.parquet"), "--format", "json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["deviance"] == pytest.approx(float(torchglm.load(tmp_path / "run").deviance))
+    plain = torchglm.fit("count ~ a + b + C(g)", rows / "rows.parquet", family="poisson", exposure="years")
+    assert float(torchglm.load(tmp_path / "run").deviance) < float(plain.deviance)  # what a network is for
+    for command in (["check"], ["report"], ["export", "--table"]):
+        assert main([command[0], str(tmp_path / "run"), *command[1:]]) == 2
+        assert "is a network" in capsys.readouterr().err
+    assert main(["summary", str(tmp_path / "run")]) == 0
+
+
+def test_one_seed_is_one_network_and_streams_and_csv_are_fitted(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name, data in (("a", {}), ("b", {}), ("csv", {"path": str(rows / "rows.csv")})):
+        (tmp_path / name).mkdir()
+        assert main(["fit", str(written(tmp_path / name, rows, data=data))]) == 0
+        found.append(torchglm.load(tmp_path / name / "run"))
+    torch.testing.assert_close(found[0].coef, found[1].coef, rtol=0, atol=0)
+    torch.testing.assert_close(found[0].deviance, found[2].deviance, rtol=1e-9, atol=0)
+
+    monkeypatch.setattr(files, "HOLD", 1)
+    job, _ = config.read([str(written(tmp_path, rows))])
+    made = []
+    monkeypatch.setattr(SGD, "_loader", lambda *given, own=SGD._loader: made.append(own(*given)) or made[-1])
+    torch.manual_seed(0)
+    streamed = job.solver.solve(job)
+    assert all(isinstance(one, ArrowBatches) for one in made) and len(made) == 2
+    assert int(streamed.nobs) == N and bool(streamed.converged)
+
+
+def test_rows_with_holes_are_left_out_as_the_policy_says(rows: Path, tmp_path: Path) -> None:
+    data = {"path": str(rows / "holes.parquet"), "missing": "drop"}
+    assert main(["fit", str(written(tmp_path, rows, data=data))]) == 0
+    assert int(torchglm.load(tmp_path / "run").nobs) == sum(k % 7 > 0 for k in range(N))
+
+
+def test_without_a_refit_the_head_is_the_trained_one(rows: Path, tmp_path: Path) -> None:
+    results = {}
+    for finish in (None, "refit"):
+        assert main(["fit", str(written(tmp_path, rows, finish=finish))]) == 0
+        results[finish] = torchglm.load(tmp_path / "run")
+    assert not bool(results[None].converged) and bool(results["refit"].converged)
+    assert float(results["refit"].deviance) < float(results[None].deviance)
+
+
+def test_the_head_may_stand_at_the_top(rows: Path, tmp_path: Path) -> None:
+    inside, _ = config.read([str(written(tmp_path, rows))])
+    beside, _ = config.read([str(written(tmp_path, rows, model={"backbone": MLP}, family="poisson"))])
+    assert inside.family.name == beside.family.name and inside.model == beside.model
+
+
+def backbone(path: str, **arguments: Any) -> dict[str, Any]:
+    return {"backbone": {"class_path": path, "init_args": arguments}, "head": {"family": "poisson"}}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "twice": ({"family": "gamma"}, "stands in model.head"),
+    "unknown key": ({"model": {"backbone": MLP, "head": {"famly": "poisson"}}}, "famly"),
+    "no class": ({"model": backbone("torchglm.nn.MPL")}, "cannot be imported"),
+    "no module": ({"model": backbone("torchglm.Ridge")}, "no class of torch.nn.Module"),
+    "argument": ({"model": backbone("torchglm.nn.MLP", width=3)}, "width"),
+    "value": ({"model": backbone("torchglm.nn.MLP", widths=[0])}, "at least 1"),
+    "columns": ({"model": backbone("torch.nn.Linear", in_features=7, out_features=2)}, "4 columns"),
+    "shape": ({"model": backbone(f"{__name__}.Tokens")}, "(rows, features)"),
+    "irls": ({"solver": "irls"}, "solver: sgd"),
+    "no model": ({"model": None, "family": "poisson"}, "has no model"),
+    "polish": ({"solver": {"name": "sgd", "polish": 2}}, "finish: refit"),
+    "penalty": ({"finish": None, "penalty": {"name": "ridge", "l2": 0.1}}, "finish: refit"),
+    "covariance": ({"covariance": "HC1"}, "covariance"),
+    "lbfgs": ({"solver": {"name": "sgd", "optimizer": "lbfgs"}}, "lbfgs"),
+    "several": (
+        {"data": {"formula": "grade ~ a"}, "model": {"backbone": MLP, "head": {"family": "multinomial"}}},
+        "one predictor",
+    ),
+    "groups": ({"data": {"by": "g", "formula": "count ~ a"}}, "data.by"),
+    "too fast": (
+        {
+            "model": backbone("torch.nn.Linear", out_features=2),
+            "solver": {"name": "sgd", "optimizer": {"name": "sgd", "lr": 1e300}, "trainer": {"max_epochs": 9}},
+        },
+        "not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_go_is_said(name: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    more, words = REFUSED[name]
+    assert main(["fit", str(written(tmp_path, rows, **more))]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "run" / "result.json").exists()
