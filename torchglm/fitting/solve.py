@@ -109,9 +109,9 @@ def _in_turn(
     """Coefficients and shape in turn, each by maximum likelihood given the other, where a joint search does not serve.
 
     The penalty of a Tweedie model goes with the deviance, as that of every family, and not with the likelihood: no one
-    function has its minimum where both are satisfied. And on an edge of the means a barrier leaves a shape only four
-    digits, of 5 % of the fits of simulated counts with an identity link. With Jeffreys' penalty the coefficients are
-    the bias-reduced ones given the shape.
+    function has its minimum where both are satisfied. On an edge of the means a barrier leaves coefficients of a joint
+    search five digits where the likelihood is flat; and beside an identity link some joint searches of Tweedie models
+    come to no end. With Jeffreys' penalty the coefficients are the bias-reduced ones given the shape.
     """
     alone = has_alpha(family)
     name = "log_alpha" if alone else "raw_power"
