@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,25 @@ def test_without_a_refit_the_head_is_the_trained_one(rows: Path, tmp_path: Path)
     assert float(results["refit"].deviance) < float(results[None].deviance)
 
 
+def test_a_backbone_of_ones_own_in_a_file_here(rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "layers_of_mine.py").write_text(
+        "import torch\n\n\nclass Body(torch.nn.Module):\n    def __init__(self, in_features: int, width: int):\n"
+        "        super().__init__()\n        self.layers = torch.nn.Sequential(torch.nn.Linear(in_features, width), "
+        "torch.nn.BatchNorm1d(width), torch.nn.Tanh(), torch.nn.Dropout(0.2))\n\n"
+        "    def forward(self, x):\n        return self.layers(x)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    before = list(sys.path)
+    assert main(["fit", str(written(tmp_path, rows, model=backbone("layers_of_mine.Body", width=3)))]) == 0
+    for out in ("a.csv", "b.csv"):  # no dropout, and running averages
+        assert main(["predict", "run", str(rows / "rows.parquet"), "--out", out, "--se", "--interval", "0.9"]) == 0
+    assert Path("a.csv").read_text() == Path("b.csv").read_text() and sys.path == before
+    told = torch.tensor(pd.read_csv("a.csv")["mean"].to_numpy())
+    count = torch.tensor(pd.read_parquet(rows / "rows.parquet")["count"].to_numpy("float64"))
+    assert float(told.sum()) == pytest.approx(float(count.sum()), rel=1e-6)  # balance of the refit
+
+
 def test_the_head_may_stand_at_the_top(rows: Path, tmp_path: Path) -> None:
     inside, _ = config.read([str(written(tmp_path, rows))])
     beside, _ = config.read([str(written(tmp_path, rows, model={"backbone": MLP}, family="poisson"))])
@@ -187,6 +207,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no class": ({"model": backbone("torchglm.nn.MPL")}, "cannot be imported"),
     "no module": ({"model": backbone("torchglm.Ridge")}, "no class of torch.nn.Module"),
     "argument": ({"model": backbone("torchglm.nn.MLP", width=3)}, "width"),
+    "backbone": ({"model": {"backbone": "mlp", "head": "poisson"}}, "class_path: package.Class"),
+    "no backbone": ({"model": {"head": "poisson"}}, "class_path: package.Class"),
+    "key of model": ({"model": {"bakbone": MLP, "head": "poisson"}}, "bakbone"),
+    "no mapping": ({"model": "mlp", "family": "poisson"}, "got 'mlp'"),
     "value": ({"model": backbone("torchglm.nn.MLP", widths=[0])}, "at least 1"),
     "columns": ({"model": backbone("torch.nn.Linear", in_features=7, out_features=2)}, "4 columns"),
     "shape": ({"model": backbone(f"{__name__}.Tokens")}, "(rows, features)"),

@@ -15,6 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse.typing import register_type
 
 from torchglm.cli import plain_yaml, short_names
+from torchglm.cli.backbones import class_of
 from torchglm.cli.config_errors import one_line
 from torchglm.cli.schema import DataConfig, Job
 from torchglm.writing.nearest import nearest
@@ -44,10 +45,16 @@ def load_yaml(text: str) -> Any:
 def _with_head(config: Any) -> Any:
     """A config whose `model.head` stands at the top: its family, link and dispersion are those of the fit.
 
-    Raises ValueError for other keys of it, and for what is said twice.
+    Raises ValueError for other keys, for what is said twice, and for a backbone that cannot be made.
     """
     model = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict) or "head" not in model:
+    if model is None:
+        return config
+    if not isinstance(model, dict):
+        raise ValueError(f"model is {{backbone: {{class_path: package.Class, ...}}, head: {{...}}}}, got {model!r}.")
+    short_names.check_keys("model", model, ("backbone", "head"))
+    class_of(model.get("backbone"))
+    if "head" not in model:
         return config
     head = model["head"] if isinstance(model["head"], dict) else {"family": model["head"]}
     short_names.check_keys("model.head", head, ("family", "link", "dispersion"))

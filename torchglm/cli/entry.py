@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torchglm.cli import commands
 from torchglm.cli.export import export
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(given)
+        with _importable_here():
+            return _dispatch(given)
     except (ValueError, TypeError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader of a pipe went away: nothing is wrong
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -98,6 +100,17 @@ def _refused(reason: str, code: int = 2) -> int:
     """Say in one line what was wrong; returns the exit code."""
     print(f"torchglm: error: {' '.join(reason.split())}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _importable_here() -> Iterator[None]:
+    """Within it classes of one's own are found in files of the current directory, behind all that is installed."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def _dispatch(given: list[str]) -> int:

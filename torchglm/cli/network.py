@@ -6,7 +6,6 @@ import inspect
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from torchglm.cli.backbones import class_of
 from torchglm.cli.config_errors import one_line
 from torchglm.design import Design, DesignSpec
 from torchglm.fitting.bias import Jeffreys
@@ -111,28 +111,13 @@ def body_of(backbone: Mapping[str, Any], columns: list[str], dtype: torch.dtype)
 
     Raises ValueError for a class that is not known, is no module, or does not take these arguments.
     """
-    path, given = backbone.get("class_path"), dict(backbone.get("init_args") or {})
-    other = sorted(set(backbone) - {"class_path", "init_args"})
-    if not isinstance(path, str) or other:
-        raise ValueError(
-            f"model.backbone is {{class_path: package.Class, init_args: {{...}}}}, got {dict(backbone)!r}. Name a "
-            "class of torch.nn.Module by its full path."
-        )
-    module, _, name = path.rpartition(".")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"model.backbone: {path!r} cannot be imported: {error}. Name a class by its full path."
-        ) from None
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise ValueError(f"model.backbone: {path} is no class of torch.nn.Module.")
+    kind, given = class_of(backbone), dict(backbone.get("init_args") or {})
     if "in_features" in inspect.signature(kind).parameters:
         given.setdefault("in_features", len(columns))
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "backbone")
     try:
-        made = parser.parse_object({"backbone": {"class_path": path, "init_args": given}})
+        made = parser.parse_object({"backbone": {"class_path": backbone["class_path"], "init_args": given}})
         found: nn.Module = parser.instantiate(made).backbone
     except (ArgumentError, jsonargparse.ArgumentError, TypeError, ValueError) as error:
         raise ValueError(f"model.backbone: {one_line(str(error))}") from None
