@@ -17,7 +17,7 @@ from torchglm.cli import config, main
 from torchglm.cli.loading import load_run
 from torchglm.cli.sgd import SGD
 from torchglm.inputs import files
-from torchglm.training import ArrowBatches
+from torchglm.training import ArrowBatches, checkpointing
 
 N = 600
 MLP = {"class_path": "torchglm.nn.MLP", "init_args": {"widths": [6, 4], "activation": "tanh"}}
@@ -189,6 +189,24 @@ def test_a_backbone_of_ones_own_in_a_file_here(rows: Path, tmp_path: Path, monke
     told = torch.tensor(pd.read_csv("a.csv")["mean"].to_numpy())
     count = torch.tensor(pd.read_parquet(rows / "rows.parquet")["count"].to_numpy("float64"))
     assert float(told.sum()) == pytest.approx(float(count.sum()), rel=1e-6)  # balance of the refit
+
+
+def test_an_interrupted_training_goes_on_to_the_same_network(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["fit", str(written(tmp_path, rows)), "--output_dir", str(tmp_path / "whole")]) == 0
+    keep = checkpointing.EpochCheckpoint.on_train_epoch_end
+
+    def stop(self: Any, trainer: Any, module: Any) -> None:
+        keep(self, trainer, module)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointing.EpochCheckpoint, "on_train_epoch_end", stop)
+        assert main(["fit", str(written(tmp_path, rows))]) == 130
+    assert main(["fit", str(tmp_path / "config.yaml"), "--resume", str(tmp_path / "run")]) == 0
+    whole, resumed = (torchglm.load(tmp_path / name) for name in ("whole", "run"))
+    torch.testing.assert_close(resumed.coef, whole.coef, rtol=0, atol=0)
 
 
 def test_the_head_may_stand_at_the_top(rows: Path, tmp_path: Path) -> None:
