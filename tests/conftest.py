@@ -33,6 +33,8 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if addresses := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"an address in the name of a test differs between processes: {addresses[0]}")
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device")

@@ -246,7 +246,7 @@ def test_dispersion_and_shape_are_estimated_beside_them(frame: pd.DataFrame) -> 
         (lambda: Fused(0.1, [[1]]), "at least two neighbouring columns"),
         (lambda: Fused(0.1, []), "levels is empty"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "made",
 )
 def test_a_penalty_that_cannot_be_meant_says_what_to_give(made: object, said: str) -> None:
     with pytest.raises(ValueError, match=said):
