@@ -43,7 +43,7 @@ def of(problem: Problem, contender: Contender) -> dict[str, float]:
 @contextmanager
 def counted() -> Iterator[list[tuple[int, bool]]]:
     """Within it every block that torchglm's kernel sees is listed: its rows, and whether it made a Gram."""
-    from torchglm.fitting import kernel, small_models
+    from torchglm.fitting import kernel, small_passes
 
     passes: list[tuple[int, bool]] = []
     moments = kernel.block_moments
@@ -52,7 +52,7 @@ def counted() -> Iterator[list[tuple[int, bool]]]:
         passes.append((rows.y.shape[-1], point.curved))
         return moments(rows, point, *rest)
 
-    with patch.object(kernel, "block_moments", seen), patch.object(small_models, "block_moments", seen):
+    with patch.object(kernel, "block_moments", seen), patch.object(small_passes, "block_moments", seen):
         yield passes
 
 

@@ -302,7 +302,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"family": "posson"},
         "unknown family 'posson' .did you mean 'poisson'.*Known: gaussian",
     ),
-    "a family that is none": ({"family": None}, "unknown family None"),
+    "a family that is none": ({"family": None}, "family must be a name, a family or its class, got NoneType"),
     "an unknown link": ({"link": "lgo"}, "unknown link 'lgo' .did you mean 'log'.*Known: identity, log"),
     "an unknown way with aliases": ({"singular": "qr"}, "singular must be one of drop, minnorm, error, got 'qr'"),
     "too few names": ({"names": ["a"]}, "names has 1 entries for 2 columns"),

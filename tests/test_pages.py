@@ -200,7 +200,7 @@ def test_every_page_is_in_the_menu_of_the_site() -> None:
     assert sorted(f"docs/{name}" for name in listed) == sorted(set(PAGES) - {"README.md"})
 
 
-PUBLIC = ("", ".families", ".links", ".nn", ".metrics", ".training", ".special", ".distributions", ".sklearn")
+PUBLIC = ("", ".families", ".links", ".nn", ".metrics", ".training", ".special", ".distributions", ".sklearn", ".optim")
 
 
 @pytest.mark.parametrize("room", PUBLIC)

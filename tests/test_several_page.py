@@ -165,7 +165,7 @@ def test_the_rows_that_move_a_fit_most_are_those_of_its_distances(frame: pd.Data
 def test_a_page_checks_the_model_and_names_rows(frame: pd.DataFrame, tmp_path: Path) -> None:
     for case, words in (
         ("ordinal", "parallel slopes of"),
-        ("multinomial", "no score test was made"),
+        ("multinomial", "Nothing found by 1 test (link)"),
         ("weibull", "predicted in that order"),
     ):
         r = fitted(case, frame)

@@ -35,7 +35,7 @@ class Censored:
             return Intervals(y, _ordered(y, until.to(y.dtype))), None
         if event is None:
             return y, None
-        if values_are_known() and not bool(((event == 0) | (event == 1)).all()):
+        if values_are_known(event) and not bool(((event == 0) | (event == 1)).all()):
             raise ValueError("event must be 1 (the event was seen) or 0 (censored). Recode the column.")
         return Times(y, event.bool()), None
 
@@ -51,7 +51,7 @@ class Censored:
 def _ordered(y: Tensor, upper: Tensor) -> Tensor:
     """The ends of intervals. Raises `ValueError` at the first that is NaN or before its beginning."""
     bad = ~(upper >= y) & ~torch.isnan(y)  # what stands in for a row without weight is NaN
-    if values_are_known() and bool(bad.any()):
+    if values_are_known(bad) and bool(bad.any()):
         place = bad.nonzero()[0].tolist()
         raise RowError(
             "until must be y for an event that was seen, or later, infinity for a right-censored time; ",

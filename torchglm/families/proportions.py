@@ -53,7 +53,7 @@ class _Proportion(Family):
         # logarithms of the means from eta: exact where mu rounds to 0 or 1; kl_div where y and mu are close
         far = self.nll(y, eta, link) - self.nll_saturated(y)
         inside = (y > 0) & (y < 1) & (mu > 0) & (mu < 1)
-        if values_are_known() and not inside.any():
+        if values_are_known(inside) and not inside.any():
             return far
         safe = torch.where(inside, mu, 0.5)
         return torch.where(inside, _half_deviance(y, safe, link.log_complement(eta)), far)
@@ -135,7 +135,7 @@ class Binomial(_Proportion):
         refuse(self.name, event=event, until=until)
         if trials is None:
             return y, None
-        if values_are_known():
+        if values_are_known(y):
             self.check(y, trials)
         return torch.where(trials > 0, y / torch.where(trials > 0, trials, 1.0), 0.0).clamp(max=1.0), trials
 

@@ -23,6 +23,7 @@ from torchglm.fitting.status import Status
 from torchglm.rows.grams import GRAM_PIVOT, Dense, Gram
 from torchglm.rows.inverses import GramInverse
 
+ABSURD = 1e12  # nats that a step promises for each row: the observed information is rounding, of an exact fit
 NEAR = 0.1  # root mean square step of eta from which on the Gram of an earlier point may serve
 NEAR_OF_SEVERAL = 0.2  # the same over all predictors of a row
 CONTRACTION = 0.15  # share of the distance that steps with such a Gram may leave, else a new one is made
@@ -159,6 +160,8 @@ class Descent:
             delta, decrement, inverse = self._direction(_turned_down(s, bent))
         self._aim = None if bool(s.stale.any()) else (s.lane, inverse)
         positive = inverse.positive
+        if problem.whole and not problem.canonical:
+            positive = positive & ~((decrement > ABSURD * s.total) & (s.fisher == 0) & ~s.factored)
         if not problem.smooth_penalty:
             positive = positive & ~(problem.bent(s.moments, s.coef, s.keep, s.total) & (s.fisher == 0))
         indefinite = ~positive & ~s.factored

@@ -114,7 +114,7 @@ class Roles(NamedTuple):
         if self.exposure is None:
             return self.offset
         logs = self.exposure.log()
-        look = values_are_known() and not logs.is_meta and (wait or used is not None or not logs.is_cuda)
+        look = values_are_known(logs) and (wait or used is not None or not logs.is_cuda)
         if look and not bool(torch.isfinite(logs).all()):
             self._refuse_exposure(used)
         if self.offset is None:

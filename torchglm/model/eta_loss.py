@@ -129,7 +129,7 @@ class EtaLoss(nn.Module):
     def know_dispersion(self) -> None:
         """Raise `ValueError` while the dispersion is to be estimated and has not been."""
         phi = self.log_dispersion
-        if values_are_known() and not phi.is_meta and not bool(torch.isfinite(phi).all()):
+        if values_are_known(phi) and not bool(torch.isfinite(phi).all()):
             raise ValueError(
                 f"the dispersion of this {self.family.name} head is not known yet, and its distribution needs it. Call "
                 "head.estimate_dispersion_(x, y) on the training rows (LitGLM and head.fit do so by themselves), or "

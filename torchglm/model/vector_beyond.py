@@ -30,7 +30,7 @@ def continued_nll(family: VectorFamily, y: Response, eta: Tensor) -> Tensor:
     """
     steep = [k for k, name in enumerate(family.predictors) if isinstance(family.links[name], STEEP)]
     far = (eta.detach()[steep].abs() > FAR).any(0) | ~family.valid(eta.detach())
-    if values_are_known() and not bool(far.any()):
+    if values_are_known(eta) and not bool(far.any()):
         value = family.nll(y, eta)
         far = ~(value.detach() < STEEPEST)
         if not bool(far.any()):
@@ -65,7 +65,7 @@ def _end(family: VectorFamily, y: Response, eta: Tensor, far: Tensor) -> tuple[T
     """(K, *N) `eta`, or the last point with a density on the way there, and the slope of the loss at it."""
     good, slope = _good(family, y, eta)
     good = good | ~far
-    if values_are_known() and bool(good.all()):
+    if values_are_known(eta) and bool(good.all()):
         return eta, slope
     start = harmless(family, y, eta)
     there = torch.where(torch.isfinite(eta), eta, start)

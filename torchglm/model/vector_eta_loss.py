@@ -89,7 +89,7 @@ class VectorEtaLoss(EtaLoss):
         return torch.where(times > 0, times, 0.0) * continued_nll(self.family, y, eta)
 
     def _check_classes(self, y: Response) -> None:
-        if not isinstance(self.family, Classes) or not values_are_known() or y.is_cuda or y.is_meta:
+        if not isinstance(self.family, Classes) or not values_are_known(y) or y.is_cuda:
             return
         good = self.family.supports(y)
         if not bool(good.all()):

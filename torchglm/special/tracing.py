@@ -11,8 +11,10 @@ from torch._higher_order_ops.while_loop import while_loop
 State = tuple[Tensor, ...]
 
 
-def values_are_known() -> bool:
-    """False under `torch.compile` and inside a `torch.func` transform, where no branch may depend on values."""
+def values_are_known(like: Tensor | None = None) -> bool:
+    """False under `torch.compile`, inside a `torch.func` transform and of a meta tensor: no branch by values there."""
+    if like is not None and like.is_meta:
+        return False
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
 
 
@@ -39,7 +41,7 @@ def repeated(
     if traced():
         return _loop(step, state, unfinished, most, beside)
     for _ in range(most):
-        if values_are_known() and not bool(unfinished(*state, *beside).any()):
+        if values_are_known(state[0]) and not bool(unfinished(*state, *beside).any()):
             break
         state = step(*state, *beside)
     return state

@@ -25,6 +25,7 @@ from torchglm.special.elementary import (
     kl_div,
     stirling_values,
 )
+from torchglm.special.tracing import values_are_known
 
 FALL = 35.0  # terms, and the error of a coarser lattice, below exp(-35) of the largest are left out
 _MOST_TERMS = 72
@@ -105,7 +106,7 @@ def _remainders() -> Tensor:
 
 def _remainder_of_counts(n: Tensor) -> Tensor:
     """Stirling's remainder of whole numbers, looked up where they are not large."""
-    plain = n.dtype == torch.float64 and n.device.type == "cpu" and n.numel() > 0 and not _transformed()
+    plain = n.dtype == torch.float64 and n.device.type == "cpu" and n.numel() > 0 and values_are_known()
     if not plain or not bool(n.amax() < _TABLE):  # of a power beyond 2 it is not a number
         return stirling_values(n, False)[0]
     return _remainders()[n.long()]
@@ -151,19 +152,18 @@ def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, .
     return log_sum.squeeze(-1), by_m, by_mm, by_alpha, by_ma, by_aa
 
 
-def _transformed() -> bool:
-    """Whether shapes must not depend on values: under torch.compile, or inside a torch.func transform."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
-
-
 def _tracked(value: Tensor) -> bool:
     """Whether a derivative with respect to `value` may be asked for, in reverse or forward mode."""
-    return _transformed() or value.requires_grad or torch.autograd.forward_ad.unpack_dual(value)[1] is not None
+    return (
+        not values_are_known(value)
+        or value.requires_grad
+        or torch.autograd.forward_ad.unpack_dual(value)[1] is not None
+    )
 
 
 def _series_everywhere(m: Tensor, alpha: Tensor, positive: Tensor, order: int) -> tuple[Tensor, ...]:
     """`_series` for the rows marked positive, zero elsewhere, a bounded number of rows at a time."""
-    if _transformed():
+    if not values_are_known(m):  # shapes must not depend on them
         return _series(m, alpha, _MOST_TERMS, order)
     rows = positive.reshape(-1).nonzero().squeeze(-1)
     m, alpha = m.reshape(-1)[rows], alpha.reshape(-1)[rows]

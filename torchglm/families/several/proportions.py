@@ -169,7 +169,7 @@ class BetaBinomial(_Rates):
         refuse(self.name, event=event, until=until)
         if trials is None:
             raise ValueError("beta_binomial needs trials=, out of how many each count of successes y is.")
-        if values_are_known():
+        if values_are_known(y):
             Binomial.check(y, trials)
         return Counts(y, trials.to(y.dtype).expand_as(y)), None
 
