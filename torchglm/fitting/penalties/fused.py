@@ -11,12 +11,13 @@ from torch import Tensor
 from torchglm.fitting.kinks import Kinks
 from torchglm.fitting.penalties.base import ONE, position
 from torchglm.fitting.penalties.elastic_net import listed
+from torchglm.fitting.penalties.one_strength import OneStrength
 from torchglm.fitting.penalties.rowwise import RowWise
 
 Chain = Sequence[int | str | None]  # columns of neighbouring levels in order; None is a level whose coefficient is 0
 
 
-class Fused(RowWise):
+class Fused(OneStrength, RowWise):
     """`strength sum |b_(k+1) - b_k|` over neighbouring levels of ordered factors: levels of one value make a band.
 
     `levels` are the terms of a formula, `"C(age)"` or a list of them, whose levels stand in order; or of arrays lists
@@ -26,12 +27,8 @@ class Fused(RowWise):
     Source: Tibshirani et al. (2005), J. R. Stat. Soc. B 67(1), 91-108; Gertheiss & Tutz (2010), Ann. Appl. Stat. 4(4).
     """
 
-    selects = True
-
     def __init__(self, strength: float | Tensor, levels: str | Sequence[str | Chain]) -> None:
-        self.strength = torch.as_tensor(strength, dtype=torch.float64)
-        if not bool((torch.isfinite(self.strength) & (self.strength >= 0)).all()):
-            raise ValueError(f"strength must be finite numbers >= 0, got {self.strength.tolist()}.")
+        super().__init__(strength)
         given = [levels] if isinstance(levels, str) else list(levels)
         if not given:
             raise ValueError("levels is empty. Give a term such as 'C(age)', or lists of neighbouring columns.")
@@ -39,10 +36,6 @@ class Fused(RowWise):
         self.chains = [_chain(one) for one in given if not isinstance(one, str)]
         self.rows: Tensor | None = None  # (m, p) the differences, once the columns are known
         self.extra: list[tuple[list[int], Tensor]] = []  # differences of terms: columns, and rows over them
-
-    @property
-    def each(self) -> bool:  # type: ignore[override]
-        return self.strength.dim() > 0
 
     def resolved(self, steps: Mapping[str, list[tuple[list[int], Tensor]]]) -> Fused:
         """The same penalty with its terms replaced by their `steps`, each columns and the differences over them."""
@@ -61,30 +54,13 @@ class Fused(RowWise):
                 f"levels names the term {self.terms[0]!r}, and the columns come from no formula. Give lists of "
                 "neighbouring columns: [[None, 1, 2]]."
             )
-        if self.each and self.strength.shape != batch:
-            raise ValueError(
-                f"strength has shape {tuple(self.strength.shape)} and the models are {tuple(batch)}. Give one number, "
-                "or one for each model."
-            )
+        other = self.of_batch(batch)
         rows = [_differences(chain, p) for chain in self.chains]
         for columns, matrix in self.extra:
             whole = matrix.new_zeros(len(matrix), p)
             whole[:, columns] = matrix
             rows.append(whole)
-        other = copy.copy(self)
-        other.rows, other.strength = torch.cat(rows), self.strength.reshape(-1) if self.each else self.strength
-        return other
-
-    def scaled(self, strength: Tensor) -> Fused:
-        other = copy.copy(self)
-        other.strength = strength.to(self.strength.device) * self.strength
-        return other
-
-    def take(self, models: Tensor) -> Fused:
-        if not self.each:
-            return self
-        other = copy.copy(self)
-        other.strength = self.strength[models.to(self.strength.device)]
+        other.rows = torch.cat(rows)
         return other
 
     def kinks(self, total: Tensor) -> Kinks:
@@ -92,12 +68,6 @@ class Fused(RowWise):
         rows = self.rows.to(total.device)
         limit = (total * self.strength.to(total.device)).unsqueeze(-1).expand(-1, len(rows))
         return Kinks(rows, torch.zeros_like(limit), -limit, limit)
-
-    def value(self, coef: Tensor, total: Tensor) -> Tensor:
-        return self.kink(coef, total)
-
-    def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
-        return torch.zeros_like(coef)
 
     def __repr__(self) -> str:
         count = "" if self.rows is None else f", {len(self.rows)} differences"

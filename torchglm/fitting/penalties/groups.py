@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.group_step import Lengths, group_step
-from torchglm.fitting.penalties.base import ONE, Penalty, position
+from torchglm.fitting.penalties.base import ONE, position
 from torchglm.fitting.penalties.elastic_net import listed
+from torchglm.fitting.penalties.one_strength import OneStrength
 
 Groups = Mapping[str, Sequence[int | str]] | Sequence[Any]
 
 
-class GroupLasso(Penalty):
+class GroupLasso(OneStrength):
     """`strength sum_g f_g ((1 - l1_ratio) sqrt(m_g) |b_g| + l1_ratio sum_j |b_j|)`, `|b_g|` the length of a group.
 
     A group of `m_g` columns is in or out as one; with `l1_ratio` above 0 columns inside it may be out as well (sparse
@@ -28,8 +29,6 @@ class GroupLasso(Penalty):
     range. Source: Yuan & Lin (2006), J. R. Stat. Soc. B 68(1); Simon et al. (2013), J. Comput. Graph. Stat. 22(2).
     """
 
-    selects = True
-
     def __init__(
         self,
         strength: float | Tensor,
@@ -37,9 +36,7 @@ class GroupLasso(Penalty):
         l1_ratio: float = 0.0,
         factor: Sequence[float] | None = None,
     ) -> None:
-        self.strength = torch.as_tensor(strength, dtype=torch.float64)
-        if not bool((torch.isfinite(self.strength) & (self.strength >= 0)).all()):
-            raise ValueError(f"strength must be finite numbers >= 0, got {self.strength.tolist()}.")
+        super().__init__(strength)
         if not 0 <= l1_ratio <= 1:
             raise ValueError(f"l1_ratio must lie between 0 (groups alone) and 1 (the lasso), got {l1_ratio!r}.")
         self.l1_ratio, self.groups, self.factor = float(l1_ratio), groups, factor
@@ -51,10 +48,6 @@ class GroupLasso(Penalty):
     @property
     def smooth(self) -> bool:
         return False
-
-    @property
-    def each(self) -> bool:  # type: ignore[override]
-        return self.strength.dim() > 0
 
     def of_terms(self, terms: Mapping[str, Sequence[int]]) -> GroupLasso:
         """The same penalty with the places of terms for groups, where none were given."""
@@ -82,35 +75,17 @@ class GroupLasso(Penalty):
                 "GroupLasso has no groups, and the columns come from no formula whose terms they are. Give groups=: a "
                 "label for each column, or lists of columns."
             )
-        if self.each and self.strength.shape != batch:
-            raise ValueError(
-                f"strength has shape {tuple(self.strength.shape)} and the models are {tuple(batch)}. Give one number, "
-                "or one for each model."
-            )
-        other = copy.copy(self)
+        other = self.of_batch(batch)
         found = _places(self.groups, [j for j in range(p) if j not in set(constants)])
         _check_places(found, p)
         other.places, other.said, other.p = list(found.values()), list(found), p
         other.multiple = _factors(self.factor, other.said)
-        other.strength = self.strength.reshape(-1) if self.each else self.strength
         return other
 
     def with_columns(self, more: int) -> GroupLasso:
         """The same penalty with so many columns behind, which have none."""
         other = copy.copy(self)
         other.p = self.p + more
-        return other
-
-    def scaled(self, strength: Tensor) -> GroupLasso:
-        other = copy.copy(self)
-        other.strength = strength.to(self.strength.device) * self.strength
-        return other
-
-    def take(self, models: Tensor) -> GroupLasso:
-        if not self.each:
-            return self
-        other = copy.copy(self)
-        other.strength = self.strength[models.to(self.strength.device)]
         return other
 
     def lengths(self, total: Tensor) -> Lengths:
@@ -123,14 +98,8 @@ class GroupLasso(Penalty):
             l1[:, at] = self.l1_ratio * own[:, g, None]
         return Lengths(self.places, (1 - self.l1_ratio) * own * root, l1)
 
-    def value(self, coef: Tensor, total: Tensor) -> Tensor:
-        return self.kink(coef, total)
-
     def kink(self, coef: Tensor, total: Tensor) -> Tensor:
         return self.lengths(total).value(coef)
-
-    def ridge(self, coef: Tensor, total: Tensor) -> Tensor:
-        return torch.zeros_like(coef)
 
     def free(self, coef: Tensor, total: Tensor) -> Tensor:
         return (coef != 0) | ~self.lengths(total).penalised()
