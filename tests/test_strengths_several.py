@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from criterion_laws import check_slopes
 from torch import Tensor
 
 import torchglm
@@ -90,20 +91,8 @@ def criterion_of(
 def test_gradient_and_hessian_are_those_of_the_criterion(
     y: str, family: Family, predictors: dict[str, str], roles: dict[str, Any]
 ) -> None:
-    criterion, theta, coef = criterion_of(y, family, predictors, roles, "ml" if y == "zeros" else "reml")
-    lane = torch.zeros(1, dtype=torch.int64)
-
-    def value(at: Tensor) -> float:
-        return float(criterion.at(lane, at, coef).value)
-
-    gradient, hessian, _ = criterion.slopes(lane, criterion.at(lane, theta, coef))
-    h = 1e-3
-    for k, step in enumerate(h * torch.eye(theta.shape[1], dtype=torch.float64)):
-        around = [value(theta + j * step) for j in (-2, -1, 1, 2)]
-        slope = (around[0] - 8 * around[1] + 8 * around[2] - around[3]) / (12 * h)
-        assert float(gradient[0, k]) == pytest.approx(slope, rel=1e-6, abs=2e-8)
-        ahead, behind = (criterion.slopes(lane, criterion.at(lane, theta + j * step, coef))[0] for j in (1, -1))
-        torch.testing.assert_close(hessian[0, k], ((ahead - behind) / (2 * h))[0], rtol=1e-5, atol=1e-6)
+    criterion = criterion_of(y, family, predictors, roles, "ml" if y == "zeros" else "reml")
+    check_slopes(*criterion, rel=1e-6, near=2e-8, bend=1e-6)
 
 
 def fitted(y: str, family: Any, predictors: dict[str, str], roles: dict[str, Any], data: Any = DATA) -> Any:

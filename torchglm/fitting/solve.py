@@ -84,11 +84,7 @@ def _finished(
     """What a joint search found of all models, models `lane` fitted in turn, and these alone."""
     if not lane.numel():
         return member, solution
-    skip, penalty = options["skip"], options["penalty"]
-    own = options | {
-        "skip": None if skip is None else skip[lane],
-        "penalty": None if penalty is None else penalty.take(lane),
-    }
+    own = _options_of(options, lane)
     first, before = None if start is None else start[lane], resumed(resume, lane)
     of_lane, part = _in_turn(members(source, lane), take_family(family, lane), link, first, own, None, before)
     [(name, values)] = member.shapes.items()
@@ -182,20 +178,25 @@ def _part_by_part(
     shapes: dict[str, Tensor] = {}
 
     def part(models: Tensor, rows: Rows) -> Solution:
-        first, skip = None if start is None else start[models], options.get("skip")
-        penalty = options.get("penalty")
-        own = options | {
-            "skip": None if skip is None else skip[models],
-            "penalty": None if penalty is None else penalty.take(models),
-        }
-        tell = None if told is None else told.of(models)
-        member, solution = solve([rows], family, link, first, own, tell, resumed(resume, models))
+        first, tell = None if start is None else start[models], None if told is None else told.of(models)
+        member, solution = solve(
+            [rows], family, link, first, _options_of(options, models), tell, resumed(resume, models)
+        )
         for name, value in member.named_parameters() if family.estimates_shape else ():
             shapes.setdefault(name, value.new_empty(source.models))[models] = value
         return solution
 
     solution = together(source, part)
     return family.with_parameters(shapes) if shapes else family, solution
+
+
+def _options_of(options: dict[str, Any], models: Tensor) -> dict[str, Any]:
+    """The options of some of the models."""
+    skip, penalty = options.get("skip"), options.get("penalty")
+    return options | {
+        "skip": None if skip is None else skip[models],
+        "penalty": None if penalty is None else penalty.take(models),
+    }
 
 
 def _beside(observe: Observer | None, before: Progress | None) -> Observer | None:
