@@ -73,10 +73,10 @@ class RowBends:
         """What `sums` gives for rows and their predictors, over all rows and processes."""
 
         def of(pieces: Sequence[Rows]) -> tuple[Tensor, ...]:
-            return _added(sums(rows, self._predictor(rows)) for rows in pieces)
+            return added(sums(rows, self._predictor(rows)) for rows in pieces)
 
         with self.ranks.together():
-            total = _added(new for chunk in self.source for new in spread(of, list(to_float64(chunk).pieces())))
+            total = added(new for chunk in self.source for new in spread(of, list(to_float64(chunk).pieces())))
         return self.ranks.sum(*total)
 
     def _predictor(self, rows: Rows) -> Tensor:
@@ -129,7 +129,7 @@ class RowBends:
         )
 
 
-def _added(many: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def added(many: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The sums of the like tensors; every process has rows, so that there is one."""
     return reduce(lambda total, new: tuple(a + b for a, b in zip(total, new, strict=True)), many)
 

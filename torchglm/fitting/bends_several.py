@@ -8,13 +8,12 @@ the mixed one apart.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor
 
 from torchglm.families.several import VectorFamily
-from torchglm.fitting.bends import FIRST, NODES, SECOND, STEP, Bends, difference
+from torchglm.fitting.bends import FIRST, NODES, SECOND, STEP, Bends, added, difference
 from torchglm.rows.planned import Pairs, contributions, expanded, gram_of, predictors, project_each
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64
@@ -32,22 +31,21 @@ class PlannedBends:
         """The sums for a root `inner` (B, P, r) of `A` and directions (B, J, P)."""
 
         def of(pieces: Sequence[Rows]) -> tuple[Tensor, ...]:
-            return _added(self._sums(rows, inner, directions) for rows in pieces)
+            return added(self._sums(rows, inner, directions) for rows in pieces)
 
         with self.ranks.together():
-            total = _added(new for chunk in self.source for new in spread(of, list(to_float64(chunk).pieces())))
+            total = added(new for chunk in self.source for new in spread(of, list(to_float64(chunk).pieces())))
         pull, grams, twice = self.ranks.sum(*total)
         return Bends(pull, grams, twice, None)
 
     def _sums(self, rows: Rows, inner: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
         at = RowThirds(rows, self.family, self.coef)
-        lengths = [length * at.weight for length in _lengths(rows, inner)]  # of all pairs (k, l), k <= l
+        lengths = {pair: length * at.weight for pair, length in _lengths(rows, inner)}
         moves = torch.stack([contributions(rows, directions[:, j]) for j in range(directions.shape[1])])  # (J, K, B, n)
         grams = [gram_of(rows, at.change(move)).written_out() for move in moves]
-        pairs = [(k, j) for k in range(len(at.eta)) for j in range(k, len(at.eta))]
-        bends = at.second_of({pair: length for pair, length in zip(pairs, lengths, strict=True)})
+        bends = at.second_of(lengths)
         each = [torch.einsum("bn,jbn,kbn->bjk", h, moves[:, k], moves[:, j]) for (k, j), h in bends.items()]
-        pull = at.first_of({pair: length for pair, length in zip(pairs, lengths, strict=True)})
+        pull = at.first_of(lengths)
         return project_each(rows, pull), torch.stack(grams, 1), torch.stack(each).sum(0)
 
 
@@ -116,13 +114,13 @@ class RowThirds:
         return found
 
 
-def _lengths(rows: Rows, inner: Tensor) -> Iterator[Tensor]:
-    """(B, n) `z_k' A z_l` of every row, for all pairs `k <= l` of predictors, by a root (B, P, r) of A."""
+def _lengths(rows: Rows, inner: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """(B, n) `z_k' A z_l` of every row, for each pair `k <= l` of predictors, by a root (B, P, r) of A."""
     design = expanded(rows)  # (K, n, P) or (K, B, n, P)
     half = (design.unsqueeze(1) if rows.shared else design) @ inner  # (K, B, n, r)
     for k in range(len(half)):
         for j in range(k, len(half)):
-            yield (half[k] * half[j]).sum(-1)
+            yield (k, j), (half[k] * half[j]).sum(-1)
 
 
 def _trace(lengths: Pairs, information: Pairs) -> Tensor:
@@ -131,8 +129,3 @@ def _trace(lengths: Pairs, information: Pairs) -> Tensor:
         (lengths[k, j] * value * (1.0 if k == j else 2.0) for (k, j), value in information.items()),
         torch.zeros_like(next(iter(lengths.values()))),
     )
-
-
-def _added(many: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The sums of the like tensors; every process has rows, so that there is one."""
-    return reduce(lambda total, new: tuple(a + b for a, b in zip(total, new, strict=True)), many)

@@ -32,9 +32,7 @@ def certified(solution: Solution, problem: Problem) -> Solution:
     if penalty is None or penalty.smooth or not solution.coef.shape[-1]:
         return solution
     moments, coef, keep, total = solution.moments, solution.coef, solution.keep, solution.moments.weight
-    ridge = penalty.ridge(coef, total)
-    curvature = moments.gram.with_ridge(ridge).written_out()
-    score = torch.where(keep, moments.score - penalty.slope(coef, total), 0.0)
+    curvature, score = problem.curvature(moments, coef, total), problem.slope(moments, coef, keep, total)
     length = curvature.diagonal(dim1=-2, dim2=-1).abs()
     size = 2 * problem.size(moments.objective, total) + CANCELS * moments.scale.abs()
     excess = torch.where(keep, penalty.excess(curvature, score, coef, total, keep), 0.0)

@@ -20,7 +20,7 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.cone_fits import ConeFits, ConePoint
 from torchglm.fitting.irls import irls
-from torchglm.fitting.kernel import fold, take_family
+from torchglm.fitting.kernel import fold
 from torchglm.fitting.laplace import least_dispersion
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
@@ -158,7 +158,7 @@ class _Cone:
         own, _, rank = self._ranks(strength, face)
         self.phis[lane] = phi = self._dispersion(lane, at, strength, face.sum(-1) - rank)
         freedom, squares = [], []
-        for j, (places, matrix) in enumerate(self._blocks(at.coef.device)):
+        for j, (places, matrix) in enumerate(self.penalty.placed(at.coef.device)):
             part, b = root[:, places], at.coef[:, places]
             taken = strength[:, j] * ((matrix @ part) * part).sum((-1, -2))
             freedom.append(own[:, j] - taken)
@@ -181,7 +181,7 @@ class _Cone:
         """(b,) where the criterion is least, `free` (b,) being the dimension of what is not penalised."""
         if self.phi is not None or not self.family.has_dispersion:
             return torch.full_like(at.value, 1.0 if self.phi is None else self.phi)
-        drawn = 2 * self.penalty.without_limits().with_strength(strength).value(at.coef, at.moments.weight)
+        drawn = 2 * self.fits.penalty.with_strength(strength).value(at.coef, at.moments.weight)
         return self._least(lane, at.moments, at.coef, drawn, free, self.fits.member(lane))
 
     def _least(self, lane: Tensor, here: Moments, coef: Tensor, drawn: Tensor, free: Tensor, family: Family) -> Tensor:
@@ -196,7 +196,7 @@ class _Cone:
         if not self.family.estimates_shape:
             return torch.zeros_like(coef[:, 0])
         rows, old = RowMeans(members(self.source, lane), self.link, coef), self.fits.shapes[lane]
-        family = take_family(self.fits.member(lane), torch.arange(len(lane), device=lane.device))
+        family = self.fits.member(lane)
         if has_alpha(self.family):
             new, _ = alpha_ml(rows, family, old)
         else:
@@ -210,19 +210,16 @@ class _Cone:
     def _root(self, here: Moments, strength: Tensor, face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(b, p, p) a root of the inverse of `X'WX + S` on the face, zero beside it; (b,) its log-determinant, and
         whether it is positive definite."""
-        penalty = self.penalty.without_limits().with_strength(strength)
+        penalty = self.fits.penalty.with_strength(strength)
         whole = here.gram.written_out() + penalty.ridge(torch.zeros_like(face, dtype=strength.dtype), here.weight)
         both = face.unsqueeze(-1) & face.unsqueeze(-2)
         root, log, sound = scaled_root(torch.where(both, whole, torch.diag_embed((~face).to(whole.dtype))))
         return torch.where(face.unsqueeze(-1), root, 0.0), log, sound
 
-    def _blocks(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        return [(torch.tensor(at, device=device), matrix.to(device)) for at, matrix in self.penalty.blocks]
-
     def _ranks(self, strength: Tensor, face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """On the face: `strength_j tr S^- S_j` (b, J), the logarithm of the positive eigenvalues of `S` and their
         number (b,)."""
-        own, p, blocks = torch.zeros_like(strength), face.shape[-1], self._blocks(face.device)
+        own, p, blocks = torch.zeros_like(strength), face.shape[-1], self.penalty.placed(face.device)
         log, rank = torch.zeros_like(strength[:, 0]), torch.zeros_like(strength[:, 0])
         for group in self.groups:
             parts = strength.new_zeros(len(group), p, p)

@@ -60,7 +60,7 @@ class _Faces:
         self.lower, self.upper = lower, upper
         self.face = (value > lower) & (value < upper) & ((value != 0) | (l1 == 0))
         self.sign = torch.sign(value)
-        self.left = pull - _times(hessian, value)
+        self.left = pull - times(hessian, value)
         self.wants = torch.zeros_like(value)
         self.solved = torch.ones_like(tol, dtype=torch.bool)  # they stand at the minimum of the face, or begin
 
@@ -91,10 +91,11 @@ class _Faces:
         value, whole = _moved(self.hessian, slope, value, step, face, bottom, top)
         inside = (value > bottom) & (value < top) | ~free.unsqueeze(-1)
         self.value, self.face, self.sign, self.solved = value, face & ~stuck & inside, sign, free & whole
-        self.left = self.pull - _times(self.hessian, value)
+        self.left = self.pull - times(self.hessian, value)
 
 
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """(B, m) the product of each matrix (B, m, p) with its vector (B, p)."""
     return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
@@ -136,7 +137,7 @@ def _moved(
         return target, whole
     clipped = torch.where(face, target.clamp(bottom, top), value)
     short = clipped - value
-    change = (short * _times(hessian, short)).sum(-1) / 2 - (slope * short).sum(-1)
+    change = (short * times(hessian, short)).sum(-1) / 2 - (slope * short).sum(-1)
     end = torch.where(step > 0, top, bottom)
     share = torch.where(inside, torch.inf, (end - value) / torch.where(step == 0, 1.0, step))
     least = share.amin(-1, keepdim=True).clamp(max=1.0)

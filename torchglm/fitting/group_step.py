@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchglm.fitting.faces import times
 from torchglm.fitting.quadratic import damped_positive
 from torchglm.rows.grams import Dense
 
@@ -82,7 +83,7 @@ def group_step(curvature: Tensor, score: Tensor, coef: Tensor, lengths: Lengths,
     smooth = Dense(curvature).invert(free)
     across = curvature * free.unsqueeze(-1)
     inner = smooth.root.matrix @ (smooth.root.matrix.mT @ across)
-    slope = torch.where(bound, score - _times(inner.mT, torch.where(free, score, 0.0)), 0.0)
+    slope = torch.where(bound, score - times(inner.mT, torch.where(free, score, 0.0)), 0.0)
     both = bound.unsqueeze(-1) & bound.unsqueeze(-2)
     reduced = torch.where(both, curvature - across.mT @ inner, 0.0)
     size = curvature.diagonal(dim1=-2, dim2=-1).abs()
@@ -90,9 +91,9 @@ def group_step(curvature: Tensor, score: Tensor, coef: Tensor, lengths: Lengths,
     scaled = reduced / scale.unsqueeze(-1) / scale.unsqueeze(-2)
     reduced = torch.where(both, damped_positive(scaled, bound) * scale.unsqueeze(-1) * scale.unsqueeze(-2), 0.0)
     value = torch.where(bound, coef, 0.0)
-    best = _minimum(reduced, slope + _times(reduced, value), value, lengths, bound)
+    best = _minimum(reduced, slope + times(reduced, value), value, lengths, bound)
     move = torch.where(bound, torch.where(best == 0, -coef, best - coef), 0.0)
-    rest = torch.where(free, score - _times(curvature, move), 0.0)
+    rest = torch.where(free, score - times(curvature, move), 0.0)
     return move + torch.where(free, smooth.solve(rest), 0.0)
 
 
@@ -107,8 +108,8 @@ def _minimum(matrix: Tensor, pull: Tensor, value: Tensor, lengths: Lengths, boun
             swept = _sweep(matrix, pull, swept, lengths, steep, bound)
         value = torch.where(ended.unsqueeze(-1), value, swept)
         value = torch.where(ended.unsqueeze(-1), value, _newton(matrix, pull, value, lengths))
-        size = terms + _times(matrix.abs(), value.abs())
-        left = torch.where(bound, lengths.excess(pull - _times(matrix, value), value), 0.0)
+        size = terms + times(matrix.abs(), value.abs())
+        left = torch.where(bound, lengths.excess(pull - times(matrix, value), value), 0.0)
         ended = ended | (left <= EXACT * size).all(-1)
         if bool(ended.all()):
             break
@@ -124,7 +125,7 @@ def _largest(matrix: Tensor, at: list[int]) -> Tensor:
 def _sweep(matrix: Tensor, pull: Tensor, value: Tensor, lengths: Lengths, steep: Tensor, bound: Tensor) -> Tensor:
     """One round over the groups: each moves to the minimum of a model that is nowhere less steep."""
     value = value.clone()
-    left = pull - _times(matrix, value)
+    left = pull - times(matrix, value)
     for g, at in enumerate(lengths.places):
         used = bound[:, at] & (steep[:, g, None] > 0)
         rate = torch.where(steep[:, g] > 0, steep[:, g], 1.0).unsqueeze(-1)
@@ -133,7 +134,7 @@ def _sweep(matrix: Tensor, pull: Tensor, value: Tensor, lengths: Lengths, steep:
         size = soft.square().sum(-1, keepdim=True).sqrt()
         shrunk = soft * (1 - lengths.weight[:, g, None] / rate * _inverse(size)).clamp(min=0)
         change = torch.where(used, shrunk - value[:, at], 0.0)
-        left = left - _times(matrix[:, :, at], change)
+        left = left - times(matrix[:, :, at], change)
         value[:, at] += change
     return value
 
@@ -144,7 +145,7 @@ def _newton(matrix: Tensor, pull: Tensor, value: Tensor, lengths: Lengths) -> Te
     both = active.unsqueeze(-1) & active.unsqueeze(-2)
     eye = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
     for _ in range(NEWTON):
-        slope = torch.where(active, pull - _times(matrix, value) - lengths.slope(value), 0.0)
+        slope = torch.where(active, pull - times(matrix, value) - lengths.slope(value), 0.0)
         bend = torch.where(both, matrix + lengths.curvature(value), eye)
         lower, info = torch.linalg.cholesky_ex(bend)
         step = torch.cholesky_solve(slope.unsqueeze(-1), lower).squeeze(-1)
@@ -166,12 +167,8 @@ def _newton(matrix: Tensor, pull: Tensor, value: Tensor, lengths: Lengths) -> Te
 
 
 def _objective(matrix: Tensor, pull: Tensor, value: Tensor, lengths: Lengths) -> Tensor:
-    return (value * _times(matrix, value)).sum(-1) / 2 - (pull * value).sum(-1) + lengths.value(value)
+    return (value * times(matrix, value)).sum(-1) / 2 - (pull * value).sum(-1) + lengths.value(value)
 
 
 def _inverse(size: Tensor) -> Tensor:
     return torch.where(size > 0, 1 / torch.where(size > 0, size, 1.0), 0.0)
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)

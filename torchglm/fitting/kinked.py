@@ -34,6 +34,8 @@ def _model(
     Newton's model of the other columns, where that of all of them has no minimum but these stay at zero.
     """
     concave = penalty.bend(coef, total)
+    if concave is None and (convex or penalty.nonsmooth(coef, total) is None):
+        return curvature, keep
     inside = within(penalty, score, coef, total)
     away = keep & penalty.free(coef, total)
     moving = keep

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.faces import excess, minimise
+from torchglm.fitting.faces import excess, minimise, times
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Point
 from torchglm.fitting.slopes import Slopes, slopes, together
@@ -180,7 +180,7 @@ class Lanes:
         assert self.gram is not None
         at, coef, l1 = self.columns, self.coef[lane], self.l1[lane][:, self.columns]
         own, gram, l2 = coef[:, at], self.gram[lane], self.l2[lane][:, at]
-        pull = self.here.slope[lane][:, at] + _times(gram, own)
+        pull = self.here.slope[lane][:, at] + times(gram, own)
         limits = (self.lower[lane][:, at], self.upper[lane][:, at])
         gram.diagonal(dim1=-2, dim2=-1).add_(l2)  # a copy of these lanes
         rounding = 1e-15 * (pull.abs().amax(-1) + l1.amax(-1))
@@ -229,7 +229,7 @@ class Lanes:
         at = self.columns
         step, change = step[:, at], (self.here.slope[lane] - slope)[:, at]
         gram = self.gram[lane]
-        image = _times(gram, step)
+        image = times(gram, step)
         bend, own = (step * change).sum(-1), (step * image).sum(-1)
         sound = (bend > LEARNT * own) & (own > 0) & (change.abs().amax(-1) > SEEN * self.unit[lane])
         change = torch.where(sound.unsqueeze(-1), change / torch.where(sound, bend, 1.0).sqrt().unsqueeze(-1), 0.0)
@@ -319,10 +319,6 @@ class Lanes:
         self._subset.pop("narrow", None)
         at, source = self.columns, self.nets.source
         return source if at.numel() == self.coef.shape[-1] else seen(source, lambda rows: select(rows, at))
-
-
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
 
 
 def _convex(gram: Tensor, ridge: Tensor) -> Tensor:

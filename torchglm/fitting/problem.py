@@ -179,12 +179,12 @@ class Problem:
         """The nearest coefficients (B, p) that the penalty allows."""
         if self.penalty is None or self.smooth_penalty:
             return coef
-        return self.penalty.projected(self._curvature(moments, coef, total), coef, keep)
+        return self.penalty.projected(self.curvature(moments, coef, total), coef, keep)
 
     def inverse(self, moments: Moments, coef: Tensor, keep: Tensor, factored: Tensor, total: Tensor) -> GramInverse:
         """The inverse of the information with the penalty's quadratic part."""
         if isinstance(self.penalty, RowWise):
-            return firm_inverse(self._curvature(moments, coef, total), self.penalty.kinks(total), keep, coef)
+            return firm_inverse(self.curvature(moments, coef, total), self.penalty.kinks(total), keep, coef)
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         return linalg.invert(moments, self.smooth(coef, keep, total), factored, ridge, self.shapes)
 
@@ -193,7 +193,7 @@ class Problem:
         if self.penalty is None or self.canonical or self.penalty.nonsmooth(coef, total) is None:
             return torch.zeros_like(total, dtype=torch.bool)
         inside = within(self.penalty, self._score(moments, coef, total), coef, total)
-        return falls(self._curvature(moments, coef, total), keep, ~inside) & ~inside.all(-1)
+        return falls(self.curvature(moments, coef, total), keep, ~inside) & ~inside.all(-1)
 
     def optimal(self, moments: Moments, coef: Tensor, keep: Tensor, objective: Tensor, total: Tensor) -> Tensor:
         """(B,) whether a penalty with kinks stands where it says: the conditions of Karush, Kuhn and Tucker.
@@ -203,7 +203,7 @@ class Problem:
         """
         if self.penalty is None or self.smooth_penalty:
             return torch.ones_like(total, dtype=torch.bool)
-        curvature = self._curvature(moments, coef, total)
+        curvature = self.curvature(moments, coef, total)
         excess = self.penalty.excess(curvature, self._score(moments, coef, total), coef, total, keep)
         bend = curvature.diagonal(dim1=-2, dim2=-1).abs()
         terms = moments.scale.abs() + (coef.square() * bend).sum(-1)  # of eta, which may cancel there
@@ -225,9 +225,9 @@ class Problem:
     ) -> tuple[Tensor, Tensor, GramInverse]:
         """The step that minimises the quadratic model, its Newton decrement, and the inverse behind it (if given)."""
         inverse = self.inverse(moments, coef, keep, factored, total) if inverse is None else inverse
-        score = torch.where(keep, self._score(moments, coef, total), 0.0)
+        score = self.slope(moments, coef, keep, total)
         if self.penalty is not None and not self.smooth_penalty:
-            curvature = self._curvature(moments, coef, total)
+            curvature = self.curvature(moments, coef, total)
             return *kinked_direction(self.penalty, curvature, score, coef, keep, total, self.canonical), inverse
         delta = inverse.solve(score)
         if moments.factor is not None and bool(factored.any()):
@@ -235,7 +235,7 @@ class Problem:
             delta = torch.where(factored.unsqueeze(-1), exact, delta)
         return delta, (score * delta).sum(-1), inverse
 
-    def _curvature(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
+    def curvature(self, moments: Moments, coef: Tensor, total: Tensor) -> Tensor:
         """(B, p, p) the information with the curvature of the penalty's quadratic part."""
         ridge = None if self.penalty is None else self.penalty.ridge(coef, total)
         return moments.gram.with_ridge(ridge).written_out()

@@ -30,34 +30,28 @@ def constants(values: Sequence[float], like: Tensor) -> Tensor:
     return like.new_tensor(values)
 
 
-def repeated(
-    step: Callable[..., State], state: State, unfinished: Callable[..., Tensor], most: int, beside: State = ()
-) -> State:
-    """`state = step(*state, *beside)` while `unfinished(*state, *beside)` is true anywhere, `most` times at most.
+def repeated(step: Callable[..., State], state: State, unfinished: Callable[..., Tensor], most: int) -> State:
+    """`state = step(*state)` while `unfinished(*state)` is true anywhere, `most` times at most.
 
     In a graph it is one loop, which holds the step once and makes no more of them than the rows of a call need.
-    Tensors of the state keep their shapes and dtypes; `beside` are others that a step reads.
+    Tensors of the state keep their shapes and dtypes.
     """
     if traced():
-        return _loop(step, state, unfinished, most, beside)
+        return _loop(step, state, unfinished, most)
     for _ in range(most):
-        if values_are_known(state[0]) and not bool(unfinished(*state, *beside).any()):
+        if values_are_known(state[0]) and not bool(unfinished(*state).any()):
             break
-        state = step(*state, *beside)
+        state = step(*state)
     return state
 
 
-def _loop(
-    step: Callable[..., State], state: State, unfinished: Callable[..., Tensor], most: int, beside: State
-) -> State:
+def _loop(step: Callable[..., State], state: State, unfinished: Callable[..., Tensor], most: int) -> State:
     def more(made: Tensor, *values: Tensor) -> Tensor:
         return (made < most) & unfinished(*values).any()
 
     def body(made: Tensor, *values: Tensor) -> State:
-        found = step(*values)
-        kept = tuple(value.clone() for value in values[len(found) :])
-        return (made + 1, *(value.clone() for value in found), *kept)
+        return (made + 1, *(value.clone() for value in step(*values)))
 
-    carried = tuple(value.detach().contiguous().clone() for value in (*state, *beside))
+    carried = tuple(value.detach().contiguous().clone() for value in state)
     made = torch.zeros((), dtype=torch.int64, device=carried[0].device)
-    return tuple(while_loop(more, body, (made, *carried))[1 : 1 + len(state)])
+    return tuple(while_loop(more, body, (made, *carried))[1:])

@@ -296,3 +296,8 @@ def summed_variance(family: VectorFamily, eta: Tensor) -> Tensor:
         if bool(done.all()):
             break
     return torch.where(done, second - first.square(), torch.nan)
+
+
+def units_of_mean(link: Link, eta: Tensor) -> Tensor:
+    """(K, *N) `units` of a law whose first predictor is that of a mean, and whose others are logarithms."""
+    return torch.stack([link.reach(eta[0]), *torch.ones_like(eta[1:])])

@@ -12,7 +12,7 @@ from torchglm import links, special
 from torchglm.distributions import TweedieMean
 from torchglm.families.base import Family
 from torchglm.families.numerics import checking
-from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute
+from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute, units_of_mean
 from torchglm.links import Link
 from torchglm.rows.responses import Response
 
@@ -111,7 +111,7 @@ class Compound(VectorFamily):
         return super().valid(eta) & inside & (eta[2:].abs() <= END).all(0)
 
     def units(self, eta: Tensor) -> Tensor:
-        return torch.stack([self.link.reach(eta[0]), *torch.ones_like(eta[1:])])
+        return units_of_mean(self.link, eta)
 
     @property
     def ends(self) -> dict[tuple[str, int], str]:

@@ -13,7 +13,7 @@ from torchglm.families.base import Family
 from torchglm.families.counts import NegativeBinomial, Poisson
 from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
-from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily
+from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, units_of_mean
 from torchglm.links import Link
 from torchglm.rows.responses import Response
 
@@ -106,7 +106,7 @@ class Plain(VectorFamily):
         return torch.cat([torch.where(torch.isfinite(own), own, eta[0]).unsqueeze(0), eta[1:]])
 
     def units(self, eta: Tensor) -> Tensor:
-        return torch.stack([self.link.reach(eta[0]), *torch.ones_like(eta[1:])])
+        return units_of_mean(self.link, eta)
 
     def is_canonical(self, link: Link) -> bool:
         return self.family.is_canonical(self.link)

@@ -13,7 +13,7 @@ from torchglm.distributions.around import Tails
 from torchglm.families.base import Family
 from torchglm.families.proportions import Binomial
 from torchglm.families.row_error import refuse
-from torchglm.families.several.base import START, Pairs, VectorFamily
+from torchglm.families.several.base import START, Pairs, VectorFamily, units_of_mean
 from torchglm.links import Link
 from torchglm.rows.responses import Counts, Response
 from torchglm.special.tracing import values_are_known
@@ -77,7 +77,7 @@ class _Rates(VectorFamily):
         return torch.stack([first, second]), pairs
 
     def units(self, eta: Tensor) -> Tensor:
-        return torch.stack([self.link.reach(eta[0]), *torch.ones_like(eta[1:])])
+        return units_of_mean(self.link, eta)
 
     @property
     def ends(self) -> dict[tuple[str, int], str]:

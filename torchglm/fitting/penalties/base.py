@@ -115,6 +115,12 @@ class Penalty(ABC):
         return self
 
 
+def slope_places(constants: Sequence[int], p: int) -> list[int]:
+    """The places of `p` columns that are no constants."""
+    none = set(constants)
+    return [j for j in range(p) if j not in none]
+
+
 def position(column: int | str, names: Sequence[str], where: str) -> int:
     """The place of a column that is given by its name or its place. Raises `ValueError` for one that is not there."""
     if not isinstance(column, str):

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from torchglm.fitting.penalties.base import slope_places
+
 Centre: TypeAlias = Mapping[str, float] | Sequence[float] | Tensor | None
 SHOWN = 6  # numbers that are written out
 
@@ -49,7 +51,7 @@ def on_all(
         return None
     if isinstance(centre, dict):
         raise ValueError("centre= by name is for torchglm.fit. Give one number for each column.")
-    kept = [j for j in range(p) if j not in set(constants)]
+    kept = slope_places(constants, p)
     if centre.shape[:-1] not in (torch.Size(), batch):
         raise ValueError(
             f"centre has shape {tuple(centre.shape)} and the models are {tuple(batch)}. Give one number for each "

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from torchglm.fitting.penalties.base import ONE, Penalty
+from torchglm.fitting.penalties.base import ONE, Penalty, slope_places
 from torchglm.fitting.penalties.centres import Centre, away_from, by_place, centre_of, in_words, of_models, on_all
 from torchglm.fitting.penalties.quadratic import Quadratic, method_of
 
@@ -54,7 +54,7 @@ class ByColumn(Penalty):
         return not self.smooth
 
     def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Penalty:
-        kept = [j for j in range(p) if j not in set(constants)]
+        kept = slope_places(constants, p)
         slopes = len(kept)
 
         def column(value: Tensor, name: str) -> Tensor:
@@ -145,7 +145,7 @@ class Ridge(ElasticNet):
         centre = on_all(self.centre, constants, p, batch)
         if self.method is None:
             return self._around(super().expand(constants, p, batch), centre)
-        kept = [j for j in range(p) if j not in set(constants)]
+        kept = slope_places(constants, p)
         block = (kept, torch.eye(len(kept), dtype=torch.float64))
         return Quadratic([block], self.method, centre=centre).expand(constants, p, batch)
 

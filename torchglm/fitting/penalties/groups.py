@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.group_step import Lengths, group_step
-from torchglm.fitting.penalties.base import ONE, position
+from torchglm.fitting.penalties.base import ONE, position, slope_places
 from torchglm.fitting.penalties.elastic_net import listed
 from torchglm.fitting.penalties.one_strength import OneStrength
 
@@ -76,7 +76,7 @@ class GroupLasso(OneStrength):
                 "label for each column, or lists of columns."
             )
         other = self.of_batch(batch)
-        found = _places(self.groups, [j for j in range(p) if j not in set(constants)])
+        found = _places(self.groups, slope_places(constants, p))
         _check_places(found, p)
         other.places, other.said, other.p = list(found.values()), list(found), p
         other.multiple = _factors(self.factor, other.said)

@@ -130,11 +130,12 @@ class Quadratic(Penalty):
 
     def slope(self, coef: Tensor, total: Tensor) -> Tensor:
         strength, out, away = self._known.to(coef.device), torch.zeros_like(coef), self.away(coef)
-        for j, (at, matrix) in enumerate(self._placed(coef.device)):
+        for j, (at, matrix) in enumerate(self.placed(coef.device)):
             out[:, at] += strength[..., j, None] * (away[:, at] @ matrix)
         return out
 
-    def _placed(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    def placed(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """The columns and the matrix of every block, on a device."""
         return [(torch.tensor(columns, device=device), matrix.to(device)) for columns, matrix in self.blocks]
 
     def _whole(self, p: int) -> Tensor:

@@ -38,8 +38,9 @@ class RowWise(Penalty):
         return kinked_step(curvature, score, coef, self.kinks(total), keep).multiplier
 
     def excess(self, curvature: Tensor, score: Tensor, coef: Tensor, total: Tensor, keep: Tensor) -> Tensor:
-        found = self.multipliers(curvature, score, coef, total, keep)
-        return torch.where(keep, score - found @ self.kinks(total).matrix, 0.0).abs()
+        kinks = self.kinks(total)
+        found = kinked_step(curvature, score, coef, kinks, keep).multiplier
+        return torch.where(keep, score - found @ kinks.matrix, 0.0).abs()
 
     def projected(self, curvature: Tensor, coef: Tensor, keep: Tensor) -> Tensor:
         kinks = self.kinks(torch.ones_like(coef[:, 0])).constraints()
