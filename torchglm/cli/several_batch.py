@@ -15,7 +15,7 @@ from torchglm.rows.rows import Rows, whole
 def batch_of_several(part: Rows, family: Family) -> GLMBatch:
     """Rows of one model, their whole design being `x`; prior weights of a dispersion stand apart from repeats."""
     assert isinstance(family, VectorFamily)
-    x, offset = whole(part._replace(plan=None)), part.offset[0]  # (n, p), (n, K)
+    x, offset = whole(part), part.offset[0]  # (n, p), (n, K)
     weight, repeats = part.weight[0].to(x.dtype), None
     place = None if family.weighted is None else family.predictors.index(family.weighted)
     if place is not None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torchglm.design.factors import Categorical
+from torchglm.design.parts import by_prefix
 from torchglm.design.spec import DesignSpec
 
 
@@ -43,7 +44,7 @@ def neighbours(spec: DesignSpec, term: str, what: str) -> list[Neighbours]:
     if len(factor.levels) < 2:
         raise ValueError(f"{what} names {term!r}, which has one level, {factor.levels[0]!r}. Leave it out.")
     pairs = [(str(a), str(b)) for a, b in zip(factor.levels, factor.levels[1:], strict=False)]
-    for prefix, terms in {"": spec.parts, **{f"{name}:": terms for name, terms in spec.others.items()}}.items():
+    for prefix, terms in by_prefix(spec.parts, spec.others).items():
         inside = [(name, part) for name, parts in terms for part in parts if text in [one for one, _ in part.factors]]
         if not inside:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -58,6 +59,11 @@ def parts_of(terms: Terms) -> list[Part]:
 
 def terms_dict(terms: Terms) -> list[dict[str, Any]]:
     return [{"name": name, "parts": [part.to_dict() for part in inside]} for name, inside in terms]
+
+
+def by_prefix(own: Terms, others: Mapping[str, Terms]) -> dict[str, Terms]:
+    """The terms of the first predictor and of the others, by what the names of their columns begin with."""
+    return {"": own} | {f"{name}:": terms for name, terms in others.items()}
 
 
 def terms_from(data: Any) -> Terms:

@@ -15,7 +15,7 @@ from torchglm.design.effects import effect_columns, groupings_of
 from torchglm.design.factors import UNSEEN, Categorical
 from torchglm.design.frame import MISSING, Frame
 from torchglm.design.kinds import PENALISED, Factor, factor_dict, factor_from, plain_factor_from
-from torchglm.design.parts import Part, RandomGrouping, RandomSet, Terms, parts_of, terms_dict, terms_from
+from torchglm.design.parts import Part, RandomGrouping, RandomSet, Terms, by_prefix, parts_of, terms_dict, terms_from
 from torchglm.design.random import MARK
 from torchglm.design.response import Response
 from torchglm.design.smooths.factor import PenaltyBlock, Smooth
@@ -136,14 +136,14 @@ class DesignSpec:
 
     def prefixed_parts(self) -> list[tuple[Part, str]]:
         """The parts of all predictors, each with what its names begin with."""
-        groups = {"": self.parts} | {f"{name}:": terms for name, terms in self.others.items()}
-        return [(part, prefix) for prefix, terms in groups.items() for _, inside in terms for part in inside]
+        groups = by_prefix(self.parts, self.others).items()
+        return [(part, prefix) for prefix, terms in groups for _, inside in terms for part in inside]
 
     @property
     def terms(self) -> dict[str, list[int]]:
         """The positions of each term's columns, the intercept under "(Intercept)"."""
         found, start = {}, 0
-        for prefix, terms in {"": self.parts, **{f"{name}:": terms for name, terms in self.others.items()}}.items():
+        for prefix, terms in by_prefix(self.parts, self.others).items():
             for name, inside in terms:
                 count = sum(len(self._names(part)) for part in inside)
                 found[prefix + name] = list(range(start, start + count))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from torchglm.design.parts import by_prefix
 from torchglm.inference.fitted import Fitted
 
 
@@ -34,7 +35,7 @@ def factor_terms(result: Fitted, factor: str) -> list[FactorTerm]:
     pairs = list(itertools.combinations(range(len(levels)), 2))
     first, second = ([pair[k] for pair in pairs] for k in (0, 1))
     names, found = [f"{levels[b]} - {levels[a]}" for a, b in pairs], list[FactorTerm]()
-    for prefix, terms in {"": spec.parts, **{f"{name}:": terms for name, terms in spec.others.items()}}.items():
+    for prefix, terms in by_prefix(spec.parts, spec.others).items():
         inside = [
             (name, part) for name, parts in terms for part in parts if any(one == text for one, _ in part.factors)
         ]

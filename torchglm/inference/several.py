@@ -57,8 +57,12 @@ def vector_values(source: Iterable[Rows], family: VectorFamily, coef: Tensor) ->
     for rows in (piece for chunk in source for piece in to_float64(chunk).pieces()):
         eta, used = predictors(rows, coef), rows.weight > 0
         score, pairs = family.derivatives(rows.response, eta)
-        pairs = {pair: torch.where(used, value * rows.weight, 0.0) for pair, value in pairs.items()}
-        yield VectorValues(rows, eta, torch.where(used, score * rows.weight, 0.0), pairs)
+        yield VectorValues(rows, eta, torch.where(used, score * rows.weight, 0.0), weighed(rows, pairs))
+
+
+def weighed(rows: Rows, pairs: Pairs) -> Pairs:
+    """The information of the rows with their weights."""
+    return {pair: torch.where(rows.weight > 0, value * rows.weight, 0.0) for pair, value in pairs.items()}
 
 
 def fitted_means(result: Fitted) -> Tensor:

@@ -16,6 +16,7 @@ from torchglm.report.axes import AMBER, BLUE, GRID, INK, PALE, QUIET, faint, num
 from torchglm.report.fonts import families
 from torchglm.report.influence import Influence
 from torchglm.report.overview import ModelBatch
+from torchglm.report.smooths import smooth_places
 
 if TYPE_CHECKING:
     pass
@@ -126,7 +127,8 @@ def distributions(result: Fitted, most: int = 12) -> Figure:
 
     view = ModelBatch(result, 0.95)
     kept = view.coef[view.converged]
-    plain = [(j, name) for j, name in enumerate(result.names) if name in view.plain()]
+    curves = smooth_places(result)
+    plain = [(j, name) for j, name in enumerate(result.names) if j not in curves]
     columns = [(name, kept[:, j][kept[:, j].isfinite()]) for j, name in plain][:most]
     columns = [(name, values) for name, values in columns if len(values)]
     down = max(1, -(-len(columns) // _ACROSS))

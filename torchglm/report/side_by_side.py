@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Document, Grid, Notes
+from torchglm.report.single import d_squared
 from torchglm.writing.numbers import number, short
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _coefficients(fit: Fitted, below: str, level: float, ratios: bool, digits: i
 
 def _facts(fit: Fitted) -> dict[str, str]:
     several = fit.plan is not None
-    share = float(1 - fit.deviance / fit.null_deviance) if float(fit.null_deviance) > 0 else float("nan")
+    share = d_squared(float(fit.deviance), float(fit.null_deviance))
     return {
         "Family": fit.family.name,
         "Link": "" if several else fit.link.name,

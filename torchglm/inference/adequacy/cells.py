@@ -20,10 +20,10 @@ from torchglm.families.several.base import MOST
 from torchglm.inference.adequacy.grouping import SPARSE
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import scaled_score
-from torchglm.inference.several import family_of
+from torchglm.inference.several import family_of, weighed
 from torchglm.inference.table import Outcome
 from torchglm.inference.vector.intervals import quantiles
-from torchglm.inference.vector.score import bends_away, outer, pieces, weighed
+from torchglm.inference.vector.score import bends_away, outer, pieces
 from torchglm.rows.grams import Dense
 from torchglm.rows.planned import gram_of, predictors, project_each
 from torchglm.rows.responses import Counts, Intervals, Response, Times, size_of

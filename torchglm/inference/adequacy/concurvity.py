@@ -43,8 +43,7 @@ def concurvity(result: Fitted) -> Table:
     """
     if result.plan is not None:
         raise ValueError("concurvity is that of the terms of one predictor; this fit has several.")
-    places = places_of(result)
-    if len(places) - (PARAMETRIC in places) == 0:
+    if not smooths(result):
         raise ValueError("concurvity is that of smooth terms such as s(x); this fit has none.")
     sums = PlainGram(result)
     for values in result.row_values():

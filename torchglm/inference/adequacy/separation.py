@@ -11,7 +11,7 @@ from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.several import family_of, vector_values
-from torchglm.inference.vector.score import pieces as _pieces
+from torchglm.inference.vector.score import pieces
 from torchglm.rows.planned import contributions, gram_of, plan_of, predictors, project_each
 from torchglm.rows.products import gram, project, times
 from torchglm.rows.rows import Rows, whole
@@ -62,11 +62,11 @@ def _separation_several(result: Fitted) -> Separation:
     assert total is not None
     step = total.invert(flat.keep).solve(torch.where(flat.keep, score, 0.0)).nan_to_num()
     largest = torch.zeros_like(flat.deviance)
-    for rows in _pieces(result):
+    for rows in pieces(result):
         largest = torch.maximum(largest, _moves(rows, step).abs().amax((0, -1)))
     direction = step / torch.where(largest > 0, largest, 1.0).unsqueeze(-1)
     worst, told, moves = torch.zeros_like(largest), torch.zeros_like(largest), torch.zeros_like(step)
-    for rows in _pieces(result):
+    for rows in pieces(result):
         used, move, eta = rows.weight > 0, _moves(rows, direction), predictors(rows, flat.coef)
         here = family.nll(rows.response, eta)
         for far in (1.0, FAR):
@@ -144,7 +144,7 @@ def _moves(rows: Rows, direction: Tensor) -> Tensor:
 def _by_column(rows: Rows, direction: Tensor) -> Tensor:
     """(B, P) the largest move of a predictor by each coefficient alone."""
     plan, used = plan_of(rows), (rows.weight > 0).unsqueeze(-1)
-    design = torch.where(used, whole(rows._replace(plan=None)), 0.0).abs().amax(-2)  # (B, columns)
+    design = torch.where(used, whole(rows), 0.0).abs().amax(-2)  # (B, columns)
     factors = [
         design[:, list(block.columns)] * block.contrast[:, t].abs().max()
         for block in plan.blocks

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ from torchglm.inference.several import family_of
 from torchglm.inference.table import Outcome
 from torchglm.inference.vector.score import pieces
 from torchglm.rows.planned import predictors
-from torchglm.rows.rows import whole
+from torchglm.rows.rows import Rows, whole
 
 KINDS = ("deviance", "pearson")
 
@@ -36,7 +34,7 @@ def goodness_of_fit_several(result: Fitted, kind: str | None = None) -> Outcome:
     if not classes:
         return cells_test(result)
     kind = KINDS[0] if kind is None else kind
-    found = [_patterns(result, model) for model in range(result.flat.deviance.shape[0])]
+    found = _patterns(result)
     values = torch.stack([_distance(seen, expected, kind) for seen, expected in found])
     sizes = result.flat.deviance.new_tensor([len(seen) for seen, _ in found])
     df = sizes * (found[0][0].shape[-1] - 1) - result.flat.rank
@@ -59,31 +57,34 @@ def goodness_of_fit_several(result: Fitted, kind: str | None = None) -> Outcome:
     )
 
 
-def _patterns(result: Fitted, model: int) -> tuple[Tensor, Tensor]:
-    """(G, C) the rows seen and expected of each class, for every pattern of the columns of one model."""
+Patterns = tuple[Tensor, Tensor, Tensor]  # the columns (G, q), and the rows seen and expected of each class (G, C)
+
+
+def _patterns(result: Fitted) -> list[tuple[Tensor, Tensor]]:
+    """Of each model (G, C) the rows seen and expected of each class, for every pattern of its columns."""
     family = family_of(result)
     assert isinstance(family, Classes)
-    known: Any = None
-    rows_of: Any = None
-    expected_of: Any = None
+    found: list[Patterns | None] = [None] * len(result.flat.coef)
     for rows in pieces(result):
-        design = whole(rows._replace(plan=None)).to(torch.float64)
-        design = design if rows.shared else design[model]
-        weight, code = rows.weight[model], rows.y[model].long()
-        shift = rows.offset[model]
-        share = family.probabilities(predictors(rows, result.flat.coef)[:, model : model + 1])[:, 0].mT  # (n, C)
-        used = weight > 0
-        pattern = torch.cat([design, shift.to(design)], -1)[used]
-        seen = torch.nn.functional.one_hot(code[used], share.shape[-1]) * weight[used].unsqueeze(-1)
-        expected = share[used] * weight[used].unsqueeze(-1)
-        if known is not None:
-            pattern, seen, expected = (
-                torch.cat(pair) for pair in ((known, pattern), (rows_of, seen), (expected_of, expected))
-            )
-        known, place = torch.unique(pattern, dim=0, return_inverse=True)
-        empty = expected.new_zeros(len(known), expected.shape[-1])
-        rows_of, expected_of = empty.index_add(0, place, seen), empty.index_add(0, place, expected)
-    return rows_of, expected_of
+        design, eta = whole(rows).to(torch.float64), predictors(rows, result.flat.coef)
+        for model, before in enumerate(found):
+            share = family.probabilities(eta[:, model : model + 1])[:, 0].mT  # (n, C)
+            found[model] = _joined(before, rows, design if rows.shared else design[model], share, model)
+    return [known[1:] for known in found if known is not None]
+
+
+def _joined(before: Patterns | None, rows: Rows, design: Tensor, share: Tensor, model: int) -> Patterns:
+    """The patterns of one model with those of a piece of its rows, whose classes have the chances `share` (n, C)."""
+    weight, code = rows.weight[model], rows.y[model].long()
+    used = weight > 0
+    pattern = torch.cat([design, rows.offset[model].to(design)], -1)[used]
+    seen = torch.nn.functional.one_hot(code[used], share.shape[-1]) * weight[used].unsqueeze(-1)
+    expected = share[used] * weight[used].unsqueeze(-1)
+    if before is not None:
+        pattern, seen, expected = (torch.cat(pair) for pair in zip(before, (pattern, seen, expected), strict=True))
+    known, place = torch.unique(pattern, dim=0, return_inverse=True)
+    empty = expected.new_zeros(len(known), expected.shape[-1])
+    return known, empty.index_add(0, place, seen), empty.index_add(0, place, expected)
 
 
 def _distance(seen: Tensor, expected: Tensor, kind: str) -> Tensor:

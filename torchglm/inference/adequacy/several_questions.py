@@ -68,4 +68,4 @@ def _columns(columns: list[int], place: int) -> Directions:
 
 def _column(rows: Rows, column: int) -> Tensor:
     """(n,) or (B, n) a column of the design."""
-    return whole(rows._replace(plan=None))[..., column].to(torch.float64)
+    return whole(rows)[..., column].to(torch.float64)

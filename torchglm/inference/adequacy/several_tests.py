@@ -24,10 +24,10 @@ from torchglm.inference.adequacy.cells import Below, zero_sums
 from torchglm.inference.adequacy.screening import bent, middle
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import scaled_score, unpenalised
-from torchglm.inference.several import family_of
+from torchglm.inference.several import family_of, weighed
 from torchglm.inference.table import Outcome
 from torchglm.inference.vector.columns import plan_of
-from torchglm.inference.vector.score import Directions, pieces, score_sums, weighed
+from torchglm.inference.vector.score import Directions, pieces, score_sums
 from torchglm.rows.grams import Dense
 from torchglm.rows.planned import gram_of, predictors, project_each
 from torchglm.rows.rows import Rows

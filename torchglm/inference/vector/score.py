@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.several import family_of
+from torchglm.inference.several import family_of, weighed
 from torchglm.rows.grams import Dense
 from torchglm.rows.planned import Pairs, applied, gram_of, predictors, project_each
 from torchglm.rows.rows import Rows, to_float64
@@ -110,8 +110,3 @@ def added_sums(result: Fitted, columns: Tensor, contrast: Tensor) -> Sums:
 def pieces(result: Fitted) -> Iterator[Rows]:
     """The rows of a fit in float64, in pieces of bounded size."""
     return (to_float64(piece) for rows in result.source for piece in rows.pieces())
-
-
-def weighed(rows: Rows, pairs: Pairs) -> Pairs:
-    """The information of the rows with their weights."""
-    return {pair: torch.where(rows.weight > 0, value * rows.weight, 0.0) for pair, value in pairs.items()}
