@@ -201,7 +201,7 @@ def train(
             optimizer.step()
     finite = all(bool(parameter.isfinite().all()) for parameter in network.parameters())
     with torch.no_grad():
-        return Run(seed, rate, finite, *(_mean(last, body, held), last.scores(body(new), new)))
+        return Run(seed, rate, finite, _mean(last, body, held), last.scores(body(new), new))
 
 
 def _mean(last: Rival, body: nn.Module, rows: Rows) -> float:

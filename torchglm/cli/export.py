@@ -56,7 +56,7 @@ def export(arguments: Sequence[str]) -> None:
             if kind == "table":
                 _write_table(result, out, folder, given.data)
             else:
-                _write_model(result, out, given.level)
+                export_result(result, out, level=given.level)
         runs.remember(out)
         print(f"{kind}: {out}")
 
@@ -81,7 +81,3 @@ def _values(columns: list[str], path: Any, result: Result) -> dict[str, list[Any
                 "with the values that are wanted."
             )
     return found
-
-
-def _write_model(result: Result, out: Path, level: float | None) -> None:
-    export_result(result, out, level=level)

@@ -105,15 +105,16 @@ def check_coverage(result: Result) -> None:
         raise ValueError("--coverage needs every response, and this fit has censored times.")
 
 
-def cover(metric: metrics.Coverage, level: float, batch: Batch, result: Result, where: Tensor | None) -> None:
-    """Count the responses of one model inside their prediction intervals."""
+def cover(
+    metric: metrics.Coverage, level: float, batch: Batch, rows: Rows, result: Result, where: Tensor | None
+) -> None:
+    """Count the responses `rows` of one model inside their prediction intervals."""
     at: Any = slice(None) if where is None else where
     given = batch.roles.given
     roles = {name: given[name][at] for name in roles_of_response(family_of(result)) if name in given}
     roles = {name: torch.where(value > 0, value, 1.0) for name, value in roles.items()}
     offset = None if batch.offset is None else batch.offset[at]
     ends = result.predict_interval(batch.new(where), kind="response", level=level, offset=offset, **roles)
-    rows = batch.of(result, where)
     count = (rows.weight[0] > 0).to(torch.float64)
     count = count if rows.repeats is None else count * rows.repeats[0]
     metric.update(ends[..., 0], ends[..., 1], batch.y[at], freq=count)

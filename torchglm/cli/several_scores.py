@@ -119,9 +119,10 @@ class SeveralScorer:
         for model, result, where in batch.parts():
             own, family = self.models.setdefault(model, SeveralRows(result)), family_of(result)
             column, start = self._column(batch, where), 0
+            part = batch.of(result, where)
             if self.level is not None:
-                cover(self.coverage, self.level, batch, result, where)
-            for rows in to_float64(batch.of(result, where)).pieces():
+                cover(self.coverage, self.level, batch, part, result, where)
+            for rows in to_float64(part).pieces():
                 eta = predictors(rows, result.flat.coef)
                 if column is not None:
                     self.ratios.add(family, rows, eta, column.slice(start, rows.y.shape[-1]))

@@ -173,7 +173,8 @@ class AboutCentre:
         family = self.head.family
         if isinstance(family, VectorFamily):
             return ends_of(family, trials)
-        support = self.law.torch_law.support if self.law.torch_law is not None else None
+        law = self.law.torch_law
+        support = None if law is None else law.support
         whole = support is not None and support.is_discrete
         below, above = family.supports(torch.tensor([-1.0, 2.0])).tolist()
         high: Any = math.inf if above else 1.0

@@ -187,16 +187,9 @@ class Laplace:
         """
         places = torch.tensor(self._places, device=coef.device)
         others = torch.tensor([k for k in range(coef.shape[1]) if k not in self._places], device=coef.device).long()
-        inner, across = (
-            self._observed.written_out()[:, places][..., places],
-            self._observed.written_out()[:, places][..., others],
-        )
-        inner = (
-            inner
-            - across
-            @ torch.linalg.pinv(self._observed.written_out()[:, others][..., others], hermitian=True)
-            @ across.mT
-        )
+        gram = self._observed.written_out()
+        inner, across = gram[:, places][..., places], gram[:, places][..., others]
+        inner = inner - across @ torch.linalg.pinv(gram[:, others][..., others], hermitian=True) @ across.mT
         values = torch.linalg.eigvalsh(inner).clamp(min=0)
         unit, square = values.mean(-1).clamp(min=1e-300), coef[:, places].square().sum(-1) / (2 * phi)
 

@@ -31,6 +31,7 @@ from torchglm.rows.inverses import unmade
 MOST_STEPS = 10**9
 NAMED = 3  # models of a kind that a warning names
 SINGULAR = ("drop", "minnorm", "error")
+LIVE = ("l1", "l2", "strength", "centre")  # of a penalty, what may require grad
 
 
 def check_options(
@@ -56,7 +57,7 @@ def tell_of_graph(values: Mapping[str, Any], penalty: Any) -> None:
     if not torch.is_grad_enabled():
         return
     parts = {name: list(value.values()) if isinstance(value, Mapping) else [value] for name, value in values.items()}
-    parts["penalty"] = [getattr(penalty, name, None) for name in ("l1", "l2", "strength", "centre")]
+    parts["penalty"] = [getattr(penalty, name, None) for name in LIVE]
     names = [name for name, own in parts.items() if any(isinstance(v, Tensor) and v.requires_grad for v in own)]
     if names:
         warnings.warn(

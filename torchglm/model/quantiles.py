@@ -64,28 +64,33 @@ def quantile_of(ends: Ends, tails: Tails, p: Tensor) -> Tensor:
 
 def first_reached(ends: Ends, reached: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """The first response, in the shape of `like`, from which on `reached` holds; the upper end where it never does."""
+    if not ends.whole:
+        return _between(reached, ends, like)
     high = torch.as_tensor(ends.high, dtype=like.dtype, device=like.device).expand_as(like)
-    return _whole(reached, high, like) if ends.whole else _between(reached, ends, high, like)
+    return _whole(reached, high, like)
 
 
 def _whole(reached: Callable[[Tensor], Tensor], most: Tensor, p: Tensor) -> Tensor:
     """The first count that is reached: a bracket by doubling, then halves of it."""
     below, zero = torch.full_like(p, -1.0), torch.zeros_like(p)
 
-    def outward(low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
-        short = ~reached(high) & (high < most)
-        return torch.where(short, high, low), torch.where(short, 2 * high + 1, high).minimum(most)
+    def falls_short(high: Tensor) -> Tensor:
+        return ~reached(high) & (high < most)
+
+    def outward(low: Tensor, high: Tensor, short: Tensor) -> tuple[Tensor, ...]:
+        low, high = torch.where(short, high, low), torch.where(short, 2 * high + 1, high).minimum(most)
+        return low, high, falls_short(high)
 
     def halved(low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
         middle = torch.floor((low + high) / 2)
         hit = reached(middle)
         return torch.where(hit, low, middle), torch.where(hit, middle, high)
 
-    bracket = repeated(outward, (below, zero), lambda low, high: ~reached(high) & (high < most), DOUBLINGS)
-    return repeated(halved, bracket, lambda low, high: high - low > 1, DOUBLINGS)[1]
+    bracket = repeated(outward, (below, zero, falls_short(zero)), lambda low, high, short: short, DOUBLINGS)
+    return repeated(halved, bracket[:2], lambda low, high: high - low > 1, DOUBLINGS)[1]
 
 
-def _between(reached: Callable[[Tensor], Tensor], ends: Ends, most: Tensor, p: Tensor) -> Tensor:
+def _between(reached: Callable[[Tensor], Tensor], ends: Ends, p: Tensor) -> Tensor:
     """The number that is reached, by halves of its logarithm (its logit below 1, on the line its inverse sine)."""
     number: Callable[[Tensor], Tensor] = torch.exp
     if math.isinf(ends.low):

@@ -20,7 +20,7 @@ from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status, converged
 from torchglm.inputs import Data, Roles, live_design, live_rows
 from torchglm.links import Link
-from torchglm.model.options import check_options, start_of
+from torchglm.model.options import LIVE, check_options, start_of
 from torchglm.model.solved import penalty_of
 from torchglm.model.sources import family_and_link
 
@@ -151,7 +151,7 @@ def _strengths(penalty: Penalty | None) -> dict[str, Tensor]:
     """Name -> the tensors of a penalty: its strengths, and what it draws coefficients to."""
     if penalty is None:
         return {}
-    found = {name: getattr(penalty, name, None) for name in ("l1", "l2", "strength", "centre")}
+    found = {name: getattr(penalty, name, None) for name in LIVE}
     return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
 

@@ -90,10 +90,11 @@ class GLMClassifier(ClassifierMixin, Linear):
         if result.plan is None:
             self.coef_, self.intercept_ = self.coef_[None], np.array([self.intercept_])
             return
+        coef = result.coef.nan_to_num(nan=0.0).cpu().numpy()
         if self.ordinal:
-            self.coef_, self.intercept_ = result.coef.nan_to_num(nan=0.0).cpu().numpy()[None], result.thresholds.numpy()
+            self.coef_, self.intercept_ = coef[None], result.thresholds.numpy()
             return
-        whole = result.coef.nan_to_num(nan=0.0).reshape(len(self.classes_) - 1, -1).cpu().numpy()
+        whole = coef.reshape(len(self.classes_) - 1, -1)
         first = int(self.fit_intercept)
         self.coef_ = whole[:, first:]
         self.intercept_ = whole[:, 0] if first else np.zeros(len(whole))

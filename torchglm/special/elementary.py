@@ -14,9 +14,9 @@ _NEAR = 0.2
 _ATANH = tuple(2 / (2 * k + 3) for k in range(7))
 
 # Coefficients of x^-1, x^-3, ... in Stirling's series: B_2k / (2k (2k - 1)). At x = 10 the next is 3e-17.
-_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
-_STIRLING_ONCE = tuple((2 * k + 1) * c for k, c in enumerate(_STIRLING))  # of minus the first derivative
-_STIRLING_TWICE = tuple((2 * k + 1) * (2 * k + 2) * c for k, c in enumerate(_STIRLING))  # of the second derivative
+STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
+_STIRLING_ONCE = tuple((2 * k + 1) * c for k, c in enumerate(STIRLING))  # of minus the first derivative
+_STIRLING_TWICE = tuple((2 * k + 1) * (2 * k + 2) * c for k, c in enumerate(STIRLING))  # of the second derivative
 _STIRLING_FROM = {torch.float64: 10.0}
 _STIRLING_FROM_SINGLE = 3.0  # four terms are enough for single precision, and the direct form loses digits
 
@@ -90,7 +90,7 @@ def stirling_remainder_of_inverse(w: Tensor) -> Tensor:
     """`stirling_remainder(1 / w)` for `w >= 0`: zero, with finite derivatives, at `w = 0`."""
     large = w < 1 / _STIRLING_FROM.get(w.dtype, _STIRLING_FROM_SINGLE)
     small_w = torch.where(large, w, 0.0)
-    series = small_w * _horner(small_w * small_w, _STIRLING)
+    series = small_w * _horner(small_w * small_w, STIRLING)
     x = 1 / torch.where(large, 1.0, w)
     exact = torch.lgamma(x) - ((x - 0.5) * torch.log(x) - x + HALF_LOG_2PI)
     return torch.where(large, series, exact)
@@ -146,7 +146,7 @@ def stirling_values(x: Tensor, slopes: bool) -> tuple[Tensor, ...]:
         product = product * factor
     ahead = torch.log1p(_SHIFT * inverse)  # log(z / x)
     ratio = torch.log(z.square().square().square() / product)
-    value = w * _horner(square, _STIRLING) + (x - 0.5) * ahead - _SHIFT + ratio
+    value = w * _horner(square, STIRLING) + (x - 0.5) * ahead - _SHIFT + ratio
     if not slopes:
         return (value,)
     first, second = first / product, second / product
@@ -162,7 +162,7 @@ def log_factorial_remainder(y: Tensor) -> Tensor:
     large = y > _STIRLING_FROM.get(y.dtype, _STIRLING_FROM_SINGLE)
     big = torch.where(large, y, 100.0)
     w = 1 / big
-    series = 0.5 * torch.log(big) + HALF_LOG_2PI + w * _horner(w * w, _STIRLING)
+    series = 0.5 * torch.log(big) + HALF_LOG_2PI + w * _horner(w * w, STIRLING)
     small = torch.where(large, 0.0, y)
     exact = torch.lgamma(small + 1) - torch.xlogy(small, small) + small
     return torch.where(large, series, exact)

@@ -1,22 +1,23 @@
 """Special functions by exponentials, logarithms and polynomials alone, for runtimes that have no more in float64.
 
-`TABLE` gives for operators of torch what they are made of; `ExportedProgram.run_decompositions(TABLE)` writes them out.
+`table()` gives for operators of torch what they are made of; `ExportedProgram.run_decompositions(table())` writes them
+out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchglm.special.elementary import HALF_LOG_2PI
+from torchglm.special.elementary import HALF_LOG_2PI, STIRLING
 
 _SHIFT = 10  # from where on Stirling's series has all digits
-_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
 _DEGREE = 24  # of the polynomial for erfcx
 _HALVINGS = 3  # of an angle
 _ROOT_2 = math.sqrt(2)
@@ -51,14 +52,12 @@ def lgamma(x: Tensor) -> Tensor:
         product = product * torch.where(low, x + k, 1.0)
     z = torch.where(low, x + _SHIFT, x)
     w = 1 / z
-    square, series = w * w, torch.full_like(x, _STIRLING[-1])
-    for coefficient in _STIRLING[-2::-1]:
-        series = series * square + coefficient
-    value = (z - 0.5) * torch.log(z) - z + HALF_LOG_2PI + w * series - torch.log(product)
+    value = (z - 0.5) * torch.log(z) - z + HALF_LOG_2PI + w * _polynomial(w * w, STIRLING) - torch.log(product)
     return torch.where(x == math.inf, x, value)
 
 
-def _erfcx_coefficients() -> list[float]:
+@cache
+def _erfcx_coefficients() -> tuple[float, ...]:
     """Of the powers of `2 t - 1`, `t = 2 / (2 + x)`, the coefficients of `log(erfcx(x) / t)`."""
 
     def function(u: Any) -> Any:
@@ -66,16 +65,13 @@ def _erfcx_coefficients() -> list[float]:
         x = torch.from_numpy(2 / t - 2)
         return (torch.special.erfcx(x).log() - torch.from_numpy(t).log()).numpy()
 
-    return np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebinterpolate(function, _DEGREE)).tolist()
-
-
-_ERFCX = _erfcx_coefficients()  # here, so that no trace looks at it
+    return tuple(np.polynomial.chebyshev.cheb2poly(np.polynomial.chebyshev.chebinterpolate(function, _DEGREE)).tolist())
 
 
 def _erfcx_above(x: Tensor) -> Tensor:
     """`erfcx(x)` for `x >= 0`."""
     t = 2 / (2 + x)
-    return t * torch.exp(_polynomial(2 * t - 1, _ERFCX))
+    return t * torch.exp(_polynomial(2 * t - 1, _erfcx_coefficients()))
 
 
 def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
@@ -166,8 +162,10 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     return top + log1p(torch.exp(-apart))
 
 
-def _table() -> dict[Any, Callable[..., Any]]:
+def table() -> dict[Any, Callable[..., Any]]:
+    """Operator -> what it is made of."""
     aten = torch.ops.aten
+    _erfcx_coefficients()  # here, so that no trace looks at it
     return {
         aten.log1p.default: log1p,
         aten.expm1.default: expm1,
@@ -194,6 +192,3 @@ def _table() -> dict[Any, Callable[..., Any]]:
         aten.special_xlog1py.default: lambda x, y: xlogy(x, 1 + y),
         aten.logaddexp.default: logaddexp,
     }
-
-
-TABLE = _table()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from torchglm.model.face import GLMHead
 from torchglm.nn.predictive import Predictive
-from torchglm.store.elementary import TABLE
+from torchglm.store.elementary import table
 from torchglm.writing.files import replaced
 
 ENDINGS = (".pt2", ".onnx")
@@ -71,7 +71,7 @@ def to_onnx(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
         import onnxscript  # noqa: F401  torch.onnx translates with it
     except ImportError:
         raise ImportError("ONNX needs the packages onnx and onnxscript: pip install 'torchglm[onnx]'.") from None
-    plain = program.run_decompositions(TABLE)
+    plain = program.run_decompositions(table())
     made = torch.onnx.export(
         plain, (), dynamo=True, input_names=inputs, output_names=outputs, optimize=True, verbose=False
     )
