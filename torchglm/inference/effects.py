@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +17,25 @@ from torchglm.inference.estimates import Estimates, delta, errors, estimates, ja
 from torchglm.inference.factor_terms import factor_terms
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.intervals import mean_limits
-from torchglm.inference.margins import Slice, changes, chosen_roles, labelled, repeats, settings_of, settle
+from torchglm.inference.margins import (
+    Slice,
+    changes,
+    chosen_roles,
+    labelled,
+    repeats,
+    settings_of,
+    settle,
+    table_values,
+)
 from torchglm.inference.several import family_of
 from torchglm.inference.vector.columns import plan_of
-from torchglm.inference.vector.effects import contrasts_several, marginal_effects_several, predictions_several
+from torchglm.inference.vector.effects import (
+    contrasts_several,
+    marginal_effects_several,
+    predictions_several,
+    variable_values_several,
+    variables_several,
+)
 from torchglm.links import Link
 from torchglm.rows.rows import wide
 
@@ -187,6 +203,24 @@ def predictions(
     half = result.quantile(level).unsqueeze(-1) * found.std_err / result.link.inverse_deriv(eta).abs()
     low, high = mean_limits(torch.stack([eta - half, eta + half], -1), eta, result.link, result.family).unbind(-1)
     return replace(found, low=low, high=high)
+
+
+@answered_by(variables_several)
+def variables(result: Fitted) -> list[str]:
+    """What can be moved: the columns that the formula reads, or those of arrays but the intercept."""
+    return result.spec.columns if result.spec is not None else [name for name in result.names if name != "(Intercept)"]
+
+
+@answered_by(variable_values_several)
+def variable_values(result: Fitted, name: str) -> list[Any] | np.ndarray:
+    """The levels of a variable that is a category, else its values (n,) in the rows of the fit.
+
+    Raises `ValueError` for unknown variables, and where a formula fit holds no table.
+    """
+    if result.spec is not None:
+        return table_values(result, name)
+    place = _column(result, name)
+    return torch.cat([part.rows.x[..., place].reshape(-1) for part in _held(result)]).cpu().numpy()
 
 
 def _scale(result: Fitted, kind: str) -> Link:

@@ -106,6 +106,15 @@ def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, rol
     return _slice(result, designs, frame, roles, data)
 
 
+def table_values(result: Fitted, name: str) -> list[Any] | np.ndarray:
+    """The levels of a variable of the formula that is a category, else its values (n,) in the table of the fit.
+
+    Raises `ValueError` for unknown variables or without a table.
+    """
+    levels = _levels(result, name)
+    return levels if levels is not None else _numbers(_frame(result, None, Roles()), name)
+
+
 def _frame(result: Fitted, data: Any, roles: Roles) -> Frame:
     """The rows of a table over the columns that the design, the offset and the repeats are made of."""
     if data is None and result.rows is not None:

@@ -269,8 +269,7 @@ class Result(Fitted):
     residuals = influence.residuals
     leverage = influence.leverage
     cooks_distance = influence.cooks_distance
-    dfbetas = influence.dfbetas
-    dffits = influence.dffits
+    dfbetas, dffits = influence.dfbetas, influence.dffits
     loo_predict = influence.loo_predict
     cv_deviance = influence.cv_deviance
 
@@ -313,6 +312,7 @@ class Result(Fitted):
         return Summary(self)
 
     describe = facts.describe
+    plot = report.plot
 
     def report(self, path: Any, **options: Any) -> Path:
         """Write the fit as one HTML page with its tables, pictures and checks, see `report.write_page`."""

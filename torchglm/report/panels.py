@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,39 +29,58 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure, its title and how to read it."""
+    """A title, how to read the figure, and what draws it; `name` says which it is of those of its kind."""
 
     title: str
     reading: str
-    figure: Figure
+    draw: Callable[[], Figure]
+    name: str
+
+    @cached_property
+    def figure(self) -> Figure:
+        """The figure, drawn when it is first asked for."""
+        return self.draw()
 
 
 def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
-    """The forest of one model (none without slopes), or the spread of a batch's estimates and deviances."""
+    """The forest of one model (none without slopes) and its curves, or the spread of a batch's estimates and fit."""
     if result.coef.ndim > 1:
-        return [
-            Panel(
-                "Distribution of each coefficient",
-                f"Over the converged models, their central 98 %. Blue line: median; grey line: zero.{_rest(result)}",
-                figures.distributions(result),
-            ),
-            Panel(
-                "Coefficients across models",
-                "Thin line: smallest to largest. Thick line: middle half "
-                f"of the models. Dot: median. Only converged models count.{_most(result)}",
-                plots.quartiles(result),
-            ),
-            Panel(
-                "Fit across models",
-                "Deviance per residual degree of freedom. A model far to the "
-                "right fits worse; the table above names the worst.",
-                plots.deviances(result),
-            ),
-            *_curves_of_batch(result),
-        ]
-    inside, curves_ = smooth_places(result), smooth_panels(result, level)
+        across, each, fit = batch_panels(result)
+        return [each, across, fit, *curves_of_batch(result)]
+    return [*forest_panels(result, level), *smooth_panels(result, level)]
+
+
+def batch_panels(result: Fitted) -> list[Panel]:
+    """The coefficients of a batch across its models, the distribution of each, and how well the models fit."""
+    return [
+        Panel(
+            "Coefficients across models",
+            "Thin line: smallest to largest. Thick line: middle half "
+            f"of the models. Dot: median. Only converged models count.{_most(result)}",
+            partial(plots.quartiles, result),
+            name="across",
+        ),
+        Panel(
+            "Distribution of each coefficient",
+            f"Over the converged models, their central 98 %. Blue line: median; grey line: zero.{_rest(result)}",
+            partial(figures.distributions, result),
+            name="distribution",
+        ),
+        Panel(
+            "Fit across models",
+            "Deviance per residual degree of freedom. A model far to the "
+            "right fits worse; the table above names the worst.",
+            partial(plots.deviances, result),
+            name="fit",
+        ),
+    ]
+
+
+def forest_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
+    """The forest of one model; none without slopes."""
+    inside = smooth_places(result)
     if not any(name != words.INTERCEPT for j, name in enumerate(result.names) if j not in inside):
-        return curves_
+        return []
     figure = plots.forest(result, level)
     neutral = "0" if figure.axes[0].get_xlabel().startswith("coefficient") else "1"
     bent = " The axis is linear about zero and logarithmic beyond, for units that differ so much."
@@ -69,9 +90,9 @@ def coefficient_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
             f"An interval that crosses the line at {neutral} is "
             "compatible with no effect. Effects are per unit of each column, so compare only columns "
             f"of like units.{bent * (figure.axes[0].get_xscale() == 'symlog')}{_drawn(result, level)}",
-            figure,
-        ),
-        *curves_,
+            lambda: figure,
+            name="slopes",
+        )
     ]
 
 
@@ -84,27 +105,27 @@ def smooth_panels(result: Fitted, level: float = 0.95) -> list[Panel]:
     for name, term in smooths(result).items():
         if not isinstance(term.factor, Smooth):
             reading = f"Effects of levels drawn from one normal law, with {sure} intervals. {scale}"
-            found.append(Panel(name, reading, curves.effects(term, level)))
+            found.append(Panel(name, reading, partial(curves.effects, term, level), name))
         elif len(term.factor.ranges) == 1:
             reading = (
                 f"Dark band: {sure} at each value. Pale band: {sure} for the whole curve at once. A curve whose bands "
                 f"hold zero throughout may be none. {scale}"
             )
-            found.append(Panel(name, reading, curves.curve(term, level)))
+            found.append(Panel(name, reading, partial(curves.curve, term, level), name))
         elif len(term.factor.ranges) == 2:
             reading = f"Contours of the surface; red above zero, blue below. {scale}"
-            found.append(Panel(name, reading, curves.surface(term)))
+            found.append(Panel(name, reading, partial(curves.surface, term), name))
     return found
 
 
-def _curves_of_batch(result: Fitted) -> list[Panel]:
+def curves_of_batch(result: Fitted) -> list[Panel]:
     """A picture of every smooth term of one variable over the models of a batch."""
     reading = (
         f"Grey: single models, at most {curves.MOST_CURVES}. Blue: the median of all that converged at each value; the "
         "band holds the middle nine tenths of them. On the scale of the linear predictor, without the intercept."
     )
     return [
-        Panel(name, reading, curves.many(term))
+        Panel(name, reading, partial(curves.many, term), name)
         for name, term in smooths(result).items()
         if isinstance(term.factor, Smooth) and len(term.factor.ranges) == 1 and bool(result.converged.any())
     ]
@@ -144,13 +165,15 @@ def predictions(result: Fitted, rows: Gathered) -> tuple[list[Panel], Grid]:
             "Calibration by decile",
             f"Observed against predicted {rate}, with ± 2 standard errors under "
             f"the model. Points on the line: right on average at every level of prediction.{all_rows}",
-            plots.calibration(sums),
+            partial(plots.calibration, sums),
+            name="deciles",
         ),
         Panel(
             "Lift by decile",
             "Bars that rise from left to right: the model tells low from high. Bars that "
             f"leave the line: it over- or understates there.{all_rows}",
-            plots.lift(sums),
+            partial(plots.lift, sums),
+            name="lift",
         ),
     ]
     if (timed or rows.least >= 0) and float(sums.observed.sum()) > 0:
@@ -159,7 +182,8 @@ def predictions(result: Fitted, rows: Gathered) -> tuple[list[Panel], Grid]:
                 "Lorenz curve and Gini",
                 "How unequally the response falls when rows are ordered "
                 f"by prediction. The diagonal is a model that orders nothing.{all_rows}",
-                plots.lorenz(sums),
+                partial(plots.lorenz, sums),
+                name="lorenz",
             )
         )
     return panels, tables.deciles(sums, rows.weighted)
@@ -190,14 +214,16 @@ def residual_panels(result: Fitted, rows: Gathered) -> list[Panel]:
             "Residuals against fitted",
             "The amber line is the local mean: flat at zero when link and "
             f"terms are right, curved when one is missing.{note}",
-            plots.residuals(eta, scores, kind, scale),
+            partial(plots.residuals, eta, scores, kind, scale),
+            name="fitted",
         ),
-        Panel("Normal Q–Q", normal + note, plots.quantiles(scores, kind)),
+        Panel("Normal Q–Q", normal + note, partial(plots.quantiles, scores, kind), name="normal"),
         Panel(
             "Spread against fitted",
             "Flat on the grey line: the variance grows with the mean as the family says. "
             f"Rising: faster than that.{note}",
-            plots.spread(eta, scores, kind, scale),
+            partial(plots.spread, eta, scores, kind, scale),
+            name="spread",
         ),
     ]
     if _counts(rows, some):
@@ -206,7 +232,8 @@ def residual_panels(result: Fitted, rows: Gathered) -> list[Panel]:
                 "Rootogram",
                 "Bars hang from the expected frequencies. A bar that ends above "
                 f"zero: fewer such counts than expected; below: more, as with excess zeros. {used}",
-                plots.rootogram(some.y, some.mu, some.family, some.weight),
+                partial(plots.rootogram, some.y, some.mu, some.family, some.weight),
+                name="rootogram",
             )
         )
     else:
@@ -214,7 +241,8 @@ def residual_panels(result: Fitted, rows: Gathered) -> list[Panel]:
             Panel(
                 "Distribution of residuals",
                 f"Bars that follow the amber curve, the standard normal: the family fits.{note}",
-                figures.histogram(scores, kind),
+                partial(figures.histogram, scores, kind),
+                name="histogram",
             )
         )
     return panels
@@ -229,13 +257,15 @@ def influence_panels(found: Influence) -> list[Panel]:
             "Leverage and residual",
             "Rows far to the right are unusual in their columns, rows far up or down in "
             f"their response; those that are both move the fit. Blue: the most influential.{curves}",
-            figures.leverage(found),
+            partial(figures.leverage, found),
+            name="leverage",
         ),
         Panel(
             "Cook's distance",
             "How far the coefficients move together when a row is taken in. A row above 1, or "
             f"far above all others, is worth a look.{' Numbers: model: row.' if batch else ''}",
-            figures.cooks_distance(found),
+            partial(figures.cooks_distance, found),
+            name="cook",
         ),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torchglm.inference.fitted import Fitted
@@ -21,7 +22,8 @@ def path_panels(result: Fitted) -> list[Panel]:
             "Coefficients along the path",
             f"From the left the penalty falls, and columns enter as it does. The fit on this page is at strength "
             f"{strength}, of {path.kkt.shape[-1]}, with {int(path.df[at])} columns (amber line).",
-            path_plots.coefficients(path, at),
+            partial(path_plots.coefficients, path, at),
+            name="coefficients",
         )
     ]
     if path.cv_mean is not None:
@@ -30,7 +32,8 @@ def path_panels(result: Fitted) -> list[Panel]:
                 "Cross-validated deviance",
                 f"Mean deviance of {path.fold_deviance.shape[-2]} folds, each by models without it, and a standard "
                 f"error to each side. Dot: the least. The fit on this page is at the amber line.",
-                path_plots.validation(path, at),
+                partial(path_plots.validation, path, at),
+                name="validation",
             )
         )
     return panels

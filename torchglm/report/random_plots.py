@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from matplotlib.figure import Figure
 
@@ -50,7 +52,8 @@ def random_panels(result: Fitted) -> list[Panel]:
             f"Effects of {name}" + (f": {effect}" if len(effects.effects) > 1 else ""),
             "Dot: the conditional mode of a level. Line: two standard errors to each side, given the fixed effects and "
             "variances. Modes are drawn towards 0, the more so the less a level's rows say.",
-            caterpillar(effects, j),
+            partial(caterpillar, effects, j),
+            name if len(effects.effects) == 1 else f"{name}: {effect}",
         )
         for name, effects in random(result).items()
         for j, effect in enumerate(effects.effects)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -11,9 +14,10 @@ from torchglm.inference.quantile import between
 from torchglm.inference.several import family_of
 from torchglm.report import plots, several_figures, tables
 from torchglm.report.binned import Rootogram, weighted_quantiles
+from torchglm.report.coefficients import Coefficient
 from torchglm.report.document import Grid
 from torchglm.report.panels import Panel, coefficient_panels, smooth_panels
-from torchglm.report.sections import whole
+from torchglm.report.sections import Section, whole
 from torchglm.report.several import SeveralModel
 from torchglm.report.several_rows import MOST_CELLS, MOST_CLASSES, DrawnRows, SeveralRows, confusion
 from torchglm.report.survival import Survival
@@ -25,28 +29,34 @@ _GROUPS = ("lowest third of predicted time", "middle third", "highest third")
 
 
 def estimate_panels(result: Fitted, level: float, rows: SeveralRows | None) -> list[Panel]:
-    """A forest for each predictor with slopes, and the thresholds of an ordinal model on a line."""
+    """A forest for each predictor with slopes, the thresholds of an ordinal model on a line, and curves."""
     if result.batch_shape:
         return coefficient_panels(whole(result), level)[:2]
-    view, found = SeveralModel(result, level), list[Panel]()
-    cut = not bool(result.converged)
-    for section in view.sections:
-        own = plots.drawn(view.of(section))
-        if section.thresholds or not own:
-            continue
-        neutral = "0" if section.quantity.ratio is None else "1"
-        figure = plots.forest_of(own, section.quantity.ratio, level, cut)
-        neutral = "0" if figure.axes[0].get_xlabel().startswith("coefficient") else neutral
-        reading = (
-            f"What moves the {section.quantity.what}. An interval that crosses {neutral} is compatible with no effect."
-        )
-        found.append(Panel(section.quantity.title, reading, figure))
+    found = forest_panels(result, level, rows)
     left = len(found) - _MOST_FORESTS
     if left > 0:
-        last = found[_MOST_FORESTS - 1]
+        last, thresholds = found[_MOST_FORESTS - 1], [one for one in found[_MOST_FORESTS:] if one.name == "thresholds"]
         note = f" {left} more predictor{'s' * (left != 1)} in the tables above."
-        found = [*found[: _MOST_FORESTS - 1], Panel(last.title, last.reading + note, last.figure)]
-    return [*found, *_thresholds(view, rows), *smooth_panels(result, level)]
+        found = [*found[: _MOST_FORESTS - 1], replace(last, reading=last.reading + note), *thresholds]
+    return [*found, *smooth_panels(result, level)]
+
+
+def forest_panels(result: Fitted, level: float, rows: SeveralRows | None) -> list[Panel]:
+    """A forest for each predictor with slopes, and the thresholds of an ordinal model on a line."""
+    view = SeveralModel(result, level)
+    own = {section: plots.drawn(view.of(section)) for section in view.sections if not section.thresholds}
+    forests = [_forest(result, section, found, level) for section, found in own.items() if found]
+    return [*forests, *_thresholds(view, rows)]
+
+
+def _forest(result: Fitted, section: Section, own: list[Coefficient], level: float) -> Panel:
+    figure = plots.forest_of(own, section.quantity.ratio, level, not bool(result.converged))
+    coefficients = section.quantity.ratio is None or figure.axes[0].get_xlabel().startswith("coefficient")
+    neutral = "0" if coefficients else "1"
+    reading = (
+        f"What moves the {section.quantity.what}. An interval that crosses {neutral} is compatible with no effect."
+    )
+    return Panel(section.quantity.title, reading, lambda: figure, section.predictor or "slopes")
 
 
 def _thresholds(view: SeveralModel, rows: SeveralRows | None) -> list[Panel]:
@@ -60,7 +70,7 @@ def _thresholds(view: SeveralModel, rows: SeveralRows | None) -> list[Panel]:
     bars = "" if latent is None else " Grey: where the rows lie."
     figure = several_figures.thresholds(cuts, list(map(str, family.known)), latent)
     reading = "Amber: thresholds with their intervals. A row to the right of a threshold is more likely above it."
-    return [Panel("Thresholds of the classes", reading + bars, figure)]
+    return [Panel("Thresholds of the classes", reading + bars, lambda: figure, "thresholds")]
 
 
 def prediction_panels(result: Fitted, rows: SeveralRows) -> tuple[list[Panel], list[Grid]]:
@@ -81,7 +91,8 @@ def _of_classes(family: Classes, rows: SeveralRows, all_rows: str) -> tuple[list
         "Calibration of each class",
         "Observed share against predicted probability, in bins of it, with ± 2 standard errors. Points on the line: "
         f"right at every level.{some}{all_rows}",
-        several_figures.class_calibration(rows.calibrations),
+        partial(several_figures.class_calibration, rows.calibrations),
+        name="classes",
     )
     found = sums.scores()
     ranked = [("ranked probability score", found["ranked_probability"])] if isinstance(family, Ordinal) else []
@@ -104,13 +115,15 @@ def _of_means(rows: SeveralRows, all_rows: str) -> tuple[list[Panel], list[Grid]
             "Calibration by decile",
             "Observed against predicted means, in bins of the prediction. Points on the line: right on average at "
             f"every level of prediction.{all_rows}",
-            plots.calibration(sums),
+            partial(plots.calibration, sums),
+            name="deciles",
         ),
         Panel(
             "Lift by decile",
             "Bars that rise from left to right: the model tells low from high. Bars that leave the line: it over- or "
             f"understates there.{all_rows}",
-            plots.lift(sums),
+            partial(plots.lift, sums),
+            name="lift",
         ),
     ]
     if rows.least >= 0 and float(sums.observed.sum()) > 0:
@@ -119,7 +132,8 @@ def _of_means(rows: SeveralRows, all_rows: str) -> tuple[list[Panel], list[Grid]
                 "Lorenz curve and Gini",
                 "How unequally the response falls when rows are ordered by prediction. The diagonal is a model that "
                 f"orders nothing.{all_rows}",
-                plots.lorenz(sums),
+                partial(plots.lorenz, sums),
+                name="lorenz",
             )
         )
     return panels, [tables.deciles(sums, rows.weighted)]
@@ -137,7 +151,8 @@ def _of_times(family: LogTimes, rows: SeveralRows) -> list[Panel]:
         Panel(
             "Survival against Kaplan–Meier",
             f"{reading}{used}{_order(rows)}",
-            several_figures.survival([("all rows", whole_curve)]),
+            partial(several_figures.survival, [("all rows", whole_curve)]),
+            name="survival",
         )
     ]
     ends = weighted_quantiles(some.eta[0], some.weight, torch.tensor([1 / 3, 2 / 3]))
@@ -153,7 +168,8 @@ def _of_times(family: LogTimes, rows: SeveralRows) -> list[Panel]:
                 "Survival by predicted time",
                 "The same for thirds of the rows by their location: curves that follow their steps say that the "
                 f"columns tell long times from short ones.{used}",
-                several_figures.survival(curves),
+                partial(several_figures.survival, curves),
+                name="thirds",
             )
         )
     return panels
@@ -186,7 +202,8 @@ def check_panels(result: Fitted, rows: SeveralRows) -> list[Panel]:
             "Rootogram",
             "Bars hang from the expected frequencies. A bar that ends above zero: fewer such counts than expected; "
             f"below: more, as with zeros that the model does not know.{_used(rows)}",
-            plots.rootogram(rootogram(family, some)),
+            partial(plots.rootogram, rootogram(family, some)),
+            name="rootogram",
         ),
     ]
 
@@ -211,12 +228,14 @@ def _residuals(family: VectorFamily, rows: DrawnRows, used: str) -> list[Panel]:
             "Residuals against fitted",
             "The amber line is the local mean: flat at zero when links and terms are right, curved when one is missing."
             f"{used}",
-            plots.residuals(fitted, found[kept], kind, scale),
+            partial(plots.residuals, fitted, found[kept], kind, scale),
+            name="fitted",
         ),
         Panel(
             "Normal Q–Q",
             f"Points in the grey band: the law fits. Steeper than the line: more spread than that.{used}",
-            plots.quantiles(found[kept], kind),
+            partial(plots.quantiles, found[kept], kind),
+            name="normal",
         ),
     ]
 

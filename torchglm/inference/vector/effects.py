@@ -11,13 +11,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torchglm.inference.estimates import Estimates, delta, errors, estimates
 from torchglm.inference.factor_terms import FactorTerm, factor_terms
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.margins import Slice, changes, chosen_roles, labelled, repeats, settings_of, settle
+from torchglm.inference.margins import (
+    Slice,
+    changes,
+    chosen_roles,
+    labelled,
+    repeats,
+    settings_of,
+    settle,
+    table_values,
+)
 from torchglm.inference.several import family_of
 from torchglm.inference.vector.columns import design_columns, designs_of, plan_of
 from torchglm.inference.vector.quantities import LawQuantity, limits_of, quantity
@@ -85,6 +95,19 @@ def predictions_several(
     half = result.quantile(level).unsqueeze(-1)
     low, high = limits_of(asked, found.value, found.std_err, half)
     return replace(found, low=low, high=high)
+
+
+def variables_several(result: Fitted) -> list[str]:
+    """What can be moved, see `effects.variables`."""
+    return result.spec.columns if result.spec is not None else list(_variables(result))
+
+
+def variable_values_several(result: Fitted, name: str) -> list[Any] | np.ndarray:
+    """The levels of a variable, or its values in the rows of the fit, see `effects.variable_values`."""
+    if result.spec is not None:
+        return table_values(result, name)
+    place = _known(name, _variables(result))[0]
+    return torch.cat([part.rows.x[..., place].reshape(-1) for part in _held(result)]).cpu().numpy()
 
 
 def contrasts_several(result: Fitted, factor: str, level: float = 0.95) -> Estimates:
