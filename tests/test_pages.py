@@ -56,6 +56,7 @@ PAGES = {
     for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 }
 page = pytest.mark.parametrize("page", PAGES)
+RUN_ELSEWHERE = {"docs/textbooks.md"}  # its code is that of tests/textbooks, by test_textbooks.py
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@page
+@pytest.mark.parametrize("page", sorted(set(PAGES) - RUN_ELSEWHERE))
 @pytest.mark.filterwarnings("ignore")  # pages show what is said of hard data
 def test_the_code_of_a_page_runs(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Block after block, in one scope; what a block says it prints, it prints; what the text claims of it holds."""
