@@ -206,7 +206,7 @@ def test_clusters_may_be_text_and_a_series() -> None:
 @pytest.mark.parametrize(
     ("kind", "clusters", "words"),
     [
-        ("HC9", None, "unknown covariance 'HC9'. Known: model, observed, HC0"),
+        ("HC9", None, "unknown covariance 'HC9' .did you mean 'HC3'... Known: model"),
         ("cluster", None, "clusters"),
         ("cluster", torch.zeros(40), "at least two"),
         ("cluster", torch.arange(39), "39 labels"),

@@ -114,7 +114,7 @@ def test_a_formula_fit_takes_its_offset_from_the_new_rows() -> None:
         ({"x": torch.zeros(3)}, r"x has shape \(3,\)"),
         ({"x": torch.full((3, 3), torch.nan)}, "x holds NaN"),
         ({"x": torch.zeros(3, 3), "offset": torch.zeros(4)}, r"offset has shape \(4,\)"),
-        ({"x": torch.zeros(3, 3), "kind": "response"}, "unknown kind 'response'. Known: mean, link"),
+        ({"x": torch.zeros(3, 3), "kind": "response"}, "unknown kind 'response' .here it is 'mean'.*Known: mean, link"),
         ({"x": torch.zeros(3, 3), "offset": torch.full((3,), torch.nan)}, "offset holds NaN"),
     ],
     ids=["columns", "one dimension", "NaN", "offset length", "kind", "offset NaN"],

@@ -67,3 +67,30 @@ def test_what_cannot_stand_in_columns_is_refused() -> None:
         tg.side_by_side(ONE, below="se")
     with pytest.raises(ValueError, match="single models"):
         tg.side_by_side(tg.fit(X, np.stack([Y, Y]), family="poisson"))
+
+
+def test_thresholds_stand_below_the_slopes_with_their_errors() -> None:
+    ordinal = tg.fit(X, np.minimum(Y, 2).astype(int), family="ordinal", names=["a", "b"])
+    frame = tg.side_by_side(ordinal, digits=6).to_frame()["(1)"]
+    names = ["a", "b", "0|1", "1|2"]
+    places = [list(frame.index).index(name) for name in names]
+    errors = ordinal.covariance().diagonal().sqrt()
+    assert [float(frame.iloc[j]) for j in places] == approx(*ordinal.coef, *ordinal.thresholds)
+    assert [float(frame.iloc[j + 1].strip("()")) for j in places] == approx(*errors)
+    tested = tg.side_by_side(ordinal, below="p_value").to_frame()["(1)"]
+    assert [tested.iloc[j + 1] != "" for j in places] == [True, True, False, False]
+
+
+def test_densities_of_several_predictors_have_no_share_as_in_compare() -> None:
+    y = np.exp(X[:, 0]) * G.gamma(2, 1, 200)
+    spread = tg.fit(X, y, family="gamma", link="log", predictors={"dispersion": X})
+    plain = tg.fit(X, y, family="gamma", link="log")
+    shown = tg.side_by_side(plain, spread).to_frame().loc["D²"].tolist()
+    told = tg.compare(plain, spread)["D2"].tolist()
+    assert shown[1] == "" and told[1] != told[1] and float(shown[0]) == pytest.approx(told[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [[ONE, TWO], {"a": ONE}, None])
+def test_what_is_no_fit_is_told_by_its_type(wrong: object) -> None:
+    with pytest.raises(TypeError, match=f"takes fits one by one, got {type(wrong).__name__}"):
+        tg.side_by_side(wrong)  # type: ignore[arg-type]

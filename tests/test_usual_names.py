@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +15,10 @@ from torch import nn
 
 import torchglm
 from torchglm import families, links
-from torchglm.model.usual import USUAL
+from torchglm.design.expressions import REFUSED
+from torchglm.inputs import usual_keywords
+from torchglm.model.usual import OF_MODULE, OF_PATH, USUAL
+from torchglm.report.summary import ELSEWHERE
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +38,142 @@ def test_a_usual_name_is_answered_by_one_that_is_there(result: torchglm.Result, 
     with pytest.raises(AttributeError, match="Here it is") as said:
         getattr(result, name)
     named = str(said.value).partition("Here it is ")[2]
-    ours = next(iter(named.replace("(", " ").replace(",", " ").rstrip(".").split()))
-    assert ours in dir(result)
+    assert re.findall(r"\w+", named)[0] in dir(result)
+
+
+@pytest.mark.parametrize("name", OF_MODULE)
+def test_a_usual_function_or_class_is_answered_by_one_that_is_there(name: str) -> None:
+    with pytest.raises(AttributeError, match="Here it is") as said:
+        getattr(torchglm, name)
+    first = re.findall(r"\w+(?:\.\w+)*", str(said.value).partition("Here it is ")[2])[0]
+    assert first.partition(".")[0] in torchglm.__all__ or first.startswith("training.")
+
+
+def test_usual_names_of_paths_and_summaries_are_answered(result: torchglm.Result) -> None:
+    path = torchglm.path(np.arange(30.0).reshape(15, 2) ** 0.5, np.arange(15) % 4, family="poisson", n=3)
+    for owner, table in ((path, OF_PATH), (result.summary(), ELSEWHERE)):
+        for name in table:
+            with pytest.raises(AttributeError, match="Here it is") as said:
+                getattr(owner, name)
+            assert re.findall(r"\w+", str(said.value).partition("Here it is ")[2])[0] in dir(owner)
+        assert copy.deepcopy(owner) is not owner
+    with pytest.raises(ValueError, match=r"unknown word 'lambda.1se' \(here it is 'one_se'\)"):
+        path.select("lambda.1se")
+
+
+@pytest.mark.parametrize(("owner", "name", "near"), [(torchglm, "Poison", "Poisson"), (None, "conf_ints", "conf_int")])
+def test_the_nearest_attribute_is_named(result: torchglm.Result, owner: object, name: str, near: str) -> None:
+    with pytest.raises(AttributeError, match=rf"{name}' \(did you mean '{near}'\?\)"):
+        getattr(owner or result, name)
+
+
+@pytest.mark.parametrize(("door", "table"), usual_keywords.DOORS.items())
+def test_a_usual_keyword_is_answered_by_one_that_is_taken(
+    result: torchglm.Result, door: str, table: dict[str, str]
+) -> None:
+    x, y = np.ones((4, 1)), np.ones(4)
+    calls = {
+        "fit": lambda **given: torchglm.fit(x, y, family="poisson", **given),
+        "path": lambda **given: torchglm.path(x, y, family="poisson", **given),
+        "predict": result.predict,
+    }
+    of = {"fit": torchglm.fit, "path": torchglm.path, "predict": torchglm.Result.predict}[door]
+    takes = {*inspect.signature(of).parameters, *usual_keywords.ROLES.values()}
+    for name, ours in (table if door == "predict" else usual_keywords.ROLES | table).items():
+        with pytest.raises(TypeError, match=rf"{door} takes no {name}= \(here it is "):
+            calls[door](**{name: 1})
+        keyword = re.match(r"(\w+)=", ours)
+        if keyword and name not in usual_keywords.ROLES and (door != "path" or name in usual_keywords.PATH):
+            assert keyword[1] in takes
+    with pytest.raises(TypeError, match=r"weigts= \(did you mean 'weights'\?\)"):
+        torchglm.fit(x, y, family="poisson", weigts=y)
+
+
+def test_predict_without_rows_says_where_the_fitted_means_are(result: torchglm.Result) -> None:
+    with pytest.raises(TypeError, match="needs rows.*result.fitted"):
+        result.predict()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_usual_function_in_a_formula_is_answered(data: dict[str, object], name: str) -> None:
+    for call in (f"{name}(a)", f"as.{name}(a)"):
+        with pytest.raises(ValueError, match=re.escape(REFUSED[name])):
+            torchglm.fit(f"y ~ {call}", data, family="poisson")
+
+
+@pytest.mark.parametrize(
+    ("power", "product"),
+    [("I(a^2)", "I(a * a)"), ("I((a + 1)^2 / 3)", "I((a + 1) * (a + 1) / 3)"), ("I(-`a`^2)", "I(-a * a)")],
+)
+def test_a_caret_within_brackets_is_a_power_as_in_r(data: dict[str, object], power: str, product: str) -> None:
+    fits = [torchglm.fit(f"y ~ {term}", data, family="poisson") for term in (power, product)]
+    torch.testing.assert_close(fits[0].coef, fits[1].coef, rtol=1e-12, atol=0)
+    new = {"a": [0.1, 0.7]}
+    torch.testing.assert_close(fits[0].predict(new), fits[1].predict(new))
+
+
+def test_each_coefficient_has_its_name(result: torchglm.Result, data: dict[str, object]) -> None:
+    assert list(result.named()) == result.names and result.named()["a"] is not None
+    assert result.named("std_err")["a"] == result.std_err[1]
+    batch = torchglm.fit(np.arange(20.0)[:, None], np.arange(40).reshape(2, 20) % 3, family="poisson", names=["z"])
+    assert batch.named("p_value")["z"].equal(batch.p_value[:, 1])
+    with pytest.raises(ValueError, match="unknown value 'bse'"):
+        result.named("bse")
+    with pytest.raises(KeyError, match="'a' is a coefficient"):
+        result["a"]
+    with pytest.raises(KeyError, match="'b' is no predictor of poisson"):
+        result["b"]
+    with pytest.raises(KeyError, match="did you mean 'dispersion'"):
+        torchglm.fit("y ~ a", data, family="gaussian", predictors={"dispersion": "~ a"})["Dispersion"]
+    with pytest.raises(ValueError, match="two columns go by the name 'a'"):
+        torchglm.fit(np.arange(12.0).reshape(6, 2) ** 0.5, np.arange(6) % 3, family="poisson", names=["a", "a"]).named()
+
+
+def test_a_printed_result_is_its_summary(result: torchglm.Result) -> None:
+    assert str(result) == str(result.summary()) and len(repr(result)) < 80
+
+
+@pytest.mark.parametrize("family", ["poisson", torchglm.ZeroInflated("poisson")], ids=["one", "several"])
+def test_rows_of_a_fit_on_columns_go_by_name_in_a_mapping_and_a_row_of_a_frame(family: object) -> None:
+    import pandas as pd
+
+    draw = np.random.default_rng(1)
+    frame = pd.DataFrame({"a": draw.normal(size=60), "b": draw.normal(size=60)})
+    fit = torchglm.fit(frame, draw.poisson(1.0, 60), family=family)  # type: ignore[arg-type]
+    want = fit.predict(frame.iloc[:2])
+    mixed = {"b": frame.b[:2], "a": torch.tensor(frame.a[:2].to_numpy())}
+    for rows in (mixed, frame[["b", "a"]].iloc[:2].to_dict("list")):
+        torch.testing.assert_close(fit.predict(rows), want)
+        torch.testing.assert_close(fit.predict_interval(rows), fit.predict_interval(frame.iloc[:2]))
+    torch.testing.assert_close(fit.predict(frame.iloc[0]), want[:1])
+    torch.testing.assert_close(fit.predict({"a": 1.0, "b": [2, 3]}), fit.predict([[1.0, 2.0], [1.0, 3.0]]))
+    with pytest.raises(ValueError, match="lacks the column 'b'"):
+        fit.predict({"a": 1.0})
+    with pytest.raises(ValueError, match=r"other sizes \(a: 2, b: 3\)"):
+        fit.predict({"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]})
+    with pytest.raises(TypeError, match="have no names"):
+        torchglm.fit(frame.to_numpy(), draw.poisson(1.0, 60), family="poisson").predict({"a": 1.0, "b": 2.0})
+
+
+def test_kinds_of_other_libraries_are_answered(result: torchglm.Result, data: dict[str, object]) -> None:
+    for call, said in (
+        (lambda: result.predict(data, kind="response"), r"'response' \(here it is 'mean'\)"),
+        (lambda: result.predict(data, kind="Link"), r"\(did you mean 'link'\?\)"),
+        (lambda: result.robust("hc3"), r"\(did you mean 'HC3'\?\)"),
+        (lambda: result.robust("hetero"), r"\(here it is 'HC1'\)"),
+        (lambda: result.residuals("Pearson"), r"\(did you mean 'pearson'\?\)"),
+        (lambda: result.conf_int(method="profil"), r"\(did you mean 'profile'\?\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_a_summary_is_latex(result: torchglm.Result) -> None:
+    table = {"a": np.arange(9.0), "y": np.arange(9) % 4}
+    text = torchglm.fit("y ~ I(a * 2)", table, family="poisson").summary().to_latex()
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1 and r"97.5 \%" in text
+    rows = [line for line in result.summary().to_latex().splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + len(result.names) and len({line.count("&") for line in rows}) == 1
 
 
 def test_another_name_is_an_attribute_error(result: torchglm.Result) -> None:

@@ -49,10 +49,12 @@ from torchglm.model.path_fit import path
 from torchglm.model.refit import refit_
 from torchglm.model.renewable import Renewable
 from torchglm.model.solve import solve
+from torchglm.model.usual import OF_MODULE
 from torchglm.report.side_by_side import side_by_side
 from torchglm.store.exported import export
 from torchglm.store.saved import load
 from torchglm.version import VERSION
+from torchglm.writing.nearest import absent
 
 __version__ = VERSION
 _LAZY = (
@@ -128,7 +130,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return import_module(f"torchglm.{name}")
-    raise AttributeError(f"module 'torchglm' has no attribute {name!r}")
+    raise AttributeError(absent("module 'torchglm'", name, OF_MODULE, [*__all__, *_LAZY]))
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from torchglm.design.brackets import shortened
 from torchglm.design.contrasts import category_arguments
 from torchglm.design.transforms import learned
+from torchglm.writing.nearest import nearest
 
 UNARY = """log log10 log2 log1p exp exp2 expm1 sqrt cbrt square abs absolute sign floor ceil round trunc
 sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arctanh isnan isfinite logical_not""".split()
@@ -56,7 +57,21 @@ REFUSED = {
     "hashed": "write C(column) instead",
     "mean": "it is not row by row; use center(x) or scale(x)",
     "std": "it is not row by row; use scale(x)",
-    "offset": "give the offset as offset= or exposure=",
+    "offset": "give fit the column by name, offset='name', or exposure='name' where its logarithm is the offset",
+    "factor": "write C(column)",
+    "categorical": "write C(column)",
+    "relevel": "write C(column, Treatment('B')) for the reference level B",
+    "i": "write C(column), or C(a):b",
+    "ns": "write cr(x, df=3), the natural cubic spline",
+    "lo": "write s(x), a smooth whose wiggliness is estimated",
+    "numeric": "give fit types={'column': 'number'}",
+    "cbind": "give the successes on the left and their totals as trials='name'",
+    "Surv": "give the time on the left, event='name', and a family of times such as 'weibull'",
+    "strata": "write y ~ x | column, which absorbs its levels, or by='column' for one model each",
+    "ifelse": "write where(condition, a, b)",
+    "pow": "write x**2 or power(x, 2)",
+    "sw": "fit each formula and set them side by side: torchglm.side_by_side(fit1, fit2)",
+    "csw": "fit each formula and set them side by side: torchglm.side_by_side(fit1, fit2)",
 }
 QUOTED = re.compile(r"`([^`]*)`")
 LARGEST = 1000  # degree or number of columns that a transform may be asked for
@@ -234,10 +249,12 @@ def _refusal(node: ast.AST, text: str) -> str:
         bare = name.rpartition(".")[2]
         if bare == "C":
             return f"C() must stand alone in its factor, with nothing around it; got {shortened(text, 80)}."
-        reason = f": {REFUSED[bare]}" if bare in REFUSED else ""
+        if bare in REFUSED:
+            return f"The function {name!r} cannot be used in a formula: {REFUSED[bare]}."
+        known = ["C", "I", "Q", *STATEFUL, *sorted(ELEMENTWISE)]
         return (
-            f"The function {name!r} cannot be used in a formula{reason}. Known: C, I, Q, "
-            f"{', '.join(STATEFUL)}, {', '.join(sorted(ELEMENTWISE))} (also as np.…)."
+            f"The function {name!r} cannot be used in a formula{nearest(bare, known)}. Known: {', '.join(known)} "
+            "(also as np.…)."
         )
     said, whole = shortened(said, 80), shortened(text, 80)
     return f"{said} cannot stand in a formula (in {whole}). It holds arithmetic and known functions only."

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from torchglm.design.brackets import Bracket, walk
+from torchglm.design.expressions import REFUSED
 
 BARE = re.compile(r"[^\W\d][\w.]*")  # what formulaic's tokenizer takes for a name
 LONGEST = 200  # signs of a name that the parser reads one by one
@@ -29,6 +30,7 @@ class Quoting:
     def _pieces(self, formula: str) -> Iterable[str]:
         for kind, piece, depth in walk(formula):
             if kind is Bracket.CODE:
+                piece = piece.replace("^", "**") if depth else piece  # a power, as R reads it, and no exclusive or
                 yield BARE.sub(lambda found: found[0] if _as_read(found[0]) else self._word(found[0]), piece)
             elif kind is not Bracket.NAME:
                 yield piece
@@ -74,6 +76,9 @@ def advice(formula: str, available: Iterable[str]) -> str:
     words = BARE.findall(said)
     reserved = [word for word in words if keyword.iskeyword(word) and word not in ("in", "None", "True", "False")]
     dotted = [word for word in words if "." in word and not word.startswith(("np.", "numpy.", "contr."))]
+    other = [word for word in dotted if word.rpartition(".")[2] in REFUSED]
+    if other:
+        return f" Instead of {other[0]}(): {REFUSED[other[0].rpartition('.')[2]]}."
     names = list(dict.fromkeys([*(name for name in known if not name.isdigit()), *reserved, *dotted]))[:3]
     if not names:
         return ""

@@ -29,6 +29,7 @@ from torchglm.inference.levels import check_level
 from torchglm.inference.limits.refit import Held
 from torchglm.inference.origin import refuse_beside
 from torchglm.inference.rowwise import row_values
+from torchglm.writing.nearest import unknown
 
 POINTS = {
     "rademacher": [-1.0, 1.0],
@@ -94,7 +95,7 @@ def _check(result: Fitted, draws: int, weights: str, level: float | None) -> Non
             "others use robust('cluster', clusters)."
         )
     if weights not in POINTS:
-        raise ValueError(f"unknown weights {weights!r}. Known: {', '.join(POINTS)}.")
+        raise ValueError(unknown("weights", weights, POINTS))
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 19:
         raise ValueError(f"draws must be a whole number from 19 on, got {draws!r}. The default is 999.")
     if level is not None:

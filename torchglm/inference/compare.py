@@ -37,7 +37,7 @@ def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
         "deviance": [fit.deviance for fit in fits],
         "aic": [fit.aic for fit in fits],
         "bic": [fit.bic for fit in fits],
-        "D2": [_explained(fit) for fit in fits],
+        "D2": [explained(fit) for fit in fits],
     }
     nothing = torch.full_like(fits[0].deviance, torch.nan)
     tests = [(nothing, nothing, nothing)] + [_ratio(a, b, nothing) for a, b in zip(fits[:-1], fits[1:], strict=True)]
@@ -50,12 +50,12 @@ def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
     return Table("Comparison of fits", labels, table, (note,))
 
 
-def _explained(fit: Fitted) -> Tensor:
-    """(*B) the share of the null deviance explained; NaN for densities of several predictors."""
+def explained(fit: Fitted) -> Tensor:
+    """(*B) the share of the null deviance explained, D²; NaN for densities of several predictors, and of none."""
     if isinstance(fit.family, VectorFamily) and not isinstance(fit.family, Classes | BetaBinomial):
         if not fit.family.counts:
             return torch.full_like(fit.deviance, torch.nan)
-    return 1 - fit.deviance / fit.null_deviance
+    return torch.where(fit.null_deviance > 0, 1 - fit.deviance / fit.null_deviance, torch.nan)
 
 
 def _ratio(first: Fitted, second: Fitted, nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:

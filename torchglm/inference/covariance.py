@@ -32,10 +32,28 @@ from torchglm.rows.products import gram
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import View, members, own_rows, ranks_of
 from torchglm.rows.rows import Rows
+from torchglm.writing.nearest import unknown
 
 SERIAL = ("HAC", "driscoll_kraay")
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster", *SERIAL, "bayes")
-
+ELSEWHERE = {  # names in other libraries
+    "iid": "'model'",
+    "nonrobust": "'model'",
+    "oim": "'observed'",
+    "hetero": "'HC1'",
+    "robust": "'HC1'",
+    "white": "'HC0'",
+    "sandwich": "'HC0'",
+    "CRV1": "'cluster', labels, type='HC1'",
+    "CR1": "'cluster', labels, type='HC1'",
+    "CRV2": "'cluster', labels, type='CR2'",
+    "CR2": "'cluster', labels, type='CR2'",
+    "CRV3": "'cluster', labels, type='CR3'",
+    "CR3": "'cluster', labels, type='CR3'",
+    "NW": "'HAC'",
+    "newey_west": "'HAC'",
+    "DK": "'driscoll_kraay'",
+}
 
 CORRECTIONS = ("HC0", "HC1", *POWERS)  # of a clustered covariance, as `vcovCL` and clubSandwich name them
 
@@ -82,7 +100,7 @@ def _where_known(result: Fitted, value: Tensor) -> Tensor:
 def _check(result: Fitted, kind: str, clusters: Any, type: str | None, lags: Any, order: Any) -> None:
     """Raise `ValueError` for a kind, and for what is told of it, that has no meaning for this fit."""
     if kind not in KINDS:
-        raise ValueError(f"unknown covariance {kind!r}. Known: {', '.join(KINDS)}.")
+        raise ValueError(unknown("covariance", kind, KINDS, ELSEWHERE))
     if kind == "cluster" and clusters is None or clusters is not None and kind not in ("cluster", "HAC"):
         raise ValueError(
             "covariance('cluster') needs clusters=, a label for each row, and no other kind takes it but HAC, of which "

@@ -38,6 +38,7 @@ from torchglm.inference.vector.effects import (
 )
 from torchglm.links import Link
 from torchglm.rows.rows import wide
+from torchglm.writing.nearest import unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -226,7 +227,7 @@ def variable_values(result: Fitted, name: str) -> list[Any] | np.ndarray:
 def _scale(result: Fitted, kind: str) -> Link:
     """What makes a quantity of the linear predictor."""
     if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
+        raise ValueError(unknown("kind", kind, KINDS))
     return links.Identity() if kind == "link" else result.link
 
 

@@ -24,6 +24,7 @@ from torchglm.inference.rowwise import RowValues
 from torchglm.inference.several import fitted_means as fitted_of_several
 from torchglm.inference.vector import deletion as several
 from torchglm.inference.vector.residuals import residuals_several
+from torchglm.writing.nearest import unknown
 
 EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted exactly; nothing is left without it
 MEANS = ("mean", "link")
@@ -156,7 +157,7 @@ def loo_predict(result: Fitted, kind: str = "mean") -> Tensor:
     unknown kind.
     """
     if kind not in MEANS:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(MEANS)}.")
+        raise ValueError(unknown("kind", kind, MEANS))
     parts = [eta if kind == "link" else result.link(eta) for _, eta in _left_out(result)]
     return result.shaped(torch.cat(parts, -1))
 

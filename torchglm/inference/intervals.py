@@ -34,6 +34,7 @@ from torchglm.inference.vector.quantities import OF_TIMES, places_of
 from torchglm.inputs import Roles
 from torchglm.links import Link
 from torchglm.special.roots import root
+from torchglm.writing.nearest import unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -73,7 +74,7 @@ def predict_interval(
     """
     known = [*KINDS, *(OF_TIMES if result.family.durations else ())]
     if kind not in known:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(known)}.")
+        raise ValueError(unknown("kind", kind, known))
     check_level(level)
     takes = ("offset", "exposure", "weights", "trials") if kind == "response" else ("offset", "exposure")
     beside = Roles.of(roles, f"predict_interval of a {kind}", takes)

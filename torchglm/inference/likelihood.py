@@ -25,6 +25,7 @@ from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
 from torchglm.rows.rows import Rows
+from torchglm.writing.nearest import unknown
 
 SYSTEMS = ("R",)
 DISPERSED = (Gaussian, Gamma, InverseGaussian)  # R's logLik.glm counts a dispersion for these
@@ -97,7 +98,7 @@ def like(result: Fitted, system: str = "R") -> Likelihood:
 
 def _check_system(system: str) -> None:
     if system not in SYSTEMS:
-        raise ValueError(f"unknown system {system!r}. Known: {', '.join(SYSTEMS)}.")
+        raise ValueError(unknown("system", system, SYSTEMS))
 
 
 def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:

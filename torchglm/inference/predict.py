@@ -14,8 +14,9 @@ from torchglm.inference.absorbed import shift_of_levels
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import shift_of
 from torchglm.inference.several import predict_several
-from torchglm.inference.vector.quantities import OF_TIMES, places_of
+from torchglm.inference.vector.quantities import ELSEWHERE, OF_TIMES, places_of
 from torchglm.inputs import Roles
+from torchglm.writing.nearest import unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,7 +29,7 @@ KINDS = ("mean", "link")
 
 def predict(
     result: Fitted,
-    x: Any,
+    x: Any = None,
     *,
     kind: str = "mean",
     se: bool = False,
@@ -50,8 +51,11 @@ def predict(
     probability of a longer time than `at`, or `"quantile"`, the time within which the event comes with probability
     `at`: one number, or a list of T for (*B, m, T). For fits of several predictors see `several.predict_several`.
     Raises `ValueError` for an unknown kind, an exposure that `fit` would refuse, and where the fit had an offset and
-    none is given; `TypeError` for roles that say nothing of it.
+    none is given; `TypeError` for roles that say nothing of it, and without `x`.
     """
+    if x is None:
+        Roles.of(roles, "predict", ("offset", "exposure"))
+        raise TypeError("predict needs rows: predict(x). The means of the rows of the fit are result.fitted.")
     if result.plan is not None:
         with_effects = _with_effects(result, random, se)
         return predict_several(result, x, kind, se, predictors, unseen, at, with_effects, **roles)
@@ -93,7 +97,7 @@ def predict(
 def _check_kind(result: Fitted, kind: str, at: Any) -> None:
     known = [*KINDS, *(OF_TIMES if result.family.durations else ())]
     if kind not in known:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(known)}.")
+        raise ValueError(unknown("kind", kind, known, ELSEWHERE))
     if kind not in OF_TIMES and at is not None:
         raise ValueError(f"at= are the times of a survival, or the shares of a quantile; kind={kind!r} has none.")
 

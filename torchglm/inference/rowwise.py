@@ -14,6 +14,7 @@ from torchglm.links import Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import linear_predictor, quadratic
 from torchglm.rows.rows import Rows, to_float64, whole
+from torchglm.writing.nearest import unknown
 
 KINDS = ("response", "pearson", "deviance", "working", "anscombe", "studentized", "quantile")
 NODES, SPACING = 53, 0.08  # of the double exponential rule: ends within 1e-50 of the interval's
@@ -106,7 +107,7 @@ def residuals(values: RowValues, family: Family, link: Link, kind: str) -> Tenso
         return (y - mu) / link.inverse_deriv(values.eta)
     if kind == "anscombe":
         return anscombe(y, mu, family) * values.prior.sqrt()
-    raise ValueError(f"unknown residuals {kind!r}. Known: {', '.join(KINDS)}.")
+    raise ValueError(unknown("residuals", kind, KINDS))
 
 
 def anscombe(y: Tensor, mu: Tensor, family: Family) -> Tensor:

@@ -25,6 +25,7 @@ from torchglm.rows.inverses import FULL, unmade
 from torchglm.rows.planned import Pairs, gram_of, predictors, row_scores
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64
+from torchglm.writing.nearest import nearest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -176,10 +177,9 @@ def part(result: Kind, name: str) -> Kind:
 
     Raises `KeyError` for a name that is no predictor.
     """
-    family, plan = family_of(result), result.plan
-    assert plan is not None
-    if name not in family.predictors:
-        raise KeyError(f"{name!r} is no predictor of {family.name}. Known: {', '.join(family.predictors)}.")
+    family, plan = result.family, result.plan
+    if plan is None or not isinstance(family, VectorFamily) or name not in family.predictors:
+        raise KeyError(_no_predictor(result, name))
     k, places = family.predictors.index(name), list[int]()
     for block, place in zip(plan.blocks, plan.slices, strict=True):
         m = len(block.columns)
@@ -193,6 +193,15 @@ def part(result: Kind, name: str) -> Kind:
     own_names = [names[j].removeprefix(prefix) for j in places]
     context = result.context | {PART: name}
     return replace(result, flat=own, names=own_names, cuts=(), chunks=None, plan=plan.select(places), context=context)
+
+
+def _no_predictor(result: Fitted, name: str) -> str:
+    """What is said of a name in brackets that is no predictor, which may be a coefficient."""
+    if name in result.names:
+        return f"{name!r} is a coefficient. Its estimate is named()[{name!r}], its error named('std_err')[{name!r}]."
+    known = [*(result.family.predictors if isinstance(result.family, VectorFamily) else ())]
+    near = nearest(name, known)
+    return f"{name!r} is no predictor of {result.family.name}{near}. Known: {', '.join(known) or 'none'}."
 
 
 def expected_covariance(result: Fitted) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families.row_error import RowError
+from torchglm.inputs.usual_keywords import refusal
 from torchglm.links import Link
 from torchglm.special.tracing import values_are_known
 
@@ -51,10 +52,7 @@ class Roles(NamedTuple):
             name for name, value in given.items() if name not in known and (name not in ROLES or value is not None)
         ]
         if strange:
-            raise TypeError(
-                f"{door} takes no {', '.join(f'{name}=' for name in strange)}. What stands beside the rows is given by "
-                f"name: {', '.join(known)}."
-            )
+            raise TypeError(refusal(door, strange, known))
         return cls(**given)
 
     @property

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from torchglm import report
 from torchglm.families import Family
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.penalties import Penalty
@@ -42,12 +40,12 @@ from torchglm.inference.adequacy.concurvity import concurvity
 from torchglm.inference.build import build
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses import linear, nested, terms
+from torchglm.inference.labels import named
 from torchglm.inference.limits import interval as limits
 from torchglm.inference.limits import shape
 from torchglm.inference.random_intervals import variance_components
 from torchglm.inference.random_shares import variance_shares
 from torchglm.inference.standardized import standardized
-from torchglm.inference.table import Outcome
 from torchglm.inference.vector.columns import refuse_part
 from torchglm.inputs import Roles
 from torchglm.links import Link
@@ -55,20 +53,23 @@ from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
 from torchglm.model.options import check_options, check_resume, device_of, start_of, tell_of_graph, warned
+from torchglm.model.pages import report
 from torchglm.model.restraints import Restraints, constraint_names
 from torchglm.model.simulate import simulate
 from torchglm.model.solved import penalty_of, solved
 from torchglm.model.sources import data_of, family_and_link, named_or_placed
 from torchglm.model.spread import estimate_dispersion_, init_from
-from torchglm.model.usual import elsewhere
+from torchglm.model.usual import USUAL
 from torchglm.model.vector_layer import VectorLayer
 from torchglm.model.vector_null import init_vector_from
 from torchglm.model.vector_parts import is_several
 from torchglm.report import describe as facts
+from torchglm.report import plot as drawn
 from torchglm.report.summary import Summary
 from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
 from torchglm.tables.text_format import TextFormat
+from torchglm.writing.nearest import absent
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -239,8 +240,8 @@ class Result(Fitted):
         """One model of a batch (of a flat batch the model, of a deeper one the slice); by its name one predictor."""
         return several.part(self, model) if isinstance(model, str) else self.member(model)
 
+    named = named
     conf_int = limits.conf_int
-
     covariance = asked.covariance
     robust = asked.robust
     strength = property(strengths.strength)
@@ -259,10 +260,7 @@ class Result(Fitted):
     drop1 = terms.drop1
     shape_parameters = shape.shape_parameters
     like = likelihood.like
-
-    def lr_test(self, small: Fitted) -> Outcome:
-        """The likelihood ratio test of a smaller fit against this one, see `nested.lrt`."""
-        return nested.lrt(small, self)
+    lr_test = nested.lr_test
 
     # what each row says and does
     fitted = property(influence.fitted_means)
@@ -312,11 +310,8 @@ class Result(Fitted):
         return Summary(self)
 
     describe = facts.describe
-    plot = report.plot
-
-    def report(self, path: Any, **options: Any) -> Path:
-        """Write the fit as one HTML page with its tables, pictures and checks, see `report.write_page`."""
-        return report.write_page(self, path, **options)
+    plot = drawn
+    report = report
 
     def on(self, source: Iterable[Rows], places: Places | None = None, table: Any = None) -> Result:
         """The same fit with these rows behind it; `places` say where they stand in the data, unless `source` does."""
@@ -347,10 +342,13 @@ class Result(Fitted):
         def __getattr__(self, name: str) -> Any:
             if hasattr(type(self), name):  # what failed is within it, and says so again
                 return object.__getattribute__(self, name)
-            raise AttributeError(elsewhere(name))
+            raise AttributeError(absent("'Result' object", name, USUAL, dir(self)))
 
     def _repr_html_(self) -> str:
         return self.summary().to_html()
+
+    def __str__(self) -> str:
+        return self.summary().to_text()
 
     def __repr__(self) -> str:
         many = f", {self.batch_shape.numel()} models" if self.batch_shape else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,9 +28,11 @@ from torchglm.model import path_storage
 from torchglm.model.debiased import debiased
 from torchglm.model.face import Result
 from torchglm.model.split import split
+from torchglm.model.usual import OF_PATH
 from torchglm.report.strengths import path_table
 from torchglm.rows.ranks import members, own_rows
 from torchglm.rows.rows import Rows
+from torchglm.writing.nearest import absent, unknown
 
 CERTIFIED = 1e-9  # largest excess of a slope at which a point is called the minimum
 CRITERIA = ("aic", "bic", "ebic")
@@ -172,10 +174,9 @@ class Path:
         length = self.kkt.shape[-1]
         if isinstance(which, str):
             if which not in ("best", "one_se", *CRITERIA):
-                raise ValueError(
-                    "select takes 'best', 'one_se', 'aic', 'bic', 'ebic', a strength, or the place of one (a whole "
-                    f"number), got {which!r}."
-                )
+                words = {"min": "'best'", "lambda.min": "'best'", "1se": "'one_se'", "lambda.1se": "'one_se'"}
+                said = unknown("word", which, ("best", "one_se", *CRITERIA), words)
+                raise ValueError(f"{said} select also takes a strength, or the place of one (a whole number).")
             found = getattr(self, which)
             which = found.argmin(-1) if which in CRITERIA else found
         elif isinstance(which, float) or isinstance(which, Tensor) and which.is_floating_point():
@@ -305,6 +306,13 @@ class Path:
             first = torch.arange(len(places), device=places.device).unsqueeze(-1) * self.kkt.shape[-1]
             every = (first + places).unique()
         path_storage.save(self, folder, path_storage.Saved(every, self._fits(every), self._likelihoods))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # what failed is within it, and says so again
+                return object.__getattribute__(self, name)
+            raise AttributeError(absent("'Path' object", name, OF_PATH, dir(self)))
 
     def __repr__(self) -> str:
         return path_table(self)

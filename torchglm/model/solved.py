@@ -35,6 +35,7 @@ from torchglm.inputs.specs import groupings_of
 from torchglm.links import Identity, Link
 from torchglm.model.absorbed import check_absorbed, solved_beside
 from torchglm.model.restraints import Restraints, placed_on_terms, restrained
+from torchglm.writing.nearest import unknown
 
 # how strengths are found: a method, or numbers, of all, of each, or by name
 Smoothing: TypeAlias = str | float | Tensor | Mapping[str, float] | None
@@ -270,5 +271,5 @@ def method_of(smoothing: Smoothing, family: Family, link: Link) -> str:
     if smoothing is None:
         return "reml" if family.least_squares and isinstance(link, Identity) else "ml"
     if not isinstance(smoothing, str) or smoothing not in METHODS:
-        raise ValueError(f"unknown smoothing {smoothing!r}. Known: {', '.join(map(repr, METHODS))}.")
+        raise ValueError(unknown("smoothing", smoothing, METHODS))
     return smoothing

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from torchglm.inference.compare import explained
 from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Document, Grid, Notes
-from torchglm.report.single import d_squared
+from torchglm.report.latex import escaped, tabular
+from torchglm.report.sections import whole
+from torchglm.writing.nearest import unknown
 from torchglm.writing.numbers import number, short
 
 if TYPE_CHECKING:
@@ -19,8 +22,6 @@ BELOW = {
     "statistic": "test statistics",
     "interval": "{level} % limits",
 }
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
 
 class SideBySide:
@@ -46,11 +47,8 @@ class SideBySide:
 
     def to_latex(self) -> str:
         """A LaTeX `tabular` with the rules of the package booktabs, the note below it."""
-        lines = [" & ".join(map(_latex, row)) + r" \\" for row in [["", *self.columns], *self.rows]]
-        facts = next((i for i, row in enumerate(self.rows) if row[0] == "Family"), len(self.rows))
-        body = [lines[0], r"\midrule", *lines[1 : facts + 1], r"\midrule", *lines[facts + 1 :]]
-        head = rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}"
-        return "\n".join([head, r"\toprule", *body, r"\bottomrule", r"\end{tabular}", "", _latex(self.note), ""])
+        facts = [i for i, row in enumerate(self.rows) if row[0] == "Family"][-1:]
+        return f"{tabular(['', *self.columns], self.rows, facts)}\n{escaped(self.note)}\n"
 
     def to_frame(self) -> pd.DataFrame:
         """The cells as a pandas frame of text."""
@@ -80,8 +78,12 @@ def side_by_side(
     `below` each estimate stands its `"std_err"`, `"p_value"`, `"statistic"` or `"interval"` at `level`; a robust fit
     shows robust ones. With `ratios` the estimates and limits are exponentials. `names` head the columns; numbers have
     `digits` significant digits. The fits may be of other rows, links and families.
-    Raises `ValueError` for no fit, a batch, another number of names, and an unknown `below`.
+    Raises `ValueError` for no fit, a batch, another number of names, and an unknown `below`; `TypeError` for what is no
+    fit, such as a list of them.
     """
+    other = next((type(one).__name__ for one in fits if not isinstance(one, Fitted)), None)
+    if other is not None:
+        raise TypeError(f"side_by_side takes fits one by one, got {other}: side_by_side(fit1, fit2, names=['a', 'b']).")
     if not fits:
         raise ValueError("side_by_side needs a fit: side_by_side(fit1, fit2).")
     if any(fit.batch_shape for fit in fits):
@@ -90,7 +92,7 @@ def side_by_side(
     if len(heads) != len(fits):
         raise ValueError(f"names has {len(heads)} entries for {len(fits)} fits.")
     if below not in BELOW:
-        raise ValueError(f"unknown below {below!r}. Known: {', '.join(BELOW)}.")
+        raise ValueError(unknown("below", below, BELOW))
     told = [_coefficients(fit, below, level, ratios, digits) for fit in fits]
     rows = []
     for name in dict.fromkeys(name for one in told for name in one):
@@ -104,7 +106,8 @@ def side_by_side(
 
 
 def _coefficients(fit: Fitted, below: str, level: float, ratios: bool, digits: int) -> dict[str, tuple[str, str]]:
-    """Name -> what stands in its cell and below it."""
+    """Name -> what stands in its cell and below it; below thresholds no test, for that one is zero says nothing."""
+    slopes, fit = len(fit.names), whole(fit)
     values = fit.coef.flatten().exp() if ratios else fit.coef.flatten()
     if below == "interval":
         limits = fit.conf_int(level).reshape(-1, 2)
@@ -115,13 +118,15 @@ def _coefficients(fit: Fitted, below: str, level: float, ratios: bool, digits: i
         if ratios and below == "std_err":
             found = found * values  # by the delta method
         under = [f"({short(value, digits)})" for value in found.tolist()]
+    if below in ("p_value", "statistic"):
+        under[slopes:] = [""] * (len(under) - slopes)
     cells = zip(values.tolist(), under, strict=True)
-    return {name: (short(value, digits), error) for name, (value, error) in zip(fit.all_names, cells, strict=True)}
+    return {name: (short(value, digits), error) for name, (value, error) in zip(fit.names, cells, strict=True)}
 
 
 def _facts(fit: Fitted) -> dict[str, str]:
     several = fit.plan is not None
-    share = d_squared(float(fit.deviance), float(fit.null_deviance))
+    share = float(explained(fit))
     return {
         "Family": fit.family.name,
         "Link": "" if several else fit.link.name,
@@ -133,7 +138,3 @@ def _facts(fit: Fitted) -> dict[str, str]:
         "BIC": number(float(fit.bic)),
         "D²": number(share) if share == share else "",
     }
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in text).replace("²", "$^2$")

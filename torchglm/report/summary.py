@@ -6,15 +6,26 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torchglm.inference.fitted import Fitted
-from torchglm.report.document import Document
+from torchglm.report.document import Document, Grid
+from torchglm.report.latex import tabular
 from torchglm.report.single import SingleModel
 from torchglm.report.views import View, view_of
+from torchglm.writing.nearest import absent
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, Group
 
 
+ELSEWHERE = {  # names in other libraries
+    "as_text": "to_text()",
+    "as_html": "to_html()",
+    "as_latex": "to_latex()",
+    "as_csv": "to_frame().to_csv(path)",
+    "tables": "to_frame(), and to_dict()",
+    "tidy": "to_frame()",
+    "coefficients": "to_frame()",
+}
 _WIDE = 10_000  # characters; formats that scroll keep exp(coef) beside its coefficient
 
 
@@ -59,6 +70,11 @@ class Summary:
         """An HTML fragment without styles, every text escaped."""
         return self.document(_WIDE).html()
 
+    def to_latex(self) -> str:
+        """The tables of coefficients as LaTeX `tabular`s, with the rules of the package booktabs."""
+        grids = [block for block in self.document(_WIDE).blocks if isinstance(block, Grid)]
+        return "\n".join(tabular(grid.columns, grid.rows) for grid in grids)
+
     def to_rich(self, width: int = 100) -> Group:
         """A renderable for `rich.print`."""
         return self.document(width).rich(width)
@@ -79,6 +95,11 @@ class Summary:
         if isinstance(self._view, SingleModel):
             raise TypeError("this is one model, not a batch. See summary.to_dict().")
         return self._view.models_frame()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(absent("'Summary' object", name, ELSEWHERE, dir(type(self))))
 
     def __str__(self) -> str:
         return self.to_text()

@@ -14,6 +14,7 @@ from torchglm.families.several.categorical import Classes
 from torchglm.links import Link
 from torchglm.rows.plan import Plan, PlanBlock
 from torchglm.rows.responses import Response
+from torchglm.writing.nearest import unknown
 
 KINDS = ("cumulative", "adjacent", "continuation")
 LINKS = ("logit", "probit", "cloglog", "loglog", "cauchit")
@@ -41,7 +42,7 @@ class Ordinal(Classes):
     ) -> None:
         super().__init__(classes)
         if kind not in KINDS:
-            raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(KINDS)}.")
+            raise ValueError(unknown("kind", kind, KINDS))
         self.link = links.get(link)
         if self.link.name not in LINKS or kind == "adjacent" and self.link.name != "logit":
             known = "logit" if kind == "adjacent" else ", ".join(LINKS)

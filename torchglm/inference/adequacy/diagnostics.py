@@ -21,6 +21,7 @@ from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.table import Outcome
+from torchglm.writing.nearest import unknown
 
 
 def _one(result: Fitted, screen: Any) -> Outcome:
@@ -74,7 +75,7 @@ def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
         "nb2": (lambda: CameronTrivedi(result, "nb2"), (Poisson,)),
     }
     if kind not in made:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(made)}.")
+        raise ValueError(unknown("kind", kind, made))
     make, members = made[kind]
     _of(result, members, f"dispersion_test({kind!r})")
     return _one(result, make())

@@ -10,6 +10,7 @@ from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
 from torchglm.inference.table import Outcome
+from torchglm.writing.nearest import unknown
 
 
 @answered_by(goodness_of_fit_several)
@@ -28,7 +29,7 @@ def goodness_of_fit(result: Fitted, kind: str | None = None) -> Outcome:
     kind = "deviance" if kind is None else kind
     kinds = {"deviance": result.deviance, "pearson": result.pearson_chi2}
     if kind not in kinds:
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(kinds)}.")
+        raise ValueError(unknown("kind", kind, kinds))
     if result.dispersion_kind not in ("fixed", "number"):
         raise ValueError(
             "the dispersion was estimated from these residuals, so they fit it by construction. Look at "

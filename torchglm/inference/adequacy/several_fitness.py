@@ -15,6 +15,7 @@ from torchglm.inference.table import Outcome
 from torchglm.inference.vector.score import pieces
 from torchglm.rows.planned import predictors
 from torchglm.rows.rows import Rows, whole
+from torchglm.writing.nearest import unknown
 
 KINDS = ("deviance", "pearson")
 
@@ -30,7 +31,7 @@ def goodness_of_fit_several(result: Fitted, kind: str | None = None) -> Outcome:
     known = KINDS if classes else ("cells",)
     if kind is not None and kind not in known:
         said = "" if classes else f" The deviance of a {result.family.name} fit is no distance from a saturated one."
-        raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(known)}.{said}")
+        raise ValueError(unknown("kind", kind, known) + said)
     if not classes:
         return cells_test(result)
     kind = KINDS[0] if kind is None else kind

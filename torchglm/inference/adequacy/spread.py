@@ -14,6 +14,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues, leverage, residuals
 from torchglm.inference.table import Outcome
 from torchglm.rows.products import project
+from torchglm.writing.nearest import unknown
 
 
 class Overdispersion:
@@ -76,7 +77,7 @@ class CameronTrivedi:
 
     def __init__(self, result: Fitted, kind: str = "nb2") -> None:
         if kind not in ("nb1", "nb2"):
-            raise ValueError(f"unknown kind {kind!r}. Known: nb1, nb2.")
+            raise ValueError(unknown("kind", kind, ("nb1", "nb2")))
         self.result, self.kind = result, kind
         self.sums = torch.zeros(4, *result.flat.deviance.shape).to(result.flat.deviance)
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm.writing.nearest import unknown
+
 METHODS = ("holm", "bh", "bonferroni")
 
 
@@ -20,7 +22,7 @@ def adjust(p_value: Any, method: str = "holm", dim: int = -1) -> Tensor:
     Source: Holm (1979), Scand. J. Statistics 6; Benjamini & Hochberg (1995), JRSS B 57.
     """
     if method.lower() not in METHODS:
-        raise ValueError(f"unknown method {method!r}. Known: {', '.join(METHODS)}.")
+        raise ValueError(unknown("method", method, METHODS))
     given = torch.as_tensor(p_value, dtype=torch.float64)
     if bool(((given < 0) | (given > 1)).any()):
         raise ValueError("p-values lie between 0 and 1; a value outside was given.")

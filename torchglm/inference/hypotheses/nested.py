@@ -27,6 +27,11 @@ SPAN = 1e-7  # of its length: a column with less of its own lies in the span of 
 
 
 @torch.no_grad()
+def lr_test(big: Fitted, small: Fitted) -> Outcome:
+    """The likelihood ratio test of a smaller fit against this one, see `lrt`."""
+    return lrt(small, big)
+
+
 def lrt(small: Fitted, big: Fitted) -> Outcome:
     """The likelihood ratio test of a fit against a larger one that contains it, in every model of a batch.
 

@@ -8,6 +8,7 @@ from torchglm.inference.apart import part_by_part
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.limits.jeffreys import penalized_interval
 from torchglm.inference.limits.profile import profile_interval
+from torchglm.writing.nearest import unknown
 
 
 def conf_int(result: Fitted, level: float = 0.95, method: str = "wald") -> Tensor:
@@ -24,4 +25,4 @@ def conf_int(result: Fitted, level: float = 0.95, method: str = "wald") -> Tenso
         of_part = penalized_interval if result.bias_reduced else profile_interval
         limits = result.shaped(part_by_part(result, lambda part: of_part(part, level)))
         return limits[..., : len(result.names), :]
-    raise ValueError(f"unknown method {method!r}. Known: wald, profile.")
+    raise ValueError(unknown("method", method, ("wald", "profile")))

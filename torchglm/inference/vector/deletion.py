@@ -20,6 +20,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import VectorValues, family_of, vector_values
 from torchglm.rows.planned import applied, expanded, full
 from torchglm.rows.ranks import own_rows
+from torchglm.writing.nearest import unknown
 
 EXACT = 1e-9  # a row that keeps less than this share of a residual is fitted exactly; nothing is left without it
 
@@ -126,7 +127,7 @@ def left_out(result: Fitted) -> Iterator[tuple[VectorValues, Tensor]]:
 def loo_predict(result: Fitted, kind: str = "mean") -> Tensor:
     """(*B, n) the mean of each row by the fit without it, for classes (*B, n, C); `link` gives the predictors."""
     if kind not in ("mean", "link"):
-        raise ValueError(f"unknown kind {kind!r}. Known: mean, link.")
+        raise ValueError(unknown("kind", kind, ("mean", "link")))
     parts = [eta if kind == "link" else family_of(result).mean(eta) for _, eta in left_out(result)]
     value = torch.cat(parts, -1)
     return result.shaped(value if value.dim() == 2 else value.movedim(0, -1))

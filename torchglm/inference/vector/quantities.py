@@ -14,8 +14,18 @@ from torch.distributions import constraints
 from torchglm import links
 from torchglm.families.several import Classes, LogTimes, VectorFamily
 from torchglm.links import Link
+from torchglm.writing.nearest import unknown
 
 OF_TIMES = ("survival", "quantile")
+ELSEWHERE = {  # kinds in other libraries
+    "response": "'mean'",
+    "prob": "'mean'",
+    "probs": "'mean'",
+    "linear": "'link'",
+    "eta": "'link'",
+    "lp": "'link'",
+    "class": "the largest of predict(x)",
+}
 SHARES = (links.Logit, links.Probit, links.CLogLog, links.LogLog, links.Cauchit)
 
 
@@ -64,7 +74,7 @@ def quantity(family: VectorFamily, kind: str, at: Any = None) -> LawQuantity:
         return LawQuantity(lambda eta: eta[0] * 1.0, None, links.Identity())
     elif kind in family.predictors:
         return _parameter(family, kind)
-    raise ValueError(f"unknown kind {kind!r}. Known: {', '.join(dict.fromkeys(known_kinds(family)))}.")
+    raise ValueError(unknown("kind", kind, dict.fromkeys(known_kinds(family)), ELSEWHERE))
 
 
 def known_kinds(family: VectorFamily) -> list[str]:
