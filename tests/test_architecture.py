@@ -39,7 +39,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MATHEMATICS = {"special", "links", "rows", "families", "distributions", "fitting", "inference"}
 # They cost tenths of a second to seconds, so they come in when a function first needs them.
 HEAVY = """lightning pytorch_lightning torchmetrics pandas polars pyarrow formulaic scipy
-matplotlib rich jsonargparse jinja2 markupsafe onnx onnxscript""".split()
+matplotlib rich jsonargparse jinja2 markupsafe onnx onnxscript triton""".split()
 MOST_LINES = 400  # of a file: past 300 ask what it is made of
 MOST_STEPS = 60  # lines of a function without its docstring: past 40 ask
 NAMED_TUPLE = {"_replace", "_asdict", "_fields", "_make"}  # public in spite of their underscore
@@ -149,7 +149,7 @@ def test_only_what_is_slow_to_load_comes_in_late(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if room(name) in MATHEMATICS])
 def test_the_mathematics_knows_torch_and_numpy_only(module: str) -> None:
-    allowed = {"torch", "numpy", "threadpoolctl", "typing_extensions", "torchglm", *sys.stdlib_module_names}
+    allowed = {"torch", "numpy", "threadpoolctl", "triton", "typing_extensions", "torchglm", *sys.stdlib_module_names}
     for found in imports_of(module):
         assert found.target.split(".")[0] in allowed, f"{module}, line {found.line}, imports {found.target}"
 

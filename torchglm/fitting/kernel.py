@@ -14,6 +14,7 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.edges import fenced, lacking, margin
 from torchglm.fitting.factors import working_factor
+from torchglm.fitting.fused import fused
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.several import several_design, several_moments
 from torchglm.fitting.shape_sums import of_coefficients, with_raw_shape, with_shape, with_unit_shape
@@ -47,7 +48,12 @@ def fold(source: Iterable[Rows], point: Point, family: Family, link: Link) -> Mo
 
 
 def moments(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
-    """The moments of one chunk, block by block; on a CPU the blocks are spread over threads."""
+    """The moments of one chunk, block by block; on a CPU the blocks are spread over threads.
+
+    On a CUDA device one kernel takes what it can of the steps.
+    """
+    if rows.on_card and (whole := fused(rows, point, family, link, block_moments)) is not None:
+        return whole
     blocks = list(rows.blocks(point.curved))
     several = not rows.shared and rows.y.shape[0] > 1
 
