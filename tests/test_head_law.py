@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from family_cases import CASES, Case
+from scipy import stats
 from several_cases import calm_predictors_of, draws, families, title
 from torch import Tensor
 
-from torchglm import GLMHead, links
+from torchglm import GLMHead, GLMLoss, links
 from torchglm.families.several import BetaBinomial, Classes, VectorFamily
 from torchglm.inputs import Roles
 from torchglm.model import law_scores
@@ -218,3 +219,28 @@ def test_crps_of_several_is_its_integral(family: VectorFamily) -> None:
     else:
         want = torch.trapezoid(beyond, x, dim=0)
     torch.testing.assert_close(law.crps(middle), want, rtol=3e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "peer"),
+    [
+        ("loglogistic", lambda at, scale: stats.fisk(1 / scale, scale=math.exp(at))),
+        ("lognormal", lambda at, scale: stats.lognorm(scale, scale=math.exp(at))),
+        ("weibull", lambda at, scale: stats.weibull_min(1 / scale, scale=math.exp(at))),
+    ],
+)
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.5, 40.0])
+def test_times_without_a_finite_mean_have_a_law(family: str, peer: Any, scale: float) -> None:
+    eta = torch.tensor([[1.3], [math.log(scale)]], dtype=torch.float64)
+    law, exact = GLMLoss(family, predictors=("scale",)).law(eta), peer(1.3, scale)
+    p = torch.tensor([1e-6, 0.05, 0.5, 0.95], dtype=torch.float64)[:, None]
+    times = torch.tensor(exact.ppf(p.numpy()))
+    torch.testing.assert_close(law.icdf(p), times, rtol=1e-9, atol=0)
+    torch.testing.assert_close(law.cdf(times), p, rtol=1e-9, atol=0)
+    torch.testing.assert_close(law.sf(times), 1 - p, rtol=1e-9, atol=0)
+    torch.testing.assert_close(law.log_prob(times), torch.tensor(exact.logpdf(times.numpy())), rtol=1e-9, atol=1e-9)
+    infinite = family == "loglogistic" and scale >= 1
+    assert bool(law.mean.isposinf().all()) == (infinite or (family == "lognormal" and scale == 40))
+    assert bool(law.crps(times).isnan().all()) == bool(law.mean.isinf().all())
+    drawn = law.sample((2000,)).squeeze(-1)
+    assert abs(float((drawn <= times[2]).double().mean()) - 0.5) < 0.06

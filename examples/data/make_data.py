@@ -1,7 +1,8 @@
 """Make the data files beside this script again: `python examples/data/make_data.py`.
 
-All but one come from the package statsmodels, which carries public-domain data sets; `followup_simulated` is
-simulated here. Sources and licence statements stand in the file NOTICE at the root of the repository.
+Most come from the package statsmodels, which carries public-domain data sets; `digits` comes from scikit-learn and
+`support` from SurvSet (`pip install SurvSet`); `followup_simulated` is simulated here. Sources and licence statements
+stand in the file NOTICE at the root of the repository.
 """
 
 from __future__ import annotations
@@ -130,6 +131,59 @@ def followup() -> pd.DataFrame:
     )
 
 
+def digits() -> pd.DataFrame:
+    """1,797 handwritten digits by 13 people: `digit`, and 8 x 8 pixels r0c0 ... r7c7 in 0 to 16, row by row."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    pixels = pd.DataFrame(source.data.astype("int8"), columns=[f"r{k // 8}c{k % 8}" for k in range(64)])
+    return pd.concat([pd.Series(source.target.astype("int8"), name="digit"), pixels], axis=1)
+
+
+def support() -> pd.DataFrame:
+    """SUPPORT, 1989-1994: survival of 9,105 seriously ill patients in five hospitals of the USA, from the third day.
+
+    days, died       follow-up, and 1 where it ended in death (two thirds), 0 where it was censored
+    disease          one of eight groups
+    cancer           no, yes, metastatic
+    age, female      years; 1 for women
+    comorbidities    their number; diabetes and dementia are 1 where known
+    coma             SUPPORT coma score, 0 to 100
+    pressure, heart_rate, breath_rate, temperature, sodium, white_cells, creatinine, albumin, bilirubin, oxygen
+                     of the third day, missing where they were not measured; oxygen is PaO2 / FiO2
+    """
+    from SurvSet.data import SurvLoader
+
+    names = {
+        "num_age": "age",
+        "num_scoma": "coma",
+        "num_meanbp": "pressure",
+        "num_hrt": "heart_rate",
+        "num_resp": "breath_rate",
+        "num_temp": "temperature",
+        "num_sod": "sodium",
+        "num_wblc": "white_cells",
+        "num_crea": "creatinine",
+        "num_alb": "albumin",
+        "num_bili": "bilirubin",
+        "num_pafi": "oxygen",
+    }
+    whole = SurvLoader().load_dataset("support2")["df"].sort_values("pid", ignore_index=True)
+    return pd.DataFrame(
+        {
+            "days": whole.time.astype("int16"),
+            "died": whole.event.astype("int8"),
+            "disease": whole.fac_dzgroup.astype(str),
+            "cancer": whole.fac_ca.astype(str),
+            "female": (whole.fac_sex == "female").astype("int8"),
+            "comorbidities": whole.num_num_co.astype("int8"),
+            "diabetes": whole.fac_diabetes.astype("int8"),
+            "dementia": whole.fac_dementia.astype("int8"),
+            **{new: whole[old].round(3).astype("float32") for old, new in names.items()},
+        }
+    )
+
+
 FILES = {
     "randhie": randhie,
     "anes96": anes96,
@@ -137,6 +191,8 @@ FILES = {
     "longley": longley,
     "grunfeld": grunfeld,
     "strikes": strikes,
+    "digits": digits,
+    "support": support,
     "followup_simulated": followup,
 }
 

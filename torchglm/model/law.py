@@ -215,7 +215,8 @@ class VectorLaw(EtaLaw):
         eta = of_a_law(self.family, double(self.eta.detach()))
         if isinstance(self.family, Classes):
             return torch.isfinite(eta).all(0)
-        return self.family.valid(eta) & torch.isfinite(self.family.mean(eta))
+        valid = self.family.valid(eta)
+        return valid & torch.isfinite(self.family.mean(eta)) if self.family.always_has_mean else valid
 
     @property
     def _inside(self) -> Tensor:
@@ -260,7 +261,7 @@ class VectorLaw(EtaLaw):
 
     @property
     def mean(self) -> Tensor:
-        """(*batch) the expected response; of classes, which have none, NaN."""
+        """(*batch) the expected response, infinite where a tail is that heavy; of classes, which have none, NaN."""
         if isinstance(self.family, Classes):
             return torch.full_like(self.eta[0], math.nan)
         mean = self.family.mean(self._inside)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchglm import special
 from torchglm.distributions import ScaledPoisson
 from torchglm.families import Family
+from torchglm.families.several import Classes
 from torchglm.special.incomplete import NODES, WEIGHTS
 
 MOST = 4096  # counts up to which their probabilities are summed
@@ -19,8 +20,9 @@ POWER = 3  # of the substitution that draws nodes to the ends, where quantiles r
 
 @torch.no_grad()
 def crps(law: Any, value: Tensor) -> Tensor:
-    """`integral (F(x) - 1{value <= x})^2 dx` of a law (*batch) at responses (*S, *batch); NaN where there is no law.
+    """`integral (F(x) - 1{value <= x})^2 dx` of a law (*batch) at responses (*S, *batch); NaN where there is none.
 
+    Nor is there one (it is NaN) where the law has no finite mean.
     Its closed form where the family has one; of counts the sum over them; else by quantiles `q`, with `u = F(value)`,
     `2 int_0^u p (y - q(p)) dp + 2 int_u^1 (1 - p) (q(p) - y) dp` at fixed nodes.
     Source: Gneiting & Raftery (2007), J. Am. Stat. Assoc. 102, section 4.2; Laio & Tamea (2007), HESS 11.
@@ -33,7 +35,8 @@ def crps(law: Any, value: Tensor) -> Tensor:
         known = (
             _sum(law, y, int(most.max()) if most.numel() else 0) if summed and most is not None else _integral(law, y)
         )
-    return torch.where(law.known.expand_as(known), known, torch.nan).to(value.dtype)
+    scored = law.known if isinstance(law.family, Classes) else law.known & law.mean.isfinite()
+    return torch.where(scored.expand_as(known), known, torch.nan).to(value.dtype)
 
 
 def _closed(law: Any, y: Tensor) -> Tensor | None:

@@ -43,6 +43,11 @@ class VectorFamily(Family):
         check_name(type(self))
         nn.Module.__init__(self)
 
+    @property
+    def always_has_mean(self) -> bool:
+        """Whether a law without a finite mean is none, rather than one of times whose tail is heavy."""
+        return True
+
     # what a family says ------------------------------------------------------------------------------------
 
     @property

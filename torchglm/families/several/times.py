@@ -47,6 +47,10 @@ class LogTimes(Censored, VectorFamily):
     def links(self) -> dict[str, Link]:
         return {"location": links.Identity(), "scale": links.Log()}
 
+    @property
+    def always_has_mean(self) -> bool:
+        return False
+
     def log_density(self, z: Tensor) -> Tensor:
         """`log f(z)`."""
         raise NotImplementedError

@@ -45,6 +45,10 @@ class _Zeros(VectorFamily):
         return {"family": self.family}
 
     @property
+    def always_has_mean(self) -> bool:
+        return self.family.always_has_mean
+
+    @property
     def predictors(self) -> tuple[str, ...]:
         first, *others = self.family.predictors
         return (first, "zero", *others)
