@@ -5,9 +5,9 @@ python examples/sequences.py [--quick]
 Persons in the RAND experiment were watched for one to five years. A transformer reads what is known of a person in a
 year and the visits of the years before, and a negative binomial head says the law of the visits of that year. Years not
 watched are padding: a mask for the attention, weight 0 for the head, and NaN in their place reaches nothing. Beside it
-stand the same network without the visits of earlier years, and GLMs without and with those of the last year. The picture,
-runs/sequences/sequences.png, has log scores by year, and means by the visits of the year before, of persons that nothing
-was trained on.
+stand the same network without the visits of earlier years, and GLMs without and with those of the last year. The
+picture, runs/sequences/sequences.png, has log scores by year, and means by the visits of the year before, of persons
+that nothing was trained on.
 """
 
 from __future__ import annotations

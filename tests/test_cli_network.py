@@ -16,6 +16,7 @@ import torchglm
 from torchglm.cli import config, main
 from torchglm.cli.loading import load_run
 from torchglm.cli.sgd import SGD
+from torchglm.families.several import Classes
 from torchglm.inputs import files
 from torchglm.training import ArrowBatches, checkpointing
 
@@ -41,6 +42,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table["hits"] = torch.binomial(torch.full((N,), 4.0), torch.sigmoid(x[:, 0]).float())
     table["tries"] = 4
     table["grade"] = ["low", "mid", "high"] * (N // 3)
+    cuts = (x[:, 0] + torch.randn(N)).round().clamp(-1, 1).long() + 1
+    table["level"] = [["low", "mid", "high"][k] for k in cuts]
+    table["time"] = mean * torch.distributions.Weibull(1.0, 1.5).sample((N,))
+    table["seen"] = (torch.rand(N) < 0.7).double()
+    table["w"] = 0.5 + torch.rand(N).double()
     folder = tmp_path_factory.mktemp("rows")
     table.to_parquet(folder / "rows.parquet", row_group_size=150)
     table.to_csv(folder / "rows.csv", index=False)
@@ -94,32 +100,87 @@ FITS: dict[str, dict[str, Any]] = {
         "data": {"formula": "hits ~ a + b", "exposure": None, "trials": "tries"},
         "model": {"backbone": MLP, "head": {"family": "binomial"}},
     },
+    "multinomial": {
+        "data": {"formula": "level ~ a + b", "exposure": None},
+        "model": {"backbone": MLP, "head": {"family": "multinomial"}},
+    },
+    "ordinal": {
+        "data": {"formula": "level ~ a + b", "exposure": None},
+        "model": {"backbone": MLP, "head": {"family": {"name": "ordinal", "classes": ["low", "mid", "high"]}}},
+    },
+    "zero inflated": {"model": {"backbone": MLP, "head": {"family": {"name": "zero_inflated", "family": "poisson"}}}},
+    "times": {
+        "data": {"formula": "time ~ a + b + C(g)", "exposure": None, "event": "seen"},
+        "model": {"backbone": MLP, "head": "weibull"},
+    },
+    "dispersion": {
+        "data": {"formula": "cost ~ a + b", "exposure": None, "weights": "w"},
+        "model": {"backbone": MLP, "head": {"family": "gamma", "link": "log", "predictors": ["dispersion"]}},
+    },
     "no intercept": {"data": {"formula": "count ~ 0 + a + b"}},
     "float32": {"dtype": "float32"},
 }
+
+
+def fitted_alone(run: Path, name: str, data: Path) -> tuple[Any, torch.Tensor, dict[str, torch.Tensor]]:
+    """The fit of a run's features by `torchglm.fit`, and these, and the roles of the rows."""
+    result, (z, table) = torchglm.load(run), head_alone(run, data)
+    columns = load_run(run).context["columns"]
+    roles = {role: torch.tensor(table[column].to_numpy("float64")) for role, column in columns.items()}
+    response = table[yaml.safe_load((run / "config.yaml").read_text())["data"]["formula"].split()[0]]
+    family, options = torchglm.families.get(result.family.name) if result.plan is None else result.family, {}
+    if isinstance(result.family, Classes):
+        y = torch.tensor([result.classes.index(level) for level in response])
+    else:
+        y = torch.tensor(response.to_numpy("float64"))
+    if name == "dispersion":
+        family, options = torchglm.Gamma(), {"predictors": {"dispersion": z}}
+    link = result.link if result.plan is None or name == "dispersion" else None
+    return torchglm.fit(z, y, family=family, link=link, intercept=name != "no intercept", **options, **roles), z, roles
 
 
 @pytest.mark.parametrize("name", FITS)
 def test_the_refitted_head_is_the_fit_of_the_features(name: str, rows: Path, tmp_path: Path) -> None:
     assert main(["fit", str(written(tmp_path, rows, **FITS[name]))]) == 0
     run, result = tmp_path / "run", torchglm.load(tmp_path / "run")
-    z, table = head_alone(run, rows / "rows.parquet")
-    columns = load_run(run).context["columns"]
-    roles = {role: torch.tensor(table[column].to_numpy("float64")) for role, column in columns.items()}
-    response = yaml.safe_load((run / "config.yaml").read_text())["data"]["formula"].split()[0]
-    y = torch.tensor(table[response].to_numpy("float64"))
-    family = torchglm.families.get(result.family.name)
-    alone = torchglm.fit(z, y, family=family, link=result.link, intercept=name != "no intercept", **roles)
+    alone, z, roles = fitted_alone(run, name, rows / "rows.parquet")
     near = 2e-3 if name == "float32" else 1e-6
-    torch.testing.assert_close(result.deviance, alone.deviance, rtol=near, atol=0)
-    torch.testing.assert_close(result.dispersion, alone.dispersion, rtol=near, atol=0)
+    torch.testing.assert_close(result.loglik, alone.loglik, rtol=near, atol=0)
+    if result.plan is None:
+        torch.testing.assert_close(result.deviance, alone.deviance, rtol=near, atol=0)
+        torch.testing.assert_close(result.dispersion, alone.dispersion, rtol=near, atol=0)
     assert bool(result.converged) and result.spec is None
 
     out = tmp_path / "means.parquet"
-    assert main(["predict", str(run), str(rows / "rows.parquet"), "--out", str(out), "--response", "0.9"]) == 0
-    offset = roles["exposure"].log() if "exposure" in roles else None
-    told, said = torch.tensor(pd.read_parquet(out)["mean"].to_numpy()), alone.predict(z, offset=offset)
-    torch.testing.assert_close(told, said, rtol=max(near, 1e-4), atol=0)
+    limits = [] if name in ("multinomial", "ordinal") else ["--response", "0.9"]
+    assert main(["predict", str(run), str(rows / "rows.parquet"), "--out", str(out), "--se", *limits]) == 0
+    shift = {"offset": roles["exposure"].log()} if "exposure" in roles else {}
+    beside = {"predictors": {"dispersion": z}} if name == "dispersion" else {}
+    said, error = alone.predict(z, se=True, **shift, **beside)
+    said, error = (value if value.dim() == 2 else value[:, None] for value in (said, error))
+    found = pd.read_parquet(out)
+    told = [column for column in found if column == "mean" or (column.startswith("prob") and column[-3:] != "_se")]
+    torch.testing.assert_close(torch.tensor(found[told].to_numpy()), said, rtol=max(near, 1e-4), atol=1e-6)
+    errors = torch.tensor(found[[f"{column}_se" for column in told]].to_numpy())
+    torch.testing.assert_close(errors, error, rtol=max(10 * near, 1e-3), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["multinomial", "zero inflated", "times", "dispersion"])
+def test_heads_of_several_predictors_are_scored_and_streamed(
+    name: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "HOLD", 1)
+    assert main(["fit", str(written(tmp_path, rows, **FITS[name]))]) == 0
+    run = tmp_path / "run"
+    alone = fitted_alone(run, name, rows / "rows.parquet")[0]
+    torch.testing.assert_close(torchglm.load(run).loglik, alone.loglik, rtol=1e-6, atol=0)
+    capsys.readouterr()
+    assert main(["evaluate", str(run), str(rows / "rows.parquet"), "--format", "json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["rows_of_the_fit"] and scores["log_score"] == pytest.approx(-float(alone.loglik) / N, rel=1e-6)
+    assert main(["summary", str(run)]) == 0 and "feature 1" in capsys.readouterr().out
+    for command in (["check"], ["report"], ["export", "--table"]):
+        assert main([command[0], str(run), *command[1:]]) == 2
 
 
 def test_it_scores_the_rows_of_the_fit_as_its_own(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -238,10 +299,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "penalty": ({"finish": None, "penalty": {"name": "ridge", "l2": 0.1}}, "finish: refit"),
     "covariance": ({"covariance": "HC1"}, "covariance"),
     "lbfgs": ({"solver": {"name": "sgd", "optimizer": "lbfgs"}}, "lbfgs"),
-    "several": (
-        {"data": {"formula": "grade ~ a"}, "model": {"backbone": MLP, "head": {"family": "multinomial"}}},
-        "one predictor",
+    "strange predictor": (
+        {"model": {"backbone": MLP, "head": {"family": "gamma", "predictors": ["zero"]}}},
+        "beside the first",
     ),
+    "formula of a predictor": (
+        {"data": {"predictors": {"alpha": "~ a"}}, "model": {"backbone": MLP, "head": "negative_binomial"}},
+        "head: {predictors",
+    ),
+    "predictors twice": (
+        {"model": {"backbone": MLP, "head": {"family": "poisson", "predictors": []}, "predictors": []}},
+        "Write it once",
+    ),
+    "no predictors": ({"model": {"backbone": MLP, "head": {"family": "poisson", "predictors": 3}}}, "predictors"),
     "groups": ({"data": {"by": "g", "formula": "count ~ a"}}, "data.by"),
     "too fast": (
         {

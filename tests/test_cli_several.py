@@ -229,6 +229,32 @@ def test_training_by_minibatches_comes_near_the_fit_and_polished_to_it(
         torch.testing.assert_close(found.std_err, right.std_err, rtol=near / 10, atol=0)
 
 
+@pytest.mark.parametrize("name", [name for name in JOBS if name != "groups"] + ["classes turned round"])
+def test_streams_are_trained_on_as_rows_in_memory(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
+    monkeypatch.setattr("torchglm.report.page.write_page", lambda result, path, **_: path.write_text("no page"))
+    stream, job = place / "stream.parquet", JOBS.get(name, JOBS["ordinal"])
+    if name == "classes turned round":
+        job = job | {"family": {"name": "ordinal", "classes": ORDER[::-1]}}
+    pd.read_parquet(place / "rows.parquet").to_parquet(stream, row_group_size=70)
+    found = []
+    solver = {"name": "sgd", "batch_size": 64, "trainer": {"max_epochs": 1}, "polish": "irls"}
+    for number, own in enumerate((solver, {"name": "irls"})):
+        given = job | {
+            "data": job["data"] | {"path": str(stream)},
+            "solver": own,
+            "output_dir": str(place / f"s{number}"),
+        }
+        (place / "stream.yaml").write_text(yaml.safe_dump(given))
+        assert main(["fit", str(place / "stream.yaml")]) == 0
+        found.append(tg.load(place / f"s{number}"))
+    trained, right = found
+    assert bool(trained.converged) and trained.all_names == right.all_names
+    far = (trained.flat.coef - right.flat.coef).abs() / right.flat_covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    assert float(far.max()) < 1e-4
+    torch.testing.assert_close(trained.loglik, right.loglik, rtol=1e-9, atol=0)
+
+
 def test_evaluate_says_how_times_are_ordered(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = printed(capsys, "evaluate", str(place / "weibull"), str(place / "rows.parquet"))
     assert re.search(r"Concordance \(Harrell\)\s+0\.[5-9]", said), said

@@ -45,6 +45,8 @@ def load_yaml(text: str) -> Any:
 def _with_head(config: Any) -> Any:
     """A config whose `model.head` stands at the top: its family, link and dispersion are those of the fit.
 
+    Its `predictors` stay with the model.
+
     Raises ValueError for other keys, for what is said twice, and for a backbone that cannot be made.
     """
     model = config.get("model") if isinstance(config, dict) else None
@@ -52,16 +54,20 @@ def _with_head(config: Any) -> Any:
         return config
     if not isinstance(model, dict):
         raise ValueError(f"model is {{backbone: {{class_path: package.Class, ...}}, head: {{...}}}}, got {model!r}.")
-    short_names.check_keys("model", model, ("backbone", "head"))
+    short_names.check_keys("model", model, ("backbone", "head", "predictors"))
     class_of(model.get("backbone"))
     if "head" not in model:
         return config
-    head = model["head"] if isinstance(model["head"], dict) else {"family": model["head"]}
-    short_names.check_keys("model.head", head, ("family", "link", "dispersion"))
-    twice = sorted(set(head) & set(config))
+    head = dict(model["head"]) if isinstance(model["head"], dict) else {"family": model["head"]}
+    short_names.check_keys("model.head", head, ("family", "link", "dispersion", "predictors"))
+    own = {key: value for key, value in model.items() if key != "head"}
+    twice = sorted(set(head) & {*config, *own})
     if twice:
-        raise ValueError(f"{twice[0]} stands in model.head and beside model. Write it once.")
-    return {**config, "model": {key: value for key, value in model.items() if key != "head"}, **head}
+        raise ValueError(f"{twice[0]} stands in model.head and beside it. Write it once.")
+    if "predictors" in head:
+        named = head.pop("predictors")
+        own["predictors"] = [named] if isinstance(named, str) else named
+    return {**config, "model": own, **head}
 
 
 def dump_yaml(config: dict[str, Any]) -> str:

@@ -17,19 +17,25 @@ from torch.optim import Optimizer
 
 from torchglm.cli.backbones import class_of
 from torchglm.cli.config_errors import one_line
+from torchglm.cli.several_batch import varying
 from torchglm.design import Design, DesignSpec
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.irls import evaluate, irls
+from torchglm.fitting.kernel import fold
+from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import Status
 from torchglm.inference.build import build
 from torchglm.inputs import LoaderRows
-from torchglm.model.face import GLMHead, Result
-from torchglm.model.head_rows import rows_of_batches
+from torchglm.model.face import GLMHead, Result, VectorHead
+from torchglm.model.head_rows import begin_at_null, penalty_on, rows_of_batches
 from torchglm.model.network import Features
 from torchglm.model.refit import refit_
+from torchglm.model.vector_parts import designs_of_head
+from torchglm.rows.plan import Plan
 from torchglm.rows.ranks import seen
-from torchglm.rows.rows import without_columns
+from torchglm.rows.rows import kept_columns, without_columns
 from torchglm.writing.files import replaced
 
 if TYPE_CHECKING:
@@ -79,12 +85,12 @@ class Network:
     def features(self, design: Design) -> Tensor:
         """(n, features) of the rows of a design."""
         like = next(self.body.buffers())
-        return self.body(design.x[:, int(design.intercept) :].to(like)).double()
+        return self.body(kept_columns(design.x, varying(self.spec)).to(like)).double()
 
-    def behind(self, design: Design, names: list[str]) -> Design:
-        """The design of the head: its features in the place of the columns, behind the intercept."""
+    def behind(self, design: Design, names: list[str], several: bool) -> Design:
+        """The design of the head: its features in the place of the columns, behind a one where it has constants."""
         z = self.features(design)
-        z = torch.cat([torch.ones_like(z[:, :1]), z], 1) if design.intercept else z
+        z = torch.cat([torch.ones_like(z[:, :1]), z], 1) if several or design.intercept else z
         return Design(z, names, design.y, design.spec, design.table, None, design.kept, design.dropped, design.unseen)
 
     def save(self, path: Path) -> None:
@@ -125,7 +131,7 @@ def body_of(backbone: Mapping[str, Any], columns: list[str], dtype: torch.dtype)
 
 
 def _columns(spec: DesignSpec) -> list[str]:
-    return spec.names[int(spec.intercept) :]
+    return [spec.names[j] for j in varying(spec)]
 
 
 def _width(body: nn.Module, columns: list[str], like: Tensor) -> int:
@@ -147,7 +153,11 @@ def _width(body: nn.Module, columns: list[str], like: Tensor) -> int:
 def check_network(job: Job, polish: Any) -> None:
     """Raise ValueError for what a config says beside `model:` that a network does not take."""
     for key, given, instead in (
-        ("data.predictors", bool(job.data.predictors), "A network in YAML has one predictor."),
+        (
+            "data.predictors",
+            bool(job.data.predictors),
+            "Write head: {predictors: [...]}, which have the features.",
+        ),
         ("solver.polish", polish != 0, "Write finish: refit."),
         ("covariance", job.covariance is not None, "Errors take the features as known. Leave it out."),
         ("penalty", job.penalty is not None and job.finish is None, "It is that of the refit: write finish: refit."),
@@ -172,7 +182,7 @@ def fit_network(
     columns = _columns(rows.spec)
     body = body_of(job.model.backbone, columns, job.precision).to(job.where)
     width = _width(body, columns, next(body.buffers()))
-    head = GLMHead(width, rows.family, link, bias=rows.spec.intercept, device=job.where, dtype=job.precision)
+    head = _head(width, job, rows, link)
     standard = body[0]
     assert isinstance(standard, StandardColumns)
     standard.learn(plain)
@@ -190,10 +200,22 @@ def fit_network(
     return _result(job, rows, head, source, status, epochs, job.penalty, Network(rows.spec, body))
 
 
+def _head(width: int, job: Job, rows: FileRows, link: Link) -> GLMHead:
+    """The head of a job on so many features, which the first predictor has and those that `model.predictors` names."""
+    where: dict[str, Any] = {"bias": rows.spec.intercept, "device": job.where, "dtype": job.precision}
+    if isinstance(rows.family, VectorFamily):
+        assert job.model is not None
+        return GLMHead(width, rows.family, predictors=job.model.predictors, **where)
+    return GLMHead(width, rows.family, link, **where)
+
+
 @torch.no_grad()
 def _begin(head: GLMHead, source: LoaderRows) -> None:
-    """Set the constant to that of the null model, from which a learning rate suits whatever unit responses have."""
+    """Set the constants to those of the null model, from which a learning rate suits whatever unit responses have."""
     if head.bias is None:
+        return
+    if isinstance(head, VectorHead):
+        begin_at_null(head, fold(source, Point(None), head.family, head.link))
         return
     null = irls(seen(source, lambda one: without_columns(one, True)), head.family, head.link)
     if bool(null.coef.isfinite().all()):
@@ -212,10 +234,10 @@ def _result(
 ) -> Result:
     """What the head says of the rows, its columns being the features."""
     family, link, [coef] = head.family, head.link, head.coef
-    whole = None if penalty is None else penalty.expand([0] if rows.spec.intercept else [], len(coef))
+    whole = penalty_on(head, penalty)
     solution = evaluate(source, family, link, coef.double().unsqueeze(0), status, epochs, penalty=whole)
-    names = [*rows.spec.names[: int(rows.spec.intercept)], *(f"feature {k + 1}" for k in range(head.in_features))]
-    context = {key: value for key, value in rows.context.items() if key not in ("spec", "terms", "places")}
+    plan, names, designs = _coefficients(head, rows.spec.intercept)
+    context = {key: value for key, value in rows.context.items() if key not in ("spec", "terms", "places")} | designs
     fitted = build(
         solution,
         source,
@@ -228,8 +250,23 @@ def _result(
         dispersion=job.dispersion,
         tol=1e-8,
         context=context | {"network": network},
+        plan=plan,
     )
     return Result.of(fitted)
+
+
+def _coefficients(head: GLMHead, intercept: bool) -> tuple[Plan | None, list[str], dict[str, Any]]:
+    """The plan of a head, the names of its coefficients, and what a fit of arrays keeps of its columns."""
+    features = [f"feature {k + 1}" for k in range(head.in_features)]
+    if not isinstance(head, VectorHead):
+        return None, ["(Intercept)"] * intercept + features, {}
+    designs = designs_of_head(head.family, features, intercept, head.named)
+    plan, names = head.family.plan(designs, (0,))
+    return (
+        plan,
+        names,
+        {"added": True, "beside": {}, "designs": {name: list(own.items()) for name, own in designs.items()}},
+    )
 
 
 def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:

@@ -139,8 +139,10 @@ class Batch:
 
     def new(self, rows: Tensor | None) -> Design | Tensor:
         """What `predict` takes for some of the rows; None stands for all."""
-        if rows is not None and self.result.plan is not None:
-            return replace(self.design, numbers=self.design.x[rows], indexed=None, y=None)
+        if self.result.plan is not None:
+            return (
+                self.design if rows is None else replace(self.design, numbers=self.design.x[rows], indexed=None, y=None)
+            )
         if self.result.spec is None:
             return self.design.x[slice(None) if rows is None else rows, int(self.design.intercept) :]
         return self.design if rows is None else self.design.x[rows, int(self.design.intercept) :]
@@ -170,7 +172,7 @@ class Batch:
             x, indexed, y, roles = design.x[where], None, y[where], roles.map(lambda name, value: value[where])
         data = inputs.assemble(
             x,
-            inputs.in_class_order(y, result.family, result.spec),
+            inputs.in_class_order(y, result.family, spec_of(result)),
             result.family,
             roles,
             design.names if result.plan is None else [*result.names, *result.cuts],
@@ -281,7 +283,7 @@ class Reader:
         )
         self.tally.add(design)
         network = self.result.context.get("network")
-        design = design if network is None else network.behind(design, self.result.names)
+        design = design if network is None else network.behind(design, self.result.names, self.result.plan is not None)
         kept = table if design.kept is None else table.filter(pa.array(design.kept.numpy()))
         roles = inputs.Roles(**{role: numbers(design.table, name) for role, name in self.roles.items()})
         try:

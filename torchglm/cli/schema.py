@@ -211,9 +211,11 @@ class ModelConfig:
     Args:
         backbone: a class of torch.nn.Module, by its full path and arguments as configs/network.yaml has it, that makes
             features (rows, features) of the formula's columns (rows, columns); in_features may be left out
+        predictors: further parameters of the law that have the features, such as [dispersion]; others are constants
     """
 
     backbone: dict[str, Any]
+    predictors: list[str] = field(default_factory=list)
 
 
 @dataclass

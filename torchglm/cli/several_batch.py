@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from torchglm.design import DesignSpec
 from torchglm.families import Family
 from torchglm.families.several import Multinomial, VectorFamily
 from torchglm.inputs import GLMBatch
 from torchglm.rows.responses import Counts, Intervals
-from torchglm.rows.rows import Rows, whole
+from torchglm.rows.rows import Rows, kept_columns, whole
 
 
-def batch_of_several(part: Rows, family: Family) -> GLMBatch:
-    """Rows of one model, their whole design being `x`; prior weights of a dispersion stand apart from repeats."""
+def varying(spec: DesignSpec) -> list[int]:
+    """The columns of a design that are not ones, which a head takes; its constants are its own."""
+    return [j for j in range(len(spec.names)) if j not in spec.ones]
+
+
+def batch_of_several(part: Rows, family: Family, kept: Sequence[int]) -> GLMBatch:
+    """Rows of one model, the columns `kept` of their design being `x`; prior weights stand apart from repeats."""
     assert isinstance(family, VectorFamily)
-    x, offset = whole(part), part.offset[0]  # (n, p), (n, K)
+    x, offset = kept_columns(whole(part), kept), part.offset[0]  # (n, p), (n, K)
     weight, repeats = part.weight[0].to(x.dtype), None
     place = None if family.weighted is None else family.predictors.index(family.weighted)
     if place is not None:

@@ -18,7 +18,7 @@ from torchglm.cli.config_errors import one_line
 from torchglm.cli.elastic_net import ChosenNet
 from torchglm.cli.network import adam, check_network, fit_network
 from torchglm.cli.schema import Job, SolverOptions
-from torchglm.cli.several_batch import batch_of_several
+from torchglm.cli.several_batch import batch_of_several, varying
 from torchglm.cli.streamed_fit import optimum_from, result_at
 from torchglm.families.several import VectorFamily, of_predictors
 from torchglm.fitting.bias import Jeffreys
@@ -28,7 +28,6 @@ from torchglm.inputs.files import HOLD
 from torchglm.links import Link
 from torchglm.model.face import GLMHead, VectorHead
 from torchglm.model.vector_parts import of_design
-from torchglm.report.laws import law_title
 from torchglm.rows.rows import is_all, whole
 from torchglm.store.runs import TRAINING
 from torchglm.tables.files import files, kind_of
@@ -121,10 +120,6 @@ class SGD(SolverOptions):
         check_network(job, self.polish)
         if self._whole:
             raise ValueError("solver.optimizer lbfgs does not train networks here. Use adam, or another.")
-        if isinstance(job.family, VectorFamily):
-            raise ValueError(
-                f"model: a network in YAML has one predictor, {law_title(job.family)} several. Use LitGLM."
-            )
         rows, _, link = self._made(job)
         if rows.ranks.size > 1:
             raise ValueError("model: a network is trained by one process here. Start it without torchrun.")
@@ -145,7 +140,8 @@ class SGD(SolverOptions):
 
     def _made(self, job: Job) -> tuple[FileRows, GLMHead, Link]:
         """The rows, the head that is trained on them, and the link of the fit."""
-        data, several = job.data, isinstance(job.family, VectorFamily) or bool(job.data.predictors)
+        data, further = job.data, job.data.predictors or job.model is not None and job.model.predictors
+        several = isinstance(job.family, VectorFamily) or bool(further)
         family = of_predictors(job.family, job.link) if several else copy.deepcopy(job.family)
         rows = FileRows(
             data.formula,
@@ -163,7 +159,7 @@ class SGD(SolverOptions):
         if several:
             assert rows.plan is not None
             head: GLMHead = VectorHead(
-                len(rows.spec.names), rows.family, device=job.where, dtype=job.precision, plan=of_design(rows.plan)
+                len(varying(rows.spec)), rows.family, device=job.where, dtype=job.precision, plan=of_design(rows.plan)
             )
             return rows, head, link
         intercept = rows.spec.intercept
@@ -176,17 +172,12 @@ class SGD(SolverOptions):
         if isinstance(held, list):
             [part] = held
             if part.plan is not None:
-                return batch_of_several(part, rows.family)
+                return batch_of_several(part, rows.family, varying(rows.spec))
             x = whole(part)[:, int(rows.spec.intercept) :]
             weight = None if is_all(part.weight, 1.0) else part.weight[0].to(x.dtype)
             offset = None if is_all(part.offset, 0.0) else part.offset[0].to(x.dtype)
             event = None if part.event is None else part.event[0].to(x.dtype)
             return GLMBatch(x, part.y[0].to(x.dtype), weights=weight, offset=offset, event=event)
-        if rows.plan is not None:
-            raise ValueError(
-                f"solver sgd trains {law_title(rows.family)} in memory: in one process, on at most {HOLD >> 20:,} MiB "
-                "of rows. Use solver: irls, which reads files of any size."
-            )
         if self._whole:
             raise ValueError(
                 "solver.optimizer lbfgs needs all rows in memory as one batch, in one process and at most "
@@ -214,6 +205,7 @@ class SGD(SolverOptions):
                 f"solver sgd cannot share out {few} to {rows.ranks.size} processes. Write the files with "
                 "smaller row groups, start fewer processes, or use solver: irls."
             )
+        made.suit(rows.family)
         return made
 
     @property

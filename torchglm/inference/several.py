@@ -121,7 +121,7 @@ def new_rows(
     family, plan, coef = family_of(result), result.plan, result.flat.coef
     assert plan is not None
     indexed = None
-    if result.spec is not None and not isinstance(x, Tensor):
+    if isinstance(x, Design) or result.spec is not None and not isinstance(x, Tensor):
         if given:
             raise ValueError(
                 "the columns of all predictors come from the table of a formula fit. Leave predictors= out."
@@ -139,7 +139,7 @@ def new_rows(
     if isinstance(shift, Tensor):
         offset = offset + shift.reshape(models, m, 1) * family.shifts().to(offset)
     one = design.new_ones(models, m)
-    added = result.spec is None or isinstance(x, Tensor)
+    added = not isinstance(x, Design) and (result.spec is None or isinstance(x, Tensor))
     rows = Rows(design, one, one, offset, intercept=added, indexed=indexed, plan=plan)
     if not random:
         return rows

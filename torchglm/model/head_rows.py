@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.problem import Problem
 from torchglm.inputs import GLMBatch, LoaderRows, Roles, minibatch
@@ -63,6 +64,15 @@ def columns_of_head(head: GLMLayer) -> tuple[int, tuple[int, ...]]:
         return plan.columns, plan.free
     bias = int(head.bias is not None)
     return head.in_features + bias, (0,) * bias
+
+
+def begin_at_null(head: VectorLayer, sums: Moments) -> None:
+    """Set the constants of a head to those from which a fit of its rows begins, by the `statistics` of these."""
+    if sums.statistics is None:
+        return
+    eta = head.family.start((sums.statistics / sums.weight.unsqueeze(-1)).movedim(-1, 0)).reshape(1, -1)
+    if bool(torch.isfinite(eta).all()):
+        head.set_constants_(eta)
 
 
 def penalty_on(head: GLMLayer, penalty: Penalty | None) -> Penalty | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -71,13 +72,18 @@ class Shape:
         return None if bool(used.all()) else used
 
 
+def designs_of_head(
+    family: VectorFamily, columns: Sequence[str], bias: bool, predictors: tuple[str, ...]
+) -> dict[str, dict[str, int]]:
+    """The columns of each predictor by name: the first and those named have all of them, the others a constant."""
+    own, one = {name: 1 + j for j, name in enumerate(columns)}, {"(Intercept)": 0}
+    designs = {"": (one if bias else {}) | own}
+    return designs | {name: one | (own if name in predictors else {}) for name in family.others}
+
+
 def plan_of(family: VectorFamily, columns: int, bias: bool, predictors: tuple[str, ...]) -> Plan:
     """The plan of a head: the first predictor and those named have all columns, the others a constant."""
-    own = {f"x{j}": 1 + j for j in range(columns)}
-    one = {"(Intercept)": 0}
-    designs = {"": (one if bias else {}) | own}
-    designs |= {name: one | (own if name in predictors else {}) for name in family.others}
-    return family.plan(designs, (0,))[0]
+    return family.plan(designs_of_head(family, [f"x{j}" for j in range(columns)], bias, predictors), (0,))[0]
 
 
 def with_one_in_front(plan: Plan, added: bool) -> Plan:
@@ -91,8 +97,10 @@ def with_one_in_front(plan: Plan, added: bool) -> Plan:
 
 
 def of_design(plan: Plan) -> Plan:
-    """The plan of a head that takes the whole design of a fit, ones among it, none of which is trained."""
-    return with_one_in_front(plan, False)
+    """The plan of a head that takes the columns of a fit's design that are not ones; these are its constants."""
+    place = {j: 1 + k for k, j in enumerate(j for j in range(plan.reach) if j not in plan.ones)}
+    blocks = [PlanBlock(tuple(place.get(j, 0) for j in block.columns), block.contrast) for block in plan.blocks]
+    return Plan(plan.predictors, tuple(blocks))
 
 
 def is_ordered(family: VectorFamily) -> bool:

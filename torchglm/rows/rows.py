@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -181,6 +181,12 @@ def is_all(value: Tensor, number: float) -> bool:
     if any(value.stride()) or value.is_cuda or not value.numel():
         return False
     return bool(value.as_strided((), ()).item() == number)
+
+
+def kept_columns(x: Tensor, kept: Sequence[int]) -> Tensor:
+    """The columns `kept`, in ascending order, of a matrix: a view where they are neighbours."""
+    near = not kept or kept[-1] - kept[0] + 1 == len(kept)
+    return x[:, kept[0] : kept[-1] + 1] if kept and near else x[:, list(kept)]
 
 
 def without_columns(rows: Rows, intercept: bool = False) -> Rows:

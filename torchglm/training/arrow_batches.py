@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from torchglm.design import DesignSpec
 from torchglm.families import Family
-from torchglm.inputs import GLMBatch
+from torchglm.inputs import GLMBatch, in_class_order
 from torchglm.tables.columns import check_columns
 from torchglm.tables.files import PathLike, files
 from torchglm.tables.readahead import read_ahead
@@ -45,10 +45,10 @@ class Group(NamedTuple):
 class ArrowBatches(IterableDataset[GLMBatch]):
     """Batches of the rows of Parquet files at `path` (a file, a glob, a folder, a list), in flat memory.
 
-    `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept
-    is left to the model's bias. `y` and the roles (`weights`, `freq`, `offset`, `exposure`, `trials`, `event`) are
-    names of columns. `shuffle` takes row groups in random order and mixes rows within a pool of `buffer` rows; the
-    order depends on `seed` and the epoch. `part` takes some of the rows by their hash.
+    `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y`, classes as codes, and whose
+    constants are left to the model's bias. `y` and the roles (`weights`, `freq`, `offset`, `exposure`, `trials`,
+    `event`, `until`) are names of columns. `shuffle` takes row groups in random order and mixes rows within a pool of
+    `buffer` rows; the order depends on `seed` and the epoch. `part` takes some of the rows by their hash.
 
     Row groups are dealt to ranks and DataLoader workers (`DataLoader(batches, batch_size=None)`; usually none
     is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
@@ -104,7 +104,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
     batch_sampler: None = None  # Lightning asks for it wherever there is a sampler
 
     def suit(self, family: Family) -> None:
-        """Look at the rows for a head of this family as they are read."""
+        """Look at the rows for a head of this family as they are read; its classes say what codes mean."""
         self.family = family
 
     def set_epoch(self, epoch: int) -> None:
@@ -170,7 +170,12 @@ class ArrowBatches(IterableDataset[GLMBatch]):
                 raise ValueError(f"{group.file}, row group {group.number}: {error}") from None
 
     def _suitable(self, rows: GLMBatch) -> GLMBatch:
-        check_masses(rows) if self.family is None else check_rows(rows, self.family)
+        if self.family is None:
+            check_masses(rows)
+            return rows
+        if self.rows.spec is not None and rows.y is not None:
+            rows = rows._replace(y=in_class_order(rows.y, self.family, self.rows.spec))
+        check_rows(rows, self.family)
         return rows
 
     def _batches(self, pieces: Iterator[GLMBatch], rows: int, generator: torch.Generator | None) -> Iterator[GLMBatch]:

@@ -16,7 +16,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import Status
 from torchglm.model.eta_loss import wide
 from torchglm.model.face import VectorHead
-from torchglm.model.head_rows import penalty_on
+from torchglm.model.head_rows import begin_at_null, penalty_on
 from torchglm.rows.ranks import Ranks, own_rows
 from torchglm.rows.rows import Rows
 from torchglm.rows.threads import small_operators
@@ -89,11 +89,9 @@ def preconditioned(head: VectorHead, batches: Iterable[Any], ranks: Ranks) -> Pr
     counted = fold(source, Point(None), family, head.link)
     if counted.statistics is None or not bool(counted.weight > 0):
         raise ValueError("There is no row of positive weight to fit.")
-    eta = family.start((counted.statistics / counted.weight.unsqueeze(-1)).movedim(-1, 0)).reshape(1, -1)
     null = copy.deepcopy(head)
     null.reset_parameters()
-    if bool(torch.isfinite(eta).all()):
-        null.set_constants_(eta)
+    begin_at_null(null, counted)
     origin, centre = null.coef[0], _centre(source, head.in_features, ranks).to(head.weight.device)
     sums = fold(source, Point(origin.unsqueeze(0), census=True), family, head.link)
     return Preconditioned(head, origin, _coordinates(sums), centre, float(sums.weight))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchglm.design import DesignSpec
 from torchglm.inputs import GLMBatch, Roles, all_finite
+from torchglm.rows.rows import kept_columns
 from torchglm.tables import numbers
 from torchglm.tables.columns import check_columns
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 class TableRows:
     """Turns Arrow tables into `GLMBatch`: a function of a table, with the columns it needs.
 
-    `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose intercept is left
+    `design` is a list of numeric columns, or a `DesignSpec`, whose response is then `y` and whose constants are left
     to the model's bias; `y` and the roles are columns. Raises `ValueError` of a table with a value that is missing or
-    not finite.
+    not finite; `until` may be infinite.
     """
 
     def __init__(
@@ -41,11 +42,10 @@ class TableRows:
         self.spec = design if isinstance(design, DesignSpec) else None
         if self.spec is not None:
             self.spec.check_fixed("training by minibatches")
-        self.names = (
-            list(design)
-            if not isinstance(design, DesignSpec)
-            else (design.names[1:] if design.intercept else design.names)
-        )
+        ones = () if self.spec is None else self.spec.ones
+        given = list(design) if self.spec is None else self.spec.names
+        self.kept = [j for j in range(len(given)) if j not in ones]  # which columns are not constant
+        self.names = [given[j] for j in self.kept]
         columns = self.names if self.spec is None else list(self.spec.columns)
         response = [] if self.spec is None or y is not None else self.spec.response_columns
         self.columns = list(dict.fromkeys([*columns, *response, *self.extras.values()]))
@@ -59,7 +59,7 @@ class TableRows:
         else:
             response = "y" not in self.extras and self.spec.response is not None
             design = self.spec.design(table, response=response, also=list(self.extras.values()), dtype=self.dtype)
-            x, table = design.x[:, 1:] if design.intercept else design.x, design.table
+            x, table = kept_columns(design.x, self.kept), design.table
             if design.y is not None:
                 given["y"] = design.y
         given.update({name: numbers(table, column) for name, column in self.extras.items()})
@@ -68,7 +68,7 @@ class TableRows:
         return GLMBatch(x, **{name: values.to(self.dtype) for name, values in given.items()})
 
     def _check(self, name: str, values: Tensor) -> None:
-        if all_finite(values):
+        if all_finite(values) or name == "until" and not bool(values.isnan().any()):
             return
         row, *column = (~torch.isfinite(values)).nonzero()[0].tolist()
         what = self.names[column[0]] if column else self.extras.get(name, name)
