@@ -43,7 +43,7 @@ class TableRows:
         if self.spec is not None:
             self.spec.check_fixed("training by minibatches")
         ones = () if self.spec is None else self.spec.ones
-        given = list(design) if self.spec is None else self.spec.names
+        given = design.names if isinstance(design, DesignSpec) else list(design)
         self.kept = [j for j in range(len(given)) if j not in ones]  # which columns are not constant
         self.names = [given[j] for j in self.kept]
         columns = self.names if self.spec is None else list(self.spec.columns)
