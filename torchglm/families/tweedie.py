@@ -115,7 +115,9 @@ class Tweedie(Family):
         if self._limit is not None:
             return self._limit.nll_saturated(y)
         p = self._power(y)
-        return -y.pow(2 - p) / ((1 - p) * (2 - p))
+        positive = y > 0  # the second derivative of 0^(2 - p) by p is not 0 to torch
+        powered = torch.where(positive, y, 1.0).pow(2 - p)
+        return torch.where(positive, -powered, torch.where(p < 2, 0.0, math.inf)) / ((1 - p) * (2 - p))
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         if self._limit is not None and self._fixed != 1:
