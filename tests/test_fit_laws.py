@@ -100,15 +100,15 @@ def test_one_bad_model_leaves_the_others_bit_identical(model: str, fault: str) -
 
 @ALL
 def test_beside_a_bad_model_a_single_one_is_what_it_is_alone(model: str) -> None:
-    """To the last bits: a batch of one takes another product of matrices than a batch of two."""
+    """To a part of the last step: one model goes a shorter road than two."""
     data = problem(model, models=2)
     y = data.y.clone()
     y[1] = 1e-3 if data.family.name in ("gamma", "inverse_gaussian", "exponential") else 0.0
     with quiet():
         pair = data.change(y=y).fit()
     alone = data.one(0).fit()
-    close(pair.coef[0], alone.coef, 1e-15, 1.0)
-    assert torch.equal(pair.n_iter[0], alone.n_iter)
+    close(pair.coef[0], alone.coef, 1e-12, 1.0)
+    assert abs(int(pair.n_iter[0]) - int(alone.n_iter)) <= 1
 
 
 @contextmanager

@@ -41,6 +41,9 @@ MADE_OF = {
 }
 
 
+MODULE = vars(nn.Module()).keys()  # what every module has
+
+
 class Family(nn.Module):
     """The contract of a family; every method works elementwise on tensors that broadcast.
 
@@ -266,6 +269,10 @@ class Family(nn.Module):
     def shapes(self) -> dict[str, Tensor]:
         """The shape parameters by name: those that are learned, and those that `fixed` made constants."""
         return dict(self.named_parameters()) | {name: getattr(self, name) for name in self._constants}
+
+    def settled(self) -> Family:
+        """A copy whose shape parameters are learned no more; the family itself where it has nothing of its own."""
+        return copy.deepcopy(self).requires_grad_(False) if vars(self).keys() - MODULE or self.shapes else self
 
     def fixed(self) -> Family:
         """A copy whose shape parameters that are not learned are constants, which no optimizer is handed."""

@@ -14,6 +14,7 @@ from torchglm.fitting import conjugate
 from torchglm.fitting.certificate import certified
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Moments
+from torchglm.fitting.one_model import fit_one_model
 from torchglm.fitting.parts import Told, together
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.problem import Problem
@@ -74,6 +75,10 @@ def irls(
         )
     given = {"penalty": penalty, "tol": tol, "max_iter": max_iter, "rank_tol": rank_tol}
     chunks, problem = problem_of(source, family, link, given)
+    if problem.models == 1 and start is None and skip is None and observe is None:
+        found = fit_one_model(problem, chunks)
+        if found is not None:
+            return found
     if conjugate.serves(problem):
         return conjugate.fit_by_conjugate_gradients(problem, chunks, start, skip, observe)
     search = _sought(problem, chunks, start, skip, observe)
@@ -99,7 +104,7 @@ def _sought(
         for name in ("objective", "pearson", "weight", "count"):
             getattr(out.moments, name)[skip] = torch.nan
     part = None
-    if start is None and observe is None:
+    if start is None and observe is None and (problem.models > 1 or problem.several):
         lane = fit_small_models(problem, source, lane, out)
     if start is None and lane.numel() == problem.models == 1:
         part = _of_a_part(problem, source)

@@ -119,22 +119,23 @@ def block_moments(block: Rows, point: Point, family: Family, link: Link) -> Mome
     return with_shape(sums, rows, values.mu, values.score, values.information, member, point)
 
 
-def _of_coefficients(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Moments, _Values | None]:
+def _of_coefficients(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Moments, Values | None]:
     """The moments of rows, and the values they are the sums of, where there are such."""
     if point.design:
         return replace(Moments.zero(rows.y.shape[0], Layout(0), rows.y.device), factor=_design(rows)), None
     if point.lack is not None:
         return _lacks(rows, point), None
     plain = is_all(rows.weight, 1.0)
-    values = _values(rows, point, family, link, plain)
+    values = _values(rows, point, family, link)
     eta, information = values.eta, values.information
     scale = torch.linalg.vecdot(information, eta.square())
     none = torch.zeros_like(scale)
     counted = point.coef is None or point.before is not None or point.census
-    weight, count, response = _census(rows, plain) if counted else (none,) * 3
+    weight, count, response = census(rows, plain) if counted else (none,) * 3
     pearson, change, near = none, none, torch.full_like(none, math.inf)
     if point.before is not None:
-        pearson, change = _report(rows, values, point, family, link, plain)
+        before = None if point.before is point.coef else linear_predictor(rows, point.before)
+        pearson, change = report(rows, eta, values.mu, before, family, link, plain)
         near = near if point.ends is None else margin(eta, rows.weight, point.ends)
     sums = Moments(
         gram(rows, information, point.single) if point.curved else Dense(eta.new_zeros(eta.shape[0], 0, 0)),
@@ -153,7 +154,7 @@ def _of_coefficients(rows: Rows, point: Point, family: Family, link: Link) -> tu
     return sums, values
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
     """What the rows of a block bring to the three products of a pass, `x coef`, `x' s` and `x' W x`; all (B, n).
 
     `half` of the deviance, `score` and `information` have the weights of the rows in them; a row without weight has
@@ -168,19 +169,17 @@ class _Values(NamedTuple):
     outside: Tensor
 
 
-def _values(rows: Rows, point: Point, family: Family, link: Link, plain: bool) -> _Values:
-    """The values of a block at a point; `plain` says that all weights are 1."""
+def _values(rows: Rows, point: Point, family: Family, link: Link) -> Values:
+    """The values of a block at a point."""
     eta, observed = _predictor(rows, point, family, link)
-    return row_values(rows, eta, observed, point, family, link, plain)
+    return row_values(rows, eta, observed, point, family, link)
 
 
-def row_values(
-    rows: Rows, eta: Tensor, observed: Tensor | bool, point: Point, family: Family, link: Link, plain: bool
-) -> _Values:
+def row_values(rows: Rows, eta: Tensor, observed: Tensor | bool, point: Point, family: Family, link: Link) -> Values:
     """The values of a block where its linear predictors (B, n) are known."""
-    mu = link(eta)
+    mu, plain = link(eta), is_all(rows.weight, 1.0)
     score, information = family.score_and_weight(rows.response, eta, mu, link, observed)
-    half = _objective(rows, eta, mu, point, family, link)
+    half = objective(rows, eta, mu, point, family, link)
     if point.fence:
         assert point.ends is not None
         half, score, information = fenced(half, score, information, eta, point.fence, point.ends)
@@ -190,16 +189,16 @@ def row_values(
         used = rows.weight > 0
         score, information, half = (torch.where(used, v, 0.0) for v in (score, information, half))
         mu, eta = torch.where(used, mu, mu.new_tensor(family.inner_mean)), torch.where(used, eta, 0.0)
-        outside = _outside(mu, torch.where(used, eta, torch.inf), family, link)
+        beyond = outside(mu, torch.where(used, eta, torch.inf), family, link)
     else:
-        outside = _outside(mu, eta, family, link)
+        beyond = outside(mu, eta, family, link)
     if point.coef is None:  # the first step solves for the coefficients themselves
         own = eta if is_all(rows.offset, 0.0) else eta - rows.offset
         score = (score if point.constant is None else 0.0) + information * own
-    return _Values(eta, mu, score, information, half, outside)
+    return Values(eta, mu, score, information, half, beyond)
 
 
-def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family, link: Link) -> Tensor:
+def objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family, link: Link) -> Tensor:
     """(B, n) half the unit deviance: to its last digits where the pass reports, else as cheaply as can be."""
     if point.before is not None and type(link) is Identity and family.least_squares and point.coef is not None:
         return _exact_residual(rows, point.coef).square() / 2
@@ -215,7 +214,7 @@ def _objective(rows: Rows, eta: Tensor, mu: Tensor, point: Point, family: Family
     return torch.where(fine.unsqueeze(-1), half, family.half_deviance(rows.response, eta, mu, link))
 
 
-def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
+def outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
     """(B,) 1 where a mean is outside the family's range or not a number, or `eta` below the link's range."""
     none = mu.new_zeros(mu.shape[0])
     if not mu.shape[-1]:
@@ -232,7 +231,7 @@ def _outside(mu: Tensor, eta: Tensor, family: Family, link: Link) -> Tensor:
     return (~inside).to(torch.float64)
 
 
-def _census(rows: Rows, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
+def census(rows: Rows, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     """`weight`, `count` and `response` of a block; `plain` says that all weights are 1."""
     y = rows.y
     if plain and rows.repeats is None:
@@ -243,16 +242,15 @@ def _census(rows: Rows, plain: bool) -> tuple[Tensor, Tensor, Tensor]:
     return rows.weight.sum(-1), count.sum(-1), (rows.weight * torch.where(used > 0, y, 0.0)).sum(-1)
 
 
-def _report(
-    rows: Rows, values: _Values, point: Point, family: Family, link: Link, plain: bool
+def report(
+    rows: Rows, eta: Tensor, mu: Tensor, before: Tensor | None, family: Family, link: Link, plain: bool
 ) -> tuple[Tensor, Tensor]:
-    """`pearson`, and the largest relative `change` of `eta` since the coefficients `before` of the point."""
-    eta, mu = values.eta, values.mu
+    """`pearson`, and the largest relative `change` of `eta` since the predictors `before` (B, n); 0 without."""
     square = (rows.y - mu).square() / family.variance(mu)
     square = square if plain else torch.where(rows.weight > 0, square * rows.weight, 0.0)
-    if point.before is None or point.before is point.coef or not eta.shape[-1]:
+    if before is None or not eta.shape[-1]:
         return square.sum(-1), eta.new_zeros(eta.shape[0])
-    step = (eta - linear_predictor(rows, point.before)).abs_().div_(eta.abs().add_(_unit(rows, link)))
+    step = (eta - before).abs_().div_(eta.abs().add_(_unit(rows, link)))
     step = step if plain else torch.where(rows.weight > 0, step, 0.0)
     return square.sum(-1), step.amax(-1)
 

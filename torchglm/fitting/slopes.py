@@ -75,7 +75,7 @@ def _of_chunk(rows: Rows, models: Tensor, coef: Tensor, family: Family, link: Li
             half, score = _sums(block, eta, family, link)
             summed = score.sum(-1)
             if not bool(torch.isfinite(half + summed).all()):  # perhaps of rows without weight alone
-                values = row_values(block, eta, False, point, family, link, is_all(block.weight, 1.0))
+                values = row_values(block, eta, False, point, family, link)
                 half, score, summed = values.half.sum(-1), values.score, values.score.sum(-1)
                 total[:, 1] += values.outside
             total[:, 0] += half

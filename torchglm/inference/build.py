@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -58,9 +57,8 @@ def build(
     offset of the rows, and `beside` what of absorbed factors, which are there too and out of their columns.
     Raises `ValueError` for an unknown dispersion.
     """
-    family = copy.deepcopy(family)
     shape_estimated = family.estimates_shape
-    family.requires_grad_(False)
+    family = family.settled()
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64) + (0 if beside is None else beside.rank)
     edf, unknown = _penalised(solution, penalty, estimated, mixed)

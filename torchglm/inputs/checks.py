@@ -67,6 +67,8 @@ def _array(value: Any, name: str) -> np.ndarray:
 
 def _refuse_categories(value: Any, name: str) -> None:
     """Raise `TypeError` for categories, whatever their labels are: as numbers they would mean something else."""
+    if isinstance(value, np.ndarray):
+        return
     kinds = getattr(value, "dtypes", getattr(value, "dtype", getattr(value, "type", None)))
     each = [("", kinds)] if kinds is None or not hasattr(kinds, "items") else list(kinds.items())
     for column, kind in each:

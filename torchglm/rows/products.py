@@ -14,6 +14,7 @@ from torchglm.rows.rows import Rows, is_all, whole
 from torchglm.rows.threads import scratch
 
 WIDE = 48  # columns from which on a product of pairs, written out for many models, costs more than it saves
+FEW = 1 << 15  # numbers of one design up to which the plain product is as fast as BLAS' syrk, and takes fewer operators
 SLAB = 4096  # rows of a product on a GPU, one of many side by side
 
 
@@ -103,6 +104,8 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Gram:
                 [gram(rows.take(slice(b, b + 1)), one, single).written_out() for b, one in enumerate(weight.split(1))]
             )
         )
+    if rows.shared and not rows.intercept and rows.x.numel() <= FEW and not rows.on_card:
+        return Dense(product((rows.x * weight[0].unsqueeze(-1)).mT, rows.x).unsqueeze(0))
     root = _roots(rows, weight)
     if root is not None:
         half = _design(rows, root, torch.float32 if single else torch.float64)
