@@ -1,6 +1,7 @@
 # make run    fit configs/poisson.yaml from nothing and say where the report is
 # make test   the test suite          make lint   ruff and mypy
 # make bench  torchglm beside its peers (minutes)          make bench-full   the same at full size
+# make wheel  sdist and wheel, the wheel installed into an empty environment and used there
 # make docs   the site, from docs/ into site/
 # make gpu    the CUDA tests and what a CUDA device makes of torchglm, in six minutes; OUT=FOLDER keeps the table.
 #             PYTHON=python3 takes that interpreter with the packages it has, and no network
@@ -14,10 +15,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs bench bench-full gpu clean
+.PHONY: help run test lint wheel docs bench bench-full gpu clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -6
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +49,9 @@ test: $(VENV)/.stamp-dev
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+wheel: $(VENV)/.stamp-dev
+	$(BIN)/python -m tests.installed
 
 docs: $(VENV)/.stamp-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

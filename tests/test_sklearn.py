@@ -114,3 +114,38 @@ def test_cross_validation_takes_the_folds_of_a_splitter() -> None:
     np.testing.assert_allclose([model.intercept_, *model.coef_], want.coef, rtol=1e-9, atol=1e-12)
     with pytest.raises(ValueError, match="rows into no test set or into several"):
         GLMRegressorCV("poisson", n=5, cv=ShuffleSplit(3, random_state=0)).fit(X, Y)
+
+
+@pytest.mark.parametrize("frame", ["pandas", "polars"])
+def test_coefficients_have_the_names_of_the_columns_of_a_frame(frame: str) -> None:
+    table = pytest.importorskip(frame).DataFrame({"a": X[:, 0], "b": X[:, 1], "c": X[:, 2]})
+    for model, y in (
+        (GLMRegressor("poisson"), Y),
+        (GLMRegressorCV("poisson", n=4, cv=2), Y),
+        (GLMClassifier(), GRADE > 0),
+    ):
+        result = model.fit(table, y).result_
+        assert result.names == ["(Intercept)", "a", "b", "c"]
+        np.testing.assert_allclose(result.predict(table[["c", "b", "a"]]), result.predict(X))
+    assert GLMRegressor("poisson").fit(X, Y).result_.names[1:] == ["x0", "x1", "x2"]
+    made = make_pipeline(StandardScaler().set_output(transform=frame), GLMRegressor("poisson")).fit(table, Y)
+    assert made[-1].result_.names[1:] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("family", ["multinomial", "ordinal", "beta", tg.ZeroInflated("poisson")], ids=str)
+@pytest.mark.parametrize("kind", [GLMRegressor, GLMRegressorCV])
+def test_a_family_of_several_predictors_is_refused(kind: Any, family: Any) -> None:
+    with pytest.raises(ValueError, match=f"{kind.__name__} has families of one predictor"):
+        kind(family).fit(X, Y)
+
+
+@pytest.mark.parametrize("link", ["logit", "probit", "cloglog", "cauchit"])
+def test_logarithms_of_probabilities_are_exact_where_these_are_nearly_0(link: str) -> None:
+    model = GLMClassifier(link).fit(X[:, :1], Y > 1)
+    near = X[:4, :1]
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(near)), model.predict_proba(near), rtol=1e-12)
+    far = np.array([[200.0], [-200.0]])
+    logs = model.predict_log_proba(far)
+    assert np.isfinite(logs).all() and (logs.max(1) <= 0).all() and (logs.min(1) < -3).all()
+    classes = GLMClassifier().fit(X, GRADE)
+    np.testing.assert_allclose(np.exp(classes.predict_log_proba(X)), classes.predict_proba(X), rtol=1e-12)

@@ -81,6 +81,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Classes and functions bring in torchmetrics when one is first asked for; the formulas need torch alone."""
+    if name == "functional":
+        return import_module("torchglm.metrics.functional")
     if name in __all__:
         for module in ("base", "scores", "ranked", "predictive", "classes", "functional"):
             known = vars(import_module(f"torchglm.metrics.{module}"))

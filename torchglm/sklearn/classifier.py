@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
@@ -67,6 +68,7 @@ class GLMClassifier(ClassifierMixin, Linear):
                 codes,
                 family=family,
                 link=link,
+                names=self.column_names,
                 intercept=self.fit_intercept,
                 penalty=self.penalty,
                 tol=self.tol,
@@ -105,13 +107,21 @@ class GLMClassifier(ClassifierMixin, Linear):
         found = self.mean(x, offset=offset)
         return np.stack([1 - found, found], -1) if found.ndim == 1 else found
 
+    def predict_log_proba(self, X: Any, offset: Any = None) -> Column:
+        """(n, C) the logarithms of `predict_proba`; of two classes exact where a probability is nearly 0."""
+        check_is_fitted(self)
+        result = self.result_
+        if result.plan is not None:
+            return np.log(np.maximum(self.predict_proba(X, offset), np.finfo(np.float64).tiny))
+        eta = torch.as_tensor(self.mean(self.rows_to_predict(X), kind="link", offset=offset))
+        return torch.stack([result.link.log_complement(eta), result.link.log_inverse(eta)], -1).numpy()
+
     def decision_function(self, X: Any, offset: Any = None) -> Column:
         """(n,) the linear predictor of two classes; of more `(n, C)` logarithms of probabilities."""
         x = self.rows_to_predict(X)
         if self.result_.plan is None:
             return self.mean(x, kind="link", offset=offset)
-        chance = self.predict_proba(X, offset)
-        logs = np.log(np.maximum(chance, np.finfo(np.float64).tiny))
+        logs = self.predict_log_proba(X, offset)
         return logs[:, 1] - logs[:, 0] if logs.shape[1] == 2 else logs
 
     def predict(self, X: Any, offset: Any = None) -> NDArray[Any]:

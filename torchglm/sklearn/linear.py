@@ -33,6 +33,12 @@ class Linear(BaseEstimator):
         weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         return x, y, weights
 
+    @property
+    def column_names(self) -> list[str] | None:
+        """The names of the columns of the frame in the fit; None for an array."""
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else list(names)
+
     def rows_to_predict(self, x: Any) -> torch.Tensor:
         """`x` (n, p), looked at as the fit looked at its own."""
         check_is_fitted(self)

@@ -10,6 +10,7 @@ from sklearn.utils import Tags
 
 from torchglm import families
 from torchglm.families import Family
+from torchglm.families.several import VectorFamily
 from torchglm.fitting.penalties import Penalty
 from torchglm.links import Link
 from torchglm.metrics import functional
@@ -24,7 +25,8 @@ class GLMRegressor(RegressorMixin, Linear):
     `X` is `(n, p)`, `y` `(n,)`. `sample_weight` are prior weights, `phi_i = phi / w_i`; `freq`, `offset`, `exposure`,
     `trials` and `event` are the roles of `fit`, and can be routed: `GLMRegressor().set_fit_request(exposure=True)`.
     `coef_` `(p,)`, `intercept_`, `n_iter_`; an aliased column has the coefficient 0. `score` is the share of the null
-    deviance that is explained, D2. Raises `ValueError` for responses outside the family's support.
+    deviance that is explained, D2. Raises `ValueError` for responses outside the family's support, and a
+    family of several predictors.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class GLMRegressor(RegressorMixin, Linear):
             fit(
                 x,
                 y,
-                family=self.family,
+                family=self.one_predictor(),
+                names=self.column_names,
                 link=self.link,
                 intercept=self.fit_intercept,
                 penalty=self.penalty,
@@ -80,6 +83,16 @@ class GLMRegressor(RegressorMixin, Linear):
             )
         )
         return self
+
+    def one_predictor(self) -> Family:
+        """The family. Raises `ValueError` for one of several predictors: a column has not one coefficient there."""
+        family = families.get(self.family)
+        if isinstance(family, VectorFamily):
+            raise ValueError(
+                f"{type(self).__name__} has families of one predictor, and {family.name} has several. Classes "
+                "are fitted by GLMClassifier, the others by torchglm.fit."
+            )
+        return family
 
     def predict(self, X: Any, offset: Any = None, exposure: Any = None) -> Column:
         """(n,) means; of a fit with an offset or exposure these are asked for again."""

@@ -52,7 +52,8 @@ class GLMRegressorCV(GLMRegressor):
         self.path_ = path(
             x,
             y,
-            family=self.family,
+            family=self.one_predictor(),
+            names=self.column_names,
             link=self.link,
             intercept=self.fit_intercept,
             l1_ratio=self.l1_ratio,
