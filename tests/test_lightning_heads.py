@@ -51,14 +51,33 @@ def test_several_heads_are_trained(uncertainty: bool, tmp_path: Path) -> None:
     found = run.callback_metrics
     assert set(found) == {"train_loss", "val_loss", "val_loss_count", "val_loss_cost"}
     with torch.no_grad():
-        sums = [lit.heads.sums("cost", body(b["x"]), b["y"]["cost"], weights=b["weights"]) for b in batches()]
-    want = sum(total for total, _ in sums) / sum(weight for _, weight in sums)
+        means = [lit.heads.means(body(b["x"]), b["y"], weights=b["weights"])["cost"] for b in batches()]
+    want = sum(mean * weight for mean, weight in means) / sum(weight for _, weight in means)
     torch.testing.assert_close(found["val_loss_cost"].float(), want)
     assert float(found["val_loss"]) < float(
         trainer(tmp_path).validate(fresh(uncertainty), data, verbose=False)[0]["val_loss"]
     )
     [first, *_] = run.predict(lit, data)
     assert first["count"].shape == (64, 1)
+
+
+def test_a_batch_is_looked_at_once() -> None:
+    """Each head is asked once for its loss of a batch, in training, validation and test."""
+    lit = fresh(True)
+    lit.log = lambda *values, **options: None  # type: ignore[method-assign]
+    calls: list[str] = []
+    for name in lit.heads:
+        whole = lit.heads[name].training_loss
+
+        def counted(*values: Any, name: str = name, whole: Any = whole, **roles: Any) -> Any:
+            calls.append(name)
+            return whole(*values, **roles)
+
+        lit.heads[name].training_loss = counted  # type: ignore[method-assign]
+    for step in (lit.training_step, lit.validation_step, lit.test_step):
+        calls.clear()
+        step(batches()[0])
+        assert sorted(calls) == ["cost", "count"]
 
 
 def fresh(uncertainty: bool) -> LitHeads:

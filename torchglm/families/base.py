@@ -28,6 +28,8 @@ MADE_OF = {
     "nll": ("variance",),
     "nll_saturated": ("variance",),
     "log_base": ("variance",),
+    "base_and_slope": ("variance", "log_base"),
+    "log_constant": ("variance", "nll", "nll_saturated", "log_base"),
     "shape_slopes": ("variance", "unit_deviance", "log_base"),
     "crps": ("variance", "log_base"),
     "distribution": ("variance", "log_base"),
@@ -38,6 +40,8 @@ MADE_OF = {
     "canonical": ("variance", "score_and_weight"),  # a score that is written anew, not one that is renounced below
     "score_and_weight": ("variance", "unit_deviance", "nll", "variance_log_deriv", "slope_over_variance"),
     "least_squares": ("unit_deviance", "nll"),
+    "nll_and_slope": ("variance", "nll", "score_and_weight"),
+    "density_and_slopes": ("variance", "nll", "score_and_weight", "log_constant"),
 }
 
 
@@ -134,6 +138,17 @@ class Family(nn.Module):
         """
         self._unsaid("nll")
 
+    def nll_and_slope(self, y: Response, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        """`nll` and its derivative by `eta` where a class writes them for the link, for `eta` between -30 and 30."""
+        return None
+
+    def density_and_slopes(self, y: Response, eta: Tensor, link: Link) -> tuple[Tensor, Tensor, Tensor] | None:
+        """`nll - log_constant`, its derivative by `eta`, and by the one parameter of a family that learns a shape.
+
+        As `nll_and_slope`, and None as well where the shape or the responses are such that the formulas lose digits.
+        """
+        return None
+
     def nll_saturated(self, y: Response) -> Tensor:
         """`nll` at `mu = y`, so that `nll - nll_saturated = unit_deviance / 2`."""
         self._unsaid("nll_saturated")
@@ -150,6 +165,10 @@ class Family(nn.Module):
 
         first, second = jvp(slope, (log_dispersion,), (torch.ones_like(log_dispersion),))[:2]
         return first, second
+
+    def base_and_slope(self, y: Response, log_dispersion: Tensor) -> tuple[Tensor, Tensor] | None:
+        """`log_base(y, phi)` and its derivative by `log phi` where a class has a short way to both."""
+        return None
 
     def shape_slopes(self, y: Response, mu: Tensor) -> tuple[Tensor, Tensor]:
         """The first and second derivative of the log-density by the logarithm of a family's one shape parameter."""

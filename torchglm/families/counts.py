@@ -12,6 +12,7 @@ from torchglm.families.base import Family
 from torchglm.families.numerics import checking, product, rows_of, text
 from torchglm.links import Link
 
+COMMON = 4.0  # of |log alpha|: within, no term of the log-density is much larger than the whole
 LEAST = 1e-200  # in place of zero in a logarithm that is multiplied by zero
 
 
@@ -58,11 +59,20 @@ class Poisson(Family):
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         return link(eta) - product(y, link.log_inverse(eta))
 
+    def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if not self.is_canonical(link):
+            return None
+        mu = eta.exp()
+        return torch.addcmul(mu, y, eta, value=-1), mu - y
+
     def nll_saturated(self, y: Tensor) -> Tensor:
         return y - y * torch.where(y == 0, 1.0, y).log()  # a quarter of the time of xlogy
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -special.log_factorial_remainder(y)
+
+    def log_constant(self, y: Tensor) -> Tensor:
+        return -torch.lgamma(y + 1)
 
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         return special.poisson_crps(y, mu)
@@ -132,6 +142,33 @@ class NegativeBinomial(Family):
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         log_mean = link.log_inverse(eta)
         return self._softened(y, log_mean) - product(y, log_mean)
+
+    def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if type(link) is not links.Log or not bool((self.log_alpha.detach().abs() < COMMON).all()):
+            return None
+        return self._nll_and_slopes(y, eta)[:2]
+
+    def density_and_slopes(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor, Tensor] | None:
+        if (
+            type(link) is not links.Log
+            or self.log_alpha.numel() != 1
+            or not bool(self.log_alpha.detach().abs() < COMMON)
+        ):
+            return None
+        constant = special.log_rising_table(self.alpha.detach(), y)
+        if constant is None:
+            return None
+        value, slope, by_alpha = self._nll_and_slopes(y, eta)
+        return value - constant[0], slope, by_alpha - constant[1]
+
+    def _nll_and_slopes(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`(y + r) log(1 + mu / r) - y log mu`, its derivative by `log mu`, and by `log alpha`, `r = 1 / alpha`."""
+        alpha = self._alpha(eta).detach()
+        mu, r = eta.exp(), 1 / alpha
+        product = alpha * mu
+        log, score = torch.log1p(product), (y - mu) / (1 + product)
+        value = torch.addcmul((y + r) * log, y, eta, value=-1)
+        return value, -score, y - score - r * log
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         return self._softened(y, y.log()) - torch.xlogy(y, y)

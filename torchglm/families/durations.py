@@ -47,6 +47,15 @@ class Exponential(Censored, ConstantVariation):
         log_mean = link.log_inverse(eta)
         return size_of(y) * torch.exp(-log_mean) + _where_seen(y, log_mean)
 
+    def nll_and_slope(self, y: Response, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if type(link) is not links.Log:
+            return None
+        ratio = size_of(y) * torch.exp(-eta)
+        if not isinstance(y, Times):
+            return ratio + eta, 1 - ratio
+        seen = y.event.to(eta.dtype)
+        return torch.addcmul(ratio, seen, eta), seen - ratio
+
     def nll_saturated(self, y: Response) -> Tensor:
         size = size_of(y)
         return _where_seen(y, 1 + size.clamp(min=torch.finfo(size.dtype).tiny).log())

@@ -20,6 +20,12 @@ def rows_of(parameter: Tensor, mu: Tensor) -> Tensor:
     return value.unsqueeze(-1) if 0 < value.dim() < mu.dim() else value
 
 
+def within(value: Tensor, most: float) -> bool:
+    """Whether all lie between `-most` and `most`, told by one look at them."""
+    low, high = torch.aminmax(value)
+    return -most < float(low) and float(high) < most
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """`a b`, and 0 where `a` is 0 though `b` is infinite."""
     return torch.where(a == 0, 0.0, a * torch.where(a == 0, 0.0, b))

@@ -11,8 +11,10 @@ from torch.distributions import constraints
 from torchglm import distributions as exact
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.numerics import any_observed, checking, like, log_less_excess, mask
+from torchglm.families.numerics import any_observed, checking, like, log_less_excess, mask, within
 from torchglm.links import Link
+
+COMMON = 9.0  # of |log phi|: within, float64 has digits to spare for a result in float32
 
 
 class ConstantVariation(Family):
@@ -68,6 +70,12 @@ class Gamma(ConstantVariation):
         log_mean = link.log_inverse(eta)
         return y * torch.exp(-log_mean) + log_mean
 
+    def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if type(link) is not links.Log:
+            return None
+        ratio = y * torch.exp(-eta)
+        return ratio + eta, 1 - ratio
+
     def nll_saturated(self, y: Tensor) -> Tensor:
         return 1 + y.log()
 
@@ -78,6 +86,15 @@ class Gamma(ConstantVariation):
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * torch.log(2 * math.pi * dispersion) - y.log() - special.stirling_remainder(1 / dispersion)
+
+    def base_and_slope(self, y: Tensor, log_dispersion: Tensor) -> tuple[Tensor, Tensor] | None:
+        if log_dispersion.dtype == torch.float64 or not within(log_dispersion, COMMON):
+            return None
+        logs = -log_dispersion.double()  # in which lgamma and what is near it keep all that a float32 has
+        a = logs.exp()
+        value = a * (logs - 1) - torch.lgamma(a)
+        slope = a * (torch.digamma(a) - logs)
+        return value.to(y.dtype) - y.log(), slope.to(y.dtype)
 
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         return special.gamma_crps(y, mu, dispersion)
@@ -122,6 +139,14 @@ class InverseGaussian(Family):
         excess = y * torch.exp(-link.log_inverse(eta)) - 1
         return excess * (excess / y) / 2
 
+    def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if type(link) is not links.Log:
+            return None
+        ratio = y * torch.exp(-eta)
+        excess = ratio - 1
+        share = excess / y
+        return excess * share / 2, -share * ratio
+
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)
 
@@ -130,6 +155,10 @@ class InverseGaussian(Family):
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * (torch.log(2 * math.pi * dispersion) + 3 * y.log())
+
+    def base_and_slope(self, y: Tensor, log_dispersion: Tensor) -> tuple[Tensor, Tensor]:
+        value = -0.5 * (math.log(2 * math.pi) + log_dispersion + 3 * y.log())
+        return value, torch.full_like(log_dispersion, -0.5)
 
     def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
         return slope / mu / mu / mu

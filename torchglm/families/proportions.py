@@ -46,6 +46,13 @@ class _Proportion(Family):
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         return -product(y, link.log_inverse(eta)) - product(1 - y, link.log_complement(eta))
 
+    def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if not self.is_canonical(link):
+            return None
+        less = eta.abs().neg_().exp_()  # the odds of what is less probable: no digit is lost in either tail
+        value = torch.addcmul(eta.clamp(min=0), y, eta, value=-1).add_(less.log1p_())
+        return value, torch.lerp(torch.sigmoid(eta), eta.neg().sigmoid_().neg_(), y)
+
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.special.entr(y) + torch.special.entr(1 - y)
 

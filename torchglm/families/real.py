@@ -42,6 +42,12 @@ class Gaussian(Family):
     def nll(self, y: Tensor, eta: Tensor, link: Link) -> Tensor:
         return (y - link(eta)).square() / 2
 
+    def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if type(link) is not links.Identity:
+            return None
+        excess = eta - y
+        return excess.square().mul_(0.5), excess
+
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.zeros_like(y)
 
@@ -50,6 +56,9 @@ class Gaussian(Family):
 
     def log_base(self, y: Tensor, dispersion: Tensor) -> Tensor:
         return -0.5 * torch.log(2 * math.pi * dispersion) + torch.zeros_like(y)
+
+    def base_and_slope(self, y: Tensor, log_dispersion: Tensor) -> tuple[Tensor, Tensor]:
+        return -0.5 * (math.log(2 * math.pi) + log_dispersion), torch.full_like(log_dispersion, -0.5)
 
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         return special.normal_crps(y, mu, dispersion)

@@ -111,6 +111,15 @@ class Tweedie(Family):
         p = self._power(log_mean)
         return torch.exp((2 - p) * log_mean) / (2 - p) - product(y, exp_to_the_last((1 - p) * log_mean)) / (1 - p)
 
+    def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
+        if self._limit is not None:
+            return self._limit.nll_and_slope(y, eta, link)
+        if type(link) is not links.Log:
+            return None
+        p = self._power(eta)
+        most, least = torch.exp((2 - p) * eta), y * torch.exp((1 - p) * eta)
+        return most / (2 - p) + least / (p - 1), most - least
+
     def nll_saturated(self, y: Tensor) -> Tensor:
         if self._limit is not None:
             return self._limit.nll_saturated(y)

@@ -7,15 +7,18 @@ overflows, the negative log-likelihood goes on along its tangent, so that a grad
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.func import functional_call
 
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.counts import NegativeBinomialCanonical
 from torchglm.links import Link
+from torchglm.model.closed_form import closed, has_closed_form
 from torchglm.rows.responses import Response, size_of
 from torchglm.special.tracing import values_are_known
 
@@ -62,8 +65,18 @@ class Continuation:
         """Whether some `eta` stands for no mean of the family."""
         return self.lower is not None or self.upper is not None
 
+    def is_common(self, eta: Tensor) -> bool:
+        """Whether no row lies where the loss goes on, nor at an infinite `eta`, told by one look at all of them."""
+        if self.edged or self.pole or not values_are_known(eta) or eta.device.type != "cpu" or not eta.numel():
+            return False
+        far = FAR_SQUARED if self.squared and eta.dtype == torch.float32 else FAR
+        least, most = torch.aminmax(eta.detach())
+        return -far < float(least) and float(most) < far
+
     def nll(self, family: Family, link: Link, y: Response, eta: Tensor) -> Tensor:
         """`family.nll(y, eta, link)`, continued, in the shape of `eta`."""
+        if self.is_common(eta):
+            return plain_nll(family, link, y, eta)
         if not (self.edged or self.pole or any(self.steep)):
             return family.nll(y, eta, link)
         low, high = self._steep_ends(eta) if not self.edged else self._edge_ends(family, link, y, eta)
@@ -119,6 +132,52 @@ class Continuation:
         if limit == 0.0:
             return self.above_zero * scale
         return scale / self.below_infinity if limit == math.inf else 1 - NEAR * (1 - scale)
+
+
+def plain_nll(family: Family, link: Link, y: Response, eta: Tensor) -> Tensor:
+    """`family.nll(y, eta, link)` of common `eta`, by its closed form where the family has one."""
+    found = family.nll_and_slope(y, eta.detach(), link) if has_closed_form(y, eta) else None
+    if found is None:
+        return family.nll(y, eta, link)
+    shapes = {name: value for name, value in family.named_parameters() if value.requires_grad}
+    if not shapes:
+        return closed(found, lambda at: family.nll(y, at, link), eta)
+    return closed(found, _of_shapes(family, link, False, y, shapes), eta, *shapes.values())
+
+
+def whole_nll(family: Family, link: Link, y: Response, eta: Tensor) -> Tensor | None:
+    """`nll - log_constant` of common `eta` by the closed form of a family that learns its one shape, if it has one."""
+    shapes = dict(family.named_parameters())
+    if len(shapes) != 1 or not has_closed_form(y, eta, *shapes.values()):
+        return None
+    found = family.density_and_slopes(y, eta.detach(), link)
+    if found is None:
+        return None
+    return closed(found, _of_shapes(family, link, True, y, shapes), eta, *shapes.values())
+
+
+class _Loss(nn.Module):
+    """`nll`, or the `whole` of it, `nll - log_constant`, as a call that takes other shapes."""
+
+    def __init__(self, family: Family, link: Link, whole: bool) -> None:
+        super().__init__()
+        self.family, self.link, self.whole = family, link, whole
+
+    def forward(self, y: Response, eta: Tensor) -> Tensor:
+        loss = self.family.nll(y, eta, self.link)
+        return loss - self.family.log_constant(y) if self.whole else loss
+
+
+def _of_shapes(family: Family, link: Link, whole: bool, y: Response, shapes: Iterable[str]) -> Callable[..., Tensor]:
+    """The loss as a function of `eta` and of the shapes by these names."""
+    names = [f"family.{name}" for name in shapes]
+
+    def formula(eta: Tensor, *values: Tensor) -> Tensor:
+        others = dict(zip(names, values, strict=True))
+        found: Tensor = functional_call(_Loss(family, link, whole), others, (y, eta))
+        return found
+
+    return formula
 
 
 def _at(link: Link, mean: float) -> float:

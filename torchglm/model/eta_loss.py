@@ -13,7 +13,7 @@ from torchglm import links
 from torchglm.families import Family
 from torchglm.inputs import Roles
 from torchglm.links import Link
-from torchglm.model.continuation import Continuation
+from torchglm.model.continuation import Continuation, whole_nll
 from torchglm.model.law import EtaLaw, PlainLaw
 from torchglm.model.made import kind_of, own_family, start_of
 from torchglm.rows.responses import Response, each, filled
@@ -90,8 +90,11 @@ class EtaLoss(nn.Module):
 
     def loss_at(
         self, eta: Tensor, y: Tensor, beside: Roles, phi: Tensor | None, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """`w nll / phi` of each row at predictors `eta`, and `w`; rows that are `dropped` may hold anything."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """`w nll / phi` of each row at predictors `eta`, and `w`, None where it is 1 in all of them.
+
+        Rows that are `dropped` may hold anything.
+        """
         beside = beside.map(lambda name, value: self.per_response(value, eta, name))
         y = self.per_response(y, eta, "y")
         if dropped is not None and beside.weight is not None:
@@ -99,6 +102,8 @@ class EtaLoss(nn.Module):
             y, beside = beside.readable(y, used)
             eta = torch.where(used, eta, self.link.link(torch.full_like(eta, self.family.inner_mean)))
         response, factor = self.family.encode(y, **beside.of_response)
+        if beside.weights is None and beside.freq is None and factor is None:
+            return self._row_loss(response, eta, None, phi), None
         w = torch.ones_like(eta) if beside.weights is None else beside.weights
         w = w if factor is None else w * factor
         if beside.freq is None:
@@ -136,20 +141,28 @@ class EtaLoss(nn.Module):
                 "make the head with dispersion='learned' or a number."
             )
 
-    def _row_loss(self, y: Response, eta: Tensor, w: Tensor, phi: Tensor | None) -> Tensor:
-        y = filled(y, w > 0, 1.0)  # in the support of every family: what is dropped may hold anything
+    def _row_loss(self, y: Response, eta: Tensor, w: Tensor | None, phi: Tensor | None) -> Tensor:
+        if w is not None:
+            y = filled(y, w > 0, 1.0)  # in the support of every family: what is dropped may hold anything
+            w = w.unsqueeze(-1)
         y = each(y, lambda part: part.unsqueeze(-1))
-        eta, w = eta.unsqueeze(-1), w.unsqueeze(-1)  # shape parameters of (out_features,) fit
+        eta = eta.unsqueeze(-1)  # shape parameters of (out_features,) fit
         phi = None if phi is None else phi.to(eta.dtype).unsqueeze(-1)
         return self._log_density_loss(y, eta, w, phi).squeeze(-1)
 
-    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor, phi: Tensor | None) -> Tensor:
+    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor | None, phi: Tensor | None) -> Tensor:
+        if self.whole_density and phi is None and self.continuation.is_common(eta):
+            whole = whole_nll(self.family, self.link, y, eta)
+            if whole is not None:
+                return times(w, whole)
         nll = self.continuation.nll(self.family, self.link, y, eta)
         if not self.whole_density:
-            return w * nll if phi is None else w * nll / phi
+            return times(w, nll) if phi is None else times(w, nll) / phi
         if phi is None:
-            return w * (nll - self.family.log_constant(y))
+            return times(w, nll - self.family.log_constant(y))
         half = nll - self.family.nll_saturated(y)
+        if w is None:
+            return half / phi - self.family.log_base(y, phi)
         base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
         return w * half / phi - torch.where(w > 0, base, 0.0)
 
@@ -219,6 +232,11 @@ def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
+def times(w: Tensor | None, value: Tensor) -> Tensor:
+    """`w value`, and the value itself where no row has a weight."""
+    return value if w is None else w * value
+
+
 def some(total: Tensor) -> Tensor:
     """A sum of weights to divide by: 1 where there is no row, whose loss is 0."""
     return torch.where(total > 0, total, 1.0)
@@ -235,8 +253,15 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
 
 
-def reduced(loss: Tensor, w: Tensor, reduction: str) -> Tensor:
-    """The rows' losses, their sum, or that over the sum of their weights."""
+def with_weights(loss: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rows' losses and their weights."""
+    return loss, torch.ones_like(loss) if w is None else w
+
+
+def reduced(loss: Tensor, w: Tensor | None, reduction: str) -> Tensor:
+    """The rows' losses, their sum, or that over the sum of their weights; 0 where there is no row."""
     if reduction == "none":
         return loss
+    if w is None:
+        return loss.sum() if reduction == "sum" else loss.sum() / max(loss.numel(), 1)
     return loss.sum() if reduction == "sum" else loss.sum() / some(w.sum())

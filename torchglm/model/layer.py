@@ -15,7 +15,16 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.origin import refuse_beside
 from torchglm.inputs import Roles
 from torchglm.links import Link
-from torchglm.model.eta_loss import EtaLoss, check_reduction, dropped_rows, no_autocast, reduced, wide, without
+from torchglm.model.eta_loss import (
+    EtaLoss,
+    check_reduction,
+    dropped_rows,
+    no_autocast,
+    reduced,
+    wide,
+    with_weights,
+    without,
+)
 from torchglm.model.law import EtaLaw
 from torchglm.model.made import make_weight
 from torchglm.model.renewable import Renewable
@@ -182,17 +191,20 @@ class GLMLayer(EtaLoss):
         other shapes or reductions, an exposure where the link has no rates, and `TypeError` for what is no role.
         """
         check_reduction(reduction)
-        return reduced(*self.weighted_loss(x, y, **roles), reduction)
+        return reduced(*self._weighted_loss(x, y, roles, self._phi()), reduction)
 
     def weighted_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
         """`w nll / phi` of each row and `w` (with trials and repeats), `(*N, out_features)`: what `loss` adds up."""
-        return self._weighted_loss(x, y, roles, self._phi())
+        return with_weights(*self._weighted_loss(x, y, roles, self._phi()))
 
     def training_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
         """`weighted_loss` on a scale that stays: a dispersion that is estimated afterwards counts as 1 in it."""
-        return self._weighted_loss(x, y, roles, None if self.dispersion_kind == "estimated" else self._phi())
+        phi = None if self.dispersion_kind == "estimated" else self._phi()
+        return with_weights(*self._weighted_loss(x, y, roles, phi))
 
-    def _weighted_loss(self, x: Tensor, y: Tensor, roles: RoleValues, phi: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _weighted_loss(
+        self, x: Tensor, y: Tensor, roles: RoleValues, phi: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         beside = Roles.of(roles, "the loss of a head")
         beside.check_link(self.link)
         dropped = dropped_rows(beside)

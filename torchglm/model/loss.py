@@ -13,7 +13,7 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily, of_predictors
 from torchglm.inputs import Roles, check_predictors, check_support, check_weights
 from torchglm.links import Link
-from torchglm.model.eta_loss import EtaLoss, check_reduction, dropped_rows, no_autocast, reduced, wide
+from torchglm.model.eta_loss import EtaLoss, check_reduction, dropped_rows, no_autocast, reduced, wide, with_weights
 from torchglm.model.law import EtaLaw
 from torchglm.model.vector_eta_loss import VectorEtaLoss
 from torchglm.model.vector_parts import is_several
@@ -79,10 +79,13 @@ class GLMLoss(EtaLoss):
 
     def forward(self, eta: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:
         """The loss, a scalar, or `(*N)` without reduction."""
-        return reduced(*self.weighted_loss(eta, y, **roles), self.reduction)
+        return reduced(*self._weighted_loss(eta, y, roles), self.reduction)
 
     def weighted_loss(self, eta: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
         """`w nll / phi` of each row and `w` (with trials and repeats), in the shape of `y`: what `forward` adds up."""
+        return with_weights(*self._weighted_loss(eta, y, roles))
+
+    def _weighted_loss(self, eta: Tensor, y: Tensor, roles: RoleValues) -> tuple[Tensor, Tensor | None]:
         beside = Roles.of(roles, "GLMLoss")
         beside.check_link(self.link)
         with no_autocast(eta):
@@ -101,7 +104,7 @@ class GLMLoss(EtaLoss):
             if self.check:
                 self._look(y, beside.map(lambda name, value: self.per_response(value, like, name)))
             loss, w = self.loss_at(self._shifted(eta, like, beside), y, beside, self._phi(), dropped_rows(beside))
-        return loss.reshape(shape), w.reshape(shape)
+        return loss.reshape(shape), None if w is None else w.reshape(shape)
 
     def law(self, eta: Tensor, *, trials: Tensor | None = None) -> EtaLaw:
         """The law of a response at `eta`, in the batch shape `(*N)`; see `GLMHead.law`."""

@@ -53,10 +53,18 @@ class VectorEtaLoss(EtaLoss):
 
     def loss_at(
         self, eta: Tensor, y: Tensor, beside: Roles, phi: Tensor | None, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of each row at predictors `eta`, and its weight; rows that are `dropped` may hold anything."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss of each row at predictors `eta`, and its weight, None where it is 1 in all of them.
+
+        Rows that are `dropped` may hold anything.
+        """
         beside = beside.map(lambda name, value: self.per_response(value, eta[0], name))
         y = self.per_response(y, eta[0], "y")
+        if beside.weight is None:
+            response, factor = self.family.encode(y, **beside.of_response)
+            if factor is None:
+                self._check_classes(response)
+                return continued_nll(self.family, response, eta), None
         used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
         y, beside = beside.readable(y, used)
         response, factor = self.family.encode(y, **beside.of_response)
@@ -90,6 +98,13 @@ class VectorEtaLoss(EtaLoss):
 
     def _check_classes(self, y: Response) -> None:
         if not isinstance(self.family, Classes) or not values_are_known(y) or y.is_cuda:
+            return
+        if (
+            y.numel()
+            and bool(torch.equal(y, y.floor()))
+            and 0 <= float(y.amin())
+            and float(y.amax()) < len(self.family.known)
+        ):
             return
         good = self.family.supports(y)
         if not bool(good.all()):

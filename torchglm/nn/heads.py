@@ -57,13 +57,20 @@ class Heads(nn.Module):
 
     def losses(self, x: Tensor, y: Mapping[str, Tensor], **roles: Any) -> dict[str, Tensor]:
         """Name -> the mean loss of that head, of those that `y` names; 0 where it has no row."""
-        return {name: self._loss(name, x, y[self._known(name)], roles)[0] for name in y}
+        return {name: mean for name, (mean, _) in self.means(x, y, **roles).items()}
+
+    def means(self, x: Tensor, y: Mapping[str, Tensor], **roles: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        """Name -> the mean loss of that head and the weight of its rows, of those that `y` names."""
+        return {name: self._loss(name, x, y[self._known(name)], roles) for name in y}
 
     def loss(self, x: Tensor, y: Mapping[str, Tensor], **roles: Any) -> Tensor:
         """The sum of the mean losses of the heads that `y` names, weighed where they have a scale."""
+        return self.combined(self.means(x, y, **roles), y, **roles)
+
+    def combined(self, means: Mapping[str, tuple[Tensor, Tensor]], y: Mapping[str, Tensor], **roles: Any) -> Tensor:
+        """`loss` from the `means` of the same `y` and roles."""
         total: Tensor | float = 0.0
-        for name in y:
-            mean, rows = self._loss(name, x, y[self._known(name)], roles)
+        for name, (mean, rows) in means.items():
             if name in self.log_scale:
                 scale = self.log_scale[name]
                 deviance = mean - self._least(name, y[name], roles)
@@ -72,11 +79,6 @@ class Heads(nn.Module):
         if not isinstance(total, Tensor):
             raise ValueError(f"y names no head. Known: {', '.join(self)}.")
         return total
-
-    def sums(self, name: str, x: Tensor, y: Tensor, **roles: Any) -> tuple[Tensor, Tensor]:
-        """The sum of the losses of the rows of a head, and that of their weights."""
-        mean, weight = self._loss(self._known(name), x, y, roles)
-        return mean * weight, weight
 
     def _loss(self, name: str, x: Tensor, y: Tensor, roles: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """The mean loss of a head, and the weight of its rows."""

@@ -7,6 +7,7 @@ of binomial probabilities.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -50,6 +51,24 @@ def log_rising_of_inverse(alpha: Tensor, y: Tensor) -> Tensor:
     log = torch.log1p(u)
     remainder = stirling_remainder_of_inverse(alpha / (1 + u)) - stirling_remainder_of_inverse(alpha)
     return y * log_one_plus_minus_over(u, log) + (y - 0.5) * log + remainder
+
+
+def log_rising_table(alpha: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    """`log_rising_of_inverse(alpha, y) - lgamma(y + 1)` and its derivative by `log alpha`, of a number `alpha > 0`.
+
+    Sums of `log(1 + alpha k)` less those of `log(k + 1)`, which no digit is lost of, over a table of the counts; None
+    where `y` are no counts, or nearly as many as the table has entries.
+    """
+    top = float(y.amax()) if y.numel() else math.inf
+    at = y.long() if 0 <= top < y.numel() // 2 else None
+    if at is None or float(y.amin()) < 0 or not torch.equal(at.to(y.dtype), y):
+        return None
+    k = torch.arange(int(top), dtype=torch.float64, device=y.device)
+    u = alpha.double().reshape(()) * k
+    sums = torch.stack([torch.log1p(u) - torch.log1p(k), u / (1 + u)]).cumsum(-1)
+    table = torch.cat([sums.new_zeros(2, 1), sums], -1).to(y.dtype)
+    value, slope = table[0].take(at), table[1].take(at)
+    return value, slope
 
 
 def log_rising_slopes(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

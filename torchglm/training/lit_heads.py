@@ -100,16 +100,14 @@ class LitHeads(LightningModule):
 
     def _score(self, stage: str, batch: Any) -> None:
         x, y, roles = _parts(batch)
-        features = self.features(x)
-        self._add(stage, self.heads.loss(features, y, **roles), len(x))
+        means = self.heads.means(self.features(x), y, **roles)
+        self._add(stage, self.heads.combined(means, y, **roles), len(x))
         whole = cast(WeightedMean, self.losses[f"{stage}_loss"])
         self.log(f"{stage}_loss", whole, on_epoch=True, prog_bar=True, batch_size=len(x))
-        for name in y:
-            total, weight = self.heads.sums(name, features, y[name], **roles)
-            mean = self.own[f"{stage}_{name}"]
-            assert isinstance(mean, WeightedMean)
-            mean.update(total, weight)
-            self.log(f"{stage}_loss_{name}", mean, on_epoch=True, batch_size=len(x))
+        for name, (mean, weight) in means.items():
+            whole = cast(WeightedMean, self.own[f"{stage}_{name}"])
+            whole.update(mean * weight, weight)
+            self.log(f"{stage}_loss_{name}", whole, on_epoch=True, batch_size=len(x))
 
     def _add(self, stage: str, loss: Tensor, rows: int) -> None:
         mean = self.losses[f"{stage}_loss"]

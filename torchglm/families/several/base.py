@@ -88,6 +88,17 @@ class VectorFamily(Family):
                     pairs |= {(k, j): bend[j] for j in range(k, len(eta))}
         return -slope.detach(), pairs
 
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor] | None:
+        """`nll` and the score without the information, for predictors between -30 and 30; None where none is written.
+
+        Written anew where a class has a shorter way to both.
+        """
+        return (self.nll(y, eta), self.derivatives(y, eta)[0]) if self._says("derivatives") else None
+
+    def has_laws(self, eta: Tensor) -> bool:
+        """`valid(eta).all()` of predictors between -30 and 30: written anew where these are all or nearly all valid."""
+        return bool(self.valid(eta).all())
+
     def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
         """`nll`, and the score and information of `derivatives`: written anew where they share their work."""
         return self.nll(y, eta), *self.derivatives(y, eta)

@@ -169,6 +169,12 @@ class Multinomial(Classes):
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         return self.evaluated(y, eta)[1:]
 
+    def has_laws(self, eta: Tensor) -> bool:
+        return True
+
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        return self.values(y, eta)[:2]
+
     def evaluated(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor, Pairs]:
         nll, score, p = self.values(y, eta)
         beside = {(k, j): -p[k] * p[j] for k in range(len(p)) for j in range(k + 1, len(p))}

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, constraints
 from torchglm import links, special
 from torchglm.distributions import TweedieMean
 from torchglm.families.base import Family
-from torchglm.families.numerics import checking
+from torchglm.families.numerics import checking, within
 from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute, units_of_mean
 from torchglm.links import Link
 from torchglm.rows.responses import Response
@@ -109,6 +109,10 @@ class Compound(VectorFamily):
         mu = self.link(eta[0])
         inside = self.link.inside(eta[0]) & (mu > 0) & torch.isfinite(mu)
         return super().valid(eta) & inside & (eta[2:].abs() <= END).all(0)
+
+    def has_laws(self, eta: Tensor) -> bool:
+        free = type(self.link) is links.Log and (self.power is not None or within(eta[2], END))
+        return free or super().has_laws(eta)
 
     def units(self, eta: Tensor) -> Tensor:
         return units_of_mean(self.link, eta)

@@ -9,11 +9,12 @@ from torch.distributions import Distribution, constraints
 from torchglm import links, special
 from torchglm.distributions import NegativeBinomialMean
 from torchglm.families.base import Family
-from torchglm.families.numerics import checking
+from torchglm.families.numerics import checking, within
 from torchglm.families.several.base import ALL_ZERO, START, Pairs, VectorFamily, absolute, units_of_mean
 from torchglm.links import Link
 from torchglm.rows.responses import Response
 
+COMMON = 9.0  # of |log alpha|: within, float64 has digits to spare for a result in float32
 LEAST_ALPHA, MOST_ALPHA = 0.02, 50.0  # of a start
 POISSON = -30.0  # log alpha below which the law is Poisson's to the last digit: an end, not an estimate
 
@@ -52,6 +53,17 @@ class Overdispersed(VectorFamily):
     def nll(self, y: Response, eta: Tensor) -> Tensor:
         return -special.negative_binomial_log_prob(y, self.link(eta[0]), eta[1].exp())
 
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        if type(self.link) is not links.Log or eta.dtype == torch.float64 or not within(eta[1], COMMON):
+            return self.nll(y, eta), self.derivatives(y, eta)[0]
+        (mean, log_alpha), size = eta.double(), y.double()  # in which differences of `lgamma` keep all that eta has
+        mu, alpha, r = mean.exp(), log_alpha.exp(), torch.exp(-log_alpha)
+        total, product = size + r, alpha * mu
+        log, score = torch.log1p(product), (size - mu) / (1 + product)
+        own = torch.lgamma(total) - torch.lgamma(r) + size * log_alpha - torch.lgamma(size + 1)
+        by_alpha = score - size + r * (log - torch.digamma(total) + torch.digamma(r)) + size
+        return (total * log - size * mean - own).to(eta.dtype), torch.stack([score, by_alpha]).to(eta.dtype)
+
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         mu, alpha, relative = self.link(eta[0]), eta[1].exp(), self.link.relative_slope(eta[0])
         share = alpha * mu / (1 + alpha * mu)
@@ -77,6 +89,9 @@ class Overdispersed(VectorFamily):
         mu = self.link(eta[0])
         inside = self.link.inside(eta[0]) & (mu > 0) & torch.isfinite(mu)
         return super().valid(eta) & inside & (eta[1].abs() < -POISSON)
+
+    def has_laws(self, eta: Tensor) -> bool:
+        return type(self.link) is links.Log or super().has_laws(eta)
 
     def units(self, eta: Tensor) -> Tensor:
         return units_of_mean(self.link, eta)

@@ -93,6 +93,16 @@ class Plain(VectorFamily):
     def valid(self, eta: Tensor) -> Tensor:
         return super().valid(eta) & self.link.inside(eta[0]) & self.family.valid_mean(self.link(eta[0]))
 
+    def has_laws(self, eta: Tensor) -> bool:
+        free = type(self.link) is links.Log and self.family.mean_upper > 1 or self.family.mean_lower == -torch.inf
+        return free or super().has_laws(eta)
+
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor] | None:
+        known = self.family.nll_and_slope(y, eta[0], self.link)
+        if known is None:
+            return super().nll_and_score(y, eta)
+        return known[0] - self.family.log_constant(y), -known[1].unsqueeze(0)
+
     def start(self, averages: Tensor) -> Tensor:
         return self.link.link(averages[:1])
 
@@ -149,6 +159,15 @@ class Dispersed(Plain):
 
     def _half(self, y: Response, eta: Tensor) -> Tensor:
         return self.family.half_deviance(y, eta, self.link(eta), self.link)
+
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor] | None:
+        known = self.family.nll_and_slope(y, eta[0], self.link)
+        base = None if known is None else self.family.base_and_slope(y, eta[1])
+        if known is None or base is None:
+            return self.nll(y, eta), self.derivatives(y, eta)[0]
+        precision = torch.exp(-eta[1])
+        scaled = (known[0] - self.family.nll_saturated(y)) * precision
+        return scaled - base[0], torch.stack([-known[1] * precision, base[1] + scaled])
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         precision = torch.exp(-eta[1])

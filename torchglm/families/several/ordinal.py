@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchglm import links
 from torchglm.families.several.base import Pairs
@@ -116,6 +116,25 @@ class Ordinal(Classes):
             return super().evaluated(y, eta)
         return self._evaluated(y, eta)
 
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        if self.kind != "cumulative":
+            return self.nll(y, eta), self.derivatives(y, eta)[0]
+        lower, upper = self._ends(y, eta)
+        if self.link.name == "logit":  # p = F(b) (1 - F(a)) (1 - e^(a - b)), at infinite ends as well
+            gap = lower - upper
+            loss = _softplus(-upper) + _softplus(lower) - torch.log(-torch.expm1(gap))
+            odds = 1 / torch.expm1(-gap)
+            return loss, self._score(y, eta, torch.sigmoid(lower) + odds, torch.sigmoid(-upper) + odds)
+        log_p = self._log_between(lower, upper)
+        return -log_p, self._score(y, eta, self._slope_ratio(lower, log_p), self._slope_ratio(upper, log_p))
+
+    @staticmethod
+    def _score(y: Tensor, eta: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        """(K, *N) the score from `f / p` at the two ends of the class of a row."""
+        code = y.long().expand(eta.shape[1:]).unsqueeze(0)
+        padded = eta.new_zeros(len(eta) + 2, *eta.shape[1:])  # the ends at infinity have places of their own
+        return padded.scatter_(0, code, -down.unsqueeze(0)).scatter_(0, code + 1, up.unsqueeze(0))[1:-1]
+
     def _of_cumulative(self, y: Tensor, eta: Tensor) -> tuple[Tensor, Pairs]:
         return self._evaluated(y, eta)[1:]
 
@@ -185,6 +204,9 @@ class Ordinal(Classes):
         inside = super().valid(eta)
         return inside & (eta[1:] > eta[:-1]).all(0) if self.kind == "cumulative" else inside
 
+    def has_laws(self, eta: Tensor) -> bool:
+        return self.kind != "cumulative" or bool((eta[1:] > eta[:-1]).all())
+
     def units(self, eta: Tensor) -> Tensor:
         """No more than the way to the next threshold."""
         if self.kind != "cumulative" or len(eta) == 1:
@@ -226,6 +248,10 @@ class Ordinal(Classes):
         ]
         names = [*shared, *(f"{cut}:{name}" for cut in self.predictors for name in own), *self.predictors]
         return Plan(len(self.predictors), tuple(block for block in blocks if block.columns), ones), names
+
+
+def _softplus(eta: Tensor) -> Tensor:
+    return nn.functional.softplus(eta, threshold=40)
 
 
 def _padded(eta: Tensor) -> Tensor:

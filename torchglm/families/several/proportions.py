@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from torchglm import links, special
 from torchglm.distributions.around import Tails
 from torchglm.families.base import Family
+from torchglm.families.numerics import within
 from torchglm.families.proportions import Binomial
 from torchglm.families.row_error import refuse
 from torchglm.families.several.base import START, Pairs, VectorFamily, units_of_mean
@@ -57,6 +58,9 @@ class _Rates(VectorFamily):
     def valid(self, eta: Tensor) -> Tensor:
         mu, rest, _ = self._shares(eta)
         return super().valid(eta) & (mu > 0) & (rest > 0) & (eta[1].abs() < END)
+
+    def has_laws(self, eta: Tensor) -> bool:
+        return type(self.link) is links.Logit and within(eta[1], END) or super().has_laws(eta)
 
     def _by_predictors(
         self, eta: Tensor, by_a: Tensor, by_b: Tensor, bends: tuple[Tensor, Tensor, Tensor]
@@ -112,6 +116,15 @@ class Beta(_Rates):
         a, b = mu * phi, rest * phi
         norm = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(phi)
         return norm - (a - 1) * y.log() - (b - 1) * torch.log1p(-y)
+
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        mu, rest, phi = self._shares(eta)
+        a, b, log_y, log_other = mu * phi, rest * phi, y.log(), torch.log1p(-y)
+        value = torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(phi) - (a - 1) * log_y - (b - 1) * log_other
+        whole = torch.digamma(phi)
+        by_a, by_b = whole - torch.digamma(a) + log_y, whole - torch.digamma(b) + log_other
+        slope = self.link.inverse_deriv(eta[0])
+        return value, torch.stack([phi * slope * (by_a - by_b), a * by_a + b * by_b])
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         mu, rest, phi = self._shares(eta)

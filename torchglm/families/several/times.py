@@ -138,6 +138,9 @@ class LogTimes(Censored, VectorFamily):
     def valid(self, eta: Tensor) -> Tensor:
         return super().valid(eta) & (eta[1] > FINEST)
 
+    def has_laws(self, eta: Tensor) -> bool:
+        return True
+
     def units(self, eta: Tensor) -> Tensor:
         """The location changes on the scale of the times."""
         return torch.stack([eta[1].exp(), torch.ones_like(eta[1])])

@@ -73,6 +73,9 @@ class _Zeros(VectorFamily):
     def valid(self, eta: Tensor) -> Tensor:
         return torch.isfinite(eta[ZERO]) & self.family.valid(_within(eta))
 
+    def has_laws(self, eta: Tensor) -> bool:
+        return self.family.has_laws(_within(eta))
+
     def _log_zero(self, inner: Tensor) -> Tensor:
         """The log-probability of 0 of the family within, at its predictors."""
         return -self.family.nll(torch.zeros_like(inner[0]), inner)
@@ -118,6 +121,16 @@ class ZeroInflated(_Zeros):
     def nll(self, y: Response, eta: Tensor) -> Tensor:
         seen, zero = self.family.nll(y, _within(eta)), eta[ZERO]
         return nn.functional.softplus(zero) - torch.where(y == 0, torch.logaddexp(zero, -seen), -seen)
+
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor] | None:
+        found = self.family.nll_and_score(y, _within(eta))
+        if found is None:
+            return None
+        (seen, score), zero, none = found, eta[ZERO], y == 0
+        log_odds = torch.where(none, zero + seen, -torch.inf)  # that a row is a structural zero
+        value = nn.functional.softplus(zero) - torch.where(none, torch.logaddexp(zero, -seen), -seen)
+        structural = torch.sigmoid(log_odds)
+        return value, _joined((1 - structural) * score, structural - torch.sigmoid(zero))
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         inner, zero = _within(eta), eta[ZERO]
@@ -212,6 +225,19 @@ class Hurdle(_Zeros):
         if self.counts:
             seen = seen + _log_complement(self._log_zero(inner))
         return nn.functional.softplus(torch.where(none, -zero, zero)) + torch.where(none, 0.0, seen)
+
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor] | None:
+        none, inner, zero = y == 0, _within(eta), eta[ZERO]
+        found = self.family.nll_and_score(torch.where(none, self.family.inner_mean, y), inner)
+        if found is None:
+            return None
+        seen, score = found
+        if self.counts:
+            lost, at_zero = self.family.nll_and_score(y.new_zeros(()), inner) or found  # -log P(0)
+            seen, score = seen + torch.log(-torch.expm1(-lost)), score + at_zero / torch.expm1(lost)
+        some = (~none).to(seen.dtype)
+        value = nn.functional.softplus(torch.where(none, -zero, zero)) + some * seen
+        return value, _joined(some * score, 1 - some - torch.sigmoid(zero))
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         none, inner = y == 0, _within(eta)
