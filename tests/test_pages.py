@@ -62,7 +62,7 @@ RUN_ELSEWHERE = {"docs/textbooks.md"}  # its code is that of tests/textbooks, by
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder with the files of the repository that pages read."""
-    for name in ("examples", "configs"):
+    for name in ("examples", "configs", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -134,6 +134,16 @@ def smooths(left: dict[str, Any]) -> None:
     assert float(left["age"].edf) > 3 and left["value"].shape == (3,)
 
 
+def gallery(left: dict[str, Any]) -> None:
+    """What the code of the page draws is what the page shows, and lies beside it; a text says what is seen."""
+    shown = dict(re.findall(r"^!\[([^\]]+)\]\(gallery/(\w+\.svg)\)$", PAGES["docs/gallery.md"], re.MULTILINE))
+    kept = ROOT / "docs" / "gallery"
+    assert sorted(shown.values()) == sorted(file.name for file in Path.cwd().glob("*.svg")) and len(shown) == 12
+    assert sorted(shown.values()) == sorted(file.name for file in kept.iterdir())
+    assert all(len(text) > 80 for text in shown)
+    assert sum(file.stat().st_size for file in kept.iterdir()) < 600_000
+
+
 def penalties(left: dict[str, Any]) -> None:
     levels = torch.cat([torch.zeros(1).double(), left["rising"].coef[1:7]])
     assert (levels.diff() >= 0).all() and left["equal"].coef[5] == left["equal"].coef[6]
@@ -142,6 +152,7 @@ def penalties(left: dict[str, Any]) -> None:
 
 
 CLAIMS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "docs/gallery.md": gallery,
     "docs/heads.md": heads,
     "docs/paths.md": paths,
     "docs/penalties.md": penalties,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from torchglm.families.several import Classes
@@ -108,6 +109,7 @@ def effect(result: Fitted, variable: str, level: float = 0.95) -> Figure:
             markersize=7,
         )
         axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=bool((found.marks == found.marks.round()).all())))
     axes.set_xlabel(name, fontfamily=families(name))
     axes.set_ylabel(quantity, fontfamily=families(quantity))
     if len(shown) > 1:
