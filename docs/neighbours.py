@@ -24,6 +24,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _mathematics(markdown.replace("](../", "]("))
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """The page with the bars of code in tables as they are: Markdown escapes them, and this one shows it."""
+    return re.sub(r"<td.*?</td>", lambda cell: cell[0].replace("\\|", "|"), html, flags=re.DOTALL)
+
+
 def _mathematics(page: str) -> str:
     """The page with its formulas as MathML, which browsers draw without a script from elsewhere; code stays."""
 
@@ -31,7 +36,8 @@ def _mathematics(page: str) -> str:
         code, block, inline = found.groups()
         if code is not None:
             return code
-        return convert(" ".join((block or inline).split()), display="inline" if block is None else "block")
+        written = convert(" ".join((block or inline).split()), display="inline" if block is None else "block")
+        return written if block is None else f'<span class="formula">{written}</span>'
 
     return re.sub(r"(?ms)(^```.*?^```|`[^`\n]+`)|\$\$(.+?)\$\$|\$([^$\n]+)\$", drawn, page)
 

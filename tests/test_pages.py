@@ -231,6 +231,19 @@ def test_every_public_name_is_in_the_reference_with_an_example(room: str) -> Non
         assert spelled in code.replace("_", "").lower(), f"{name} has no example on its page"
 
 
+def test_every_question_to_a_result_is_in_the_reference() -> None:
+    """Those that `Result` takes from elsewhere, which the site does not find in the class, by a heading each."""
+    page = PAGES["docs/reference/result.md"]
+    for name, member in vars(torchglm.Result).items():
+        asked = member.fget if isinstance(member, property) else inspect.unwrap(member) if callable(member) else None
+        if asked is None or name.startswith("_") or asked.__qualname__.startswith("Result."):
+            continue
+        place = (
+            f"::: {asked.__module__}.{asked.__qualname__}\n    options: {{heading: result.{name}, toc_label: {name}}}\n"
+        )
+        assert place in page, f"result.{name} is not on docs/reference/result.md"
+
+
 def test_the_readme_is_one_screen() -> None:
     assert len(PAGES["README.md"]) < 6_000
 
