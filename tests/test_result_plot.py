@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 import torchglm as tg
 from torchglm.report.effect_plots import Effect
 from torchglm.report.pictures import KINDS
+from torchglm.report.seen import seen
 
 
 @cache
 def table() -> pd.DataFrame:
     g = np.random.default_rng(3)
-    n = 240
+    n = 160
     d = pd.DataFrame({"x": g.normal(size=n), "g": g.choice(list("abcdef"), n), "k": g.integers(0, 2, n)})
     d["y"] = g.poisson(np.exp(0.4 + 0.3 * d.x))
     d["cost"] = g.gamma(2.0, np.exp(0.2 * d.x))
@@ -47,12 +48,12 @@ FITS: dict[str, Any] = {
     "times": lambda d: tg.fit("time ~ x", d, family="weibull", event="seen"),
     "exponential": lambda d: tg.fit("time ~ x", d, family="exponential", event="seen"),
     "groups": lambda d: tg.fit("y ~ x", d, family="poisson", by="g"),
-    "groups of classes": lambda d: tg.fit("grade ~ x", d, family="ordinal", by="k"),
+    "groups of classes": lambda d: tg.fit("grade ~ x", d.head(120), family="ordinal", by="k"),
     "a batch": lambda d: tg.fit(torch.randn(3, 60, 2), torch.randn(3, 60), family="gaussian"),
     "path": lambda d: tg.path(d[["x", "k"]].to_numpy(), d.y, family="poisson", n=8, folds=3).select("best"),
     "absorbed": lambda d: tg.fit("cost ~ x | g", d, family="gaussian"),
     "saturated": lambda d: tg.fit("cost ~ x", d.head(2), family="gaussian"),
-    "files": lambda d: tg.fit("y ~ x", [d.head(100), d.tail(140)], family="poisson"),
+    "files": lambda d: tg.fit("y ~ x", [d.head(100), d.tail(60)], family="poisson"),
 }
 
 
@@ -89,7 +90,7 @@ DRAWN = {  # the pictures that a fit has; of every other it says why not
 FIRST = {"poisson": "g", "two smooths": "x"}  # whose effect, where there are several
 
 
-@pytest.mark.parametrize(("case", "kind"), itertools.product(FITS, KINDS))
+@pytest.mark.parametrize(("case", "kind"), list(itertools.product(FITS, KINDS)))
 @pytest.mark.filterwarnings("ignore")
 def test_a_fit_draws_or_says_why_not(case: str, kind: str) -> None:
     result = fitted(case)
@@ -106,6 +107,7 @@ def test_a_fit_draws_or_says_why_not(case: str, kind: str) -> None:
         figure = result.plot(kind, of)
     assert kind in DRAWN[case].split()
     assert isinstance(figure, Figure) and figure.axes[0].has_data()
+    assert re.search(r"\d", seen(figure)) and "nan" not in seen(figure)
 
 
 NAMED = {
@@ -153,6 +155,30 @@ def test_slopes_of_all_predictors_stand_on_one_axis() -> None:
     assert labels("part") == [f"g: {level}" for level in "bcdef"]
 
 
+@pytest.mark.parametrize(
+    ("case", "kind", "of", "words"),
+    [
+        ("poisson", "coefficients", None, r"^x, g: b, .*, g: f along rate ratio, 95 % interval from .*: 6 intervals"),
+        ("poisson", "calibration", None, r"^mean response from .* against mean prediction from .*: 10 points between"),
+        ("poisson", "residuals", "rootogram", r"√ frequency .* against count .* bars, the tallest at 1, a line from"),
+        ("classes", "effect", "x", r"low from 0\.\d+ to 0\.0\d+, mid from .*, most 0\.\d+ at .*, top from 0\.0"),
+        ("random", "random", "g: x", r"^\w, \w, \w, \w, \w, \w along x, .* 6 across it\.$"),
+        ("ordered", "coefficients", "thresholds", r"labelled 0, 1, 2\.$"),
+        ("groups", "coefficients", "distribution", r"^\(Intercept\): values from .* bars, .*; x: values from"),
+    ],
+)
+def test_a_picture_is_told_in_words(case: str, kind: str, of: str | None, words: str) -> None:
+    assert re.search(words, seen(fitted(case).plot(kind, of)))
+
+
+def test_intervals_are_counted_by_the_side_of_the_line() -> None:
+    found = re.search(
+        r"6 intervals(?:, (\d) to the right of the line)?(?:, (\d) across it)?", seen(fitted("poisson").plot())
+    )
+    low, high = fitted("poisson").conf_int()[1:].T
+    assert found is not None and int(found[1]) == int((low > 0).sum()) and int(found[2]) == int((low * high < 0).sum())
+
+
 @pytest.mark.parametrize("case", ["poisson", "arrays", "classes", "ordered", "zeros"])
 def test_an_effect_is_what_predictions_say(case: str) -> None:
     result = fitted(case)
@@ -166,7 +192,7 @@ def test_an_effect_is_what_predictions_say(case: str) -> None:
 
 def test_an_effect_is_the_same_in_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Effect.of(fitted("classes"), "x", 0.95)
-    monkeypatch.setattr("torchglm.report.effect_plots._MOST_CELLS", 7 * 240 * 6)
+    monkeypatch.setattr("torchglm.report.effect_plots._MOST_CELLS", 7 * 160 * 6)
     parts = Effect.of(fitted("classes"), "x", 0.95)
     torch.testing.assert_close(parts.high, whole.high)
     assert parts.mean.shape == (3, 40)

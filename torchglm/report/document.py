@@ -144,7 +144,8 @@ class Grid:
         caption = f"<caption>{escape(self.title)}</caption>" if self.title else ""
         head = "".join(self._cell(c, j, "th", ' scope="col"') for j, c in enumerate(self.columns))
         body = "".join(f"<tr>{self._row(row)}</tr>" for row in self.rows)
-        return f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        table = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f'<div class="scroll" tabindex="0">{table}</div>'  # reached by keyboard, where it is too wide
 
     def _row(self, row: Sequence[str]) -> str:
         first = self._cell(row[0], 0, "th", ' scope="row"')

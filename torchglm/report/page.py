@@ -27,6 +27,7 @@ from torchglm.report.overview import ModelBatch
 from torchglm.report.panels import Panel, coefficient_panels, influence_panels, predictions, residual_panels
 from torchglm.report.path_panels import path_panels
 from torchglm.report.random_plots import random_panels
+from torchglm.report.seen import seen
 from torchglm.report.several_influence import SeveralInfluence
 from torchglm.report.several_rows import SeveralRows
 from torchglm.report.views import View, view_of
@@ -282,6 +283,7 @@ def _embedded(panel: Panel) -> dict[str, Any]:
     return {
         "title": panel.title,
         "reading": panel.reading,
+        "seen": seen(panel.figure),
         "source": svg_uri(panel.figure),
         "width": width,
         "height": height,
