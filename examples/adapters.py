@@ -1,8 +1,10 @@
-"""A loss of torchglm where other libraries train: outputs for gluonts, the loop of accelerate, Trainer of Hugging Face.
+"""A loss of torchglm where other libraries train: gluonts, accelerate, skorch, and Trainer of Hugging Face.
 
 python examples/adapters.py [--quick]
 
 None of these needs to be installed: each part has the interface that the library calls, and a few lines in its place.
+Where they are, the same parts go into `DeepAREstimator(distr_output=GLMOutput(loss))`, `accelerate.Accelerator()`,
+`with_exposure(skorch.NeuralNet)` and `transformers.Trainer`; tests/test_adapters.py does so.
 """
 
 from __future__ import annotations
@@ -15,10 +17,17 @@ from torch import Tensor, nn
 
 import torchglm as tg
 
-# gluonts, pytorch-forecasting and others: a network puts out arguments, and an object makes a distribution of them.
+# gluonts: a network puts out arguments, and an object makes a distribution of them.
+
+try:
+    from gluonts.torch.distributions import DistributionOutput
+except ImportError:  # what follows runs without it
+
+    class DistributionOutput:  # type: ignore[no-redef]
+        """The class that gluonts asks outputs to be of."""
 
 
-class GLMOutput:
+class GLMOutput(DistributionOutput):
     """A `DistributionOutput` from a `GLMLoss` of one predictor: what gluonts' networks ask of one.
 
     `args_dim` are the arguments and their sizes, `get_args_proj` makes the layer that puts them out, `distribution` the
@@ -29,6 +38,7 @@ class GLMOutput:
     value_in_support = 0.0
 
     def __init__(self, loss: tg.GLMLoss) -> None:
+        super().__init__()
         self.glm = loss
         self.args_dim = {"eta": 1}
 
@@ -46,7 +56,7 @@ class GLMOutput:
 
     def _eta(self, distr_args: tuple[Tensor], loc: Any, scale: Tensor | None) -> Tensor:
         (eta,) = distr_args
-        if loc is not None:
+        if loc is not None and bool((loc != 0).any()):
             raise ValueError("counts are not shifted. Use a scaler without loc, such as gluonts' MeanScaler.")
         return eta if scale is None else eta + scale.log()
 
@@ -113,9 +123,8 @@ class InOneProcess:
         loss.backward()
 
 
-def accelerated(steps: int) -> None:
-    """Costs with exposure, by a network that ends in a head."""
-    accelerator = InOneProcess()  # accelerate.Accelerator()
+def accelerated(steps: int, accelerator: Any) -> None:
+    """Costs with exposure, by a network that ends in a head; `accelerator` is `accelerate.Accelerator()`."""
     x, years = torch.randn(512, 4), 0.5 + torch.rand(512)
     cost = years * torch.exp(0.5 * x[:, 0] - 0.3 * x[:, 1] ** 2) * torch.distributions.Gamma(2.0, 2.0).sample((512,))
     network = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), tg.GLMHead(16, "gamma", "log"))
@@ -132,6 +141,71 @@ def accelerated(steps: int) -> None:
             losses.append(loss.item())
     done = tg.refit_(network, [{"x": x, "y": cost, "exposure": years}])  # the last layer exactly
     print(f"accelerate-style loop: loss {fell(losses)}, last layer: {done.status[0].name.lower()}")
+
+
+# skorch: `NeuralNet` makes the loss (`criterion`) and trains what it learns; what stands beside x and y comes in X.
+
+
+class Visits(nn.Module):
+    """A predictor for each row; the exposure that X holds is for the loss."""
+
+    def __init__(self, columns: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(columns, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, x: Tensor, exposure: Tensor | None = None) -> Tensor:
+        return self.layers(x).squeeze(-1)
+
+
+def with_exposure(base: type) -> type:
+    """`skorch.NeuralNet` whose loss has the exposure of its rows."""
+
+    class GLMNet(base):
+        def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:
+            return self.criterion_(y_pred, y_true, exposure=X["exposure"].to(y_pred))
+
+    return GLMNet
+
+
+class Net:
+    """What the lines below call of `skorch.NeuralNet`, which takes this place as it is."""
+
+    def __init__(self, module: type, criterion: type, lr: float, max_epochs: int, **more: Any) -> None:
+        self.module_, self.lr, self.max_epochs = module(), lr, max_epochs
+        self.criterion_ = criterion(**{name.removeprefix("criterion__"): value for name, value in more.items()})
+        self.history: list[dict[str, float]] = []
+
+    def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:
+        return self.criterion_(y_pred, y_true)
+
+    def fit(self, X: dict[str, Any], y: Any) -> Net:
+        rows, y = {name: torch.as_tensor(value) for name, value in X.items()}, torch.as_tensor(y)
+        optimizer = torch.optim.SGD([*self.module_.parameters(), *self.criterion_.parameters()], lr=self.lr)
+        for _ in range(self.max_epochs):
+            losses = []
+            for index in torch.arange(len(y)).split(128):
+                batch = {name: value[index] for name, value in rows.items()}
+                optimizer.zero_grad()
+                loss = self.get_loss(self.module_(**batch), y[index], batch, True)
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            self.history.append({"train_loss": sum(losses) / len(losses)})
+        return self
+
+
+def by_skorch(steps: int, base: type) -> None:
+    """Counts with exposure and an alpha that is learned; `base` is `skorch.NeuralNet`."""
+    x, years = torch.randn(512, 4), 0.5 + torch.rand(512)
+    spread = torch.distributions.Gamma(2.0, 2.0).sample((512,))
+    visits = torch.poisson(spread * years * torch.exp(0.5 * x[:, 0] - 0.3 * x[:, 1] ** 2))
+    net = with_exposure(base)(
+        Visits, criterion=tg.GLMLoss, criterion__family="negative_binomial", lr=0.1, max_epochs=max(2, steps // 5)
+    )
+    net.fit({"x": x.numpy(), "exposure": years.numpy()}, visits.numpy())
+    losses = [row["train_loss"] for row in net.history]
+    alpha = float(net.criterion_.family.alpha)
+    print(f"skorch-style net:      loss {losses[0]:.3f} -> {losses[-1]:.3f}, alpha learned: {alpha:.2f}")
 
 
 # Hugging Face: Trainer calls `model(**batch)` and takes the loss and the logits from what it returns.
@@ -194,7 +268,8 @@ def main() -> None:
     steps = 40 if parser.parse_args().quick else 200
     torch.manual_seed(0)
     forecasts(steps)
-    accelerated(steps)
+    accelerated(steps, InOneProcess())
+    by_skorch(steps, Net)
     trained_as_by_trainer(steps)
 
 
