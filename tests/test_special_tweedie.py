@@ -128,6 +128,21 @@ def test_tweedie_derivatives_in_mean_dispersion_and_power(phi: float, power: flo
     torch.testing.assert_close(tangent, gradient.sum())
 
 
+@pytest.mark.parametrize("power", [1.05, 1.5, 1.9])
+def test_third_derivatives_where_asked_for(power: float) -> None:
+    y = torch.tensor([0.0, 0.2, 1.5, 7.0, 300.0], dtype=torch.float64)
+    mu, phi = (torch.tensor(values, dtype=torch.float64) for values in ([0.5, 1, 1.2, 4, 200], [0.3, 0.7, 1, 2, 0.1]))
+    held = tuple(value.requires_grad_() for value in (mu, phi, torch.full_like(mu, power)))
+
+    def bends(*at: torch.Tensor) -> torch.Tensor:
+        slopes = torch.autograd.grad(special.tweedie_log_prob(y, *at, thrice=True).sum(), at, create_graph=True)
+        return torch.stack(
+            [torch.autograd.grad(slope.sum(), at, create_graph=True)[k] for k in range(3) for slope in slopes]
+        )
+
+    assert torch.autograd.gradcheck(bends, held, rtol=1e-5, atol=1e-6, fast_mode=True)
+
+
 def test_tweedie_under_vmap_and_compile() -> None:
     y, mu, phi = tensor(0, 0.3, 2, 50), tensor(1, 0.5, 2, 40), tensor(0.7)
     eager = special.tweedie_log_prob(y, mu, phi, 1.5)

@@ -8,8 +8,9 @@ Source: Krantz & Parks (2003), The Implicit Function Theorem; Christianson (1994
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,13 +88,15 @@ class Equations:
         inverse = sums.gram.with_ridge(ridge).invert(self.known)
         return torch.where(inverse.positive.unsqueeze(-1), inverse.solve(values), torch.nan)
 
-    @property
-    def twice(self) -> bool:
-        """Whether the equations have second derivatives."""
-        family: Any = self.family
-        while family is not None and not isinstance(family, Compound):
-            family = getattr(family, "family", None)
-        return family is None
+    def with_third_derivatives(self) -> Equations:
+        """The same with a density that has third derivatives: the equations then have second ones."""
+        if not any(isinstance(inner, Compound) for inner in self.family.modules()):
+            return self
+        family = copy.deepcopy(self.family)
+        for inner in family.modules():
+            if isinstance(inner, Compound):
+                inner.thrice = True
+        return replace(self, family=family)
 
     def _score(self, rows: Rows, eta: Tensor) -> Tensor:
         """(K, B, n) `dl / deta` of every row in its graph."""
@@ -124,11 +127,7 @@ class Implicit(torch.autograd.Function):
         """One solve and one vector-Jacobian product, which have a graph where derivatives of them are wanted."""
         out, *parts = ctx.saved_tensors
         equations, again = ctx.equations, torch.is_grad_enabled()
-        if again and not equations.twice:
-            raise RuntimeError(
-                f"coefficients of {equations.family.name} are differentiable once: the series of its density knows no "
-                "third derivatives. Leave out create_graph=True."
-            )
+        equations = equations.with_third_derivatives() if again else equations
         sound = ctx.sound.unsqueeze(-1)
         # nothing is asked of a coefficient that is not known, nor of a model that failed and is left out of the loss
         value = torch.where(

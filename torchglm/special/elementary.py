@@ -17,6 +17,8 @@ _ATANH = tuple(2 / (2 * k + 3) for k in range(7))
 STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
 _STIRLING_ONCE = tuple((2 * k + 1) * c for k, c in enumerate(STIRLING))  # of minus the first derivative
 _STIRLING_TWICE = tuple((2 * k + 1) * (2 * k + 2) * c for k, c in enumerate(STIRLING))  # of the second derivative
+_STIRLING_THIRD = tuple(-(2 * k + 3) * c for k, c in enumerate(_STIRLING_TWICE))  # of the third derivative
+_THIRD_FROM = 12.0
 _STIRLING_FROM = {torch.float64: 10.0}
 _STIRLING_FROM_SINGLE = 3.0  # four terms are enough for single precision, and the direct form loses digits
 
@@ -155,6 +157,14 @@ def stirling_values(x: Tensor, slopes: bool) -> tuple[Tensor, ...]:
     own = inverse * inverse
     twice = twice + (w - inverse) + 0.5 * (square - own)
     return value, once, torch.where(x > _FAR, inverse * own * _horner(own, _STIRLING_TWICE), twice)
+
+
+def stirling_third(x: Tensor) -> Tensor:
+    """The third derivative of `stirling_remainder` at `x > 0`: `psi''(x) + 1 / x^2 + 1 / x^3`, by a series for large x."""
+    far = x > _THIRD_FROM
+    w = 1 / torch.where(far, x, _THIRD_FROM).square()
+    near = torch.where(far, 1.0, x)
+    return torch.where(far, w * w * _horner(w, _STIRLING_THIRD), torch.polygamma(2, near) + 1 / near**2 + 1 / near**3)
 
 
 def log_factorial_remainder(y: Tensor) -> Tensor:

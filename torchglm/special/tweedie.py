@@ -23,6 +23,7 @@ from torch import Tensor
 from torchglm.special.elementary import (
     HALF_LOG_2PI,
     kl_div,
+    stirling_third,
     stirling_values,
 )
 from torchglm.special.tracing import values_are_known
@@ -129,7 +130,8 @@ def _terms(m: Tensor, alpha: Tensor, count: int, slopes: bool) -> tuple[Tensor, 
 
 
 def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, ...]:
-    """`log S`, its derivatives in `log m` (order 1), and those in alpha too (order 2); each shaped as `m`."""
+    """`log S`, its first and second derivatives in `log m` (order 1), and those in alpha too (order 2), and the third
+    ones (order 3); each shaped as `m`."""
     n, divergence, slopes, log_sum, weight = _terms(m, alpha, count, order > 1)
     if order == 0:
         return (log_sum.squeeze(-1),)
@@ -148,8 +150,17 @@ def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, .
     score = -divergence - n * first
     by_alpha = mean(score)
     by_ma = centre + (1 + alpha) * mean(spread * score)
-    by_aa = mean((score - by_alpha.unsqueeze(-1)) ** 2) - mean(n**2 * second)
-    return log_sum.squeeze(-1), by_m, by_mm, by_alpha, by_ma, by_aa
+    turn, away = -(n**2) * second, score - by_alpha.unsqueeze(-1)
+    by_aa = mean(away**2) + mean(turn)
+    found = log_sum.squeeze(-1), by_m, by_mm, by_alpha, by_ma, by_aa
+    if order == 2:
+        return found
+    times = 1 + alpha  # third cumulants of the slopes of a term, and covariances of its bends and slopes
+    by_mmm = times**3 * mean(spread**3) - times * m
+    by_mma = 2 * times * mean(spread**2) + times**2 * mean(spread**2 * away) - m
+    by_maa = 2 * mean(spread * away) + times * mean(spread * (turn + away**2))
+    third = stirling_third(n * alpha.unsqueeze(-1))
+    return *found, by_mmm, by_mma, by_maa, mean(3 * away * turn + away**3 - n**3 * third)
 
 
 def _tracked(value: Tensor) -> bool:
@@ -184,13 +195,13 @@ def log_series(log_m: Tensor, alpha: Tensor, positive: Tensor) -> tuple[Tensor, 
     return _series_everywhere(torch.exp(log_m), alpha, positive, 2)
 
 
-def _log_series(log_m: Tensor, alpha: Tensor, positive: Tensor) -> Tensor:
-    """`log S(m, alpha)` with its first and second derivatives: a quadratic about the point itself.
+def _log_series(log_m: Tensor, alpha: Tensor, positive: Tensor, thrice: bool) -> Tensor:
+    """`log S(m, alpha)` with its first and second derivatives: a quadratic about the point itself, a cubic if `thrice`.
 
     The derivatives come out of the same pass as the sum, so nothing of it is kept for the backward pass.
     """
     at_m, at_alpha = log_m.detach(), alpha.detach()
-    order = 2 if _tracked(alpha) else 1 if _tracked(log_m) else 0
+    order = 3 if thrice else 2 if _tracked(alpha) else 1 if _tracked(log_m) else 0
     value, *slopes = _series_everywhere(torch.exp(at_m), at_alpha, positive, order)
     if order == 0:
         return value
@@ -199,17 +210,24 @@ def _log_series(log_m: Tensor, alpha: Tensor, positive: Tensor) -> Tensor:
     if order == 1:
         return value
     move = alpha - at_alpha
-    return value + move * (slopes[2] + slopes[3] * step + 0.5 * slopes[4] * move)
+    value = value + move * (slopes[2] + slopes[3] * step + 0.5 * slopes[4] * move)
+    if order == 2:
+        return value
+    mmm, mma, maa, aaa = slopes[5:]
+    return value + (step**3 * mmm + 3 * step**2 * move * mma + 3 * step * move**2 * maa + move**3 * aaa) / 6
 
 
-def tweedie_log_prob(y: Tensor, mu: Tensor, dispersion: Tensor, power: Tensor | float) -> Tensor:
+def tweedie_log_prob(
+    y: Tensor, mu: Tensor, dispersion: Tensor, power: Tensor | float, *, thrice: bool = False
+) -> Tensor:
     """Exact log-density of a Tweedie variable of mean `mu`, variance `dispersion mu^power`, `1 < power < 2`.
 
     At `y = 0` it is the logarithm of the probability of zero, `-mu^(2-p) / (phi (2-p))`; beyond, of the
     density. A prior weight w enters as `dispersion / w`. `y >= 0`, `mu > 0`, `dispersion > 0` broadcast.
-    Differentiable twice in all arguments, in reverse and forward mode; derivatives beyond the second in
-    dispersion and power are not those of the density. Source: Dunn and Smyth (2005), Series evaluation of
-    Tweedie exponential dispersion model densities; Jorgensen (1997), The theory of dispersion models.
+    Differentiable twice in all arguments, in reverse and forward mode, and three times if `thrice`, which costs more;
+    derivatives beyond those in dispersion and power are not those of the density. Source: Dunn and Smyth (2005),
+    Series evaluation of Tweedie exponential dispersion model densities; Jorgensen (1997), The theory of dispersion
+    models.
     """
     p = torch.as_tensor(power, dtype=mu.dtype, device=mu.device)
     y, mu, dispersion, p = torch.broadcast_tensors(y.to(mu.dtype), mu, dispersion, p)
@@ -218,6 +236,6 @@ def tweedie_log_prob(y: Tensor, mu: Tensor, dispersion: Tensor, power: Tensor | 
     log_y = torch.log(safe)
     alpha = (2 - p) / (p - 1)
     log_m = (2 - p) * log_y - torch.log(dispersion * (2 - p))
-    log_density = 0.5 * torch.log(alpha) - 2 * HALF_LOG_2PI - log_y + _log_series(log_m, alpha, positive)
+    log_density = 0.5 * torch.log(alpha) - 2 * HALF_LOG_2PI - log_y + _log_series(log_m, alpha, positive, thrice)
     deviance = tweedie_unit_deviance(y, mu, p)
     return torch.where(positive, log_density, 0.0) - 0.5 * deviance / dispersion

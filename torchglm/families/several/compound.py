@@ -38,6 +38,7 @@ class Compound(VectorFamily):
                 "Gaussian, Gamma and InverseGaussian: name those."
             )
         self.link, self.power = links.Log() if link is None else link, power
+        self.thrice = False  # whether its density is to have third derivatives too
 
     def linked(self, link: Link) -> Compound:
         return Compound(link, self.power)
@@ -69,7 +70,8 @@ class Compound(VectorFamily):
         return "dispersion"
 
     def nll(self, y: Response, eta: Tensor) -> Tensor:
-        return -special.tweedie_log_prob(y, self.link(eta[0]), eta[1].exp(), self._power(eta))
+        mu, phi = self.link(eta[0]), eta[1].exp()
+        return -special.tweedie_log_prob(y, mu, phi, self._power(eta), thrice=self.thrice)
 
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         return self.evaluated(y, eta)[1:]
