@@ -160,7 +160,7 @@ def stirling_values(x: Tensor, slopes: bool) -> tuple[Tensor, ...]:
 
 
 def stirling_third(x: Tensor) -> Tensor:
-    """The third derivative of `stirling_remainder` at `x > 0`: `psi''(x) + 1 / x^2 + 1 / x^3`, by a series for large x."""
+    """The third derivative of `stirling_remainder` at `x > 0`: `psi''(x) + 1 / x^2 + 1 / x^3`; a series for large x."""
     far = x > _THIRD_FROM
     w = 1 / torch.where(far, x, _THIRD_FROM).square()
     near = torch.where(far, 1.0, x)
