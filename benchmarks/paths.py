@@ -60,7 +60,7 @@ def with_torchglm(kind: str, x: np.ndarray, y: np.ndarray, strengths: np.ndarray
 
 def with_adelie(kind: str, x: np.ndarray, y: np.ndarray, strengths: np.ndarray, tol: float) -> Answer:
     """The path of adelie, at a tolerance."""
-    import adelie  # type: ignore[import-not-found]
+    import adelie
 
     made = {"poisson": adelie.glm.poisson, "logistic": adelie.glm.binomial}[kind](y)
     options = {"tol": tol, "irls_tol": tol, "early_exit": False, "progress_bar": False, "n_threads": 1}

@@ -60,7 +60,7 @@ class _Proportion(Family):
         # logarithms of the means from eta: exact where mu rounds to 0 or 1; kl_div where y and mu are close
         far = self.nll(y, eta, link) - self.nll_saturated(y)
         inside = (y > 0) & (y < 1) & (mu > 0) & (mu < 1)
-        if values_are_known(inside) and not inside.any():
+        if values_are_known(inside) and not inside.is_cuda and not inside.any():  # a look would wait for the device
             return far
         safe = torch.where(inside, mu, 0.5)
         return torch.where(inside, _half_deviance(y, safe, link.log_complement(eta)), far)
@@ -72,6 +72,9 @@ class _Proportion(Family):
             return super().cheap(y, eta, mu, link, relative)
         if relative:
             return self.cumulant(eta) - y * eta, None
+        if y.is_cuda:
+            terms = -y * nn.functional.logsigmoid(eta) - (1 - y) * nn.functional.logsigmoid(-eta)
+            return terms - self.nll_saturated(y), terms
         if bool(((y > 0) & (y < 1)).any()):
             return self.half_deviance(y, eta, mu, link), None
         return -nn.functional.logsigmoid((2 * y - 1) * eta), None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,6 +76,14 @@ def irls(
         )
     given = {"penalty": penalty, "tol": tol, "max_iter": max_iter, "rank_tol": rank_tol}
     chunks, problem = problem_of(source, family, link, given)
+    home = problem.device
+    return _solution(problem if observe else problem.at_desk(), chunks, start, skip, observe).to(home)
+
+
+def _solution(
+    problem: Problem, chunks: Iterable[Rows], start: Tensor | None, skip: Tensor | None, observe: Observer | None
+) -> Solution:
+    """What `irls` says of a problem, on the device of its search."""
     if problem.models == 1 and start is None and skip is None and observe is None:
         found = fit_one_model(problem, chunks)
         if found is not None:
@@ -88,7 +97,7 @@ def irls(
         warnings.warn(
             f"start= gives a mean out of range or an infinite deviance in {search.refused} model(s); torchglm's own "
             "start is used there.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return certified(search.solution, problem)
 
@@ -97,6 +106,7 @@ def _sought(
     problem: Problem, source: Iterable[Rows], start: Tensor | None, skip: Tensor | None, observe: Observer | None
 ) -> Search:
     """The search over a source at its end: small models in groups, one large model from a part of its rows."""
+    skip, start = (None if value is None else value.to(problem.device) for value in (skip, start))
     out = Solution.blank(problem.models, problem.layout, problem.device)
     lane = torch.arange(problem.models, device=problem.device) if skip is None else (~skip).nonzero()[:, 0]
     if skip is not None:
@@ -167,14 +177,16 @@ class Puller:
     def __call__(self, ask: Ask) -> Moments:
         """The moments of a pass."""
         problem, lane = self.problem, ask.lane
+        home = problem.home or problem.device
         if lane.numel() == problem.models:
             rows, family = self.source, problem.family
         else:
             if self._lane is None or not torch.equal(self._lane, lane):
-                self._lane, self._rows = lane, members(self.source, lane)
-                self._family = take_family(problem.family, lane)
+                there = lane.to(home)
+                self._lane, self._rows = lane, members(self.source, there)
+                self._family = take_family(problem.family, there)
             rows, family = self._rows, self._family
-        return fold(rows, ask.point, family, problem.link)
+        return fold(rows, ask.point.to(home), family, problem.link).to(problem.device)
 
 
 def _of_a_part(problem: Problem, source: Iterable[Rows]) -> Solution | None:
@@ -185,17 +197,11 @@ def _of_a_part(problem: Problem, source: Iterable[Rows]) -> Solution | None:
     rows = sample(source, problem.p)
     if rows is None:
         return None
+    given = {"penalty": problem.penalty, "tol": PART_TOL, "max_iter": 20, "rank_tol": problem.rank_tol}
+    chunks, own = problem_of(rows, problem.family, problem.link, given)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part = irls(
-            rows,
-            problem.family,
-            problem.link,
-            penalty=problem.penalty,
-            tol=PART_TOL,
-            max_iter=20,
-            rank_tol=problem.rank_tol,
-        )
+        part = _solution(replace(own, device=problem.device), chunks, None, None, None)
     return part if int(part.status[0]) == Status.CONVERGED and bool(part.keep.all()) else None
 
 

@@ -91,6 +91,21 @@ class Moments:
         statistics = None if self.statistics is None else ranks.sum(self.statistics)[0]
         return Moments(gram, **sums, change=change, margin=-near, factor=factor, statistics=statistics)
 
+    def to(self, device: torch.device) -> Moments:
+        """The same on a device, in one copy."""
+        if self.objective.device == device:
+            return self
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "gram"}
+        held, parts = {name: value for name, value in known.items() if value is not None}, self.gram.parts
+        values = [*parts.values(), *held.values()]
+        flat = torch.cat([value.reshape(-1) for value in values]).to(device)
+        moved = [
+            own.view(value.shape)
+            for own, value in zip(flat.split([value.numel() for value in values]), values, strict=True)
+        ]
+        gram = self.gram.of(dict(zip(parts, moved[: len(parts)], strict=True)))
+        return replace(self, gram=gram, **dict(zip(held, moved[len(parts) :], strict=True)))
+
     def take(self, models: Tensor) -> Moments:
         """The moments of some of the models, in any order, perhaps one several times."""
         if models.numel() == self.objective.shape[0] and bool((models[1:] > models[:-1]).all()):
@@ -151,6 +166,19 @@ class Point:
     lack: Tensor | None = None
     design: bool = False
     shapes: int = 0
+
+    def to(self, device: torch.device) -> Point:
+        """The same on a device; from a CPU what is asked of all models alike becomes one answer, to be had unseen."""
+        held = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        if all(value.device == device for value in held.values()):
+            return self
+        moved: dict[str, Any] = {name: value.to(device) for name, value in held.items()}
+        if self.before is self.coef and self.coef is not None:
+            moved["before"] = moved["coef"]
+        asked = self.observed
+        if isinstance(asked, Tensor) and asked.device.type == "cpu" and bool((asked == asked[:1]).all()):
+            moved["observed"] = bool(asked.any())
+        return replace(self, **moved)
 
     @property
     def likelihood(self) -> bool:

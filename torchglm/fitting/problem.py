@@ -29,6 +29,7 @@ ARRIVED = (1e-3, 1e-9)  # share of the tolerance that a step with a Gram of its 
 LEAST = 1e-9  # share of an l1 threshold that an excess over it may be
 KINKED = 1e-18  # share of the objective that one column alone may still gain where a penalty has kinks
 CHORD_COLUMNS = 24  # with fewer columns a Gram costs no more than the rest of a pass
+DESK = 1 << 17  # numbers of all Grams up to which a CPU takes a step in less time than a GPU is told of it
 CHORD_PRODUCTS = 1 << 28  # and below so many products in one, a few more of them are no matter
 
 Solve = Callable[[Tensor], Tensor]  # (B, p) -> (B, p): a score by the inverse of an information
@@ -38,9 +39,10 @@ Solve = Callable[[Tensor], Tensor]  # (B, p) -> (B, p): a score by the inverse o
 class Problem:
     """`B` models of one family and link on `p` columns, and how exactly their maxima are sought.
 
-    `layout` is that of their Grams, `held` the rows in memory (0 where they are read at each pass),
-    `fence` the strength of a logarithmic barrier before the edges of the means. With `several` every row has more than
-    one predictor; so many `shapes` of the family are sought behind the coefficients, of which `layout` knows.
+    `device` is where the search computes, `home` where the rows are (there too, if None). `layout` is that of their
+    Grams, `held` the rows in memory (0 where they are read at each pass), `fence` the strength of a logarithmic barrier
+    before the edges of the means. With `several` every row has more than one predictor; so many `shapes` of the family
+    are sought behind the coefficients, of which `layout` knows.
     """
 
     family: Family
@@ -56,6 +58,7 @@ class Problem:
     fence: float = 0.0
     several: bool = False
     shapes: int = 0
+    home: torch.device | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.penalty, Quadratic) and self.penalty.nonnegative:
@@ -81,7 +84,8 @@ class Problem:
             head.layout.check()
         models, device, held = head.y.shape[0], head.y.device, rows_in_memory(source)
         several = head.plan is not None
-        return cls(family, link, penalty, models, head.layout, device, tol, max_iter, rank_tol, held, several=several)
+        numbers = (family, link, penalty, models, head.layout, device, tol, max_iter, rank_tol, held)
+        return cls(*numbers, several=several, home=device)
 
     @property
     def p(self) -> int:
@@ -93,6 +97,16 @@ class Problem:
         layout = Layout(self.p)
         layout.check()
         return replace(self, layout=layout)
+
+    def at_desk(self) -> Problem:
+        """The same problem, searched on the CPU where the rows are on a GPU and all else is small.
+
+        Of a pass come its sums, in one copy; a step would be hundreds of launches of a few numbers each. A penalty, or
+        an edge of the means, has values beside the rows.
+        """
+        small = self.models * self.p**2 <= DESK and self.layout.levels is None and self.layout.made
+        plain = self.penalty is None and self.open_ended and not (self.several or self.shapes or self.fence)
+        return replace(self, device=torch.device("cpu")) if small and plain else self
 
     def fenced(self, strength: float) -> Problem:
         """The same problem behind a barrier."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -53,6 +53,14 @@ class Solution:
         whole = torch.zeros(models, dtype=torch.int64, device=device)
         no = torch.zeros_like(zero.score, dtype=torch.bool)
         return Solution(zero.score.clone(), no, zero, layout.root(models, device), whole, whole.clone(), whole.bool())
+
+    def to(self, device: torch.device) -> Solution:
+        """The same on a device."""
+        if self.coef.device == device:
+            return self
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in held.items() if isinstance(v, (Tensor, Moments, Root))}
+        return replace(self, **moved)
 
 
 @dataclass
