@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 import torchglm
 from benchmarks.gpu.clock import Clock, Line, copy_bandwidth, free_memory
-from torchglm import Family, GLMHead, inputs
+from torchglm import Family, GLMHead, Link, inputs
+from torchglm.fitting import fused
 from torchglm.fitting.irls import irls
-from torchglm.fitting.kernel import moments
-from torchglm.fitting.moments import Point
+from torchglm.fitting.kernel import block_moments, moments
+from torchglm.fitting.moments import Moments, Point
 from torchglm.rows.products import gram, linear_predictor, project
 from torchglm.rows.rows import Rows
 
@@ -40,6 +42,7 @@ FULL = Size(
     tall=(
         (10_000_000, 100, torch.float32),
         (10_000_000, 100, torch.float64),
+        (10_000_000, 63, torch.float32),
         (10_000_000, 32, torch.float32),
         (10_000_000, 32, torch.float64),
     ),
@@ -94,6 +97,9 @@ def _passes(clock: Clock, case: str, x: Tensor, y: Tensor, coef: Tensor, copied:
         "a pass with its Gram": lambda: moments(rows, Point(at), family, link),
         "a pass without": lambda: moments(rows, Point(at, curved=False), family, link),
     }
+    if fused.ready(rows) and fused.serves(rows, Point(at), family, link):
+        works["a pass with its Gram, without the kernel"] = lambda: unfused(rows, Point(at), family, link)
+        works["a pass without, without the kernel"] = lambda: unfused(rows, Point(at, curved=False), family, link)
     block = next(iter(rows.blocks()))[1]
     block = block._replace(x=block.x.double())
     value, share = block.y + 0.5, block.y.shape[-1] / len(y)
@@ -108,6 +114,12 @@ def _passes(clock: Clock, case: str, x: Tensor, y: Tensor, coef: Tensor, copied:
         rate = bytes_read / line.least
         line.figures = {"GB/s": rate / 1e9, "of a copy": rate / copied}
         yield line
+
+
+def unfused(rows: Rows, point: Point, family: Family, link: Link) -> Moments:
+    """A pass in plain torch, where a kernel would take it."""
+    parts = [block_moments(block, point, family, link) for _, block in rows.blocks(point.curved)]
+    return reduce(Moments.__add__, parts)
 
 
 def many(clock: Clock, size: Size) -> Iterator[Line]:
