@@ -52,6 +52,7 @@ from torchglm.links import Link
 from torchglm.model import storage
 from torchglm.model.attach import attached
 from torchglm.model.layer import GLMLayer
+from torchglm.model.maketables import MakeTables
 from torchglm.model.options import check_options, check_resume, device_of, start_of, tell_of_graph, warned
 from torchglm.model.pages import report
 from torchglm.model.restraints import Restraints, constraint_names
@@ -217,7 +218,7 @@ def fit(
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Result(Fitted):
+class Result(MakeTables):
     """A fitted GLM, or a batch of them: every quantity has the batch dimensions `(*B)` in front.
 
     `coef`, `std_err`, `statistic` (t where the dispersion is estimated, else z) and `p_value` are `(*B, p)` in
