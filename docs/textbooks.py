@@ -126,7 +126,7 @@ def cases() -> Iterator[Case]:
         if "name" in spec:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", tg.FitWarning)
-                exec(spec["code"].replace('"tests/', f'"{ROOT}/tests/'), scope)
+                exec(re.sub(r'"(tests|examples)/', rf'"{ROOT}/\1/', spec["code"]), scope)
             yield Case(spec, chapter, theirs[spec["name"]], dict(scope))
 
 

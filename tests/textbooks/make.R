@@ -1,6 +1,7 @@
 # The models of textbooks as R 4.2.2 fits them: `Rscript make.R` writes the tables of data beside this file, and
 # theirs.json with what R says of each. Data that are typed here were published in books, the rest come with R's packages.
-# spector.csv and scotland.csv are not kept: `statsmodels.api.datasets.spector.load_pandas().data` and the like write them.
+# Not kept are spector.csv and scotland.csv, written from `statsmodels.api.datasets.spector.load_pandas().data` and the like,
+# and randhie.csv from examples/data/randhie.parquet.
 suppressMessages({
   library(MASS); library(survival); library(nnet); library(lme4); library(pscl); library(mgcv); library(jsonlite)
 })
@@ -61,9 +62,14 @@ keep_glm("spores", glm(cbind(with_spores, plates - with_spores) ~ 1 + offset(log
 
 seeds <- data.frame(seed = rep(c("O75", "O73"), c(11, 10)), extract = rep(c("bean", "cucumber", "bean", "cucumber"), c(5, 6, 5, 5)),
                     germinated = c(10, 23, 23, 26, 17, 5, 53, 55, 32, 46, 10, 8, 10, 8, 23, 0, 3, 22, 15, 32, 3),
-                    seeds = c(39, 62, 81, 51, 39, 6, 74, 72, 51, 79, 13, 16, 30, 28, 45, 4, 12, 41, 30, 51, 7))
+                    plate = 1:21, seeds = c(39, 62, 81, 51, 39, 6, 74, 72, 51, 79, 13, 16, 30, 28, 45, 4, 12, 41, 30, 51, 7))
 write_table("seeds", seeds)
 keep_glm("seeds_quasi", glm(cbind(germinated, seeds - germinated) ~ seed * extract, quasibinomial, seeds, control = exact), loglik = FALSE)
+
+m <- glmer(cbind(germinated, seeds - germinated) ~ seed * extract + (1 | plate), seeds, binomial,
+           control = glmerControl(optimizer = "bobyqa", tolPwrss = 1e-12, optCtrl = list(rhoend = 1e-10)))
+keep("seeds_mixed", fixef(m), sqrt(diag(vcov(m, use.hessian = TRUE))), sd_plate = as.data.frame(VarCorr(m))$sdcor[1],
+     loglik = as.numeric(logLik(m)))
 
 write_table("birthwt", birthwt[, c("low", "age", "lwt", "race", "smoke", "ptl", "ht", "ui", "ftv")])
 keep_glm("low_birth_weight", glm(low ~ lwt + factor(race) + smoke + ptl + ht + ui, binomial, birthwt, control = exact))
@@ -127,6 +133,11 @@ keep_glm("ships", glm(incidents ~ type + factor(year) + factor(period) + offset(
 write_table("quine", quine)
 nb <- glm.nb(Days ~ Sex / (Age + Eth * Lrn), quine, control = glm.control(epsilon = 1e-14, maxit = 500))
 keep("quine", coef(nb), summary(nb)$coefficients[, 2], theta = nb$theta, deviance = deviance(nb), loglik = nb$twologlik / 2)
+
+rand <- transform(read.csv("randhie.csv"), health = factor(health, c("excellent", "good", "fair", "poor")))
+nb <- glm.nb(visits ~ log_coinsurance + individual_plan + log_incentive + log_deductible + limitation + chronic + health, rand,
+             control = glm.control(epsilon = 1e-14, maxit = 500))
+keep("randhie", coef(nb), summary(nb)$coefficients[, 2], theta = nb$theta, deviance = deviance(nb), loglik = nb$twologlik / 2)
 
 write_table("warpbreaks", warpbreaks)
 keep_glm("warpbreaks", glm(breaks ~ wool * tension, quasipoisson, warpbreaks, control = exact), loglik = FALSE)
