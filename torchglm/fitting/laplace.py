@@ -40,6 +40,11 @@ from torchglm.rows.ranks import members, rows_in_memory
 from torchglm.rows.rows import Rows
 from torchglm.special.roots import root as root_of
 
+QUICK = 6  # Newton steps of a fit from coefficients near by
+FALLING = 0.1  # share of its decrement that a step may leave, else a search goes on
+CLOSE = 1e-12  # share of the objective by which a square may move the criterion
+ROUNDED = 1e-10  # a decrement that may be rounding where it does not fall
+
 
 @dataclass
 class Marginal:
@@ -48,7 +53,8 @@ class Marginal:
     `coef` (B, p) are the penalised maxima, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the
     dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant; `squares` (B, J)
     `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the derivatives of `log|S|_+`; `bend` (B,)
-    the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`.
+    the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`. `close` (B,) says
+    that the fit is so near the maximum that the value has its last digits.
     """
 
     theta: Tensor
@@ -63,6 +69,7 @@ class Marginal:
     twice: Tensor
     bend: Tensor
     gram: Tensor
+    close: Tensor
 
     def take(self, models: Tensor) -> Marginal:
         """Those of some of the models."""
@@ -77,6 +84,45 @@ class Marginal:
         """These with some of the models replaced."""
         new = {f.name: getattr(self, f.name).index_copy(0, models, getattr(part, f.name)) for f in fields(self)}
         return Marginal(**new)
+
+
+@dataclass
+class _Stand:
+    """Some models at coefficients `coef` (b, p): the sums of the pass there, and what they say.
+
+    `root`, `inner` and `log` are as in `Marginal`, `sound` (b,) where they are; `left` (b, p) is the Newton step from
+    there, of `decrement` (b,), and `unit` (b,) about the dispersion, in which decrements are measured.
+    """
+
+    coef: Tensor
+    here: Moments
+    root: Tensor
+    inner: Tensor
+    log: Tensor
+    sound: Tensor
+    left: Tensor
+    decrement: Tensor
+    unit: Tensor
+
+    def take(self, models: Tensor) -> _Stand:
+        """Those of some of the models."""
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        taken: dict[str, Any] = {k: v.take(models) if k == "here" else v[models] for k, v in parts.items()}
+        return _Stand(**taken)
+
+    def place(self, models: Tensor, part: _Stand) -> _Stand:
+        """These with some of the models replaced."""
+        new: dict[str, Any] = {"here": self.here.place(models, part.here)}
+        names = (f.name for f in fields(self) if f.name != "here")
+        return _Stand(**new, **{n: getattr(self, n).index_copy(0, models, getattr(part, n)) for n in names})
+
+    def is_close(self, tol: float) -> Tensor:
+        """(b,) where the information at hand is that of the maximum, as far as the criterion tells.
+
+        A step of decrement `d` moves the logarithm of the determinant by about `p sqrt(d / n)`.
+        """
+        size, p = self.here.objective.abs().clamp(min=1.0), self.coef.shape[-1]
+        return self.sound & (self.decrement <= ((CLOSE * size / p).square() * self.here.count + tol) * self.unit)
 
 
 class Criterion:
@@ -102,6 +148,7 @@ class Criterion:
         self.several = isinstance(family, VectorFamily)  # of which the deviance is the whole likelihood
         self.ranges = Ranges(penalty, first.coef.shape[-1], first.coef.device)
         self.count, self.weight = first.moments.count, first.moments.weight
+        self.saturated = torch.full_like(self.count, torch.nan)  # log-likelihood beside the deviance, once it is known
         self.restricted = penalty.method == "reml"
         self.flat = family.least_squares and type(link) is Identity  # the information is the same everywhere
         self.free = self.keep.sum(-1) - self.ranges.rank if self.restricted else torch.zeros_like(self.count)
@@ -111,51 +158,88 @@ class Criterion:
         """The number of strengths."""
         return self.ranges.count
 
-    def problem(self, lane: Tensor, theta: Tensor, tol: float = 0.0) -> tuple[Problem, Iterable[Rows], Family]:
-        """The penalised fit of some models at `theta`."""
-        source, family = members(self.source, lane), take_family(self.family, lane)
+    def _rows(self, lane: Tensor) -> Iterable[Rows]:
+        """The rows of models, which are not copied where these are all."""
+        every = lane.numel() == self.count.numel() and bool((lane[1:] > lane[:-1]).all())
+        return self.source if every else members(self.source, lane)
+
+    def _family(self, lane: Tensor, theta: Tensor) -> Family:
         if self.name:
-            family = self.family.with_parameters({self.name: theta[:, -1]})
+            return self.family.with_parameters({self.name: theta[:, -1]})
+        return take_family(self.family, lane)
+
+    def _problem(self, lane: Tensor, theta: Tensor, tol: float = 0.0) -> Problem:
+        """The penalised fit of some models at `theta`."""
         penalty = self.penalty.take(lane).with_strength(theta[:, : self.many].exp())
         options = {name: self.options[name] for name in ("tol", "max_iter", "rank_tol")}
         options["tol"] = max(tol, options["tol"])
-        layout, held = Layout(self.keep.shape[-1]), rows_in_memory(source)
-        problem = Problem(
+        layout, held, family = Layout(self.keep.shape[-1]), rows_in_memory(self.source), self._family(lane, theta)
+        return Problem(
             family, self.link, penalty, len(lane), layout, lane.device, **options, held=held, several=self.several
         )
-        return problem, source, family
-
-    def fit(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float = 0.0) -> Solution:
-        """The penalised fits of some models, from coefficients near by."""
-        problem, source, _ = self.problem(lane, theta, tol)
-        every = bool(self.keep[lane].all())
-        search = Search(problem, known=start) if every else Search(problem, start=start)
-        pull(search, source)
-        return search.solution
 
     def at(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float = 0.0) -> Marginal:
         """The criterion of some models at `theta` (b, K), from coefficients near by (b, p).
 
-        Fits are no closer than `tol`, of which one step more leaves the square.
+        Fits are no closer than a decrement of `tol`. The step that they have left is taken by their quadratic model.
         """
-        _, source, family = self.problem(lane, theta)
-        found = self.fit(lane, theta, start, tol)
-        strength = theta[:, : self.many].exp()
-        here = fold(source, Point(found.coef, True, census=True), family, self.link)
-        gram = here.gram.written_out()
-        root, inner, log, sound = self._roots(gram, strength, self.keep[lane])
-        sound = sound & (found.status == int(Status.CONVERGED))
-        coef = found.coef + self._left(lane, found.coef, here, strength, root, self.keep[lane])
+        found = self._fitted(lane, theta, start, tol)
+        strength, coef = theta[:, : self.many].exp(), found.coef + found.left
         squares = self._squares(strength, self._away(lane, coef))
         size, own, twice = self.ranges.log_determinant(strength)
-        drawn, free = squares.sum(-1), self.free[lane]
-        deviance = 2 * found.moments.objective + drawn
-        loglik, phi, bend = self._likelihood(source, family, coef, deviance, self.count[lane], free)
-        value = drawn / (2 * phi) - loglik + (log - size) / 2
-        value = value - free * torch.log(2 * math.pi * phi) / 2
-        value = torch.where(sound & torch.isfinite(value), value, torch.inf)
-        traces = self._within(inner, strength).diagonal(dim1=-2, dim2=-1).sum(-1)
-        return Marginal(theta, coef, value, phi, root, inner, squares, traces, own, twice, bend, gram)
+        before = self._squares(strength, self._away(lane, found.coef)).sum(-1)
+        total = 2 * found.here.objective + before - found.decrement
+        half, phi, bend = self._unlikely(lane, theta, found, total, squares.sum(-1))
+        value = half + (found.log - size) / 2 - self.free[lane] * torch.log(2 * math.pi * phi) / 2
+        value = torch.where(found.sound & torch.isfinite(value), value, torch.inf)
+        traces = self._within(found.inner, strength).diagonal(dim1=-2, dim2=-1).sum(-1)
+        gram = found.here.gram.written_out()
+        parts = (found.root, found.inner, squares, traces, own, twice, bend, gram, found.is_close(0.0))
+        return Marginal(theta, coef, value, phi, *parts)
+
+    def _fitted(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> _Stand:
+        """The penalised fits of some models: by Newton's steps alone where they close in, else by a search."""
+        at = self._stand(lane, theta, start)
+        going = ~at.is_close(tol)
+        for _ in range(QUICK):
+            index = going.nonzero()[:, 0]
+            if not index.numel():
+                return at
+            old = at.decrement[index]
+            new = self._stand(lane[index], theta[index], at.coef[index] + at.left[index])
+            falls = new.sound & (new.decrement <= FALLING * old)
+            moved = falls.nonzero()[:, 0]
+            at = at.place(index[moved], new.take(moved))
+            stays = ~falls & (old <= ROUNDED * at.unit[index])
+            going[index] = ~(at.is_close(tol)[index] | stays)
+            if not bool((falls | stays).all()):
+                break
+        index = going.nonzero()[:, 0]
+        if index.numel():
+            at = at.place(index, self._sought(lane[index], theta[index], start[index], tol))
+        return at
+
+    def _sought(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> _Stand:
+        """The fits of models by the search that every fit is made by, which knows what to do far from the maximum."""
+        problem, every = self._problem(lane, theta, tol), bool(self.keep[lane].all())
+        search = Search(problem, known=start) if every else Search(problem, start=start)
+        pull(search, self._rows(lane))
+        found = search.solution
+        at = self._stand(lane, theta, found.coef)
+        return replace(at, sound=at.sound & (found.status == int(Status.CONVERGED)))
+
+    def _stand(self, lane: Tensor, theta: Tensor, coef: Tensor) -> _Stand:
+        """Some models at coefficients (b, p): one pass."""
+        strength, keep = theta[:, : self.many].exp(), self.keep[lane]
+        here = fold(self._rows(lane), Point(coef, True, census=True), self._family(lane, theta), self.link)
+        root, inner, log, sound = self._roots(here.gram.written_out(), strength, keep)
+        score = self._score(lane, coef, here, strength, keep)
+        left = torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
+        sound = sound & here.valid & torch.isfinite(left).all(-1)
+        left = torch.where(sound.unsqueeze(-1), left, 0.0)
+        scaled = not self.several and self.family.has_dispersion
+        unit = 2 * here.objective.abs() / self.count[lane] if scaled else torch.ones_like(log)
+        return _Stand(coef, here, root, inner, log, sound, left, (score * left).sum(-1), unit)
 
     def guess(self, lane: Tensor, at: Marginal, theta: Tensor) -> Tensor:
         """(b,) what the criterion would be at `theta` if the likelihood were quadratic: it costs no pass."""
@@ -192,18 +276,24 @@ class Criterion:
 
     def _left(self, lane: Tensor, coef: Tensor, here: Moments, strength: Tensor, root: Tensor, keep: Tensor) -> Tensor:
         """(B, p) the step that a fit has left: rounding of large strengths does not reach the null space."""
+        score = self._score(lane, coef, here, strength, keep)
+        return torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
+
+    def _score(self, lane: Tensor, coef: Tensor, here: Moments, strength: Tensor, keep: Tensor) -> Tensor:
+        """(B, p) the score less the slope of the penalty."""
         turn = self.ranges.rotation
         own = (self.ranges.whole(strength) @ (self._away(lane, coef) @ turn).unsqueeze(-1)).squeeze(-1)
-        score = torch.where(keep, here.score - own @ turn.mT, 0.0)
-        return torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
+        return torch.where(keep, here.score - own @ turn.mT, 0.0)
+
+    def moves(self, lane: Tensor, at: Marginal) -> Tensor:
+        """(b, J, p) the derivatives of `coef` by the log strengths, which cost no pass."""
+        return -_solve(at.root, self._drawn(at.theta, self._away(lane, at.coef)))
 
     def slopes(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient (b, K) and the Hessian (b, K, K) of the criterion, and (b, K, p) that of `coef`, by `theta`."""
-        source, family = members(self.source, lane), take_family(self.family, lane)
-        if self.name:
-            family = self.family.with_parameters({self.name: at.theta[:, -1]})
+        source, family = self._rows(lane), self._family(lane, at.theta)
         drawn = self._drawn(at.theta, self._away(lane, at.coef))  # lambda_j S_j b
-        moves = -_solve(at.root, drawn)
+        moves = self.moves(lane, at)
         gradient, hessian = at.squares / 2, torch.diag_embed(at.squares / 2)
         if self.name:
             slope, first, second = RowBends(source, family, self.link, at.coef, self.name).of_shape()
@@ -275,22 +365,35 @@ class Criterion:
         inner, log, own = scaled_root(whole[:, at.unsqueeze(-1), at])
         return root, torch.where(keep.unsqueeze(-1), turn[:, at] @ inner, 0.0), log, sound & own
 
-    def _likelihood(
-        self, source: Iterable[Rows], family: Family, coef: Tensor, drawn: Tensor, count: Tensor, free: Tensor
+    def _unlikely(
+        self, lane: Tensor, theta: Tensor, at: _Stand, total: Tensor, drawn: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(b,) the log-likelihood at the dispersion where the criterion is least, that, and its curvature.
+        """(b,) the penalised negative log-likelihood at the dispersion where the criterion is least, that dispersion,
+        and the curvature by its logarithm.
 
-        `drawn` are the deviances with the penalty.
+        `total` are the deviances with the penalty and `drawn` the penalty alone, a step `at.left` from `at`. At a known
+        dispersion deviance and likelihood differ by what is the same everywhere, and no further pass is needed.
         """
-        held, none = torch.full_like(drawn, 1.0 if self.phi is None else self.phi), torch.full_like(drawn, torch.inf)
+        count, free, none = self.count[lane], self.free[lane], torch.full_like(total, torch.inf)
         if self.several:
-            here = fold(source, Point(coef, curved=False), family, self.link)
-            return torch.where(here.valid, -here.objective, -torch.inf), held, none
-        means = RowMeans(source, self.link, coef)
-        if self.phi is not None or not family.has_dispersion:
-            return means.loglik(family, held), held, none
-        phi, bend = least_dispersion(means, family, drawn, count, free)
-        return means.loglik(family, phi), phi, bend
+            return total / 2, torch.ones_like(total), none
+        known = self.phi is not None or not self.family.has_dispersion
+        if self.name or not (known or self.family.least_squares):
+            means, family = RowMeans(self._rows(lane), self.link, at.coef + at.left), self._family(lane, theta)
+            phi = torch.full_like(total, 1.0 if self.phi is None else self.phi)
+            phi, bend = (phi, none) if known else least_dispersion(means, family, total, count, free)
+            return drawn / (2 * phi) - means.loglik(family, phi), phi, bend
+        phi = torch.full_like(total, 1.0 if self.phi is None or not known else self.phi)
+        unknown = lane[torch.isnan(self.saturated[lane])]
+        if unknown.numel():
+            index = torch.isnan(self.saturated[lane])
+            means = RowMeans(self._rows(unknown), self.link, at.coef[index])
+            loglik = means.loglik(self._family(unknown, theta[index]), phi[index])
+            self.saturated[unknown] = loglik + at.here.objective[index] / phi[index]
+        if known:
+            return total / (2 * phi) - self.saturated[lane], phi, none
+        phi, half = total / (count - free), (count - free) / 2
+        return half - self.saturated[lane] + count * phi.log() / 2, phi, half
 
     # products with single blocks, in the basis where their null space has no rounding ---------------------
 

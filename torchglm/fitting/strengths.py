@@ -37,7 +37,7 @@ from torchglm.rows.rows import Rows, in_pairs
 from torchglm.rows.threads import small_operators
 
 WARM = 3  # Fellner-Schall steps before Newton's
-COARSE = 1e-5  # tolerance of their fits
+COARSE = 1e-5  # tolerance of the first fit, and the decrement that theirs may leave
 LONGEST = 4.0  # step of a log strength
 SETTLED = 1e-6  # a Newton step so short is the last
 SLACK = 1e-12  # share of the criterion that rounding leaves unsaid
@@ -171,12 +171,15 @@ class _Search:
         """A few Fellner-Schall steps, while each is one down."""
         for _ in range(WARM):
             ratio = at.phi.unsqueeze(-1) * (at.own - at.traces).clamp(min=1e-10) / at.squares.clamp(min=1e-300)
-            theta = at.theta.clone()
-            theta[:, : self.criterion.many] += ratio.log().clamp(-LONGEST, LONGEST)
-            new = self.criterion.at(lane, self._inside(lane, theta), at.coef, COARSE)
+            step = torch.zeros_like(at.theta)
+            step[:, : self.criterion.many] = ratio.log().clamp(-LONGEST, LONGEST)
+            new = self._trial(lane, at, step, self.criterion.moves(lane, at), COARSE)
             index = (new.value < at.value).nonzero()[:, 0]
             at = at.place(index, new.take(index))
-        return at
+        rough = (~at.close).nonzero()[:, 0]
+        if not rough.numel():
+            return at
+        return at.place(rough, self.criterion.at(lane[rough], at.theta[rough], at.coef[rough]))
 
     def _inside(self, lane: Tensor, theta: Tensor) -> Tensor:
         return torch.maximum(torch.minimum(theta, self.ends[lane, :, 1]), self.ends[lane, :, 0])
@@ -207,11 +210,11 @@ class _Search:
         self._end(lane[stuck], at.take(stuck), Status.STALLED)
         return lane[~stuck], at.take(~stuck)
 
-    def _trial(self, lane: Tensor, at: Marginal, step: Tensor, moves: Tensor) -> Marginal:
-        """The criterion at the end of a step, from coefficients `moves` (b, K, p) along it."""
+    def _trial(self, lane: Tensor, at: Marginal, step: Tensor, moves: Tensor, tol: float = 0.0) -> Marginal:
+        """The criterion at the end of a step, from coefficients along it by the derivatives `moves` (b, <= K, p)."""
         theta = self._inside(lane, at.theta + step)
-        moved = (theta - at.theta).clamp(-1, 1)
-        return self.criterion.at(lane, theta, at.coef + torch.einsum("bk,bkp->bp", moved, moves))
+        moved = (theta - at.theta).clamp(-1, 1)[:, : moves.shape[1]]
+        return self.criterion.at(lane, theta, at.coef + torch.einsum("bk,bkp->bp", moved, moves), tol)
 
     def _last(self, lane: Tensor, at: Marginal, step: Tensor, moves: Tensor) -> Marginal:
         """The end of a step that is too short to be judged, where the criterion is known there."""
