@@ -19,6 +19,7 @@ from torchglm.design.smooths.made import basis_from
 from torchglm.design.smooths.shaped import ShapedSpline
 from torchglm.design.smooths.tensor import TensorProduct
 
+TILE = 1 << 13  # rows whose columns are made together
 NULL = np.finfo(np.float64).eps ** 0.66  # share of the largest eigenvalue below which one of a penalty is zero
 
 
@@ -129,8 +130,15 @@ class Smooth:
         return np.stack([Numeric(one, [one.text]).columns(frame)[0] for one in self.call.variables])
 
     def columns(self, values: np.ndarray) -> np.ndarray:
-        """(q, n) the columns of one curve, with `by` 1, at values (d, n)."""
-        return self._constrained(self.basis.columns(values))
+        """(q, n) the columns of one curve, with `by` 1, at values (d, n), tile by tile: these stay in a cache."""
+        n = values.shape[1]
+        if n <= TILE:
+            return self._constrained(self.basis.columns(values))
+        found = np.empty((self.width, n))
+        for first in range(0, n, TILE):
+            part = slice(first, first + TILE)
+            found[:, part] = self._constrained(self.basis.columns(values[:, part]))
+        return found
 
     def slopes(self, values: np.ndarray, axis: int = 0) -> np.ndarray:
         """(q, n) their derivatives by one variable."""

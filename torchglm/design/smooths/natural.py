@@ -51,8 +51,10 @@ class CubicPieces:
             weights = (-1 / h, 1 / h, (h - 3 * left**2 / h) / 6, (3 * right**2 / h - h) / 6)
         tables = (self.heights, self.heights, self.curvatures, self.curvatures)
         found = np.zeros((self.heights.shape[1], len(x)))
+        term = np.empty_like(found)
         for table, weight, at in zip(tables, weights, (j, j + 1, j, j + 1), strict=True):
-            found += np.ascontiguousarray(table.T)[:, at] * weight
+            np.take(np.ascontiguousarray(table.T), at, axis=1, out=term, mode="clip")
+            found += np.multiply(term, weight, out=term)
         return found
 
 
