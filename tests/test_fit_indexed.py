@@ -21,7 +21,8 @@ from torchglm.inputs import files
 from torchglm.rows import indexed as indexed_rows
 from torchglm.rows import inverses
 from torchglm.rows.grams import Bordered
-from torchglm.rows.indexed import Index, Indexed
+from torchglm.rows.index import Index
+from torchglm.rows.indexed import Indexed
 from torchglm.rows.inverses import DenseRoot
 from torchglm.rows.products import gram, linear_predictor, project, quadratic
 from torchglm.rows.rows import Rows, select, whole

@@ -11,7 +11,8 @@ from math import prod
 import numpy as np
 import torch
 
-from torchglm.rows.indexed import Index, Indexed
+from torchglm.rows.index import Index
+from torchglm.rows.indexed import Indexed
 
 MANY = 24  # columns of zeros and ones from which on look-ups are faster than products
 TILE = 1 << 17  # numbers that are laid out at a time
@@ -37,15 +38,34 @@ class Written:
         return len(self.columns)
 
 
-Block = Indicator | Written
+@dataclass(frozen=True)
+class Lookup:
+    """Columns of numbers whose rows are a few different ones: `codes` `(n,)` names that of each in `table` (m, q)."""
+
+    codes: np.ndarray
+    table: np.ndarray
+
+    @property
+    def width(self) -> int:
+        return self.table.shape[1]
+
+    def written(self) -> Written:
+        """The columns one by one."""
+        return Written(list(np.take(np.ascontiguousarray(self.table.T), self.codes, axis=1)))
+
+
+Block = Indicator | Written | Lookup
 
 
 def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[Index] | None:
     """The row-wise product of the blocks, from column `start` of a design on, as index columns.
 
     There is one `Index` for each product of the columns of numbers. None where the product has no indicator or no
-    column, or columns of numbers between indicators, whose places in the design then are not evenly spaced.
+    column, or columns of numbers between indicators, whose places in the design then are not evenly spaced. A table
+    goes before at most one indicator and single columns of numbers.
     """
+    if isinstance(blocks[0] if blocks else None, Lookup):
+        return _table_columns(blocks, start, scale)
     inner = [i for i, block in enumerate(blocks) if isinstance(block, Indicator)]
     if not inner or not width(blocks) or any(blocks[i].width > 1 for i in range(inner[0], inner[-1]) if i not in inner):
         return None
@@ -73,6 +93,27 @@ def index_columns(blocks: list[Block], start: int, scale: float = 1.0) -> list[I
             )
         )
     return found
+
+
+def _table_columns(blocks: list[Block], start: int, scale: float) -> list[Index] | None:
+    """The product of a table with an indicator, numbers or nothing; None for others."""
+    first, indicators = blocks[0], [block for block in blocks if isinstance(block, Indicator)]
+    numbers = [block for block in blocks if isinstance(block, Written) and block.width == 1]
+    if not isinstance(first, Lookup) or len(indicators) > 1 or 1 + len(indicators) + len(numbers) < len(blocks):
+        return None
+    m, codes, count = len(first.table), first.codes, len(first.table)
+    for one in indicators:
+        codes, count = np.where(one.codes < 0, m * one.width, m * one.codes + codes), m * one.width
+    value = reduce(np.multiply, [block.columns[0] for block in numbers]) if numbers else None
+    places = slice(start, start + width(blocks))
+    index = Index(
+        torch.from_numpy(codes.astype(np.int32)),
+        places,
+        count,
+        None if value is None else torch.from_numpy(np.require(value, requirements="W")),
+        torch.from_numpy(scale * first.table),
+    )
+    return [index]
 
 
 def _joint(indicators: list[tuple[Indicator, int]], count: int) -> torch.Tensor:
@@ -153,11 +194,13 @@ def columns_of(
     """The columns of products of blocks, each times a number, one after the other: numbers, and index columns."""
     starts = [0, *accumulate(width(blocks) for blocks, _ in pieces)]
     found = [index_columns(blocks, start, scale) for (blocks, scale), start in zip(pieces, starts, strict=False)]
-    if sum(index.count for inside in found if inside for index in inside) < MANY:
+    indices = [index for inside in found if inside for index in inside]
+    if sum(index.count for index in indices if index.table is None) < MANY and all(i.table is None for i in indices):
         found = [None] * len(pieces)
     held = [k for k, inside in enumerate(found) if inside is None]
     places = [j for k in held for j in range(starts[k], starts[k + 1])]
     kind = np.dtype("float32" if dtype == torch.float32 else "float64")
-    numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
+    own = [([one.written() if isinstance(one, Lookup) else one for one in pieces[k][0]], pieces[k][1]) for k in held]
+    numbers = torch.from_numpy(written(n, own, kind)).to(dtype)
     indices = tuple(index for inside in found if inside for index in inside)
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None

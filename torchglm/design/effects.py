@@ -12,7 +12,8 @@ from torchglm.design.frame import Frame
 from torchglm.design.kinds import Factor
 from torchglm.design.parts import Part, RandomGrouping, RandomSet, parts_of
 from torchglm.design.random import Grouped
-from torchglm.rows.indexed import Index, Indexed
+from torchglm.rows.index import Index
+from torchglm.rows.indexed import Indexed
 
 
 def groupings_of(

@@ -180,7 +180,7 @@ def _build(
         raise ValueError(f"Every row has a missing value; per column: {frame.dropped}.")
     learner.see(frame)
     spec = learner.spec(missing, unseen, reading)
-    return (absorbing(spec) if absorb else spec).apply(frame, formula.response is not None, random=True)
+    return (absorbing(spec) if absorb else spec).apply(frame, formula.response is not None, random=True, rounded=True)
 
 
 class _Learner:

@@ -278,12 +278,14 @@ class DesignSpec:
         first: int = 0,
         dtype: torch.dtype = torch.float64,
         random: bool = False,
+        rounded: bool = False,
     ) -> Design:
         """As `transform`, with y where `response` is set, the mask of kept rows and the counts.
 
         `also` names further columns to keep complete and aligned (weights, exposure); `first` is the number
         of the first row in the whole data, for messages; `missing` and `unseen` override the spec's policies; `random`
-        asks for the columns of random effects as well.
+        asks for the columns of random effects as well, and `rounded` for the values of `s(x, bins=)` as a fit takes
+        them.
         """
         spec = replace(self, missing=missing or self.missing, unseen=unseen or self.unseen)
         wanted = [*spec.columns, *also, *(spec.random_columns if random else ())]
@@ -292,17 +294,21 @@ class DesignSpec:
                 raise ValueError("This design has no response: its formula has no left side.")
             wanted += spec.response_columns
         table = self.reading.applied(as_table(data, wanted))
-        return spec.apply(Frame(table, wanted, spec.missing, first), response, dtype, random)
+        return spec.apply(Frame(table, wanted, spec.missing, first), response, dtype, random, rounded)
 
     def apply(
-        self, frame: Frame, response: bool = False, dtype: torch.dtype = torch.float64, random: bool = False
+        self,
+        frame: Frame,
+        response: bool = False,
+        dtype: torch.dtype = torch.float64,
+        random: bool = False,
+        rounded: bool = False,
     ) -> Design:
         """The design of rows already found complete."""
         counts: dict[str, int] = {}
         used = dict.fromkeys(scoped for part, _ in self.prefixed_parts() for scoped in part.factors)
-        coded = {
-            (text, reduced): self.factors[text].blocks(frame, reduced, self.unseen, counts) for text, reduced in used
-        }
+        factors = {text: f if rounded or not isinstance(f, Smooth) else f.exact for text, f in self.factors.items()}
+        coded = {(text, reduced): factors[text].blocks(frame, reduced, self.unseen, counts) for text, reduced in used}
         pieces = [
             ([b for scoped in part.factors for b in coded[scoped]], part.scale) for part, _ in self.prefixed_parts()
         ]

@@ -80,7 +80,7 @@ class SpecRows:
         """Raises `ValueError` where the rows of a piece, counted as in its file, do not suit."""
 
         table, first = piece.table, piece.first
-        design = self.spec.design(table, response=True, also=self.also, first=first, random=True)
+        design = self.spec.design(table, response=True, also=self.also, first=first, random=True, rounded=True)
         places.add(piece.file, first, len(table), design.kept)
         if tally is not None:
             tally.add(design)

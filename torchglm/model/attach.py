@@ -33,7 +33,7 @@ def attached(
             )
         return conditional_rows(result, inputs.rows_by_spec(x, result.spec, result.family, named, device)), None, None
     if result.spec is not None and y is None:
-        design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys], random=True)
+        design = result.spec.design(x, response=True, also=[*named.columns.values(), *keys], random=True, rounded=True)
         data = inputs.from_design(design, result.family, named, keys, device, None)
         table = None if keys else design.table
         if data.context.get("groups") != result.groups:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from torchglm.rows.grams import Dense, Gram, Layout
-from torchglm.rows.indexed import Index, Indexed, tally
+from torchglm.rows.index import Index, between, pairs
+from torchglm.rows.indexed import Indexed
 from torchglm.rows.inverses import GramInverse
 from torchglm.rows.rows import Rows, whole
 
@@ -226,9 +227,7 @@ class ArrowIndexed(Indexed):
             if len(numbers):
                 across[:, r, :, beside.places] = effect.sums(numbers * values.unsqueeze(-2)).mT
             for index in beside.indices:
-                place = effect.codes.long() * (index.count + 1) + index.codes
-                table = tally(place, index.weighted(values), (levels + 1) * (index.count + 1))
-                across[:, r, :, index.columns] = table.view(-1, levels + 1, index.count + 1)[:, :-1, :-1]
+                across[:, r, :, index.columns] = pairs(effect, index, weight)
             for s, other in enumerate(effects[: r + 1]):
                 both = effect if s == r else replace(effect, codes=torch.maximum(effect.codes, other.codes))
                 own[..., r, s] = own[..., s, r] = both.sums(other.weighted(values))
@@ -257,13 +256,11 @@ def row_lengths(rows: Rows, matrix: Arrow) -> Tensor:
     beside, effects, x = design.beside, design.effects, rows.x
     total = beside.quadratic(x, matrix.corner)
     for r, effect in enumerate(effects):
-        part = torch.zeros_like(total)
+        part, unit = torch.zeros_like(total), replace(effect, value=None)
         for k, place in enumerate(beside.places.tolist()):
             part += 2 * effect.spread(matrix.across[:, :, r, place]) * x[:, k]
         for index in beside.indices:
-            table = torch.nn.functional.pad(matrix.across[:, :, r, index.columns], (0, 1, 0, 1)).flatten(1)
-            place = effect.codes.long() * (index.count + 1) + index.codes
-            part += 2 * index.weighted(table.index_select(1, place))
+            part += 2 * between(unit, index, matrix.across[:, :, r, index.columns])
         for s, other in enumerate(effects):
             part += other.weighted(effect.spread(matrix.own[..., r, s]) * (other.codes < other.count))
         total += effect.weighted(part)

@@ -2,7 +2,9 @@
 
 A factor of `L` levels is `L` columns of zeros with at most one 1 in each row. Kept as the place of that 1 it takes four
 bytes a row; `x coef` is then a look-up, `x' r` a sum by level and `x' W x` a table of sums by pairs of levels: work for
-each row that does not grow with the levels.
+each row that does not grow with the levels. Columns of numbers whose rows are but a few different ones, such as a spline
+of a covariate of few values, are the same with a `table` of these rows behind the levels.
+Source: Wood, Li, Shaddick & Augustin (2017), JASA 112(519), 1199-1210; Li & Wood (2020), Stat. Comput. 30, 19-25.
 """
 
 from __future__ import annotations
@@ -13,45 +15,13 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from torchglm.rows.grams import Bordered, Dense, Gram, Layout
+from torchglm.rows.index import Index, between, pairs
 
+BLOCK = 1 << 15  # rows that are worked on at a time
+TABLE_BLOCK = 1 << 17  # the same where there are tables
 MANY = 256  # levels from which on, if they are most of the columns, the border is less work than all pairs
-
-
-@dataclass(frozen=True)
-class Index:
-    """Columns `columns` of a design with at most one entry in each row: `value` (n,), or 1 where None.
-
-    `codes` (n,) int32 says in which of the `count` columns; `count` itself is a row without an entry.
-    """
-
-    codes: Tensor
-    columns: slice
-    count: int
-    value: Tensor | None = None
-
-    def at(self, rows: Tensor | slice) -> Index:
-        """The columns on some of the rows."""
-        return replace(self, codes=self.codes[rows], value=None if self.value is None else self.value[rows])
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Index:
-        """The columns on a device, the values in a dtype."""
-        value = None if self.value is None else self.value.to(device, dtype)
-        return replace(self, codes=self.codes.to(device), value=value)
-
-    def weighted(self, values: Tensor) -> Tensor:
-        """Values `(*K, n)` times the entries of the rows."""
-        return values if self.value is None else values * self.value.to(values.dtype)
-
-    def sums(self, values: Tensor) -> Tensor:
-        """(*K, count) the sums of values `(*K, n)` over the rows of each code."""
-        return tally(self.codes.long(), values, self.count + 1)[..., :-1]
-
-    def spread(self, table: Tensor) -> Tensor:
-        """(*K, n) for each row the entry of `table` (*K, count) under its code, 0 where it has none."""
-        return pad(table, (0, 1)).index_select(-1, self.codes)
 
 
 @dataclass(frozen=True)
@@ -71,7 +41,9 @@ class Indexed:
         """The factor whose levels are most of the columns, where it has very many and the Gram may be bordered."""
         if not self.bordered or not self.indices:
             return None
-        most = max(self.indices, key=lambda index: index.count)
+        most = max(self.indices, key=lambda index: 0 if index.table is not None else index.count)
+        if most.table is not None:
+            return None
         fits = most.count >= MANY and 2 * most.count >= self.width and (most.columns.step or 1) == 1
         return most if fits else None
 
@@ -96,7 +68,15 @@ class Indexed:
     @property
     def nbytes(self) -> int:
         """Bytes of the codes and values."""
-        return sum(index.codes.nbytes + (0 if index.value is None else index.value.nbytes) for index in self.indices)
+        return sum(index.nbytes for index in self.indices)
+
+    @property
+    def block(self) -> int:
+        """How many rows are best worked on at a time: sums by code have to be more than what is then made of them."""
+        counts = sorted(index.count for index in self.indices if index.table is not None)
+        if not counts:
+            return BLOCK
+        return max(TABLE_BLOCK, counts[-1] * counts[-2] // 4 if len(counts) > 1 else 0)
 
     def stacked(self, others: list[Indexed]) -> Indexed:
         """These rows with those of others of the same design below them."""
@@ -139,12 +119,11 @@ class Indexed:
         parts = [x]
         for index in self.indices:
             places = new[index.columns]
-            steps = places.diff().unique()
-            if bool((places >= 0).all()) and len(steps) <= 1 and bool((steps > 0).all()):
-                step = int(steps[0]) if len(steps) else 1
-                indices.append(replace(index, columns=slice(int(places[0]), int(places[-1]) + 1, step)))
+            moved = index.some(places)
+            if moved is not None:
+                indices.append(moved)
                 continue
-            parts.append(Indexed(new[:0], (replace(index, columns=slice(index.count)),), index.count).whole(x[:, :0]))
+            parts.append(index.written().to(x.dtype))
             own.append(places)
         place = torch.cat(own)
         held, place = torch.cat(parts, -1)[:, place >= 0], place[place >= 0]
@@ -155,7 +134,7 @@ class Indexed:
     def level_columns(self, columns: range) -> Indexed | None:
         """The index columns of one effect alone, some or all of those of an index; None where there is none such."""
         for index in self.indices:
-            if (index.columns.step or 1) != 1 or not index.columns.start <= columns.start < index.columns.stop:
+            if index.table is not None or (index.columns.step or 1) != 1 or not index.columns.start <= columns.start < index.columns.stop:
                 continue
             first, count, codes = columns.start - index.columns.start, len(columns), index.codes
             if count < index.count:
@@ -170,6 +149,9 @@ class Indexed:
         out = x.new_zeros(x.shape[0], self.width)
         out[:, self.places] = x
         for index in self.indices:
+            if index.table is not None:
+                out[:, index.columns] = index.written().to(x.dtype)
+                continue
             columns = out[:, index.columns]
             rows = (index.codes < index.count).nonzero()[:, 0]
             columns[rows, index.codes[rows].long()] = x.new_ones(()) if index.value is None else index.value[rows].to(x)
@@ -207,16 +189,16 @@ class Indexed:
         across = x.mT.contiguous() * weight.unsqueeze(-2)  # (B, q, n)
         out[:, self.places.unsqueeze(-1), self.places] = across @ x
         for index in self.indices:
-            values = index.weighted(weight)
-            diagonal = out.diagonal(dim1=-2, dim2=-1)[:, index.columns]
-            diagonal.copy_(index.sums(index.weighted(values)))
+            if index.table is None:
+                diagonal = out.diagonal(dim1=-2, dim2=-1)[:, index.columns]
+                diagonal.copy_(index.sums(index.weighted(index.weighted(weight))))
+            else:
+                out[:, index.columns, index.columns] = index.own(weight)
             sides = index.sums(index.weighted(across))
             out[:, self.places, index.columns] = sides
             out[:, index.columns, self.places] = sides.mT
         for first, second in combinations(self.indices, 2):
-            values = second.weighted(first.weighted(weight))
-            table = tally(_places(first, second), values, (first.count + 1) * (second.count + 1))
-            inner = table.view(-1, first.count + 1, second.count + 1)[:, :-1, :-1]
+            inner = pairs(first, second, weight)
             out[:, first.columns, second.columns] = inner
             out[:, second.columns, first.columns] = inner.mT
         return out
@@ -227,8 +209,7 @@ class Indexed:
         across = weight.new_zeros(weight.shape[0], large.count, beside.width)
         across[..., beside.places] = large.sums(x.mT.contiguous() * values.unsqueeze(-2)).mT
         for index in beside.indices:
-            table = tally(_places(large, index), index.weighted(values), (large.count + 1) * (index.count + 1))
-            across[..., index.columns] = table.view(-1, large.count + 1, index.count + 1)[:, :-1, :-1]
+            across[..., index.columns] = pairs(large, index, weight)
         own = large.sums(large.weighted(values))
         return Bordered(beside.all_pairs(x, weight), across, own, large.columns.start)
 
@@ -248,12 +229,11 @@ class Indexed:
         """`x' A x` of every row, (B, n), for symmetric matrices `(B, width, width)`."""
         total = ((x @ matrix[:, self.places.unsqueeze(-1), self.places]) * x).sum(-1)
         for index in self.indices:
-            own = matrix.diagonal(dim1=-2, dim2=-1)[:, index.columns]
+            own = index.own_quadratic(matrix[:, index.columns, index.columns])
             sides = index.spread(matrix[:, self.places, index.columns])  # (B, q, n)
-            total += index.weighted(index.weighted(index.spread(own)) + 2 * (sides * x.mT).sum(-2))
+            total += index.weighted(index.weighted(own) + 2 * (sides * x.mT).sum(-2))
         for first, second in combinations(self.indices, 2):
-            table = pad(matrix[:, first.columns, second.columns], (0, 1, 0, 1)).flatten(1)
-            total += 2 * second.weighted(first.weighted(table.index_select(1, _places(first, second))))
+            total += 2 * between(first, second, matrix[:, first.columns, second.columns])
         return total
 
     def length(self, x: Tensor, border: Tensor, own: Tensor) -> Tensor:
@@ -261,16 +241,5 @@ class Indexed:
         columns = border.mT.reshape(-1, self.width)
         total = self.times(x, columns).view(border.shape[0], border.shape[-1], -1).square().sum(1)
         for index in self.indices:
-            total += index.weighted(index.weighted(index.spread(own[:, index.columns])))
+            total += index.weighted(index.weighted(index.own_squares(own[:, index.columns])))
         return total + own[:, self.places] @ x.square().mT
-
-
-def tally(codes: Tensor, values: Tensor, bins: int) -> Tensor:
-    """(*K, bins) the sums of `values` (*K, n) over equal codes `(n,)`."""
-    total = values.new_zeros(*values.shape[:-1], bins)
-    return total.scatter_add_(-1, codes.expand_as(values), values)
-
-
-def _places(first: Index, second: Index) -> Tensor:
-    """(n,) the places of the rows in the table of all pairs of their columns."""
-    return first.codes.long() * (second.count + 1) + second.codes

@@ -16,7 +16,6 @@ from torchglm.rows.responses import Pair, Response, Times, response
 
 # A block of the design of about this many numbers stays in a core's cache while the kernel works on it.
 BLOCK = 1 << 18
-INDEXED_BLOCK = 1 << 15  # rows of a block with index columns
 CARD_BLOCK = 1 << 27  # numbers of a block or a piece on a GPU: a gigabyte, whose work outweighs its launches
 PIECE = 1 << 18  # numbers of the design of a piece of rows; with 16 times as many inference takes twice as long
 ROOM = 1 << 25  # the same with index columns, where Grams between them cost more than rows
@@ -137,7 +136,7 @@ class Rows(NamedTuple):
         if self.indexed is not None:
             # so that the Grams of the blocks are not the most of the work
             numbers = self.layout.numbers
-            most = max(INDEXED_BLOCK, numbers // 4)
+            most = max(self.indexed.block, numbers // 4)
             if self.on_card:
                 most = max(most, size // (8 + self.x.shape[-1]))
             count = min(-(-n // most), max(4, -(-n // numbers)))

@@ -10,12 +10,13 @@ from torchglm.design.expressions import QUOTED, Expression
 
 KINDS = ("s", "te", "ti")
 BASES = ("cr", "cs", "cc", "ps", "cp", "tp", "ts", "re")
-ARGUMENTS = ("bs", "k", "m", "by", "select", "knots", "d", "shape")
+ARGUMENTS = ("bs", "k", "m", "by", "select", "knots", "d", "shape", "bins")
 SHAPES = (
     *("increasing", "decreasing", "convex", "concave"),
     *("increasing convex", "increasing concave", "decreasing convex", "decreasing concave"),
 )
 LARGEST = 1000  # columns of a term
+FEWEST_BINS = 20  # that a variable is rounded to
 
 
 class SmoothCall:
@@ -45,7 +46,7 @@ class SmoothCall:
         given = {name: self._constant(name, one) for name, one in named.items() if name != "by"}
         self.select = _truth(given.get("select", False), self.said)
         self.dims = self._dims(given.get("d"))
-        self.knots, self.shape = given.get("knots"), given.get("shape")
+        self.knots, self.shape, self.bins = given.get("knots"), given.get("shape"), given.get("bins")
         default = ["tp" if d > 1 or self.kind == "s" else "cr" for d in self.dims]
         self.bases = self._each("bs", given.get("bs", default), str)
         self.sizes = self._each("k", given.get("k"), int)
@@ -152,6 +153,14 @@ class SmoothCall:
                 raise ValueError(f"shape={self.shape!r} in {self.said} is no shape. Known: {', '.join(SHAPES)}.")
             if self.kind != "s" or self.bases != ["ps"]:
                 raise ValueError(f"shape= in {self.said} is that of P-splines: s(x, bs='ps', shape={self.shape!r}).")
+        if self.bins is not None:
+            if not isinstance(self.bins, int) or isinstance(self.bins, bool) or self.bins < FEWEST_BINS:
+                raise ValueError(
+                    f"bins={self.bins!r} in {self.said} must be a whole number of {FEWEST_BINS} or more: the different "
+                    "values that a variable is rounded to, such as bins=1000."
+                )
+            if self.bases == ["re"]:
+                raise ValueError(f"bins= in {self.said} has no meaning with bs='re'.")
         texts = [one.text for one in self.variables]
         if len(set(texts)) < len(texts):
             raise ValueError(f"{self.said} names {texts[0]!r} twice. Name each variable once.")

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from torchglm.design.blocks import Block, Indicator, Written
+from torchglm.design.blocks import Block, Indicator, Lookup, Written
 from torchglm.design.factors import Categorical, Numeric
 from torchglm.design.frame import Frame
 from torchglm.design.smooths.basis import Basis
 from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.constraint import Constraint
+from torchglm.design.smooths.distinct import Distinct
 from torchglm.design.smooths.made import basis_from
 from torchglm.design.smooths.shaped import ShapedSpline
 from torchglm.design.smooths.tensor import TensorProduct
@@ -49,7 +50,8 @@ class Smooth:
 
     Columns are those of `basis` under `constraint` (None where there is none), times `by`: numbers, or each level of a
     category apart. Penalties are divided by `scales`, so that strengths do not hang on units; `ranges` are the least
-    and the largest value of each variable in the data.
+    and the largest value of each variable in the data. Where the rows of the columns are but a `few` different ones,
+    they are a table in which each row has its place.
     """
 
     kind = "smooth"
@@ -64,9 +66,10 @@ class Smooth:
         by: Numeric | Categorical | None,
         ranges: list[list[float]],
         first: int = 0,
+        few: Distinct | None = None,
     ) -> None:
         self.expression, self.basis, self.constraint, self.scales = call, basis, constraint, scales
-        self.ranges = ranges
+        self.ranges, self.few = ranges, few
         self.by, self.first = by, first  # the first level that has a curve of its own
         self.full = self.reduced = [
             f"{part.label}.{j + 1}" for part in self.parts for j in range(part.places.stop - part.places.start)
@@ -149,13 +152,32 @@ class Smooth:
 
     def blocks(self, frame: Frame, reduced: bool, unseen: str, counts: dict[str, int]) -> list[Block]:
         """The columns over the frame's rows; a level never seen has no curve where it is no error."""
-        columns = self.columns(self.values(frame))
+        values = self.values(frame)
+        places = None if self.few is None else self.few.codes(values)
+        found: list[Block] = [
+            Written(list(self.columns(values if self.few is None else self.few.rounded(values))))
+            if places is None
+            else Lookup(places, self.table)
+        ]
         if isinstance(self.by, Categorical):
             codes = self.by.codes(frame, unseen, counts, none=True) - self.first
-            return [Written(list(columns)), Indicator(np.maximum(codes, -1), len(self.parts))]
-        if self.by is not None:
-            columns = columns * self.by.columns(frame)[0]
-        return [Written(list(columns))]
+            found.append(Indicator(np.maximum(codes, -1), len(self.parts)))
+        elif self.by is not None:
+            found.append(Written([self.by.columns(frame)[0]]))
+        return found
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """(m, q) the different rows of the columns of one curve."""
+        assert self.few is not None
+        return np.ascontiguousarray(self.columns(self.few.rows).T)
+
+    @cached_property
+    def exact(self) -> Smooth:
+        """The term as it is beside the rows of a fit: no value is rounded."""
+        if self.few is None or not self.few.rounds:
+            return self
+        return Smooth(self.call, self.basis, self.constraint, self.scales, self.by, self.ranges, self.first)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -168,6 +190,7 @@ class Smooth:
             "by": by.to_dict() if isinstance(by, Categorical) else None,
             "ranges": self.ranges,
             "first": self.first,
+            "few": None if self.few is None else self.few.to_dict(),
         }
 
     @classmethod
@@ -182,4 +205,6 @@ class Smooth:
             by = Numeric(call.by, [call.by.text])
             by = Categorical.from_dict(call.by, dict(data["by"])) if data["by"] is not None else by
         ranges = [[float(low), float(high)] for low, high in data["ranges"]]
-        return cls(call, basis, constraint, [float(one) for one in data["scales"]], by, ranges, int(data["first"]))
+        few = None if data["few"] is None else Distinct.from_dict(data["few"])
+        scales = [float(one) for one in data["scales"]]
+        return cls(call, basis, constraint, scales, by, ranges, int(data["first"]), few)

@@ -12,6 +12,7 @@ from torchglm.design.factors import Categorical, Numeric
 from torchglm.design.smooths.basis import Basis
 from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.constraint import Constraint
+from torchglm.design.smooths.distinct import Distinct
 from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth
 from torchglm.design.smooths.made import basis_of
@@ -63,7 +64,8 @@ def learn_smooth(
         basis, centred = ShapedSpline.of(basis, call.shape, means if centred else None), False
     first = int(isinstance(by, Categorical) and call.by is not None and ordered(call.by))
     ranges = [[float(one.min()), float(one.max())] for one in values]
-    return Smooth(call, basis, Constraint(means) if centred else None, scales, by, ranges, first)
+    few = Distinct.learn(values, counts, call.bins)
+    return Smooth(call, basis, Constraint(means) if centred else None, scales, by, ranges, first, few)
 
 
 def distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
