@@ -145,7 +145,8 @@ def written(n: int, products: list[tuple[list[Block], float]], dtype: np.dtype) 
     whole: list[tuple[int, np.ndarray | float]] = []
     coded: list[tuple[int, np.ndarray, np.ndarray | float]] = []  # with each row's column, from the first on, or -1
     start = 0
-    for blocks, scale in products:
+    for given, scale in products:
+        blocks: list[Block] = [block.written() if isinstance(block, Lookup) else block for block in given]
         strides = [width(blocks[:i]) for i in range(len(blocks))]
         place = _places(blocks, strides)
         for offset, numbers in _numbers(blocks, strides, scale):
@@ -194,13 +195,12 @@ def columns_of(
     """The columns of products of blocks, each times a number, one after the other: numbers, and index columns."""
     starts = [0, *accumulate(width(blocks) for blocks, _ in pieces)]
     found = [index_columns(blocks, start, scale) for (blocks, scale), start in zip(pieces, starts, strict=False)]
-    indices = [index for inside in found if inside for index in inside]
-    if sum(index.count for index in indices if index.table is None) < MANY and all(i.table is None for i in indices):
+    made = [index for inside in found if inside for index in inside]
+    if sum(index.count for index in made if index.table is None) < MANY and all(one.table is None for one in made):
         found = [None] * len(pieces)
     held = [k for k, inside in enumerate(found) if inside is None]
     places = [j for k in held for j in range(starts[k], starts[k + 1])]
     kind = np.dtype("float32" if dtype == torch.float32 else "float64")
-    own = [([one.written() if isinstance(one, Lookup) else one for one in pieces[k][0]], pieces[k][1]) for k in held]
-    numbers = torch.from_numpy(written(n, own, kind)).to(dtype)
+    numbers = torch.from_numpy(written(n, [pieces[k] for k in held], kind)).to(dtype)
     indices = tuple(index for inside in found if inside for index in inside)
     return numbers, Indexed(torch.tensor(places, dtype=torch.int64), indices, starts[-1]) if indices else None

@@ -53,8 +53,8 @@ class Marginal:
     `coef` (B, p) are the penalised maxima, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the
     dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant; `squares` (B, J)
     `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the derivatives of `log|S|_+`; `bend` (B,)
-    the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`. `close` (B,) says
-    that the fit is so near the maximum that the value has its last digits.
+    the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`.
+    `close` (B,) says that the fit is so near the maximum that the value has its last digits.
     """
 
     theta: Tensor

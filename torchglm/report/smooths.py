@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -79,6 +80,7 @@ def smooth_remarks(result: Fitted) -> list[str]:
     ]
     if shaped:
         said.append(f"{'; '.join(shaped)}. Errors and limits hold given the coefficients that stand there.")
+    said += _rounded(terms)
     full = [name for name, term in terms.items() if isinstance(term.factor, Smooth) and _full(term)]
     if full:
         said.append(
@@ -86,6 +88,22 @@ def smooth_remarks(result: Fitted) -> list[str]:
             "try a larger k=, and see k_check()."
         )
     return said
+
+
+def _rounded(terms: Mapping[str, SmoothTerm]) -> list[str]:
+    """Which variables the fit has rounded, in a sentence; empty where none is."""
+    bins = {
+        ", ".join(one.text for one in term.factor.call.variables): term.factor.call.bins
+        for term in terms.values()
+        if isinstance(term.factor, Smooth) and term.factor.rounds
+    }
+    if not bins:
+        return []
+    each = ", ".join(f"{variables} to {count:,}" for variables, count in bins.items())
+    return [
+        f"For the fit values were rounded, {each} bins (bins=): estimates are those of the rounded values. Predictions "
+        "and curves are at the values themselves."
+    ]
 
 
 def _full(term: SmoothTerm) -> bool:

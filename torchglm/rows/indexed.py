@@ -2,8 +2,8 @@
 
 A factor of `L` levels is `L` columns of zeros with at most one 1 in each row. Kept as the place of that 1 it takes four
 bytes a row; `x coef` is then a look-up, `x' r` a sum by level and `x' W x` a table of sums by pairs of levels: work for
-each row that does not grow with the levels. Columns of numbers whose rows are but a few different ones, such as a spline
-of a covariate of few values, are the same with a `table` of these rows behind the levels.
+each row that does not grow with the levels. Columns of numbers whose rows are but a few different ones, such as a
+spline of a covariate of few values, are the same with a `table` of these rows behind the levels.
 Source: Wood, Li, Shaddick & Augustin (2017), JASA 112(519), 1199-1210; Li & Wood (2020), Stat. Comput. 30, 19-25.
 """
 
@@ -134,7 +134,11 @@ class Indexed:
     def level_columns(self, columns: range) -> Indexed | None:
         """The index columns of one effect alone, some or all of those of an index; None where there is none such."""
         for index in self.indices:
-            if index.table is not None or (index.columns.step or 1) != 1 or not index.columns.start <= columns.start < index.columns.stop:
+            if (
+                index.table is not None
+                or (index.columns.step or 1) != 1
+                or not index.columns.start <= columns.start < index.columns.stop
+            ):
                 continue
             first, count, codes = columns.start - index.columns.start, len(columns), index.codes
             if count < index.count:

@@ -172,10 +172,15 @@ class Smooth:
         assert self.few is not None
         return np.ascontiguousarray(self.columns(self.few.rows).T)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether a fit takes values of its variables as they are rounded."""
+        return self.few is not None and self.few.rounds
+
     @cached_property
     def exact(self) -> Smooth:
         """The term as it is beside the rows of a fit: no value is rounded."""
-        if self.few is None or not self.few.rounds:
+        if not self.rounds:
             return self
         return Smooth(self.call, self.basis, self.constraint, self.scales, self.by, self.ranges, self.first)
 
