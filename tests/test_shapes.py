@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,3 +191,20 @@ def test_what_refits_without_limits_is_refused() -> None:
         fit(shaped("increasing"), smoothing="ml")
     with pytest.raises(ValueError, match="terms with a shape="):
         irls(result.source, result.family, result.link, penalty=result.penalty)
+
+
+@pytest.mark.parametrize("given", [{}, {"by": "g"}, {"smoothing": 1.0}, {"family": "negative_binomial"}], ids=str)
+def test_a_fit_within_a_shape_tells_of_its_steps_and_goes_on_from_any(given: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"x": rng.uniform(size=200), "g": rng.integers(0, 2, 200)})
+    data["y"] = rng.poisson(np.exp(1 + np.sqrt(data.x)))
+    formula, options, seen = "y ~ s(x, bs='ps', k=7, shape='increasing')", {"family": "poisson"} | given, list[Any]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tg.FitWarning)
+        own = tg.fit(formula, data, observe=seen.append, **options)
+        again = tg.fit(formula, data, resume=seen[-2], **options)
+    steps = [int(one.n_iter.max()) for one in seen]
+    assert steps == sorted(steps) and steps[-1] == int(own.n_iter.max()) > 3
+    torch.testing.assert_close(seen[-1].coef.reshape(own.coef.shape), own.coef, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(seen[-1].deviance.reshape(own.deviance.shape), own.deviance, rtol=1e-9, atol=0)
+    torch.testing.assert_close(again.coef, own.coef, rtol=1e-7, atol=1e-8)

@@ -16,6 +16,7 @@ from torchglm.families import Family
 from torchglm.fitting.irls import irls
 from torchglm.fitting.laplace import Criterion
 from torchglm.fitting.penalties import Quadratic, Ridge
+from torchglm.fitting.shape import RowMeans
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.links import Link, get
 from torchglm.rows.rows import Rows
@@ -93,6 +94,23 @@ def made(family: str, link: str, shift: float, method: str) -> tuple[Criterion, 
 @pytest.mark.parametrize(("family", "link", "shift"), CASES)
 def test_gradient_and_hessian_are_those_of_the_criterion(family: str, link: str, shift: float, method: str) -> None:
     check_slopes(*made(family, link, shift, method), rel=1e-7, near=2e-9, bend=1e-7)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "link", "shift"), CASES)
+@pytest.mark.parametrize("phi", [None, 0.7])
+def test_the_criterion_has_the_likelihood_of_every_row(family: str, link: str, shift: float, phi: float | None) -> None:
+    criterion, theta, coef = made(family, link, shift, "reml")
+    criterion.phi = phi if criterion.family.has_dispersion else None
+    lane = torch.zeros(1, dtype=torch.int64)
+    for point in (theta, theta - 0.6):
+        at = criterion.at(lane, point, coef)
+        own = criterion.family.with_parameters({"log_alpha": point[:, 2]}) if criterion.name else criterion.family
+        loglik = RowMeans(criterion.source, criterion.link, at.coef).loglik(own, at.phi)
+        volume = -2 * at.root.slogdet().logabsdet - criterion.ranges.log_determinant(point[:, :2].exp())[0]
+        free = criterion.free * torch.log(2 * math.pi * at.phi)
+        value = at.squares.sum(-1) / (2 * at.phi) - loglik + (volume - free) / 2
+        torch.testing.assert_close(at.value, value, rtol=1e-11, atol=0)
 
 
 @pytest.mark.parametrize("method", ["reml", "ml"])

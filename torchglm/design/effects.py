@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 
 from torchglm.design.blocks import Indicator, index_columns, width
@@ -62,3 +63,13 @@ def effect_columns(
 def _levels(factor: Factor) -> Categorical:
     assert isinstance(factor, Categorical)  # groups are categories
     return factor
+
+
+def level_codes(factors: Sequence[Factor], frame: Frame, unseen: str, counts: dict[str, int]) -> torch.Tensor:
+    """(F, n) int32 the levels of absorbed factors; the number of levels where one was never seen."""
+    found = []
+    for factor in factors:
+        assert isinstance(factor, Categorical)  # groups are categories
+        own = factor.codes(frame, unseen, counts, none=True)
+        found.append(torch.from_numpy(np.where(own < 0, len(factor.levels), own).astype(np.int32)))
+    return torch.stack(found)

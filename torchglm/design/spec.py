@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from torchglm.design.blocks import MANY, columns_of
-from torchglm.design.effects import effect_columns, groupings_of
+from torchglm.design.effects import effect_columns, groupings_of, level_codes
 from torchglm.design.factors import UNSEEN, Categorical
 from torchglm.design.frame import MISSING, Frame
 from torchglm.design.kinds import PENALISED, Factor, factor_dict, factor_from, plain_factor_from
@@ -320,18 +320,10 @@ class DesignSpec:
         effects = None
         if random and self.random:
             effects = effect_columns(self.random, self.factors, frame, self.unseen, counts).to(numbers.device, dtype)
-        codes = self._codes(frame, counts) if random and self.absorbed else None
+        codes = None
+        if random and self.absorbed:
+            codes = level_codes([self.factors[text] for text in self.absorbed], frame, self.unseen, counts)
         return Design(numbers, self.names, y, self, frame.table, indexed, kept, frame.dropped, counts, effects, codes)
-
-    def _codes(self, frame: Frame, counts: dict[str, int]) -> torch.Tensor:
-        """(F, n) int32 the levels of the absorbed factors; the number of levels where one was never seen."""
-        found = []
-        for text in self.absorbed:
-            factor = self.factors[text]
-            assert isinstance(factor, Categorical)  # groups are categories
-            own = factor.codes(frame, self.unseen, counts, none=True)
-            found.append(torch.from_numpy(np.where(own < 0, len(factor.levels), own).astype(np.int32)))
-        return torch.stack(found)
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain data, ready for JSON."""

@@ -76,7 +76,7 @@ class RowBends:
             return added(sums(rows, self._predictor(rows)) for rows in pieces)
 
         with self.ranks.together():
-            total = added(new for chunk in self.source for new in spread(of, list(to_float64(chunk).pieces())))
+            total = added(new for chunk in self.source for new in spread(of, _pieces(to_float64(chunk))))
         return self.ranks.sum(*total)
 
     def _predictor(self, rows: Rows) -> Tensor:
@@ -127,6 +127,11 @@ class RowBends:
             difference(weights, SECOND, STEP, middle),
             difference(scores, SECOND, STEP, self._values(rows, eta)[0]),
         )
+
+
+def _pieces(rows: Rows) -> list[Rows]:
+    """The rows in pieces whose values for each row, of which there are many, are no more than fit a cache or so."""
+    return list(rows.pieces()) if rows.indexed is None else [block for _, block in rows.blocks()]
 
 
 def added(many: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

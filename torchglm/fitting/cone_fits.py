@@ -13,6 +13,7 @@ from torchglm.fitting.faces import minimise
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
+from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.state import Solution
 from torchglm.links import Link
@@ -35,12 +36,19 @@ class ConePoint:
 class ConeFits:
     """Fits of models, of which `first` has the columns that are kept, with coefficients `penalty.nonnegative` held.
 
-    `shapes` (B,) are the alphas or powers at hand of a family that estimates one, `steps` (B,) counts, and `finished`
-    (B,) says which models the last fit has brought to their minimum.
+    `observe` is told of every step. `shapes` (B,) are the alphas or powers at hand of a family that estimates one,
+    `steps` (B,) counts, and `finished` (B,) says which models the last fit has brought to their minimum.
     """
 
     def __init__(
-        self, source: Iterable[Rows], family: Family, link: Link, penalty: Quadratic, first: Solution, max_iter: int
+        self,
+        source: Iterable[Rows],
+        family: Family,
+        link: Link,
+        penalty: Quadratic,
+        first: Solution,
+        max_iter: int,
+        observe: Observer | None = None,
     ) -> None:
         self.source, self.family, self.link, self.penalty = source, family, link, penalty.without_limits()
         self.keep, self.steps, self.max_iter = first.keep, first.n_iter.clone(), max_iter
@@ -50,6 +58,8 @@ class ConeFits:
         self.finished = torch.ones_like(self.steps, dtype=torch.bool)
         powers = family.estimates_shape and not has_alpha(family)
         self.shapes = torch.full_like(first.coef[:, 0], 1.5 if powers else 1.0)
+        self.observe, self._coef = observe, self.start(first)  # (B, p) of the last step of every model
+        self._deviance = 2 * first.moments.objective
 
     def start(self, first: Solution) -> Tensor:
         """(B, p) the coefficients of a fit without limits within them."""
@@ -86,6 +96,7 @@ class ConeFits:
                 return out
             moved, there = self._walked(lane[left], penalty.take(left), here, step)
             self.steps[lane[left]] += 1
+            self._tell(lane[left], there)
             out = ConePoint(
                 out.coef.index_copy(0, left, there.coef),
                 out.moments.place(left, there.moments),
@@ -96,6 +107,15 @@ class ConeFits:
                 return out
         self.finished[lane[left]] = False
         return out
+
+    def _tell(self, lane: Tensor, there: ConePoint) -> None:
+        """Hand the observer, where there is one, what all models have reached."""
+        if self.observe is None:
+            return
+        self._coef = self._coef.index_copy(0, lane, there.coef)
+        self._deviance = self._deviance.index_copy(0, lane, 2 * there.moments.objective)
+        shape = self.shapes.clone() if self.family.estimates_shape else None
+        self.observe(Progress(self._coef, self.steps.clone(), self._deviance, shape))
 
     def _at(self, lane: Tensor, penalty: Quadratic, coef: Tensor) -> ConePoint:
         here = fold(

@@ -24,6 +24,7 @@ from torchglm.fitting.kernel import fold
 from torchglm.fitting.laplace import least_dispersion
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
+from torchglm.fitting.progress import Observer
 from torchglm.fitting.ranges import EMPTY, connected, scaled_root
 from torchglm.fitting.shape import RowMeans, alpha_ml, power_ml
 from torchglm.fitting.shape_sums import has_alpha
@@ -57,9 +58,11 @@ def solve_in_cone(
     start: Tensor | None,
     options: dict[str, Any],
     phi: float | None = None,
-    observe: Any = None,
+    observe: Observer | None = None,
 ) -> tuple[Family, Solution, Estimated]:
     """The fit whose coefficients `penalty.nonnegative` are not, at strengths given or estimated by REML.
+
+    `observe` is told of the steps of the fit without limits that it begins with, and of all that follow.
 
     A shape that the family estimates is that of the largest likelihood at the means. Columns that stand at zero have no
     variance: the root of the solution is that of the others, as are the criterion and the freedom. Where the slope of
@@ -74,7 +77,7 @@ def solve_in_cone(
         return part_by_part(solve_in_cone, source, family, link, penalty, start, options, phi, observe)
     if next(iter(own_rows(source))).layout.levels is not None:
         source = seen(source, in_pairs)
-    return _Cone(source, family, link, penalty, options, phi).solved(start)
+    return _Cone(source, family, link, penalty, options, phi, observe).solved(start)
 
 
 class _Cone:
@@ -88,8 +91,9 @@ class _Cone:
         penalty: Quadratic,
         options: dict[str, Any],
         phi: float | None,
+        observe: Observer | None,
     ) -> None:
-        self.source, self.family, self.link, self.penalty = source, family, link, penalty
+        self.source, self.family, self.link, self.penalty, self.observe = source, family, link, penalty, observe
         self.options, self.phi, self.groups = options, phi, connected(penalty)
 
     def solved(self, start: Tensor | None) -> tuple[Family, Solution, Estimated]:
@@ -107,9 +111,11 @@ class _Cone:
             start=start,
             penalty=free.with_strength(theta.exp()),
             tol=max(1e-6, self.options["tol"]),
+            observe=self.observe,
             **begun,
         )
-        self.fits = ConeFits(self.source, self.family, self.link, self.penalty, first, self.options["max_iter"])
+        most = self.options["max_iter"]
+        self.fits = ConeFits(self.source, self.family, self.link, self.penalty, first, most, self.observe)
         lane = (~torch.isin(first.status, first.status.new_tensor([int(Status.NOT_FINITE)]))).nonzero()[:, 0]
         self.tired = torch.zeros_like(first.status, dtype=torch.bool)  # the strengths have not settled
         self.phis = torch.full_like(theta[:, 0], torch.nan)

@@ -19,6 +19,7 @@ from torchglm.rows.rows import Rows, to_float64, without_columns
 from torchglm.special.roots import root
 
 HELD = 1 << 28  # bytes of responses, weights and means that are kept of a stream
+AT_ONCE = 1 << 18  # rows that a term is made of together
 LONGEST = 4.0  # step of Newton's method on a log scale
 STEP = 1e-4  # of the central differences, on a log or logit scale
 
@@ -38,8 +39,9 @@ class RowMeans:
 
     def _made(self) -> Iterator[tuple[Rows, Tensor]]:
         for chunk in self.source:
-            rows = to_float64(chunk)
-            yield without_columns(rows), self.link(linear_predictor(rows, self.coef))
+            for start in range(0, max(chunk.y.shape[-1], 1), AT_ONCE):
+                rows = to_float64(chunk.between(start, start + AT_ONCE))
+                yield without_columns(rows), self.link(linear_predictor(rows, self.coef))
 
     def __iter__(self) -> Iterator[tuple[Rows, Tensor]]:
         if self._held is not None:

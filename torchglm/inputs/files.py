@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from torchglm.design import Tally, learn
 from torchglm.design.absorbing import absorbing
@@ -18,7 +20,7 @@ from torchglm.inputs.roles import Roles
 from torchglm.inputs.specs import effects_of, family_of, formulas_of, in_class_order, plan_of, terms_of
 from torchglm.rows.places import Places
 from torchglm.rows.ranks import Ranks, Shard, weightless
-from torchglm.rows.rows import Rows
+from torchglm.rows.rows import Rows, is_all
 from torchglm.tables import TextFormat, numbers
 
 if TYPE_CHECKING:
@@ -256,7 +258,7 @@ def _named(roles: Roles) -> dict[str, str]:
 def _joined(pieces: list[Rows]) -> Rows:
     """Pieces of one model as one."""
     x, y, weight, offset = (
-        torch.cat(parts, dim=-2 if i == 0 or parts[0].dim() == 3 else -1)
+        _stacked(list(parts), -2 if i == 0 or parts[0].dim() == 3 else -1)
         for i, parts in enumerate(zip(*(piece[:4] for piece in pieces), strict=True))
     )
     repeats = [piece.repeats for piece in pieces if piece.repeats is not None]
@@ -275,3 +277,12 @@ def _joined(pieces: list[Rows]) -> Rows:
         pieces[0].pair,
         None if pieces[0].codes is None else torch.cat([p.codes for p in pieces if p.codes is not None], 1),
     )
+
+
+def _stacked(parts: list[Tensor], dim: int) -> Tensor:
+    """Values one below the other; a number that stands for all of them is not written out."""
+    first = parts[0]
+    number = float(first.reshape(-1)[0]) if first.dim() == 2 and first.numel() else math.nan
+    if dim == -1 and all(is_all(part, number) for part in parts):
+        return first[:, :1].expand(-1, sum(part.shape[-1] for part in parts))
+    return torch.cat(parts, dim)
