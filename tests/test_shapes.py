@@ -206,5 +206,5 @@ def test_a_fit_within_a_shape_tells_of_its_steps_and_goes_on_from_any(given: dic
     steps = [int(one.n_iter.max()) for one in seen]
     assert steps == sorted(steps) and steps[-1] == int(own.n_iter.max()) > 3
     torch.testing.assert_close(seen[-1].coef.reshape(own.coef.shape), own.coef, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(seen[-1].deviance.reshape(own.deviance.shape), own.deviance, rtol=1e-9, atol=0)
+    torch.testing.assert_close(seen[-1].deviance.reshape(own.deviance.shape), own.deviance, rtol=1e-6, atol=0)
     torch.testing.assert_close(again.coef, own.coef, rtol=1e-7, atol=1e-8)

@@ -12,8 +12,8 @@ Source: Wood (2011), J. R. Stat. Soc. B 73(1), 3-36; mgcv's `method = "REML"` an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torchglm.fitting.bends import Bends, RowBends
 from torchglm.fitting.bends_several import PlannedBends
 from torchglm.fitting.irls import pull
 from torchglm.fitting.kernel import fold, take_family
+from torchglm.fitting.marginal import Marginal, Stand
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
 from torchglm.fitting.problem import Problem
@@ -42,87 +43,7 @@ from torchglm.special.roots import root as root_of
 
 QUICK = 6  # Newton steps of a fit from coefficients near by
 FALLING = 0.1  # share of its decrement that a step may leave, else a search goes on
-CLOSE = 1e-12  # share of the objective by which a square may move the criterion
 ROUNDED = 1e-10  # a decrement that may be rounding where it does not fall
-
-
-@dataclass
-class Marginal:
-    """The criterion of `B` models at `theta` (B, K): the log strengths (J), and the raw shape that is estimated.
-
-    `coef` (B, p) are the penalised maxima, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the
-    dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant; `squares` (B, J)
-    `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the derivatives of `log|S|_+`; `bend` (B,)
-    the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`.
-    `close` (B,) says that the fit is so near the maximum that the value has its last digits.
-    """
-
-    theta: Tensor
-    coef: Tensor
-    value: Tensor
-    phi: Tensor
-    root: Tensor
-    inner: Tensor
-    squares: Tensor
-    traces: Tensor
-    own: Tensor
-    twice: Tensor
-    bend: Tensor
-    gram: Tensor
-    close: Tensor
-
-    def take(self, models: Tensor) -> Marginal:
-        """Those of some of the models."""
-        return Marginal(**{f.name: getattr(self, f.name)[models] for f in fields(self)})
-
-    @staticmethod
-    def cat(parts: Sequence[Marginal]) -> Marginal:
-        """The models of several, one after another."""
-        return Marginal(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Marginal)})
-
-    def place(self, models: Tensor, part: Marginal) -> Marginal:
-        """These with some of the models replaced."""
-        new = {f.name: getattr(self, f.name).index_copy(0, models, getattr(part, f.name)) for f in fields(self)}
-        return Marginal(**new)
-
-
-@dataclass
-class _Stand:
-    """Some models at coefficients `coef` (b, p): the sums of the pass there, and what they say.
-
-    `root`, `inner` and `log` are as in `Marginal`, `sound` (b,) where they are; `left` (b, p) is the Newton step from
-    there, of `decrement` (b,), and `unit` (b,) about the dispersion, in which decrements are measured.
-    """
-
-    coef: Tensor
-    here: Moments
-    root: Tensor
-    inner: Tensor
-    log: Tensor
-    sound: Tensor
-    left: Tensor
-    decrement: Tensor
-    unit: Tensor
-
-    def take(self, models: Tensor) -> _Stand:
-        """Those of some of the models."""
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        taken: dict[str, Any] = {k: v.take(models) if k == "here" else v[models] for k, v in parts.items()}
-        return _Stand(**taken)
-
-    def place(self, models: Tensor, part: _Stand) -> _Stand:
-        """These with some of the models replaced."""
-        new: dict[str, Any] = {"here": self.here.place(models, part.here)}
-        names = (f.name for f in fields(self) if f.name != "here")
-        return _Stand(**new, **{n: getattr(self, n).index_copy(0, models, getattr(part, n)) for n in names})
-
-    def is_close(self, tol: float) -> Tensor:
-        """(b,) where the information at hand is that of the maximum, as far as the criterion tells.
-
-        A step of decrement `d` moves the logarithm of the determinant by about `p sqrt(d / n)`.
-        """
-        size, p = self.here.objective.abs().clamp(min=1.0), self.coef.shape[-1]
-        return self.sound & (self.decrement <= ((CLOSE * size / p).square() * self.here.count + tol) * self.unit)
 
 
 class Criterion:
@@ -197,7 +118,7 @@ class Criterion:
         parts = (found.root, found.inner, squares, traces, own, twice, bend, gram, found.is_close(0.0))
         return Marginal(theta, coef, value, phi, *parts)
 
-    def _fitted(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> _Stand:
+    def _fitted(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> Stand:
         """The penalised fits of some models: by Newton's steps alone where they close in, else by a search."""
         at = self._stand(lane, theta, start)
         going = ~at.is_close(tol)
@@ -219,7 +140,7 @@ class Criterion:
             at = at.place(index, self._sought(lane[index], theta[index], start[index], tol))
         return at
 
-    def _sought(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> _Stand:
+    def _sought(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> Stand:
         """The fits of models by the search that every fit is made by, which knows what to do far from the maximum."""
         problem, every = self._problem(lane, theta, tol), bool(self.keep[lane].all())
         search = Search(problem, known=start) if every else Search(problem, start=start)
@@ -228,7 +149,7 @@ class Criterion:
         at = self._stand(lane, theta, found.coef)
         return replace(at, sound=at.sound & (found.status == int(Status.CONVERGED)))
 
-    def _stand(self, lane: Tensor, theta: Tensor, coef: Tensor) -> _Stand:
+    def _stand(self, lane: Tensor, theta: Tensor, coef: Tensor) -> Stand:
         """Some models at coefficients (b, p): one pass."""
         strength, keep = theta[:, : self.many].exp(), self.keep[lane]
         here = fold(self._rows(lane), Point(coef, True, census=True), self._family(lane, theta), self.link)
@@ -239,7 +160,7 @@ class Criterion:
         left = torch.where(sound.unsqueeze(-1), left, 0.0)
         scaled = not self.several and self.family.has_dispersion
         unit = 2 * here.objective.abs() / self.count[lane] if scaled else torch.ones_like(log)
-        return _Stand(coef, here, root, inner, log, sound, left, (score * left).sum(-1), unit)
+        return Stand(coef, here, root, inner, log, sound, left, (score * left).sum(-1), unit)
 
     def guess(self, lane: Tensor, at: Marginal, theta: Tensor) -> Tensor:
         """(b,) what the criterion would be at `theta` if the likelihood were quadratic: it costs no pass."""
@@ -366,7 +287,7 @@ class Criterion:
         return root, torch.where(keep.unsqueeze(-1), turn[:, at] @ inner, 0.0), log, sound & own
 
     def _unlikely(
-        self, lane: Tensor, theta: Tensor, at: _Stand, total: Tensor, drawn: Tensor
+        self, lane: Tensor, theta: Tensor, at: Stand, total: Tensor, drawn: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(b,) the penalised negative log-likelihood at the dispersion where the criterion is least, that dispersion,
         and the curvature by its logarithm.

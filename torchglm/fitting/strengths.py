@@ -20,7 +20,8 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import fold, take_family
-from torchglm.fitting.laplace import Criterion, Marginal
+from torchglm.fitting.laplace import Criterion
+from torchglm.fitting.marginal import Marginal
 from torchglm.fitting.moments import Point
 from torchglm.fitting.parts import Told, together
 from torchglm.fitting.penalties import Quadratic
