@@ -35,8 +35,11 @@ from torchglm.rows.rows import BLOCK, Rows, is_all, to_float64, wide
 from torchglm.rows.threads import spread
 
 PASSES = 14  # after which the model is left to the search
+LARGE = 1 << 17  # numbers of a design from which on a part of it pays here
 LEFT = 3e-13  # standard errors that may be left to go after the last step
 OF_A_PART = 1e-2  # the same of the fit of a part, whose own maximum is farther off
+STILL = 1e-10  # root mean square step of eta from which on the information, and its standard errors, stay as they are
+CHORD = 0.03  # of the distance to the maximum: a step with an earlier Gram that leaves more is not taken
 PIVOT = math.sqrt(GRAM_PIVOT)
 
 Array: TypeAlias = NDArray[np.floating[Any]]
@@ -48,11 +51,11 @@ def fit_one_model(problem: Problem, source: Iterable[Rows]) -> Solution | None:
     if blocks is None:
         return None
     with np.errstate(all="ignore"):  # what is not finite shows in the sums
-        part = _blocks(problem, sample(source, problem.p))
-        near = None if part is None else _maximum(problem, part, None, OF_A_PART)
+        part = _blocks(problem, sample(source, problem.p, LARGE))
+        near = None if part is None else _maximum(replace(problem, tol=OF_A_PART), part, None, OF_A_PART)
         if part is not None and near is None:
             return None
-        end = _maximum(problem, blocks, None if near is None else near.coef, LEFT)
+        end = _maximum(problem, blocks, near, LEFT)
         return None if end is None else _solution(problem, blocks, end)
 
 
@@ -90,6 +93,8 @@ def _blocks(problem: Problem, source: Iterable[Rows] | None) -> list[_Block] | N
 class _Sums(NamedTuple):
     """What a pass leaves: `gram` (p, p), `score` (p,), `objective`, half the deviance but for what belongs to y alone.
 
+    A pass that takes no Gram has the number 0 there.
+
     With the predictors and the information (1, n) of the rows of each block.
     """
 
@@ -107,59 +112,72 @@ class _Sums(NamedTuple):
 class _End(NamedTuple):
     """Where Newton's method stopped: at the end `coef` (p,) of a step `delta` from where the last pass was.
 
-    `still`: it is so short that the information is the same there.
+    `total` is the weight of the rows. `still`: the step is so short that the information is the same at its end.
     """
 
     coef: Array
     delta: Array
     last: _Sums
+    total: float
     n_iter: int
     still: bool
 
 
-def _maximum(problem: Problem, blocks: list[_Block], coef: Array | None, left: float) -> _End | None:
-    """Newton's method to the pass whose step leaves no more than so many standard errors, from `coef` (p,) if given."""
-    known = coef is not None
+def _maximum(problem: Problem, blocks: list[_Block], near: _End | None, left: float) -> _End | None:
+    """Newton's method to the step that leaves no more than so many standard errors, from the fit of a part if given.
+
+    With a part steps are taken with the Gram of an earlier pass, at first that of the part, while these contract well.
+    """
+    saturated, count, total = _constants(problem, blocks)
+    coef = _first(problem, blocks) if near is None else near.coef
     if coef is None:
-        first = _summed(problem, blocks, None)
-        if _factor(first.gram) is None:
-            return None
-        coef = np.linalg.solve(first.gram, first.score)
-    saturated, count = _constants(problem, blocks)
-    bound, before, scale = math.inf, 0.0, 0.0
+        return None
+    matrix: Array = np.zeros(()) if near is None else near.last.gram * (total / near.total)
+    bound, before, distance, scale, curved = math.inf, 0.0, 0.0, 0.0, near is None
     for turn in range(min(PASSES, problem.max_iter)):
-        sums = _summed(problem, blocks, coef)
-        value, delta = sums.objective - saturated, _solved(sums)
+        sums = _summed(problem, blocks, coef, curved)
+        matrix = sums.gram if curved else matrix
+        value, delta = sums.objective - saturated, _solved(matrix, sums.score)
         if delta is None or not value <= bound:
             return None
-        worth, floor = abs(value), (10 * judge.EPS) ** 2 * float(coef @ sums.gram @ coef)  # see `judge.floor`
+        worth, floor = abs(value), (10 * judge.EPS) ** 2 * float(coef @ matrix @ coef)  # see `judge.floor`
         decrement, unit = float(sums.score @ delta), 2 * worth / count if problem.family.has_dispersion else 1.0
-        if not turn:
-            before, scale = unit, worth
         if not -floor <= decrement < math.inf:
             return None
-        if not turn and not known and decrement > 0.5 * worth:  # so far off the search looks for a better point
-            return None
-        # steps square their contraction, `r^2 = decrement / before`: after this one `r^4` of its decrement is left
-        after = decrement * min(1.0, decrement / before) ** 2 if before > 0 else decrement
+        if not turn:
+            before, scale = unit, worth
+            if near is None and decrement > 0.5 * worth:  # so far off the search looks for a better point
+                return None
+        # steps contract as far as their Gram is off: as the last did, times how much nearer than its own this one is
+        own = decrement if curved or not turn else distance
+        nearer = own / distance if turn and distance > 0 else decrement / before if before > 0 else 1.0
+        after = decrement * min(1.0, decrement / before if before > 0 else 1.0) * min(1.0, nearer)
         if decrement <= problem.tol * (2 * worth + 2e-3 * scale) + floor and after <= left**2 * unit + floor:
-            return _End(coef + delta, delta, sums, turn + 1, problem.canonical and decrement <= left**2 * unit + floor)
-        coef, bound, before = coef + delta, value + judge.SLACK * worth + floor, decrement
+            still = problem.canonical and curved and decrement <= STILL**2 * total + floor
+            return _End(coef + delta, delta, sums._replace(gram=matrix), total, turn + 1, still)
+        coef, bound, before, distance = coef + delta, value + judge.SLACK * worth + floor, decrement, own
+        curved = near is None or after > CHORD**2 * decrement or problem.canonical and after <= STILL**2 * total
     return None
 
 
-def _summed(problem: Problem, blocks: Sequence[_Block], coef: Array | None) -> _Sums:
+def _first(problem: Problem, blocks: list[_Block]) -> Array | None:
+    """(p,) the coefficients that a mean for each row leads to; None where the columns are not clearly independent."""
+    first = _summed(problem, blocks, None, True)
+    return None if _factor(first.gram) is None else _solved(first.gram, first.score)
+
+
+def _summed(problem: Problem, blocks: Sequence[_Block], coef: Array | None, curved: bool) -> _Sums:
     """The sums of a pass at coefficients (p,), or those that the first of them come from."""
     if len(blocks) == 1:
-        return _of_block(problem, blocks[0], coef)
+        return _of_block(problem, blocks[0], coef, curved)
 
     def work(part: Sequence[_Block]) -> _Sums:
-        return reduce(_Sums.plus, [_of_block(problem, block, coef) for block in part])
+        return reduce(_Sums.plus, [_of_block(problem, block, coef, curved) for block in part])
 
     return reduce(_Sums.plus, spread(work, blocks))
 
 
-def _of_block(problem: Problem, block: _Block, coef: Array | None) -> _Sums:
+def _of_block(problem: Problem, block: _Block, coef: Array | None, curved: bool) -> _Sums:
     family, link, (rows, y, x, weight) = problem.family, problem.link, block
     if x is None:
         rows = to_float64(rows)
@@ -178,26 +196,28 @@ def _of_block(problem: Problem, block: _Block, coef: Array | None) -> _Sums:
     if coef is None:  # the first step solves for the coefficients themselves
         score = score + information * (eta if is_all(rows.offset, 0.0) else eta - rows.offset)
     if x is None:
-        matrix, slope = gram(rows, information).written_out()[0].numpy(), project(rows, score)[0].numpy()
+        slope = project(rows, score)[0].numpy()
+        matrix = gram(rows, information).written_out()[0].numpy() if curved else np.zeros(())
     else:
-        matrix, slope = (x * information.numpy().T).T @ x, score.numpy()[0] @ x
+        slope, matrix = score.numpy()[0] @ x, (x * information.numpy().T).T @ x
     return _Sums(matrix, slope, float(half.sum()), [(eta, information)])
 
 
-def _constants(problem: Problem, blocks: list[_Block]) -> tuple[float, float]:
-    """What passes leave in the objective that belongs to y alone, and the rows with their repeats."""
-    saturated = count = 0.0
+def _constants(problem: Problem, blocks: list[_Block]) -> tuple[float, float, float]:
+    """What passes leave in the objective that belongs to y alone, the rows with their repeats, and their weight."""
+    saturated = count = total = 0.0
     for block in blocks:
         own = problem.family.nll_saturated(block.response)
         saturated += float((own if block.weight is None else own * block.weight).sum())
-        count += float(census(block.rows, block.weight is None)[1])
-    return saturated, count
+        weight, number, _ = census(block.rows, block.weight is None)
+        count, total = count + float(number), total + float(weight)
+    return saturated, count, total
 
 
-def _solved(sums: _Sums) -> Array | None:
-    """The Newton step of a pass; None where the information is singular or not finite."""
+def _solved(matrix: Array, score: Array) -> Array | None:
+    """The step (p,) that a Gram asks for; None where it is singular."""
     try:
-        return np.linalg.solve(sums.gram, sums.score)
+        return np.linalg.solve(matrix, score)
     except np.linalg.LinAlgError:
         return None
 

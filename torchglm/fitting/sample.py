@@ -31,27 +31,31 @@ def part_of(rows: Rows, stride: int, first: int = 0, total: int | None = None) -
     return rows.at((places[(places >= first) & (places < first + n)] - first).to(rows.y.device))
 
 
-def sample(source: Iterable[Rows], columns: int) -> Iterable[Rows] | None:
-    """A part of one model's rows large enough to start from, or None.
+def sample(source: Iterable[Rows], columns: int, large: int | None = None) -> Iterable[Rows] | None:
+    """A part of one model's rows large enough to start from, or None where a design in memory has fewer numbers.
 
     Rows in memory (a list) are thinned here, on several processes to the same part as on one; a stream brings its own
     as `part`, gathered while it was first read.
     """
     own, ranks = own_rows(source), ranks_of(source)
-    parts = _thinned(own, ranks, columns) if isinstance(own, list) else getattr(own, "part", None)
+    parts = (
+        _thinned(own, ranks, columns, LARGE if large is None else large)
+        if isinstance(own, list)
+        else getattr(own, "part", None)
+    )
     if parts is None or sum(ranks.gather(sum(rows.y.shape[-1] for rows in parts))) < FEWEST * columns:
         return None
     parts = [rows for rows in parts if rows.y.shape[-1]] or [weightless(next(iter(own)))]
     return parts if ranks.size == 1 else Shard(parts, ranks)
 
 
-def _thinned(own: list[Rows], ranks: Ranks, columns: int) -> list[Rows] | None:
+def _thinned(own: list[Rows], ranks: Ranks, columns: int, large: int) -> list[Rows] | None:
     """The part of rows in memory; None where they are few."""
     sizes = [0 if stands_for_none(rows) else rows.y.shape[-1] for rows in own]
     counts = ranks.gather(sum(sizes))
     total, first = sum(counts), sum(counts[: ranks.rank])
     stride = min(STRIDE, total // (FEWEST * max(1, columns)))
-    if total * columns < LARGE or stride < LEAST:
+    if total * columns < large or stride < LEAST:
         return None
     starts = [first + before for before in accumulate(sizes, initial=0)]
     return [part_of(rows, stride, start, total) for rows, size, start in zip(own, sizes, starts, strict=False) if size]

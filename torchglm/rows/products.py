@@ -14,7 +14,8 @@ from torchglm.rows.rows import Rows, is_all, whole
 from torchglm.rows.threads import scratch
 
 WIDE = 48  # columns from which on a product of pairs, written out for many models, costs more than it saves
-FEW = 1 << 15  # numbers of one design up to which the plain product is as fast as BLAS' syrk, and takes fewer operators
+NARROW = 24  # columns below which plain products of pieces that stay in a cache are faster than BLAS' syrk
+FEW = 1 << 15  # numbers of such a piece
 SLAB = 4096  # rows of a product on a GPU, one of many side by side
 
 
@@ -104,8 +105,8 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Gram:
                 [gram(rows.take(slice(b, b + 1)), one, single).written_out() for b, one in enumerate(weight.split(1))]
             )
         )
-    if rows.shared and not rows.intercept and rows.x.numel() <= FEW and not rows.on_card:
-        return Dense(product((rows.x * weight[0].unsqueeze(-1)).mT, rows.x).unsqueeze(0))
+    if rows.shared and rows.columns < NARROW and not rows.on_card:
+        return Dense(_narrow_gram(rows.x.to(torch.float64), weight[0], rows.intercept).unsqueeze(0))
     root = _roots(rows, weight)
     if root is not None:
         half = _design(rows, root, torch.float32 if single else torch.float64)
@@ -116,6 +117,24 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Gram:
         return Dense(scaled.mT @ x if len(x) > 1 else _side_by_side(scaled[0], x[0]).unsqueeze(0))
     scaled = scratch("scaled", *x.shape)
     return Dense(product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x))
+
+
+def _narrow_gram(x: Tensor, weight: Tensor, intercept: bool) -> Tensor:
+    """(p, p) `x' diag(weight) x` of one design (n, p) of few columns on a CPU, with a column of ones in front if so."""
+    first, (n, p) = int(intercept), x.shape
+    step = max(256, FEW // max(1, p))
+    scaled, beside, total = scratch("design", min(n, step), first + p), weight.unsqueeze(-1), 0.0
+    for start in range(0, max(n, 1), step):
+        piece = x[start : start + step]
+        own = scaled[: piece.shape[0]]
+        if intercept:
+            own[:, 0] = weight[start : start + step]
+        torch.mul(piece, beside[start : start + step], out=own[:, first:])
+        total = total + np.matmul(own.numpy().T, piece.numpy())  # (first + p, p)
+    found = torch.from_numpy(total)
+    if not intercept:
+        return found
+    return torch.cat([torch.cat([weight.sum().view(1, 1), found[:1]], 1), torch.cat([found[:1].mT, found[1:]], 1)])
 
 
 def _side_by_side(a: Tensor, b: Tensor) -> Tensor:
