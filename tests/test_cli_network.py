@@ -182,6 +182,33 @@ def test_heads_of_several_predictors_are_scored_and_streamed(
         assert main([command[0], str(run), *command[1:]]) == 2
 
 
+@pytest.mark.parametrize("name", ["poisson", "dispersion", "ordinal", "no intercept", "float32"])
+def test_it_is_exported_with_its_backbone(name: str, rows: Path, tmp_path: Path) -> None:
+    assert main(["fit", str(written(tmp_path, rows, **FITS[name]))]) == 0
+    run, out = tmp_path / "run", tmp_path / "out.parquet"
+    assert main(["predict", str(run), str(rows / "rows.parquet"), "--out", str(out)]) == 0
+    assert main(["export", str(run), "--torch"]) == 0
+    held = {"levels.json": ""}
+    program = torch.export.load(run / "model.pt2", extra_files=held).module()
+    table, levels, context = (
+        pd.read_parquet(rows / "rows.parquet"),
+        json.loads(held["levels.json"]),
+        load_run(run).context,
+    )
+    shifts = [column for role, column in context["columns"].items() if role in ("exposure", "offset")]
+
+    def column(name: str) -> torch.Tensor:
+        if name in levels:
+            return torch.tensor([levels[name].index(value) for value in table[name]])
+        return torch.tensor(table[name].to_numpy())
+
+    given = {name: column(name) for name in dict.fromkeys([*context["network"].spec.columns, *shifts])}
+    [found] = program(given).values()
+    told = pd.read_parquet(out)
+    said = torch.tensor(told[[name for name in told if name == "mean" or name.startswith("prob")]].to_numpy())
+    torch.testing.assert_close(found.reshape(said.shape), said, rtol=1e-5, atol=1e-6)
+
+
 def test_it_scores_the_rows_of_the_fit_as_its_own(rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["fit", str(written(tmp_path, rows))]) == 0
     capsys.readouterr()

@@ -49,7 +49,7 @@ def export(arguments: Sequence[str]) -> None:
     if not wanted:
         raise ValueError("say what to write: --table, --onnx or --torch.")
     result = load_run(folder)
-    check_formula(result, folder, "head")
+    check_formula(result, folder, "head", networks="table" not in wanted)
     for kind, file in wanted.items():
         out = Path(file) if file else folder / NAMES[kind]
         with waiting(f"Writing {out}"):

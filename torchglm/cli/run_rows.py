@@ -63,8 +63,8 @@ def check_formula(result: Result, run: Path, instead: str, networks: bool = Fals
         if networks:
             return
         raise ValueError(
-            f"{run} is a network, whose head sees features in the place of columns. torchglm predict, evaluate and "
-            "summary take it."
+            f"{run} is a network, whose head sees features in the place of columns. torchglm predict, evaluate, "
+            "summary and export (--onnx, --torch) take it."
         )
     if result.spec is None:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from torchglm.model.face import Result
 from torchglm.nn.predictive import Predictive
+from torchglm.rows.rows import kept_columns
 from torchglm.store.exported import DIM, ROWS, ending, program_of, to_onnx
 from torchglm.store.raw_columns import RawColumns
 from torchglm.writing.files import replaced
@@ -22,17 +23,26 @@ class RawScores(nn.Module):
     """`RawScores(result, level)(columns)`: what a fit says of raw columns by their names, see `nn.Predictive`.
 
     `columns` are numbers, and codes where the fit had text. Offset and exposure of the fit are columns like others.
-    Raises `ValueError` for a fit without a formula, of many models, and one with random effects or splines.
+    Of a run that is a network its columns go through the backbone. Raises `ValueError` for a fit without a formula, of
+    many models, and one with random effects or splines.
     """
 
     def __init__(self, result: Result, level: float | None = None) -> None:
         super().__init__()
-        if result.spec is None or result.batch_shape:
+        network = result.context.get("network")
+        spec = result.spec if network is None else network.spec
+        self.body: nn.Module | None = None if network is None else network.body
+        if spec is None or result.batch_shape:
             raise ValueError("a model file of raw columns is of one model that was fitted by a formula.")
-        result.spec.check_fixed("export", smooths=True)
-        self.design = RawColumns(result.spec)
+        spec.check_fixed("export", smooths=True)
+        self.design = RawColumns(spec)
         self.predictive = Predictive(result.head.requires_grad_(False), level)
-        self.first = int(result.plan is None and result.head.bias is not None)  # the intercept is the bias of a head
+        every = range(len(spec.names))
+        # the intercept is the bias of a head; a plan has ones among its columns, which a backbone has not
+        gone = (
+            spec.ones if network is not None else (0,) if result.plan is None and result.head.bias is not None else ()
+        )
+        self.kept = [j for j in every if j not in gone]
         named = result.context.get("columns") or {}
         self.shifts = {role: named[role] for role in ("offset", "exposure") if role in named}
 
@@ -47,7 +57,10 @@ class RawScores(nn.Module):
         for role, name in self.shifts.items():
             own = columns[name].double() if role == "offset" else columns[name].double().log()
             shift = own if shift is None else shift + own
-        found: dict[str, Tensor] = self.predictive(self.design(columns)[:, self.first :], shift)
+        x = kept_columns(self.design(columns), self.kept)
+        if self.body is not None:
+            x = self.body(x.to(next(self.body.buffers()))).double()
+        found: dict[str, Tensor] = self.predictive(x, shift)
         return found
 
 
@@ -55,13 +68,19 @@ def export_result(result: Result, path: Any, *, level: float | None = None) -> N
     """Write a fit with a formula to `.onnx` or `.pt2`, an input for each raw column, see `RawScores`.
 
     In ONNX a column of text takes text, in a program of torch the places of its levels, which its extra file
-    `levels.json` lists. Numbers are float64. Raises `ValueError` as `RawScores` and `export` do.
+    `levels.json` lists. Numbers are float64. Raises `ValueError` as `RawScores` and `export` do, and for a backbone
+    that torch cannot export.
     """
     target, module = ending(path), RawScores(result, level).eval()
     levels = module.design.levels
     example = {name: torch.ones(ROWS, dtype=_dtype(name, levels)) for name in module.columns}
     rows = torch.export.Dim(DIM, min=1)
-    program = program_of(module, (example,), ({name: {0: rows} for name in example},))
+    try:
+        program = program_of(module, (example,), ({name: {0: rows} for name in example},))
+    except RuntimeError as error:
+        if module.body is None:
+            raise
+        raise ValueError(f"torch cannot export the backbone of this run: {str(error).splitlines()[0]}") from error
     if target.suffix == ".pt2":
         with replaced(target) as draft, open(draft, "wb") as file:
             torch.export.save(program, file, extra_files={LEVELS: json.dumps(levels)})
