@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import contenders, levels, measure, problem, render, scaling, stream
+from benchmarks import contenders, levels, measure, problem, render, scaling, stream, sweep, sweep_peers
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.sections import SECTIONS
 from benchmarks.workloads import workloads
@@ -76,6 +76,28 @@ def test_command_writes_json(tmp_path: Path) -> None:
     assert "20 Poisson models" in done.stdout
     saved = json.loads((tmp_path / "results.json").read_text())
     assert [w["name"] for w in saved["workloads"]] == ["many-20"]
+
+
+def test_sweep_counts_the_fastest_that_is_right(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def wrong(given: problem.Problem, tol: float) -> problem.Array:
+        return given.x[0]
+
+    roads = {name: sweep_peers.ROADS[name] for name in ("torchglm", "sklearn", "sklearn L-BFGS")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "installed", lambda: roads | {"quick but wrong": wrong})
+        patch.setattr(sweep, "LEAST", 0.0)
+        sweep.main(["--quick"])
+    out = capsys.readouterr().out
+    assert "| logistic | 1,000 | 2 |" in out and "wrong" not in out
+    found = {
+        "poisson 100 2": {"torchglm": 3e-3, "sklearn": 2e-3, "sklearn L-BFGS": 1e-3},
+        "bernoulli 100000 20": {"torchglm": 0.1, "glum": 0.2},
+    }
+    made = sweep.cells(found)
+    assert [(c.peer, c.ratio) for c in made] == [("sklearn", pytest.approx(3.0)), ("glum", 0.5)]
+    assert "Of 2 sizes others win 1:" in sweep.wins(made) and "sklearn 1 ms, torchglm 3 ms" in sweep.wins(made)
+    sweep.draw(made, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 
 def test_scaling_runs_and_names_its_exponents(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from torchglm.rows.rows import Rows
 
 WIDEST = 64  # columns whose information a program keeps in its registers
 LEAST = 1 << 20  # numbers of the designs from which on a pass is worth a kernel that may have to be compiled first
-TILE = 2048  # numbers of the design that a program takes at a time
+TILE = 2048  # numbers of the design that a program takes at a time: with its warps nothing leaves the registers
 SUMMED = 8  # the kernel's sums, and two more for a power of two
 PROGRAMS = 4  # for each multiprocessor
 TRIED = (16, 1 << 12)  # models, and rows of each, on which a kernel is held to the plain road
@@ -124,6 +124,7 @@ def launch(rows: Rows, point: Point, family: Family, link: Link, programs: int |
             P=width,
             ROWS=tile,
             SUMMED=SUMMED,
+            num_warps=4 if width == 16 else 8,
         )
     return _moments(gram, score, sums, point)
 
