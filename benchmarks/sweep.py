@@ -191,7 +191,7 @@ def draw(made: list[Cell], path: Path) -> None:
             i, j = ROWS.index(c.n), COLUMNS.index(c.p)
             grid[i, j] = c.ratio
             ink = "white" if not 0.3 < c.ratio < 3.3 else "black"
-            panel.text(j, i, f"{c.ratio:.2g}\n{c.peer}", ha="center", va="center", fontsize=7, color=ink)
+            panel.text(j, i, f"{c.ratio:.2g}\n{c.peer}", ha="center", va="center", fontsize=6.5, color=ink)
         image = panel.imshow(grid, cmap="RdBu_r", norm=LogNorm(1 / 8, 8), aspect="auto")
         panel.set_facecolor("#eeeeee")
         panel.set_xticks(range(len(COLUMNS)), [str(p) for p in COLUMNS])
@@ -201,6 +201,7 @@ def draw(made: list[Cell], path: Path) -> None:
     panels[0].set_ylabel("rows")
     bar = figure.colorbar(image, ax=panels, ticks=[1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], shrink=0.9)
     bar.ax.set_yticklabels(["⅛", "¼", "½", "1", "2", "4", "8"])
+    bar.ax.minorticks_off()
     bar.set_label("torchglm's time / the fastest peer's")
     figure.savefig(path, dpi=110)
     plt.close(figure)
