@@ -159,6 +159,10 @@ def test_paths_lie_in_the_current_folder_or_beside_the_config(tmp_path: Path, mo
         (BASE + "penalty: {name: ridge, l2: -1}\n", "l2 must be one number >= 0"),
         (BASE.replace("poisson", "{name: negative_binomial, alpha: -1}"), "needs alpha >= 0, got -1"),
         ("data: {path: a}\n", "missing: data.formula, family"),
+        (
+            "data: claims.csv\nfamily: poisson\n",
+            "data: got 'claims.csv', and it holds keys, such as data: {path",
+        ),
         ("data: [\n", "line 2"),
         ("- 1\n", "the config must hold lines of 'key: value', got '- 1'."),
         ("", "the config must hold lines of 'key: value', got ''."),

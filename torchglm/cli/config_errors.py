@@ -24,6 +24,7 @@ _TYPE = re.compile(
     r"Expected an? (?:<class '(?P<kind>\w+)'>|(?P<list>list)\[|typing\.Literal\[(?P<words>[^]]*)\]|\S)|"
     r"Not of type (?P<object>\w+)"
 )
+_GROUP = re.compile(r"""(?P<group>data)"?: Unable to load config ['"](?P<value>[^'"]+)""")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _WORDS = {
     r'^Parser key "config": ': "",
@@ -38,6 +39,9 @@ def one_line(message: str) -> str:
     """A parser's message in one line: what a key must be and what it got, with the nearest name where one is near."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", message)
     text = " ".join(line.strip() for line in plain.splitlines() if line.strip())
+    if found := _GROUP.search(text):
+        group, value = found["group"], found["value"]
+        return f"{group}: got {value!r}, and it holds keys, such as {group}: {{path: {value}, formula: y ~ x}}."
     keys = [key for key in _KEY.findall(text) if key != "config"]
     if found := _UNKNOWN.search(text):
         return _unknown(found["key"], found["group"], ".".join(keys), re.findall(r"class_path[= ]'([\w.]+)'", text))

@@ -86,7 +86,8 @@ class SGD(SolverOptions):
             raise ValueError(f"{key} is a constraint, which solver irls keeps and minibatches do not. Use irls.")
         if job.model is not None:
             return self._network(job, checkpoint)
-        rows, head, link = self._made(job)
+        rows, link = self._rows(job)
+        head = self._head(job, rows, link)
         trained = fit_sgd(
             head,
             self._batches(job, rows),
@@ -120,7 +121,7 @@ class SGD(SolverOptions):
         check_network(job, self.polish)
         if self._whole:
             raise ValueError("solver.optimizer lbfgs does not train networks here. Use adam, or another.")
-        rows, _, link = self._made(job)
+        rows, link = self._rows(job)
         if rows.ranks.size > 1:
             raise ValueError("model: a network is trained by one process here. Start it without torchrun.")
         mixed, plain = (self._loader(job, rows, shuffle) for shuffle in (True, False))
@@ -138,8 +139,8 @@ class SGD(SolverOptions):
             return found
         return TensorBatches(found, self.batch_size, shuffle=shuffle, seed=job.seed)
 
-    def _made(self, job: Job) -> tuple[FileRows, GLMHead, Link]:
-        """The rows, the head that is trained on them, and the link of the fit."""
+    def _rows(self, job: Job) -> tuple[FileRows, Link]:
+        """The rows, with the family of the fit, and its link."""
         data, further = job.data, job.data.predictors or job.model is not None and job.model.predictors
         several = isinstance(job.family, VectorFamily) or bool(further)
         family = of_predictors(job.family, job.link) if several else copy.deepcopy(job.family)
@@ -156,15 +157,17 @@ class SGD(SolverOptions):
         rows.spec.check_fixed("training by minibatches")
         link = rows.family.default_link if several else job.link or family.default_link
         Roles(**data.roles).check_link(link)
-        if several:
-            assert rows.plan is not None
-            head: GLMHead = VectorHead(
+        return rows, link
+
+    def _head(self, job: Job, rows: FileRows, link: Link) -> GLMHead:
+        """The head that is trained on the rows."""
+        if rows.plan is not None:
+            return VectorHead(
                 len(varying(rows.spec)), rows.family, device=job.where, dtype=job.precision, plan=of_design(rows.plan)
             )
-            return rows, head, link
         intercept = rows.spec.intercept
         width = len(rows.spec.names) - int(intercept)
-        return rows, GLMHead(width, family, link, bias=intercept, device=job.where, dtype=job.precision), link
+        return GLMHead(width, rows.family, link, bias=intercept, device=job.where, dtype=job.precision)
 
     def _batches(self, job: Job, rows: FileRows, shuffle: bool = True) -> GLMBatch | ArrowBatches:
         """The rows where all are in memory, else shuffled minibatches from the Parquet files."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,8 @@ from torchglm.fitting.shape import dispersion_ml
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy import sentences
 from torchglm.inference.adequacy.basis_check import BasisSample, k_check_of
+from torchglm.inference.adequacy.beside_tests import Inflation, LargestCook, held_together, in_words_of
 from torchglm.inference.adequacy.check_several import check_several
-from torchglm.inference.adequacy.collinearity import vif_of_variables
 from torchglm.inference.adequacy.concurvity import PARAMETRIC, PlainGram, concurvity_of, nearest_term
 from torchglm.inference.adequacy.diagnostics import has_zeros
 from torchglm.inference.adequacy.dispersion import Spread, apart, spread_of
@@ -25,7 +25,6 @@ from torchglm.inference.adequacy.screening import LinkTest, PowerLink, Screen, r
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, PearsonRows, VarianceTrend, ZeroCount
 from torchglm.inference.by_plan import answered_by
-from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.influence import deletion
@@ -34,30 +33,19 @@ from torchglm.inference.rowwise import RowValues
 from torchglm.inference.smooths import smooths
 from torchglm.inference.table import Outcome, Table
 
-INFLATED = 10.0  # a variance inflation worth a sentence
-MOVING = 1.0  # a Cook's distance worth a sentence
 CONCURVED = 0.8  # share of a term that the others can make worth a sentence
 NEAR = 0.75  # share of the freedom of a term beyond which more columns may help
 
 
-class LargestCook:
-    """The largest Cook's distance of each model, where it is, and the leverage there."""
+class Moving:
+    """What each row does to the coefficients."""
 
     def __init__(self, result: Fitted) -> None:
-        self.result = result
-        self.largest = torch.zeros_like(result.flat.deviance)
-        self.row = torch.zeros_like(self.largest, dtype=torch.int64)
-        self.leverage, self.seen = self.largest.clone(), 0
+        self.result, self.cook = result, LargestCook(result)
 
     def add(self, values: RowValues) -> None:
         found = deletion(self.result, values)
-        h, cook = found.leverage, torch.nan_to_num(found.cook, 0.0, 0.0, 0.0)  # a row fitted exactly has no distance
-        top, place = cook.max(-1)
-        better = top > self.largest
-        self.largest = torch.where(better, top, self.largest)
-        self.row = torch.where(better, place + self.seen, self.row)
-        self.leverage = torch.where(better, h.gather(-1, place.unsqueeze(-1))[:, 0], self.leverage)
-        self.seen += values.mu.shape[-1]
+        self.cook.take(found.cook, found.leverage)
 
 
 class _Deviance:
@@ -121,7 +109,7 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     """
     check_level(level, 0.05)
     screens = screens_of(result)
-    power, moving, pearson = PowerLink(result), LargestCook(result), PearsonRows(result)
+    power, moving, pearson = PowerLink(result), Moving(result), PearsonRows(result)
     counted = Overdispersion(result) if type(result.family) in Overdispersion.FAMILIES else None
     if "dispersion" in screens:
         counted = screens["dispersion"]
@@ -141,27 +129,23 @@ def check(result: Fitted, level: float = 0.05) -> Check:
     if "link" in screens:
         outcomes["link"] = screens["link"].outcome(_inflation(result))
     tests = {topic: _where(outcome, fine) for topic, outcome in outcomes.items()}
-    p_values = {topic: test.p_value for topic, test in tests.items()}
-    if p_values:
-        adjusted = adjust(torch.stack(list(p_values.values()), -1), "holm")
-        p_values = dict(zip(tests, adjusted.unbind(-1), strict=True))
-    inflation = {name: value.reshape(-1) for name, value in vif_of_variables(result).items()}
+    p_values, inflation = held_together(tests), Inflation(result)
     sums = _Sums(pearson, counted, spread_of(result), _likelihood(result, pearson))
     findings = [
         [
             *_ending(result, i, separated),
-            *_columns(result, i, inflation),
+            *_columns(result, i),
+            *inflation.findings(i),
             *_tested(result, i, screens, power, tests, p_values, level, sums),
             *_dispersion(result, i, sums, p_values, level),
-            *_moving(result, moving, i, bool(result.flat.converged[i])),
+            *moving.cook.findings(result, i),
             *([] if curves is None else curves.findings(i, level)),
         ]
         for i in range(result.flat.deviance.shape[0])
     ]
-    findings = [[replace(one, advice=spoken(result, one.advice)) for one in model] for model in findings]
     title = f"Check of {result.family}, link {result.link.name}"
     table = None if curves is None else curves.table
-    return Check(title, level, findings, tests, p_values, result.batch_shape, table)
+    return Check(title, level, in_words_of(result, findings), tests, p_values, result.batch_shape, table)
 
 
 class _Curves:
@@ -290,14 +274,7 @@ def _per_df(result: Fitted, i: int) -> float:
     return float(result.flat.pearson[i] / _df(result)[i])
 
 
-def _moving(result: Fitted, screen: LargestCook, i: int, fine: bool) -> Sequence[Finding]:
-    largest = float(screen.largest[i])
-    if not fine or largest <= MOVING:
-        return []
-    return [Finding("influence", largest, None, *sentences.influence(result, screen, i))]
-
-
-def _columns(result: Fitted, i: int, inflation: dict[str, Tensor]) -> Sequence[Finding]:
+def _columns(result: Fitted, i: int) -> Sequence[Finding]:
     found = []
     if int(result.flat.status[i]) != int(Status.NOT_FINITE):
         empty = result.flat.empty[i]
@@ -305,7 +282,4 @@ def _columns(result: Fitted, i: int, inflation: dict[str, Tensor]) -> Sequence[F
             names = [result.names[j] for j in which.nonzero()[:, 0].tolist()]
             if names:
                 found.append(Finding("aliased", float(len(names)), None, *words(names)))
-    high = {name: float(value[i]) for name, value in inflation.items() if float(value[i]) > INFLATED}
-    if high:
-        found.append(Finding("collinearity", max(high.values()), None, *sentences.collinearity(high)))
     return found

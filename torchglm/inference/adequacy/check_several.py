@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,8 +11,8 @@ from torch import Tensor
 from torchglm.families.several import Classes
 from torchglm.fitting.status import Status
 from torchglm.inference.adequacy import sentences, several_words
+from torchglm.inference.adequacy.beside_tests import Inflation, LargestCook, held_together, in_words_of
 from torchglm.inference.adequacy.cells import Below, zero_sums
-from torchglm.inference.adequacy.collinearity import vif_of_variables
 from torchglm.inference.adequacy.findings import Check, Finding
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.several_questions import questions
@@ -23,9 +22,7 @@ from torchglm.inference.adequacy.several_tests import (
     within_is_poisson,
     zeros_of,
 )
-from torchglm.inference.dialect import spoken
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.hypotheses.adjust import adjust
 from torchglm.inference.hypotheses.nested import scaled_score
 from torchglm.inference.levels import check_level
 from torchglm.inference.several import family_of
@@ -35,8 +32,6 @@ from torchglm.inference.vector.score import pieces, score_sums_of
 from torchglm.rows.planned import predictors
 
 THIN = 5.0  # rows of a class for each of its coefficients, below which estimates say little
-INFLATED = 10.0  # a variance inflation worth a sentence
-MOVING = 1.0  # a Cook's distance worth a sentence
 
 
 @torch.no_grad()
@@ -60,23 +55,22 @@ def check_several(result: Fitted, level: float = 0.05) -> Check:
     tests = {
         topic: replace(one, statistic=torch.where(known, one.statistic, torch.nan)) for topic, one in tests.items()
     }
-    adjusted: dict[str, Tensor] = {}
-    if tests:
-        together = adjust(torch.stack([test.p_value for test in tests.values()], -1), "holm")
-        adjusted = dict(zip(tests, together.unbind(-1), strict=True))
-    moving, inflation = _largest_cook(result), {k: v.reshape(-1) for k, v in vif_of_variables(result).items()}
+    adjusted, inflation, moving = held_together(tests), Inflation(result), LargestCook(result)
+    for reach in reaches(result):
+        cook = cook_of(reach, result.flat.df)
+        moving.take(torch.where(reach.values.used, cook, 0.0), reach.leverage)
     findings = [
         [
             *_ended(result, i, separated),
             *_thin(result, i),
-            *_collinear(inflation, i),
+            *inflation.findings(i),
             *_tested(result, i, tests, adjusted, level, zeros),
-            *_moving(result, i, moving),
+            *moving.findings(result, i),
         ]
         for i in range(result.flat.deviance.shape[0])
     ]
-    findings = [[replace(one, advice=spoken(result, one.advice)) for one in model] for model in findings]
-    return Check(f"Check of a fit of {result.family.name}", level, findings, tests, adjusted, result.batch_shape)
+    title = f"Check of a fit of {result.family.name}"
+    return Check(title, level, in_words_of(result, findings), tests, adjusted, result.batch_shape)
 
 
 def _judge_rows(result: Fitted) -> None:
@@ -138,12 +132,6 @@ def _thin(result: Fitted, i: int) -> Iterator[Finding]:
         yield Finding("classes", min(count for _, count in few), None, *several_words.thin(few, own))
 
 
-def _collinear(inflation: dict[str, Tensor], i: int) -> Iterator[Finding]:
-    high = {name: float(value[i]) for name, value in inflation.items() if float(value[i]) > INFLATED}
-    if high:
-        yield Finding("collinearity", max(high.values()), None, *sentences.collinearity(high))
-
-
 def _tested(
     result: Fitted, i: int, tests: dict[str, Outcome], adjusted: dict[str, Tensor], level: float, zeros: Below | None
 ) -> Iterator[Finding]:
@@ -152,34 +140,3 @@ def _tested(
         if p < level:
             words = several_words.tested(result, topic, p, zeros, i)
             yield Finding(topic, float(test.statistic.reshape(-1)[i]), p, *words)
-
-
-@dataclass
-class _Largest:
-    """The largest Cook's distance of each model, where it is, and the leverage there: (B,) each."""
-
-    largest: Tensor
-    row: Tensor
-    leverage: Tensor
-
-
-def _largest_cook(result: Fitted) -> _Largest:
-    none: Any = torch.zeros_like(result.flat.deviance)
-    found, seen = _Largest(none, none.long(), none.clone()), 0
-    for reach in reaches(result):
-        cook = cook_of(reach, result.flat.df).nan_to_num(0.0, 0.0, 0.0)
-        top, place = torch.where(reach.values.used, cook, 0.0).max(-1)
-        better = top > found.largest
-        found = _Largest(
-            torch.where(better, top, found.largest),
-            torch.where(better, place + seen, found.row),
-            torch.where(better, reach.leverage.gather(-1, place.unsqueeze(-1))[:, 0], found.leverage),
-        )
-        seen += cook.shape[-1]
-    return found
-
-
-def _moving(result: Fitted, i: int, found: _Largest) -> Iterator[Finding]:
-    largest = float(found.largest[i])
-    if bool(result.flat.converged[i]) and largest > MOVING:
-        yield Finding("influence", largest, None, *sentences.influence(result, found, i))
