@@ -83,9 +83,13 @@ class EtaLoss(nn.Module):
         return not self.whole_density and not (divided and bool((self.log_dispersion != 0).any()))
 
     def _phi(self) -> Tensor | None:
-        """What divides the loss; None where it is 1, of a family without dispersion."""
+        """What divides the loss; None of a family without dispersion, and where it is known that all of it is 1."""
         if not self.family.has_dispersion:
             return None
+        phi = self.log_dispersion
+        if not self.whole_density and phi.device.type == "cpu" and values_are_known(phi):
+            if not bool(((phi != 0) & torch.isfinite(phi)).any()):
+                return None
         return torch.where(torch.isfinite(self.log_dispersion), self.log_dispersion, 0.0).exp()
 
     def loss_at(
