@@ -104,6 +104,13 @@ class Arrow(Gram):
         own = (self.own * levels.unsqueeze(-2)).sum(-1)
         return self.joined(one, two + own)
 
+    def of_columns(self, keep: Tensor) -> Arrow:
+        """The same with unit columns for those of the first (B, p) that are not kept."""
+        beside = keep.new_ones(len(keep), self.corner.shape[-1] - keep.shape[1])
+        known = torch.cat([keep, beside], 1).to(self.corner.dtype)
+        corner = self.corner * known.unsqueeze(-1) * known.unsqueeze(-2) + torch.diag_embed(1 - known)
+        return replace(self, corner=corner, across=self.across * known[:, None, None])
+
     def with_ridge(self, ridge: Tensor | None) -> Arrow:
         if ridge is None:
             return self
@@ -169,6 +176,23 @@ class ArrowLayout(Layout):
         )
 
 
+def effects_in(design: Indexed, grouping: Grouping) -> list[Index]:
+    """The index columns of the effects of a grouping, in order, all over its levels."""
+    found: list[Index] = []
+    inside, levels = grouping.columns, grouping.levels
+    for index in sorted(design.indices, key=lambda one: one.columns.start):
+        if not inside.start <= index.columns.start < inside.stop:
+            continue
+        for k in range(index.count // levels):  # effects of the levels of another factor share their codes
+            own = (index.codes >= k * levels) & (index.codes < (k + 1) * levels)
+            codes = index.codes if index.count == levels else torch.where(own, index.codes - k * levels, levels)
+            first = index.columns.start + k * levels
+            found.append(
+                replace(index, codes=codes.to(torch.int32), columns=slice(first, first + levels), count=levels)
+            )
+    return found
+
+
 @dataclass(frozen=True)
 class ArrowIndexed(Indexed):
     """A design with index columns whose Gram is an `Arrow`, the levels of `grouping` in blocks."""
@@ -186,19 +210,7 @@ class ArrowIndexed(Indexed):
     @property
     def effects(self) -> list[Index]:
         """The index columns of the effects of the grouping, in order, all over its levels."""
-        found: list[Index] = []
-        inside, levels = self.grouping.columns, self.grouping.levels
-        for index in sorted(self.indices, key=lambda one: one.columns.start):
-            if not inside.start <= index.columns.start < inside.stop:
-                continue
-            for k in range(index.count // levels):  # effects of the levels of another factor share their codes
-                own = (index.codes >= k * levels) & (index.codes < (k + 1) * levels)
-                codes = index.codes if index.count == levels else torch.where(own, index.codes - k * levels, levels)
-                first = index.columns.start + k * levels
-                found.append(
-                    replace(index, codes=codes.to(torch.int32), columns=slice(first, first + levels), count=levels)
-                )
-        return found
+        return effects_in(self, self.grouping)
 
     @property
     def beside(self) -> Indexed:

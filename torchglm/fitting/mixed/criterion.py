@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,8 +22,10 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.laplace import least_dispersion
+from torchglm.fitting.mixed.crossed import AnyEliminated, AnyInner, EliminatedCrossed
 from torchglm.fitting.mixed.effects import Groupings, Lambda
 from torchglm.fitting.mixed.mark import Mark
+from torchglm.fitting.mixed.order import order_of
 from torchglm.fitting.mixed.pulls import pulls
 from torchglm.fitting.mixed.quadrature import correction
 from torchglm.fitting.mixed.system import Eliminated, Inner
@@ -32,6 +35,8 @@ from torchglm.fitting.ranges import Ranges
 from torchglm.fitting.shape import RowMeans
 from torchglm.links import Identity, Link
 from torchglm.rows.arrow import Arrow, arrow_of, arrowed
+from torchglm.rows.grams import Gram
+from torchglm.rows.meetings import CrossedGram, EffectGram, crossed, same
 from torchglm.rows.planned_arrow import planned_arrowed
 from torchglm.rows.ranks import members, seen
 from torchglm.rows.rows import Rows
@@ -67,9 +72,14 @@ class MixedCriterion:
     ) -> None:
         self.effects, self.family, self.link, self.restricted = effects, family, link, restricted
         grouping = effects.groupings[effects.large]
-        self.source = seen(source, lambda rows: (arrowed if rows.plan is None else planned_arrowed)(rows, grouping))
         self.grouping, self.keep, self.phi, self.name = grouping, keep, phi, name
-        effects.check()
+        self.order = order_of(source, effects, len(keep))
+        if self.order is None:
+            effects.check()
+            self.source = seen(source, lambda rows: (arrowed if rows.plan is None else planned_arrowed)(rows, grouping))
+        else:
+            self.source = seen(source, partial(crossed, known=self.order.meetings))
+        self.last: tuple[Tensor, EliminatedCrossed] | None = None
         self.flat = family.least_squares and type(link) is Identity
         p = effects.columns
         self.ranges = None if penalty is None else Ranges(penalty, p, keep.device)
@@ -93,16 +103,6 @@ class MixedCriterion:
         self.constant = keep.new_zeros(0)  # what the log-likelihood has beside half the deviance
 
     # the parameters -----------------------------------------------------------------------------------------
-
-    @property
-    def beside(self) -> list[slice]:
-        """Where the columns of the groupings that are not eliminated lie among the others."""
-        start, found = self.effects.columns, list[slice]()
-        for k, g in enumerate(self.effects.groupings):
-            if k != self.effects.large:
-                found.append(slice(start, start + g.levels * g.effects))
-                start += g.levels * g.effects
-        return found
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -138,13 +138,10 @@ class MixedCriterion:
         return self._rows
 
     def ridge(self, psi: Tensor) -> Tensor:
-        """(B, m, m) `R` on the columns that are not eliminated."""
-        p, m = self.effects.columns, len(self.every)
-        out = psi.new_zeros(len(psi), m, m)
-        out.diagonal(dim1=-2, dim2=-1)[:, p:] = 1.0
+        """(B, p, p) `R` on the first columns."""
         if self.ranges is not None:
-            out[:, :p, :p] = self.ranges.whole(self.parts(psi)[1].exp())
-        return out
+            return self.ranges.whole(self.parts(psi)[1].exp())
+        return psi.new_zeros(len(psi), self.effects.columns, self.effects.columns)
 
     def drawn(self, psi: Tensor, u: Tensor) -> Tensor:
         """(B, P) `R u`."""
@@ -161,36 +158,47 @@ class MixedCriterion:
 
     # the modes ----------------------------------------------------------------------------------------------
 
-    def eliminated(self, lane: Tensor, gram: Arrow, turn: Lambda, psi: Tensor) -> Eliminated:
+    def eliminated(self, lane: Tensor, gram: EffectGram, turn: Lambda, psi: Tensor) -> AnyEliminated:
         """The curvature at a point, its levels eliminated; columns that depend stand in it as unit columns."""
         keep = self.keep[lane]
         if not bool(keep.all()):
-            known = torch.cat([keep, keep.new_ones(len(keep), len(self.every) - keep.shape[1])], 1).to(torch.float64)
-            corner = gram.corner * known.unsqueeze(-1) * known.unsqueeze(-2) + torch.diag_embed(1 - known)
-            gram = Arrow(corner, gram.across * known[:, None, None], gram.own, gram.grouping)
-        return Eliminated(gram, turn, self.ridge(psi))
+            gram = gram.of_columns(keep)
+        if isinstance(gram, Arrow):
+            return Eliminated(gram, turn, self.ridge(psi))
+        assert self.order is not None
+        if self.last is not None and torch.equal(self.last[0], psi) and same(self.last[1].gram, gram):
+            return self.last[1]  # which takes the cube of the core to make
+        found = EliminatedCrossed(gram, turn, self.ridge(psi), self.order)
+        self.last = psi, found
+        return found
+
+    def gram_of(self, gram: Gram) -> EffectGram:
+        """A Gram of the rows as it is eliminated."""
+        return gram if isinstance(gram, CrossedGram) else arrow_of(gram, self.grouping)
 
     def known(self, lane: Tensor, score: Tensor) -> Tensor:
         """A score (B, P) without what belongs to columns that are not kept."""
         p = self.effects.columns
         return torch.cat([torch.where(self.keep[lane], score[:, :p], 0.0), score[:, p:]], 1)
 
-    def pass_at(self, lane: Tensor, family: Family, coef: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Arrow]:
+    def pass_at(
+        self, lane: Tensor, family: Family, coef: Tensor, observed: Tensor
+    ) -> tuple[Tensor, Tensor, EffectGram]:
         """Half the deviance (infinite where it has none), score and information at coefficients `c`."""
         if self.flat and self.base is not None:
             base = self.base.take(lane)
-            gram, move = arrow_of(base.gram, self.grouping), coef - self.at_base[lane]
+            gram, move = self.gram_of(base.gram), coef - self.at_base[lane]
             pulled = gram.times(move)
             half = base.objective - (base.score * move).sum(-1) + (pulled * move).sum(-1) / 2
             return half, base.score - pulled, gram
         source = self.rows_of(lane)
         here = fold(source, Point(coef, observed, before=coef), family, self.link)
         half = torch.where(here.valid, here.objective, torch.inf)
-        return half, here.score, arrow_of(here.gram, self.grouping)
+        return half, here.score, self.gram_of(here.gram)
 
     def modes(
         self, lane: Tensor, psi: Tensor, u: Tensor, all_columns: bool, least: float | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Arrow, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, EffectGram, Tensor, Tensor]:
         """The maxima of the penalised likelihood from `u` (b, P): `u`, half the deviance, and the rest.
 
         No closer than a decrement of `least` (None: `NEAR`). The rest are score and information of the coefficients
@@ -240,7 +248,7 @@ class MixedCriterion:
     def _moved(
         self, lane: Tensor, psi: Tensor, turn: Lambda, family: Family, u: Tensor, step: Tensor, value: Tensor,
         observed: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Arrow, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, EffectGram, Tensor]:  # fmt: skip
         """A step of the modes, halved until it does not rise."""
         share = torch.ones_like(value)
         for _ in range(HALVINGS):
@@ -309,8 +317,11 @@ class MixedCriterion:
             phi = least_dispersion(means, family, 2 * (half + penalty), count, free)[0]
         return phi, means.loglik(family, phi)
 
-    def _correction(self, lane: Tensor, family: Family, turn: Lambda, u: Tensor, inner: Inner, phi: Tensor) -> Tensor:
+    def _correction(
+        self, lane: Tensor, family: Family, turn: Lambda, u: Tensor, inner: AnyInner, phi: Tensor
+    ) -> Tensor:
         """(b,) what quadrature with `nodes` adds."""
+        assert isinstance(inner, Inner)  # of one grouping
         own = inner.blocks[..., 0, 0]
         return correction(self.rows_of(lane), family, self.link, turn, u, own, phi, self.nodes)
 
@@ -362,7 +373,7 @@ class MixedCriterion:
         return whole if self.nodes == 1 else whole + self._correction_slopes(lane, mark)
 
     def _root_slopes(
-        self, lane: Tensor, inner: Inner, follow: Tensor, score: Tensor, u: Tensor, moved: Tensor
+        self, lane: Tensor, inner: AnyInner, follow: Tensor, score: Tensor, u: Tensor, moved: Tensor
     ) -> Tensor:
         slopes = inner.traces()
         for k, grouping in enumerate(self.effects.groupings):
@@ -372,7 +383,7 @@ class MixedCriterion:
         own = [unit.mT @ slope for unit, slope in zip(self.units_of(lane), slopes, strict=True)]
         return torch.stack([own[k][:, r, c] for k, r, c in self.effects.entries], -1)
 
-    def _strength_slopes(self, psi: Tensor, inner: Inner, u: Tensor, moved: Tensor, phi: Tensor) -> Tensor:
+    def _strength_slopes(self, psi: Tensor, inner: AnyInner, u: Tensor, moved: Tensor, phi: Tensor) -> Tensor:
         assert self.ranges is not None
         strength, p = self.parts(psi)[1].exp(), self.effects.columns
         own = self.ranges.log_determinant(strength)[1]

@@ -10,12 +10,13 @@ Source: Bates, Maechler, Bolker & Walker (2015), J. Stat. Software 67(1), sectio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from torchglm.rows.arrow import Arrow, Grouping, largest
+from torchglm.rows.meetings import CrossedGram, EffectGram
 
 PAIRS = 1 << 27  # numbers of the pairs between levels of crossed groupings, and these with themselves
 
@@ -54,6 +55,30 @@ class Groupings:
             f"{8e-9 * PAIRS:,.1f} GB that are made. Pool rare levels of the smaller groupings, or absorb them, "
             "y ~ x | a + b."
         )
+
+    @property
+    def beside(self) -> list[slice]:
+        """Where the columns of the groupings that are not the largest lie among all others, in their order."""
+        start, found = self.columns, list[slice]()
+        for k, g in enumerate(self.groupings):
+            if k != self.large:
+                found.append(slice(start, start + g.levels * g.effects))
+                start += g.levels * g.effects
+        return found
+
+    def blocks(self, matrix: EffectGram) -> list[Tensor]:
+        """(B, L, q, q) of each grouping the blocks of its levels on the diagonal."""
+        if isinstance(matrix, CrossedGram):
+            return matrix.own
+        found, beside = list[Tensor](), iter(self.beside)
+        for k, g in enumerate(self.groupings):
+            if k == self.large:
+                found.append(matrix.own)
+                continue
+            at, shape = next(beside), (g.effects, g.levels)
+            block = matrix.corner[:, at, at].unflatten(2, shape).unflatten(1, shape)
+            found.append(block.diagonal(dim1=2, dim2=4).permute(0, 3, 1, 2))
+        return found
 
     @property
     def entries(self) -> list[tuple[int, int, int]]:
@@ -123,12 +148,8 @@ class Lambda:
         self.effects, self.rotation, self.roots = effects, rotation, list(roots)
         self.large = effects.large
         self.root = self.roots[self.large]  # (B, q, q) of the grouping that is eliminated
-        start, self.beside = effects.columns, list[tuple[slice, Grouping, Tensor]]()
-        for k, grouping in enumerate(effects.groupings):
-            if k != self.large:
-                size = grouping.levels * grouping.effects
-                self.beside.append((slice(start, start + size), grouping, self.roots[k]))
-                start += size
+        others = [k for k in range(len(roots)) if k != self.large]
+        self.beside = [(at, effects.groupings[k], self.roots[k]) for at, k in zip(effects.beside, others, strict=True)]
 
     def times(self, u: Tensor) -> Tensor:
         """(B, P) `Lambda u`."""
@@ -147,8 +168,35 @@ class Lambda:
             out[:, grouping.columns] = ((root.mT if transpose else root) @ part).flatten(1)
         return out
 
-    def spread(self) -> Arrow:
-        """`Lambda Lambda'` of the random effects: their covariance over `phi`."""
+    def crossed(self, gram: CrossedGram, both: bool = False, transpose: bool = False) -> CrossedGram:
+        """A Gram whose border is in the rotated first columns; with `both` `Lambda' G Lambda`, or the transpose."""
+
+        def turned(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
+            return left @ matrix @ right.mT if transpose else left.mT @ matrix @ right
+
+        p, like = self.effects.columns, gram.corner
+        first = torch.eye(p, dtype=like.dtype, device=like.device) if self.rotation is None else self.rotation
+        if not both:
+            return replace(gram, border=[part @ first for part in gram.border])
+        roots = [root.unsqueeze(1) for root in self.roots]
+        return replace(
+            gram,
+            corner=turned(gram.corner, first, first),
+            own=[turned(part, root, root) for part, root in zip(gram.own, roots, strict=True)],
+            border=[turned(part, root, first) for part, root in zip(gram.border, roots, strict=True)],
+            cross={(k, j): turned(part, roots[k], roots[j]) for (k, j), part in gram.cross.items()},
+        )
+
+    def spread(self, like: EffectGram) -> EffectGram:
+        """`Lambda Lambda'` of the random effects: their covariance over `phi`, as a matrix of the kind of another."""
+        if isinstance(like, CrossedGram):
+            none = like.map(torch.zeros_like)
+            each = zip(self.roots, none.own, strict=True)
+            own = [(root @ root.mT).unsqueeze(1).expand_as(part) for root, part in each]
+            return replace(none, own=own)
+        return self._spread()
+
+    def _spread(self) -> Arrow:
         grouping = self.effects.groupings[self.large]
         models, levels, q = len(self.root), grouping.levels, grouping.effects
         own = (self.root @ self.root.mT).unsqueeze(1).expand(-1, levels, -1, -1)

@@ -13,11 +13,11 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.mixed.criterion import MixedCriterion
+from torchglm.fitting.mixed.crossed import AnyEliminated
 from torchglm.fitting.mixed.effects import Groupings, Lambda, unit_of
 from torchglm.fitting.mixed.freedom import freedom
 from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.mixed.search import MixedSearch
-from torchglm.fitting.mixed.system import Eliminated
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
 from torchglm.fitting.shape import loglik
@@ -27,8 +27,9 @@ from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import ALPHA, scales_of
 from torchglm.links import Link
-from torchglm.rows.arrow import Arrow, arrow_of, row_lengths
+from torchglm.rows.arrow import Arrow
 from torchglm.rows.inverses import DenseRoot
+from torchglm.rows.meetings import EffectGram, lengths
 from torchglm.rows.planned import contributions
 from torchglm.rows.planned_arrow import planned_lengths
 from torchglm.rows.products import times
@@ -109,16 +110,9 @@ def based(criterion: MixedCriterion, first: Tensor) -> Tensor:
     effects, models = criterion.effects, len(first)
     coef = torch.cat([first, first.new_zeros(models, effects.width - effects.columns)], 1)
     here = fold(criterion.source, Point(coef, False, before=coef, census=True), criterion.family, criterion.link)
-    gram = arrow_of(here.gram, criterion.grouping)
-    beside = iter(criterion.beside)
-    for k, grouping in enumerate(effects.groupings):
-        if k == effects.large:
-            mean = gram.own.mean(1)
-        else:
-            at, shape = next(beside), (grouping.effects, grouping.levels)
-            block = gram.corner[:, at, at].unflatten(2, shape).unflatten(1, shape)
-            mean = block.diagonal(dim1=2, dim2=4).mean(-1)
-        criterion.units.append(unit_of(mean * effects.mask(effects.correlated[k], mean)))
+    for sets, block in zip(effects.correlated, effects.blocks(criterion.gram_of(here.gram)), strict=True):
+        mean = block.mean(1)
+        criterion.units.append(unit_of(mean * effects.mask(sets, mean)))
     criterion.count = here.count
     one, family = torch.ones_like(here.objective), criterion.family
     held = one if criterion.phi is None or family.least_squares else one * criterion.phi
@@ -195,13 +189,13 @@ def _strengths(criterion: MixedCriterion, search: MixedSearch) -> tuple[Tensor, 
     return torch.where(logs >= ends[..., 1] - EARLY, torch.inf, used), used
 
 
-def _edf(criterion: MixedCriterion, eliminated: Eliminated, psi: Tensor) -> Tensor | None:
+def _edf(criterion: MixedCriterion, eliminated: AnyEliminated, psi: Tensor) -> Tensor | None:
     """(B, p) `1 - diag(H^-1 R)` of the first columns, None without smooths."""
     if criterion.ranges is None:
         return None
     p, turn = criterion.effects.columns, criterion.rotation
     inverse = eliminated.on(criterion.every).inverse[:, :p, :p]
-    share = turn @ (inverse @ criterion.ridge(psi)[:, :p, :p]) @ turn.mT
+    share = turn @ (inverse @ criterion.ridge(psi)) @ turn.mT
     return torch.where(criterion.keep, 1 - share.diagonal(dim1=-2, dim2=-1), 0.0)
 
 
@@ -212,11 +206,15 @@ def _explained(criterion: MixedCriterion, search: MixedSearch, turn: Lambda, fix
     """
     effects, phi = criterion.effects, search.mark.phi.unsqueeze(-1)
     coef = torch.cat([fixed, fixed.new_zeros(len(fixed), effects.width - effects.columns)], 1)
-    spread = turn.spread()
+    spread = turn.spread(search.mark.gram)
 
-    def sums(rows: Rows, own: Tensor, among: Arrow) -> Tensor:
+    def sums(rows: Rows, own: Tensor, among: EffectGram) -> Tensor:
         part = times(rows, own) if rows.plan is None else contributions(rows, own)[0]
-        random = row_lengths(rows, among) if rows.plan is None else planned_lengths(rows, among)[0, 0]
+        if rows.plan is None:
+            random = lengths(rows, among)
+        else:
+            assert isinstance(among, Arrow)
+            random = planned_lengths(rows, among)[0, 0]
         weight = rows.weight
         return torch.stack(
             [weight.sum(-1), (weight * part).sum(-1), (weight * part**2).sum(-1), (weight * random).sum(-1)], -1
@@ -260,7 +258,7 @@ def _root(matrix: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep.unsqueeze(-1), root, 0.0)
 
 
-def _covariances(criterion: MixedCriterion, search: MixedSearch, eliminated: Eliminated) -> tuple[Tensor, Tensor]:
+def _covariances(criterion: MixedCriterion, search: MixedSearch, eliminated: AnyEliminated) -> tuple[Tensor, Tensor]:
     """(B, p, p) the covariance of the first columns over `phi`, and (B, K, K) that of the parameters.
 
     Where fixed effects are parameters their covariance is the inverse Hessian of all parameters.
@@ -288,14 +286,9 @@ def _covariances(criterion: MixedCriterion, search: MixedSearch, eliminated: Eli
     return turn @ inverse @ turn.mT, both
 
 
-def _spreads(criterion: MixedCriterion, eliminated: Eliminated) -> list[Tensor]:
+def _spreads(criterion: MixedCriterion, eliminated: AnyEliminated) -> list[Tensor]:
     """(B, L, q, q) of each grouping the covariance of the effects over `phi`, given fixed effects and covariances."""
-    spread, turn, found = eliminated.on(criterion.penalised).covariance(), eliminated.turn, list[Tensor]()
-    for at, g, _ in turn.beside:
-        block = spread.corner[:, at, at].unflatten(2, (g.effects, g.levels)).unflatten(1, (g.effects, g.levels))
-        found.append(block.diagonal(dim1=2, dim2=4).permute(0, 3, 1, 2))
-    found.insert(turn.large, spread.own)
-    return found
+    return criterion.effects.blocks(eliminated.on(criterion.penalised).covariance())
 
 
 def _check(family: Family) -> None:

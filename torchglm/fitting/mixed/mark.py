@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from torchglm.rows.arrow import Arrow
 from torchglm.rows.inverses import placed
+from torchglm.rows.meetings import EffectGram
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Mark:
     value: Tensor
     phi: Tensor
     score: Tensor
-    gram: Arrow
+    gram: EffectGram
 
     def take(self, models: Tensor) -> Mark:
         """Those of some of the models."""

@@ -16,7 +16,9 @@ from torchglm.fitting.bends_several import RowThirds
 from torchglm.fitting.edges import edges
 from torchglm.fitting.kernel import take_family
 from torchglm.links import Link
-from torchglm.rows.arrow import Arrow, row_lengths
+from torchglm.rows.arrow import Arrow
+from torchglm.rows.meetings import EffectGram
+from torchglm.rows.meetings import lengths as row_lengths
 from torchglm.rows.planned import project_each
 from torchglm.rows.planned_arrow import planned_lengths
 from torchglm.rows.products import linear_predictor, project
@@ -38,7 +40,7 @@ class Pulls(NamedTuple):
     slope: Tensor | None = None
 
 
-def pulls(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, inverse: Arrow, name: str) -> Pulls:
+def pulls(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, inverse: EffectGram, name: str) -> Pulls:
     """The sums for `A` the covariance `inverse`; `name` is that of the shape parameter, or empty."""
     if isinstance(source, Ragged):
         whole: list[Tensor] = []
@@ -56,7 +58,7 @@ def pulls(source: Iterable[Rows], family: Family, link: Link, coef: Tensor, inve
 
 
 def _summed(
-    source: Iterable[Rows], family: Family, link: Link, coef: Tensor, inverse: Arrow, name: str
+    source: Iterable[Rows], family: Family, link: Link, coef: Tensor, inverse: EffectGram, name: str
 ) -> tuple[Tensor, ...]:
     total: tuple[Tensor, ...] | None = None
     several = isinstance(family, VectorFamily)
@@ -80,9 +82,10 @@ def _summed(
 
 
 def _of_piece(
-    rows: Rows, family: Family, link: Link, coef: Tensor, inverse: Arrow, name: str, ends: list[float]
+    rows: Rows, family: Family, link: Link, coef: Tensor, inverse: EffectGram, name: str, ends: list[float]
 ) -> tuple[Tensor, ...]:
     if isinstance(family, VectorFamily):
+        assert isinstance(inverse, Arrow)
         at = RowThirds(rows, family, coef)
         lengths = {pair: length * at.weight / 2 for pair, length in planned_lengths(rows, inverse).items()}
         return (project_each(rows, at.first_of(lengths)),)

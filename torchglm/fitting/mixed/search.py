@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.mixed.criterion import MixedCriterion
+from torchglm.fitting.mixed.crossed import AnyInner
 from torchglm.fitting.mixed.extrapolation import ahead, guess
 from torchglm.fitting.mixed.mark import Mark
-from torchglm.fitting.mixed.system import Inner
 from torchglm.fitting.ranges import scaled_root
 from torchglm.fitting.status import Status
 
@@ -87,21 +87,14 @@ class MixedSearch:
             u = ahead(criterion, lane, here, psi)
         return psi, u
 
-    def _expected(self, psi: Tensor, u: Tensor, inner: Inner, phi: Tensor) -> Tensor:
+    def _expected(self, psi: Tensor, u: Tensor, inner: AnyInner, phi: Tensor) -> Tensor:
         """(B, E) the roots of the mean square of the effects, given the data."""
         criterion, effects = self.criterion, self.criterion.effects
         turn = criterion.turn(self.every, psi)
-        c, spread, roots = turn.times(u), inner.covariance(), list[Tensor]()
-        beside = iter(turn.beside)
-        for k, g in enumerate(effects.groupings):
+        c, blocks, roots = turn.times(u), effects.blocks(inner.covariance()), list[Tensor]()
+        for g, own in zip(effects.groupings, blocks, strict=True):
             modes = c[:, g.columns].unflatten(1, (g.effects, g.levels))
-            if k == turn.large:
-                own = spread.own.sum(1)
-            else:
-                at = next(beside)[0]
-                block = spread.corner[:, at, at].unflatten(2, (g.effects, g.levels))
-                own = block.unflatten(1, (g.effects, g.levels)).diagonal(dim1=2, dim2=4).sum(-1)
-            whole = (modes @ modes.mT / phi[:, None, None] + own) / g.levels
+            whole = (modes @ modes.mT / phi[:, None, None] + own.sum(1)) / g.levels
             size = whole.diagonal(dim1=-2, dim2=-1).clamp(min=1e-300)
             roots.append(whole + torch.diag_embed(1e-6 * size))
         found = effects.theta(roots, criterion.units_of(self.every))
@@ -252,6 +245,7 @@ class MixedSearch:
         n = float(criterion.effects.width if criterion.flat else criterion.count.max())
         steps = [(j, sign) for j in range(moved) for sign in signs]
         group = max(1, min(len(steps), int(TOGETHER / max(1.0, n * len(lane)))))
+        group = group if criterion.order is None else 1
         out, places = (
             mark.psi.new_zeros(len(lane), moved, mark.psi.shape[-1]),
             torch.arange(len(lane), device=lane.device),
@@ -281,8 +275,8 @@ class MixedSearch:
     def _information(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, F, F) of the fixed effects at the covariances as they are."""
         criterion = self.criterion
-        own = criterion.eliminated(lane, mark.gram, criterion.turn(lane, mark.psi), mark.psi).schur
-        f, r = criterion.fixed, criterion.penalised
+        eliminated = criterion.eliminated(lane, mark.gram, criterion.turn(lane, mark.psi), mark.psi)
+        own, f, r = eliminated.schur, criterion.fixed, eliminated.places(criterion.penalised)
         left = own[:, f.unsqueeze(-1), f]
         if r.numel():
             root = scaled_root(own[:, r.unsqueeze(-1), r])[0]

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.mixed.effects import Lambda
+from torchglm.fitting.mixed.small import inverted, times
 from torchglm.fitting.ranges import scaled_root
 from torchglm.rows.arrow import Arrow
 
 
-def times(a: Tensor, b: Tensor) -> Tensor:
-    """`a b` for very many small matrices, of which numbers alone are multiplied as such."""
-    return a * b if a.shape[-1] == 1 else a @ b
-
-
 class Eliminated:
     """`H` with the levels of the large grouping eliminated; the other `m` columns are in the order of the Gram.
+
+    `R` is a `ridge` (B, p, p) on the first columns, and the identity on the levels of other groupings.
 
     `inverse` (B, L, q, q) of the blocks, `share` (B, L, q, m) these times the border, `schur` (B, m, m) what is left of
     the others, `log` (B,) the log-determinant of the blocks, `sound` (B,) whether these are positive definite.
@@ -31,18 +29,17 @@ class Eliminated:
         own = times(times(root.mT, gram.own), root) + eye
         self.border = turn.right(gram.across)  # (B, L, q, m), of the rows as they are
         across = times(root.mT, self.border)
-        if root.shape[-1] == 1:
-            self.inverse, self.log = 1 / own, own[..., 0, 0].log().sum(-1)
-            self.sound = (own > 0).flatten(1).all(-1)
-        else:
-            lower, info = torch.linalg.cholesky_ex(own)
-            self.sound = (info == 0).all(-1)
-            lower = torch.where(self.sound.view(-1, 1, 1, 1), lower, eye)
-            self.inverse = torch.cholesky_inverse(lower)
-            self.log = 2 * lower.diagonal(dim1=-2, dim2=-1).log().flatten(1).sum(-1)
+        self.inverse, self.log, self.sound = inverted(own)
         self.share = times(self.inverse, across)
-        corner = turn.both(gram.corner) + ridge
+        corner, p = turn.both(gram.corner), ridge.shape[-1]
+        corner = corner.clone() if corner is gram.corner else corner
+        corner[:, :p, :p] += ridge
+        corner.diagonal(dim1=-2, dim2=-1)[:, p:] += 1.0
         self.schur = corner - across.flatten(1, 2).mT @ self.share.flatten(1, 2)
+
+    def places(self, at: Tensor) -> Tensor:
+        """Which of `schur` are left of columns `at` of all that are not eliminated: all."""
+        return at
 
     def on(self, columns: Tensor) -> Inner:
         """The system of some of the other columns (s,), and of all levels."""
