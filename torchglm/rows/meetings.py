@@ -137,8 +137,10 @@ class CrossedGram(Gram):
             top = top + torch.einsum("blqp,blq->bp", border, part)
         for (k, j), block in self.cross.items():
             one, two = self.meetings.pairs[k, j].to(block.device).unbind(-1)
-            found[k] = found[k].index_add(1, one, (block @ levels[j][:, two].unsqueeze(-1)).squeeze(-1))
-            found[j] = found[j].index_add(1, two, (block.mT @ levels[k][:, one].unsqueeze(-1)).squeeze(-1))
+            right = (block @ levels[j].index_select(1, two).unsqueeze(-1)).squeeze(-1)
+            left = (block.mT @ levels[k].index_select(1, one).unsqueeze(-1)).squeeze(-1)
+            found[k] = found[k] + tally(one, right.mT, found[k].shape[1]).mT
+            found[j] = found[j] + tally(two, left.mT, found[j].shape[1]).mT
         return self.joined(top, found)
 
     def of_columns(self, keep: Tensor) -> CrossedGram:

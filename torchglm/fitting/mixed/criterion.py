@@ -79,7 +79,7 @@ class MixedCriterion:
             self.source = seen(source, lambda rows: (arrowed if rows.plan is None else planned_arrowed)(rows, grouping))
         else:
             self.source = seen(source, partial(crossed, known=self.order.meetings))
-        self.last: tuple[Tensor, EliminatedCrossed] | None = None
+        self.last: list[tuple[Tensor, EliminatedCrossed]] = []
         self.flat = family.least_squares and type(link) is Identity
         p = effects.columns
         self.ranges = None if penalty is None else Ranges(penalty, p, keep.device)
@@ -166,10 +166,11 @@ class MixedCriterion:
         if isinstance(gram, Arrow):
             return Eliminated(gram, turn, self.ridge(psi))
         assert self.order is not None
-        if self.last is not None and torch.equal(self.last[0], psi) and same(self.last[1].gram, gram):
-            return self.last[1]  # which takes the cube of the core to make
+        for at, known in self.last:
+            if torch.equal(at, psi) and same(known.gram, gram):
+                return known  # which takes the cube of the core to make
         found = EliminatedCrossed(gram, turn, self.ridge(psi), self.order)
-        self.last = psi, found
+        self.last = [*self.last[-1:], (psi, found)]
         return found
 
     def gram_of(self, gram: Gram) -> EffectGram:

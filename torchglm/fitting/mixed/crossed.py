@@ -40,39 +40,23 @@ class Values:
         levels = like.new_zeros(order.values + 1)
         border = like.new_zeros(order.total + 1, p)
         for k, own in enumerate(gram.own):
-            at = columns(order, k).to(like.device)
-            levels[order.places(*broadcast(at, at))] = own[0]
-            border[at] = gram.border[k][0]
-        for (k, j), block in gram.cross.items():
-            levels[order.places(*broadcast(*ends(order, k, j)))] = block[0]
+            levels[order.own[k]] = own[0]
+            border[order.columns[k]] = gram.border[k][0]
+        for pair, block in gram.cross.items():
+            levels[order.cross[pair]] = block[0]
         return Values(levels, border, gram.corner[0].clone())
 
     def blocks(self, like: CrossedGram, order: Order) -> CrossedGram:
         """The values where a Gram has some."""
-        own, border = list[Tensor](), list[Tensor]()
-        for k in range(len(like.own)):
-            at = columns(order, k)
-            own.append(self.levels[order.places(*broadcast(at, at))].unsqueeze(0))
-            border.append(self.border[at].unsqueeze(0))
-        cross = {(k, j): self.levels[order.places(*broadcast(*ends(order, k, j)))].unsqueeze(0) for k, j in like.cross}
+        own = [taken(self.levels, at).unsqueeze(0) for at in order.own]
+        border = [self.border[at].unsqueeze(0) for at in order.columns]
+        cross = {pair: taken(self.levels, at).unsqueeze(0) for pair, at in order.cross.items()}
         return CrossedGram(self.corner.unsqueeze(0), own, border, cross, like.meetings)
 
 
-def columns(order: Order, k: int) -> Tensor:
-    """(L, q) the columns of a grouping."""
-    grouping, start = order.meetings.groupings[k], order.starts[k]
-    return order.first[start : start + grouping.levels].unsqueeze(-1) + torch.arange(grouping.effects)
-
-
-def ends(order: Order, k: int, j: int) -> tuple[Tensor, Tensor]:
-    """(N, q_k) and (N, q_j) the columns of the pairs of levels of two groupings."""
-    one, two = order.meetings.pairs[k, j].unbind(-1)
-    return columns(order, k)[one], columns(order, j)[two]
-
-
-def broadcast(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
-    """All pairs (n, a, b) of columns (n, a) and (n, b)."""
-    return torch.broadcast_tensors(one.unsqueeze(-1), two.unsqueeze(-2))
+def taken(values: Tensor, at: Tensor) -> Tensor:
+    """The values (V,) at places of any shape."""
+    return values.index_select(0, at.flatten()).view(at.shape)
 
 
 @dataclass(frozen=True)
@@ -113,7 +97,8 @@ class EliminatedCrossed:
         self.inners: dict[tuple[int, ...], InnerCrossed] = {}
 
     def _eliminate(self, front: Front, left: Values) -> None:
-        own, across, border = left.levels[front.own], left.levels[front.across], left.border[front.columns]
+        own, across = taken(left.levels, front.own), taken(left.levels, front.across)
+        border = left.border[front.columns]
         inverse, log, sound = inverted(own)
         share, fixed = times(inverse, across), times(inverse, border)
         self.log, self.sound = self.log + log, self.sound & sound
@@ -132,7 +117,7 @@ class EliminatedCrossed:
             return
         drop = across.mT @ share
         half = torch.eye(drop.shape[-1], dtype=drop.dtype).add_(1.0).div_(-2.0)  # every pair is met in both orders
-        left.levels.index_add_(0, inner_places(front, self.order).flatten(), (drop * half).flatten())
+        left.levels.index_add_(0, self.order.inner(front).flatten(), (drop * half).flatten())
         left.levels[-1] = 0.0
 
     def places(self, at: Tensor) -> Tensor:
@@ -147,17 +132,6 @@ class EliminatedCrossed:
         if key not in self.inners:
             self.inners[key] = InnerCrossed(self, first)
         return self.inners[key]
-
-
-def inner_places(front: Front, order: Order) -> Tensor:
-    """(n, d, d) the places of all pairs that a front meets."""
-    if front.inner is not None:
-        return front.inner
-    assert front.core is not None
-    c = len(order.core)
-    one, two = broadcast(front.core, front.core)
-    larger = torch.maximum(one, two)
-    return torch.where(larger == c, order.values, larger * c + torch.minimum(one, two) + len(order.keys))
 
 
 def written(core: Tensor, values: Tensor, c: int) -> Tensor:
@@ -244,7 +218,7 @@ class InnerCrossed:
             whole = torch.cat([whole, whole.new_zeros(n, q, 1)], -1)
             across = -whole.gather(2, front.core.unsqueeze(1).expand(n, q, d))
         else:
-            across = -(done.share @ found.levels[inner_places(front, order)])
+            across = -(done.share @ taken(found.levels, order.inner(front)))
         across = across - done.border @ beside.mT
         border = -(done.share @ beside) - done.border @ found.corner
         own = done.inverse - across @ done.share.mT - border @ done.border.mT

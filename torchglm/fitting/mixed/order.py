@@ -9,7 +9,7 @@ Source: Davis (2006), Direct Methods for Sparse Linear Systems, chapter 7 (minim
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ DENSE = 0.3  # share of all pairs that meet, from which on the rest is dense
 AT_ONCE = 1 << 22  # numbers of the pairs of neighbours that are made at once
 WIDE = 12  # levels that meet more than this share of the core are eliminated as rows of a matrix
 CORE = 1 << 27  # numbers of the core
+KEPT = 1 << 25  # places of pairs in the core that are kept
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Front:
     """Levels of `q` effects each that are eliminated at once, with the columns that they meet then.
 
     `columns` (n, q) are theirs and `beside` (n, d) the others', padded with the number of all columns. The places of
-    pairs in the values of a matrix are `own` (n, q, q), `across` (n, q, d) and `inner` (n, d, d); where all that is met
-    is in the core `inner` is None and `core` (n, d) are the places there, padded with their number.
+    pairs in the values of a matrix are `own` (n, q, q), `across` (n, q, d) and, where it is kept, `inner` (n, d, d).
+    Where all that is met is in the core `core` (n, d) are the places there, padded with their number.
     """
 
     columns: Tensor
@@ -72,7 +73,15 @@ class Order:
         self.place[self.core] = torch.arange(len(self.core))
         self.keys = self._keys(rounds)
         self.values = len(self.keys) + len(self.core) ** 2  # and one more
+        self.kept = 0
         self.fronts = [front for levels, edges in rounds for front in self._fronts(levels, edges)]
+        every = range(len(sizes))
+        self.columns = [self._level_columns(k) for k in every]  # (L, q) of each grouping
+        self.own = [self.places(*every_pair(self.columns[k], self.columns[k])) for k in every]  # (L, q, q)
+        self.cross = {
+            (k, j): self.places(*every_pair(self.columns[k][pairs[:, 0]], self.columns[j][pairs[:, 1]]))
+            for (k, j), pairs in meetings.pairs.items()
+        }  # (N, q_k, q_j)
 
     # what meets what ----------------------------------------------------------------------------------------
 
@@ -154,6 +163,10 @@ class Order:
         inside = torch.arange(len(owner)) - (size.cumsum(0) - size)[owner]
         return owner, self.first[levels][owner] + inside
 
+    def _level_columns(self, k: int) -> Tensor:
+        grouping, start = self.meetings.groupings[k], int(self.starts[k])
+        return self.first[start : start + grouping.levels].unsqueeze(-1) + torch.arange(grouping.effects)
+
     def _keys(self, rounds: list[tuple[Tensor, Tensor]]) -> Tensor:
         """(K,) the pairs of columns of which one is not in the core, the larger column times all plus the smaller."""
         parts = []
@@ -208,13 +221,25 @@ class Order:
     def _front(self, levels: Tensor, beside: Tensor) -> Front:
         q = int(self.size[levels[0]])
         columns = self.first[levels].unsqueeze(-1) + torch.arange(q)
-        own = self.places(*torch.broadcast_tensors(columns.unsqueeze(-1), columns.unsqueeze(-2)))
-        across = self.places(*torch.broadcast_tensors(columns.unsqueeze(-1), beside.unsqueeze(-2)))
+        own, across = self.places(*every_pair(columns, columns)), self.places(*every_pair(columns, beside))
         core = torch.where(beside == self.total, len(self.core), self.place[beside])
-        if bool((core >= 0).all()):
-            return Front(columns, beside, own, across, None, core, WIDE * beside.shape[1] > len(self.core))
-        inner = self.places(*torch.broadcast_tensors(beside.unsqueeze(-1), beside.unsqueeze(-2)))
-        return Front(columns, beside, own, across, inner, None, False)
+        if not bool((core >= 0).all()):
+            return Front(columns, beside, own, across, self.places(*every_pair(beside, beside)), None, False)
+        found = Front(columns, beside, own, across, None, core, WIDE * beside.shape[1] > len(self.core))
+        if found.wide or self.kept + beside.shape[1] * beside.numel() > KEPT:
+            return found
+        self.kept += beside.shape[1] * beside.numel()
+        return replace(found, inner=self.inner(found))
+
+    def inner(self, front: Front) -> Tensor:
+        """(n, d, d) the places of all pairs that a front meets; made each time where they are too many to be kept."""
+        if front.inner is not None:
+            return front.inner
+        assert front.core is not None
+        c = len(self.core)
+        one, two = every_pair(front.core, front.core)
+        larger = torch.maximum(one, two)
+        return torch.where(larger == c, self.values, larger * c + torch.minimum(one, two) + len(self.keys))
 
     def _too_many(self, core: int, large: int) -> ValueError:
         sizes = [g.levels * g.effects for g in self.meetings.groupings]
@@ -234,6 +259,12 @@ def neighbours(met: Tensor, many: int) -> Iterator[tuple[Tensor, Tensor]]:
     for degree in count[count > 0].unique().tolist():
         for own in (count == degree).nonzero()[:, 0].split(max(1, AT_ONCE // degree**2)):
             yield own, met[1][starts[own].unsqueeze(-1) + torch.arange(degree)]
+
+
+def every_pair(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
+    """All pairs (n, a, b) of columns (n, a) and (n, b)."""
+    both = torch.broadcast_tensors(one.unsqueeze(-1), two.unsqueeze(-2))
+    return both[0], both[1]
 
 
 def steps(most: int) -> Iterator[tuple[int, int]]:

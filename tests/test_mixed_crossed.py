@@ -1,0 +1,112 @@
+"""Groupings that cross or nest with many levels: what is eliminated in order is what all pairs give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_mixed import criterion_of
+
+import torchglm
+from torchglm.fitting.mixed import order
+from torchglm.rows.meetings import CrossedGram
+
+pytestmark = pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+
+
+def table(n: int = 400, many: int = 60, fewer: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    a, b, x = rng.integers(0, many, n), rng.integers(0, fewer, n), rng.normal(size=n)
+    c = b // 4
+    eta = 0.3 + 0.4 * x + 0.6 * rng.normal(size=many)[a] + (0.5 + 0.2 * x) * rng.normal(size=fewer)[b]
+    eta += 0.4 * rng.normal(size=fewer)[c]
+    columns = {"x": x, "a": a, "b": b, "c": c, "d": c // 2, "f": rng.choice(list("uvw"), n)}
+    return pd.DataFrame(columns | {"y": eta + 0.7 * rng.normal(size=n), "count": rng.poisson(np.exp(eta))})
+
+
+DATA = table()
+KINDS: list[tuple[str, str, dict[str, Any]]] = [
+    ("y ~ x + (1 | a) + (1 | b) + (1 | d)", "gaussian", {}),
+    ("y ~ x + (1 + x | b) + (1 | a)", "gaussian", {"smoothing": "ml"}),
+    ("count ~ x + f + (x || b) + (1 | a)", "poisson", {}),
+    ("count ~ x + (1 | d/c/b)", "negative_binomial", {}),
+]
+NAMES = [f"{family}: {formula}" for formula, family, _ in KINDS]
+WAYS = {
+    "a core": {},
+    "rounds": {"SMALL": 0},
+    "rows of the core": {"WIDE": 10**6},
+    "places anew": {"KEPT": 0, "WIDE": 0},
+}
+
+
+def crossed(monkeypatch: pytest.MonkeyPatch, **ways: int) -> None:
+    monkeypatch.setattr(order, "MANY", 2)
+    for name, value in ways.items():
+        monkeypatch.setattr(order, name, value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("formula", "family", "options"), KINDS, ids=NAMES)
+def test_elimination_in_order_is_that_of_all_pairs(
+    formula: str, family: str, options: dict[str, Any], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lane, found = torch.zeros(1, dtype=torch.int64), []
+    for own in (False, True):
+        if own:
+            crossed(monkeypatch, **WAYS[way])
+        criterion, search = criterion_of(formula, family, options, DATA)
+        assert isinstance(search.mark.gram, CrossedGram) == own
+        psi = search.mark.psi + 0.1 * torch.linspace(-1, 1, search.mark.psi.shape[-1]).to(torch.float64)
+        psi = found[0][0] if own else psi
+        mark = criterion.at(lane, psi, search.mark.u)
+        turn = criterion.turn(lane, psi)
+        inner = criterion.eliminated(lane, mark.gram, turn, psi).on(criterion.penalised)
+        solved = inner.solve(torch.linspace(-1, 1, mark.u.shape[1]).to(torch.float64).unsqueeze(0))
+        matrix = mark.gram.written_out()
+        blocks = criterion.effects.blocks(inner.covariance())
+        found.append((psi, mark.value, criterion.gradient(lane, mark), inner.log, solved, matrix, *blocks))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("formula", "family", "options"), KINDS[::2], ids=NAMES[::2])
+def test_fits_are_those_of_all_pairs(
+    formula: str, family: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    DATA.to_parquet(tmp_path / "rows.parquet", row_group_size=90)
+    fits = [torchglm.fit(formula, DATA, family=family, **options)]
+    crossed(monkeypatch, SMALL=0)
+    fits += [torchglm.fit(formula, data, family=family, **options) for data in (DATA, tmp_path / "rows.parquet")]
+    for fit in fits[1:]:
+        for name in ("criterion", "coef", "std_err"):
+            torch.testing.assert_close(getattr(fit, name), getattr(fits[0], name), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(fit.variance_shares()["icc"], fits[0].variance_shares()["icc"], rtol=1e-6, atol=1e-8)
+        for name, effects in fits[0].random.items():
+            torch.testing.assert_close(fit.random[name].modes, effects.modes, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(fit.random[name].std_err, effects.std_err, rtol=1e-6, atol=1e-7)
+
+
+def test_nested_and_chained_groupings_leave_no_large_core() -> None:
+    """15,000 levels within 3,000, and pairs in a chain of 30,000 rows: neither has a dense matrix of their number."""
+    rng = np.random.default_rng(1)
+    inner = np.repeat(np.arange(15_000), 2)
+    chain = pd.DataFrame({"a": np.arange(30_000) % 15_000, "b": np.arange(30_000) // 2, "in": inner, "out": inner // 5})
+    effect = 0.8 * rng.normal(size=3_000)[chain["out"]] + 0.6 * rng.normal(size=15_000)[inner]
+    chain["y"] = effect + 0.5 * rng.normal(size=30_000)
+    nested = torchglm.fit("y ~ 1 + (1 | out/in)", chain, family="gaussian")
+    sd = [float(effects.sd) for effects in nested.random.values()]
+    assert sorted(sd) == pytest.approx([0.6, 0.8], abs=0.04)
+    chain["y"] = 0.8 * rng.normal(size=15_000)[chain["a"]] + 0.5 * rng.normal(size=30_000)
+    crossing = torchglm.fit("y ~ 1 + (1 | a) + (1 | b)", chain, family="gaussian")
+    assert float(crossing.random["a"].sd) == pytest.approx(0.8, abs=0.04)
+
+
+def test_groupings_that_leave_too_large_a_core_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    crossed(monkeypatch, SMALL=0, CORE=100)
+    with pytest.raises(ValueError, match="have 60 and 40 effects.*effects are left.*GB that are made.*absorb"):
+        torchglm.fit("y ~ x + (1 | a) + (1 | b)", DATA, family="gaussian")
