@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+import torchglm
 from torchglm import families, links
 from torchglm.cli import config, main, short_names
 from torchglm.cli.schema import IRLS, Job
@@ -291,3 +294,51 @@ def test_penalties_of_every_shape_and_constraints_are_read(read) -> None:  # noq
     with pytest.raises(ValueError, match="lower does not go with penalty.path"):
         chosen = read(BASE + "lower: 0\npenalty: {name: elastic_net, path: 5, select: bic}\n")[0]
         chosen.solver.solve(chosen)
+
+
+def test_a_quadratic_penalty_of_a_config_is_that_of_a_call_and_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks by the names of columns, strengths given or estimated, from YAML and flags, saved and loaded."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = {"x": rng.normal(size=200), "z": rng.normal(size=200), "w": rng.normal(size=200)}
+    counts = rng.poisson(np.exp(0.3 * rows["x"] - 0.2 * rows["z"]))
+    pd.DataFrame(rows | {"count": counts}).to_csv("rows.csv", index=False)
+    whole = "{name: quadratic, blocks: [{columns: [x, z], matrix: [[1, -0.5], [-0.5, 1]]}, {columns: [w]}], strength: "
+    head = "data: {path: rows.csv, formula: count ~ x + z + w}\nfamily: poisson\noutput_dir: run\n"
+    matrix = torch.tensor([[1.0, -0.5], [-0.5, 1.0]], dtype=torch.float64)
+    blocks = [(["x", "z"], matrix), (["w"], torch.ones(1, 1))]
+    for text, given in (("reml", "reml"), ("[3.0, 1.5]", torch.tensor([3.0, 1.5])), ("2.0", 2.0)):
+        Path("config.yaml").write_text(f"{head}penalty: {whole}{text}}}\n")
+        assert main(["fit", "config.yaml"]) == 0
+        found, called = (
+            torchglm.load("run"),
+            torchglm.fit("count ~ x + z + w", "rows.csv", family="poisson", penalty=torchglm.Quadratic(blocks, given)),
+        )
+        assert torch.equal(found.coef, called.coef)
+        assert torch.equal(found.edf, called.edf)
+        if text == "reml":
+            assert torch.equal(found.strength, called.strength)
+    capsys.readouterr()
+    for other, said in (
+        ("{name: quadratic, blocks: [{columns: [x, z], matrix: [[1.0]]}]}", "as many rows and numbers as columns"),
+        ("{name: quadratic, blocks: [{columns: [x, q]}]}", "'q', which is not one of"),
+        ("{name: quadratic, blocks: [{columns: [x], matrx: 1}]}", "did you mean 'matrix'"),
+        ("{name: quadratic, blocks: []}", "blocks is empty"),
+    ):
+        assert main(["fit", "config.yaml", f"--penalty={other}"]) != 0
+        assert said in capsys.readouterr().err
+    taught = "{name: quadratic, blocks: [{columns: [x, w]}], strength: 2.0, centre: {x: 0.1}}"
+    solver = "{name: sgd, polish: irls, trainer: {max_epochs: 1}}"
+    assert main(["fit", "config.yaml", f"--penalty={taught}", f"--solver={solver}"]) == 0
+    blocks = [(["x", "w"], torch.eye(2))]
+    called = torchglm.fit(
+        "count ~ x + z + w",
+        "rows.csv",
+        family="poisson",
+        penalty=torchglm.Quadratic(blocks, 2.0, centre={"x": 0.1}),
+    )
+    torch.testing.assert_close(torchglm.load("run").coef, called.coef, rtol=1e-7, atol=1e-9)
+    assert main(["fit", "config.yaml", f"--penalty={whole}reml}}", "--solver=sgd"]) != 0
+    assert "estimated by torchglm.fit alone" in capsys.readouterr().err

@@ -228,6 +228,7 @@ class Job:
         link: link function: a name, or {name: power, power: 0.5}; null is the family's default
         penalty: null, jeffreys, {name: ridge, l2: 0.1}, {name: elastic_net, l1: 0.1, l2: 0.1}, or
             {name: elastic_net, path: 100, folds: 10}, which fits a path of strengths and chooses one; also
+            {name: quadratic, blocks: [{columns: [a, b]}], strength: reml},
             {name: group_lasso, strength: 0.1}, {name: fused, strength: 0.1, levels: band}, mcp and scad
         lower: limit from below of all columns, or by name, such as {age: 0}
         upper: limit from above

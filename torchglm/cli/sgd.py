@@ -94,7 +94,7 @@ class SGD(SolverOptions):
             optimizer=self.optimizer,
             trainer=self.trainer,
             batch_size=self.batch_size,
-            penalty=job.penalty,
+            penalty=None if job.penalty is None else job.penalty.named(rows.names),
             decay=self.decay,
             polish=0 if self.polish == "irls" else self.polish,
             seed=job.seed,

@@ -43,6 +43,7 @@ def optimizer_paths() -> Paths:
 PENALTIES = {
     "ridge": "torchglm.fitting.penalties.Ridge",
     "elastic_net": "torchglm.cli.elastic_net.ChosenNet",
+    "quadratic": "torchglm.cli.quadratic.QuadraticOfBlocks",
     "group_lasso": "torchglm.fitting.penalties.groups.GroupLasso",
     "fused": "torchglm.fitting.penalties.fused.Fused",
     "mcp": "torchglm.fitting.penalties.concave.MCP",

@@ -62,7 +62,7 @@ def optimum_from(coef: Tensor, job: Job, rows: FileRows, family: Family, link: L
 def _whole(penalty: Penalty | None, rows: FileRows) -> Penalty | None:
     """A penalty with a strength for each coefficient."""
     constants = rows.plan.free if rows.plan is not None else rows.spec.ones
-    return None if penalty is None else penalty.expand(constants, len(rows.names))
+    return None if penalty is None else penalty.named(rows.names).expand(constants, len(rows.names))
 
 
 def _result(
