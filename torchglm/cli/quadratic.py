@@ -11,7 +11,7 @@ from torchglm.fitting.penalties import Quadratic
 
 
 @dataclass
-class Block:
+class PenalisedColumns:
     """Columns that are penalised together.
 
     Args:
@@ -49,7 +49,7 @@ class QuadraticOfBlocks(Quadratic):
 
     def __init__(
         self,
-        blocks: list[Block],
+        blocks: list[PenalisedColumns],
         strength: Literal["reml", "ml"] | float | list[float] = 1.0,
         names: list[str] | None = None,
         centre: float | dict[str, float] | None = None,

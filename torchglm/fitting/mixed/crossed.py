@@ -23,7 +23,7 @@ from torchglm.rows.threads import all_cores
 
 
 @dataclass(frozen=True)
-class Values:
+class LevelValues:
     """A symmetric matrix over the first columns and the levels of one model, by the places of an `Order`.
 
     `levels` (V + 1,) are the values between columns of levels, `border` (C + 1, p) those with the first columns,
@@ -35,7 +35,7 @@ class Values:
     corner: Tensor
 
     @staticmethod
-    def of(gram: CrossedGram, order: Order) -> Values:
+    def of(gram: CrossedGram, order: Order) -> LevelValues:
         p, like = gram.meetings.columns, gram.corner
         levels = like.new_zeros(order.values + 1)
         border = like.new_zeros(order.total + 1, p)
@@ -44,7 +44,7 @@ class Values:
             border[order.columns[k]] = gram.border[k][0]
         for pair, block in gram.cross.items():
             levels[order.cross[pair]] = block[0]
-        return Values(levels, border, gram.corner[0].clone())
+        return LevelValues(levels, border, gram.corner[0].clone())
 
     def blocks(self, like: CrossedGram, order: Order) -> CrossedGram:
         """The values where a Gram has some."""
@@ -86,7 +86,7 @@ class EliminatedCrossed:
         whole = CrossedGram(turned.corner + ridge, own, turned.border, turned.cross, gram.meetings)
         self.done = list[Done]()
         self.log, self.sound = ridge.new_zeros(1), torch.ones(1, dtype=torch.bool)
-        left = Values.of(whole, order)
+        left = LevelValues.of(whole, order)
         for front in order.fronts:
             self._eliminate(front, left)
         at, c = order.core, len(order.core)
@@ -96,7 +96,7 @@ class EliminatedCrossed:
         self.schur = torch.cat([torch.cat([left.corner, border.mT], 1), torch.cat([border, core], 1)], 0).unsqueeze(0)
         self.inners: dict[tuple[int, ...], InnerCrossed] = {}
 
-    def _eliminate(self, front: Front, left: Values) -> None:
+    def _eliminate(self, front: Front, left: LevelValues) -> None:
         own, across = taken(left.levels, front.own), taken(left.levels, front.across)
         border = left.border[front.columns]
         inverse, log, sound = inverted(own)
@@ -196,7 +196,7 @@ class InnerCrossed:
         """The inverse where the Gram has elements."""
         order, p = self.own.order, self.own.gram.meetings.columns
         inverse, s = self.inverse[0], len(self.at)
-        found = Values(
+        found = LevelValues(
             inverse.new_zeros(order.values + 1), inverse.new_zeros(order.total + 1, p), inverse.new_zeros(p, p)
         )
         found.corner[self.at.unsqueeze(-1), self.at] = inverse[:s, :s]
@@ -206,7 +206,7 @@ class InnerCrossed:
             self._back(done, found)
         return found.blocks(self.own.gram, order)
 
-    def _back(self, done: Done, found: Values) -> None:
+    def _back(self, done: Done, found: LevelValues) -> None:
         front, order = done.front, self.own.order
         beside = found.border[front.beside]  # (n, d, p)
         if front.wide:
