@@ -17,7 +17,8 @@ from torch import Tensor
 
 from torchglm.rows.arrow import Arrow, Grouping, effects_in, row_lengths
 from torchglm.rows.grams import Gram, Layout
-from torchglm.rows.indexed import Index, Indexed, tally
+from torchglm.rows.index import Index, between, pairs, tally
+from torchglm.rows.indexed import Indexed
 from torchglm.rows.inverses import GramInverse
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows
@@ -237,7 +238,10 @@ class CrossedIndexed(Indexed):
         for k, own in enumerate(effects):
             for r, effect in enumerate(own):
                 values = effect.weighted(weight)
-                _put_border(out.border[k][:, :, r], effect, values, first, numbers)
+                if len(numbers):
+                    out.border[k][:, :, r, first.places] = effect.sums(numbers * values.unsqueeze(-2)).mT
+                for index in first.indices:
+                    out.border[k][:, :, r, index.columns] = pairs(effect, index, weight)
                 for s, other in enumerate(own[: r + 1]):
                     both = effect if s == r else replace(effect, codes=torch.maximum(effect.codes, other.codes))
                     out.own[k][..., r, s] = out.own[k][..., s, r] = both.sums(other.weighted(values))
@@ -262,13 +266,11 @@ class CrossedIndexed(Indexed):
         total = first.quadratic(x, matrix.corner)
         for k, own in enumerate(effects):
             for r, effect in enumerate(own):
-                part = torch.zeros_like(total)
+                part, unit = torch.zeros_like(total), replace(effect, value=None)
                 for at, place in enumerate(first.places.tolist()):
                     part += 2 * effect.spread(matrix.border[k][:, :, r, place]) * x[:, at]
                 for index in first.indices:
-                    table = torch.nn.functional.pad(matrix.border[k][:, :, r, index.columns], (0, 1, 0, 1)).flatten(1)
-                    place_of = effect.codes.long() * (index.count + 1) + index.codes
-                    part += 2 * index.weighted(table.index_select(1, place_of))
+                    part += 2 * between(unit, index, matrix.border[k][:, :, r, index.columns])
                 for s, other in enumerate(own):
                     part += other.weighted(effect.spread(matrix.own[k][..., r, s]) * (other.codes < other.count))
                 total += effect.weighted(part)
@@ -277,16 +279,6 @@ class CrossedIndexed(Indexed):
             for r, s, one, two, place in self._pairs(effects, k, j):
                 total += 2 * two.weighted(one.weighted(padded[..., r, s].index_select(1, place)))
         return total
-
-
-def _put_border(out: Tensor, effect: Index, values: Tensor, first: Indexed, numbers: Tensor) -> None:
-    """The products (B, L, p) of the levels of an effect with the first columns."""
-    if len(numbers):
-        out[:, :, first.places] = effect.sums(numbers * values.unsqueeze(-2)).mT
-    for index in first.indices:
-        place = effect.codes.long() * (index.count + 1) + index.codes
-        table = tally(place, index.weighted(values), (effect.count + 1) * (index.count + 1))
-        out[:, :, index.columns] = table.view(-1, effect.count + 1, index.count + 1)[:, :-1, :-1]
 
 
 def crossed(rows: Rows, known: Meetings) -> Rows:
