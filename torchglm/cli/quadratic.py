@@ -44,7 +44,7 @@ class QuadraticOfBlocks(Quadratic):
         blocks: each {columns: [a, b], matrix: [[1, -1], [-1, 1]]}; without a matrix a ridge
         strength: reml or ml, which estimate it, or a number, or one for each block
         names: of the strengths
-        centre: what coefficients are drawn to, one number or by name; null is 0
+        centre: what coefficients are drawn to, by name or one for each; null is 0
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class QuadraticOfBlocks(Quadratic):
         blocks: list[PenalisedColumns],
         strength: Literal["reml", "ml"] | float | list[float] = 1.0,
         names: list[str] | None = None,
-        centre: float | dict[str, float] | None = None,
+        centre: dict[str, float] | list[float] | None = None,
     ) -> None:
         given = torch.tensor(strength, dtype=torch.float64) if isinstance(strength, list) else strength
         super().__init__([block.pair for block in blocks], given, names, centre)
