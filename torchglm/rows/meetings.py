@@ -15,7 +15,7 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
-from torchglm.rows.arrow import Arrow, Grouping, effects_in, row_lengths
+from torchglm.rows.arrow import Arrow, Grouping, arrow_of, effects_in, row_lengths
 from torchglm.rows.grams import Gram, Layout
 from torchglm.rows.index import Index, between, pairs, tally
 from torchglm.rows.indexed import Indexed
@@ -289,6 +289,11 @@ def crossed(rows: Rows, known: Meetings) -> Rows:
 
 
 EffectGram: TypeAlias = Arrow | CrossedGram
+
+
+def effect_gram(gram: Gram, grouping: Grouping) -> EffectGram:
+    """A Gram of the rows as its levels are eliminated."""
+    return gram if isinstance(gram, CrossedGram) else arrow_of(gram, grouping)
 
 
 def same(one: CrossedGram, two: CrossedGram) -> bool:

@@ -34,9 +34,8 @@ from torchglm.fitting.penalties import Quadratic
 from torchglm.fitting.ranges import Ranges
 from torchglm.fitting.shape import RowMeans
 from torchglm.links import Identity, Link
-from torchglm.rows.arrow import Arrow, arrow_of, arrowed
-from torchglm.rows.grams import Gram
-from torchglm.rows.meetings import CrossedGram, EffectGram, crossed, same
+from torchglm.rows.arrow import Arrow, arrowed
+from torchglm.rows.meetings import EffectGram, crossed, effect_gram, same
 from torchglm.rows.planned_arrow import planned_arrowed
 from torchglm.rows.ranks import members, seen
 from torchglm.rows.rows import Rows
@@ -173,10 +172,6 @@ class MixedCriterion:
         self.last = [*self.last[-1:], (psi, found)]
         return found
 
-    def gram_of(self, gram: Gram) -> EffectGram:
-        """A Gram of the rows as it is eliminated."""
-        return gram if isinstance(gram, CrossedGram) else arrow_of(gram, self.grouping)
-
     def known(self, lane: Tensor, score: Tensor) -> Tensor:
         """A score (B, P) without what belongs to columns that are not kept."""
         p = self.effects.columns
@@ -188,14 +183,14 @@ class MixedCriterion:
         """Half the deviance (infinite where it has none), score and information at coefficients `c`."""
         if self.flat and self.base is not None:
             base = self.base.take(lane)
-            gram, move = self.gram_of(base.gram), coef - self.at_base[lane]
+            gram, move = effect_gram(base.gram, self.grouping), coef - self.at_base[lane]
             pulled = gram.times(move)
             half = base.objective - (base.score * move).sum(-1) + (pulled * move).sum(-1) / 2
             return half, base.score - pulled, gram
         source = self.rows_of(lane)
         here = fold(source, Point(coef, observed, before=coef), family, self.link)
         half = torch.where(here.valid, here.objective, torch.inf)
-        return half, here.score, self.gram_of(here.gram)
+        return half, here.score, effect_gram(here.gram, self.grouping)
 
     def modes(
         self, lane: Tensor, psi: Tensor, u: Tensor, all_columns: bool, least: float | None = None

@@ -29,7 +29,7 @@ from torchglm.fitting.strengths import ALPHA, scales_of
 from torchglm.links import Link
 from torchglm.rows.arrow import Arrow
 from torchglm.rows.inverses import DenseRoot
-from torchglm.rows.meetings import EffectGram, lengths
+from torchglm.rows.meetings import EffectGram, effect_gram, lengths
 from torchglm.rows.planned import contributions
 from torchglm.rows.planned_arrow import planned_lengths
 from torchglm.rows.products import times
@@ -110,7 +110,7 @@ def based(criterion: MixedCriterion, first: Tensor) -> Tensor:
     effects, models = criterion.effects, len(first)
     coef = torch.cat([first, first.new_zeros(models, effects.width - effects.columns)], 1)
     here = fold(criterion.source, Point(coef, False, before=coef, census=True), criterion.family, criterion.link)
-    for sets, block in zip(effects.correlated, effects.blocks(criterion.gram_of(here.gram)), strict=True):
+    for sets, block in zip(effects.correlated, effects.blocks(effect_gram(here.gram, criterion.grouping)), strict=True):
         mean = block.mean(1)
         criterion.units.append(unit_of(mean * effects.mask(sets, mean)))
     criterion.count = here.count

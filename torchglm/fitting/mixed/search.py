@@ -114,7 +114,7 @@ class MixedSearch:
             step, decrement = self._step(lane, mark, gradient, hessian)
             close = decrement <= CLOSE
             if bool(close.any()):
-                if self.rough or self.criterion.flat:  # of least squares the last steps are those of `refresh`
+                if self.rough:
                     self.status[lane[close]] = int(Status.CONVERGED)
                 else:
                     self._polish(lane[close], mark.take(close), gradient[close])
