@@ -26,7 +26,7 @@ from torchglm.tables.text_format import TextFormat
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 3
+VERSION = 4
 INTERCEPT = "(Intercept)"
 
 
