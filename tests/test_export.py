@@ -11,6 +11,7 @@ from test_head_matrix import PLAIN, SEVERAL, made
 from torch import nn
 
 import torchglm as tg
+from torchglm.special.tracing import repeated
 from torchglm.store import elementary
 
 FAR = torch.tensor([-40, -8, -1, -0.5, -1e-3, -1e-12, 0, 1e-12, 1e-3, 0.2, 0.5, 1, 3, 8, 200.0], dtype=torch.float64)
@@ -104,6 +105,26 @@ def test_onnx_says_the_same(name: str, level: float | None, tmp_path: Path) -> N
     assert found.keys() == want.keys()
     for key, value in want.items():
         torch.testing.assert_close(found[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_no_choice_between_truth_values_is_left() -> None:
+    """Runtimes choose between numbers alone; also in the loops of a search, and where a shape is broadcast."""
+
+    class Chosen(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            def halved(x: torch.Tensor, turned: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                return x / 2, torch.where(x[:, :1] > 2, (x > 5) | turned, turned & (x < 9))
+
+            x, turned = repeated(halved, (x, x > 3), lambda x, turned: x > 0.5, 9)
+            return torch.where(torch.where(x > 0.1, turned, ~turned), x, 2 * x)
+
+    x = 10 * torch.rand(5, 3)
+    with torch.no_grad():
+        program = torch.export.export(Chosen(), (x,)).run_decompositions(elementary.table())
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    chosen = [node for graph in graphs for node in graph.nodes if node.target is torch.ops.aten.where.self]
+    assert len(graphs) > 1 and chosen and all(node.meta["val"].dtype.is_floating_point for node in chosen)
+    torch.testing.assert_close(program.module()(x), Chosen()(x))
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

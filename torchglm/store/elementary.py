@@ -162,6 +162,13 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     return top + log1p(torch.exp(-apart))
 
 
+def choose(condition: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """`where` of truth values by logic, as runtimes choose between numbers alone; of numbers it stays."""
+    if first.dtype != torch.bool or second.dtype != torch.bool:
+        return NotImplemented
+    return (condition & first) | (~condition & second)
+
+
 def table() -> dict[Any, Callable[..., Any]]:
     """Operator -> what it is made of."""
     aten = torch.ops.aten
@@ -191,4 +198,5 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.special_xlogy.default: xlogy,
         aten.special_xlog1py.default: lambda x, y: xlogy(x, 1 + y),
         aten.logaddexp.default: logaddexp,
+        aten.where.self: choose,
     }
