@@ -138,6 +138,14 @@ def test_a_level_outside_zero_to_one_is_refused(level: float) -> None:
         problem("poisson log").fit().conf_int(level)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.05, 0.001])
+def test_an_alpha_in_the_place_of_a_level_is_refused(alpha: float) -> None:
+    fit = problem("poisson log").fit()
+    for ask in (fit.conf_int, lambda level: fit.conf_int(level, method="profile")):
+        with pytest.raises(ValueError, match=f"covers, got {alpha:g}; with alpha = {alpha:g} it is {1 - alpha:g}"):
+            ask(alpha)
+
+
 def test_p_values_do_not_underflow_at_thirty_standard_errors() -> None:
     x = torch.arange(120, dtype=torch.float64).remainder(2)[:, None]
     y = torch.where(x[:, 0] > 0, 40.0, 10.0).double()

@@ -15,6 +15,7 @@ from torchglm.cli.predict import KINDS, Prediction, Wanted, outcome, write
 from torchglm.cli.printing import print_document, print_json, print_summary
 from torchglm.cli.progress import waiting
 from torchglm.cli.run_rows import attached, configured, of_the_fit
+from torchglm.inference.levels import check_level
 from torchglm.store import runs
 
 
@@ -77,7 +78,7 @@ def predict(arguments: Sequence[str]) -> None:
     )
     given = parser.parse_args(arguments)
     for level, flag in ((given.interval, "--interval"), (given.response, "--response")):
-        check_level(0.5 if level is None else level, flag)
+        check_level(0.5 if level is None else level, said=flag)
     folder = runs.open_run(given.run)
     kinds = dict.fromkeys([*(given.kind or KINDS[:1]), *(KINDS[1:] if given.link else ())])
     wanted = Wanted(tuple(kinds), given.se, given.interval, given.response)
@@ -109,7 +110,7 @@ def evaluate(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--format", choices=("text", "json"), default="text", help="how to print it (default: text)")
     given = parser.parse_args(arguments)
-    check_level(0.5 if given.coverage is None else given.coverage, "--coverage")
+    check_level(0.5 if given.coverage is None else given.coverage, said="--coverage")
     folder = runs.open_run(given.run)
     found = evaluation(
         folder,
@@ -193,7 +194,7 @@ def report(arguments: Sequence[str]) -> None:
     parser.add_argument("--title", help="title of the page (default: the model)")
     parser.add_argument("--level", type=float, default=0.95, help="level of the intervals (default: 0.95)")
     given = parser.parse_args(arguments)
-    check_level(given.level)
+    check_level(given.level, said="--level")
     folder = runs.open_run(given.run)
     config = folder / "config.yaml"
     with waiting(f"Writing the report of {given.run}"):
@@ -240,12 +241,6 @@ def compare(arguments: Sequence[str]) -> None:
         print(to_text(found))
         return
     print_json(found)
-
-
-def check_level(level: float, flag: str = "--level") -> None:
-    """Raise ValueError for a level of intervals that is none."""
-    if not 0 < level < 1:
-        raise ValueError(f"{flag} must lie between 0 and 1, got {level:g}. 0.95 is 95 %.")
 
 
 def _stem(data: str) -> str:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 
-def check_level(level: float, such: float = 0.95) -> None:
-    """Raise `ValueError` for a level outside (0, 1); `such` is a usual one."""
+def check_level(level: float, such: float = 0.95, *, said: str = "level") -> None:
+    """Raise `ValueError` for a level outside (0, 1); `such` is a usual one, `said` the name of the argument.
+
+    Where a usual one is a share that is covered, a level of 0.1 and less is refused too: it is what other libraries
+    take, the share that is not.
+    """
     if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}. {such} is {100 * such:g} %.")
+        raise ValueError(f"{said} must lie between 0 and 1, got {level}. {such} is {100 * such:g} %.")
+    if level <= 0.1 and such > 0.5:
+        raise ValueError(
+            f"{said} is the share that an interval covers, got {level:g}; with alpha = {level:g} it is {1 - level:g}."
+        )
