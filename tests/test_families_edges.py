@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchglm import families, links
 from torchglm.families import Family
+from torchglm.families.numerics import product
 from torchglm.links import Link
 from torchglm.rows.responses import Times
 
@@ -48,6 +49,30 @@ def test_the_loss_and_its_gradient_are_finite_in_the_tails(case: Case, link: Lin
     nll.sum().backward()
     assert nll.dtype == dtype
     assert bool(torch.isfinite(nll).all()) and bool(torch.isfinite(eta.grad).all())
+
+
+@pytest.mark.parametrize(("case", "link"), PAIRS, ids=repr)
+def test_the_loss_has_its_slope_by_the_response(case: Case, link: Link) -> None:
+    """At the ends of the support too, where what multiplies the response may be infinite: there it has none."""
+    family, far = case.family, 1e-5
+    y = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    y = y[family.supports(y)].requires_grad_()
+    eta = link.link(torch.full_like(y, 0.8 * family.inner_mean)).detach()
+    [slope] = torch.autograd.grad(family.nll(y, eta, link).sum(), y)
+    low, high = (y.detach() - far).clamp(min=float(y.detach().min())), y.detach() + far
+    high = high.clamp(max=1.0) if family.mean_upper == 1 else high
+    with torch.no_grad():
+        rise = (family.nll(high, eta, link) - family.nll(low, eta, link)) / (high - low)
+    torch.testing.assert_close(slope, rise, rtol=1e-4, atol=1e-4)
+
+
+def test_products_with_zero_are_zero() -> None:
+    a = torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0], requires_grad=True)
+    b = torch.tensor([math.inf, -math.inf, math.nan, 3.0, -math.inf], requires_grad=True)
+    found = product(a, b)
+    found.sum().backward()
+    assert found.tolist() == [0, 0, 0, 0, -math.inf]
+    assert a.grad.tolist() == [0, 0, 0, 3, -math.inf] and b.grad.tolist() == [0, 0, 0, 0, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

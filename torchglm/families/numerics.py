@@ -27,8 +27,8 @@ def within(value: Tensor, most: float) -> bool:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a b`, and 0 where `a` is 0 though `b` is infinite."""
-    return torch.where(a == 0, 0.0, a * torch.where(a == 0, 0.0, b))
+    """`a b`, and 0 where `a` is 0 though `b` is infinite; its slope by `a` is `b` wherever that is finite."""
+    return a * torch.where((a == 0) & ~torch.isfinite(b), 0.0, b)
 
 
 def log_less_excess(y: Tensor, mu: Tensor) -> Tensor:

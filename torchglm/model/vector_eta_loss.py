@@ -99,6 +99,7 @@ class VectorEtaLoss(EtaLoss):
     def _check_classes(self, y: Response) -> None:
         if not isinstance(self.family, Classes) or not values_are_known(y) or y.is_cuda:
             return
+        y = y.detach()
         if (
             y.numel()
             and bool(torch.equal(y, y.floor()))

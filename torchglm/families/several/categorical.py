@@ -198,7 +198,7 @@ class Multinomial(Classes):
 
     def _shares(self, eta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same, with the largest predictor (*N) and the sum (*N) of all `e^(eta - top)`."""
-        top = eta.amax(0) if self.base is None else eta.amax(0).clamp_(min=0)
+        top = eta.amax(0) if self.base is None else eta.amax(0).clamp(min=0)
         shares = (eta - top).exp_()
         total = shares.sum(0)
         if self.base is not None:
