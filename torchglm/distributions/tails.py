@@ -157,7 +157,7 @@ def count_quantile(
     def reached(k: Tensor) -> Tensor:
         below, above = tails_at(k)
         low, high = below >= log_lower - _SLACK * (1 - log_lower), above <= log_upper + _SLACK
-        return (by_lower & low) | (~by_lower & high)  # runtimes choose between numbers alone
+        return torch.where(by_lower, low, high)
 
     z = torch.special.ndtri(torch.exp(torch.where(by_lower, log_lower, log_upper)))
     z = torch.where(by_lower, z, -z).clamp(-40, 40)

@@ -53,8 +53,7 @@ def quantile_of(ends: Ends, tails: Tails, p: Tensor) -> Tensor:
 
     def reached(value: Tensor) -> Tensor:
         lower, upper = tails(value)
-        below = p < 0.5  # runtimes choose between numbers alone
-        return (below & (lower >= p * (1 - SLACK))) | (~below & (upper <= 1 - p + SLACK * (1 - p)))
+        return torch.where(p < 0.5, lower >= p * (1 - SLACK), upper <= 1 - p + SLACK * (1 - p))
 
     high = torch.as_tensor(ends.high, dtype=p.dtype, device=p.device).expand_as(p)
     found = first_reached(ends, reached, p)
