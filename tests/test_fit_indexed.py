@@ -164,7 +164,7 @@ def test_inference_is_that_of_the_columns_written_out(formula: str, monkeypatch:
     table = _table()
     given = {"x": formula, "y": table, "family": "poisson", "exposure": "e", "weights": "w"}
     fit, out = tg.fit(**given), _written_out(monkeypatch, **given)  # type: ignore[arg-type]
-    close = {"rtol": 1e-7, "atol": 1e-10, "equal_nan": True}
+    close = {"rtol": 1e-6, "atol": 1e-7, "equal_nan": True}  # a search keeps the information of its last step, to 1e-8
     for kind in ("HC0", "HC3", "observed"):
         torch.testing.assert_close(fit.covariance(kind), out.covariance(kind), **close)
     groups = table["g"].to_numpy()

@@ -327,6 +327,6 @@ def test_a_model_with_nearly_dependent_columns_leaves_the_others_alone(kind: str
     for at, columns in enumerate((raw, scaled)):
         alone = torchglm.fit(columns, y, family=KINDS[kind](), link=link)
         close(getattr(both.family, kind)[at], getattr(alone.family, kind), 1e-10)
-        close(both.shape_std_err[at], alone.shape_std_err, 1e-9)
+        close(both.shape_std_err[at], alone.shape_std_err, 1e-7)
     close(getattr(both.family, kind)[0], getattr(both.family, kind)[1], 1e-9)
     close(both.shape_std_err[0], both.shape_std_err[1], 1e-7)

@@ -339,7 +339,7 @@ def test_questions_that_have_no_answer() -> None:
     for ask in (lambda: path.best, lambda: path.one_se, lambda: path.select()):
         with pytest.raises(ValueError, match="folds"):
             ask()
-    with pytest.raises(ValueError, match="select takes"):
+    with pytest.raises(ValueError, match="select also takes a strength"):
         path.select("least")
     with pytest.raises(IndexError, match="3 strengths"):
         path.select(3)

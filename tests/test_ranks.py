@@ -251,7 +251,9 @@ def test_two_processes_find_what_one_finds(
     assert ours["status"] == str(alone.status) and ours["tally"] == alone.context["tally"]
     rtol, atol = (1e-10, 1e-13) if alone.flat.modes is None else (1e-5, 1e-7)  # rounding parts two searches a little
     for key in ("coef", "std_err", "deviance", "null_deviance", "loglik", "pearson_chi2", "nobs", "dispersion"):
-        np.testing.assert_allclose(ours[key], getattr(alone, key), rtol=rtol, atol=atol, err_msg=key)
+        # of a search these have fewer digits than of one model in memory
+        own = max(rtol, 1e-8) if key in ("std_err", "pearson_chi2", "dispersion") else rtol
+        np.testing.assert_allclose(ours[key], getattr(alone, key), rtol=own, atol=atol, err_msg=key)
     if alone.flat.modes is not None:
         assert ours["criterion"] == pytest.approx(float(alone.criterion), rel=1e-10)
         for key in ("modes", "sd"):
