@@ -165,7 +165,10 @@ def test_the_refitted_head_is_the_fit_of_the_features(name: str, rows: Path, tmp
     torch.testing.assert_close(errors, error, rtol=max(10 * near, 1e-3), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["multinomial", "zero inflated", "times", "dispersion"])
+@pytest.mark.parametrize(
+    "name",
+    ["multinomial", "zero inflated", *(pytest.param(n, marks=pytest.mark.slow) for n in ("times", "dispersion"))],
+)
 def test_heads_of_several_predictors_are_scored_and_streamed(
     name: str, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +185,14 @@ def test_heads_of_several_predictors_are_scored_and_streamed(
         assert main([command[0], str(run), *command[1:]]) == 2
 
 
-@pytest.mark.parametrize("name", ["poisson", "dispersion", "ordinal", "no intercept", "float32"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "poisson",
+        "ordinal",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("dispersion", "no intercept", "float32")),
+    ],
+)
 def test_it_is_exported_with_its_backbone(name: str, rows: Path, tmp_path: Path) -> None:
     assert main(["fit", str(written(tmp_path, rows, **FITS[name]))]) == 0
     run, out = tmp_path / "run", tmp_path / "out.parquet"

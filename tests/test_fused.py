@@ -59,6 +59,7 @@ def compiled(tmp_path: Path, wanted: list[tuple[str, int, bool, int, str]]) -> l
     return [tuple(json.loads(line)) for line in out.splitlines()]
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernel_is_made_for_a_card_without_one(tmp_path: Path) -> None:
     [(_, counts)] = compiled(tmp_path, [("poisson-log", 64, False, 90, "float32")])

@@ -155,7 +155,7 @@ def test_bytes_that_are_no_text(data: bytes, capsys: pytest.CaptureFixture[str])
     assert outcome(capsys, "fit", "c.yaml") == "refused"
 
 
-@pytest.mark.parametrize("run", ["run", "groups"])
+@pytest.mark.parametrize("run", [pytest.param("run", marks=pytest.mark.slow), "groups"])
 @pytest.mark.filterwarnings("ignore")
 def test_runs_whose_facts_have_other_keys_and_types(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     came, facts = Counter[str](), json.loads(Path(run, "result.json").read_text())
@@ -199,6 +199,7 @@ def test_runs_whose_tensors_have_other_shapes_and_types(
         assert came == "refused" or (change == "dropped" and name in ("null_deviance", "loglik")), name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_runs_whose_numbers_are_other_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     tensors = torch.load("run/tensors.pt", weights_only=True)
@@ -253,6 +254,7 @@ def test_runs_whose_files_are_others(change: str, capsys: pytest.CaptureFixture[
 STATES: list[Any] = [3, "x", [], {}, *(torch.zeros(shape) for shape in ((0,), (3,), (1, 4), (2, 2, 2)))]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_checkpoints_of_other_shapes_and_types(capsys: pytest.CaptureFixture[str]) -> None:
     p, text = 7, Path("run/config.yaml").read_text()

@@ -381,7 +381,7 @@ def test_a_shape_that_no_fit_can_estimate_is_refused_in_words() -> None:
         torchglm.fit(x, y, family=Shaped(), link="log")
 
 
-@pytest.mark.parametrize("name", ["negative_binomial", "tweedie"])
+@pytest.mark.parametrize("name", ["negative_binomial", pytest.param("tweedie", marks=pytest.mark.slow)])
 def test_a_subclass_estimates_the_shape_of_its_parent(name: str) -> None:
     kind: Any = families.BY_NAME[name]
     x, y = rows(links.Log(), name)

@@ -102,6 +102,7 @@ def test_standard_errors_of_dispersed_streams_are_those_of_all_rows(family: str,
     torch.testing.assert_close(model.dispersion, full.dispersion, rtol=0.02, atol=0.0)
 
 
+@pytest.mark.slow
 def test_small_minibatches_whose_first_coefficients_are_far_off_lose_little_of_the_errors() -> None:
     rng = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -183,6 +184,7 @@ def test_least_squares_is_exact_however_the_stream_is_cut() -> None:
         assert float(model.dispersion) == pytest.approx(float(full.dispersion), rel=1e-10)
 
 
+@pytest.mark.slow
 def test_the_difference_vanishes_against_the_standard_error_as_minibatches_grow() -> None:
     x, y = problem("bernoulli", "logit", 16000)
     full = torchglm.fit(x, y, family="bernoulli")
@@ -347,6 +349,7 @@ def test_forgetting_follows_a_drift_that_a_long_memory_averages() -> None:
     assert float(short.std_err[1]) > 2 * float(long.std_err[1])
 
 
+@pytest.mark.slow
 def test_standard_errors_with_forgetting_are_the_spread_over_streams() -> None:
     ends, errors, phis = [], [], []
     for seed in range(60):
