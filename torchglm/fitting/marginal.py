@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchglm.fitting.by_model import ByModel
 from torchglm.fitting.moments import Moments
 
 CLOSE = 1e-12  # share of the objective by which a square may move the criterion
 
 
 @dataclass
-class Marginal:
+class Marginal(ByModel):
     """The criterion of `B` models at `theta` (B, K): the log strengths (J), and the raw shape that is estimated.
 
     `coef` (B, p) are the penalised maxima, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the
@@ -39,23 +39,14 @@ class Marginal:
     gram: Tensor
     close: Tensor
 
-    def take(self, models: Tensor) -> Marginal:
-        """Those of some of the models."""
-        return Marginal(**{f.name: getattr(self, f.name)[models] for f in fields(self)})
-
     @staticmethod
     def cat(parts: Sequence[Marginal]) -> Marginal:
         """The models of several, one after another."""
         return Marginal(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Marginal)})
 
-    def place(self, models: Tensor, part: Marginal) -> Marginal:
-        """These with some of the models replaced."""
-        new = {f.name: getattr(self, f.name).index_copy(0, models, getattr(part, f.name)) for f in fields(self)}
-        return Marginal(**new)
-
 
 @dataclass
-class Stand:
+class Stand(ByModel):
     """Some models at coefficients `coef` (b, p): the sums of the pass there, and what they say.
 
     `root`, `inner` and `log` are as in `Marginal`, `sound` (b,) where they are; `left` (b, p) is the Newton step from
@@ -71,18 +62,6 @@ class Stand:
     left: Tensor
     decrement: Tensor
     unit: Tensor
-
-    def take(self, models: Tensor) -> Stand:
-        """Those of some of the models."""
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        taken: dict[str, Any] = {k: v.take(models) if k == "here" else v[models] for k, v in parts.items()}
-        return Stand(**taken)
-
-    def place(self, models: Tensor, part: Stand) -> Stand:
-        """These with some of the models replaced."""
-        new: dict[str, Any] = {"here": self.here.place(models, part.here)}
-        names = (f.name for f in fields(self) if f.name != "here")
-        return Stand(**new, **{n: getattr(self, n).index_copy(0, models, getattr(part, n)) for n in names})
 
     def is_close(self, tol: float) -> Tensor:
         """(b,) where the information at hand is that of the maximum, as far as the criterion tells.

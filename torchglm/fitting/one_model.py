@@ -93,9 +93,7 @@ def _blocks(problem: Problem, source: Iterable[Rows] | None) -> list[_Block] | N
 class _Sums(NamedTuple):
     """What a pass leaves: `gram` (p, p), `score` (p,), `objective`, half the deviance but for what belongs to y alone.
 
-    A pass that takes no Gram has the number 0 there.
-
-    With the predictors and the information (1, n) of the rows of each block.
+    `rows` are the predictors and the information (1, n) of each block. A pass without a Gram has the number 0 there.
     """
 
     gram: Array

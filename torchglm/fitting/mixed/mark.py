@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from torchglm.rows.inverses import placed
+from torchglm.fitting.by_model import ByModel
 from torchglm.rows.meetings import EffectGram
 
 
 @dataclass
-class Mark:
+class Mark(ByModel):
     """The criterion of `B` models at `psi` (B, K), see `MixedCriterion`.
 
     `u` (B, P) are the modes, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the dispersion,
@@ -26,14 +26,6 @@ class Mark:
     phi: Tensor
     score: Tensor
     gram: EffectGram
-
-    def take(self, models: Tensor) -> Mark:
-        """Those of some of the models."""
-        return Mark(**{f.name: getattr(self, f.name)[models] for f in fields(self)})
-
-    def place(self, models: Tensor, part: Mark) -> Mark:
-        """These with those of some models, in ascending order, replaced."""
-        return Mark(**{f.name: placed(getattr(self, f.name), models, getattr(part, f.name)) for f in fields(self)})
 
     @staticmethod
     def cat(parts: Sequence[Mark]) -> Mark:
