@@ -180,7 +180,8 @@ def test_a_config_says_what_a_call_says(
 def test_intervals_of_fixed_effects_cover(family: str) -> None:
     """600 data sets of 30 groups of 8: the 95 % intervals of a slope, and of an effect between groups.
 
-    What 4,000 of them gave, which `docs/mixed.md` states, give or take three standard errors of 600.
+    What 4,000 of them gave, which `docs/mixed.md` states, give or take three standard errors of 600; with
+    Satterthwaite's degrees of freedom 93 to 97 %.
     """
     rng = np.random.default_rng(7)
     sims, groups, n = 600, 30, 240
@@ -200,5 +201,9 @@ def test_intervals_of_fixed_effects_cover(family: str) -> None:
     low, high = result.conf_int().unbind(-1)
     for j, truth in ((1, 0.4), (2, 0.5)):
         cover = float(((low[:, j] <= truth) & (truth <= high[:, j])).double().mean())
-        stated = {"gaussian": (0.952, 0.943), "poisson": (0.955, 0.928), "binomial": (0.947, 0.942)}[family][j - 1]
+        stated = {"gaussian": (0.951, 0.939), "poisson": (0.953, 0.926), "binomial": (0.947, 0.939)}[family][j - 1]
         assert abs(cover - stated) <= 0.027, (result.names[j], cover)
+    low, high = result.satterthwaite().conf_int().unbind(-1)
+    for j, truth in ((1, 0.4), (2, 0.5), (0, 0.3)):
+        cover = float(((low[:, j] <= truth) & (truth <= high[:, j])).double().mean())
+        assert 0.93 <= cover <= 0.97, (result.names[j], cover)

@@ -43,6 +43,8 @@ def with_covariance(
     """A fit with the covariance of its config. Raises `ValueError` for columns that are not there or lack values."""
     if asked is None:
         return result
+    if asked == "satterthwaite":
+        return result.satterthwaite()
     if isinstance(asked, str):
         return result.robust(asked)
     if asked.columns and result.groups is not None:

@@ -238,7 +238,8 @@ class Job:
         quadrature: nodes of adaptive quadrature over the effects of (1 | group); 1 is Laplace's approximation
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
         covariance: null (the model's), observed, HC0 to HC3, or {kind: cluster, clusters: firm, type: CR2}, {kind: HAC,
-            clusters: firm, order: year, lags: 2}, {kind: driscoll_kraay, order: year}
+            clusters: firm, order: year, lags: 2}, {kind: driscoll_kraay, order: year}; satterthwaite is the model's
+            with degrees of freedom beside random effects
         model: null, or a network before the GLM, for solver sgd
         finish: null, or refit: fit the last layer of a network exactly, by IRLS on its features
         solver: irls (exact) or sgd (by minibatch), with its arguments
@@ -260,7 +261,7 @@ class Job:
     smoothing: Literal["reml", "ml"] | dict[str, float] | None = None
     quadrature: int = 1
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
-    covariance: Literal["observed", "HC0", "HC1", "HC2", "HC3"] | Covariance | None = None
+    covariance: Literal["observed", "HC0", "HC1", "HC2", "HC3", "satterthwaite"] | Covariance | None = None
     model: ModelConfig | None = None
     finish: Literal["refit"] | None = None
     solver: SolverOptions = field(default_factory=IRLS)

@@ -347,14 +347,7 @@ def least_dispersion(
     """(B,) where the criterion of deviances with penalty `drawn` is least, and the curvature by the logarithm there."""
 
     def slopes(log_phi: Tensor) -> tuple[Tensor, Tensor]:
-        def term(rows: Rows, mu: Tensor) -> Tensor:
-            used = rows.weight > 0
-            repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(mu.dtype)
-            prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 1.0)
-            each = family.base_slopes(rows.response, log_phi.unsqueeze(-1) - prior.log())
-            return torch.stack([torch.where(used, repeats * value, 0.0).sum(-1) for value in each], -1)
-
-        first, second = means.sum(term).unbind(-1)
+        first, second = _base_slopes(means, family, log_phi)
         half = drawn * torch.exp(-log_phi) / 2
         return -half - first - free / 2, half - second
 
@@ -365,6 +358,26 @@ def least_dispersion(
     start = (drawn / (count - free).clamp(min=1)).clamp(min=1e-300).log()
     log_phi = root_of(step, start, longest=(4.0, 4.0), limits=(-700.0, 700.0))
     return log_phi.exp(), slopes(log_phi)[1]
+
+
+def bend_at_least(means: RowMeans, family: Family, phi: Tensor, free: Tensor) -> Tensor:
+    """(B,) that curvature at dispersions (B,) where the criterion is least."""
+    first, second = _base_slopes(means, family, phi.log())
+    return -first - second - free / 2
+
+
+def _base_slopes(means: RowMeans, family: Family, log_phi: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) two derivatives, by the logarithm of the dispersion, of what a log-likelihood has beside the deviance."""
+
+    def term(rows: Rows, mu: Tensor) -> Tensor:
+        used = rows.weight > 0
+        repeats = torch.ones_like(rows.weight) if rows.repeats is None else rows.repeats.to(mu.dtype)
+        prior = torch.where(used, rows.weight / torch.where(used, repeats, 1.0), 1.0)
+        each = family.base_slopes(rows.response, log_phi.unsqueeze(-1) - prior.log())
+        return torch.stack([torch.where(used, repeats * value, 0.0).sum(-1) for value in each], -1)
+
+    first, second = means.sum(term).unbind(-1)
+    return first, second
 
 
 def _solve(root: Tensor, right: Tensor) -> Tensor:

@@ -50,17 +50,18 @@ def of_effects(
 
 
 def satterthwaite(result: Kind) -> Kind:
-    """The same Gaussian fit with random effects, its tests and intervals by t with Satterthwaite's degrees of freedom.
+    """The same fit with random effects, its tests and intervals by t with Satterthwaite's degrees of freedom.
 
-    They are those of lmerTest, one for each coefficient: `result.satterthwaite().reference_df`. With few groups the
-    variances are not well known, and `df_resid` is too many. Raises `ValueError` for fits that have none: other laws,
-    smooths, a dispersion that was given, covariances of another kind.
+    They are one for each coefficient, `result.satterthwaite().reference_df`; those of Gaussian fits are lmerTest's.
+    With few groups the variances are not well known, and `df_resid` or a normal law make intervals too narrow. Degrees
+    of freedom are infinite where a variance was found to be 0. Raises `ValueError` for fits that have none: without
+    random effects, with smooths, with a covariance of another kind.
     """
     flat = result.flat
     if flat.effect_df is None or flat.covariance is not None:
         raise ValueError(
-            "satterthwaite() is for Gaussian fits with random effects, (1 | group), an identity link and an estimated "
-            "dispersion, without smooths and with the model's covariance. Other fits have tests by their own law."
+            "satterthwaite() is for fits with random effects, (1 | group), without smooths and with the model's "
+            "covariance. Other fits have tests by their own law."
         )
     return replace(result, flat=replace(flat, reference=flat.effect_df))
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.mixed import random
 from torchglm.inference.random_shares import variance_shares
 from torchglm.inputs.specs import groupings_of
 from torchglm.report.document import Grid
 from torchglm.writing import numbers
+
+FEW_DF = 60.0  # degrees of freedom below which an interval by t is wider by two hundredths and more
 
 
 def random_table(result: Fitted) -> list[Grid]:
@@ -66,5 +70,18 @@ def random_remarks(result: Fitted) -> list[str]:
     by = "" if exact else f", the integral over the effects by {way}"
     return [
         f"Random effects by {how}{by}. Deviance, Pearson χ² and residuals are given the effects of each group; "
-        "AIC counts fixed effects, variances and covariances."
+        "AIC counts fixed effects, variances and covariances.",
+        *_few(result),
+    ]
+
+
+def _few(result: Fitted) -> list[str]:
+    """What allows for variances that few groups tell of, in a sentence; empty where it is in use, or needless."""
+    df, flat = result.flat.effect_df, result.flat
+    least = FEW_DF if df is None else float(torch.where(df.isnan(), torch.inf, df).amin())
+    if least >= FEW_DF or flat.reference is not None or flat.covariance is not None:
+        return []
+    return [
+        f"Intervals take the variances as known, and few groups tell of them ({least:.0f} degrees of freedom): "
+        "satterthwaite() allows for it."
     ]

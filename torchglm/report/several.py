@@ -17,7 +17,16 @@ from torchglm.report.document import Grid
 from torchglm.report.provisos import effective, levels_apart, penalised
 from torchglm.report.random import random_facts, random_remarks, random_table
 from torchglm.report.sections import Section, sections, whole
-from torchglm.report.single import SingleModel, group_label, left_out, policies, references, roles, share
+from torchglm.report.single import (
+    SingleModel,
+    group_label,
+    left_out,
+    policies,
+    reference,
+    references,
+    roles,
+    share,
+)
 from torchglm.report.smooths import smooth_places, smooth_remarks, smooth_table
 from torchglm.writing import numbers
 
@@ -115,7 +124,7 @@ class SeveralModel(SingleModel):
             "observed": "from the observed information",
             "model": "from the expected information",
         }.get(r.covariance_kind, f"of kind {r.covariance_kind}")
-        lines = [f"Tests and {numbers.percent(self.level)} intervals: Wald, normal; standard errors {kind}."]
+        lines = [f"Tests and {numbers.percent(self.level)} intervals: Wald, {reference(r)}; standard errors {kind}."]
         if bool(r.flat.unknown is not None and not r.flat.known.any()):
             lines = ["Tests and intervals: none."]
         named = dict.fromkeys(s.quantity.ratio for s in self.sections if s.quantity.ratio)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from torchglm.fitting.status import Status
 
+MANY_DF = 10_000  # degrees of freedom from which on t is the normal law
+
 
 class SingleModel:
     """The reading of a Fitted without batch dimensions."""
@@ -275,7 +277,8 @@ def reference(result: Fitted) -> str:
         return "normal"
     if result.flat.reference is None:
         return f"Student t with {_float(result.df_resid):.0f} df"
-    known = [f"{df:.1f}" for df in sorted(result.reference_df.tolist()) if df == df]
+    every = [df for df in sorted(result.reference_df.tolist()) if df == df]
+    known = [f"{df:.1f}" if df < MANY_DF else f"over {MANY_DF:,}" for df in every]
     ends = " to ".join(dict.fromkeys([known[0], known[-1]])) if known else "unknown"
     return f"Student t with Satterthwaite's df for each coefficient ({ends})"
 

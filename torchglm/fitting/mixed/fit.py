@@ -159,7 +159,7 @@ def _finished(
     effects = criterion.effects
     coef, p = turn.times(mark.u), effects.columns
     fixed = torch.where(criterion.keep, coef[:, :p], 0.0)
-    roots = criterion.counts[0]
+    roots, free = criterion.counts[0], sum(criterion.counts[:3])
     unscaled, psi_covariance = _covariances(criterion, search, eliminated)
     if criterion.name:
         raw = criterion.parts(mark.psi)[2][:, 0]
@@ -176,7 +176,8 @@ def _finished(
         mark.value, whole, mark.phi, turn.roots, _spreads(criterion, eliminated),
         *_strengths(criterion, search), _edf(criterion, eliminated, mark.psi),
         criterion.parts(mark.psi)[0], psi_covariance[:, :roots, :roots], criterion.units, p,
-        _explained(criterion, search, turn, fixed, moments), freedom(criterion, search, psi_covariance), source,
+        _explained(criterion, search, turn, fixed, moments),
+        freedom(criterion, mark, search.slopes, psi_covariance[:, :free, :free]), source,
     )  # fmt: skip
     return family, solution, found
 

@@ -1,8 +1,9 @@
-"""Degrees of freedom of fixed effects beside estimated variances, for Gaussian responses.
+"""Degrees of freedom of fixed effects beside estimated variances.
 
-The variance `v` of an effect is a function of the parameters `psi` of the covariances and of the dispersion; its own
-variance, by the delta method, is that of a multiple of chi-squared with `2 v^2 / Var(v)` degrees of freedom. At given
-`psi` the logarithm of the dispersion has the variance `2 / (n - M)`, and `psi` that of the criterion's Hessian.
+The variance `v` of an effect is a function of the parameters `psi` of the covariances, of a shape and of the
+dispersion; its own variance, by the delta method, is that of a multiple of chi-squared with `2 v^2 / Var(v)` degrees of
+freedom. `psi` has the covariance that the criterion's Hessian gives; at given `psi` the logarithm of the dispersion has
+the inverse of the criterion's curvature by it, which is `2 / (n - M)` for a Gaussian response.
 Source: Satterthwaite (1946), Biometrics Bull. 2(6); Kuznetsova et al. (2017), J. Stat. Software 82(13).
 """
 
@@ -11,35 +12,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from torchglm.fitting.laplace import bend_at_least
 from torchglm.fitting.mixed.criterion import MixedCriterion
-from torchglm.fitting.mixed.search import MixedSearch
+from torchglm.fitting.mixed.mark import Mark
+from torchglm.fitting.shape import RowMeans
 
 
-def freedom(criterion: MixedCriterion, search: MixedSearch, psi_covariance: Tensor) -> Tensor | None:
-    """(B, p) Satterthwaite's degrees of freedom; None beside smooths, a dispersion that is held, and other laws."""
-    if not criterion.flat or criterion.phi is not None or criterion.ranges is not None:
+def freedom(criterion: MixedCriterion, mark: Mark, slopes: Tensor, psi_covariance: Tensor) -> Tensor | None:
+    """(B, p) Satterthwaite's degrees of freedom at the end; None beside smooths.
+
+    `slopes` (B, K, p) are those of `variances` by the parameters of `psi` that are no fixed effects, whose covariance
+    is (B, K, K).
+    """
+    if criterion.ranges is not None:
         return None
-    mark, lane = search.mark, search.every
-    models, many = mark.psi.shape
-    step = search.units(lane, mark)
-    moves = torch.diag_embed(step)
-    around = torch.cat([mark.psi.unsqueeze(1) + moves, mark.psi.unsqueeze(1) - moves], 1).flatten(0, 1)
-    lanes = lane.repeat_interleave(2 * many)
-    each = [
-        _variances(criterion, lanes[at], around[at], mark.u[lanes[at]])
-        for at in torch.arange(len(lanes), device=lane.device).split(max(1, len(lane)))
-    ]
-    above, below = torch.cat(each).unflatten(0, (models, 2, many)).unbind(1)
-    slope = (above - below) / (2 * step.unsqueeze(-1))  # (B, K, p)
-    value = _variances(criterion, lane, mark.psi, mark.u)
-    spread = torch.einsum("bkp,bkj,bjp->bp", slope, psi_covariance, slope)
-    of_dispersion = 2 / (criterion.count - criterion.free).clamp(min=1e-300)
-    df = 2 * value.square() / (value.square() * of_dispersion.unsqueeze(-1) + spread)
-    return torch.where(criterion.keep, df, torch.nan)
+    every = torch.arange(len(mark.psi), device=mark.psi.device)
+    value = variances(criterion, every, mark)
+    spread = torch.einsum("bkp,bkj,bjp->bp", slopes, psi_covariance, slopes)
+    spread = spread + value.square() * _of_dispersion(criterion, every, mark).unsqueeze(-1)
+    return torch.where(criterion.keep, 2 * value.square() / spread, torch.nan)
 
 
-def _variances(criterion: MixedCriterion, lane: Tensor, psi: Tensor, u: Tensor) -> Tensor:
-    """(b, p) the variances of the fixed effects, the dispersion following the covariances."""
-    mark, p = criterion.at(lane, psi, u), criterion.effects.columns
-    inverse = criterion.eliminated(lane, mark.gram, criterion.turn(lane, psi), psi).on(criterion.every).inverse
+def variances(criterion: MixedCriterion, lane: Tensor, mark: Mark) -> Tensor:
+    """(b, p) the variances of the fixed effects of some models at given covariances."""
+    p, turn = criterion.effects.columns, criterion.turn(lane, mark.psi)
+    inverse = criterion.eliminated(lane, mark.gram, turn, mark.psi).on(criterion.every).inverse
     return mark.phi.unsqueeze(-1) * inverse.diagonal(dim1=-2, dim2=-1)[:, :p]
+
+
+def _of_dispersion(criterion: MixedCriterion, every: Tensor, mark: Mark) -> Tensor:
+    """(B,) the variance of the logarithm of the dispersion at given covariances; 0 where it is known."""
+    family, free = criterion.family, criterion.free
+    if criterion.phi is not None or not family.has_dispersion:
+        return torch.zeros_like(mark.phi)
+    if family.least_squares:
+        return 2 / (criterion.count - free).clamp(min=1e-300)
+    coef = criterion.turn(every, mark.psi).times(mark.u)
+    means = RowMeans(criterion.rows_of(every), criterion.link, coef)
+    return 1 / bend_at_least(means, criterion.law(every, mark.psi), mark.phi, free).clamp(min=1e-300)

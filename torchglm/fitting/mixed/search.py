@@ -12,6 +12,7 @@ from torch import Tensor
 from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.crossed import AnyInner
 from torchglm.fitting.mixed.extrapolation import ahead, guess
+from torchglm.fitting.mixed.freedom import variances
 from torchglm.fitting.mixed.mark import Mark
 from torchglm.fitting.ranges import scaled_root
 from torchglm.fitting.status import Status
@@ -36,6 +37,8 @@ TOGETHER = 1 << 21  # rows of all models that are gone over at once
 class MixedSearch:
     """From first parameters `psi` (B, K) and modes `u` (B, P) to the end: `mark`, `hessian`, `status` and `steps`.
 
+    `slopes` (B, F, p) are the derivatives of the variances of the fixed effects by the first `F` parameters, those that
+    are no fixed effects; there are none beside smooths.
     Parameters that are `held` (B, K) stay where they are; there is then no look for a good start, and the end is known
     to the digits of the criterion alone.
     """
@@ -52,6 +55,7 @@ class MixedSearch:
         psi, u = self._warmed(psi, u) if held is None else (psi, u)
         self.mark = criterion.at(self.every, psi, u)
         self.hessian = psi.new_zeros(*psi.shape, psi.shape[-1])
+        self.slopes = psi.new_zeros(len(psi), sum(criterion.counts[:3]), criterion.effects.columns)
 
     def run(self, rounds: int = ROUNDS) -> None:
         """To the end of all models, with so many looks for a lower point elsewhere."""
@@ -110,7 +114,7 @@ class MixedSearch:
                 return
             mark = self.mark.take(lane)
             gradient = self.criterion.gradient(lane, mark)
-            hessian = self.hessians(lane, mark, gradient)
+            hessian, _ = self.hessians(lane, mark, gradient)
             step, decrement = self._step(lane, mark, gradient, hessian)
             close = decrement <= CLOSE
             if bool(close.any()):
@@ -146,7 +150,7 @@ class MixedSearch:
 
     def _polish(self, lane: Tensor, mark: Mark, gradient: Tensor) -> None:
         """The last steps, with the Hessian of all parameters."""
-        hessian = self.hessians(lane, mark)
+        hessian, slopes = self.hessians(lane, mark)
         for _ in range(3):
             step, decrement = self._step(lane, mark, gradient, hessian)
             new = self._at(lane, self._inside(lane, mark.psi + step), mark)
@@ -159,7 +163,7 @@ class MixedSearch:
                 break
             gradient = self.criterion.gradient(lane, mark)
         self.mark = self.mark.place(lane, mark)
-        self.hessian[lane] = hessian
+        self.hessian[lane], self.slopes[lane] = hessian, slopes
         self.status[lane] = int(Status.CONVERGED)
 
     def _step(self, lane: Tensor, mark: Mark, gradient: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,16 +223,16 @@ class MixedSearch:
 
     # Hessians -----------------------------------------------------------------------------------------------
 
-    def hessians(self, lane: Tensor, mark: Mark, gradient: Tensor | None = None) -> Tensor:
-        """(b, K, K) by central differences of the gradient.
+    def hessians(self, lane: Tensor, mark: Mark, gradient: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(b, K, K) by central differences of the gradient, and (b, F, p) the derivatives of the variances.
 
-        Where the `gradient` (b, K) is given, by forward ones, and between fixed effects that of the modes.
+        Where the `gradient` (b, K) is given, by forward ones, between fixed effects that of the modes, and zeros.
         """
         whole = gradient is None
         criterion, total = self.criterion, mark.psi.shape[-1]
         fixed = criterion.counts[3]
         moved, unit = total if whole else total - fixed, self.units(lane, mark)
-        columns = self._differences(lane, mark, unit, moved, gradient)  # (b, moved, K)
+        columns, slopes = self._differences(lane, mark, unit, moved, gradient)  # (b, moved, K), (b, F, p)
         out = mark.psi.new_zeros(len(lane), total, total)
         out[:, :moved] = columns
         if moved < total:
@@ -237,10 +241,15 @@ class MixedSearch:
         held = self._held(lane)
         out = (out + out.mT) / 2
         both = held.unsqueeze(-1) | held.unsqueeze(-2)
-        return torch.where(both, torch.diag_embed(held.to(out.dtype)), out)
+        return torch.where(both, torch.diag_embed(held.to(out.dtype)), out), slopes
 
-    def _differences(self, lane: Tensor, mark: Mark, unit: Tensor, moved: int, gradient: Tensor | None) -> Tensor:
-        """(b, moved, K) derivatives of the gradient along the first parameters; those evaluated at once are few."""
+    def _differences(
+        self, lane: Tensor, mark: Mark, unit: Tensor, moved: int, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(b, moved, K) derivatives of the gradient along the first parameters, and (b, F, p) those of the variances.
+
+        Those evaluated at once are few.
+        """
         criterion, signs = self.criterion, (1.0, -1.0) if gradient is None else (1.0,)
         n = float(criterion.effects.width if criterion.flat else criterion.count.max())
         steps = [(j, sign) for j in range(moved) for sign in signs]
@@ -250,6 +259,7 @@ class MixedSearch:
             mark.psi.new_zeros(len(lane), moved, mark.psi.shape[-1]),
             torch.arange(len(lane), device=lane.device),
         )
+        of_variance = torch.zeros_like(self.slopes[lane])
         for first in range(0, len(steps), group):
             part = steps[first : first + group]
             lanes, psi = lane.repeat(len(part)), mark.psi.repeat(len(part), 1)
@@ -258,10 +268,15 @@ class MixedSearch:
                 psi[own, j] += sign * unit[:, j]
             at = self._at(lanes, psi, mark.take(places.repeat(len(part))))
             slopes = criterion.gradient(lanes, at)
+            wanted = gradient is None and criterion.ranges is None and part[0][0] < of_variance.shape[1]
+            spread = variances(criterion, lanes, at) if wanted else None
             for i, (j, sign) in enumerate(part):
                 own = slice(i * len(lane), (i + 1) * len(lane))
                 out[:, j] += sign * slopes[own] / unit[:, j : j + 1]
-        return out / 2 if gradient is None else out - gradient.unsqueeze(1) / unit[:, :moved].unsqueeze(-1)
+                if spread is not None and j < of_variance.shape[1]:
+                    of_variance[:, j] += sign * spread[own] / (2 * unit[:, j : j + 1])
+        out = out / 2 if gradient is None else out - gradient.unsqueeze(1) / unit[:, :moved].unsqueeze(-1)
+        return out, of_variance
 
     def units(self, lane: Tensor, mark: Mark) -> Tensor:
         """(b, K) the steps of the differences."""
