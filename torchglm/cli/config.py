@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC
 from argparse import SUPPRESS, Action, ArgumentError
 from collections.abc import Sequence
 from glob import iglob
@@ -18,6 +19,8 @@ from torchglm.cli import plain_yaml, short_names
 from torchglm.cli.backbones import class_of
 from torchglm.cli.config_errors import one_line
 from torchglm.cli.schema import DataConfig, Job
+from torchglm.fitting.bias import Jeffreys
+from torchglm.fitting.penalties import Penalty
 from torchglm.writing.nearest import nearest
 
 MODE = "torchglm"
@@ -78,13 +81,29 @@ def dump_yaml(config: dict[str, Any]) -> str:
 
 jsonargparse.set_loader(MODE, load_yaml, (yaml.YAMLError,))
 jsonargparse.set_dumper(MODE, dump_yaml)
-# a strength or a parameter for each column is a list in YAML
-register_type(
-    torch.Tensor,
-    lambda tensor: tensor.tolist(),
-    lambda values: torch.tensor(values, dtype=torch.float64),
-    fail_already_registered=False,
-)
+
+
+def _numbers(values: Any) -> torch.Tensor:
+    """A strength or a parameter for each column, which is a list in YAML."""
+    if (
+        isinstance(values, bool)
+        or values == []
+        or isinstance(values, list)
+        and any(isinstance(v, bool) for v in values)
+    ):
+        raise ValueError("no numbers")
+    return torch.tensor(values, dtype=torch.float64)
+
+
+register_type(torch.Tensor, lambda tensor: tensor.tolist(), _numbers, fail_already_registered=False)
+
+
+class _AnyPenalty(ABC):  # noqa: B024
+    """What `penalty` may be, as one class: of a union the parser would go on to the wrong one and speak of it."""
+
+
+_AnyPenalty.register(Penalty)  # type: ignore[type-abstract]
+_AnyPenalty.register(Jeffreys)
 
 
 class _Help(jsonargparse.DefaultHelpFormatter):
@@ -112,6 +131,8 @@ def parser() -> jsonargparse.ArgumentParser:
     found.add_class_arguments(Job)
     found.set_defaults(solver={"class_path": short_names.SOLVERS["irls"]})
     for action in found._actions:
+        if action.dest == "penalty":
+            action._typehint = _AnyPenalty | None  # type: ignore[attr-defined]
         _describe(action)
     return found
 

@@ -35,6 +35,7 @@ class ChosenNet(ElasticNet):
         smallest: float | None = None,
     ) -> None:
         super().__init__(l1, l2)
+        _check(path, l1_ratio, standardize, smallest)
         self.path, self.folds, self.smallest = path, folds, smallest
         self.l1_ratio, self.standardize = l1_ratio, standardize
         along = {"folds": folds, "select": select, "smallest": smallest}
@@ -54,3 +55,19 @@ class ChosenNet(ElasticNet):
         among = {"n": self.path} if isinstance(self.path, int) else {"strength": self.path}
         own = ("folds", "l1_ratio", "standardize", "smallest")
         return among | {name: getattr(self, name) for name in own}
+
+
+def _check(path: int | list[float] | None, l1_ratio: object, standardize: object, smallest: float | None) -> None:
+    """Raise `ValueError` for what is out of range, of a penalty that may choose its strength."""
+    if not isinstance(l1_ratio, float) or not 0 <= l1_ratio <= 1:
+        raise ValueError(f"penalty.l1_ratio must lie between 0 (ridge) and 1 (the lasso), got {l1_ratio!r}.")
+    if not isinstance(standardize, bool):
+        raise ValueError(f"penalty.standardize must be true or false, got {standardize!r}.")
+    if isinstance(path, int) and path < 1:
+        raise ValueError(
+            f"penalty.path must be a number of strengths, 1 or more, or a falling list of them, got {path}."
+        )
+    if isinstance(path, list) and not path:
+        raise ValueError("penalty.path is an empty list. Give falling strengths, or how many: path: 100.")
+    if smallest is not None and not 0 < smallest < 1:
+        raise ValueError(f"penalty.smallest must lie between 0 and 1, a share of the first strength, got {smallest!r}.")

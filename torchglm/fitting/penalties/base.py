@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -113,6 +116,41 @@ class Penalty(ABC):
     def take(self, models: Tensor) -> Penalty:
         """That of some of the models."""
         return self
+
+
+def numbers(value: object, name: str, kind: str = "numbers") -> Tensor:
+    """What is given for the option `name` as a tensor of float64.
+
+    Raises `TypeError` for what are no numbers: text, truth values, None, lists of unlike lengths, and none at all.
+    """
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        found = None
+    if found is None or found.dtype == torch.bool or found.dtype.is_complex or not found.numel():
+        raise TypeError(f"{name} must be {kind}, got {value!r} ({type(value).__name__}).")
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is one number, of Python or numpy, and no truth value."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def listed_in(value: object, name: str, kind: str) -> list[Any]:
+    """The entries of what is given for the option `name`. Raises `TypeError` for text, mappings and what is no list."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be {kind}, got {value!r} ({type(value).__name__}).")
+    return list(value.tolist()) if isinstance(value, (np.ndarray, Tensor)) and value.ndim else list(value)
+
+
+def columns_in(value: object, name: str) -> list[int | str]:
+    """Columns by name or place. Raises `TypeError` for what is none."""
+    kind = "a list of columns, by their names or their places in coef from 0"
+    found = listed_in(value, name, kind)
+    if not all(isinstance(one, (str, Integral)) and not isinstance(one, bool) for one in found):
+        raise TypeError(f"{name} must be {kind}, got {value!r}.")
+    return [one if isinstance(one, str) else int(one) for one in found]
 
 
 def slope_places(constants: Sequence[int], p: int) -> list[int]:

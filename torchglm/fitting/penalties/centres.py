@@ -9,26 +9,29 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from torchglm.fitting.penalties.base import slope_places
+from torchglm.fitting.penalties.base import numbers, slope_places
 
 Centre: TypeAlias = Mapping[str, float] | Sequence[float] | Tensor | None
 SHOWN = 6  # numbers that are written out
 
 
 def centre_of(given: Centre) -> Tensor | dict[str, float] | None:
-    """What coefficients are drawn to, as given. Raises `ValueError` where it is not finite."""
+    """What coefficients are drawn to, as given. Raises `ValueError` where it is not finite.
+
+    Raises `TypeError` for what are no numbers.
+    """
+    kind = "numbers, one for each column (and model) or by name"
     if given is None:
         return None
     if isinstance(given, Mapping):
-        named = {str(name): float(value) for name, value in given.items()}
+        named = {str(name): float(numbers(value, f"centre of {name}", "a number")) for name, value in given.items()}
         if not named or not all(map(math.isfinite, named.values())):
             raise ValueError(f"centre must be finite numbers by the names of columns, got {dict(given)!r}.")
         return named
-    value = torch.as_tensor(given, dtype=torch.float64)
+    value = numbers(given, "centre", kind)
     if value.dim() == 0 or not bool(torch.isfinite(value).all()):
         raise ValueError(
-            f"centre must be finite numbers, one for each column (and model) or by name, got {value.tolist()}. Give "
-            "0 where the other model has no such column."
+            f"centre must be finite {kind}, got {value.tolist()}. Give 0 where the other model has no such column."
         )
     return value
 

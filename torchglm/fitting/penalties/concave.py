@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from torchglm.fitting.penalties.base import is_number
 from torchglm.fitting.penalties.elastic_net import ByColumn, listed
 
 
@@ -20,7 +21,7 @@ class _LevelsOff(ByColumn):
 
     def __init__(self, strength: float | Tensor, shape: float, least: float, name: str) -> None:
         super().__init__(strength, 0.0)
-        if not (isinstance(shape, (int, float)) and not isinstance(shape, bool) and least < shape < float("inf")):
+        if not (is_number(shape) and least < shape < float("inf")):
             raise ValueError(
                 f"{name} must be a finite number > {least:g}, got {shape!r}. The larger it is, the nearer the penalty "
                 f"is to the lasso: {type(self).__name__}(strength, {name}={least + 2:g})."

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from torchglm.fitting.penalties.base import ONE, Penalty, slope_places
+from torchglm.fitting.penalties.base import ONE, Penalty, numbers, slope_places
 from torchglm.fitting.penalties.centres import Centre, away_from, by_place, centre_of, in_words, of_models, on_all
 from torchglm.fitting.penalties.quadratic import Quadratic, method_of
 
@@ -21,14 +21,14 @@ class ByColumn(Penalty):
 
     Strengths are one number, one for each column (the intercept has none), `(*B, p)` those of each model of a batch, or
     `(*B, 1)` one for all columns of each. Raises `ValueError` for negative or non-finite strengths, or a shape that is
-    not that of the columns and models.
+    not that of the columns and models, `TypeError` for what are no numbers.
     """
 
     names = ("l1", "l2")  # of the strengths, as they are given
 
     def __init__(self, l1: float | Tensor = 0.0, l2: float | Tensor = 0.0) -> None:
-        self.l1 = torch.as_tensor(l1, dtype=torch.float64)
-        self.l2 = torch.as_tensor(l2, dtype=torch.float64)
+        one = "a number, or one for each column (and model)"
+        self.l1, self.l2 = numbers(l1, self.names[0], one), numbers(l2, self.names[1], one)
         for name, value in zip(self.names, (self.l1, self.l2), strict=True):
             if not bool((torch.isfinite(value) & (value >= 0)).all()):
                 raise ValueError(

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.kinks import Kinks
-from torchglm.fitting.penalties.base import ONE, position
+from torchglm.fitting.penalties.base import ONE, columns_in, listed_in, position
 from torchglm.fitting.penalties.elastic_net import listed
 from torchglm.fitting.penalties.one_strength import OneStrength
 from torchglm.fitting.penalties.rowwise import RowWise
 
 Chain = Sequence[int | str | None]  # columns of neighbouring levels in order; None is a level whose coefficient is 0
+
+KIND = "a term such as 'C(age)', or lists of neighbouring columns"
 
 
 class Fused(OneStrength, RowWise):
@@ -29,7 +31,7 @@ class Fused(OneStrength, RowWise):
 
     def __init__(self, strength: float | Tensor, levels: str | Sequence[str | Chain]) -> None:
         super().__init__(strength)
-        given = [levels] if isinstance(levels, str) else list(levels)
+        given = [levels] if isinstance(levels, str) else listed_in(levels, "levels", KIND)
         if not given:
             raise ValueError("levels is empty. Give a term such as 'C(age)', or lists of neighbouring columns.")
         self.terms = [one for one in given if isinstance(one, str)]
@@ -75,7 +77,9 @@ class Fused(OneStrength, RowWise):
 
 
 def _chain(columns: Chain) -> list[int | str | None]:
-    own = list(columns)
+    given = listed_in(columns, "levels", KIND)
+    columns_in([one for one in given if one is not None], "levels")
+    own: list[int | str | None] = given
     if len(own) < 2 or len(set(own)) != len(own) or own.count(None) == len(own):
         raise ValueError(f"levels has the list {own!r}. Give at least two neighbouring columns, each once.")
     return own

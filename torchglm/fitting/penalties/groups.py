@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.group_step import Lengths, group_step
-from torchglm.fitting.penalties.base import ONE, position, slope_places
+from torchglm.fitting.penalties.base import ONE, columns_in, is_number, listed_in, numbers, position, slope_places
 from torchglm.fitting.penalties.elastic_net import listed
 from torchglm.fitting.penalties.one_strength import OneStrength
 
@@ -34,12 +34,14 @@ class GroupLasso(OneStrength):
         strength: float | Tensor,
         groups: Groups | None = None,
         l1_ratio: float = 0.0,
-        factor: Sequence[float] | None = None,
+        factor: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__(strength)
-        if not 0 <= l1_ratio <= 1:
+        if not is_number(l1_ratio) or not 0 <= l1_ratio <= 1:
             raise ValueError(f"l1_ratio must lie between 0 (groups alone) and 1 (the lasso), got {l1_ratio!r}.")
-        self.l1_ratio, self.groups, self.factor = float(l1_ratio), groups, factor
+        _check_groups(groups)
+        self.l1_ratio, self.groups = float(l1_ratio), groups
+        self.factor = None if factor is None else numbers(factor, "factor", "numbers, one for each group")
         self.places: list[list[int]] = []
         self.said: list[str] = []
         self.multiple: Tensor | None = None  # (G,) the factor of every group
@@ -163,11 +165,25 @@ def _check_places(found: Mapping[str, list[int]], p: int) -> None:
             seen[column] = name
 
 
-def _factors(factor: Sequence[float] | None, names: Sequence[str]) -> Tensor:
+def _check_groups(groups: Groups | None) -> None:
+    """Raise `TypeError` for groups that are no labels, and whose columns are no lists."""
+    if isinstance(groups, Mapping):
+        for name, at in groups.items():
+            columns_in(at, f"group {name!r}")
+        return
+    kind = "a label for each column, lists of columns, or lists of columns by name"
+    found = [] if groups is None else listed_in(groups, "groups", kind)
+    if _of_columns(found):
+        for g, at in enumerate(found):
+            columns_in(at, f"group {g}")
+    elif any(isinstance(one, (list, tuple, dict)) or one is None for one in found):
+        raise TypeError(f"groups must be {kind}, got {groups!r}.")
+
+
+def _factors(given: Tensor | None, names: Sequence[str]) -> Tensor:
     """(G,) the factor of every group."""
-    if factor is None:
+    if given is None:
         return torch.ones(len(names), dtype=torch.float64)
-    given = torch.as_tensor(factor, dtype=torch.float64)
     if given.shape != (len(names),) or not bool((torch.isfinite(given) & (given >= 0)).all()):
         raise ValueError(
             f"factor must be a finite number >= 0 for each of the {len(names)} groups ({', '.join(names[:6])}"

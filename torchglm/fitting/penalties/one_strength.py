@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from torchglm.fitting.penalties.base import Penalty
+from torchglm.fitting.penalties.base import Penalty, numbers
 
 Own = TypeVar("Own", bound="OneStrength")
 
@@ -16,13 +16,13 @@ Own = TypeVar("Own", bound="OneStrength")
 class OneStrength(Penalty):
     """A penalty without a quadratic part; its strength is a number, or one for each model of a batch `(*B,)`.
 
-    Raises `ValueError` for strengths that are below 0 or not finite.
+    Raises `ValueError` for strengths that are below 0 or not finite, `TypeError` for what are no numbers.
     """
 
     selects = True
 
     def __init__(self, strength: float | Tensor) -> None:
-        self.strength = torch.as_tensor(strength, dtype=torch.float64)
+        self.strength = numbers(strength, "strength", "a number, or one for each model")
         if not bool((torch.isfinite(self.strength) & (self.strength >= 0)).all()):
             raise ValueError(f"strength must be finite numbers >= 0, got {self.strength.tolist()}.")
 

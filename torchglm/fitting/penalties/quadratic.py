@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from torchglm.fitting.penalties.base import ONE, Penalty, position
+from torchglm.fitting.penalties.base import ONE, Penalty, columns_in, listed_in, numbers, position
 from torchglm.fitting.penalties.centres import Centre, away_from, by_place, centre_of, in_words, of_models, on_all
 
 LISTED = 6  # strengths that are written out
@@ -26,7 +26,8 @@ class Quadratic(Penalty):
     or `"ml"`, which estimate it in `torchglm.fit` (see `fitting.strengths`). `names` are those of the strengths.
     `centre` is the mean of that prior, as in `Ridge`: one number for each coefficient (but those of constants), or by
     name; None is 0. `nonnegative` are the places of coefficients held at 0 or above, those of terms with a `shape=`.
-    Raises `ValueError` for a matrix or strengths of another kind, `TypeError` for blocks that are no pairs.
+    Raises `ValueError` for a matrix or strengths of another kind, `TypeError` for blocks that are no pairs and for
+    what are no numbers.
     Source: Wood (2017), Generalized Additive Models, section 5.8.
     """
 
@@ -45,14 +46,15 @@ class Quadratic(Penalty):
         if not self.blocks:
             raise ValueError("blocks is empty. Give at least one pair (columns, S).")
         self.method = method_of(strength) if isinstance(strength, str) else None
-        value = torch.as_tensor(0.0 if isinstance(strength, str) else strength, dtype=torch.float64)
+        one = "'reml', 'ml', a number, or one for each block (and model)"
+        value = numbers(0.0 if isinstance(strength, str) else strength, "strength", one)
         if not bool((torch.isfinite(value) & (value >= 0)).all()):
             raise ValueError(
                 f"strength must be finite numbers >= 0, one for each block (and model), got {value.tolist()}. Where it "
                 "is infinite the columns are the null space of S: use those in their place."
             )
         many = len(self.blocks)
-        self.names = [f"strength {j}" for j in range(many)] if names is None else list(names)
+        self.names = [f"strength {j}" for j in range(many)] if names is None else _texts(names)
         if len(self.names) != many:
             raise ValueError(f"names has {len(self.names)} entries for {many} blocks. Give each strength one.")
         self.strength = value.expand(many) if value.dim() == 0 else value
@@ -161,9 +163,8 @@ class Quadratic(Penalty):
 
 
 def _block(j: int, columns: Sequence[int | str], matrix: Tensor) -> tuple[list[int | str], Tensor]:
-    own = list(columns)
-    given = torch.as_tensor(matrix)
-    whole = given.to(torch.float64)
+    own = columns_in(columns, f"columns of block {j}")
+    whole, given = numbers(matrix, f"S of block {j}", "a matrix (m, m)"), torch.as_tensor(matrix)
     if whole.shape != (len(own), len(own)) or not own or len(set(own)) != len(own):
         raise ValueError(f"block {j} has {len(own)} columns, each once, and S {tuple(whole.shape)}: give S (m, m).")
     if not bool(torch.isfinite(whole).all()):
@@ -178,6 +179,13 @@ def _block(j: int, columns: Sequence[int | str], matrix: Tensor) -> tuple[list[i
         return own, whole
     # a null space whose rounding is that of few digits would pass for penalised
     return own, (vectors * torch.where(values > coarse * values[-1], values, 0.0)) @ vectors.mT
+
+
+def _texts(names: object) -> list[str]:
+    found = listed_in(names, "names", "a list of texts")
+    if not all(isinstance(name, str) for name in found):
+        raise TypeError(f"names must be a list of texts, got {found!r}.")
+    return found
 
 
 def method_of(text: str) -> str:
