@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from torch import nn
 import torchglm
 from torchglm import families, links
 from torchglm.design.expressions import REFUSED
-from torchglm.inputs import usual_keywords
+from torchglm.inputs.roles import ROLES
 from torchglm.model.usual import OF_MODULE, OF_PATH, USUAL
 from torchglm.report.summary import ELSEWHERE
+from torchglm.writing import answering, usual_keywords
 
 
 @pytest.fixture(scope="module")
@@ -67,26 +70,166 @@ def test_the_nearest_attribute_is_named(result: torchglm.Result, owner: object, 
         getattr(owner or result, name)
 
 
-@pytest.mark.parametrize(("door", "table"), usual_keywords.DOORS.items())
-def test_a_usual_keyword_is_answered_by_one_that_is_taken(
-    result: torchglm.Result, door: str, table: dict[str, str]
-) -> None:
-    x, y = np.ones((4, 1)), np.ones(4)
-    calls = {
-        "fit": lambda **given: torchglm.fit(x, y, family="poisson", **given),
-        "path": lambda **given: torchglm.path(x, y, family="poisson", **given),
-        "predict": result.predict,
-    }
-    of = {"fit": torchglm.fit, "path": torchglm.path, "predict": torchglm.Result.predict}[door]
-    takes = {*inspect.signature(of).parameters, *usual_keywords.ROLES.values()}
-    for name, ours in (table if door == "predict" else usual_keywords.ROLES | table).items():
-        with pytest.raises(TypeError, match=rf"{door} takes no {name}= \(here it is "):
-            calls[door](**{name: 1})
-        keyword = re.match(r"(\w+)=", ours)
-        if keyword and name not in usual_keywords.ROLES and (door != "path" or name in usual_keywords.PATH):
-            assert keyword[1] in takes
-    with pytest.raises(TypeError, match=r"weigts= \(did you mean 'weights'\?\)"):
-        torchglm.fit(x, y, family="poisson", weigts=y)
+KEYWORDS = """type test alpha level link scale cov_type exposure offset weights freq_weights sample_weight newdata
+se_fit interval at vcov conf_level maxiter tol data formula family C lambda_ random_state method groups""".split()
+ROOMS = ("", ".families", ".links", ".nn", ".optim", ".training", ".sklearn", ".report")
+MADE_HERE = {"Result", "Path", "PersonTime", "Status", "FitWarning", "Penalty", "Trained", "GLMBatch"}  # not by a user
+PATH = torchglm.path(np.arange(30.0).reshape(15, 2) ** 0.5, np.arange(15) % 4, family="poisson", n=3)
+HEAD = torchglm.GLMHead(2, "poisson")
+OWNERS = {
+    "result": torchglm.fit(np.arange(12.0)[:, None], np.arange(12) % 5, family="poisson"),
+    "path": PATH,
+    "head": HEAD,
+    "ordinal head": torchglm.GLMHead(2, torchglm.Ordinal(classes=3)),
+    "loss": torchglm.GLMLoss("poisson"),
+    "renewable": HEAD.partial_fit(torch.arange(12.0).reshape(6, 2).square(), torch.arange(6) % 3),
+}
+
+
+def public() -> dict[str, Callable[..., object]]:
+    """Every function and class, and every method of what these make, that a user calls."""
+    found: dict[str, Callable[..., object]] = {}
+    for room in ROOMS:
+        module = importlib.import_module(f"torchglm{room}")
+        for name in module.__all__:
+            member = getattr(module, name)
+            if not inspect.ismodule(member) and name not in MADE_HERE | {"get", "names", "as_batch"}:
+                found[f"torchglm{room}.{name}"] = member
+    for owner, made in OWNERS.items():
+        for name in vars(torchglm.Result) if owner == "result" else dir(type(made)):
+            method = inspect.getattr_static(type(made), name)
+            if inspect.isfunction(method) and not name.startswith("_") and method.__module__.startswith("torchglm"):
+                found[f"{owner}.{name}"] = getattr(made, name)
+    return {name: member for name, member in found.items() if "options" not in signature(member)}
+
+
+def signature(member: Callable[..., object]) -> list[str]:
+    return list(inspect.signature(member.__init__ if isinstance(member, type) else member).parameters)
+
+
+DOORS = public()
+
+
+def takes(name: str) -> set[str]:
+    """The keywords of a door, roles among them."""
+    taken = set(signature(DOORS[name]))
+    return taken | (set(answering.BESIDE) if "roles" in taken else set())
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_keyword_that_a_door_does_not_take_is_answered(door: str) -> None:
+    for name in KEYWORDS + list(usual_keywords.DOORS.get(door.rpartition(".")[2], {})):
+        if not name or name in takes(door):
+            continue
+        with pytest.raises(TypeError, match=rf"takes no {name}=") as said:
+            DOORS[door](**{name: 1})
+        text = str(said.value)
+        ours = re.match(r"[^(]*\(here it is (\w+)=(?! of)", text)
+        assert ours is None or ours[1] in takes(door) or f"torchglm.fit(..., {ours[1]}" in text, text
+        assert re.search(r"\. (It takes|What stands beside)", text)
+
+
+SHARED = {"solve", "irls", "path", "LazyGLMHead"}  # their tables are those of other doors
+
+
+@pytest.mark.parametrize("table", usual_keywords.DOORS)
+def test_what_a_table_names_is_taken_by_its_door(table: str) -> None:
+    called = "forward" if table == "a call" else table
+    doors = [name for name in DOORS if name.rpartition(".")[2] == called] or ["torchglm.Poisson"]
+    assert doors != ["torchglm.Poisson"] or table == "Family"
+    for name, said in usual_keywords.DOORS[table].items():
+        ours = re.match(r"(\w+)=(?! of )", said)
+        assert ours is None or table in SHARED or any(ours[1] in takes(door) for door in doors), name
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda fit: fit.residuals(type="pearson"), r"residuals takes no type= \(here it is kind=\)"),
+        (lambda fit: fit.conf_int(alpha=0.1), r"alpha= \(here it is level=, which is 1 - alpha\)"),
+        (lambda fit: fit.anova(test="LRT"), r"anova takes no test= \(here it is nothing: it is F where"),
+        (lambda fit: fit.summary(vcov="HC3"), r"vcov= \(here it is one of a result: take it from fit.robust"),
+        (lambda fit: fit.conf_int(levl=0.9), r"levl= \(did you mean 'level'\?\). It takes level, method\."),
+        (lambda fit: fit.simulate(nsim=3), r"nsim= \(here it is times=\)"),
+        (lambda fit: fit.leverage(type="rows"), r"leverage takes no type=. It takes no arguments\."),
+        (lambda _: torchglm.Poisson(link="log"), r"Poisson takes no link= \(here it is one of torchglm.fit, GLMHead"),
+        (lambda _: torchglm.Gamma("log"), r"Gamma takes 0 arguments by place, got 1.*A link is one of torchglm.fit"),
+        (lambda _: torchglm.NegativeBinomial(theta=2.0), r"theta= \(here it is alpha=1 / theta\)"),
+        (lambda _: torchglm.Tweedie(var_power=1.5), r"var_power= \(here it is power=\)"),
+        (lambda _: torchglm.Ridge(alpha=1.0), r"Ridge takes no alpha= \(here it is l2="),
+        (lambda _: torchglm.ElasticNet(alpha=1.0, l1_ratio=0.5), r"alpha= \(here it is l1= and l2=.*, l1_ratio="),
+        (lambda _: torchglm.families.get("poisson", scale=2.0), r"Poisson takes no scale="),
+        (lambda _: torchglm.GLMHead(3, "poisson", exposure=1), r"GLMHead takes no exposure= \(here it is one of the"),
+        (
+            lambda _: HEAD(torch.ones(1, 2), exposure=1),
+            r"a call takes no exposure= \(here it is offset=, exposure.log",
+        ),
+        (
+            lambda _: torchglm.fit([[1.0]], [1.0], family="poisson", max_iters=3),
+            r"max_iters= \(did you mean 'max_iter'",
+        ),
+        (lambda _: torchglm.fit([[1.0]], [1.0], family="poisson", weigts=3), r"weigts= \(did you mean 'weights'"),
+        (lambda _: torchglm.path([[1.0]], [1.0], family="poisson", nfolds=3), r"nfolds= \(here it is folds=\)"),
+    ],
+)
+def test_what_others_call_an_argument(result: torchglm.Result, call: Callable[..., object], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        call(result)
+
+
+def test_the_roles_are_named_once() -> None:
+    assert ROLES == answering.BESIDE
+
+
+def test_a_wrapped_function_is_what_it_was(result: torchglm.Result) -> None:
+    assert list(inspect.signature(torchglm.NegativeBinomial).parameters) == ["alpha"]
+    assert list(inspect.signature(result.conf_int).parameters) == ["level", "method"]
+    assert torchglm.fit.__name__ == "fit" and "maximum likelihood" in (torchglm.fit.__doc__ or "")
+    assert copy.deepcopy(torchglm.Tweedie(1.5)).power == 1.5
+
+
+def test_an_own_family_and_penalty_answer_for_what_they_inherit() -> None:
+    class Own(torchglm.NegativeBinomial):
+        name = "own"
+
+    with pytest.raises(TypeError, match=r"Own takes no theta= \(here it is alpha=1 / theta\). It takes alpha\."):
+        Own(theta=1.0)  # type: ignore[call-arg]
+    assert float(Own(0.5).alpha) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("Poisson", r"family must be a name.*Poisson of statsmodels \(here it is 'poisson'\)"),
+        ("NegativeBinomial", r"NegativeBinomial of statsmodels \(here it is 'negative_binomial'\)"),
+        ("InverseGaussian", r"InverseGaussian of statsmodels \(here it is 'inverse_gaussian'\)"),
+    ],
+)
+def test_a_family_of_statsmodels_is_answered(part: str, said: str) -> None:
+    api = pytest.importorskip("statsmodels.api")
+    kind = getattr(api.families, part)
+    for given in (kind, kind()):
+        with pytest.raises(TypeError, match=said):
+            families.get(given)
+
+
+@pytest.mark.parametrize(
+    ("part", "ours"), [("Log", "log"), ("InversePower", "inverse"), ("CLogLog", "cloglog"), ("Cauchy", "cauchit")]
+)
+def test_a_link_of_statsmodels_is_answered(part: str, ours: str) -> None:
+    api = pytest.importorskip("statsmodels.api")
+    kind = getattr(api.families.links, part)
+    for given in (kind, kind()):
+        with pytest.raises(TypeError, match=rf"{part} of statsmodels \(here it is '{ours}'\)"):
+            links.get(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"), [("sigmoid", "logit"), ("1/mu^2", "inverse_squared"), ("reciprocal", "inverse"), ("exp", "log")]
+)
+def test_a_link_of_another_library_is_answered(name: str, ours: str) -> None:
+    with pytest.raises(ValueError, match=rf"\(here it is '{ours}'"):
+        links.get(name)
 
 
 def test_predict_without_rows_says_where_the_fitted_means_are(result: torchglm.Result) -> None:

@@ -96,7 +96,7 @@ def get(family: str | Family | type[Family], /, **arguments: Any) -> Family:
     if isinstance(family, type) and issubclass(family, Family):
         return get(family(**arguments))
     known: dict[str, type[Family]] = {**BY_NAME, **SEVERAL}
-    require_text(family, "family", known)
+    require_text(family, "family", known, ELSEWHERE)
     if family not in known:
         raise ValueError(f"unknown family {family!r}{_meant(family, known)}. Known: {', '.join(known)}.")
     return known[family](**arguments)

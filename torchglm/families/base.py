@@ -17,6 +17,7 @@ from torchglm.families.row_error import refuse
 from torchglm.links import Link
 from torchglm.links.inheritance import check_name, renounce
 from torchglm.rows.responses import Response, size_of
+from torchglm.writing.answering import answering_init
 
 # what a subclass with formulas of its own does not take from its parent, ingredients first: see `renounce`
 MADE_OF = {
@@ -48,6 +49,7 @@ MADE_OF = {
 MODULE = vars(nn.Module()).keys()  # what every module has
 
 
+@answering_init
 class Family(nn.Module):
     """The contract of a family; every method works elementwise on tensors that broadcast.
 
@@ -82,6 +84,7 @@ class Family(nn.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         renounce(cls, Family, MADE_OF)
+        answering_init(cls)
 
     def __init__(self) -> None:
         check_name(type(self))

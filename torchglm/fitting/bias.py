@@ -28,12 +28,14 @@ from torchglm.rows.products import linear_predictor, project, quadratic
 from torchglm.rows.ranks import own_rows, ranks_of, seen
 from torchglm.rows.rows import Rows, in_pairs, to_float64
 from torchglm.rows.threads import small_operators
+from torchglm.writing.answering import answering_init
 
 DISTANCE = 1e-10  # in standard errors, of the last step
 STEPS = 200
 SHORTEST = 2.0**-30
 
 
+@answering_init
 @dataclass(frozen=True)
 class Jeffreys:
     """Mean bias reduction by an adjusted score, the remedy for separation and for small samples; see `fitting.bias`.

@@ -30,12 +30,14 @@ from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import members, own_rows, seen
 from torchglm.rows.rows import Rows, in_pairs
 from torchglm.rows.threads import small_operators
+from torchglm.writing.answering import answering
 
 PART_TOL = 1e-6  # of the fit that starts a large one
 
 
 @torch.no_grad()
 @small_operators()
+@answering
 def irls(
     source: Rows | Iterable[Rows],
     family: Family,

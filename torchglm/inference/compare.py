@@ -9,8 +9,10 @@ from torchglm.families.several import BetaBinomial, Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import lrt, same_rows
 from torchglm.inference.table import Table
+from torchglm.writing.answering import answering
 
 
+@answering
 def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
     """Fits of the same rows side by side, a row for each; batches are compared model by model.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchglm import inputs, tables
 from torchglm.inference.fitted import Fitted
 from torchglm.tables.repeated import repeated
+from torchglm.writing.answering import answering
 
 PIECE, EXPOSURE, EVENT = "piece", "exposure", "event"  # the columns that a split table gains
 
@@ -118,6 +119,7 @@ class PersonTime:
         return torch.exp(-total), torch.exp(-total) * error
 
 
+@answering
 def split_times(data: Any, cuts: Sequence[float], time: str, event: str | None = None, entry: str | None = None) -> Any:
     """The table with a row for each piece of each time, and the columns `piece`, `exposure` and `event`.
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families.row_error import RowError
-from torchglm.inputs.usual_keywords import refusal
 from torchglm.links import Link
 from torchglm.special.tracing import values_are_known
+from torchglm.writing.answering import refusal
 
 
 class RoleValues(TypedDict, total=False):

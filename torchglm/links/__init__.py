@@ -8,6 +8,8 @@ find it by themselves and ask for a reference formula.
 
 from __future__ import annotations
 
+import re
+
 from torchglm.links.base import Link
 from torchglm.links.inheritance import require_name, require_text
 from torchglm.links.positive import Log, Softplus
@@ -47,6 +49,23 @@ MEMBERS: tuple[type[Link], ...] = (  # those that need no argument
     Softplus,
 )
 BY_NAME: dict[str, type[Link]] = {link.name: link for link in MEMBERS}
+ELSEWHERE = {  # names in other libraries, by their letters
+    "logistic": "'logit'",
+    "sigmoid": "'logit'",
+    "exp": "'log'",
+    "logarithm": "'log'",
+    "linear": "'identity'",
+    "normal": "'probit'",
+    "gaussian": "'probit'",
+    "cauchy": "'cauchit'",
+    "reciprocal": "'inverse'",
+    "inversepower": "'inverse'",
+    "mu": "'inverse_squared', which is 1/mu^2 in R",
+    "power": "torchglm.links.Power(p)",
+    "cloglink": "'cloglog'",
+    "gompertz": "'cloglog'",
+    "gumbel": "'cloglog'",
+}
 
 
 def names() -> list[str]:
@@ -64,9 +83,13 @@ def get(link: str | Link | type[Link]) -> Link:
         return link
     if isinstance(link, type) and issubclass(link, Link):
         return get(link())
-    require_text(link, "link", BY_NAME)
+    require_text(link, "link", BY_NAME, ELSEWHERE)
     if link not in BY_NAME:
-        raise ValueError(
-            f"unknown link {link!r}{nearest(link, BY_NAME)}. Known: {', '.join(BY_NAME)}; or pass links.Power(p)."
-        )
+        raise ValueError(f"unknown link {link!r}{_meant(link)}. Known: {', '.join(BY_NAME)}; or pass links.Power(p).")
     return BY_NAME[link]()
+
+
+def _meant(name: str) -> str:
+    """What stands here for the name that another library has, or the nearest name."""
+    letters = re.sub("[^a-z]+", "", name.lower())
+    return f" (here it is {ELSEWHERE[letters]})" if letters in ELSEWHERE else nearest(name, BY_NAME)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import jvp
 
 from torchglm.links.inheritance import check_name, renounce
+from torchglm.writing.answering import answering_init
 
 # what a subclass with an inverse of its own does not take from its parent: see `renounce`
 MADE_OF = {
@@ -29,6 +30,7 @@ MADE_OF = {
 }
 
 
+@answering_init
 class Link(nn.Module):
     """A monotone map between the linear predictor `eta` and the mean `mu`: `g(mu) = eta`.
 
@@ -55,6 +57,7 @@ class Link(nn.Module):
         if cls.forward is not Link.forward:
             raise TypeError(f"{cls.__name__} overrides forward. Write inverse(eta), which forward calls, and link(mu).")
         renounce(cls, Link, MADE_OF)
+        answering_init(cls)
 
     def __init__(self) -> None:
         check_name(type(self))

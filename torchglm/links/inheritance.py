@@ -42,11 +42,17 @@ def check_name(cls: type) -> None:
     )
 
 
-def require_text(part: object, kind: str, known: Iterable[str]) -> None:
-    """Raise `TypeError` for what is no name of a link or family either."""
-    if not isinstance(part, str):
-        got = type(part).__name__
-        raise TypeError(f"{kind} must be a name, a {kind} or its class, got {got}. Known: {', '.join(known)}.")
+def require_text(part: object, kind: str, known: Iterable[str], elsewhere: Mapping[str, str]) -> None:
+    """Raise `TypeError` for what is no name of a link or family either; of another library's say which one it is."""
+    if isinstance(part, str):
+        return
+    made = part if isinstance(part, type) else type(part)
+    known, letters = list(known), made.__name__.lower()
+    same = {name.replace("_", ""): repr(name) for name in known} | dict(elsewhere)
+    here = f" of {made.__module__.partition('.')[0]} (here it is {same[letters]})" if letters in same else ""
+    raise TypeError(
+        f"{kind} must be a name, a {kind} or its class, got {made.__name__}{here}. Known: {', '.join(known)}."
+    )
 
 
 def require_name(part: Any, kind: str) -> None:

@@ -17,6 +17,7 @@ from torchglm.model.face import GLMHead
 from torchglm.model.law import EtaLaw, double
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.quantiles import Ends, ends_of, first_reached
+from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -27,6 +28,8 @@ SCORES = ("pit", "deviance")
 SLACK = 1e-12  # of a probability, by which the two ways to it may differ
 
 
+@answering_methods
+@answering_init
 class Conformal:
     """Split conformal intervals about the law of a head: they cover `level` of new rows like those of the loader.
 

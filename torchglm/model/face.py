@@ -70,6 +70,7 @@ from torchglm.report.summary import Summary
 from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
 from torchglm.tables.text_format import TextFormat
+from torchglm.writing.answering import answering, answering_methods
 from torchglm.writing.nearest import absent
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from torchglm.inputs.roles import RoleValues
 
 
+@answering
 def fit(
     x: Any = None,
     y: Any = None,
@@ -217,6 +219,7 @@ def fit(
     return Result.of(fitted)
 
 
+@answering_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Result(MakeTables):
     """A fitted GLM, or a batch of them: every quantity has the batch dimensions `(*B)` in front.
@@ -266,12 +269,9 @@ class Result(MakeTables):
     # what each row says and does
     fitted = property(influence.fitted_means)
     residuals = influence.residuals
-    leverage = influence.leverage
-    cooks_distance = influence.cooks_distance
+    leverage, cooks_distance = influence.leverage, influence.cooks_distance
     dfbetas, dffits = influence.dfbetas, influence.dffits
-    loo_predict = influence.loo_predict
-    cv_deviance = influence.cv_deviance
-
+    loo_predict, cv_deviance = influence.loo_predict, influence.cv_deviance
     simulate = simulate
 
     # new rows, and functions of the coefficients
@@ -296,8 +296,7 @@ class Result(MakeTables):
     hosmer_lemeshow = fitness.hosmer_lemeshow
     separation = separating.separation
     vif = collinearity.vif
-    concurvity = concurvity
-    k_check = k_check
+    concurvity, k_check = concurvity, k_check
     condition_indices = collinearity.condition_indices
 
     @property
@@ -306,9 +305,9 @@ class Result(MakeTables):
         refuse_part(self)
         return (GLMHead if self.plan is None else VectorHead).of(self)
 
-    def summary(self) -> Summary:
-        """A summary that prints, and turns into rich, HTML, Markdown, a dict or a frame."""
-        return Summary(self)
+    def summary(self, level: float = 0.95) -> Summary:
+        """A summary that prints, and turns into rich, HTML, Markdown, a dict or a frame; limits at `level`."""
+        return Summary(self, level)
 
     describe = facts.describe
     plot = drawn
@@ -356,6 +355,7 @@ class Result(MakeTables):
         return f"Result({self.family}, link={self.link.name}, {len(self.names)} coefficients{many})"
 
 
+@answering_methods
 class GLMHead(GLMLayer):
     """A generalised linear model as a layer: `mu = g^-1(x weight' + bias + offset)`.
 
@@ -394,6 +394,7 @@ class GLMHead(GLMLayer):
         return result
 
 
+@answering_methods
 class VectorHead(VectorLayer, GLMHead):
     __doc__ = VectorLayer.__doc__
     init_from = init_vector_from

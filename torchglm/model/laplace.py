@@ -24,6 +24,7 @@ from torchglm.model.face import Result, VectorHead
 from torchglm.model.head_rows import columns_of_head, plan_of_head, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import flat_rows
+from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 WEAKEST, STRONGEST = -30.0, 30.0  # logarithms of a strength beside the mean curvature, between which one is looked for
 
 
+@answering_methods
+@answering_init
 class Laplace:
     """The coefficients of a head as normal about where they are, `N(coef, phi (H + strength I)^-1)`.
 

@@ -28,6 +28,7 @@ from torchglm.model.eta_loss import (
 from torchglm.model.law import EtaLaw
 from torchglm.model.made import make_weight
 from torchglm.model.renewable import Renewable
+from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 Own = TypeVar("Own", bound="GLMLayer")
 
 
+@answering_methods
+@answering_init
 class GLMLayer(EtaLoss):
     """All of a `GLMHead` but `fit`: linear predictor, mean, law, loss, and learning from a stream."""
 

@@ -15,6 +15,7 @@ from torchglm.inputs import Roles, minibatch, unpacked
 from torchglm.links import Link
 from torchglm.model.face import GLMHead
 from torchglm.model.renewable import Renewable
+from torchglm.writing.answering import answering_init
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torchglm.inputs.roles import RoleValues
 
 
+@answering_init
 class LazyGLMHead(LazyModuleMixin, GLMHead):
     """A `GLMHead` that learns `in_features` from its first input."""
 

@@ -17,6 +17,7 @@ from torchglm.model.eta_loss import EtaLoss, check_reduction, dropped_rows, no_a
 from torchglm.model.law import EtaLaw
 from torchglm.model.vector_eta_loss import VectorEtaLoss
 from torchglm.model.vector_parts import is_several
+from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torchglm.inputs.roles import RoleValues
 
 
+@answering_methods
+@answering_init
 class GLMLoss(EtaLoss):
     """The negative log-likelihood at predictors `eta` of any network, as a head has it.
 

@@ -32,6 +32,7 @@ from torchglm.model.usual import OF_PATH
 from torchglm.report.strengths import path_table
 from torchglm.rows.ranks import members, own_rows
 from torchglm.rows.rows import Rows
+from torchglm.writing.answering import answering_methods
 from torchglm.writing.nearest import absent, unknown
 
 CERTIFIED = 1e-9  # largest excess of a slope at which a point is called the minimum
@@ -43,6 +44,7 @@ INFERENCES = (None, "debiased", "split")
 PRIOR = 0.5  # weight of the number of sets of columns in the extended BIC
 
 
+@answering_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Path:
     """Elastic nets of L falling strengths; every quantity has the batch dimensions `(*B)` of the responses in front.

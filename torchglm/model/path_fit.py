@@ -30,6 +30,7 @@ from torchglm.rows.ranks import ranks_of
 from torchglm.rows.rows import Rows
 from torchglm.rows.threads import small_operators
 from torchglm.tables.text_format import TextFormat
+from torchglm.writing.answering import answering
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 @small_operators()
+@answering
 def path(
     x: Any,
     y: Any = None,

@@ -22,6 +22,7 @@ from torchglm.model.head_rows import penalty_on, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import pearson
 from torchglm.model.vector_layer import VectorLayer
+from torchglm.writing.answering import answering
 
 TOL = 1e-10  # of the Newton decrement: a network is refitted to the digits of a fit of its features
 
@@ -41,6 +42,7 @@ class Refit:
 
 
 @torch.no_grad()
+@answering
 def refit_(
     model: nn.Module,
     loader: Iterable[Any],

@@ -30,6 +30,7 @@ from torchglm.inference.online_summary import StreamSummary, information_bend, i
 from torchglm.inputs import Roles, minibatch, own_names, unpacked
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
+from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,6 +42,8 @@ TOL = 1e-12  # of the Newton decrement, as a share of the minibatch's deviance; 
 PIVOT = 1e-12  # of the scaled information of the first minibatch: below it columns depend on each other
 
 
+@answering_methods
+@answering_init
 class Renewable:
     """Maximum likelihood for a stream: each minibatch renews the coefficients from a summary of all before it.
 

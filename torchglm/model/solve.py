@@ -23,6 +23,7 @@ from torchglm.links import Link
 from torchglm.model.options import LIVE, check_options, start_of
 from torchglm.model.solved import penalty_of
 from torchglm.model.sources import family_and_link
+from torchglm.writing.answering import answering
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FAILED = ("nan", "error")
 
 
+@answering
 def solve(
     x: Any,
     y: Any,

@@ -17,8 +17,10 @@ from torchglm.model.vector_beyond import continued_nll, harmless
 from torchglm.model.vector_parts import constant_shapes
 from torchglm.rows.responses import Counts, Response, filled
 from torchglm.special.tracing import values_are_known
+from torchglm.writing.answering import answering_methods
 
 
+@answering_methods
 class VectorEtaLoss(EtaLoss):
     """A family of several predictors, and what it says at predictors `eta` (K, *N, out_features)."""
 

@@ -29,6 +29,7 @@ from torchglm.model.vector_parts import (
     unordered,
 )
 from torchglm.rows.plan import Plan
+from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
     pass
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 Own = TypeVar("Own", bound="VectorLayer")
 
 
+@answering_methods
+@answering_init
 class VectorLayer(VectorEtaLoss, GLMLayer):
     """A `GLMHead` of a family of several predictors, which `GLMHead` makes: classes, dispersions, zeros, times.
 

@@ -24,8 +24,10 @@ from torchglm.rows.planned import predictors
 from torchglm.rows.products import linear_predictor
 from torchglm.rows.ranks import seen
 from torchglm.rows.rows import Rows, to_float64, without_columns
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class CANN(nn.Module):
     """A combined actuarial neural network: `eta = eta_glm(x) + network(x)`, the last layer of the network at zero.
 

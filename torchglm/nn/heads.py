@@ -12,8 +12,10 @@ from torchglm.families.several import Classes
 from torchglm.model.eta_loss import some
 from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import plan_of_head
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class Heads(nn.Module):
     """`Heads({"frequency": GLMHead(64, "poisson"), "severity": GLMHead(64, "gamma")})`: a loss that is their sum.
 

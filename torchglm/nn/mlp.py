@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from torchglm.writing.answering import answering_init
+
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
+@answering_init
 class MLP(nn.Module):
     """Linear layers of these `widths`, each with an activation and dropout behind it: `(*N, p)` to `(*N, widths[-1])`.
 

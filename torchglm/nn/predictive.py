@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torchglm.families.several import BetaBinomial, Classes
 from torchglm.inference.levels import check_level
 from torchglm.model.network import split
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class Predictive(nn.Module):
     """`Predictive(network, level=0.9)(x)`: a dict of `mean`, and with `level` of the ends `low` and `high`.
 

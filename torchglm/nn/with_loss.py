@@ -11,8 +11,10 @@ from torchglm.inputs import Roles
 from torchglm.model.layer import GLMLayer
 from torchglm.model.network import readable, split
 from torchglm.nn.heads import Heads
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class WithLoss(nn.Module):
     """`WithLoss(network)(x, y, **roles)` is the loss of a batch.
 

@@ -16,6 +16,7 @@ from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import penalty_on, plan_of_head, rows_of_batches
 from torchglm.model.spread import flat_rows
 from torchglm.rows.grams import Dense
+from torchglm.writing.answering import answering_init
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,6 +29,7 @@ FLAT = (
 )
 
 
+@answering_init
 class FisherHead(Optimizer):
     """Damped Newton steps of the weight and the bias of a head: `step(features, y, **roles)` on each minibatch.
 

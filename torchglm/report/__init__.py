@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchglm.inference.fitted import Fitted
 from torchglm.report.summary import Summary
+from torchglm.writing.answering import answering
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "plot", "plots", "write_page"]
 
 
+@answering
 def plot(result: Fitted, kind: str = "coefficients", of: str | None = None, *, level: float = 0.95) -> Figure:
     """A picture of a fit, as a matplotlib figure, which notebooks show and `.savefig(path)` writes.
 

@@ -32,6 +32,7 @@ from torchglm.report.several_influence import SeveralInfluence
 from torchglm.report.several_rows import SeveralRows
 from torchglm.report.views import View, view_of
 from torchglm.version import VERSION
+from torchglm.writing.answering import answering
 from torchglm.writing.files import replaced
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _NAMED_FILES = 3
 _MOST_SENTENCES = 40
 
 
+@answering
 def write_page(
     result: Fitted,
     path: str | Path,

@@ -10,6 +10,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Document, Grid, Notes
 from torchglm.report.latex import escaped, tabular
 from torchglm.report.sections import whole
+from torchglm.writing.answering import answering
 from torchglm.writing.nearest import unknown
 from torchglm.writing.numbers import number, short
 
@@ -65,6 +66,7 @@ class SideBySide:
     __repr__ = __str__
 
 
+@answering
 def side_by_side(
     *fits: Fitted,
     names: Sequence[str] | None = None,

@@ -10,6 +10,7 @@ from torchglm.report.document import Document, Grid
 from torchglm.report.latex import tabular
 from torchglm.report.single import SingleModel
 from torchglm.report.views import View, view_of
+from torchglm.writing.answering import answering_init, answering_methods
 from torchglm.writing.nearest import absent
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ ELSEWHERE = {  # names in other libraries
 _WIDE = 10_000  # characters; formats that scroll keep exp(coef) beside its coefficient
 
 
+@answering_methods
+@answering_init
 class Summary:
     """What a fit says, for people: the coefficient table of one model, or the overview of a batch.
 

@@ -18,8 +18,10 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.links import Link
 from torchglm.model.face import fit
 from torchglm.sklearn.linear import Column, Linear, given
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class GLMClassifier(ClassifierMixin, Linear):
     """Classes by a GLM, with all that a `Result` tells in `result_`; unpenalised unless `penalty` is given.
 

@@ -16,8 +16,10 @@ from torchglm.links import Link
 from torchglm.metrics import functional
 from torchglm.model.face import fit
 from torchglm.sklearn.linear import Column, Linear, given
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class GLMRegressor(RegressorMixin, Linear):
     """A GLM by IRLS: `g(E[y]) = intercept_ + X coef_ + offset`, with all that a `Result` tells in `result_`.
 

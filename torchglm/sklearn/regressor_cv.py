@@ -12,8 +12,10 @@ from torchglm.links import Link
 from torchglm.model.path_fit import path
 from torchglm.sklearn.linear import given
 from torchglm.sklearn.regressor import GLMRegressor
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class GLMRegressorCV(GLMRegressor):
     """An elastic net along a path of strengths, all folds at once; the fit at the chosen strength is in `result_`.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchglm.model.face import GLMHead
 from torchglm.nn.predictive import Predictive
 from torchglm.store.elementary import table
+from torchglm.writing.answering import answering
 from torchglm.writing.files import replaced
 
 ENDINGS = (".pt2", ".onnx")
@@ -18,6 +19,7 @@ ROWS = 3  # of an example; neither 0 nor 1, which torch.export takes for constan
 DIM = "rows"
 
 
+@answering
 def export(
     model: nn.Module, path: Any, *, level: float | None = None, x: Any = None, head: str | None = None
 ) -> torch.export.ExportedProgram:

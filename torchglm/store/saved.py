@@ -12,8 +12,10 @@ from torchglm.links import Link
 from torchglm.model import path_storage, storage
 from torchglm.model.face import Result
 from torchglm.model.path import Path as SavedPath
+from torchglm.writing.answering import answering
 
 
+@answering
 def load(path: Any, model: nn.Module | None = None, *, family: Family | None = None, link: Link | None = None) -> Any:
     """What was saved at `path`: a `Result` or a `Path` in its folder (`save`), a `LitGLM` in a checkpoint of Lightning.
 

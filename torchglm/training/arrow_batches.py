@@ -24,6 +24,7 @@ from torchglm.training.hash_split import HashPart
 from torchglm.training.loader_position import LoaderPosition
 from torchglm.training.row_checks import check_masses, check_rows
 from torchglm.training.table_tensors import TableRows
+from torchglm.writing.answering import answering_init
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -42,6 +43,7 @@ class Group(NamedTuple):
     rows: int
 
 
+@answering_init
 class ArrowBatches(IterableDataset[GLMBatch]):
     """Batches of the rows of Parquet files at `path` (a file, a glob, a folder, a list), in flat memory.
 

@@ -20,6 +20,7 @@ from torchglm.families import Family
 from torchglm.inputs import GLMBatch, named
 from torchglm.training.loader_position import LoaderPosition
 from torchglm.training.row_checks import check_masses, check_rows
+from torchglm.writing.answering import answering_init
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -39,6 +40,7 @@ def shared(weight: Tensor | float, device: torch.device | str = "cpu") -> Tensor
     return weight.clamp(min=torch.finfo(weight.dtype).tiny) if isinstance(weight, Tensor) else max(weight, 1.0)
 
 
+@answering_init
 class TensorBatches:
     """Batches of `batch_size` rows of tensors that lie in memory, on the CPU or on the device itself.
 

@@ -18,6 +18,7 @@ from torchglm.training.arrow_batches import ArrowBatches
 from torchglm.training.batches import TensorBatches
 from torchglm.training.hash_split import HashPart
 from torchglm.training.table_tensors import TableRows
+from torchglm.writing.answering import answering_init
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 Batches = ArrowBatches | TensorBatches
 
 
+@answering_init
 class GLMDataModule(LightningDataModule):
     """Batches of the rows of files at `path` (a file, a glob, a folder, a list), in up to three parts.
 

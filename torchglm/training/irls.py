@@ -31,8 +31,10 @@ from torchglm.model.head_rows import plan_of_head, problem_of, rows_of_batch
 from torchglm.training.batches import rank_and_world
 from torchglm.training.logged_metrics import Scores
 from torchglm.training.model_head import mean_metrics, metric_of, predicted, squeezed
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class LitIRLS(LightningModule):
     """Fits a head of one response by IRLS: an epoch is a pass over the rows and one Newton step, or half of one.
 

@@ -31,10 +31,12 @@ from torchglm.training.model_head import (
     squeezed,
 )
 from torchglm.training.row_checks import suit
+from torchglm.writing.answering import answering_init
 
 MakeMetric = Callable[..., Metric]
 
 
+@answering_init
 class LitGLM(LightningModule):
     """Minimises the weighted mean negative log-likelihood of a head, computed from `eta`, over batches.
 

@@ -13,11 +13,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from torchglm.nn.heads import Heads
 from torchglm.training.logged_metrics import WeightedMean
+from torchglm.writing.answering import answering_init
 
 RATE = 1e-3
 STAGES = ("train", "val", "test")
 
 
+@answering_init
 class LitHeads(LightningModule):
     """Minimises the loss of `nn.Heads` on what a network makes of `x`, over batches.
 

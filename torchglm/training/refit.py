@@ -19,8 +19,10 @@ from torchglm.model.refit import Refit, refitted
 from torchglm.training.batches import rank_and_world
 from torchglm.training.features import features_of
 from torchglm.training.lit_glm import LitGLM
+from torchglm.writing.answering import answering_init
 
 
+@answering_init
 class IRLSHead(Callback):
     """Refits the head of a `LitGLM` by IRLS on its frozen features, when training ends, or every k epochs too.
 

@@ -29,6 +29,7 @@ from torchglm.training.row_checks import check_rows, checked, suit
 from torchglm.training.sgd_loop import descend
 from torchglm.training.trainers import EPOCHS, cosine_schedule, hushed, trainer_on
 from torchglm.training.whitening import WhitenedGLM, Whitening
+from torchglm.writing.answering import answering
 
 PIECE = 1 << 14  # rows whitened at once
 
@@ -50,6 +51,7 @@ class Trained:
     status: Status
 
 
+@answering
 def fit_sgd(
     head: GLMHead,
     data: Iterable[Any] | GLMBatch | Mapping[str, Tensor],

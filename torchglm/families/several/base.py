@@ -15,6 +15,7 @@ from torchglm.links import Identity, Link
 from torchglm.links.inheritance import check_name
 from torchglm.rows.plan import Plan
 from torchglm.rows.responses import Response, size_of
+from torchglm.writing.answering import answering_init
 
 START = ("", 0)  # the end of a fit that finds nothing to begin with
 ALL_ZERO = "No response is above 0: there is no law of others to fit. Leave such models out."
@@ -38,6 +39,7 @@ class VectorFamily(Family):
 
     def __init_subclass__(cls, **options: Any) -> None:
         nn.Module.__init_subclass__(**options)  # formulas of one predictor, of which a class inherits none
+        answering_init(cls)
 
     def __init__(self) -> None:
         check_name(type(self))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from torchglm.fitting.quadratic import soft_step
+from torchglm.writing.answering import answering_init
 
 ONE = torch.Size()  # of one model
 
@@ -27,6 +28,9 @@ class Penalty(ABC):
     diagonal = True  # its quadratic part has no products of two coefficients
     each = False  # every model of a batch has its own
     selects = False  # it chooses coefficients by the same rows, which leaves them without standard errors
+
+    def __init_subclass__(cls) -> None:
+        answering_init(cls)
 
     @property
     def smooth(self) -> bool:

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm.writing.answering import answering
 from torchglm.writing.nearest import unknown
 
 METHODS = ("holm", "bh", "bonferroni")
 
 
+@answering
 def adjust(p_value: Any, method: str = "holm", dim: int = -1) -> Tensor:
     """P-values adjusted over the dimension `dim`, others being families of tests of their own; NaN is no test.
 

@@ -22,6 +22,7 @@ from torchglm.inputs.specs import groupings_of
 from torchglm.rows.planned import expanded
 from torchglm.rows.products import project, stack_factors, triangle
 from torchglm.rows.rows import Rows, wide
+from torchglm.writing.answering import answering
 
 SPAN = 1e-7  # of its length: a column with less of its own lies in the span of the others
 
@@ -32,6 +33,7 @@ def lr_test(big: Fitted, small: Fitted) -> Outcome:
     return lrt(small, big)
 
 
+@answering
 def lrt(small: Fitted, big: Fitted) -> Outcome:
     """The likelihood ratio test of a fit against a larger one that contains it, in every model of a batch.
 
