@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import resource
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,76 @@ def fits(kind: str) -> tuple[torchglm.Result, list[torchglm.Result]]:
     return whole, [torchglm.fit("y ~ a + b", one, **KINDS[kind]) for one in each]
 
 
+QUESTIONS: dict[str, Callable[[torchglm.Result], Any]] = {
+    "summary": lambda r: str(r.summary()),
+    "describe": lambda r: r.describe(),
+    "loglik": lambda r: (r.loglik, r.null_deviance, r.aic),
+    "HC1": lambda r: r.covariance("HC1"),
+    "HC3": lambda r: r.robust("HC3").std_err,
+    "observed": lambda r: r.covariance("observed"),
+    "cluster": lambda r: r.covariance("cluster", np.arange(max(SIZES)) % 7),
+    "CR2": lambda r: r.covariance("cluster", np.arange(max(SIZES)) % 7, type="CR2"),
+    "like": lambda r: r.like("R"),
+    "residuals": lambda r: [r.residuals(kind) for kind in ("deviance", "quantile", "studentized")],
+    "influence": lambda r: (r.leverage(), r.cooks_distance(), r.dfbetas(), r.dffits()),
+    "fitted": lambda r: (r.fitted, r.loo_predict(), r.cv_deviance()),
+    "check": lambda r: r.check(),
+    "tests": lambda r: (r.link_test(), r.drop1(), r.anova()),
+    "profile": lambda r: r.conf_int(method="profile"),
+}
+
+
+@cache
+def asked_of(family: str) -> torchglm.Result:
+    return torchglm.fit("y ~ a + b", table(), by="shop", family=family, link="log")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_no_question_goes_over_rows_that_are_padded_to_the_longest_group(
+    question: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Ragged) -> Any:
+        raise AssertionError("a pass over all models padded to the longest")
+
+    fits = [asked_of(family) for family in ("poisson", "gamma")]
+    monkeypatch.setattr(Ragged, "__iter__", refused)
+    for fit in fits:
+        QUESTIONS[question](fit)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_saturated_model_has_no_quantile_residuals_and_no_draws() -> None:
+    whole = asked_of("gamma")
+    saturated = whole.dispersion.isnan()
+    assert saturated.any() and not saturated.all()
+    for values in (whole.residuals("quantile"), whole.simulate()[0]):
+        assert values[saturated].isnan().all()
+        assert all(values[i, :size].isfinite().all() for i, size in enumerate(SIZES) if not saturated[i])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_values_of_all_rows_side_by_side_are_refused_where_one_group_has_most_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = table(0, (400, *[3] * 60))
+    whole = torchglm.fit("y ~ a", data, by="shop", family="poisson")
+    assert whole.residuals().shape == (61, 400)
+    monkeypatch.setattr("torchglm.inference.apart.SPARE", 0)
+    asked: dict[str, Callable[[torchglm.Result], Any]] = {
+        "residuals()": lambda r: r.residuals(),
+        "fitted": lambda r: r.fitted,
+        "leverage()": lambda r: r.leverage(),
+        "cooks_distance()": lambda r: r.cooks_distance(),
+        "dfbetas()": lambda r: r.dfbetas(),
+        "simulate()": lambda r: r.simulate(),
+    }
+    for name, question in asked.items():
+        with pytest.raises(ValueError, match=rf"one model has 400 of them.*{re.escape(f'result[i].{name}')}"):
+            question(whole)
+        assert question(whole[0]).shape[-1 if name != "dfbetas()" else -2] == 400
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_group_says_what_a_fit_of_its_own_says(kind: str) -> None:
@@ -85,6 +158,11 @@ def test_each_group_says_what_a_fit_of_its_own_says(kind: str) -> None:
         assert not residuals[SIZES[i] :].any()
         torch.testing.assert_close(whole[i].residuals("deviance"), one.residuals("deviance"), **close)
         torch.testing.assert_close(whole[i].leverage(), one.leverage(), **close)
+        for name in ("fitted", "cooks_distance", "loo_predict"):
+            told, own = (
+                (value() if callable(value) else value) for value in (getattr(whole, name), getattr(one, name))
+            )
+            torch.testing.assert_close(told[i][: SIZES[i]], own, **close)
 
 
 def test_tests_intervals_and_clusters_of_unlike_groups_are_those_of_each() -> None:

@@ -28,7 +28,7 @@ from torchglm.links import Link
 from torchglm.rows.inverses import placed
 from torchglm.rows.products import gram, linear_predictor, project, times
 from torchglm.rows.ragged import Ragged
-from torchglm.rows.ranks import View, members, own_rows, ranks_of, seen
+from torchglm.rows.ranks import members, own_rows, ranks_of, seen
 from torchglm.rows.rows import Rows, to_float64
 
 MOVED = 0.05  # a row is told apart where a step, of largest move 1, moves it by more
@@ -68,11 +68,21 @@ def levels_apart(
     rest = {name: value for name, value in options.items() if name != "skip"}
     zero = torch.zeros_like(solution.moments.objective)
     apart = Apart(torch.zeros_like(solution.coef), zero, zero.clone())
-    for model in lane.split(max(1, (1 << 24) // solution.coef.shape[1] ** 2)):
+    for model in _of_like_size(source, lane, max(1, (1 << 24) // solution.coef.shape[1] ** 2)):
         found = _of_models(source, family, link, solution, model, rest)
         if found is not None:
             family, solution = _with_shapes(family, found), _placed(solution, apart, found)
     return family, solution, apart if bool((apart.rows > 0).any()) else None
+
+
+def _of_like_size(source: Iterable[Rows], lane: Tensor, most: int) -> Iterator[Tensor]:
+    """The models `lane` in parts of at most so many, each of models of like size where they are of unlike size."""
+    if isinstance(source, Ragged):
+        for models, _ in source.parts:
+            own = lane[torch.isin(lane, models)]
+            yield from own.split(most) if own.numel() else ()
+    else:
+        yield from lane.split(most)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ def _of_models(
     source: Iterable[Rows], family: Family, link: Link, solution: Solution, lane: Tensor, options: dict[str, Any]
 ) -> _Found | None:
     """What can be set apart of models `lane`, in rounds until what is left has a maximum."""
-    rows = _even(members(source, lane))
+    rows = members(source, lane)
     family, deviance = take_family(family, lane), solution.moments.objective[lane]
     rest, keep = _taken(solution, lane), solution.keep[lane]
     direction, count = torch.zeros_like(rest.coef), torch.zeros_like(deviance)
@@ -105,20 +115,20 @@ def _of_models(
         # a later direction may move the levels set apart before, which go on as they went
         direction[place] = BEFORE * direction[place] + signs[chosen]
         count[place] += told[chosen]
-        left = _without(_even(members(rows, place)), direction[place])
+        left = _without(members(rows, place), direction[place])
         fitted = irls(left, take_family(family, place), link, **options)
         rest = _written(rest, place, fitted)
         ended[place] = converged(fitted.status)
         again = (fitted.status == int(Status.SEPARATED)).nonzero()[:, 0]
         if not again.numel():
             break
-        place, left = place[again], _even(members(left, again))
+        place, left = place[again], members(left, again)
     fine = ended & (rest.keep.any(-1)) & ((deviance - rest.moments.objective).abs() <= LOST * (1 + deviance))
     chosen = (fine & (keep.sum(-1) > rest.keep.sum(-1))).nonzero()[:, 0]
     if not chosen.numel():
         return None
     found = _Found(lane[chosen], direction[chosen], count[chosen], take_family(family, chosen), _taken(rest, chosen))
-    return _shaped(_even(members(rows, chosen)), link, found, options) if family.estimates_shape else found
+    return _shaped(members(rows, chosen), link, found, options) if family.estimates_shape else found
 
 
 def _shaped(rows: Iterable[Rows], link: Link, found: _Found, options: dict[str, Any]) -> _Found | None:
@@ -204,11 +214,6 @@ def _without(source: Iterable[Rows], direction: Tensor) -> Iterable[Rows]:
         return rows._replace(weight=torch.where(torch.cat(parts, -1) > 0.5, 0.0, rows.weight).to(rows.weight.dtype))
 
     return seen(source, change)
-
-
-def _even(source: Iterable[Rows]) -> Iterable[Rows]:
-    """A source whose chunks are of all models."""
-    return View(source, lambda rows: rows) if isinstance(source, Ragged) else source
 
 
 def _taken(solution: Solution, models: Tensor) -> Solution:

@@ -22,7 +22,7 @@ from torchglm.links import Identity, Inverse, InverseSquared, Link, Sqrt
 from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.products import gram, linear_predictor, project, stack_factors, terms, triangle
 from torchglm.rows.ragged import Ragged
-from torchglm.rows.ranks import own_rows, ranks_of
+from torchglm.rows.ranks import members, own_rows, ranks_of
 from torchglm.rows.rows import Rows, is_all, to_float64, whole
 from torchglm.rows.threads import spread
 
@@ -32,12 +32,9 @@ COARSE = 0.01  # least share of a deviance in the sum of the terms it is the dif
 def fold(source: Iterable[Rows], point: Point, family: Family, link: Link) -> Moments:
     """One pass over a source: the moments of all its rows at a point. Raises `ValueError` where it holds none."""
     ranks, total = ranks_of(source), None
-    if isinstance(source, Ragged) and point.curved and not (point.factor or point.design):
-        whole = Moments.zero(source.models, source.parts[0][1].layout, source.sizes.device)
-        for models, rows in source.parts:
-            part = moments(rows, _at(point, models), take_family(family, models), link)
-            whole = whole.place(models, part)
-        return whole
+    if isinstance(source, Ragged):
+        parts = [moments(rows, _at(point, at), take_family(family, at), link) for at, rows in source.parts]
+        return _concatenate(parts).take(source.order)
     with ranks.together():
         for rows in own_rows(source):
             part = moments(rows, point, family, link)
@@ -313,10 +310,12 @@ def _lacks(rows: Rows, point: Point) -> Moments:
 
 def design_triangle(source: Iterable[Rows], models: Tensor) -> Tensor:
     """(B, p, p) the triangular factor of the design of some models, on their rows of positive weight."""
-    total, ranks = None, ranks_of(source)
+    chosen, total, ranks = members(source, models), None, ranks_of(source)
+    if isinstance(chosen, Ragged):
+        return torch.cat([_design(rows) for _, rows in chosen.parts])[chosen.order]
     with ranks.together():
-        for rows in own_rows(source):
-            total = stack_factors(total, _design(rows.take(models)))
+        for rows in own_rows(chosen):
+            total = stack_factors(total, _design(rows))
     assert total is not None  # every process has rows
     return ranks.stacked(total)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows
 
@@ -14,6 +15,9 @@ from torchglm.rows.rows import Rows
 @torch.no_grad()
 def class_counts(source: Iterable[Rows], classes: int) -> Tensor:
     """(B, C) the rows of positive weight of each class, repeats counted."""
+    if isinstance(source, Ragged):
+        found = [class_counts([rows], classes) for _, rows in source.parts]
+        return torch.cat(found)[source.order]
     ranks, total = ranks_of(source), None
     with ranks.together():
         for rows in own_rows(source):

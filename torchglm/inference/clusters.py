@@ -23,7 +23,7 @@ from torchglm.inference.rowwise import row_values
 from torchglm.links import Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.ragged import Ragged
-from torchglm.rows.ranks import View, members
+from torchglm.rows.ranks import members
 from torchglm.rows.rows import Rows
 
 POWERS = {"CR2": 0.5, "CR3": 1.0, "HC2": 0.5, "HC3": 1.0}
@@ -43,7 +43,8 @@ def adjusted(
         _corrected(*sums, root[chosen], POWERS[type])
         for chosen, sums in _sums_of_models(source, family, link, coef, codes)
     ]
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))  # type: ignore[return-value]
+    covariance, df = (in_order(source, torch.cat(part)) for part in zip(*parts, strict=True))
+    return covariance, df
 
 
 def joint_df(
@@ -66,19 +67,53 @@ def joint_df(
         _joint(*sums[1:], root[chosen], POWERS[type], matrix)
         for chosen, sums in _sums_of_models(source, family, link, coef, codes)
     ]
-    return torch.cat(parts)
+    return in_order(source, torch.cat(parts))
 
 
 def _sums_of_models(
     source: Iterable[Rows], family: Family, link: Link, coef: Tensor, codes: Tensor
 ) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor, Tensor]]]:
     """Some of the models at a time, and the sums over their clusters."""
-    source = View(source, lambda rows: rows) if isinstance(source, Ragged) else source  # labels are padded as it is
-    models, p = coef.shape
-    groups = int(codes.max()) + 1
-    for chosen in torch.arange(models, device=coef.device).split(max(1, ROOM // (groups * p * p))):
-        own = codes if codes.dim() == 1 else codes[chosen]
-        yield chosen, _sums(members(source, chosen), take_family(family, chosen), link, coef[chosen], own, groups)
+    several = False
+    for chosen, rows, [own] in labelled(source, [codes], coef.shape[0], coef.shape[1] ** 2):
+        sums = _sums(rows, take_family(family, chosen), link, coef[chosen], own, int(own.max()) + 1)
+        several |= bool(((sums[2] > 0).sum(-1) > 1).any())
+        yield chosen, sums
+    if not several:
+        raise ValueError("clusters holds one cluster; a clustered covariance needs at least two.")
+
+
+def labelled(
+    source: Iterable[Rows], labels: list[Tensor], models: int, width: int
+) -> Iterator[tuple[Tensor, Iterable[Rows], list[Tensor]]]:
+    """Some of the models at a time, those of like size together, with their rows and the codes of each of the labels.
+
+    `labels` are codes (n,) or (B, n), n counting the rows of the longest model; so many at a time that `width` numbers
+    for each cluster can be held. Raises `ValueError` for another number of labels.
+    """
+    if not isinstance(source, Ragged):
+        yield from _blocks(torch.arange(models, device=labels[0].device), source, labels, width)
+        return
+    longest = int(source.sizes.max())
+    for codes in labels:
+        if codes.shape[-1] != longest:
+            raise ValueError(f"clusters has {codes.shape[-1]} labels for {longest} rows. Give one for each row.")
+    for at, rows in source.parts:
+        cut = [(codes if codes.dim() == 1 else codes[at])[..., : rows.y.shape[-1]] for codes in labels]
+        yield from _blocks(at, [rows], [torch.unique(codes, return_inverse=True)[1] for codes in cut], width)
+
+
+def _blocks(
+    models: Tensor, source: Iterable[Rows], labels: list[Tensor], width: int
+) -> Iterator[tuple[Tensor, Iterable[Rows], list[Tensor]]]:
+    at_once = max(1, ROOM // (width * max(int(codes.max()) + 1 for codes in labels)))
+    for place in torch.arange(len(models), device=models.device).split(at_once):
+        yield models[place], members(source, place), [c if c.dim() == 1 else c[place] for c in labels]
+
+
+def in_order(source: Iterable[Rows], value: Tensor, dim: int = 0) -> Tensor:
+    """What was found of models in the order of `labelled`, in that of the models themselves."""
+    return value.index_select(dim, source.order) if isinstance(source, Ragged) else value
 
 
 def written(root: Root) -> Tensor:
@@ -109,8 +144,6 @@ def _sums(
         start += n
     if start != codes.shape[-1]:
         raise ValueError(f"clusters has {codes.shape[-1]} labels for {start} rows. Give one for each row.")
-    if not bool(((held > 0).sum(-1) > 1).any()):
-        raise ValueError("clusters holds one cluster; a clustered covariance needs at least two.")
     return scores, information.unflatten(-1, (p, p)), held
 
 

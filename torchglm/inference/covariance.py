@@ -19,9 +19,8 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.apart import part_by_part
 from torchglm.inference.beside import levered_values, metric_of
-from torchglm.inference.clusters import POWERS, adjusted
+from torchglm.inference.clusters import POWERS, adjusted, in_order, labelled
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.limits.refit import ROOM
 from torchglm.inference.rowwise import leverage, row_values
 from torchglm.inference.serial import serial
 from torchglm.inference.several import expected_covariance
@@ -29,8 +28,7 @@ from torchglm.inference.vector.sandwich import heteroscedastic_several, scores_b
 from torchglm.links import Identity, Link
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
-from torchglm.rows.ragged import Ragged
-from torchglm.rows.ranks import View, members, own_rows, ranks_of
+from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows
 from torchglm.writing.nearest import unknown
 
@@ -229,14 +227,13 @@ def clustered(
     Source: Cameron, Gelbach & Miller (2011), J. Bus. Econ. Stat. 29(2); Zeileis, Koell & Graham (2020), J. Stat.
     Software 95(1).
     """
-    source = View(source, lambda rows: rows) if isinstance(source, Ragged) else source  # labels are padded as it is
     signs, labels = crossed_labels(columns)
-    at_once = max(1, ROOM // (coef.shape[1] * max(codes.shape[-1] for codes in labels)))
-    parts = []
-    for models in torch.arange(coef.shape[0], device=coef.device).split(at_once):
-        own = [codes if codes.dim() == 1 else codes[models] for codes in labels]
-        parts.append(_cluster_sums(members(source, models), take_family(family, models), link, coef[models], own))
-    groups, squares = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+    found = [
+        _cluster_sums(rows, take_family(family, models), link, coef[models], own)
+        for models, rows, own in labelled(source, labels, *coef.shape)
+    ]
+    groups, squares = (torch.cat(part, 1) for part in zip(*found, strict=True))
+    groups, squares = (in_order(source, value, 1) for value in (groups, squares))
     _judge(groups[: len(columns)].amin(0), rank)
     scale = groups / torch.where(groups > 1, groups - 1, torch.nan) * signs.to(groups).unsqueeze(-1)
     meat = (scale[..., None, None] * squares).sum(0)

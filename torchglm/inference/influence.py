@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from torchglm.inference import rowwise
+from torchglm.inference.apart import each_apart, side_by_side
 from torchglm.inference.beside import levered_values
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
@@ -30,6 +31,7 @@ EXACT = 1e-9  # a row that keeps less than this share of its residual is fitted 
 MEANS = ("mean", "link")
 
 
+@side_by_side("residuals()")
 @answered_by(residuals_several)
 def residuals(result: Fitted, kind: str | None = None, standardized: bool = False, seed: int = 0) -> Tensor:
     """(*B, n) residuals: response, pearson, deviance (None), working, anscombe, studentized or (randomised) quantile.
@@ -53,12 +55,14 @@ def residuals(result: Fitted, kind: str | None = None, standardized: bool = Fals
     return result.shaped(torch.cat(parts, -1))
 
 
+@side_by_side("fitted")
 @answered_by(fitted_of_several)
 def fitted_means(result: Fitted) -> Tensor:
     """(*B, n) the fitted means of the rows; for classes (*B, n, C) their probabilities."""
     return result.shaped(torch.cat([values.mu for values in result.scored_values()], -1))
 
 
+@side_by_side("leverage()")
 @answered_by(several.leverage)
 def leverage(result: Fitted) -> Tensor:
     """(*B, n) the diagonal of the hat matrix; with `freq` that of a row with all its repeats."""
@@ -90,6 +94,7 @@ def deletion(result: Fitted, values: RowValues) -> Deletion:
     return Deletion(h, left, residual, cook)
 
 
+@side_by_side("cooks_distance()")
 @answered_by(several.cooks_distance)
 def cooks_distance(result: Fitted) -> Tensor:
     """(*B, n) Cook's distance, `(pearson / (1 - h))^2 h / (phi rank)`; NaN for a row of leverage one.
@@ -99,6 +104,7 @@ def cooks_distance(result: Fitted) -> Tensor:
     return result.shaped(torch.cat([deletion(result, values).cook for values in levered_values(result)], -1))
 
 
+@side_by_side("dfbetas()")
 @answered_by(several.dfbetas)
 def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     """(*B, n, p) how far each coefficient moves when the row is taken in, in its standard errors without the row.
@@ -118,6 +124,7 @@ def dfbetas(result: Fitted, scaled: bool = True) -> Tensor:
     return result.shaped(torch.cat(parts, -2))
 
 
+@side_by_side("dffits()")
 @answered_by(several.dffits)
 def dffits(result: Fitted) -> Tensor:
     """(*B, n) how far the row's own linear predictor moves when it is taken in, in standard errors without it.
@@ -149,6 +156,7 @@ def studentized(result: Fitted) -> Tensor:
     return result.shaped(torch.cat(parts, -1))
 
 
+@side_by_side("loo_predict()")
 @answered_by(several.loo_predict)
 def loo_predict(result: Fitted, kind: str = "mean") -> Tensor:
     """(*B, n) the mean (or the linear predictor, `kind="link"`) of each row by the fit without it.
@@ -162,6 +170,7 @@ def loo_predict(result: Fitted, kind: str = "mean") -> Tensor:
     return result.shaped(torch.cat(parts, -1))
 
 
+@each_apart
 @answered_by(several.cv_deviance)
 def cv_deviance(result: Fitted) -> Tensor:
     """(*B) the deviance of every row at the mean predicted without it: leave-one-out cross-validation.

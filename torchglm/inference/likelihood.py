@@ -21,6 +21,7 @@ from torchglm.families import (
 )
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.shape import RowMeans
+from torchglm.inference.apart import part_by_part
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.several import family_of
@@ -66,8 +67,12 @@ def _like_several(result: Fitted, system: str = "R") -> Likelihood:
             f"R multiplies log-densities by prior weights, and the weights of this {family.name} fit divide its "
             f"{family.weighted}: another model. Use freq= for repeats."
         )
-    count = torch.stack([(rows.weight > 0).sum(-1).to(torch.float64) for rows in result.source]).sum(0)
+    count = part_by_part(result, _rows_with_weight)
     return Likelihood(result.loglik, result.n_parameters, result.shaped(count))
+
+
+def _rows_with_weight(result: Fitted) -> Tensor:
+    return torch.stack([(rows.weight > 0).sum(-1).to(torch.float64) for rows in result.source]).sum(0)
 
 
 def _place(family: VectorFamily) -> int:
@@ -92,7 +97,8 @@ def like(result: Fitted, system: str = "R") -> Likelihood:
     quasi = not result.family.has_dispersion and result.dispersion_kind != "fixed"
     known = kind in DISPERSED + COUNTED and not quasi
     df = result.rank + float(kind in DISPERSED) + float(result.estimated_shape)
-    loglik, nobs = _at_mean_deviance(result, kind in DISPERSED)
+    found = part_by_part(result, lambda part: _at_mean_deviance(part, kind in DISPERSED))
+    loglik, nobs = (result.shaped(value) for value in found.unbind(-1))
     return Likelihood(torch.where(torch.tensor(known, device=loglik.device), loglik, torch.nan), df, nobs)
 
 
@@ -101,8 +107,8 @@ def _check_system(system: str) -> None:
         raise ValueError(unknown("system", system, SYSTEMS))
 
 
-def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
-    """(*B) R's log-likelihood and number of rows."""
+def _at_mean_deviance(result: Fitted, dispersed: bool) -> Tensor:
+    """(B, 2) R's log-likelihood and number of rows."""
     flat, family = result.flat, result.family
     means = RowMeans(result.scored, result.link, flat.coef)
     weight, count = means.sum(lambda rows, _: torch.stack([rows.weight.sum(-1), (rows.weight > 0).sum(-1)]))
@@ -118,7 +124,7 @@ def _at_mean_deviance(result: Fitted, dispersed: bool) -> tuple[Tensor, Tensor]:
         times = 1.0 if gaussian or not dispersed else rows.weight
         return torch.where(rows.weight > 0, times * density, 0.0).sum(-1)
 
-    return result.shaped(means.sum(log_density)), result.shaped(count)
+    return torch.stack([means.sum(log_density), count], -1)
 
 
 def _of_rounded_counts(rows: Rows, family: Family, mu: Tensor) -> Tensor:

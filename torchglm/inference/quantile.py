@@ -22,8 +22,9 @@ def quantile_residuals(result: Fitted, seed: int = 0) -> Tensor:
 
     The uniform numbers depend on `seed` and on the row alone: a model of a batch, or a chunk of a stream, has the
     residuals it would have by itself. To pool the models of a batch take them one by one, each with its own seed, for
-    they share these numbers. A censored time is drawn from beyond it. NaN for rows of weight zero and for
-    counts that are not whole. Raises `ValueError` for a quasi-likelihood, which has no law.
+    they share these numbers. A censored time is drawn from beyond it. NaN for rows of weight zero, for counts that are
+    not whole, and in saturated models of unknown dispersion. Raises `ValueError` for a quasi-likelihood, which has no
+    law.
     Source: Dunn & Smyth (1996), J. Comput. Graph. Stat. 5.
     """
     refuse_quasi(result, "quantile residuals")
@@ -45,7 +46,8 @@ def refuse_quasi(result: Fitted, what: str) -> None:
 
 
 def _scores(values: RowValues, family: Family, phi: Tensor, uniform: Tensor) -> Tensor:
-    used = values.used
+    known = (phi > 0) & torch.isfinite(phi)  # (B, 1): nothing is left to estimate the dispersion of a saturated model
+    used, phi = values.used & known, torch.where(known, phi, 1.0)
     y = filled(values.rows.response, used, 1.0)
     mu = torch.where(used & torch.isfinite(values.mu), values.mu, 0.5)
     found = scores(y, mu, family, phi, torch.where(used, values.prior, 1.0), uniform)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
+from torchglm.inference.apart import check_room
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import law_of, refuse_quasi
 from torchglm.inference.rowwise import RowValues
@@ -39,6 +40,7 @@ def simulate(result: Fitted, times: int = 1, seed: int = 0) -> Tensor:
         raise ValueError(f"times must be at least 1, got {times}.")
     refuse_quasi(result, "draws")
     _refuse_counts(result)
+    check_room(result.chunks, times, "simulate()")
     family = result.family
     device = result.flat.coef.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -54,7 +56,8 @@ def simulate(result: Fitted, times: int = 1, seed: int = 0) -> Tensor:
 
 def _of_one(family: Family, values: RowValues, phi: Tensor, times: int) -> Tensor:
     """(times, B, n) draws of a chunk."""
-    used = values.used & torch.isfinite(values.mu)
+    known = (phi > 0) & torch.isfinite(phi)
+    used, phi = values.used & torch.isfinite(values.mu) & known, torch.where(known, phi, 1.0)
     mu = torch.where(used, values.mu, family.inner_mean)
     y = filled(values.rows.response, used, family.inner_mean)
     law, _ = law_of(family, mu, phi, torch.where(used, values.prior, 1.0), y)

@@ -32,6 +32,11 @@ class Ragged:
         """How many models there are."""
         return len(self.sizes)
 
+    @property
+    def order(self) -> Tensor:
+        """(B,) where each model stands among those of the parts, one part after the other."""
+        return torch.cat([models for models, _ in self.parts]).argsort()
+
     def __iter__(self) -> Iterator[Rows]:
         longest, step = int(self.sizes.max()), max(1, CELLS // self.models)
         first = self._between(0, 1)

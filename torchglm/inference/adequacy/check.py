@@ -24,6 +24,7 @@ from torchglm.inference.adequacy.findings import Check, Finding
 from torchglm.inference.adequacy.screening import LinkTest, PowerLink, Screen, run
 from torchglm.inference.adequacy.separation import Separation, separation
 from torchglm.inference.adequacy.spread import Overdispersion, PearsonRows, VarianceTrend, ZeroCount
+from torchglm.inference.apart import of_like_size
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.adjust import adjust
@@ -90,6 +91,7 @@ def screens_of(result: Fitted) -> dict[str, Any]:
     return made
 
 
+@of_like_size
 @answered_by(check_several)
 @torch.no_grad()
 def check(result: Fitted, level: float = 0.05) -> Check:

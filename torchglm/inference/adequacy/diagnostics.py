@@ -17,6 +17,7 @@ from torchglm.inference.adequacy.several_tests import (
     zero_test_several,
 )
 from torchglm.inference.adequacy.spread import CameronTrivedi, Overdispersion, VarianceTrend, ZeroCount
+from torchglm.inference.apart import of_like_size
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
@@ -38,6 +39,7 @@ def _of(result: Fitted, members: Sequence[type[Family]], what: str) -> None:
         )
 
 
+@of_like_size
 @answered_by(link_test_several)
 def link_test(result: Fitted, predictor: str | None = None) -> Outcome:
     """(*B) Pregibon's link test without a refit, see `LinkTest`.
@@ -50,6 +52,7 @@ def link_test(result: Fitted, predictor: str | None = None) -> Outcome:
     return _one(result, LinkTest(result))
 
 
+@of_like_size
 @answered_by(power_link_test_several)
 def power_link_test(result: Fitted) -> Outcome:
     """(*B) the score test along the power links, see `PowerLink`; of several predictors that of the first.
@@ -61,6 +64,7 @@ def power_link_test(result: Fitted) -> Outcome:
     return _one(result, PowerLink(result))
 
 
+@of_like_size
 @answered_by(dispersion_test_several)
 def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
     """(*B) over- or under-dispersion: `dean` (Poisson, binomial), or `nb1`, `nb2` of Cameron and Trivedi (Poisson).
@@ -81,6 +85,7 @@ def dispersion_test(result: Fitted, kind: str = "dean") -> Outcome:
     return _one(result, make())
 
 
+@of_like_size
 @answered_by(zero_test_several)
 def zero_test(result: Fitted) -> Outcome:
     """(*B) the zeros observed against those expected, see `ZeroCount`, and for several predictors `cells.Below`.
@@ -101,6 +106,7 @@ def has_zeros(result: Fitted) -> bool:
     return known and type(result.family.support) is type(constraints.nonnegative)
 
 
+@of_like_size
 @answered_by(variance_test_several)
 def variance_test(result: Fitted) -> Outcome:
     """(*B) the variance function against the residuals, see `VarianceTrend`.

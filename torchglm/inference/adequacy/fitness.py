@@ -6,6 +6,7 @@ import torch
 
 from torchglm.inference.adequacy.grouping import SPARSE, few_expected, group_sums, grouped
 from torchglm.inference.adequacy.several_fitness import goodness_of_fit_several, hosmer_lemeshow_several
+from torchglm.inference.apart import of_like_size
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
@@ -13,6 +14,7 @@ from torchglm.inference.table import Outcome
 from torchglm.writing.nearest import unknown
 
 
+@of_like_size
 @answered_by(goodness_of_fit_several)
 def goodness_of_fit(result: Fitted, kind: str | None = None) -> Outcome:
     """(*B) the `deviance` (None), or `pearson`'s statistic, against chi-squared with `df_resid` degrees of freedom.
@@ -67,6 +69,7 @@ class _Sparse:
         self.count += (values.used * values.repeats).sum(-1)
 
 
+@of_like_size
 @answered_by(hosmer_lemeshow_several)
 def hosmer_lemeshow(result: Fitted, groups: int = 10) -> Outcome:
     """(*B) observed against expected counts of yes and no in groups of equal weight by fitted probability.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchglm.inference.apart import of_like_size
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.rowwise import RowValues
@@ -78,6 +79,7 @@ def _separation_several(result: Fitted) -> Separation:
     return _found(result, largest, worst, direction, moves, told)
 
 
+@of_like_size
 @answered_by(_separation_several)
 @torch.no_grad()
 def separation(result: Fitted) -> Separation:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm.inference.apart import of_like_size
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import unpenalised
 from torchglm.inference.submodel import submodel
@@ -18,6 +19,7 @@ Terms = Mapping[str, Sequence["int | str"]]
 TYPES = {1: "I", 2: "II", 3: "III", "1": "I", "2": "II", "3": "III", "I": "I", "II": "II", "III": "III"}
 
 
+@of_like_size
 def anova(result: Fitted, type: int | str = 1, terms: Terms | None = None) -> Table:
     """The analysis of deviance by term, for every model of a batch.
 
@@ -58,6 +60,7 @@ def anova(result: Fitted, type: int | str = 1, terms: Terms | None = None) -> Ta
     return Table(f"Analysis of deviance, type {TYPES[type]}", list(named), columns, fits.notes())
 
 
+@of_like_size
 def drop1(result: Fitted, terms: Terms | None = None) -> Table:
     """What dropping each term costs, for every model of a batch; terms inside an interaction are not dropped.
 
