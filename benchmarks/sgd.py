@@ -99,13 +99,16 @@ def memory(data: Data, batch: int) -> float:
     return _trained(data, TensorBatches(GLMBatch(data.x, data.y), batch, shuffle="blocks"))
 
 
-def stream(data: Data, batch: int) -> float:
-    """LitGLM under a Trainer, from a Parquet file that is read in every epoch."""
+def stream(data: Data, batch: int, cache: bool | Path = False) -> float:
+    """LitGLM under a Trainer, from a Parquet file that is read in every epoch, or decoded once."""
+    return _trained(data, _batches(data, batch, cache))
+
+
+def _batches(data: Data, batch: int, cache: bool | Path) -> Any:
     from torchglm.training import ArrowBatches
 
-    return _trained(
-        data, ArrowBatches(data.file, [f"x{j}" for j in range(COLUMNS)], "y", batch_size=batch, shuffle=True)
-    )
+    names = [f"x{j}" for j in range(COLUMNS)]
+    return ArrowBatches(data.file, names, "y", batch_size=batch, shuffle=True, cache=cache)
 
 
 def _trained(data: Data, batches: Any) -> float:
@@ -131,11 +134,9 @@ def solver(data: Data, batch: int, epochs: int = EPOCHS) -> float:
     return data.loss(head.weight[0], head.bias)
 
 
-def read(data: Data, batch: int) -> float:
+def read(data: Data, batch: int, cache: bool | Path = False) -> float:
     """Merely the batches of the file, in every epoch."""
-    from torchglm.training import ArrowBatches
-
-    batches = ArrowBatches(data.file, [f"x{j}" for j in range(COLUMNS)], "y", batch_size=batch, shuffle=True)
+    batches = _batches(data, batch, cache)
     for _ in range(EPOCHS):
         for _ in batches:
             pass
@@ -154,11 +155,16 @@ def timed(run: Callable[[], float], data: Data, clock: Callable[[], float]) -> f
 
 def measured(data: Data, batch: int, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Rows per second of each contender, in millions, at the median of interleaved rounds."""
+    kept = data.file.parent / "cache"
+    read(data, batch, kept)
     contenders: dict[str, Callable[[], float]] = {
         "bare loop of torch": lambda: bare(data, batch),
         "LitGLM, TensorBatches": lambda: memory(data, batch),
         "LitGLM, ArrowBatches": lambda: stream(data, batch),
+        "the same with cache=True": lambda: stream(data, batch, True),
+        "the same from a cache that is there": lambda: stream(data, batch, kept),
         "the file read alone": lambda: read(data, batch),
+        "the cache read alone": lambda: read(data, batch, kept),
         "fit_sgd, whole": lambda: solver(data, batch),
         "fit_sgd, many epochs": lambda: solver(data, batch, 5 * EPOCHS),
         "DataLoader(TensorDataset)": lambda: dataloader(data, batch),

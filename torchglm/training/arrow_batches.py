@@ -7,10 +7,12 @@ trainer.fit(LitGLM(GLMHead(rows.in_features, "poisson")), rows)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from torchglm.design import DesignSpec
@@ -19,9 +21,11 @@ from torchglm.inputs import GLMBatch, in_class_order
 from torchglm.tables.columns import check_columns
 from torchglm.tables.files import PathLike, files
 from torchglm.tables.readahead import read_ahead
-from torchglm.training.batches import generator_of, join, rank_and_world, take, weighted
+from torchglm.training.batches import generator_of, rank_and_world, take, weighted
 from torchglm.training.hash_split import HashPart
 from torchglm.training.loader_position import LoaderPosition
+from torchglm.training.pouring import BATCHES, PLACES, poured
+from torchglm.training.row_cache import RowCache
 from torchglm.training.row_checks import check_masses, check_rows
 from torchglm.training.table_tensors import TableRows
 from torchglm.writing.answering import answering_init
@@ -52,6 +56,10 @@ class ArrowBatches(IterableDataset[GLMBatch]):
     `event`, `until`) are names of columns. `shuffle` takes row groups in random order and mixes rows within a pool of
     `buffer` rows; the order depends on `seed` and the epoch. `part` takes some of the rows by their hash.
 
+    With `cache` rows are decoded once, into a file of plain numbers from which later epochs gather them, several times
+    as fast: 4 bytes (of `dtype`) for each number. `True` puts it where temporary files go, and it goes with the loader;
+    in a folder it stays when an epoch was whole, for whoever asks for the same columns of the same files again.
+
     Row groups are dealt to ranks and DataLoader workers (`DataLoader(batches, batch_size=None)`; usually none
     is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
     of `missing="drop"` leaves rows out, some are repeated with weight 0. `len` is that without workers.
@@ -73,6 +81,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         drop_last: bool = False,
         dtype: torch.dtype = torch.float32,
         part: HashPart | None = None,
+        cache: bool | PathLike = False,
         **roles: Unpack[RoleValues],
     ) -> None:
         if batch_size < 1 or buffer < 1:
@@ -87,6 +96,8 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             raise ValueError("The Parquet files hold no rows." if part is None else f"No row is in the {part}.")
         self.epoch, self.place = 0, LoaderPosition()
         self.family: Family | None = None  # of the head that they train
+        self.cache = None if cache is False else self._cache(None if cache is True else Path(cache))
+        self._looked: set[Group] = set()  # of the cache, at which a look was taken for this family
 
     @property
     def names(self) -> list[str]:
@@ -107,7 +118,8 @@ class ArrowBatches(IterableDataset[GLMBatch]):
 
     def suit(self, family: Family) -> None:
         """Look at the rows for a head of this family as they are read; its classes say what codes mean."""
-        self.family = family
+        if self.family is not family:
+            self.family, self._looked = family, set()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
@@ -144,7 +156,13 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             # torch gives each worker another seed in each epoch; its copy of this loader does not count them
             generator = generator_of(self.seed if info is None else info.seed, epoch, rank)
             groups = [groups[i] for i in torch.randperm(len(groups), generator=generator).tolist()]
-        yield from self._batches(read_ahead(self._pieces(groups)), rows, generator)
+        size, buffer = self.batch_size, self.buffer
+        if self.cache is None:
+            batches = poured(read_ahead(self._pieces(groups)), size, buffer, generator, BATCHES)
+        else:
+            places = poured(read_ahead(self._places(groups, self.cache)), size, buffer, generator, PLACES)
+            batches = (self._in_class_order(self.cache.rows(place, not self.shuffle)) for place in places)
+        yield from self._full(batches, rows)
 
     def _share(self, rank: int, worker: int, workers: int) -> tuple[list[Group], int]:
         """The row groups of a worker of a rank, and the rows it gives: as many as that worker of any rank."""
@@ -159,31 +177,64 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         return own, max(counts[worker::workers])
 
     def _pieces(self, groups: list[Group]) -> Iterator[GLMBatch]:
+        for group in groups:
+            with _told(group):
+                for rows in self._decoded(group):
+                    yield self._suitable(rows)
+
+    def _decoded(self, group: Group) -> Iterator[GLMBatch]:
         import pyarrow as pa
         from pyarrow import parquet
 
-        for group in groups:
-            try:
-                with parquet.ParquetFile(group.file, memory_map=False) as source:
-                    for batch in source.iter_batches(PIECE, [group.number], self.columns):
-                        table = pa.Table.from_batches([batch])
-                        yield self._suitable(self.rows(table if self.part is None else self.part.of(table)))
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise ValueError(f"{group.file}, row group {group.number}: {error}") from None
+        with parquet.ParquetFile(group.file, memory_map=False) as source:
+            for batch in source.iter_batches(PIECE, [group.number], self.columns):
+                table = pa.Table.from_batches([batch])
+                yield self.rows(table if self.part is None else self.part.of(table))
 
     def _suitable(self, rows: GLMBatch) -> GLMBatch:
+        rows = self._in_class_order(rows)
         if self.family is None:
             check_masses(rows)
-            return rows
-        if self.rows.spec is not None and rows.y is not None:
-            rows = rows._replace(y=in_class_order(rows.y, self.family, self.rows.spec))
-        check_rows(rows, self.family)
+        else:
+            check_rows(rows, self.family)
         return rows
 
-    def _batches(self, pieces: Iterator[GLMBatch], rows: int, generator: torch.Generator | None) -> Iterator[GLMBatch]:
+    def _in_class_order(self, rows: GLMBatch) -> GLMBatch:
+        if self.family is None or self.rows.spec is None or rows.y is None:
+            return rows
+        return rows._replace(y=in_class_order(rows.y, self.family, self.rows.spec))
+
+    def _cache(self, folder: Path | None) -> RowCache:
+        """Where the rows are kept once they are decoded."""
+        rows = self.rows
+        stated = [(group.file.resolve(), group.file.stat(), group) for group in self.groups]
+        key = {
+            "files": [(str(path), stat.st_size, stat.st_mtime_ns, group.number) for path, stat, group in stated],
+            "columns": [self.columns, rows.names, rows.extras, str(rows.dtype)],
+            "spec": None if rows.spec is None else rows.spec.to_dict(),
+            "part": None if self.part is None else vars(self.part),
+        }
+        counts = [group.rows for group in self.groups]
+        return RowCache(folder, key, counts, len(rows.names), rows.fields, rows.dtype)
+
+    def _places(self, groups: list[Group], cache: RowCache) -> Iterator[Tensor]:
+        """Where rows stand in the cache, those of groups that are not there decoded first."""
+        numbers = {group: number for number, group in enumerate(self.groups)}
+        for group in groups:
+            number = numbers[group]
+            with _told(group):
+                if cache.held(number) < 0:
+                    cache.write(number, self._decoded(group))
+                for places in cache.positions(number).split(PIECE):
+                    if group not in self._looked and len(places):
+                        self._suitable(cache.rows(places, True))
+                    yield places
+                self._looked.add(group)
+
+    def _full(self, batches: Iterator[GLMBatch], rows: int) -> Iterator[GLMBatch]:
         """Batches of exactly `rows` rows in all."""
         given, last = 0, None
-        for batch in _poured(pieces, self.batch_size, self.buffer, generator):
+        for batch in batches:
             last = batch
             if batch.x.shape[0] == self.batch_size:
                 given += self.batch_size
@@ -227,27 +278,12 @@ def _groups(file: Path, columns: list[str], part: HashPart | None) -> list[Group
     return [Group(file, i, size) for i, size in enumerate(sizes) if size]
 
 
-def _poured(
-    pieces: Iterator[GLMBatch], size: int, buffer: int, generator: torch.Generator | None
-) -> Iterator[GLMBatch]:
-    """Full batches from pieces of any size, the last as it comes; a generator mixes a pool of `buffer`."""
-    pool: list[GLMBatch] = []
-    held = 0
-    for piece in pieces:
-        pool.append(piece)
-        held += piece.x.shape[0]
-        if held < (size if generator is None else max(size, buffer)):
-            continue
-        joined = join(pool) if len(pool) > 1 else pool[0]
-        kept = 0 if generator is None else min(held - size, buffer // 2)
-        full = (held - kept) // size * size
-        order = None if generator is None else torch.randperm(held, generator=generator)
-        for start in range(0, full, size):
-            yield take(joined, slice(start, start + size) if order is None else order[start : start + size])
-        rest = slice(full, held) if order is None else order[full:].sort().values  # in place: mixed when they go
-        pool, held = [take(joined, rest)], held - full
-    if held:
-        joined = join(pool) if len(pool) > 1 else pool[0]
-        if generator is not None:
-            joined = take(joined, torch.randperm(held, generator=generator))
-        yield from (take(joined, slice(start, start + size)) for start in range(0, held, size))
+@contextmanager
+def _told(group: Group) -> Iterator[None]:
+    """Say of which row group an error is."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{group.file}, row group {group.number}: {error}") from None

@@ -58,6 +58,7 @@ class GLMDataModule(LightningDataModule):
         shuffle: bool = True,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        cache: bool | PathLike = False,
         **roles: Unpack[RoleValues],
     ) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class GLMDataModule(LightningDataModule):
             )
         self.path, self.files, self.design = path, files(path), design
         self.key = self.rows.columns if key is None else [key] if isinstance(key, str) else list(key)
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed, self.cache = batch_size, shuffle, seed, cache
         ends = {
             "validation": (0.0, validation),
             "test": (validation, validation + test),
@@ -129,6 +130,7 @@ class GLMDataModule(LightningDataModule):
             seed=self.seed,
             dtype=self.rows.dtype,
             part=self.parts.get(name),
+            cache=self.cache,
             **self.roles,
         )
 

@@ -51,6 +51,12 @@ class TableRows:
         self.columns = list(dict.fromkeys([*columns, *response, *self.extras.values()]))
         self.dtype = dtype
 
+    @property
+    def fields(self) -> list[str]:
+        """What the batches hold beside `x`."""
+        response = self.spec is not None and self.spec.response is not None
+        return list(dict.fromkeys([*(["y"] if response else []), *self.extras]))
+
     def __call__(self, table: pa.Table) -> GLMBatch:
         """The rows of a table as tensors."""
         given: dict[str, Tensor] = {}
