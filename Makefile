@@ -44,7 +44,7 @@ run: $(VENV)/.stamp-run
 	$(BIN)/torchglm fit configs/poisson.yaml
 
 test: $(VENV)/.stamp-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .
