@@ -31,7 +31,7 @@ from torchglm.report.sections import whole
 from torchglm.report.several import SeveralModel
 from torchglm.report.several_influence import SeveralInfluence
 from torchglm.report.several_rows import SeveralRows
-from torchglm.writing.nearest import nearest
+from torchglm.writing.nearest import nearest, unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ def picture(result: Fitted, kind: str, of: str | None, level: float) -> Figure:
     """The picture of a kind, see `torchglm.report.plot`."""
     check_level(level)
     if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r} of picture{nearest(kind, KINDS)}. Known: {', '.join(KINDS)}.")
+        raise ValueError(unknown("kind", kind, KINDS))
     if kind != "coefficients":
         refuse_part(result)
     return KINDS[kind](result, of, level)
