@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from torchglm import distributions as exact
 from torchglm import links, special
 from torchglm.families.base import Family
-from torchglm.families.numerics import checking, product, rows_of, text
+from torchglm.families.numerics import checking, number, product, rows_of, text
 from torchglm.links import Link
 
 COMMON = 4.0  # of |log alpha|: within, no term of the log-density is much larger than the whole
@@ -100,7 +100,7 @@ class NegativeBinomial(Family):
 
     def __init__(self, alpha: float | Tensor | None = None) -> None:
         super().__init__()
-        value = torch.as_tensor(1.0 if alpha is None else alpha, dtype=torch.float64)
+        value = number(1.0 if alpha is None else alpha)
         if not bool(((value >= 0) & torch.isfinite(value)).all()):
             raise ValueError(f"NegativeBinomial needs alpha >= 0, got {alpha}. alpha = 0 is Poisson.")
         self.log_alpha = nn.Parameter(value.log(), requires_grad=alpha is None)
@@ -221,7 +221,7 @@ class NegativeBinomialCanonical(Link):
 
     def __init__(self, alpha: Tensor | float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("alpha", torch.as_tensor(alpha, dtype=torch.float64).clone())
+        self.register_buffer("alpha", number(alpha).clone())
 
     def _log_free(self, eta: Tensor) -> Tensor:
         """`log(1 - alpha exp(eta))`."""

@@ -14,6 +14,11 @@ def like(value: Tensor | float, mu: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=mu.dtype, device=mu.device)
 
 
+def number(value: Tensor | float) -> Tensor:
+    """A parameter as a float64 tensor where it lies; a number on the CPU, whatever device torch makes tensors on."""
+    return value.double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
 def rows_of(parameter: Tensor, mu: Tensor) -> Tensor:
     """A shape parameter `(*B)` beside rows `(*B, n)`, or one for each element, in their dtype and on their device."""
     value = parameter.to(device=mu.device, dtype=mu.dtype)

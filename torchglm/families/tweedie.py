@@ -12,7 +12,7 @@ from torchglm import distributions as exact
 from torchglm import links, special
 from torchglm.families.base import Family
 from torchglm.families.counts import Poisson
-from torchglm.families.numerics import checking, like, product, rows_of, text
+from torchglm.families.numerics import checking, like, number, product, rows_of, text
 from torchglm.families.positive import Gamma, InverseGaussian
 from torchglm.families.real import Gaussian
 from torchglm.links import Link
@@ -40,7 +40,7 @@ class Tweedie(Family):
         if not (value == 0 or value >= 1) or not math.isfinite(value):
             raise ValueError(f"Tweedie needs power 0 or >= 1, got {power}. Between 1 and 2 is the usual range.")
         self._fixed = None if 1 < value < 2 else value
-        raw = torch.tensor(value - 1 if 1 < value < 2 else 0.5, dtype=torch.float64).logit()
+        raw = number(value - 1 if 1 < value < 2 else 0.5).logit()
         self.raw_power = nn.Parameter(raw, requires_grad=power is None)
         self.support = (
             constraints.real if value == 0 else (constraints.positive if value >= 2 else constraints.nonnegative)

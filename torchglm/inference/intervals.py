@@ -135,6 +135,8 @@ def _divisor(roles: Roles, like: Tensor, x: Any) -> Tensor:
 def _response(result: Fitted, eta: Tensor, error: Tensor, level: float, divisor: Tensor) -> Tensor:
     refuse_quasi(result, "prediction intervals")
     m = eta.shape[-1]
+    if not eta.numel():
+        return eta.new_zeros(*eta.shape, 2)
     flat = [value.reshape(-1, m) for value in (eta, error, divisor)]
     predictors, dispersions = _predictor_nodes(result, *flat), _dispersion_nodes(result)
     step = max(1, CELLS // (len(predictors[0]) * len(dispersions[0]) * flat[0].shape[0]))

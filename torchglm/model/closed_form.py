@@ -45,7 +45,8 @@ class _Closed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         [gradient] = gradients
-        moved, slopes = ctx.saved_tensors[: ctx.many], ctx.saved_tensors[ctx.many :]
+        saved = ctx.saved_tensors  # asked for once: activation checkpointing hands them out once
+        moved, slopes = saved[: ctx.many], saved[ctx.many :]
         if torch.is_grad_enabled():  # a graph of the gradient is asked for
             return None, None, *_by_formula(ctx.formula, moved, gradient, True)
         products = [gradient * slope for slope in slopes]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class EtaLoss(nn.Module):
         family: Family,
         link: str | Link | None,
         dispersion: str | float | None,
-        device: torch.device | str | None,
+        device: torch.device,
         dtype: torch.dtype | None,
     ) -> None:
         """Take a copy of a family, a link, and the way to come by a dispersion.
@@ -58,8 +58,7 @@ class EtaLoss(nn.Module):
             self.register_buffer("log_dispersion", phi)
         self.whole_density = self.dispersion_kind == "learned" or self.family.estimates_shape
         self.continuation = Continuation(self.family, self.link)
-        if device is not None:
-            self.family = self.family.to(device=device)
+        self.family = self.family.to(device=device)
 
     @property
     def dispersion(self) -> Tensor:
@@ -212,6 +211,21 @@ class EtaLoss(nn.Module):
             else:
                 self.log_dispersion = narrow.float()
         return self
+
+
+def check_tensors(values: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for what is no tensor: where a number for all rows or a list would stand is not guessed."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}, and heads and losses take tensors, a value for each row. "
+                f"Pass torch.as_tensor({name})."
+            )
+
+
+def default_device(device: torch.device | str | None) -> torch.device:
+    """The device that was named, or the one torch makes tensors on: within `with torch.device("meta")` that."""
+    return torch.get_default_device() if device is None else torch.device(device)
 
 
 def dropped_rows(roles: Roles) -> Tensor | None:

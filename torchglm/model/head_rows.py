@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
@@ -38,6 +39,12 @@ def rows_of_batch(head: GLMLayer, x: Any, y: Any, roles: Roles) -> Rows:
     """The same of one minibatch; see `minibatch`."""
     rows = minibatch(x, y, head.family, head.link, head.bias is not None, roles, plan=plan_of_head(head))
     return with_carried(rows, head.carried) if head.carried else rows
+
+
+def check_some(weight: Tensor) -> None:
+    """Raise `ValueError` where the rows of a loader have no weight."""
+    if not bool((weight > 0).all()):
+        raise ValueError("The loader holds no row of positive weight to learn a head from.")
 
 
 class CarryingRows(LoaderRows):

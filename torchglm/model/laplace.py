@@ -21,7 +21,7 @@ from torchglm.inference.build import build
 from torchglm.inference.predictive import predictive_mean
 from torchglm.inputs import GLMBatch, Roles
 from torchglm.model.face import Result, VectorHead
-from torchglm.model.head_rows import columns_of_head, plan_of_head, rows_of_batches
+from torchglm.model.head_rows import check_some, columns_of_head, plan_of_head, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import flat_rows
 from torchglm.writing.answering import answering_init, answering_methods
@@ -68,6 +68,7 @@ class Laplace:
             source = rows_of_batches(self.head, Features(loader, self.head, self.before))
             self.source, coef = source, self.head.coef
             sums = fold(source, Point(coef, True, before=coef, census=True), self.head.family, self.head.link)
+            check_some(sums.weight)
             self._observed = sums.gram
             phi = self._phi(sums.pearson / (sums.count - coef.shape[1]))
             if isinstance(strength, str):

@@ -18,6 +18,8 @@ from torchglm.links import Link
 from torchglm.model.eta_loss import (
     EtaLoss,
     check_reduction,
+    check_tensors,
+    default_device,
     dropped_rows,
     no_autocast,
     reduced,
@@ -65,10 +67,12 @@ class GLMLayer(EtaLoss):
         if predictors:
             raise ValueError(f"{type(self).__name__} has one linear predictor. Use GLMHead for predictors=.")
         self.in_features, self.out_features = in_features, out_features
-        self.set_law(families.get(family), link, dispersion, device, dtype)
-        self.weight = nn.Parameter(torch.empty(out_features, in_features, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
+        own = default_device(device)
+        with torch.device("cpu"):  # numbers are told of a family, whatever device it goes to
+            self.set_law(families.get(family), link, dispersion, own, dtype)
+            self.weight = nn.Parameter(torch.empty(out_features, in_features, device=own, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(out_features, device=own, dtype=dtype)) if bias else None
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Go back to the null model: the mean is 1 for every row, 1/2 for proportions, 0 for `mu = eta` on the line.
@@ -152,6 +156,7 @@ class GLMLayer(EtaLoss):
 
     def _check_columns(self, x: Tensor) -> None:
         columns = self.in_features + self.carried
+        check_tensors({"x": x})
         if x.dim() == 0 or x.shape[-1] != columns:
             raise ValueError(
                 f"x has shape {tuple(x.shape)}, this head in_features={columns}. Pass x of shape (..., {columns})."
@@ -209,6 +214,7 @@ class GLMLayer(EtaLoss):
         self, x: Tensor, y: Tensor, roles: RoleValues, phi: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         beside = Roles.of(roles, "the loss of a head")
+        check_tensors({"y": y} | beside.given)
         beside.check_link(self.link)
         dropped = dropped_rows(beside)
         eta = self.linear_predictor(x if dropped is None else without(x, dropped), beside.shift())

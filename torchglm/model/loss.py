@@ -11,9 +11,19 @@ from torch import Tensor
 from torchglm import families
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily, of_predictors
-from torchglm.inputs import Roles, check_predictors, check_support, check_weights
+from torchglm.inputs import Roles, check_predictors, check_support, check_weights, finite
 from torchglm.links import Link
-from torchglm.model.eta_loss import EtaLoss, check_reduction, dropped_rows, no_autocast, reduced, wide, with_weights
+from torchglm.model.eta_loss import (
+    EtaLoss,
+    check_reduction,
+    check_tensors,
+    default_device,
+    dropped_rows,
+    no_autocast,
+    reduced,
+    wide,
+    with_weights,
+)
 from torchglm.model.law import EtaLaw
 from torchglm.model.vector_eta_loss import VectorEtaLoss
 from torchglm.model.vector_parts import is_several
@@ -67,7 +77,9 @@ class GLMLoss(EtaLoss):
         super().__init__()
         check_reduction(reduction)
         self.reduction, self.check, self.dim = reduction, check, dim
-        self._take(families.get(family), link, predictors, dispersion, device, dtype)
+        own = default_device(device)
+        with torch.device("cpu"):  # numbers are told of it, whatever device it goes to
+            self._take(families.get(family), link, predictors, dispersion, own, dtype)
 
     def _take(
         self,
@@ -75,7 +87,7 @@ class GLMLoss(EtaLoss):
         link: str | Link | None,
         predictors: str | Sequence[str],
         dispersion: str | float | None,
-        device: torch.device | str | None,
+        device: torch.device,
         dtype: torch.dtype | None,
     ) -> None:
         self.set_law(family, link, dispersion, device, dtype)
@@ -90,6 +102,7 @@ class GLMLoss(EtaLoss):
 
     def _weighted_loss(self, eta: Tensor, y: Tensor, roles: RoleValues) -> tuple[Tensor, Tensor | None]:
         beside = Roles.of(roles, "GLMLoss")
+        check_tensors({"eta": eta, "y": y} | beside.given)
         beside.check_link(self.link)
         with no_autocast(eta):
             eta = self._leading(eta)
@@ -131,6 +144,7 @@ class GLMLoss(EtaLoss):
                 check_weights(value, name, False)
         used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
         y, beside = beside.readable(y, used)
+        finite(y, "y", used)
         response, _ = self.family.encode(y, **beside.of_response)
         check_support(response, self.family, used)
 
@@ -148,11 +162,13 @@ class VectorLoss(VectorEtaLoss, GLMLoss):
         link: str | Link | None,
         predictors: str | Sequence[str],
         dispersion: str | float | None,
-        device: torch.device | str | None,
+        device: torch.device,
         dtype: torch.dtype | None,
     ) -> None:
         if dispersion is not None:
             raise ValueError("the law of this loss has a predictor for its dispersion. Leave dispersion= out.")
+        if isinstance(family, VectorFamily) and link is None:
+            family = family.for_heads()
         chosen = family.head_link if link is None and not isinstance(family, VectorFamily) else link
         several = of_predictors(family, chosen)
         check_predictors(dict.fromkeys([predictors] if isinstance(predictors, str) else predictors), several)
@@ -161,7 +177,7 @@ class VectorLoss(VectorEtaLoss, GLMLoss):
 
     def _leading(self, eta: Tensor) -> Tensor:
         size = len(self.family.predictors)
-        if not eta.dim() or eta.shape[self.dim] != size:
+        if not -eta.dim() <= self.dim < eta.dim() or eta.shape[self.dim] != size:
             raise ValueError(
                 f"eta has shape {tuple(eta.shape)}, and {self.family.name} {size} predictors "
                 f"({', '.join(self.family.predictors)}). Pass eta with {size} in dimension dim={self.dim}."

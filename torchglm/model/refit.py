@@ -18,7 +18,7 @@ from torchglm.fitting.solve import solve
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import GLMBatch, LoaderRows
 from torchglm.model.face import GLMHead
-from torchglm.model.head_rows import penalty_on, rows_of_batches
+from torchglm.model.head_rows import check_some, penalty_on, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import pearson
 from torchglm.model.vector_layer import VectorLayer
@@ -121,8 +121,7 @@ def _loss(source: LoaderRows, head: GLMHead, penalty: Penalty | None) -> Tensor:
     coef = head.coef
     point = Point(coef, before=coef, census=True, curved=False)
     sums = fold(source, point, head.family, head.link)
-    if not bool((sums.weight > 0).all()):
-        raise ValueError("The loader holds no row of positive weight to refit the head on.")
+    check_some(sums.weight)
     total = sums.objective if penalty is None else sums.objective + penalty.value(coef, sums.weight)
     if _learns(head):
         phi = head.dispersion.double().expand_as(sums.weight)

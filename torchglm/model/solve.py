@@ -23,6 +23,7 @@ from torchglm.links import Link
 from torchglm.model.options import LIVE, check_options, start_of
 from torchglm.model.solved import penalty_of
 from torchglm.model.sources import family_and_link
+from torchglm.special.tracing import values_are_known
 from torchglm.writing.answering import answering
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ def solve(
     models with `failed="error"`, and for strengths that are to be estimated.
     Source: Krantz & Parks (2003), The Implicit Function Theorem.
     """
+    if not values_are_known(x if isinstance(x, Tensor) else None):
+        raise ValueError(
+            "solve looks at values, which no torch.func transform and no meta tensor has. It takes many models at "
+            "once, x (*B, n, p), and torch.autograd differentiates it."
+        )
     if failed not in FAILED:
         raise ValueError(f"failed must be one of {', '.join(map(repr, FAILED))}, got {failed!r}.")
     family, link = family_and_link(family, link, predictors)

@@ -28,9 +28,7 @@ class VectorEtaLoss(EtaLoss):
     dispersion_kind = "1.0"  # the family has none beside its predictors
     whole_density = True
 
-    def set_predictors(
-        self, family: VectorFamily, device: torch.device | str | None, dtype: torch.dtype | None
-    ) -> None:
+    def set_predictors(self, family: VectorFamily, device: torch.device, dtype: torch.dtype | None) -> None:
         """Take a copy of a family, what is learned elsewhere being constant in it."""
         precise = wide(torch.get_default_dtype() if dtype is None else dtype)
         self.family = constant_shapes(family).to(device=device, dtype=precise)

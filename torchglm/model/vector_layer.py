@@ -14,7 +14,7 @@ from torchglm.families.several import Classes, Ordinal, VectorFamily, of_predict
 from torchglm.inference.fitted import Fitted
 from torchglm.inputs import check_predictors
 from torchglm.links import Identity, Link
-from torchglm.model.eta_loss import no_autocast, wide
+from torchglm.model.eta_loss import default_device, no_autocast, wide
 from torchglm.model.layer import GLMLayer
 from torchglm.model.vector_beyond import harmless
 from torchglm.model.vector_eta_loss import VectorEtaLoss
@@ -80,17 +80,21 @@ class VectorLayer(VectorEtaLoss, GLMLayer):
         if dispersion is not None:
             raise ValueError("the law of this head has a predictor for its dispersion. Leave dispersion= out.")
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        known = families.get(family)
-        chosen = known.head_link if link is None and not isinstance(known, VectorFamily) else link
-        self.set_predictors(of_predictors(known, chosen), device, dtype)
-        self.named = (predictors,) if isinstance(predictors, str) else tuple(predictors)
-        check_predictors(dict.fromkeys(self.named), self.family)
-        self.in_features, self.out_features, self.intercept, self.plan = in_features, out_features, bias, plan
-        self._like = torch.empty(0, device=device, dtype=dtype)
-        self.register_parameter("weight", None)
-        self.register_parameter("bias", None)
-        if not isinstance(self.family, Classes) or self.family.classes is not None:
-            self._make()
+        own = default_device(device)
+        with torch.device("cpu"):  # numbers are told of a family, whatever device it goes to
+            known = families.get(family)
+            if isinstance(known, VectorFamily) and plan is None and link is None:
+                known = known.for_heads()
+            chosen = known.head_link if link is None and not isinstance(known, VectorFamily) else link
+            self.set_predictors(of_predictors(known, chosen), own, dtype)
+            self.named = (predictors,) if isinstance(predictors, str) else tuple(predictors)
+            check_predictors(dict.fromkeys(self.named), self.family)
+            self.in_features, self.out_features, self.intercept, self.plan = in_features, out_features, bias, plan
+            self._like = torch.empty(0, device=own, dtype=dtype)
+            self.register_parameter("weight", None)
+            self.register_parameter("bias", None)
+            if not isinstance(self.family, Classes) or self.family.classes is not None:
+                self._make()
 
     def _make(self) -> None:
         """Make the parameters, once the predictors are known."""

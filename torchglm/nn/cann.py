@@ -18,7 +18,7 @@ from torchglm.fitting.moments import Point
 from torchglm.inference.fitted import Fitted
 from torchglm.inputs import LoaderRows
 from torchglm.model.face import GLMHead, Result, VectorHead
-from torchglm.model.head_rows import plan_of_head, rows_of_batches
+from torchglm.model.head_rows import check_some, plan_of_head, rows_of_batches
 from torchglm.model.network import Features, evaluating
 from torchglm.rows.planned import predictors
 from torchglm.rows.products import linear_predictor
@@ -122,6 +122,7 @@ class Split:
 def _sums(source: Iterable[Rows], head: GLMHead, coef: Tensor) -> tuple[Tensor, Tensor]:
     """(R,) the deviance at coefficients (R, p), infinite where means are out of range, and the balance."""
     sums = fold(source, Point(coef, before=coef, census=True, curved=False), head.family, head.link)
+    check_some(sums.weight)
     deviance = 2 * torch.where(sums.valid, sums.objective, torch.inf)
     if isinstance(head.family, Classes):
         return deviance, torch.full_like(deviance, torch.nan)

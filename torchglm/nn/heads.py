@@ -35,6 +35,8 @@ class Heads(nn.Module):
         for name, head in heads.items():
             if not isinstance(head, GLMHead):
                 raise ValueError(f"{name!r} is a {type(head).__name__}, no GLMHead. Heads takes heads by name.")
+            if not name or "." in name or hasattr(nn.ModuleDict, name):
+                raise ValueError(f"{name!r} cannot be the name of a head: torch keeps it, or it is empty or has a dot.")
             plan_of_head(head)  # classes that are not known are told now
         if not heads:
             raise ValueError("Heads needs at least one head: Heads({'frequency': GLMHead(...)}).")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -68,6 +68,11 @@ class FisherHead(Optimizer):
             raise ValueError("FisherHead takes steps along a slope, and an l1 penalty has none at zero. Use Ridge.")
         parameters = [part for part in (head.weight, head.bias) if part is not None]
         super().__init__(parameters, {"lr": lr, "damping": damping, "forgetting": forgetting})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: the head goes with it, as its parameters do."""
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"head": self.head, "penalty": self.penalty}
 
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:  # type: ignore[override]

@@ -40,7 +40,8 @@ def _lattice(m: Tensor, rate: Tensor, alpha: Tensor, below: Tensor) -> tuple[Ten
     first = first.clamp(min=0).maximum((step == 1).to(m.dtype))
     if traced():
         return first, step, _TRACED_TERMS
-    return first, step, int(((last - first) / step).amax().nan_to_num(0).clamp(0, _MOST_TERMS)) + 2
+    reach = ((last - first) / step).amax() if m.numel() else m.new_zeros(())
+    return first, step, int(reach.nan_to_num(0).clamp(0, _MOST_TERMS)) + 2
 
 
 @chunked

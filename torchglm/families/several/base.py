@@ -136,6 +136,10 @@ class VectorFamily(Family):
         """The same family with another link of its first predictor. Raises `ValueError` where that is not free."""
         raise ValueError(f"{self.name} has its own link, {self.default_link.name}. Leave link= out.")
 
+    def for_heads(self) -> VectorFamily:
+        """The family with the link that a head takes where nobody named one, see `Family.head_link`."""
+        return self
+
     def parts(self) -> dict[str, Family | Link]:
         """The families and links that the class is called with to make one like this, beside `arguments`."""
         return {}

@@ -34,6 +34,7 @@ class Plain(VectorFamily):
     def __init__(self, family: Family, link: Link | None = None) -> None:
         super().__init__()
         self.family, self.link = family, family.default_link if link is None else link
+        self.named = link is not None  # somebody chose it
         self.mean_text, self.ratio_text, self.durations = family.mean_text, family.ratio_text, family.durations
         self.advice, self.counts = family.advice, isinstance(family, (Poisson, NegativeBinomial))
 
@@ -47,6 +48,9 @@ class Plain(VectorFamily):
 
     def linked(self: Own, link: Link) -> Own:
         return type(self)(self.family, link)
+
+    def for_heads(self: Own) -> Own:
+        return self if self.named else self.linked(self.family.head_link)
 
     def parts(self) -> dict[str, Family | Link]:
         return {"family": self.family, "link": self.link}

@@ -41,6 +41,10 @@ class _Zeros(VectorFamily):
     def linked(self: Own, link: Link) -> Own:
         return type(self)(self.family.linked(link))
 
+    def for_heads(self: Own) -> Own:
+        inner = self.family.for_heads()
+        return self if inner is self.family else type(self)(inner)
+
     def parts(self) -> dict[str, Family | Link]:
         return {"family": self.family}
 
@@ -207,7 +211,7 @@ class Hurdle(_Zeros):
 
     def __init__(self, family: str | Family) -> None:
         super().__init__(family)
-        if not (self.family.counts or bool((~self.family.supports(torch.zeros(1))).all())):
+        if not (self.family.counts or bool((~self.family.supports(torch.zeros(1, device="cpu"))).all())):
             raise ValueError(
                 f"Hurdle needs a family of counts, or one of amounts above 0, got {_title(self.family)}, of which 0 is "
                 "a value like others. Use Poisson, NegativeBinomial, Gamma, LogNormal or InverseGaussian."
