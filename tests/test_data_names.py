@@ -210,13 +210,41 @@ def test_numbers_with_one_odd_text_are_told_of(odd: str, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", [["1,5", "2,25", "3"], ["1,234.5", "1,000", "12"], ["1.234,5", "2,5", "7"], ["1 234", "5 678"]]
+    "texts",
+    [
+        ["1,5", "2,25", "3"],
+        ["1,234.5", "1,000", "12"],
+        ["1.234,5", "2,5", "7"],
+        ["1 234", "5 678"],
+        ["$1.50", "-$2", "$1,200"],
+        ["5%", "7.5 %", "+10%"],
+        ["1,50 €", "€ 2"],
+        ["(3.20)", "4.10"],
+        ["\u22121.5", "2"],
+    ],
 )
 def test_numbers_in_another_notation_are_refused(texts: list[str]) -> None:
     data = {"y": Y, "k": np.array(texts)[np.arange(N) % len(texts)]}
     with pytest.raises(ValueError, match=r"'k' holds text such as .*decimal=','.*C\(k\)"):
         build("y ~ k", data)
     assert len(build("y ~ C(k)", data).names) == len(texts)
+
+
+@pytest.mark.parametrize("texts", [["1.5", "2.25"], ["-1", "0", "1"], ["1e3", "2e3"], [str(k) for k in range(20, 45)]])
+def test_numbers_as_text_are_told_of(texts: list[str]) -> None:
+    data = {"y": Y, "k": np.array(texts)[np.arange(N) % len(texts)]}
+    with pytest.warns(FitWarning, match=r"'k' holds numbers as text.*types=\{'k': 'number'\}"):
+        build("y ~ k", data)
+    assert len(torchglm.fit("y ~ k", data, family="poisson", types={"k": "number"}).names) == 2
+
+
+@pytest.mark.parametrize(
+    "texts", [["1", "2", "3"], ["01", "02"], ["1.2.3", "1.10"], ["10.0.0.1", "10.0.0.2"], ["10-20", "20-30"]]
+)
+def test_codes_are_levels_in_silence(texts: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build("y ~ k", {"y": Y, "k": np.array(texts)[np.arange(N) % len(texts)]})
 
 
 @pytest.mark.parametrize("values", [[2, 5], [0.5, 1.5], [1, 2], [0, 1, 2], list(range(9))])

@@ -12,6 +12,12 @@ from torchglm.fitting.status import FitWarning
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")  # 1,5
 GROUPED = re.compile(r"\s*[+-]?\d{1,3}([,.'’\u00a0\u202f ]\d{3})+([.,]\d+)?\s*")  # 1,234.5 and 1.234,5
+AMOUNT = r"(\d+([.,]\d+)?|\.\d+|\d{1,3}([,.'’\u00a0\u202f ]\d{3})+([.,]\d+)?)"
+SIGN = "[+\u2212-]?"
+MARKED = re.compile(  # $1.50, 5 %, (3.20) below 0, and a minus sign that is no hyphen
+    rf"\s*(\([$€£¥]?{AMOUNT}\)|{SIGN}[$€£¥]\s*{SIGN}{AMOUNT}|{SIGN}{AMOUNT}\s*[%‰$€£¥]|\u2212{AMOUNT})\s*"
+)
+OTHERWISE = (COMMA, GROUPED, MARKED)  # than 1234.5
 INDEX = re.compile(r"|Unnamed: 0|__index_level_\d+__|index_level_\d+")
 
 
@@ -34,17 +40,22 @@ def check_text(name: str, levels: Mapping[str, int]) -> None:
     Raises ValueError where all are numbers in another notation; warns where some few are no numbers.
     """
     first = list(islice(levels, 100))
-    if len(first) < 2 or not any(form.fullmatch(level) for level in first for form in (NUMBER, COMMA, GROUPED)):
+    if len(first) < 2 or not any(form.fullmatch(level) for level in first for form in (NUMBER, *OTHERWISE)):
         return
-    strange = [level for level in levels if COMMA.fullmatch(level) or GROUPED.fullmatch(level)]
+    strange = [level for level in levels if any(form.fullmatch(level) for form in OTHERWISE)]
+    strange = [level for level in strange if not NUMBER.fullmatch(level)]
     plain = [level for level in levels if NUMBER.fullmatch(level)]
     if strange and len(strange) + len(plain) == len(levels):
         raise ValueError(
             f"Column {name!r} holds text such as {strange[0]!r}: numbers that are not written as 1234.5. "
-            "Files with a decimal comma are read with decimal=',' (and delimiter=';', say); separators of thousands "
-            f"have to go. If these are categories, write {_code(name)}."
+            "Files with a decimal comma are read with decimal=',' (and delimiter=';', say); separators of thousands, "
+            f"and signs of money or per cent have to go. If these are categories, write {_code(name)}."
         )
-    others = [level for level in levels if level not in set(plain)]
+    if len(plain) == len(levels):
+        _tell_of_numbers(name, levels)
+        return
+    held = set(plain)
+    others = [level for level in levels if level not in held]
     rows = sum(levels[level] for level in plain)
     total = sum(levels.values())
     worded = not any(sign.isdigit() for level in others for sign in level)
@@ -55,6 +66,19 @@ def check_text(name: str, levels: Mapping[str, int]) -> None:
             f"column {name!r} holds text: {total - rows:,} of {total:,} rows are no numbers ({shown}), so it is a "
             f"factor of {len(levels)} levels. If {others[0]!r} means missing, pass na=[{others[0]!r}]; "
             f"if these are categories, write {_code(name)}.",
+            FitWarning,
+            stacklevel=4,
+        )
+
+
+def _tell_of_numbers(name: str, levels: Mapping[str, int]) -> None:
+    """Warn of a text column of plain numbers that measure: they have decimals, or hardly one comes twice."""
+    measured = any(not level.strip().isdigit() for level in levels)
+    if measured or len(levels) >= max(8, sum(levels.values()) / 4):
+        warnings.warn(
+            f"column {name!r} holds numbers as text, such as {next(iter(levels))!r}, so it is a factor of "
+            f"{len(levels)} levels. Convert it, types={{{name!r}: 'number'}}; if these are categories, write "
+            f"{_code(name)}.",
             FitWarning,
             stacklevel=4,
         )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families.several import BetaBinomial, Classes, VectorFamily
+from torchglm.inference.fits import check_fits
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.nested import lrt, same_rows
 from torchglm.inference.table import Table
@@ -22,6 +23,7 @@ def compare(*fits: Fitted, names: list[str] | None = None) -> Table:
     Likelihoods are fully normalised, so that AIC compares families too, save with a quasi fit, which has none.
     Raises `ValueError` for fewer than two fits, other rows, or batches of other shapes.
     """
+    check_fits("compare", fits)
     if len(fits) < 2:
         raise ValueError(f"compare needs at least two fits, got {len(fits)}: compare(fit1, fit2).")
     labels = [fit.formula or f"fit {i + 1}" for i, fit in enumerate(fits)] if names is None else list(names)

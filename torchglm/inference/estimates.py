@@ -77,6 +77,14 @@ def jacobian(function: Function, coef: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         at = coef.detach().clone().requires_grad_()
         value = function(at)
+        if not isinstance(value, Tensor) or value.dim() != 2 or value.shape[0] != coef.shape[0]:
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"the function must turn coef {tuple(coef.shape)} into a tensor ({coef.shape[0]}, k), k quantities of "
+                f"each model; it gave {what}. Keep the first dimension: coef[:, 1:2].exp(), say."
+            )
+        if not value.requires_grad:
+            raise ValueError("the function cuts its result off from coef (by detach, float or numpy). Use torch alone.")
         rows = [
             torch.autograd.grad(value[:, j].sum(), at, retain_graph=True, allow_unused=True)[0]
             for j in range(value.shape[-1])

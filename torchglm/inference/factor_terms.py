@@ -56,7 +56,7 @@ def factor_terms(result: Fitted, factor: str) -> list[FactorTerm]:
 def _coding(factor: Any, reduced: bool) -> Tensor:
     """(levels, columns) what each level of a factor puts into its columns."""
     if factor.codings is not None:
-        return torch.as_tensor(factor.codings[int(reduced)], dtype=torch.float64)
+        return torch.tensor(factor.codings[int(reduced)], dtype=torch.float64)
     whole = torch.eye(len(factor.levels), dtype=torch.float64)
     kept = [j for j in range(len(factor.levels)) if not reduced or j != factor.reference]
     return whole[:, kept]

@@ -34,6 +34,7 @@ def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | floa
 
 def for_each(name: str, value: Any, eta: Tensor, x: Any) -> Tensor:
     """A role of new rows `x`: one number `()`, `(m,)`, or a value for each prediction (*B, m); a column by its name."""
+    inputs.check_row_labels({"x": x, name: value})
     if isinstance(value, str):
         if inputs.column_names(x) is None and not isinstance(x, Mapping):
             raise ValueError(f"{name}={value!r} names a column, and the new rows are no table. Pass its values.")

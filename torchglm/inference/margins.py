@@ -50,6 +50,7 @@ def chosen_roles(result: Fitted, roles: Mapping[str, Any], data: Any) -> Roles:
     """The roles of the rows to average over. Raises `ValueError` where these are the rows of the fit."""
     refuse_beside(result)
     beside = Roles.of(roles, "an average over rows", ("freq", "offset", "exposure"))
+    inputs.check_row_labels({"data": data, **beside.given})
     if (result.spec is None or data is None) and beside.given:
         raise ValueError(
             f"{', '.join(beside.given)} came for the rows of the fit, which have theirs. Average over others by "
@@ -59,9 +60,27 @@ def chosen_roles(result: Fitted, roles: Mapping[str, Any], data: Any) -> Roles:
 
 
 def settings_of(at: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All combinations of the values, or lists of them, that variables are set to."""
-    choices = {name: list(value) if isinstance(value, (list, tuple)) else [value] for name, value in at.items()}
+    """All combinations of the values, or lists, arrays and series of them, that variables are set to.
+
+    Raises `TypeError` for what is no mapping, `ValueError` for a variable without a value.
+    """
+    if not isinstance(at, Mapping):
+        raise TypeError(f"at is a dict, variable -> its values, {{'age': [30, 50]}}; got {at!r}.")
+    choices = {name: _choices(name, value) for name, value in at.items()}
     return [dict(zip(choices, one, strict=True)) for one in itertools.product(*choices.values())]
+
+
+def _choices(name: str, value: Any) -> list[Any]:
+    """The values that a variable is set to, one after the other."""
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__") or np.ndim(value) == 0:
+        return [value]
+    plain = hasattr(value, "tolist") and getattr(np.asarray(value).dtype, "kind", "O") in "fiubU"
+    found = value.tolist() if plain else list(value)
+    if not found:
+        raise ValueError(f"{name!r} has no value to be set to. Give one, or a list of them.")
+    if np.ndim(value) > 1:
+        raise ValueError(f"the values of {name!r} have shape {np.shape(value)}. Give one, or a list of them.")
+    return found
 
 
 def labelled(setting: Mapping[str, Any]) -> str:
@@ -76,7 +95,11 @@ def changes(result: Fitted, variables: Sequence[str] | None, data: Any, roles: R
     unknown variables or without a table.
     """
     frame = _frame(result, data, roles)
-    names = result.spec.columns if variables is None else list(variables)
+    names = result.spec.columns if variables is None else [variables] if isinstance(variables, str) else list(variables)
+    if not names or not len(frame):
+        raise ValueError(
+            "variables names none. Leave it out for all." if not names else "data has no rows to average over."
+        )
     designs: list[Tensor] = []
     found: list[Change] = []
     for name in names:

@@ -44,8 +44,10 @@ def serial(result: Fitted, kind: str, units: Tensor | None, times: Any, lags: in
         )
     most = int(torch.unique(unit, return_counts=True)[1].max())
     width = int(4 * (most / 100) ** (2 / 9)) if lags is None else lags
-    if isinstance(width, bool) or width < 0:
+    if isinstance(width, bool) or not isinstance(width, int) or width < 0:
         raise ValueError(f"lags must be a whole number >= 0, got {lags!r}.")
+    if width >= most:
+        raise ValueError(f"lags must be fewer than the times of a unit, of which there are {most} at most; got {lags}.")
     meat = scores.mT @ scores
     for lag in range(1, min(width, scores.shape[1] - 1) + 1):
         same = (unit[lag:] == unit[:-lag]).to(scores)

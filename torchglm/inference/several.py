@@ -159,6 +159,7 @@ def _arrays(result: Fitted, x: Any, given: Mapping[str, Any]) -> Tensor:
         raise ValueError(
             f"the fit has columns of its own for {', '.join(missing)}, and none are given. Pass predictors={{...}}."
         )
+    inputs.check_row_labels({"x": x, **given})
     known = {name: in_order(value, context["beside"].get(name)) for name, value in given.items()}
     design, columns = inputs.whole_design(
         in_order(x, context.get("inputs")), known, family, context["added"], None, result.flat.coef.device

@@ -13,6 +13,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import assemble
 from torchglm.inputs.columns import in_order
 from torchglm.inputs.roles import ROLES, Roles
+from torchglm.inputs.row_labels import check_row_labels
 from torchglm.links import Link
 from torchglm.rows.plan import Plan
 from torchglm.rows.rows import Rows
@@ -148,6 +149,7 @@ def minibatch(
             "or one GLMBatch or dict that holds them."
         )
     roles.check_link(link)
+    check_row_labels({"x": x, "y": y, **roles.given})
     design = checks.tensor(in_order(x, names), "x")
     response = checks.tensor(y, "y", design.device)
     if response.dim() == 2 and response.shape[-1] == 1:

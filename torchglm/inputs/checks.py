@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -54,6 +55,10 @@ def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
 
 def _array(value: Any, name: str) -> np.ndarray:
     """Numbers as an array. Raises `TypeError` for categories and other things, `ValueError` for missing values."""
+    if (instead := _no_array(value)) is not None:
+        raise TypeError(
+            f"{name} is a {type(value).__name__}, and numbers come as an array, a tensor or a frame. {instead}"
+        )
     if not isinstance(value, np.ndarray) and not hasattr(value, "to_numpy") and hasattr(value, "to_pandas"):
         value = value.to_pandas()
     _refuse_categories(value, name)
@@ -63,6 +68,21 @@ def _array(value: Any, name: str) -> np.ndarray:
     if array.dtype.kind in "iub" or array.dtype.kind == "f" and array.dtype.itemsize > 8:
         return array.astype(np.float64)
     return array.astype(array.dtype.newbyteorder("=")) if not array.dtype.isnative else array
+
+
+def _no_array(value: Any) -> str | None:
+    """What to do with a collection that is no array of numbers; None for what may be one."""
+    if hasattr(value, "toarray"):  # a sparse matrix of scipy
+        return "Pass its toarray()."
+    if isinstance(value, Mapping):
+        return "Pass pandas.DataFrame of it, whose columns keep their names."
+    if isinstance(value, Iterator):
+        return "Pass list() of it: a fit reads its rows several times."
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        return "Pass pandas.DataFrame of it: its fields are columns."
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+        return "Pass pandas.DataFrame of it, whose rows they become."
+    return None
 
 
 def _refuse_categories(value: Any, name: str) -> None:

@@ -55,6 +55,8 @@ def class_codes(y: Any, classes: Sequence[Any] | None = None) -> tuple[Tensor, l
 
 
 def _check_count(known: list[Any]) -> None:
+    if not known:
+        raise ValueError("y holds no rows (n = 0). Pass at least one observation.")
     if len(known) < 2:
         raise ValueError(f"y holds one class only, {known[0]!r}. A model of classes needs at least two.")
 

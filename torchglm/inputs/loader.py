@@ -16,6 +16,7 @@ from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.batch import GLMBatch, named
 from torchglm.inputs.columns import column_names, in_order, own_names
 from torchglm.inputs.roles import ROLES, Roles
+from torchglm.inputs.row_labels import check_row_labels
 from torchglm.inputs.specs import designs_of, plan_of_columns
 from torchglm.links import Link
 from torchglm.rows.plan import Plan
@@ -85,6 +86,7 @@ class LoaderRows:
             raise ValueError("y is missing. Pass (x, y, ...) or a dict with x and y.")
         if len(batch.y) == len(batch.x) == 0:
             return None
+        check_row_labels({"x": batch.x, "y": batch.y, **batch.roles.given})
         design = checks.tensor(in_order(batch.x, self.names), "x", self.device)
         self.names = self.names or own_names(batch.x)
         response = self._across(batch.y, "y", design)

@@ -20,6 +20,7 @@ def attached(
 ) -> tuple[Iterable[Rows], Places | None, Any]:
     """The rows that a fit is to look at, their places, and the table they are made of; see `Result.with_rows`."""
     roles.check_link(result.link)
+    inputs.check_row_labels({"x": x, "y": y, **roles.given, **(predictors or {})})
     if result.flat.absorbed is not None:
         raise ValueError("a fit beside absorbed factors takes no other rows: its columns are free of them. Fit again.")
     device, table = result.coef.device, None

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -34,11 +35,11 @@ SINGULAR = ("drop", "minnorm", "error")
 LIVE = ("l1", "l2", "strength", "centre")  # of a penalty, what may require grad
 
 
-def check_options(
-    tol: float, max_iter: int, singular: str, penalty: Any, names: Any, dtype: torch.dtype | None
-) -> None:
+def check_options(tol: Any, max_iter: int, singular: str, penalty: Any, names: Any, dtype: torch.dtype | None) -> None:
     """Raise `ValueError` or `TypeError` for options that cannot be meant."""
-    if not 0 < tol < 1:
+    if not isinstance(tol, Real):
+        raise TypeError(f"tol must be a number between 0 and 1, got {tol!r}. The default is 1e-8.")
+    if not 0 < float(tol) < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {tol}. The default is 1e-8.")
     if isinstance(max_iter, bool) or not isinstance(max_iter, int) or not 1 <= max_iter <= MOST_STEPS:
         raise ValueError(f"max_iter must be a whole number from 1 to {MOST_STEPS}, got {max_iter}. The default is 50.")
@@ -48,6 +49,8 @@ def check_options(
         raise TypeError(f"penalty must be a penalty such as torchglm.Ridge(0.1), got {penalty!r}.")
     if isinstance(names, str):
         raise TypeError(f"names must be a list, one name for each column, got the text {names!r}.")
+    if names is not None and not all(isinstance(name, str) for name in names):
+        raise TypeError(f"names must be text, one for each column, got {list(names)!r}.")
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}. Sums are float64 with both.")
 

@@ -183,6 +183,8 @@ class Path:
             which = found.argmin(-1) if which in CRITERIA else found
         elif isinstance(which, float) or isinstance(which, Tensor) and which.is_floating_point():
             which = self._nearest(torch.as_tensor(which, dtype=torch.float64, device=self.kkt.device))
+        elif not isinstance(which, Tensor) and (isinstance(which, bool) or not hasattr(which, "__index__")):
+            raise TypeError(f"select takes a word, a strength (a float) or its place (a whole number); got {which!r}.")
         place = torch.as_tensor(which, device=self.coef.device).expand(self.batch_shape)
         if not bool(((place >= -length) & (place < length)).all()):
             raise IndexError(f"the path has {length} strengths, from 0 to {length - 1}; got {which}.")

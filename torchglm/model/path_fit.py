@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from torchglm import families, links
+from torchglm import families, inputs, links
 from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.fitting.folds import fold_weights
@@ -122,6 +122,9 @@ def path(
     if data.plan is not None and data.family is not None:
         family, chosen = data.family, data.family.default_link
     source = _whole(data)
+    inputs.check_row_labels({"data" if isinstance(x, str) else "x": y if isinstance(x, str) else x, "folds": folds})
+    if data.columns <= len(data.constants):
+        raise ValueError("a path needs a column beside the intercept, and there is none. Fit the null model with fit.")
     if isinstance(folds, str):
         folds = column_of_folds(folds, x, y, data, reading)
     codes, labels = fold_codes(folds, source, seed)

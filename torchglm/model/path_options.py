@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def _values(data: Data, standard: Standard, value: Any, name: str, default: floa
     if value is None or isinstance(value, int | float) and not isinstance(value, bool):
         given = torch.tensor(float(default if value is None else value), dtype=torch.float64)
     else:
-        given = inputs.tensor(value, name)
+        given = inputs.tensor(_by_name(data, value, name, default) if isinstance(value, Mapping) else value, name)
     given = given.to(device=data.device, dtype=torch.float64)
     if given.dim() > 1 or given.dim() == 1 and given.shape[0] != columns - first:
         raise ValueError(
@@ -54,6 +54,17 @@ def _values(data: Data, standard: Standard, value: Any, name: str, default: floa
     whole[first:] = given
     out = whole[standard.of]
     return torch.where(standard.ones, ones, out).unsqueeze(0)
+
+
+def _by_name(data: Data, value: Mapping[str, float], name: str, default: float) -> list[float]:
+    """A value for each column but the intercept, given for some by their names."""
+    own = data.names[len(data.constants) :]
+    if data.plan is not None:
+        raise ValueError(f"{name} by name is for families of one predictor. Give a number, or one for each column.")
+    unknown = [column for column in value if column not in own]
+    if unknown:
+        raise ValueError(f"{name} names {unknown[0]!r}, which is no column. Known: {', '.join(own)}.")
+    return [float(value.get(column, default)) for column in own]
 
 
 def strengths_of(

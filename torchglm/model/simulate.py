@@ -36,8 +36,8 @@ def simulate(result: Fitted, times: int = 1, seed: int = 0) -> Tensor:
     Raises `ValueError` for `times` below 1, a quasi-likelihood, counts of classes, and a
     result without rows.
     """
-    if times < 1:
-        raise ValueError(f"times must be at least 1, got {times}.")
+    if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+        raise ValueError(f"times must be a whole number, at least 1; got {times!r}.")
     refuse_quasi(result, "draws")
     _refuse_counts(result)
     check_room(result.chunks, times, "simulate()")

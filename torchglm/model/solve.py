@@ -80,6 +80,7 @@ def solve(
     check_options(tol, max_iter, "drop", penalty, None, None)
     beside = Roles.of(roles, "solve")
     beside.check_link(link)
+    inputs.check_row_labels({"x": x, "y": y, **beside.given, **(predictors or {})})
     x = x if isinstance(x, Tensor) else inputs.tensor(x, "x")
     _check(x, y, family)
     columns = dict(predictors or {})

@@ -33,6 +33,8 @@ def data_of(
 ) -> Data:
     """The rows of what `fit` was given, see there. Raises `ValueError` for arguments that mean nothing to its kind."""
     reading: TextFormat = policies["reading"]
+    known = {"data": y} if isinstance(x, str) else {"x": x, "y": y}
+    inputs.check_row_labels(known | roles.given | {f"predictors[{name!r}]": z for name, z in predictors.items()})
     if not isinstance(x, str):
         if given := ", ".join(f"{name}=" for name in reading.to_dict()):
             raise ValueError(f"{given} say how a table is read for a formula, and x is no formula. Leave them out.")
@@ -75,6 +77,8 @@ def family_and_link(
     family: str | Family | type[Family], link: str | Link | type[Link] | None, predictors: Mapping[str, Any] | None
 ) -> tuple[Family, Link]:
     """The family, one of several predictors where some are named, and the link of its mean, which these have."""
+    if predictors is not None and not isinstance(predictors, Mapping):
+        raise TypeError(f"predictors is a dict, {{'dispersion': '~ age'}} or its columns; got {predictors!r}.")
     family = families.get(family)
     if not predictors and not isinstance(family, VectorFamily):
         return family, family.default_link if link is None else links.get(link)

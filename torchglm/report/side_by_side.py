@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torchglm.inference.compare import explained
+from torchglm.inference.fits import check_fits
 from torchglm.inference.fitted import Fitted
 from torchglm.report.document import Document, Grid, Notes
 from torchglm.report.latex import escaped, tabular
@@ -83,9 +84,7 @@ def side_by_side(
     Raises `ValueError` for no fit, a batch, another number of names, and an unknown `below`; `TypeError` for what is no
     fit, such as a list of them.
     """
-    other = next((type(one).__name__ for one in fits if not isinstance(one, Fitted)), None)
-    if other is not None:
-        raise TypeError(f"side_by_side takes fits one by one, got {other}: side_by_side(fit1, fit2, names=['a', 'b']).")
+    check_fits("side_by_side", fits)
     if not fits:
         raise ValueError("side_by_side needs a fit: side_by_side(fit1, fit2).")
     if any(fit.batch_shape for fit in fits):

@@ -30,6 +30,7 @@ PANDAS = {
     ".h5": "read_hdf",
     ".orc": "read_orc",
 }
+LONGEST = 4096  # of a path that a system takes
 KINDS = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -122,6 +123,10 @@ def _expand(path: PathLike) -> list[Path]:
         raise ValueError(
             f"{text} is an address, and torchglm reads files of this machine. Download it first, or pass a table "
             "(pandas.read_parquet(address), say) or a pyarrow.dataset.dataset(address), which is read piece by piece."
+        )
+    if len(text) > LONGEST or "\n" in text:
+        raise ValueError(
+            f"{text[:40]!r}… is no path of a file. Text that is read already: pandas.read_csv(StringIO(text))."
         )
     place = Path(text).expanduser()
     if place.is_dir():

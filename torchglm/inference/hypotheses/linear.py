@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm import inputs
 from torchglm.design.restrictions import restrictions
 from torchglm.inference.beside import metric_of
 from torchglm.inference.by_plan import whole
@@ -105,8 +106,14 @@ def _restrictions(result: Fitted, hypothesis: Any, value: Any) -> tuple[Tensor, 
             raise ValueError("a hypothesis in words has its values in it ('age = 1'); leave value= away.")
         matrix, right = (torch.from_numpy(part) for part in restrictions(hypothesis, result.names))
     else:
-        matrix = torch.atleast_2d(torch.as_tensor(hypothesis, dtype=torch.float64))
-        right = torch.as_tensor(0.0 if value is None else value, dtype=torch.float64).expand(matrix.shape[:1])
+        matrix = torch.atleast_2d(inputs.tensor(hypothesis, "the hypothesis").to(torch.float64))
+        right = torch.atleast_1d(inputs.tensor(0.0 if value is None else value, "value").to(torch.float64))
+        if matrix.dim() == 2 and right.shape not in ((1,), matrix.shape[:1]):
+            raise ValueError(
+                f"value has shape {tuple(right.shape)} and the hypothesis {tuple(matrix.shape)}. Give one value for "
+                "each of its rows, or one for all."
+            )
+        right = right.expand(matrix.shape[:1])
     if matrix.dim() != 2 or matrix.shape[-1] != p or not bool(torch.isfinite(matrix).all()):
         raise ValueError(
             f"the hypothesis has shape {tuple(matrix.shape)}; give finite numbers (q, {p}), a column for "

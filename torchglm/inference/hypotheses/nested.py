@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchglm import inputs
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.linalg import independent_columns
+from torchglm.inference.fits import check_fits
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.hypotheses.linear import DEPENDENT
 from torchglm.inference.rowwise import row_values
@@ -45,6 +46,7 @@ def lrt(small: Fitted, big: Fitted) -> Outcome:
     offsets or batches, penalised or robust fits, and where the smaller design is not in the span of the larger one.
     Source: McCullagh & Nelder (1989), Generalized Linear Models, section 2.3 and chapter 9; Venables & Ripley (2002).
     """
+    check_fits("lrt", (small, big))
     if big.flat.modes is not None or small.flat.modes is not None:
         return random_lrt(small, big)
     comparable(small, big)
@@ -339,5 +341,7 @@ def _added(result: Fitted, added: Any) -> Tensor:
     batch = result.batch_shape
     if columns.dim() != 2 and columns.shape[:-2] != batch:
         raise ValueError(f"added has shape {tuple(columns.shape)}; give (n, q) columns, or {(*batch, 'n', 'q')}.")
+    if not columns.shape[-1]:
+        raise ValueError("added has no column. Give at least one.")
     inputs.finite(columns, "added")
     return columns if columns.dim() == 2 else columns.reshape(-1, *columns.shape[-2:])

@@ -138,6 +138,8 @@ def _pair(
 
 def columns_of(result: Fitted, terms: Terms | None = None) -> tuple[list[int], dict[str, list[int]]]:
     """The columns that are always in (the intercept, and those of no term), and the columns of each term."""
+    if terms is not None and not isinstance(terms, Mapping):
+        raise TypeError(f"terms is a dict, the name of a term -> its columns, {{'dose': ['dose']}}; got {terms!r}.")
     names = result.all_names
     own = result.context.get("terms") if result.plan is None else terms_of(result)
     given: Terms = terms or own or {name: [j] for j, name in enumerate(names) if not (j == 0 and result.intercept)}
