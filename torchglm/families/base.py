@@ -40,6 +40,7 @@ MADE_OF = {
     "cheap": ("unit_deviance", "nll", "half_deviance", "cumulant"),
     "canonical": ("variance", "score_and_weight"),  # a score that is written anew, not one that is renounced below
     "score_and_weight": ("variance", "unit_deviance", "nll", "variance_log_deriv", "slope_over_variance"),
+    "constant_information": ("variance", "score_and_weight"),
     "least_squares": ("unit_deviance", "nll"),
     "nll_and_slope": ("variance", "nll", "score_and_weight"),
     "density_and_slopes": ("variance", "nll", "score_and_weight", "log_constant"),
@@ -256,6 +257,10 @@ class Family(nn.Module):
     def is_canonical(self, link: Link) -> bool:
         """True where observed and expected information are known to be the same for this link."""
         return type(link) is self.canonical
+
+    def constant_information(self, link: Link) -> bool:
+        """True where the expected information of a row is known to be the same at every mean for this link."""
+        return False
 
     def slope_over_variance(self, slope: Tensor, mu: Tensor) -> Tensor:
         """`(dmu/deta) / V(mu)`, by ratios where `V` itself would underflow."""

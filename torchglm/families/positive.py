@@ -45,6 +45,9 @@ class Gamma(ConstantVariation):
     def head_link(self) -> Link:
         return links.Log()
 
+    def constant_information(self, link: Link) -> bool:
+        return type(link) is links.Log
+
     def unit_deviance(self, y: Tensor, mu: Tensor) -> Tensor:
         return -2 * log_less_excess(y, mu)
 

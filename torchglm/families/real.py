@@ -30,6 +30,9 @@ class Gaussian(Family):
     def variance_log_deriv(self, mu: Tensor) -> Tensor:
         return torch.zeros_like(mu)
 
+    def constant_information(self, link: Link) -> bool:
+        return type(link) is links.Identity
+
     def theta(self, mu: Tensor) -> Tensor:
         return mu
 

@@ -3,55 +3,57 @@
 It goes by the rules of the search, for a model that needs none of its care: no penalty, columns clearly independent,
 every step accepted as it is. Any other model is left to the search, which begins it anew. A pass that finds so short a
 step that the one after it would move nothing is the last: what there is at the end of that step is reported without
-another score. The algebra of a step is numpy's, which hands small matrices to LAPACK in a third of the time of torch.
+another score. Where a Gram is dear, steps are taken with the one of an earlier pass, bent by what the scores did along
+those before, and a new one is made where it saves more passes than it costs, and for the standard errors.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from torchglm.fitting import judge
 from torchglm.fitting.kernel import census, objective, outside, report
+from torchglm.fitting.linalg import SINGLE_PIVOT
 from torchglm.fitting.moments import Moments, Point
+from torchglm.fitting.one_pass import Array, PassSums, RowBlock, blocks_of, constants, summed
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.sample import sample
+from torchglm.fitting.secants import Secants
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
-from torchglm.rows.grams import GRAM_PIVOT, Dense, Gram
+from torchglm.rows.grams import GRAM_PIVOT, Dense
 from torchglm.rows.inverses import DenseRoot
-from torchglm.rows.products import FEW, gram, linear_predictor, project, times
-from torchglm.rows.responses import Response
-from torchglm.rows.rows import BLOCK, Rows, is_all, to_float64, wide
-from torchglm.rows.threads import spread
+from torchglm.rows.products import WIDE, gram, times
+from torchglm.rows.rows import Rows, to_float64
+from torchglm.rows.threads import all_cores, spread
 
-PASSES = 14  # after which the model is left to the search
+PASSES = 30  # after which the model is left to the search
 LARGE = 1 << 17  # numbers of a design from which on a part of it pays here
 LEFT = 3e-13  # standard errors that may be left to go after the last step
 OF_A_PART = 1e-2  # the same of the fit of a part, whose own maximum is farther off
 STILL = 1e-10  # root mean square step of eta from which on the information, and its standard errors, stay as they are
-CHORD = 0.03  # of the distance to the maximum: a step with an earlier Gram that leaves more is not taken
-PIVOT = math.sqrt(GRAM_PIVOT)
-
-Array: TypeAlias = NDArray[np.floating[Any]]
+DEAR = 2.0  # passes that a Gram costs, from which on one serves for several steps
+NEXT = 0.02  # share of a decrement that the step after the first leaves, about: nothing has told yet
+NEAR = 0.1  # root mean square step of eta before which no second Gram is made, while steps
+SLOW = 0.3  # leave less than this share of a decrement
 
 
 def fit_one_model(problem: Problem, source: Iterable[Rows]) -> Solution | None:
     """The solution of one model, or None where the search has to look at it."""
-    blocks = _blocks(problem, source)
+    blocks = blocks_of(problem, source)
     if blocks is None:
         return None
     with np.errstate(all="ignore"):  # what is not finite shows in the sums
-        part = _blocks(problem, sample(source, problem.p, LARGE))
+        part = blocks_of(problem, sample(source, problem.p, LARGE))
         near = None if part is None else _maximum(replace(problem, tol=OF_A_PART), part, None, OF_A_PART)
         if part is not None and near is None:
             return None
@@ -59,83 +61,87 @@ def fit_one_model(problem: Problem, source: Iterable[Rows]) -> Solution | None:
         return None if end is None else _solution(problem, blocks, end)
 
 
-class _Block(NamedTuple):
-    """Rows of one model; `x` (n, p) where their design is of few numbers, `weight` (1, n) where not all are 1."""
-
-    rows: Rows
-    response: Response
-    x: Array | None
-    weight: Tensor | None
-
-
-def _blocks(problem: Problem, source: Iterable[Rows] | None) -> list[_Block] | None:
-    """The rows of one model in memory on a CPU, each with a weight; None where others are."""
-    if problem.several or problem.chord or problem.penalty is not None:
-        return None
-    if not isinstance(source, list) or len(source) > 1:
-        return None
-    rows: Rows = source[0]
-    if not rows.columns or not rows.y.numel() or rows.indexed is not None or rows.on_card or not problem.open_ended:
-        return None
-    plain = is_all(rows.weight, 1.0)
-    if not plain and not bool((rows.weight > 0).all()):
-        if rows.x.numel() > BLOCK:  # too many for a copy without those that have no weight
-            return None
-        rows = rows.at((rows.weight[0] > 0).nonzero()[:, 0])
-    n = rows.y.shape[-1]
-    rows = rows if rows.shared else rows._replace(x=rows.x[0])
-    if n * rows.columns <= FEW:  # a column of ones costs less than operators beside it at each pass
-        rows = wide(rows)
-        return [_Block(rows, rows.response, rows.x.numpy(), None if plain else rows.weight)]
-    return [_Block(part, part.response, None, None if plain else part.weight) for _, part in rows.blocks()]
-
-
-class _Sums(NamedTuple):
-    """What a pass leaves: `gram` (p, p), `score` (p,), `objective`, half the deviance but for what belongs to y alone.
-
-    `rows` are the predictors and the information (1, n) of each block. A pass without a Gram has the number 0 there.
-    """
-
-    gram: Array
-    score: Array
-    objective: float
-    rows: list[tuple[Tensor, Tensor]]
-
-    def plus(self, other: _Sums) -> _Sums:
-        """The sums over the rows of both."""
-        value = self.objective + other.objective
-        return _Sums(self.gram + other.gram, self.score + other.score, value, self.rows + other.rows)
-
-
 class _End(NamedTuple):
     """Where Newton's method stopped: at the end `coef` (p,) of a step `delta` from where the last pass was.
 
-    `total` is the weight of the rows. `still`: the step is so short that the information is the same at its end.
+    `gram` is that of the steps, `total` the weight of the rows; with `known` the information at the end has that Gram.
     """
 
     coef: Array
     delta: Array
-    last: _Sums
+    last: PassSums
+    gram: Array
     total: float
     n_iter: int
-    still: bool
+    known: Array | None
 
 
-def _maximum(problem: Problem, blocks: list[_Block], near: _End | None, left: float) -> _End | None:
-    """Newton's method to the step that leaves no more than so many standard errors, from the fit of a part if given.
+class _Bent:
+    """Steps with one Gram (p, p), each bent by what the scores did along those before.
 
-    With a part steps are taken with the Gram of an earlier pass, at first that of the part, while these contract well.
+    `sound`: it is positive; `single`: so clearly that those near by may be summed in float32.
     """
-    saturated, count, total = _constants(problem, blocks)
-    coef = _first(problem, blocks) if near is None else near.coef
-    if coef is None:
+
+    def __init__(self, matrix: Array) -> None:
+        self.secants = Secants[Array]()
+        self.lower, pivot = _factor(matrix)
+        self.sound, self.single = pivot > 0, pivot >= SINGLE_PIVOT
+
+    def take(self, coef: Array, score: Array) -> Array | None:
+        """The step (p,) from here; None where the Gram has none."""
+        self.secants.add(coef, score)
+        return self.secants.bend(score, lambda left: _backsolved(self.lower, left)) if self.sound else None
+
+
+@dataclass
+class _Pace:
+    """What steps leave of the squared distance to the maximum, which their decrements are.
+
+    `before` is that of the last step, `own` the one where the Gram of the steps was made. A step contracts as far as
+    its Gram is off: as the last one did, times how much nearer than its own this one is.
+    """
+
+    before: float
+    own: float
+
+    def left(self, decrement: float, anew: bool) -> float:
+        """What a step leaves, `anew` with a Gram of its own."""
+        own = decrement if anew else self.own
+        contraction = min(1.0, decrement / self.before if self.before > 0 else 1.0)
+        nearer = min(1.0, own / self.own if self.own > 0 else 1.0)
+        self.before, self.own = decrement, own
+        return decrement * contraction * nearer
+
+    def pays(self, after: float, aim: float, price: float) -> bool:
+        """Whether a Gram after the last step, which leaves so much, saves more passes to an aim than it costs."""
+        if not aim < after < self.before:
+            return after > aim
+        left, here, there = math.log(after / aim), math.log(self.before / after), math.log(self.own / after)
+        return left / here > price + left / (here + there)
+
+
+def _price(n: int, p: int) -> float:
+    """How many passes without a Gram one takes, about, by the nanoseconds that both take on one core."""
+    return min(10.0, n * p * (p + 60) / 40 / (n * (12 + p / 2) + 2e4))
+
+
+def _maximum(problem: Problem, blocks: list[RowBlock], near: _End | None, left: float) -> _End | None:
+    """Newton's method to the step that leaves no more than so many standard errors, from the fit of a part if given."""
+    saturated, count, total = constants(problem, blocks)
+    fixed, canonical = near is None and problem.family.constant_information(problem.link), problem.canonical
+    single, price = problem.p >= WIDE and not fixed, _price(sum(len(block.rows.y[0]) for block in blocks), problem.p)
+    begin = _first_step(problem, blocks, total, single) if near is None else near
+    if begin is None:
         return None
-    matrix: Array = np.zeros(()) if near is None else near.last.gram * (total / near.total)
-    bound, before, distance, scale, curved = math.inf, 0.0, 0.0, 0.0, near is None
+    coef, matrix, same = begin.coef, begin.gram * (total / begin.total), fixed and canonical
+    bent = _Bent(matrix) if near is not None or price >= DEAR or same else None
+    curved, last, bound = bent is None, False, math.inf
     for turn in range(min(PASSES, problem.max_iter)):
-        sums = _summed(problem, blocks, coef, curved)
-        matrix = sums.gram if curved else matrix
-        value, delta = sums.objective - saturated, _solved(matrix, sums.score)
+        sums = summed(problem, blocks, coef, curved, single and not last and bent is not None and bent.single)
+        if curved:
+            matrix, bent = sums.gram, None if bent is None else _Bent(sums.gram)
+        delta = _solved(matrix, sums.score) if bent is None else bent.take(coef, sums.score)
+        value = sums.objective - saturated
         if delta is None or not value <= bound:
             return None
         worth, floor = abs(value), (10 * judge.EPS) ** 2 * float(coef @ matrix @ coef)  # see `judge.floor`
@@ -143,73 +149,39 @@ def _maximum(problem: Problem, blocks: list[_Block], near: _End | None, left: fl
         if not -floor <= decrement < math.inf:
             return None
         if not turn:
-            before, scale = unit, worth
+            pace, first = _Pace(unit, unit) if bent is None else _Pace(decrement / NEXT, decrement), worth
             if near is None and decrement > 0.5 * worth:  # so far off the search looks for a better point
                 return None
-        # steps contract as far as their Gram is off: as the last did, times how much nearer than its own this one is
-        own = decrement if curved or not turn else distance
-        nearer = own / distance if turn and distance > 0 else decrement / before if before > 0 else 1.0
-        after = decrement * min(1.0, decrement / before if before > 0 else 1.0) * min(1.0, nearer)
-        if decrement <= problem.tol * (2 * worth + 2e-3 * scale) + floor and after <= left**2 * unit + floor:
-            still = problem.canonical and curved and decrement <= STILL**2 * total + floor
-            return _End(coef + delta, delta, sums._replace(gram=matrix), total, turn + 1, still)
-        coef, bound, before, distance = coef + delta, value + judge.SLACK * worth + floor, decrement, own
-        curved = near is None or after > CHORD**2 * decrement or problem.canonical and after <= STILL**2 * total
+        after = pace.left(decrement, curved)
+        if decrement <= problem.tol * (2 * worth + 2e-3 * first) + floor and after <= left**2 * unit + floor:
+            still = canonical and curved and decrement <= STILL**2 * total + floor
+            known = begin.gram if fixed else matrix if still else None
+            return _End(coef + delta, delta, sums, matrix, total, turn + 1, known)
+        coef, bound = coef + delta, value + judge.SLACK * worth + floor
+        if bent is not None and not same:
+            aim = STILL**2 * total if canonical else left**2 * unit
+            last = canonical and after <= aim  # so near that the Gram is that of the end
+            soon = after > SLOW * decrement or after <= NEAR**2 * total
+            curved = last or soon and pace.pays(after, aim, price)
     return None
 
 
-def _first(problem: Problem, blocks: list[_Block]) -> Array | None:
-    """(p,) the coefficients that a mean for each row leads to; None where the columns are not clearly independent."""
-    first = _summed(problem, blocks, None, True)
-    return None if _factor(first.gram) is None else _solved(first.gram, first.score)
+def _first_step(problem: Problem, blocks: list[RowBlock], total: float, single: bool) -> _End | None:
+    """To where a mean for each row leads; None where the columns are not clearly independent."""
+    first = summed(problem, blocks, None, True, single)
+    lower, pivot = _factor(first.gram)
+    if single and not pivot >= SINGLE_PIVOT:
+        return _first_step(problem, blocks, total, False)
+    coef = _backsolved(lower, first.score)
+    return _End(coef, coef, first, first.gram, total, 0, None) if pivot >= GRAM_PIVOT else None
 
 
-def _summed(problem: Problem, blocks: Sequence[_Block], coef: Array | None, curved: bool) -> _Sums:
-    """The sums of a pass at coefficients (p,), or those that the first of them come from."""
-    if len(blocks) == 1:
-        return _of_block(problem, blocks[0], coef, curved)
-
-    def work(part: Sequence[_Block]) -> _Sums:
-        return reduce(_Sums.plus, [_of_block(problem, block, coef, curved) for block in part])
-
-    return reduce(_Sums.plus, spread(work, blocks))
-
-
-def _of_block(problem: Problem, block: _Block, coef: Array | None, curved: bool) -> _Sums:
-    family, link, (rows, y, x, weight) = problem.family, problem.link, block
-    if x is None:
-        rows = to_float64(rows)
-    if coef is None:
-        eta = link.link(family.initial_mean(y, rows.weight))
-    elif x is None:
-        eta = linear_predictor(rows, torch.from_numpy(coef).unsqueeze(0))
-    else:
-        eta = torch.from_numpy(x @ coef).unsqueeze(0)
-        eta = eta if is_all(rows.offset, 0.0) else eta.add_(rows.offset)
-    mu = link(eta)
-    score, information = family.score_and_weight(y, eta, mu, link, coef is not None and not problem.canonical)
-    half = family.cheap(y, eta, mu, link, True)[0]
-    if weight is not None:
-        score, information, half = score * weight, information * weight, half * weight
-    if coef is None:  # the first step solves for the coefficients themselves
-        score = score + information * (eta if is_all(rows.offset, 0.0) else eta - rows.offset)
-    if x is None:
-        slope = project(rows, score)[0].numpy()
-        matrix = gram(rows, information).written_out()[0].numpy() if curved else np.zeros(())
-    else:
-        slope, matrix = score.numpy()[0] @ x, (x * information.numpy().T).T @ x
-    return _Sums(matrix, slope, float(half.sum()), [(eta, information)])
-
-
-def _constants(problem: Problem, blocks: list[_Block]) -> tuple[float, float, float]:
-    """What passes leave in the objective that belongs to y alone, the rows with their repeats, and their weight."""
-    saturated = count = total = 0.0
-    for block in blocks:
-        own = problem.family.nll_saturated(block.response)
-        saturated += float((own if block.weight is None else own * block.weight).sum())
-        weight, number, _ = census(block.rows, block.weight is None)
-        count, total = count + float(number), total + float(weight)
-    return saturated, count, total
+def _factor(matrix: Array) -> tuple[Tensor, float]:
+    """The Cholesky factor (p, p) of a Gram, and its least squared pivot on columns of one length; 0 without one."""
+    known = torch.from_numpy(matrix)
+    with all_cores(known):
+        lower, info = torch.linalg.cholesky_ex(known)
+    return lower, 0.0 if int(info) else float((lower.numpy().diagonal() ** 2 / matrix.diagonal()).min())
 
 
 def _solved(matrix: Array, score: Array) -> Array | None:
@@ -220,58 +192,53 @@ def _solved(matrix: Array, score: Array) -> Array | None:
         return None
 
 
-def _factor(matrix: Array) -> Array | None:
-    """The Cholesky factor (p, p) of a Gram; None where its columns are not clearly independent.
-
-    Its pivots are those on columns scaled to one length, each times that length.
-    """
-    try:
-        lower = np.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:
-        return None
-    return lower if bool((lower.diagonal() >= PIVOT * np.sqrt(matrix.diagonal())).all()) else None
+def _backsolved(lower: Tensor, score: Array) -> Array:
+    """The step (p,) for a score (p,) by the factor of a Gram."""
+    return torch.cholesky_solve(torch.from_numpy(score).unsqueeze(-1), lower).squeeze(-1).numpy()
 
 
-def _solution(problem: Problem, blocks: list[_Block], end: _End) -> Solution | None:
+def _solution(problem: Problem, blocks: list[RowBlock], end: _End) -> Solution | None:
     """The solution where the last pass stands, taken along its step; None where that still moves a row."""
 
-    def work(part: Sequence[tuple[_Block, tuple[Tensor, Tensor]]]) -> Moments:
+    def work(part: Sequence[tuple[RowBlock, tuple[Tensor, Tensor]]]) -> Moments:
         return reduce(add, [_last(problem, block, *before, end) for block, before in part])
 
     pairs = list(zip(blocks, end.last.rows, strict=True))
     last = work(pairs) if len(pairs) == 1 else reduce(add, spread(work, pairs))
-    matrix = end.last.gram if end.still else last.gram.written_out()[0].numpy()
-    lower = _factor(matrix)
-    if lower is None or float(last.invalid) or not float(last.change) <= judge.STEADY:
+    matrix = torch.from_numpy(end.known).unsqueeze(0) if end.known is not None else last.gram.written_out()
+    lower, pivot = _factor(matrix[0].numpy())
+    if not pivot >= GRAM_PIVOT or float(last.invalid) or not float(last.change) <= judge.STEADY:
         return None
-    gram = Dense(torch.from_numpy(matrix[None]))
-    score = torch.from_numpy((end.last.score - end.last.gram @ end.delta)[None])
-    moments = replace(last, gram=gram, score=score)
+    score = torch.from_numpy((end.last.score - end.gram @ end.delta)[None])
     return Solution(
         torch.from_numpy(end.coef[None]),
         torch.ones(1, problem.p, dtype=torch.bool),
-        moments,
-        DenseRoot(torch.from_numpy(np.linalg.inv(lower).T[None])),
+        replace(last, gram=Dense(matrix), score=score),
+        DenseRoot(_inverse_root(lower)),
         torch.tensor([int(Status.CONVERGED)]),
         torch.tensor([end.n_iter]),
         torch.zeros(1, dtype=torch.bool),
     )
 
 
-def _last(problem: Problem, block: _Block, before: Tensor, information: Tensor, end: _End) -> Moments:
+def _inverse_root(lower: Tensor) -> Tensor:
+    """(1, p, p) a root of the inverse of a matrix from its factor (p, p)."""
+    with all_cores(lower):
+        eye = torch.eye(len(lower), dtype=torch.float64)
+        return torch.linalg.solve_triangular(lower, eye, upper=False).mT.unsqueeze(0)
+
+
+def _last(problem: Problem, block: RowBlock, before: Tensor, information: Tensor, end: _End) -> Moments:
     """What a search reports of a block at the end, but the score; predictors and information (1, n) are of before."""
     family, link, plain, rows = problem.family, problem.link, block.weight is None, to_float64(block.rows)
     eta = before + times(rows, torch.from_numpy(end.delta[None]))
-    coef, mu = torch.from_numpy(end.coef[None]), link(eta)
+    coef, mu, none = torch.from_numpy(end.coef[None]), link(eta), eta.new_zeros(1)
     half = objective(rows, eta, mu, Point(coef, before=coef), family, link)
-    matrix: Gram = Dense(eta.new_zeros(1, 0, 0))
-    if not end.still:
+    if end.known is None or not problem.canonical:
         information = family.score_and_weight(block.response, eta, mu, link, False)[1]
         information = information if plain else information * rows.weight
-        matrix = gram(rows, information)
-    none = eta.new_zeros(1)
     return Moments(
-        matrix,
+        gram(rows, information) if end.known is None else Dense(eta.new_zeros(1, 0, 0)),
         none,
         (half if plain else half * rows.weight).sum(-1),
         torch.linalg.vecdot(information, eta.square()),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+Vector = TypeVar("Vector", Tensor, NDArray[np.floating[Any]])  # (p,), or (1, p)
 
-class Secants:
+
+class Secants(Generic[Vector]):
     """The steps of one model with one Gram, and how the score changed along each.
 
     The inverse they correct is the limited-memory one of Nocedal & Wright (2006), Numerical Optimization, algorithm
@@ -16,25 +20,26 @@ class Secants:
     """
 
     def __init__(self) -> None:
-        self._at: tuple[Tensor, Tensor] | None = None  # the last coefficients, and the score there
-        self._pairs: list[tuple[Tensor, Tensor]] = []  # (1, p) each: a step, and the fall of the score along it
+        self._at: tuple[Vector, Vector] | None = None  # the last coefficients, and the score there
+        self._pairs: list[tuple[Vector, Vector, float]] = []  # a step, the fall of the score along it, their product
 
-    def add(self, coef: Tensor, score: Tensor) -> None:
-        """Note the score (1, p) at coefficients (1, p); what does not bend as a maximum does is passed over."""
+    def add(self, coef: Vector, score: Vector) -> None:
+        """Note the score at coefficients; what does not bend as a maximum does is passed over."""
         if self._at is not None:
             step, fall = coef - self._at[0], self._at[1] - score
-            if bool(torch.linalg.vecdot(step, fall) > 0):
-                self._pairs.append((step, fall))
+            bend = float((step * fall).sum())
+            if bend > 0:
+                self._pairs.append((step, fall, bend))
         self._at = (coef, score)
 
-    def bend(self, score: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
-        """(1, p) the step of a score (1, p), `solve` being that of the Gram."""
+    def bend(self, score: Vector, solve: Callable[[Vector], Vector]) -> Vector:
+        """The step for a score, where `solve` is that of the Gram."""
         left, shares = score, []
-        for step, fall in reversed(self._pairs):
-            share = torch.linalg.vecdot(step, left) / torch.linalg.vecdot(step, fall)
+        for step, fall, bend in reversed(self._pairs):
+            share = float((step * left).sum()) / bend
             left = left - share * fall
             shares.append(share)
         delta = solve(left)
-        for (step, fall), share in zip(self._pairs, reversed(shares), strict=True):
-            delta = delta + (share - torch.linalg.vecdot(fall, delta) / torch.linalg.vecdot(step, fall)) * step
+        for (step, fall, bend), share in zip(self._pairs, reversed(shares), strict=True):
+            delta = delta + (share - float((fall * delta).sum()) / bend) * step
         return delta
