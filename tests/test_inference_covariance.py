@@ -190,7 +190,7 @@ def test_models_a_few_at_a_time_have_the_errors_of_all_at_once(monkeypatch: pyte
     result = torchglm.fit(x, torch.stack([y, y.flip(0), y + 1]).square(), family=torchglm.NegativeBinomial())
     labels = (torch.stack([firm, year, firm]), year)
     whole = result.covariance("cluster", clusters=labels)
-    monkeypatch.setattr("torchglm.inference.covariance.ROOM", 400)
+    monkeypatch.setattr("torchglm.inference.clusters.ROOM", 400)
     torch.testing.assert_close(result.covariance("cluster", clusters=labels), whole, rtol=1e-12, atol=1e-15)
 
 

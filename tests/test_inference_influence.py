@@ -14,7 +14,10 @@ from torch import Tensor
 
 import torchglm
 from torchglm import families
+from torchglm.inference import rowwise
 from torchglm.inference.rowwise import anscombe
+from torchglm.rows.inverses import DenseRoot, Root
+from torchglm.rows.rows import Rows
 
 N, P = 60, 2
 CASES: dict[str, tuple[Any, str]] = {
@@ -309,3 +312,50 @@ def test_unknown_kinds_are_named() -> None:
         r.residuals("raw")
     with pytest.raises(ValueError, match="Known: mean, link"):
         r.loo_predict("median")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_leverages_are_made_once_and_serve_all_that_asks_for_them(
+    batch: tuple[int, ...], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(*batch, 900, 20, generator=g, dtype=torch.float64)
+    y = torch.poisson(torch.exp(0.1 * x.sum(-1)), generator=g)
+    monkeypatch.setattr("torchglm.rows.rows.PIECE", 256 * 20)
+    made, plain = [], rowwise.quadratic
+
+    def counted(rows: Rows, root: Root) -> Tensor:
+        made.append(rows.y.shape[-1])
+        return plain(rows, root)
+
+    monkeypatch.setattr(rowwise, "quadratic", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        result = torchglm.fit(x, y, family="poisson")
+        leverage, robust, cook = result.leverage(), result.covariance("HC3"), result.cooks_distance()
+    finally:
+        torch.set_num_threads(before)
+    assert sum(made) == 900 and len(made) > 1
+    again = torchglm.fit(x, y, family="poisson")
+    close = {"rtol": 1e-12, "atol": 1e-14}
+    torch.testing.assert_close(again.cooks_distance(), cook, **close)
+    torch.testing.assert_close(again.covariance("HC3"), robust, **close)
+    design = torch.cat([torch.ones_like(x[..., :1]), x], -1)
+    spread = ((design @ result.covariance()) * design).sum(-1)
+    torch.testing.assert_close(leverage, result.fitted * spread, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize("shape", [(50, 1), (50, 15), (50, 16), (50, 33), (4, 50, 7), (4, 50, 40)])
+def test_lengths_by_a_root_are_those_by_the_inverse(shape: tuple[int, ...], upper: bool) -> None:
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(*shape, generator=g, dtype=torch.float64)
+    matrix = torch.randn(*shape[:-2] or (1,), shape[-1], shape[-1], generator=g, dtype=torch.float64)
+    root = DenseRoot(matrix.triu() if upper else matrix)
+    want = ((x @ root.inverse()) * x).sum(-1)
+    torch.testing.assert_close(root.lengths(x), want, rtol=1e-11, atol=1e-11)
+    moved = root.lengths(x.clone().requires_grad_())
+    assert moved.requires_grad
+    torch.testing.assert_close(moved.detach(), want, rtol=1e-11, atol=1e-11)

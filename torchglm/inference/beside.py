@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from torchglm.inference.clusters import written
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.rowwise import RowValues, row_values
+from torchglm.inference.rowwise import RowValues, row_values, spread
+from torchglm.rows import threads
 from torchglm.rows.crossed import Crossed
 from torchglm.rows.crossed_lengths import TooManyLevels, crossed_lengths
-from torchglm.rows.rows import Rows
+from torchglm.rows.ranks import own_rows
+from torchglm.rows.rows import Rows, to_float64
 
+Out = TypeVar("Out")
 WRITTEN = 200  # columns and levels that are written out for clusters that cut through an absorbed factor
 NOTHING = 1e-9  # a smaller eigenvalue is rounding
 
@@ -31,6 +34,28 @@ def levered_values(result: Fitted) -> Iterator[RowValues]:
         own = None if beside is None else beside[start : start + n].unsqueeze(0)
         yield values if own is None else replace(values, beside=torch.where(values.used, own, 0.0))
         start += n
+
+
+def shared_out(result: Fitted, work: Callable[[Iterator[RowValues]], Out]) -> list[Out]:
+    """What `work` makes of the levered values of some of the rows: in memory, of a part for each thread, in order.
+
+    The leverages of rows in memory are found once and kept, 8 bytes a row.
+    """
+    flat, own = result.flat, own_rows(result.scored)
+    if "absorbed" in result.context or not isinstance(own, list) or flat.coef.is_cuda:
+        values = row_values(own, result.family, result.link, flat.coef)
+        return [work(levered_values(result) if "absorbed" in result.context else values)]
+    known = result.lengths
+    pieces = [piece for chunk in own for piece in to_float64(chunk).pieces()]
+
+    def levered(numbered: Sequence[tuple[int, Rows]]) -> Iterator[RowValues]:
+        for number, rows in numbered:
+            for values in row_values([rows], result.family, result.link, flat.coef):
+                if number not in known:
+                    known[number] = spread(values, flat.root)
+                yield replace(values, length=known[number])
+
+    return threads.spread(lambda numbered: work(levered(numbered)), list(enumerate(pieces)))
 
 
 def lengths_beside(result: Fitted) -> Tensor | None:

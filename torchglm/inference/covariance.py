@@ -18,14 +18,15 @@ from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.status import FitWarning
 from torchglm.inference.apart import part_by_part
-from torchglm.inference.beside import levered_values, metric_of
+from torchglm.inference.beside import metric_of, shared_out
 from torchglm.inference.clusters import POWERS, adjusted, in_order, labelled
 from torchglm.inference.fitted import Fitted
-from torchglm.inference.rowwise import leverage, row_values
+from torchglm.inference.rowwise import RowValues, leverage, row_values
 from torchglm.inference.serial import serial
 from torchglm.inference.several import expected_covariance
 from torchglm.inference.vector.sandwich import heteroscedastic_several, scores_by_row
 from torchglm.links import Identity, Link
+from torchglm.rows.grams import Gram
 from torchglm.rows.inverses import Root
 from torchglm.rows.products import gram
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -188,21 +189,32 @@ def heteroscedastic(result: Fitted, kind: str) -> Tensor:
     HC3 divide `u^2` by `1 - h` and `(1 - h)^2`; a row repeated by `freq` counts as that many rows.
     Source: Zeileis (2006), J. Stat. Software 16(9).
     """
-    flat, source = result.flat, result.scored
+    flat, ranks = result.flat, ranks_of(result.scored)
     root, nobs, rank = flat.root, flat.nobs, flat.df
     power = {"HC0": 0, "HC1": 0, "HC2": 1, "HC3": 2}[kind]
-    meat, ranks = None, ranks_of(source)
-    with ranks.together():
-        own_values = row_values(own_rows(source), result.family, result.link, flat.coef)
-        for values in levered_values(result) if power and flat.absorbed is not None else own_values:
+
+    def squares(each: Iterator[RowValues]) -> Gram | None:
+        """`sum u^2 x x'` of rows; None without any."""
+        total = None
+        for values in each:
             square = values.score.square() / values.repeats
             if power:
                 # a row of leverage one is fitted exactly: 0 / 0, and as in the sandwich package nothing is said
                 left = 1 - leverage(values, root) / values.repeats
                 square = square / torch.where(left > 1e-9, left, torch.nan).pow(power)
             own = gram(values.rows, torch.where(values.used, square, 0.0))
-            meat = own if meat is None else meat + own
+            total = own if total is None else total + own
+        return total
+
+    with ranks.together():
+        if power:
+            found = shared_out(result, squares)
+        else:
+            found = [squares(row_values(own_rows(result.scored), result.family, result.link, flat.coef))]
+    meat = found[0]
     assert meat is not None  # every process has rows
+    for own in found[1:]:
+        meat = meat if own is None else meat + own
     parts = meat.parts
     meat = meat.of(dict(zip(parts, ranks.sum(*parts.values()), strict=True)))
     scale = (nobs / (nobs - rank))[:, None, None] if kind == "HC1" else 1.0

@@ -386,6 +386,11 @@ class Fitted(Origin):
         """(*B) accepted steps."""
         return self.shaped(self.flat.n_iter)
 
+    @cached_property
+    def lengths(self) -> dict[int, Tensor]:
+        """(B, n) `x' H^-1 x` of the pieces of rows in memory it was asked of: what all leverages are made of."""
+        return {}
+
     def row_values(self, observed: bool = False) -> Iterator[RowValues]:
         """The values of every chunk of the rows at the fitted coefficients, see `rowwise.row_values`."""
         return row_values(self.source, self.family, self.link, self.flat.coef, observed)

@@ -9,7 +9,7 @@ Source: Pregibon (1981), Logistic regression diagnostics, Ann. Stat. 9; Williams
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchglm.inference import rowwise
 from torchglm.inference.apart import each_apart, side_by_side
-from torchglm.inference.beside import levered_values
+from torchglm.inference.beside import levered_values, shared_out
 from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.quantile import quantile_residuals
@@ -67,7 +67,16 @@ def fitted_means(result: Fitted) -> Tensor:
 def leverage(result: Fitted) -> Tensor:
     """(*B, n) the diagonal of the hat matrix; with `freq` that of a row with all its repeats."""
     root = result.flat.root
-    return result.shaped(torch.cat([rowwise.leverage(values, root) for values in levered_values(result)], -1))
+    return _side_by_side(result, lambda values: rowwise.leverage(values, root))
+
+
+def _side_by_side(result: Fitted, value: Callable[[RowValues], Tensor]) -> Tensor:
+    """(*B, n) a value of every row."""
+    if isinstance(result.scored, list):
+        parts = shared_out(result, lambda each: [value(values) for values in each])
+    else:
+        parts = [[value(values) for values in levered_values(result)]]
+    return result.shaped(torch.cat([one for part in parts for one in part], -1))
 
 
 class Deletion(NamedTuple):
@@ -101,7 +110,7 @@ def cooks_distance(result: Fitted) -> Tensor:
 
     With `freq` it says what the row does with all its repeats.
     """
-    return result.shaped(torch.cat([deletion(result, values).cook for values in levered_values(result)], -1))
+    return _side_by_side(result, lambda values: deletion(result, values).cook)
 
 
 @side_by_side("dfbetas()")

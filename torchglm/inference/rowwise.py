@@ -48,6 +48,7 @@ class RowValues(ChunkValues):
     score: Tensor
     information: Tensor
     beside: Tensor | None = None  # (B, n) the quadratic form of absorbed factors, which the columns are free of
+    length: Tensor | None = None  # (B, n) `x' (root root') x`, where it is known already
 
     @property
     def x(self) -> Tensor:
@@ -85,7 +86,7 @@ def leverage(values: RowValues, root: Root) -> Tensor:
 
 def spread(values: RowValues, root: Root) -> Tensor:
     """(B, n) `x' (root root') x` of every row, with the part of absorbed factors."""
-    own = quadratic(values.rows, root)
+    own = quadratic(values.rows, root) if values.length is None else values.length
     return own if values.beside is None else own + values.beside
 
 
