@@ -198,6 +198,11 @@ class Categorical:
         pooled = [] if self.pool is None else [*self.pool.levels, OTHER]
         return dict.fromkeys(pooled, last) | dict(zip(self.levels, range(len(self.levels)), strict=True))
 
+    @property
+    def said(self) -> str:
+        """What it is called in messages."""
+        return self.expression.name if isinstance(self.expression, Grouped) else self.expression.text
+
     def _unseen(self, column: Coded, new: np.ndarray, frame: Frame, unseen: str) -> str:
         values = [column.values[i] for i in dict.fromkeys(column.codes[new].tolist())]
         known = ", ".join(map(shown, self.levels[:8])) + (", …" if len(self.levels) > 8 else "")
@@ -207,7 +212,7 @@ class Categorical:
         here, there = kind_of(values), kind_of(self.levels)
         other = "" if here == there else f"It holds {here} here, and held {there} in the fit: give it that type. "
         return (
-            f"{self.expression.text!r} has {int(new.sum())} rows with unknown levels: {listed}; "
+            f"{self.said!r} has {int(new.sum())} rows with unknown levels: {listed}; "
             f"the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. {lacks}{other}"
             f"Leave these rows out, or code them as the reference level with unseen='reference'{also}."
         )

@@ -135,6 +135,11 @@ def _random(bars: Sequence[Bar], available: Sequence[str]) -> tuple[RandomTerm, 
             raise ValueError(f"The random effects {shortened(bar.text)} have no effects: 1 is one for each group.")
         own = parse(f"~ {bar.effects}", available)
         group = Grouped(bar.group)
+        if any(isinstance(factor, SmoothCall) for term in own.terms for factor in term.factors):
+            raise ValueError(
+                f"The random effects {shortened(bar.text)} have a smooth before the bar. A curve for each level is "
+                "s(x, by=g) beside C(g); effects before a bar are columns, such as x or poly(x, 2)."
+            )
         names = {term.name for term in own.terms}
         twice = [one for one in found if one.group.text == group.text and names & {term.name for term in one.terms}]
         if twice:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from torchglm.design.expressions import Expression
 from torchglm.design.factors import Categorical, Numeric
+from torchglm.design.formulas import RandomTerm
 from torchglm.design.random import MARK, Grouped
 from torchglm.design.smooths.call import SmoothCall
 from torchglm.design.smooths.effects import LevelEffects
@@ -28,6 +29,18 @@ def check_labels(factors: Sequence[Penalised]) -> None:
                     "Leave one of them out."
                 )
             seen[part.label] = factor.call.text
+
+
+def check_bars(factors: Sequence[Penalised], bars: Sequence[RandomTerm]) -> None:
+    """Raise `ValueError` where `s(g, bs="re")` says what random effects say."""
+    for factor in factors:
+        if not isinstance(factor, LevelEffects) or factor.by is not None or not factor.categories:
+            continue
+        groups = {one.expression.column or one.expression.text for one in factor.categories}
+        effect = ":".join(one.expression.text for one in factor.numbers) or "1"
+        for bar in bars:
+            if groups == set(bar.group.columns) and effect in {term.name for term in bar.terms}:
+                raise ValueError(f"{factor.call.text} and {bar.text} say the same. Leave one of them out.")
 
 
 def factor_dict(factor: Factor) -> dict[str, Any]:

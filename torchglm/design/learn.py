@@ -13,7 +13,7 @@ from torchglm.design.expressions import Expression
 from torchglm.design.factors import OTHER, Categorical, Numeric, Pool
 from torchglm.design.formulas import Formula, Term, parse, parts, plain
 from torchglm.design.frame import Frame
-from torchglm.design.kinds import PENALISED, Factor, check_labels
+from torchglm.design.kinds import PENALISED, Factor, check_bars, check_labels
 from torchglm.design.levels import category, is_categorical, occurring
 from torchglm.design.odd import check_response, check_text, without_index
 from torchglm.design.parts import Part, RandomSet, Terms
@@ -276,9 +276,11 @@ class _Learner:
             f.text: self._smooth(f) if isinstance(f, SmoothCall) else self._factor(self.expressions[f.text], self.rare)
             for f in [*self.formula.factors, *self.formula.effects]
         }
-        for terms in (self.formula.terms, *self.formula.others.values()):
+        for predictor, terms in {"": self.formula.terms, **self.formula.others}.items():
             own = {factor.text: right[factor.text] for term in terms for factor in term.factors}
-            check_labels([factor for factor in own.values() if isinstance(factor, PENALISED)])
+            smooths = [factor for factor in own.values() if isinstance(factor, PENALISED)]
+            check_labels(smooths)
+            check_bars(smooths, [one for one in self.formula.random if one.predictor == predictor])
         spans = {text: factor.spans for text, factor in right.items()}
         # absorbed factors have the constant, so that others are coded as beside an intercept
         constant = (Term("1", ()),) if self.formula.absorbed and all(t.factors for t in self.formula.terms) else ()

@@ -95,6 +95,7 @@ def absorbed(formula: str) -> tuple[str, tuple[Grouped, ...]]:
 def split(formula: str) -> tuple[str, list[Bar]]:
     """A formula without its random effects, and these. Raises ValueError for `|` that cannot be read."""
     pieces = list(_top(formula))
+    _check_rest("".join(text for text, bar in pieces if not bar), formula)
     if not any(bar for _, bar in pieces):
         return formula, []
     found, rest = list[Bar](), list[str]()
@@ -111,6 +112,19 @@ def split(formula: str) -> tuple[str, list[Bar]]:
         rest = [before[:-1] if before[-1] == "+" else before + " 1 "]
         found += _bars(text)
     return "".join(rest), found
+
+
+def _check_rest(rest: str, formula: str) -> None:
+    """Raise ValueError for a bar in a bracket that is no set of random effects."""
+    deep = 0
+    for kind, piece, calls in walk(rest):
+        for sign in piece if kind is Bracket.CODE else ():
+            deep += (sign in ("(", "[")) - (sign in (")", "]"))
+            if sign == "|" and deep and not calls:
+                raise ValueError(
+                    f"A bar of {shortened(formula)} stands in a bracket that is not closed, or that holds another. "
+                    f"{SHOWN}."
+                )
 
 
 def _top(formula: str) -> Iterator[tuple[str, bool]]:

@@ -19,6 +19,7 @@ from torchglm.inputs.specs import effects_of, groupings_of
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
 from torchglm.tables.frames import frame
+from torchglm.writing.nearest import ByName
 
 
 def of_effects(
@@ -122,7 +123,7 @@ def random(result: Fitted) -> dict[str, RandomEffects]:
     flat = result.flat
     if flat.modes is None or flat.effect_cov is None or flat.effect_spread is None or result.spec is None:
         raise ValueError("this fit has no random effects. Write them into its formula: y ~ x + (1 | group).")
-    found, start, cov, spread = dict[str, RandomEffects](), 0, 0, 0
+    found, start, cov, spread = ByName[RandomEffects]("group of random effects"), 0, 0, 0
     for group in groupings_of(result.spec, result.family):
         levels, q = len(group.levels), group.effects
         size = levels * q

@@ -150,6 +150,8 @@ def _unbounded(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tenso
 def _with_effects(result: Fitted, random: bool | None, se: bool) -> bool:
     """Whether random effects are in a prediction. Raises `ValueError` where there are none, and beside `se`."""
     known = result.flat.modes is not None
+    if random is not None and not isinstance(random, bool):
+        raise TypeError(f"random must be True, False or None, got {random!r}.")
     if random and not known:
         raise ValueError("random=True asks for random effects, and this fit has none. Leave it out.")
     if random and se:

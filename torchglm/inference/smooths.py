@@ -20,6 +20,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.levels import check_level
 from torchglm.inference.smooth_tests import TermTest, test_of
 from torchglm.inference.strengths import strength
+from torchglm.writing.nearest import ByName
 
 GRID = 100  # values of a curve where none are given
 SURFACE = 1600  # and of a surface
@@ -210,9 +211,9 @@ class SmoothTerm:
             lacking = [name for name in columns if name not in values]
             if lacking:
                 raise ValueError(f"{self.label} needs the columns {', '.join(columns)}; {lacking[0]!r} is not given.")
-            given = [np.asarray(values[name], np.float64) for name in columns]
+            given = [self._numbers(values[name]) for name in columns]
         else:
-            table = np.asarray(values.cpu() if isinstance(values, Tensor) else values, np.float64)
+            table = self._numbers(values.cpu() if isinstance(values, Tensor) else values)
             table = table[:, None] if table.ndim == 1 else np.atleast_2d(table)
             if table.ndim != 2 or table.shape[1] != len(columns):
                 raise ValueError(
@@ -225,6 +226,12 @@ class SmoothTerm:
         if not np.isfinite(found).all():
             raise ValueError(f"{self.label} is asked for at values that are not finite.")
         return found
+
+    def _numbers(self, values: Any) -> np.ndarray:
+        try:
+            return np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.label} is asked for at values that are no numbers, {values!r}.") from None
 
     def _tensor(self, columns: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(columns.T)).to(self.coef.device)
@@ -249,7 +256,7 @@ def smooths(result: Fitted) -> dict[str, SmoothTerm]:
     Those of a further predictor begin with its name, and so do those that each class has one of, `1:s(x)`. Empty where
     there are none.
     """
-    spec, found, start, block = result.spec, dict[str, SmoothTerm](), 0, 0
+    spec, found, start, block = result.spec, ByName[SmoothTerm]("smooth term"), 0, 0
     if spec is None:
         return found
     for factors, prefix, count in spec.pieces:

@@ -118,14 +118,17 @@ def effects_of(spec: DesignSpec, columns: int, family: Family) -> Groupings | No
     if not spec.random:
         return None
     start, groupings, correlated = columns, list[Grouping](), list[tuple[tuple[int, ...], ...]]()
-    for group in groupings_of(spec, family):
+    groups = groupings_of(spec, family)
+    for group in groups:
         groupings.append(Grouping(start, len(group.levels), group.effects))
         start, first, sets = start + len(group.levels) * group.effects, 0, list[tuple[int, ...]]()
         for one in group.sets:
             sets.append(tuple(range(first, first + len(one))))
             first += len(one)
         correlated.append(tuple(sets))
-    return Groupings(columns, tuple(groupings), tuple(correlated))
+    names = tuple(group.name for group in groups)
+    labels = tuple(tuple(name for own in group.sets for name in own) for group in groups)
+    return Groupings(columns, tuple(groupings), tuple(correlated), names, labels)
 
 
 def plan_of(family: Family, spec: DesignSpec) -> tuple[Plan | None, list[str]]:

@@ -21,6 +21,7 @@ from torchglm.fitting.mixed.fit import MixedFound, solve_mixed
 from torchglm.fitting.mixed.quadrature import MOST
 from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
+from torchglm.fitting.penalties.base import numbers
 from torchglm.fitting.powers import solve_with_power
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.ranges import repeated
@@ -96,7 +97,10 @@ def _of_terms(own: Sequence[PenaltyBlock], data: Data, smoothing: Smoothing) -> 
     if isinstance(smoothing, Mapping):
         if set(smoothing) != set(names):
             raise ValueError(f"smoothing= must give a strength to each of {', '.join(names)}; got {dict(smoothing)!r}.")
-        smoothing = torch.tensor([float(smoothing[name]) for name in names], dtype=torch.float64)
+        given = [numbers(smoothing[name], f"smoothing of {name}", "a number") for name in names]
+        if any(one.numel() > 1 for one in given):
+            raise ValueError(f"smoothing= must give one number to each of {', '.join(names)}; got {dict(smoothing)!r}.")
+        smoothing = torch.stack([one.reshape(()) for one in given])
     places = [one.places if data.plan is None else data.plan.places(one.places) for one in own]
     blocks = [  # with classes, one for each of them, of one strength
         (at, torch.block_diag(*[torch.from_numpy(one.matrix)] * (len(at) // len(one.places))))
@@ -227,20 +231,12 @@ def _mixed(
 
 
 def _check_groups(data: Data, family: Family) -> None:
-    """Raise `ValueError` for a grouping of one level, and for one that leaves no two rows for the residuals."""
-    held = isinstance(data.source, list) and not data.batch
-    rows = sum(chunk.y.shape[-1] for chunk in data.source) if held else 0
+    """Raise `ValueError` for a grouping of one level."""
     for group in groupings_of(data.context["spec"], family):
-        levels = len(group.levels)
-        if levels < 2:
+        if len(group.levels) < 2:
             raise ValueError(
                 f"the random effects of {group.name!r} have one level, {group.levels[0]!r}: nothing varies between its "
                 "groups. Leave them out, or check the column."
-            )
-        if rows and family.has_dispersion and levels * group.effects >= rows:
-            raise ValueError(
-                f"{group.name!r} has {levels:,} levels with {group.effects} effect{'s' * (group.effects > 1)} each and "
-                f"the data {rows:,} rows: effects and residuals cannot be told apart. Take groups of several rows each."
             )
 
 

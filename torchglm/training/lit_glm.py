@@ -91,6 +91,11 @@ class LitGLM(LightningModule):
     ) -> None:
         super().__init__()
         check_arguments(optimizer, scheduler, metrics, scheduler_interval)
+        if not isinstance(model, (nn.Module, Mapping)):
+            raise TypeError(
+                f"model must be a head, a network with one, or the fields of a head, got {model!r}. Fit a formula by "
+                "torchglm.fit; its result.head() is a model."
+            )
         self.model = model if isinstance(model, nn.Module) else head_from(model)
         self._split = split(self.model, head)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import TypeVar
+
+Named = TypeVar("Named")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -42,3 +45,14 @@ def _abbreviates(short: str, name: str) -> bool:
     """Whether the letters of `short` occur in `name` in order, as those of negbin in negative_binomial."""
     letters = iter(name)
     return all(letter in letters for letter in short.lower())
+
+
+class ByName(dict[str, Named]):
+    """Values by their names, which says of a name that is not there which are; `what` a name is of."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def __missing__(self, name: object) -> Named:
+        raise KeyError(unknown(self.what, name, self))

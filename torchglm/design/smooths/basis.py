@@ -74,7 +74,10 @@ def knots_given(options: Mapping[str, Any], x: np.ndarray, counts: tuple[int, ..
     """The knots that a term names, increasing; None where it names none. Raises `ValueError` for others."""
     if options.get("knots") is None:
         return None
-    knots = np.asarray(options["knots"], np.float64)
+    try:
+        knots = np.asarray(options["knots"], np.float64)
+    except (TypeError, ValueError):
+        knots = np.zeros(0)
     if knots.ndim != 1 or len(knots) not in counts or not np.isfinite(knots).all() or (np.diff(knots) <= 0).any():
         said = " or ".join(map(str, sorted(set(counts))))
         raise ValueError(f"knots= must be {said} increasing numbers, got {options['knots']!r}.")

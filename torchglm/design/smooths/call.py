@@ -34,6 +34,9 @@ class SmoothCall:
         assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         self.kind = node.func.id
         named = {str(one.arg): one.value for one in node.keywords}
+        if len(named) < len(node.keywords):
+            twice = next(name for name in named if sum(one.arg == name for one in node.keywords) > 1)
+            raise ValueError(f"{self.said} gives {twice}= twice. Give it once.")
         strange = sorted(set(named) - set(ARGUMENTS))
         if strange:
             raise ValueError(

@@ -23,6 +23,7 @@ from torchglm.design.smooths.tensor import Margin, TensorProduct
 COLUMNS = {1: 10, 2: 30, 3: 110}  # of a thin plate spline of so many variables, where a term does not say
 MARGIN = 5  # columns of a margin of te() and ti()
 STEADY = np.finfo(np.float64).eps * 1000  # share of its mean by which numbers must vary
+WIDEST = 1e50  # the largest size of a covariate, and one over the smallest
 TILE = 1 << 16  # distinct rows that are looked at together
 
 
@@ -50,10 +51,12 @@ def learn_smooth(
                 "its own, as s(..., bs='re'), or as by= of a smooth."
             )
     values, counts = distinct(np.stack([_numbers(one, rows, call) for one in call.variables]))
+    for one, own in zip(call.variables, values, strict=True):
+        _check_range(call, one.text, own)
     try:
         basis = _basis(call, values, counts)
     except ValueError as error:
-        raise ValueError(f"{call.said}: {error}.") from None
+        raise ValueError(f"{call.said}: {str(error).removesuffix('.')}.") from None
     means, size = _summed(basis, values, counts)
     centred = call.kind != "ti" and not (isinstance(by, Numeric) and _varies(by, rows, call))
     if call.kind == "ti" and len(call.margins) == 1:
@@ -140,6 +143,16 @@ def _numbers(one: Expression, rows: HasColumns, call: SmoothCall) -> np.ndarray:
     if wrong.any():
         raise ValueError(f"{call.said}: {one.text!r} is not finite in {int(wrong.sum())} rows. Leave these rows out.")
     return found
+
+
+def _check_range(call: SmoothCall, name: str, values: np.ndarray) -> None:
+    """Raise `ValueError` for values whose powers, of which bases are made, are too large or small to be held."""
+    most, width = float(np.abs(values).max()), float(values.max() / 2 - values.min() / 2)
+    if most > WIDEST or 0 < width < 1 / WIDEST:
+        raise ValueError(
+            f"{call.said}: {name!r} has values of the size {most:.3g} that differ by {2 * width:.3g}, whose powers "
+            "cannot be held. Rescale the column."
+        )
 
 
 def _varies(by: Numeric, rows: HasColumns, call: SmoothCall) -> bool:

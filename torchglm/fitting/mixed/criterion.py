@@ -99,6 +99,7 @@ class MixedCriterion:
         self._rows = self.source
         self.units: list[Tensor] = []
         self.count = self.ends = keep.new_zeros(0)
+        self.vague = dict[str, Tensor]()  # of which models rows cannot tell the effects, by what is said of it
         self.constant = keep.new_zeros(0)  # what the log-likelihood has beside half the deviance
 
     # the parameters -----------------------------------------------------------------------------------------

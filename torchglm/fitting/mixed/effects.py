@@ -25,12 +25,15 @@ PAIRS = 1 << 27  # numbers of the pairs between levels of crossed groupings, and
 class Groupings:
     """The groupings of a design behind its first `columns`, each with its sets of effects that are correlated.
 
-    `correlated[k]` partitions the effects of grouping `k`: those of one set have a covariance of their own.
+    `correlated[k]` partitions the effects of grouping `k`: those of one set have a covariance of their own. `names` are
+    those of the groupings, `labels[k]` those of their effects.
     """
 
     columns: int
     groupings: tuple[Grouping, ...]
     correlated: tuple[tuple[tuple[int, ...], ...], ...]
+    names: tuple[str, ...]
+    labels: tuple[tuple[str, ...], ...]
 
     @property
     def width(self) -> int:
@@ -78,6 +81,20 @@ class Groupings:
             at, shape = next(beside), (g.effects, g.levels)
             block = matrix.corner[:, at, at].unflatten(2, shape).unflatten(1, shape)
             found.append(block.diagonal(dim1=2, dim2=4).permute(0, 3, 1, 2))
+        return found
+
+    def borders(self, matrix: EffectGram) -> list[Tensor]:
+        """(B, L, q, p) of each grouping what stands between its levels and the first columns."""
+        p = self.columns
+        if isinstance(matrix, CrossedGram):
+            return matrix.border
+        found, beside = list[Tensor](), iter(self.beside)
+        for k, g in enumerate(self.groupings):
+            if k == self.large:
+                found.append(matrix.across[..., :p])
+                continue
+            part = matrix.corner[:, next(beside), :p].unflatten(1, (g.effects, g.levels))
+            found.append(part.transpose(1, 2))
         return found
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.crossed import AnyEliminated
 from torchglm.fitting.mixed.effects import Groupings, Lambda, unit_of
 from torchglm.fitting.mixed.freedom import freedom
+from torchglm.fitting.mixed.identified import unidentified
 from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.mixed.search import MixedSearch
 from torchglm.fitting.moments import Moments, Point
@@ -24,7 +26,7 @@ from torchglm.fitting.shape import loglik
 from torchglm.fitting.shape_sums import has_alpha
 from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
-from torchglm.fitting.status import Status
+from torchglm.fitting.status import FitWarning, Status
 from torchglm.fitting.strengths import ALPHA, scales_of
 from torchglm.links import Link
 from torchglm.rows.arrow import Arrow
@@ -99,6 +101,8 @@ def solve_mixed(
     criterion = MixedCriterion(source, family, link, effects, penalty, first.keep, method == "reml", phi, name)
     criterion.nodes = nodes
     search = begun(criterion, first, penalty, plain, options["max_iter"])
+    for said, where in criterion.vague.items():
+        warnings.warn(f"in {int(where.sum()):,} of {len(where):,} models {said}", FitWarning, stacklevel=2)
     search.run()
     if criterion.flat:
         search.refresh()
@@ -110,10 +114,14 @@ def based(criterion: MixedCriterion, first: Tensor) -> Tensor:
     effects, models = criterion.effects, len(first)
     coef = torch.cat([first, first.new_zeros(models, effects.width - effects.columns)], 1)
     here = fold(criterion.source, Point(coef, False, before=coef, census=True), criterion.family, criterion.link)
-    for sets, block in zip(effects.correlated, effects.blocks(effect_gram(here.gram, criterion.grouping)), strict=True):
+    gram = effect_gram(here.gram, criterion.grouping)
+    criterion.count = here.count
+    estimated = criterion.phi is None and criterion.family.has_dispersion
+    rows = here.count if estimated else None
+    criterion.vague = unidentified(effects, gram, criterion.rotation[:, criterion.fixed], rows)
+    for sets, block in zip(effects.correlated, effects.blocks(gram), strict=True):
         mean = block.mean(1)
         criterion.units.append(unit_of(mean * effects.mask(sets, mean)))
-    criterion.count = here.count
     one, family = torch.ones_like(here.objective), criterion.family
     held = one if criterion.phi is None or family.least_squares else one * criterion.phi
     if isinstance(family, VectorFamily):  # whose deviance is the whole likelihood
@@ -246,6 +254,8 @@ def _status(criterion: MixedCriterion, search: MixedSearch, first: Solution) -> 
     strong = (psi[:, roots : shape.start] >= ends[:, roots : shape.start, 1] - EARLY).any(-1)
     status[regular & strong] = int(Status.STRENGTH_LIMIT)
     status[regular & search.singular()] = int(Status.BOUNDARY)
+    for where in criterion.vague.values():
+        status[where] = int(Status.STALLED)
     status[first.status == int(Status.NOT_FINITE)] = int(Status.NOT_FINITE)
     return status
 
