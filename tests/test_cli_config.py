@@ -12,7 +12,7 @@ import torch
 import torchglm
 from torchglm import families, links
 from torchglm.cli import config, main, short_names
-from torchglm.cli.schema import IRLS, Job
+from torchglm.cli.schema import IRLS, DataConfig, Job
 
 BASE = "data: {path: a.parquet, formula: y ~ x}\nfamily: poisson\n"
 
@@ -179,6 +179,34 @@ def test_what_is_wrong_is_said_in_a_line(read, text: str, said: str) -> None:  #
     with pytest.raises(ValueError) as error:
         read(text)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+KEYS = [*Job.__dataclass_fields__.values(), *DataConfig.__dataclass_fields__.values()]
+
+
+@pytest.mark.parametrize("value", ["null", '""'])
+@pytest.mark.parametrize("one", KEYS, ids=lambda one: one.name)
+def test_a_key_without_a_value_is_one_that_may_be_or_named(read, one, value: str) -> None:  # noqa: ANN001
+    top, data = {"family": "poisson"}, {"path": "a.parquet", "formula": "y ~ x"}
+    own = top if one.name in Job.__dataclass_fields__ else data
+    own[one.name] = value
+    if one.name != "data":
+        top["data"] = "{" + ", ".join(f"{key}: {text}" for key, text in data.items()) + "}"
+    try:
+        read("\n".join(f"{key}: {text}" for key, text in top.items()))
+    except ValueError as error:
+        assert one.name in str(error) and "\n" not in str(error) and "NoneType" not in str(error), error
+        assert value == '""' or "None" not in str(one.type), error
+    else:
+        assert value == '""' or "None" in str(one.type)
+
+
+def test_a_file_of_data_in_the_place_of_text_is_named(read, tmp_path: Path) -> None:  # noqa: ANN001
+    pd.DataFrame({"x": [1.0], "y": [2.0]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="data: got the name of a file, and it holds keys"):
+        read("data: a.parquet\nfamily: poisson\n")
+    with pytest.raises(ValueError, match=r"a\.parquet is no text\. The config is YAML"):
+        config.read(["a.parquet"])
 
 
 @pytest.mark.parametrize(

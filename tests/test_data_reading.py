@@ -255,3 +255,14 @@ def test_a_data_module_reads_csv_as_the_design_was(tmp_path: Path) -> None:
     data.setup("predict")
     x = torch.cat([batch.x for batch in data.predict_dataloader()])
     torch.testing.assert_close(x, spec.transform(FRAME)[:, 1:])
+
+
+def test_a_delimiter_that_parts_nothing_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    for written in (";", "\t", "|", ","):
+        file.write_text(f"x{written}y\n1{written}2\n3{written}4\n")
+        for told in {";", ","} - {written}:
+            with pytest.raises(ValueError, match=r"one column, .* parted by another sign") as error:
+                torchglm.fit("y ~ x", file, family="gaussian", delimiter=told)
+            named = "tab" if written == "\t" else written
+            assert f"delimiter={named!r}" in str(error.value)

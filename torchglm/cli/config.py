@@ -164,9 +164,21 @@ def read(arguments: Sequence[str]) -> tuple[Job, str]:
         files = [Path(str(file)) for file in config.pop("config", None) or []]
         config.data.path = located(config.data.path, files)
         job = Job(**vars(reader.instantiate(config)))
+    except UnicodeDecodeError:
+        raise ValueError(_no_text(given)) from None
     except (ArgumentError, jsonargparse.ArgumentError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(one_line(str(error))) from None
     return job, reader.dump(config, skip_unset=False)
+
+
+def _no_text(arguments: Sequence[str]) -> str:
+    """What is said where a file was read as YAML that is not text: the config itself, or data in the place of keys."""
+    first = Path(arguments[0].removeprefix("--config=")) if arguments else Path()
+    try:
+        first.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return f"{first} is no text. The config is YAML, and names the data: data: {{path: {first}, formula: y ~ x}}."
+    return "data: got the name of a file, and it holds keys, such as data: {path: rows.parquet, formula: y ~ x}."
 
 
 def resumed(arguments: Sequence[str]) -> tuple[list[str], str | None]:

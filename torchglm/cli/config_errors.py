@@ -31,7 +31,7 @@ _VALUE = re.compile(r"(?:Got|Given) value: (.*)")
 _ERRORS = re.compile(r"^( *)Errors:$", re.MULTILINE)
 _NONE = "Expected a <class 'NoneType'>"
 _CLASS = "Problem with given class_path"
-_PATH = re.compile(r"Expected a dot import path string: (.*)")
+_PATH = re.compile(r"Expected a dot import path string: ?(.*)")
 _MISSING = re.compile(r"the following arguments are required: (?P<keys>\w+(?:, \w+)*)")
 _KINDS = re.compile(r"Expected an? |Not of type |Parser key |Problem with ")
 _WORDS = {
@@ -45,7 +45,8 @@ _WORDS = {
 
 def one_line(message: str) -> str:
     """A parser's message in one line: what a key must be and what it got, with the nearest name where one is near."""
-    plain = _nearest_miss(re.sub(r"\x1b\[[0-9;]*m", "", message))
+    shown = re.sub(r"(value: ?)$", r"\1''", re.sub(r"\x1b\[[0-9;]*m", "", message), flags=re.MULTILINE)
+    plain = _nearest_miss(shown)
     text = " ".join(line.strip() for line in plain.splitlines() if line.strip())
     if found := _GROUP.search(text):
         group, value = found["group"], found["value"]
@@ -74,10 +75,10 @@ def _nearest_miss(message: str) -> str:
     found = _ERRORS.search(message)
     if found is None:
         return message
-    inside = f"{found[1]}  "
+    inside = f"{found[1]} "  # by one place or two, the value being empty or not
     lines = message[found.end() + 1 :].splitlines()
     many = next((k for k, line in enumerate(lines) if not line.startswith(inside)), len(lines))
-    tries = re.split(rf"^{inside}- ", "\n".join(lines[:many]), flags=re.MULTILINE)[1:]
+    tries = re.split(rf"^{inside} ?- ", "\n".join(lines[:many]), flags=re.MULTILINE)[1:]
     tries = [one.rstrip() for one in tries if not one.startswith(_NONE)]
     meant = [one for one in tries if one.startswith(_CLASS)] or [one for one in tries if not _PATH.match(one)] or tries
     if len(meant) > 1 or _PATH.match(meant[0]):

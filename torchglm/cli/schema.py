@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,6 +24,13 @@ from torchglm.tables.text_format import TextFormat
 if TYPE_CHECKING:
     from torchglm.model.face import Result
     from torchglm.store.checkpoints import Checkpoint
+
+
+def _refuse_null(config: Any, above: str = "") -> None:
+    """Raise ValueError for a key whose value is null and may not be."""
+    for one in fields(config):
+        if getattr(config, one.name) is None and "None" not in str(one.type):
+            raise ValueError(f"{above}{one.name} is null. Give it a value, or leave the key out for its default.")
 
 
 @dataclass
@@ -73,6 +80,7 @@ class DataConfig:
     na: str | float | list[str | float] | None = None
 
     def __post_init__(self) -> None:
+        _refuse_null(self, "data.")
         self.reading  # noqa: B018  refuses what cannot be meant
         if self.rare < 0:
             raise ValueError(f"data.rare must be at least 0, got {self.rare}. 0 pools no levels.")
@@ -272,9 +280,9 @@ class Job:
     timeout: float = 600.0
 
     def __post_init__(self) -> None:
-        for key, known in (("solver", "irls or sgd"), ("dtype", "float64 or float32")):
-            if getattr(self, key) is None:
-                raise ValueError(f"{key} must be {known}, got null. Leave the key out for the default.")
+        _refuse_null(self)
+        if not self.output_dir.strip():
+            raise ValueError("output_dir is empty. Name a folder, such as runs/fit.")
         if self.model is not None and isinstance(self.solver, IRLS):
             raise ValueError("model: a network is trained by minibatch. Write solver: sgd.")
         if self.model is None and self.finish is not None:

@@ -35,12 +35,13 @@ def header(file: Path, reading: TextFormat) -> list[str]:
         raise ValueError(f"{file} is not in {reading.encoding}, by its header. {ENCODING}") from None
     except (pa.ArrowException, OSError, LookupError) as error:
         raise csv_error(file, error, options, reading) from None
-    other = next((sign for sign in ";\t|" if len(names) == 1 and sign in names[0] and sign != reading.delimiter), None)
+    other = next((sign for sign in ";\t|," if len(names) == 1 and sign in names[0] and sign != reading.delimiter), None)
     if other is not None:
         said = "tab" if other == "\t" else other
+        decimal = " (and decimal=',' where numbers are written 1,5)" if other != "," else ""
         raise ValueError(
             f"{file} has one column, {names[0][:60]!r}: its fields are parted by another sign than "
-            f"{reading.delimiter!r}. Pass delimiter={said!r} (and decimal=',' where numbers are written 1,5)."
+            f"{reading.delimiter!r}. Pass delimiter={said!r}{decimal}."
         )
     return each_once(file, names)
 

@@ -124,6 +124,8 @@ def _expand(path: PathLike) -> list[Path]:
             f"{text} is an address, and torchglm reads files of this machine. Download it first, or pass a table "
             "(pandas.read_parquet(address), say) or a pyarrow.dataset.dataset(address), which is read piece by piece."
         )
+    if not text.strip():
+        raise ValueError("the path of the data is empty. Name a file, a folder or a glob.")
     if len(text) > LONGEST or "\n" in text:
         raise ValueError(
             f"{text[:40]!r}… is no path of a file. Text that is read already: pandas.read_csv(StringIO(text))."
