@@ -342,4 +342,6 @@ class Family(nn.Module):
     @property
     def estimates_shape(self) -> bool:
         """True where a shape parameter of the family is learned from the data."""
+        if not self._parameters and not self._modules:  # a walk over none takes a hundredth of a small fit
+            return False
         return any(parameter.requires_grad for parameter in self.parameters())

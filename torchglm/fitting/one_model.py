@@ -232,7 +232,7 @@ def _last(problem: Problem, block: RowBlock, before: Tensor, information: Tensor
     """What a search reports of a block at the end, but the score; predictors and information (1, n) are of before."""
     family, link, plain, rows = problem.family, problem.link, block.weight is None, to_float64(block.rows)
     eta = before + times(rows, torch.from_numpy(end.delta[None]))
-    coef, mu, none = torch.from_numpy(end.coef[None]), link(eta), eta.new_zeros(1)
+    coef, mu, none = torch.from_numpy(end.coef[None]), link.inverse(eta), eta.new_zeros(1)
     half = objective(rows, eta, mu, Point(coef, before=coef), family, link)
     if end.known is None or not problem.canonical:
         information = family.score_and_weight(block.response, eta, mu, link, False)[1]

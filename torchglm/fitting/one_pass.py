@@ -111,7 +111,7 @@ def _of_block(problem: Problem, block: RowBlock, coef: Array | None, curved: boo
     else:
         eta = torch.from_numpy(x @ coef).unsqueeze(0)
         eta = eta if is_all(rows.offset, 0.0) else eta.add_(rows.offset)
-    mu = link(eta)
+    mu = link.inverse(eta)
     score, information = family.score_and_weight(y, eta, mu, link, coef is not None and not problem.canonical)
     half = family.cheap(y, eta, mu, link, True)[0]
     if weight is not None:

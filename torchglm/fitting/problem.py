@@ -104,6 +104,8 @@ class Problem:
         Of a pass come its sums, in one copy; a step would be hundreds of launches of a few numbers each. A penalty, or
         an edge of the means, has values beside the rows.
         """
+        if self.device.type == "cpu":
+            return self
         small = self.models * self.p**2 <= DESK and self.layout.levels is None and self.layout.made
         plain = self.penalty is None and self.open_ended and not (self.several or self.shapes or self.fence)
         return replace(self, device=torch.device("cpu")) if small and plain else self

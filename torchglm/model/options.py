@@ -191,7 +191,7 @@ def warned(
             FitWarning,
             stacklevel=3,
         )
-    kinds = [Status(int(code)) for code in solution.status[irregular].unique()]
+    kinds = [Status(code) for code in sorted(set(solution.status[irregular].tolist()))]
     said = [
         f"{f'{_counted(solution.status == int(kind), data)}: ' if data.batch else ''}{kind}: {kind.explanation}"
         for kind in kinds

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TypeVar
 
@@ -100,13 +100,17 @@ def small_operators() -> Iterator[None]:
         del _local.threads
 
 
-@contextmanager
-def all_cores(matrix: torch.Tensor) -> Iterator[None]:
+def all_cores(matrix: torch.Tensor) -> AbstractContextManager[None]:
     """Within it operators on this matrix have the threads that `small_operators` took away, if it is large."""
     threads = getattr(_local, "threads", 1)
-    if matrix.shape[-1] < SPLIT or threads == 1:
-        yield
-        return
+    return _AS_IT_IS if matrix.shape[-1] < SPLIT or threads == 1 else _on(threads)
+
+
+_AS_IT_IS = nullcontext()
+
+
+@contextmanager
+def _on(threads: int) -> Iterator[None]:
     torch.set_num_threads(threads)
     try:
         yield
