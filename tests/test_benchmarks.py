@@ -84,7 +84,7 @@ def test_sweep_counts_the_fastest_that_is_right(capsys: pytest.CaptureFixture[st
 
     roads = {name: sweep_peers.ROADS[name] for name in ("torchglm", "sklearn", "sklearn L-BFGS")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "installed", lambda: roads | {"quick but wrong": wrong})
+        patch.setattr(sweep, "installed", lambda family: roads | {"quick but wrong": wrong})
         patch.setattr(sweep, "LEAST", 0.0)
         sweep.main(["--quick"])
     out = capsys.readouterr().out
