@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(FILES), help="these workloads alone")
     parser.add_argument("--contenders", nargs="+", choices=list(contenders.NAMES), help="these alone")
     parser.add_argument("--output", type=Path, help="where results.json goes; default: here, with README.md")
+    parser.add_argument("--cpu", action="store_true", help="time of the processor, where others share the machine")
+    parser.add_argument("--rounds", type=int, help="repeats of each contender")
     parser.set_defaults(size="bench")
     return parser.parse_args(argv)
 
@@ -56,11 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     warm_up = workloads("quick")  # loads every library and compiles what is compiled on first use
     for workload in warm_up:
         measure.compare(workload, chosen, rounds=1, budget=60.0)
-    results: dict[str, Any] = {"size": args.size, "machine": machine(versions), "workloads": []}
+    clock = time.process_time if args.cpu else time.perf_counter
+    rounds = args.rounds or ROUNDS[args.size]
+    results: dict[str, Any] = {"size": args.size, "processor_time": args.cpu, "machine": machine(versions), "workloads": []}
     for workload in workloads(args.size, args.only):
-        results["workloads"].append(
-            measure.compare(workload, chosen, rounds=ROUNDS[args.size], budget=BUDGET[args.size])
-        )
+        results["workloads"].append(measure.compare(workload, chosen, rounds, BUDGET[args.size], clock))
         print(render.table(results["workloads"][-1]), end="\n\n", flush=True)
     save(results, args.output)
     own = [r for w in results["workloads"] for r in w["contenders"] if r["contender"] == "torchglm"]

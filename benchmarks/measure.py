@@ -86,19 +86,27 @@ def reset_peak() -> None:
             pass
 
 
-def run_once(fit: Callable[[Problem], Fit], problem: Problem) -> tuple[Fit, float, float]:
-    """The fit, its seconds, and the megabytes it needed at its peak above what was there before."""
+def run_once(
+    fit: Callable[[Problem], Fit], problem: Problem, clock: Callable[[], float] = time.perf_counter
+) -> tuple[Fit, float, float]:
+    """The fit, its seconds by a clock, and the megabytes it needed at its peak above what was there before."""
     reset_peak()
     before = memory_mb("VmRSS")
-    start = time.perf_counter()
+    start = clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         answer = fit(problem)
-    seconds = time.perf_counter() - start
+    seconds = clock() - start
     return answer, seconds, max(memory_mb("VmHWM") - before, 0.0)
 
 
-def compare(workload: Workload, contenders: dict[str, Contender], rounds: int, budget: float) -> dict[str, Any]:
+def compare(
+    workload: Workload,
+    contenders: dict[str, Contender],
+    rounds: int,
+    budget: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
     """Run every contender `rounds` times in turn; one that would pass `budget` seconds runs fewer times.
 
     Where the problem asks for inference, only contenders that offer it take part.
@@ -119,7 +127,7 @@ def compare(workload: Workload, contenders: dict[str, Contender], rounds: int, b
             if record.failure or (record.seconds and spent + record.seconds[-1] > budget):
                 continue
             try:
-                answer, seconds, peak = run_once(able[name], problem)
+                answer, seconds, peak = run_once(able[name], problem, clock)
             except Exception as error:  # a contender that breaks is a result, and must not end the others
                 record.failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 continue
