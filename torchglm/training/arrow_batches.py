@@ -24,7 +24,7 @@ from torchglm.tables.readahead import read_ahead
 from torchglm.training.batches import generator_of, rank_and_world, take, weighted
 from torchglm.training.hash_split import HashPart
 from torchglm.training.loader_position import LoaderPosition
-from torchglm.training.pouring import BATCHES, PLACES, poured
+from torchglm.training.pouring import BATCHES, places_in_runs, poured
 from torchglm.training.row_cache import RowCache
 from torchglm.training.row_checks import check_masses, check_rows
 from torchglm.training.table_tensors import TableRows
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 16  # rows read at once
 POOL = 1 << 18  # rows mixed
+RUN, RUNS = 64, 32  # rows of a cache that stay neighbours at most, and how many such runs a batch has at least
 
 
 class Group(NamedTuple):
@@ -58,7 +59,8 @@ class ArrowBatches(IterableDataset[GLMBatch]):
 
     With `cache` rows are decoded once, into a file of plain numbers from which later epochs gather them, several times
     as fast: 4 bytes (of `dtype`) for each number. `True` puts it where temporary files go, and it goes with the loader;
-    in a folder it stays when an epoch was whole, for whoever asks for the same columns of the same files again.
+    in a folder it stays when an epoch was whole, for whoever asks for the same columns of the same files again. Rows
+    that are shuffled are written in random order, piece by piece, and mixed from then on in runs of up to 64.
 
     Row groups are dealt to ranks and DataLoader workers (`DataLoader(batches, batch_size=None)`; usually none
     is fastest, for a thread reads ahead). All ranks get equal batches: where rows run short, or where a spec
@@ -160,7 +162,9 @@ class ArrowBatches(IterableDataset[GLMBatch]):
         if self.cache is None:
             batches = poured(read_ahead(self._pieces(groups)), size, buffer, generator, BATCHES)
         else:
-            places = poured(read_ahead(self._places(groups, self.cache)), size, buffer, generator, PLACES)
+            places = poured(
+                read_ahead(self._places(groups, self.cache)), size, buffer, generator, places_in_runs(self._run)
+            )
             batches = (self._in_class_order(self.cache.rows(place, not self.shuffle)) for place in places)
         yield from self._full(batches, rows)
 
@@ -204,6 +208,18 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             return rows
         return rows._replace(y=in_class_order(rows.y, self.family, self.rows.spec))
 
+    @property
+    def _run(self) -> int:
+        """Rows of a cache that stay neighbours when it is shuffled: a batch has 32 runs of them or more."""
+        return max(1, min(RUN, self.batch_size // RUNS))
+
+    def _mixed(self, number: int, pieces: Iterator[GLMBatch]) -> Iterator[GLMBatch]:
+        """Where rows are to be shuffled, each piece in random order, so that a run of neighbours is random itself."""
+        generator = generator_of(self.seed, number)
+        for piece in pieces:
+            n = piece.x.shape[0]
+            yield take(piece, torch.randperm(n, generator=generator)) if self.shuffle else piece
+
     def _cache(self, folder: Path | None) -> RowCache:
         """Where the rows are kept once they are decoded."""
         rows = self.rows
@@ -213,6 +229,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             "columns": [self.columns, rows.names, rows.extras, str(rows.dtype)],
             "spec": None if rows.spec is None else rows.spec.to_dict(),
             "part": None if self.part is None else vars(self.part),
+            "mixed": self.seed if self.shuffle else None,
         }
         counts = [group.rows for group in self.groups]
         return RowCache(folder, key, counts, len(rows.names), rows.fields, rows.dtype)
@@ -224,7 +241,7 @@ class ArrowBatches(IterableDataset[GLMBatch]):
             number = numbers[group]
             with _told(group):
                 if cache.held(number) < 0:
-                    cache.write(number, self._decoded(group))
+                    cache.write(number, self._mixed(number, self._decoded(group)))
                 for places in cache.positions(number).split(PIECE):
                     if group not in self._looked and len(places):
                         self._suitable(cache.rows(places, True))

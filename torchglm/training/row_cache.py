@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from torchglm.inputs import GLMBatch
+from torchglm.rows.threads import keep_freed_memory
 from torchglm.version import VERSION
 
 
@@ -89,6 +90,7 @@ class RowCache:
 
     def rows(self, positions: Tensor, ordered: bool) -> GLMBatch:
         """The rows at positions: views where these are in order and stand side by side, else gathered."""
+        keep_freed_memory()  # a batch of a megabyte in new pages each time takes four times as long
         matrix, first, n = self._mapped[2], int(positions[0]), len(positions)
         if ordered and int(positions[-1]) - first + 1 == n:
             found = matrix[first : first + n]
