@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import contenders, levels, measure, problem, render, scaling, stream, sweep, sweep_peers
+from benchmarks import contenders, levels, limit, measure, problem, render, scaling, stream, sweep, sweep_peers
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.sections import SECTIONS
-from benchmarks.workloads import workloads
+from benchmarks.workloads import tall, workloads
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -121,6 +121,11 @@ def test_a_fit_from_a_file_counts_its_scans(capsys: pytest.CaptureFixture[str]) 
     assert 4 <= scans <= 10
 
 
+def test_the_lower_bound_counts_the_passes_of_one_model() -> None:
+    found = limit.of(tall.make(3_000, 6, "poisson"), contenders.load("torchglm"))
+    assert found["grams"] >= 1 and found["reads"] + found["grams"] < 20 and found["seconds"] > 0
+
+
 def test_results_go_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"above\n{render.BEGIN}\nold\n{render.END}\nbelow\n")
@@ -137,7 +142,7 @@ def test_training_by_minibatch_reaches_the_optimum_on_every_road() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert len(lines) == 8 and "| bare loop of torch |" in done.stdout and "| fit_sgd, its training |" in done.stdout
+    assert len(lines) == 11 and "| bare loop of torch |" in done.stdout and "| fit_sgd, its training |" in done.stdout
 
 
 def test_every_section_for_a_gpu_runs_and_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
