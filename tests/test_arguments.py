@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -110,3 +111,42 @@ def test_limits_and_factors_of_a_path_by_name() -> None:
         one = torchglm.path(X, Y, family="poisson", n=3, **{key: value})
         other = torchglm.path(X, Y, family="poisson", n=3, **{key: named[key]})
         torch.testing.assert_close(one.coef, other.coef)
+
+
+TEXT = G.choice(["low", "mid", "high"], 80)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda y, family: torchglm.fit("k ~ a", DATA.assign(k=y), family=family),
+        lambda y, family: torchglm.fit("k ~ a", [DATA.assign(k=y)[:40], DATA.assign(k=y)[40:]], family=family),
+        lambda y, family: torchglm.fit(X, y, family=family),
+    ],
+)
+def test_text_has_no_order_but_that_of_the_alphabet_which_is_told(fit: Callable[[Any, Any], Any]) -> None:
+    order = ["low", "mid", "high"]
+    with pytest.warns(torchglm.FitWarning, match="order of the alphabet: high < low < mid. .*classes="):
+        fit(TEXT, "ordinal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        said = fit(TEXT, torchglm.Ordinal(classes=order))
+        own = fit(pd.Categorical(TEXT, categories=[*order[:1], "none", *order[1:]], ordered=True), "ordinal")
+        fit(TEXT, "multinomial")
+        fit(np.where(TEXT == "low", "no", "yes"), "ordinal")
+    assert said.classes == own.classes == order
+    torch.testing.assert_close(own.coef, said.coef)
+
+
+def test_of_an_offset_and_an_exposure_the_one_that_is_given_is_replaced() -> None:
+    data = DATA.assign(o=DATA.b / 3, e=np.exp(DATA.b))
+    for family in ("poisson", torchglm.Hurdle("poisson")):
+        fit = torchglm.fit("y ~ a", data, family=family, offset="o", exposure="e")
+        plain = fit.predict(data, offset=0.0, exposure=1.0, kind="link")
+        for given, left in (
+            ({"exposure": 1.0}, data.o),
+            ({"offset": 0.0}, np.log(data.e)),
+            ({}, data.o + np.log(data.e)),
+        ):
+            found = fit.predict(data, kind="link", **given)
+            torch.testing.assert_close(found, plain + torch.tensor(left.to_numpy()))

@@ -271,7 +271,7 @@ class _Learner:
                 "levels with fewer rows are then pooled into it."
             )
         left = self.formula.response
-        response = None if left is None else Response(left, self._response(left), self.formula.classes)
+        response = None if left is None else self._left(left)
         right = {
             f.text: self._smooth(f) if isinstance(f, SmoothCall) else self._factor(self.expressions[f.text], self.rare)
             for f in [*self.formula.factors, *self.formula.effects]
@@ -291,6 +291,12 @@ class _Learner:
         )
         made = (self.formula.text, right, first, response, missing, unseen, self.types, reading, others, random)
         return DesignSpec(*made).beside(tuple(one.text for one in self.formula.absorbed))
+
+    def _left(self, expression: Expression) -> Response:
+        factor = self._response(expression)
+        free = expression.levels is None and not self.ordered.get(expression.text)
+        text = isinstance(factor, Categorical) and all(isinstance(level, str) for level in factor.levels)
+        return Response(expression, factor, self.formula.classes, sorted_text=free and text)
 
     def _response(self, expression: Expression) -> Numeric | Categorical:
         factor = self._factor(expression, 0)

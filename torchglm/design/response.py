@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from torchglm.design.random import Grouped
 class Response:
     """The left side of a formula: numbers and booleans as they are, two levels as 0 and 1 in their order.
 
-    With `classes` there may be more levels: 0, 1, 2, ...
+    With `classes` there may be more levels: 0, 1, 2, ... `sorted_text` says of levels that were just learned that they
+    are text without an order of its own.
     """
 
     expression: Expression
     factor: Numeric | Categorical
     classes: bool = False
+    sorted_text: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.classes:

@@ -17,8 +17,9 @@ def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | floa
     """What the offset and the exposure of new rows `x` add to predictors of the shape of `eta`, (*B, m)."""
     columns = result.context.get("columns") or {}
     from_frame = result.spec is not None and not isinstance(x, Tensor)
-    if not roles.given and from_frame:
-        roles = Roles(**{name: column for name, column in columns.items() if name in ("offset", "exposure")})
+    own = {name: column for name, column in columns.items() if name in ("offset", "exposure")}
+    if from_frame and (not roles.given or len(own) == 2):  # of two, what is given replaces the one of its name
+        roles = Roles(**own | roles.given)
     roles.check_link(result.link)
     every = torch.ones_like(eta, dtype=torch.bool)
     shift = roles.map(lambda name, value: for_each(name, value, eta, x).expand(eta.shape)).shift(every)

@@ -32,6 +32,9 @@ def class_codes(y: Any, classes: Sequence[Any] | None = None) -> tuple[Tensor, l
         raise ValueError(
             f"y has no class in row {place[-1]} ({int(missing.sum())} in all). Leave such rows out, or give them one."
         )
+    if own is not None:
+        seen = set(labels.flat)
+        own = [label for label in own if label in seen]  # categories without a row are left out, as in a formula
     known = list(classes) if classes is not None else own if own is not None else _sorted(labels)
     places: dict[Any, int] = {label: k for k, label in enumerate(known)}
     if all(isinstance(label, str) for label in known) and all(isinstance(label, int) for label in labels.flat):

@@ -16,7 +16,7 @@ from torchglm.inputs.classes import class_codes, counted, is_counts
 from torchglm.inputs.columns import column_names, own_names
 from torchglm.inputs.planned import planned
 from torchglm.inputs.roles import Roles
-from torchglm.inputs.specs import CONSTANT, check_predictors
+from torchglm.inputs.specs import CONSTANT, check_predictors, tell_of_sorted_text
 
 
 def several_from_arrays(
@@ -45,7 +45,10 @@ def several_from_arrays(
             design, y, roles, classes = counted(design, y, roles)
             classes = family.classes or classes
         else:
+            free = family.classes is None and "category" not in str(getattr(y, "dtype", getattr(y, "dtypes", "")))
             y, classes = class_codes(y, family.classes)
+            if free:
+                tell_of_sorted_text(family, classes)
         family = family.of_classes(classes)
     data = from_arrays(design, y, family, roles, True, _flat(columns), device, dtype)
     plan, own = family.plan(columns, (0,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.families.several import Classes, VectorFamily
+from torchglm.families.several import Classes, Ordinal, VectorFamily
 from torchglm.fitting.mixed.effects import Groupings
+from torchglm.fitting.status import FitWarning
 from torchglm.rows.arrow import Grouping
 from torchglm.rows.plan import Plan, PlanBlock
 
@@ -71,6 +73,8 @@ def family_of(family: Family, spec: DesignSpec) -> Family:
         return family
     levels = spec.response.levels or []
     if family.classes is None:
+        if spec.response.sorted_text:
+            tell_of_sorted_text(family, levels)
         return family.of_classes(levels)
     strange = [level for level in levels if level not in family.classes]
     empty = [level for level in family.classes if level not in levels]
@@ -78,6 +82,17 @@ def family_of(family: Family, spec: DesignSpec) -> Family:
         what = f"holds {strange[0]!r}, which is none of" if strange else f"has no row of {empty[0]!r}, one of"
         raise ValueError(f"{spec.response.expression.text!r} {what} the classes {family.classes}. Correct one of them.")
     return family
+
+
+def tell_of_sorted_text(family: Classes, classes: Sequence[Any]) -> None:
+    """Warn where the order of the classes is that of the alphabet, and the model is one of their order."""
+    if isinstance(family, Ordinal) and len(classes) > 2 and all(isinstance(label, str) for label in classes):
+        warnings.warn(
+            f"the classes of this ordinal response are text, in the order of the alphabet: {' < '.join(classes)}. Say "
+            f"their order: Ordinal(classes={list(classes)}), turned as it is meant, or an ordered pandas.Categorical.",
+            FitWarning,
+            stacklevel=4,
+        )
 
 
 def terms_of(spec: DesignSpec, plan: Plan | None) -> dict[str, list[int]]:
