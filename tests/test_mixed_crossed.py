@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_mixed import criterion_of
+from test_mixed import clustered, criterion_of
 
 import torchglm
 from torchglm.fitting.mixed import order
@@ -89,6 +89,31 @@ def test_fits_are_those_of_all_pairs(
         for name, effects in fits[0].random.items():
             torch.testing.assert_close(fit.random[name].modes, effects.modes, rtol=1e-6, atol=1e-7)
             torch.testing.assert_close(fit.random[name].std_err, effects.std_err, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::torchglm.FitWarning")
+@pytest.mark.parametrize(
+    ("formula", "family"),
+    [
+        ("z ~ x + (1 + x | g) + (1 | h)", "gaussian"),
+        pytest.param("count ~ x + (1 | g) + (1 | h)", "negative_binomial", marks=pytest.mark.slow),
+        ("count ~ s(x, k=5) + (1 | g) + (0 + x | h)", "poisson"),
+    ],
+)
+def test_models_of_a_batch_are_those_of_all_pairs(
+    formula: str, family: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = pd.concat([clustered(n, 9, seed).assign(run=seed) for seed, n in enumerate((120, 90))])
+    whole = torchglm.fit(formula, data, family=family, by="run", tol=1e-12)
+    crossed(monkeypatch)
+    apart = torchglm.fit(formula, data, family=family, by="run", tol=1e-12)
+    assert apart.status == whole.status
+    for name in ("criterion", "coef", "std_err", "fitted", "deviance", "loglik"):
+        torch.testing.assert_close(getattr(apart, name), getattr(whole, name), rtol=1e-5, atol=1e-7)
+    for name, effects in whole.random.items():
+        torch.testing.assert_close(apart.random[name].modes, effects.modes, rtol=1e-4, atol=1e-6)
+    apart.save(tmp_path / "fit")
+    torch.testing.assert_close(torchglm.load(tmp_path / "fit").predict(data), whole.predict(data), rtol=1e-5, atol=1e-7)
 
 
 def test_nested_and_chained_groupings_leave_no_large_core() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.several import Ordinal, VectorFamily
 from torchglm.fitting.apart import Apart
-from torchglm.fitting.mixed.fit import MixedFound
+from torchglm.fitting.mixed.found import MixedFound
 from torchglm.fitting.penalties import Constrained, Penalty, Quadratic, RowWise
 from torchglm.fitting.ranges import left_by
 from torchglm.fitting.shape import dispersion_fletcher, dispersion_ml

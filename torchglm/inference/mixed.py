@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
-from torchglm.fitting.mixed.fit import MixedFound
+from torchglm.fitting.mixed.found import MixedFound
 from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.status import Status
 from torchglm.inference.fitted import Fitted, Kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,7 +18,8 @@ from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.cones import solve_in_cone
 from torchglm.fitting.firm import firmly
 from torchglm.fitting.mixed.effects import Groupings
-from torchglm.fitting.mixed.fit import MixedFound, solve_mixed
+from torchglm.fitting.mixed.fit import solve_mixed
+from torchglm.fitting.mixed.found import MixedFound
 from torchglm.fitting.mixed.quadrature import MOST
 from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
@@ -222,7 +224,7 @@ def _mixed(
     _check_quadrature(quadrature, data.random, family, link, penalty, method)
     smooth = penalty if isinstance(penalty, Quadratic) else None
     family, solution, found = solve_mixed(
-        data.source, family, link, data.random, smooth, method, options, held, quadrature
+        data.source, family, link, data.random, smooth, method, options, held, quadrature, math.prod(data.batch)
     )
     _check_terms(solution, penalty, data)
     data.context |= {"method": method, "effect_rows": data.source, "held_dispersion": held, "quadrature": quadrature}

@@ -74,7 +74,7 @@ class MixedCriterion:
         self.grouping, self.keep, self.phi, self.name = grouping, keep, phi, name
         self.order = order_of(source, effects, len(keep))
         if self.order is None:
-            effects.check()
+            effects.check(len(keep))
             self.source = seen(source, lambda rows: (arrowed if rows.plan is None else planned_arrowed)(rows, grouping))
         else:
             self.source = seen(source, partial(crossed, known=self.order.meetings))

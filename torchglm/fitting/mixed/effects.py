@@ -45,17 +45,22 @@ class Groupings:
         """The grouping that is eliminated."""
         return largest(self.groupings)
 
-    def check(self) -> None:
+    def small(self, many: int) -> bool:
+        """Whether fewer than so many effects are left beside the grouping that is eliminated."""
+        return self.width - self.columns - max(g.levels * g.effects for g in self.groupings) < many
+
+    def check(self, models: int) -> None:
         """Raise `ValueError` where the levels of crossed groupings have too many pairs, all of which are kept."""
         sizes = sorted((g.levels * g.effects for g in self.groupings), reverse=True)
         beside = self.width - sizes[0]
-        if len(sizes) == 1 or beside * self.width <= PAIRS:
+        if len(sizes) == 1 or models * beside * self.width <= PAIRS:
             return
-        said, gigabytes = " and ".join(f"{size:,}" for size in sizes), 8e-9 * beside * self.width
+        said, gigabytes = " and ".join(f"{size:,}" for size in sizes), 8e-9 * models * beside * self.width
+        each = f", for each of {models:,} models" if models > 1 else ""
         raise ValueError(
             f"the groupings of random effects have {said} effects. The largest is eliminated, and of the {beside:,} "
-            f"other columns all pairs are kept, with one another and with those: {gigabytes:,.1f} GB, more than the "
-            f"{8e-9 * PAIRS:,.1f} GB that are made. Pool rare levels of the smaller groupings, or absorb them, "
+            f"other columns all pairs are kept, with one another and with those{each}: {gigabytes:,.1f} GB, more than "
+            f"the {8e-9 * PAIRS:,.1f} GB that are made. Pool rare levels of the smaller groupings, or absorb them, "
             "y ~ x | a + b."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ from torchglm.fitting.kernel import fold
 from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.crossed import AnyEliminated
 from torchglm.fitting.mixed.effects import Groupings, Lambda, unit_of
+from torchglm.fitting.mixed.found import MixedFound
 from torchglm.fitting.mixed.freedom import freedom
 from torchglm.fitting.mixed.identified import unidentified
+from torchglm.fitting.mixed.one_by_one import crosses_apart, one_by_one
 from torchglm.fitting.mixed.rows import conditional, without_effects
 from torchglm.fitting.mixed.search import MixedSearch
 from torchglm.fitting.moments import Moments, Point
@@ -43,37 +45,6 @@ from torchglm.rows.threads import small_operators
 EARLY = 6.0  # of the logarithm of the strength that counts as infinite
 
 
-@dataclass(frozen=True)
-class MixedFound:
-    """What was found of `B` models; `criterion` (B,) is the negative log marginal likelihood.
-
-    `coef` (B, P) are the fixed effects and the modes, `phi` (B,) the dispersion; of each grouping `roots` (B, q, q) of
-    the covariance of the effects over `phi`, and `spread` (B, L, q, q) that of the effects given the data over `phi`;
-    `strength` (B, J) of smooths, infinite where that is the limit, those `used` in the fit, and (B, p) the effective
-    degrees of freedom; `psi` (B, E) the parameters of the roots, their covariance, and the `units` of
-    the effects. The modes lie behind `columns` others. `freedom` (B, p) are Satterthwaite's degrees of
-    freedom of the fixed effects where they are known, `explained` (B, 3) the
-    variance of the fixed part of the linear predictor over the rows, the mean variance of the random part, and the
-    mean response; `rows` are those of the fit, with the columns of the effects.
-    """
-
-    criterion: Tensor
-    coef: Tensor
-    phi: Tensor
-    roots: list[Tensor]
-    spread: list[Tensor]
-    strength: Tensor
-    used: Tensor
-    edf: Tensor | None
-    psi: Tensor
-    psi_covariance: Tensor
-    units: list[Tensor]
-    columns: int
-    explained: Tensor
-    freedom: Tensor | None
-    rows: Iterable[Rows]
-
-
 @torch.no_grad()
 @small_operators()
 def solve_mixed(
@@ -86,14 +57,20 @@ def solve_mixed(
     options: dict[str, Any],
     phi: float | None = None,
     nodes: int = 1,
+    models: int = 1,
 ) -> tuple[Family, Solution, MixedFound]:
-    """The fit of largest marginal likelihood, by the method `"reml"` or `"ml"`; `options` are those of `irls`.
+    """The fits of `models` by their largest marginal likelihoods, by the method `"reml"` or `"ml"`.
+
+    `options` are those of `irls`.
 
     A dispersion `phi` is held; with more than one of `nodes` the one effect of each level is integrated by quadrature.
     A model some of whose effects have a singular covariance has the status BOUNDARY. Raises `ValueError` for families
     whose marginal likelihood is not known.
     """
     _check(family)
+    if crosses_apart(source, effects, models):
+        each = partial(_one, link=link, effects=effects, penalty=penalty, method=method, options=options, phi=phi)
+        return one_by_one(source, family, effects, models, each)
     plain = without_effects(source, effects.columns)
     some = None if penalty is None else penalty.with_strength(scales_of(plain, family, link, penalty)[1].exp())
     family, first = solve(plain, family, link, None, options | {"penalty": some})
@@ -107,6 +84,10 @@ def solve_mixed(
     if criterion.flat:
         search.refresh()
     return _finished(criterion, search, family, first, source)
+
+
+def _one(source: Iterable[Rows], family: Family, **given: Any) -> tuple[Family, Solution, MixedFound]:
+    return solve_mixed(source, family, **given)
 
 
 def based(criterion: MixedCriterion, first: Tensor) -> Tensor:

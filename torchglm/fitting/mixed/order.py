@@ -277,8 +277,7 @@ def steps(most: int) -> Iterator[tuple[int, int]]:
 
 def order_of(source: Iterable[Rows], effects: Groupings, models: int) -> Order | None:
     """The order of one model on a processor whose groupings cross or nest and have many levels; None for others."""
-    beside = effects.width - effects.columns - max(g.levels * g.effects for g in effects.groupings)
-    if models > 1 or beside < MANY:
+    if models > 1 or effects.small(MANY):
         return None
     head = next(iter(own_rows(source)))
     if head.plan is not None or head.y.device.type != "cpu":
