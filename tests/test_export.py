@@ -13,6 +13,8 @@ from torch import nn
 import torchglm as tg
 from torchglm.special.tracing import repeated
 from torchglm.store import elementary
+from torchglm.store.constants import exact_, rounded
+from torchglm.store.exported import to_onnx
 
 FAR = torch.tensor([-40, -8, -1, -0.5, -1e-3, -1e-12, 0, 1e-12, 1e-3, 0.2, 0.5, 1, 3, 8, 200.0], dtype=torch.float64)
 SHARES = torch.tensor([0, 1e-200, 1e-10, 0.02, 0.3, 0.5, 0.7, 0.98, 1 - 1e-10, 1], dtype=torch.float64)
@@ -45,6 +47,7 @@ def level_of(name: str) -> float | None:
         (elementary.softplus, nn.functional.softplus, FAR),
         (elementary.log_sigmoid, nn.functional.logsigmoid, FAR),
         (elementary.atan, torch.atan, FAR),
+        (elementary.asin, torch.asin, torch.linspace(-1, 1, 41, dtype=torch.float64)),
     ],
 )
 def test_functions_are_written_out_to_their_digits(ours, theirs, at) -> None:
@@ -125,6 +128,52 @@ def test_no_choice_between_truth_values_is_left() -> None:
     chosen = [node for graph in graphs for node in graph.nodes if node.target is torch.ops.aten.where.self]
     assert len(graphs) > 1 and chosen and all(node.meta["val"].dtype.is_floating_point for node in chosen)
     torch.testing.assert_close(program.module()(x), Chosen()(x))
+
+
+class Numbers(nn.Module):
+    """Numbers of every size beside float64 in every way that formulas have them, and beside float32."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        d, tiny, most = x.double(), torch.finfo(torch.float64).tiny, torch.finfo(torch.float64).max
+
+        def halved(at: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (at * 0.3,)
+
+        return (
+            *(op(d, 0.1) for op in (torch.add, torch.sub, torch.mul, torch.div, torch.pow)),
+            *(0.1 - d, 0.1 / d, 0.1**d, d.add(d, alpha=0.1), torch.addcmul(d, d, d, value=0.1)),
+            *(op(d, 0.1).double() for op in (torch.lt, torch.le, torch.gt, torch.ge, torch.eq, torch.ne)),
+            *(torch.where(d > 0, 0.1, d), d.masked_fill(d > 0, 0.1), torch.full_like(d, 0.1), d.new_full((3,), 0.1)),
+            *(d.clamp(0.1, 0.7), d.clamp(max=-1e-300), (d - 5).clamp(min=tiny), (1e300 * d).clamp(max=0.9 * most)),
+            *(torch.nan_to_num(d / 0), torch.nan_to_num(d / 0, posinf=0.1), d * 1e-200 * 1e190, x * 0.1),
+            repeated(halved, (d,), lambda at: at > 0.2, 9)[0],
+        )
+
+
+def numbers() -> tuple[torch.export.ExportedProgram, torch.Tensor]:
+    x = torch.tensor([0.1, 0.5, 2.0])
+    with torch.no_grad():
+        return torch.export.export(Numbers(), (x,)), x
+
+
+def test_numbers_keep_all_of_their_digits() -> None:
+    """The way to ONNX rounds a number beside float64 to float32, of which 1e-300 is 0; none is left there."""
+    program, x = numbers()
+    plain = program.run_decompositions(elementary.everywhere())
+    assert len(rounded(plain)) > 20
+    exact_(plain)
+    assert rounded(plain) == []
+    torch.testing.assert_close(plain.module()(x), Numbers()(x), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_numbers_keep_all_of_their_digits_in_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    program, x = numbers()
+    names = [f"out_{k}" for k in range(len(Numbers()(x)))]
+    (tmp_path / "numbers.onnx").write_bytes(to_onnx(program, ["x"], names))
+    found = in_onnxruntime(tmp_path / "numbers.onnx", x=x)
+    torch.testing.assert_close([found[name] for name in names], list(Numbers()(x)), rtol=4e-16, atol=0)
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Special functions by exponentials, logarithms and polynomials alone, for runtimes that have no more in float64.
 
-`table()` gives for operators of torch what they are made of; `ExportedProgram.run_decompositions(table())` writes them
-out.
+`table()` gives for operators of torch what they are made of;
+`ExportedProgram.run_decompositions(everywhere())` writes them out.
 """
 
 from __future__ import annotations
@@ -149,6 +149,11 @@ def atan(x: Tensor) -> Tensor:
     return torch.where(far, torch.sign(x) * (math.pi / 2) - angle, angle)
 
 
+def asin(x: Tensor) -> Tensor:
+    """The angle of a sine."""
+    return atan(x / torch.sqrt((1 - x) * (1 + x)))
+
+
 def xlogy(x: Tensor, y: Tensor) -> Tensor:
     """`x log y`, 0 where `x` is 0."""
     none = x == 0
@@ -190,6 +195,8 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.softplus.default: softplus,
         aten.log_sigmoid.default: log_sigmoid,
         aten.log_sigmoid_forward.default: lambda x: (log_sigmoid(x), torch.zeros_like(x)),
+        aten.asin.default: asin,
+        aten.acos.default: lambda x: math.pi / 2 - asin(x),
         aten.atan.default: atan,
         aten.tan.default: lambda x: torch.sin(x) / torch.sin(x + math.pi / 2),
         aten.sinh.default: lambda x: (torch.exp(x) - torch.exp(-x)) / 2,
@@ -200,3 +207,8 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.logaddexp.default: logaddexp,
         aten.where.self: choose,
     }
+
+
+def everywhere() -> dict[Any, Callable[..., Any]]:
+    """`table` in the place of torch's own decompositions, beside the others of these."""
+    return dict(torch.export.default_decompositions()) | table()

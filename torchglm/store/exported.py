@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from torchglm.model.face import GLMHead
 from torchglm.nn.predictive import Predictive
-from torchglm.store.elementary import table
+from torchglm.store.constants import exact_
+from torchglm.store.elementary import everywhere
 from torchglm.writing.answering import answering
 from torchglm.writing.files import replaced
 
@@ -73,7 +74,7 @@ def to_onnx(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
         import onnxscript  # noqa: F401  torch.onnx translates with it
     except ImportError:
         raise ImportError("ONNX needs the packages onnx and onnxscript: pip install 'torchglm[onnx]'.") from None
-    plain = program.run_decompositions(table())
+    plain = exact_(program.run_decompositions(everywhere()))
     made = torch.onnx.export(
         plain, (), dynamo=True, input_names=inputs, output_names=outputs, optimize=True, verbose=False
     )
