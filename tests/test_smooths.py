@@ -191,6 +191,23 @@ def test_a_term_at_infinity_has_the_freedom_of_its_null_space_and_no_test_of_lev
     assert [one["name"] for one in fit.summary().to_dict()["smooths"]] == ["s(x)", "s(d)", "s(g)"]
 
 
+@pytest.mark.parametrize(
+    ("term", "strengths"),
+    [  # mgcv 1.8-41, gam(y ~ term, method = "REML")$sp
+        ("s(x)", [0.011178052821]),
+        ("s(x, z, k=12)", [0.014160616919]),
+        ("te(x, z, bs=['tp', 'tp'], k=[5, 5])", [0.026500103368, 64.716027296]),
+    ],
+)
+def test_strengths_of_thin_plate_splines_are_those_of_mgcv(term: str, strengths: list[float]) -> None:
+    """Its columns have a scale each, so that the strength tells which basis of the same curves was taken."""
+    i = np.arange(1, 121)
+    x, z = np.floor(i * 0.618034 * 100) % 61 / 60, np.floor(i * 0.414214 * 100) % 47 / 46
+    data = {"x": x, "z": z, "y": np.sin(6 * x) + z**2 * x + (i * 37 % 11 - 5) / 20}
+    fit = tg.fit(f"y ~ {term}", data, family="gaussian")
+    np.testing.assert_allclose(fit.strength, strengths, rtol=1e-6)
+
+
 def test_groups_have_the_curves_of_a_loop() -> None:
     data = DATA.assign(one=np.arange(N) % 2)
     batch = tg.fit("y ~ s(x, bs='cr', k=6)", data, family="poisson", by="one")

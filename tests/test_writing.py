@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,3 +136,16 @@ def test_a_run_folder_is_cleared_of_what_killed_runs_left(tmp_path: Path) -> Non
     (run / f".checkpoint.pt.draft-{dead}").touch()
     runs.check_target(run)
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["notes.txt", "result.json", "run"]
+
+
+def test_a_warning_points_at_the_line_of_the_reader(recwarn: pytest.WarningsRecorder) -> None:
+    x, y = np.arange(8.0)[:, None], (np.arange(8) > 3).astype(float)
+    separated = torchglm.fit(x, y, family="bernoulli")
+    separated.conf_int(method="profile")
+    torchglm.fit(np.hstack([x, 2 * x]), y + x[:, 0], family="gaussian")
+    torchglm.fit("y ~ x", {"x": ["1", "2", "3.5", "4"] * 3, "y": [1, 2, 3, 4] * 3}, family="poisson", missing="drop")
+    weights = torch.ones(8, dtype=torch.float64)
+    torchglm.solve(torch.tensor(x), torch.tensor(y), family="bernoulli", weights=weights)
+    torchglm.GLMHead(1, "bernoulli").fit(x, y)
+    said = [one for one in recwarn if issubclass(one.category, torchglm.FitWarning)]
+    assert len(said) > 3 and {one.filename for one in said} == {__file__}

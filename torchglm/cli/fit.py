@@ -22,6 +22,7 @@ from torchglm.inference.dialect import YAML
 from torchglm.rows.ranks import RankError, Ranks
 from torchglm.store import checkpoints, runs
 from torchglm.store.checkpoints import Checkpoint
+from torchglm.writing.warning import tell
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
@@ -102,10 +103,9 @@ def _begun(job: Job, begun: Checkpoint, run: str | None) -> Checkpoint | None:
     place = runs.check_target(job.output_dir)
     if run is None:
         if (place / runs.CHECKPOINT).is_file():
-            warnings.warn(
+            tell(
                 f"{job.output_dir} holds an unfinished fit, and this one begins anew. "
-                f"--resume {job.output_dir} would go on with it.",
-                stacklevel=2,
+                f"--resume {job.output_dir} would go on with it."
             )
         return begun
     if checkpoints.finished(place):

@@ -33,6 +33,7 @@ from torchglm.store.runs import TRAINING
 from torchglm.tables.files import files, kind_of
 from torchglm.training import ArrowBatches, GLMBatch, TensorBatches, fit_sgd
 from torchglm.training.trainers import train_network
+from torchglm.writing.warning import tell
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result
@@ -104,14 +105,13 @@ class SGD(SolverOptions):
         if self.polish == "irls":
             return optimum_from(coef, job, rows, head.family, link, trained.epochs)
         if trained.status == Status.ITERATION_LIMIT:
-            warnings.warn(
+            tell(
                 f"training ended {trained.distance:.2g} standard errors from the optimum. Raise "
                 "solver.trainer.max_epochs, or set solver.polish to irls.",
                 FitWarning,
-                stacklevel=2,
             )
         elif trained.status == Status.SHAPE_LIMIT:
-            warnings.warn(f"{trained.status}: {trained.status.explanation}", FitWarning, stacklevel=2)
+            tell(f"{trained.status}: {trained.status.explanation}", FitWarning)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)
             return result_at(coef, job, rows, head.family, link, trained.status, trained.epochs, job.penalty)

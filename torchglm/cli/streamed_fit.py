@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +14,7 @@ from torchglm.fitting.status import FitWarning, Status
 from torchglm.inference.build import build
 from torchglm.inputs import FileRows
 from torchglm.model.face import Result
+from torchglm.writing.warning import tell
 
 if TYPE_CHECKING:
     from torchglm.cli.schema import Job
@@ -54,7 +54,7 @@ def optimum_from(coef: Tensor, job: Job, rows: FileRows, family: Family, link: L
     family, solution = solve(rows.source, family, link, coef.to(torch.float64).unsqueeze(0), options)
     status = Status(int(solution.status[0]))
     if status != Status.CONVERGED:
-        warnings.warn(f"{status}: {status.explanation}", FitWarning, stacklevel=3)
+        tell(f"{status}: {status.explanation}", FitWarning)
     solution.n_iter.add_(steps)
     return _result(solution, job, rows, family, link, whole)
 

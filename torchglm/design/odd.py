@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from torchglm.fitting.status import FitWarning
+from torchglm.writing.warning import tell
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")  # 1,5
@@ -26,11 +26,7 @@ def without_index(names: Sequence[str], formula: str) -> list[str]:
     index = [name for name in names if INDEX.fullmatch(name)]
     if index and re.search(r"(^|[\s~+*:(-])\.($|[\s+*:)^-])", formula):
         listed = ", ".join(map(repr, index))
-        warnings.warn(
-            f"'.' leaves out {listed}, which only numbers the rows. If it is meant, add Q({index[0]!r}).",
-            FitWarning,
-            stacklevel=4,
-        )
+        tell(f"'.' leaves out {listed}, which only numbers the rows. If it is meant, add Q({index[0]!r}).", FitWarning)
     return [name for name in names if name not in index]
 
 
@@ -62,12 +58,11 @@ def check_text(name: str, levels: Mapping[str, int]) -> None:
     most = (len(plain) >= 8 and rows >= 0.9 * total) or (len(plain) >= 3 and worded and rows >= 0.5 * total)
     if others and most:
         shown = ", ".join(map(repr, others[:4])) + (", …" if len(others) > 4 else "")
-        warnings.warn(
+        tell(
             f"column {name!r} holds text: {total - rows:,} of {total:,} rows are no numbers ({shown}), so it is a "
             f"factor of {len(levels)} levels. If {others[0]!r} means missing, pass na=[{others[0]!r}]; "
             f"if these are categories, write {_code(name)}.",
             FitWarning,
-            stacklevel=4,
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, distributions, nn
 from torch.distributions import constraints
@@ -14,6 +12,7 @@ from torchglm.families.numerics import any_observed, checking, like, mask, produ
 from torchglm.families.row_error import RowError, RowWarning, refuse
 from torchglm.links import Link
 from torchglm.special.tracing import values_are_known
+from torchglm.writing.warning import tell
 
 WHOLE = 1e-6  # a count this near to a whole number is one
 
@@ -212,9 +211,8 @@ def _check_whole(y: Tensor, trials: Tensor) -> None:
             f" has y = {float(y[tuple(place)]):g}, a proportion, and no y is above 1. Give proportions their totals as "
             "weights=, or multiply them by the trials.",
         )
-    warnings.warn(
+    tell(
         f"{int(broken.sum())} counts beside trials= are not whole, such as {float(y[broken][0]):g}; they are taken as "
         "they are. Proportions have their totals in weights=.",
         RowWarning,
-        stacklevel=2,
     )

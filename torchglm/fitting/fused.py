@@ -8,7 +8,6 @@ plain road, as everything does where there is no Triton.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,6 +22,7 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.links import Link
 from torchglm.rows.grams import Dense
 from torchglm.rows.rows import Rows
+from torchglm.writing.warning import tell
 
 WIDEST = 64  # columns whose information a program keeps in its registers
 LEAST = 1 << 20  # numbers of the designs from which on a pass is worth a kernel that may have to be compiled first
@@ -207,8 +207,7 @@ def _difference(own: Moments, whole: Moments, point: Point) -> float:
 
 
 def _warn(what: str) -> None:
-    warnings.warn(
+    tell(
         f"The kernel for this pass {what}. Plain torch takes its place, more slowly; the answer is the same.",
         RuntimeWarning,
-        stacklevel=2,
     )

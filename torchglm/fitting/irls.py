@@ -31,6 +31,7 @@ from torchglm.rows.ranks import members, own_rows, seen
 from torchglm.rows.rows import Rows, in_pairs
 from torchglm.rows.threads import small_operators
 from torchglm.writing.answering import answering
+from torchglm.writing.warning import tell
 
 PART_TOL = 1e-6  # of the fit that starts a large one
 
@@ -96,10 +97,9 @@ def _solution(
     if search.needs_pairs:
         search = _sought(problem.in_pairs(), seen(chunks, in_pairs), start, skip, observe)
     if search.refused:
-        warnings.warn(
+        tell(
             f"start= gives a mean out of range or an infinite deviance in {search.refused} model(s); torchglm's own "
-            "start is used there.",
-            stacklevel=3,
+            "start is used there."
         )
     return certified(search.solution, problem)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torchglm.fitting.absorb import Absorption
 from torchglm.fitting.status import FitWarning
 from torchglm.rows.crossed import Crossed
+from torchglm.writing.warning import tell
 
 if TYPE_CHECKING:
     from torchglm.inference.fitted import Fitted
@@ -131,7 +131,7 @@ def shift_of_levels(result: Fitted, codes: Tensor) -> Tensor:
     }
     found = [f"{count:,} rows have {what}" for what, count in said.items() if count]
     if found:
-        warnings.warn(f"{'; '.join(found)} (of {', '.join(known)}): their prediction is NaN.", FitWarning, stacklevel=4)
+        tell(f"{'; '.join(found)} (of {', '.join(known)}): their prediction is NaN.", FitWarning)
     return total
 
 

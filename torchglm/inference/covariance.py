@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import combinations
 from typing import Any
@@ -32,6 +31,7 @@ from torchglm.rows.products import gram
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows
 from torchglm.writing.nearest import unknown
+from torchglm.writing.warning import tell
 
 SERIAL = ("HAC", "driscoll_kraay")
 KINDS = ("model", "observed", "HC0", "HC1", "HC2", "HC3", "cluster", *SERIAL, "bayes")
@@ -304,11 +304,10 @@ def _judge(groups: Tensor, rank: Tensor) -> None:
     few = groups < rank
     if bool(few.any()):
         least = int(groups[few].min())
-        warnings.warn(
+        tell(
             f"{least} clusters are fewer than the {int(rank[few].max())} coefficients: the clustered "
             f"covariance is singular, and a joint test of more than {least - 1} of them has no value.",
             FitWarning,
-            stacklevel=5,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from torchglm.rows.indexed import Indexed
 from torchglm.rows.plan import Plan
 from torchglm.rows.responses import Response, second_of, size_of
 from torchglm.rows.rows import Rows
+from torchglm.writing.warning import tell
 
 
 @dataclass
@@ -122,9 +122,7 @@ def assemble(
     checks.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
     if not bool(used.all()):
         if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
-            warnings.warn(
-                "rows of weight zero hold NaN or infinite values; they are left out.", FitWarning, stacklevel=4
-            )
+            tell("rows of weight zero hold NaN or infinite values; they are left out.", FitWarning)
         design, coded, offset = _neutral(design, encoded, offset, used, family)
         weight = torch.where(used, weight, 0.0)
     n, models = shape[-1], batch.numel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -15,6 +14,7 @@ from torchglm.families import Family
 from torchglm.families.row_error import RowError
 from torchglm.fitting.status import FitWarning
 from torchglm.rows.responses import Response, size_of
+from torchglm.writing.warning import tell
 
 
 def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
@@ -41,11 +41,10 @@ def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
     if value.is_complex():
         raise TypeError(f"{name} is complex; a GLM takes real numbers.")
     if value.dtype in (torch.float16, torch.bfloat16):
-        warnings.warn(
+        tell(
             f"{name} is {str(value.dtype).removeprefix('torch.')}; it is computed in float64, but its values "
             "were rounded to three digits before they came here.",
             FitWarning,
-            stacklevel=4,
         )
     if value.dtype not in (torch.float32, torch.float64):
         value = value.to(torch.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Real
@@ -28,6 +27,7 @@ from torchglm.links import Link
 from torchglm.model.ends import ends
 from torchglm.rows.grams import Unmade
 from torchglm.rows.inverses import unmade
+from torchglm.writing.warning import tell
 
 MOST_STEPS = 10**9
 NAMED = 3  # models of a kind that a warning names
@@ -63,11 +63,10 @@ def tell_of_graph(values: Mapping[str, Any], penalty: Any) -> None:
     parts["penalty"] = [getattr(penalty, name, None) for name in LIVE]
     names = [name for name, own in parts.items() if any(isinstance(v, Tensor) and v.requires_grad for v in own)]
     if names:
-        warnings.warn(
+        tell(
             f"{' and '.join(names)} require{'s' * (len(names) == 1)} grad, and a fit gives no gradient. "
             "torchglm.solve gives coefficients that have one; .detach() says that none is wanted.",
             FitWarning,
-            stacklevel=3,
         )
 
 
@@ -176,20 +175,15 @@ def warned(
         instead = (
             "The solution of least length stands for all others" if solution.minnorm else ("Their coefficients are NaN")
         )
-        warnings.warn(
-            f"{'; '.join(aliased)}. {instead}; df use the rank.",
-            FitWarning,
-            stacklevel=3,
-        )
+        tell(f"{'; '.join(aliased)}. {instead}; df use the rank.", FitWarning)
     if isinstance(solution.moments.gram, Unmade):
-        warnings.warn(f"no standard errors: {unmade(solution.coef.shape[-1])}", FitWarning, stacklevel=3)
+        tell(f"no standard errors: {unmade(solution.coef.shape[-1])}", FitWarning)
     irregular = solution.status != int(Status.CONVERGED)
     if math.isfinite(link.lower) and bool((solution.cut & ~irregular).any()):
-        warnings.warn(
+        tell(
             f"steps were shortened to keep eta > {link.lower:g}, where the link {link.name} is one to one; "
             "the maximum found is the one inside. A log link has no such edge.",
             FitWarning,
-            stacklevel=3,
         )
     kinds = [Status(code) for code in sorted(set(solution.status[irregular].tolist()))]
     said = [
@@ -201,7 +195,7 @@ def warned(
         said[kinds.index(Status.SEPARATED_LEVELS)] += f" {set_apart(data.names, apart.infinite, levels, rows)}"
     said += ends(solution, data)
     if said:
-        warnings.warn(("\n" if data.batch else " ").join(said), FitWarning, stacklevel=3)
+        tell(("\n" if data.batch else " ").join(said), FitWarning)
     return solution
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import pearson
 from torchglm.model.vector_layer import VectorLayer
 from torchglm.writing.answering import answering
+from torchglm.writing.warning import tell
 
 TOL = 1e-10  # of the Newton decrement: a network is refitted to the digits of a fit of its features
 
@@ -74,7 +74,7 @@ def refitted(head: GLMHead, rows: Iterable[GLMBatch], penalty: Penalty | None, m
         try:
             head.set_dispersion_(pearson(head, rows))
         except ValueError as error:
-            warnings.warn(f"refit: the dispersion is not known: {error}", FitWarning, stacklevel=2)
+            tell(f"refit: the dispersion is not known: {error}", FitWarning)
     return done
 
 
@@ -96,7 +96,7 @@ def _fit(source: LoaderRows, head: GLMHead, penalty: Penalty | None, max_iter: i
         head.load_state_dict(held)
     head.set_coef_(torch.where(worse.unsqueeze(-1), start, found.coef))
     for kind in sorted(set(status) - {Status.CONVERGED}):
-        warnings.warn(f"refit: {kind}: {kind.explanation}", FitWarning, stacklevel=2)
+        tell(f"refit: {kind}: {kind.explanation}", FitWarning)
     return Refit(before, torch.where(worse, before, after), status)
 
 

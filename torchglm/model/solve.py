@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from torchglm.model.solved import penalty_of
 from torchglm.model.sources import family_and_link
 from torchglm.special.tracing import values_are_known
 from torchglm.writing.answering import answering
+from torchglm.writing.warning import tell
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -230,5 +230,5 @@ def _sound(found: Solution, data: Data, failed: str) -> Tensor:
     text = f"{int((~sound).sum()):,}{many or ' model'} without a regular maximum, and so without derivatives. "
     if failed == "error":
         raise ValueError(text + " ".join(said))
-    warnings.warn(text + "Coefficients are NaN there. " + " ".join(said), FitWarning, stacklevel=3)
+    tell(text + "Coefficients are NaN there. " + " ".join(said), FitWarning)
     return sound

@@ -6,7 +6,6 @@ killed at any time leaves one or the other. It holds tensors and text; reading i
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +16,7 @@ import torch
 from torchglm.fitting.progress import Progress
 from torchglm.store.runs import CHECKPOINT, MARK
 from torchglm.writing.files import replaced
+from torchglm.writing.warning import tell
 
 FORMAT = 1
 
@@ -58,7 +58,7 @@ class Checkpoint:
                 torch.save({"format": FORMAT, "config": self.config, "rows": self.rows, **content}, file)
         except OSError as error:
             if not self.failed:
-                warnings.warn(f"the fit goes on without checkpoints: {error}.", stacklevel=2)
+                tell(f"the fit goes on without checkpoints: {error}.")
             self.failed = True
 
 

@@ -19,13 +19,13 @@ import json
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchglm.writing.files import abandoned, clear, draft_of, drafts, stem
+from torchglm.writing.warning import tell
 
 if TYPE_CHECKING:
     from torchglm.model.face import Result
@@ -162,10 +162,9 @@ def _set_aside(files: list[Path], folder: Path) -> None:
         if other.is_dir():
             shutil.rmtree(other)
         file.replace(other)
-    warnings.warn(
+    tell(
         f"{', '.join(sorted(file.name for file in files))} in {folder.parent} came from the fit before this one, and "
-        f"{'is' if len(files) == 1 else 'are'} in {folder} now. Predict again for the new fit.",
-        stacklevel=2,
+        f"{'is' if len(files) == 1 else 'are'} in {folder} now. Predict again for the new fit."
     )
 
 

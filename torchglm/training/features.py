@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -15,6 +14,7 @@ from torchglm.model.face import GLMHead
 from torchglm.model.network import Features, evaluating
 from torchglm.model.spread import pearson
 from torchglm.rows.ranks import Ranks
+from torchglm.writing.warning import tell
 
 
 def features_of(loader: Iterable[Any], trainer: Trainer, module: Any) -> Features:
@@ -53,9 +53,8 @@ def spread_over(trainer: Trainer, module: Any) -> None:
             rows = features_of(First(loader, most), trainer, module)
             head.set_dispersion_(pearson(head, rows, Ranks.here()))
         except ValueError as error:
-            warnings.warn(
+            tell(
                 f"the dispersion of the head could not be estimated: {error} Until head.estimate_dispersion_(x, y) "
                 "finds it, head.distribution refuses.",
                 FitWarning,
-                stacklevel=2,
             )

@@ -8,7 +8,6 @@ lit.head, lit.std_err, lit.status
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -32,6 +31,7 @@ from torchglm.training.batches import rank_and_world
 from torchglm.training.logged_metrics import Scores
 from torchglm.training.model_head import mean_metrics, metric_of, predicted, squeezed
 from torchglm.writing.answering import answering_init
+from torchglm.writing.warning import tell
 
 
 @answering_init
@@ -167,7 +167,7 @@ class LitIRLS(LightningModule):
         self.trainer.should_stop = search.done
         self._settle()
         if search.done and self.status != Status.CONVERGED:
-            warnings.warn(f"LitIRLS: {self.status}: {self.status.explanation}", FitWarning, stacklevel=2)
+            tell(f"LitIRLS: {self.status}: {self.status.explanation}", FitWarning)
 
     def _settle(self) -> None:
         """Put Pearson's dispersion, at the coefficients reached, into a head that is to have it estimated."""

@@ -83,10 +83,10 @@ class ThinPlate(LearnedBasis):
         knots = x if x.shape[1] <= MOST else x[:, _spread(x.shape[1], d)]
         distances = _radial(_distances(knots, knots), d, order)
         eigen, vectors = np.linalg.eigh(distances)
-        chosen = np.argsort(-np.abs(eigen), kind="stable")[:k]
+        chosen = np.sort(np.argsort(-np.abs(eigen), kind="stable")[:k])[::-1]  # the largest, in falling order
         eigen, vectors = eigen[chosen], vectors[:, chosen]
         powers = _monomials(knots, order)  # (M, m)
-        null = np.linalg.qr((powers @ vectors).T, mode="complete")[0][:, free:]
+        null = _null_space(powers @ vectors)
         radial, penalty = vectors @ null, null.T @ (eigen[:, None] * null)
         zero = np.zeros((free, free))
         basis = cls(
@@ -113,6 +113,22 @@ class ThinPlate(LearnedBasis):
         names = ("knots", "centre", "radial", "polynomial", "penalty")
         own = {name: np.asarray(data[name], np.float64) for name in names}
         return cls(**own, order=int(data["order"]), shrink=bool(data["shrink"]))
+
+
+def _null_space(rows: np.ndarray) -> np.ndarray:
+    """(k, k - M) an orthonormal basis of what is orthogonal to rows (M, k), by reflections from the last column on.
+
+    Any basis spans the same curves; this is mgcv's, so that columns, scaled each by itself, and strengths are its own.
+    """
+    left, basis = rows.copy(), np.eye(rows.shape[1])
+    for i in range(len(rows)):
+        end = rows.shape[1] - i
+        mirror = np.zeros(rows.shape[1])
+        mirror[:end] = left[i, :end]
+        mirror[end - 1] += np.copysign(np.linalg.norm(mirror), mirror[end - 1])
+        for one in (left, basis):
+            one -= np.outer(one @ mirror, mirror) * (2 / (mirror @ mirror))
+    return basis[:, : -len(rows)]
 
 
 def _order(m: Any, d: int) -> int:

@@ -18,6 +18,7 @@ from torchglm.inference.limits.crossing import crossing
 from torchglm.inference.limits.refit import ROOM, Held, HeldPlanned
 from torchglm.rows.planned import expanded
 from torchglm.rows.rows import Rows, wide
+from torchglm.writing.warning import tell
 
 MOST, MOST_SEVERAL = 50, 20  # steps of a refit; with several predictors some creep along an edge of the law
 TOL = 1e-10  # of the refits: their deviance is then good to far more digits than the limits ask for
@@ -83,11 +84,10 @@ def _limits(result: Fitted, model: Tensor, column: Tensor, target: float) -> Ten
         profile.root, target * profile.scale, profile.error, target, target * profile.size, result.plan is not None
     )
     if profile.lower:
-        warnings.warn(
+        tell(
             "a refit of the profile has a lower deviance than the fit, which has not converged: the limits "
             "are measured from the fit. Raise max_iter or lower tol.",
             FitWarning,
-            stacklevel=5,
         )
     return (profile.centre + side * distance).reshape(2, -1).mT
 
