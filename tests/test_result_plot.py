@@ -69,7 +69,7 @@ DRAWN = {  # the pictures that a fit has; of every other it says why not
     "arrays": "coefficients effect residuals calibration influence",
     "intercept": "residuals calibration influence",
     "smooth": "coefficients effect smooth residuals calibration influence",
-    "two smooths": "effect smooth residuals calibration influence",
+    "two smooths": "coefficients effect smooth residuals calibration influence",
     "random": "coefficients effect random residuals calibration influence",
     "dispersion": "coefficients effect residuals calibration influence",
     "part": "coefficients",

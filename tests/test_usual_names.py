@@ -19,7 +19,7 @@ import torchglm
 from torchglm import families, links
 from torchglm.design.expressions import REFUSED
 from torchglm.inputs.roles import ROLES
-from torchglm.model.usual import OF_MODULE, OF_PATH, USUAL
+from torchglm.model.usual import OF_MODULE, OF_PATH, OF_SKLEARN, USUAL
 from torchglm.report.summary import ELSEWHERE
 from torchglm.writing import answering, usual_keywords
 
@@ -50,6 +50,14 @@ def test_a_usual_function_or_class_is_answered_by_one_that_is_there(name: str) -
         getattr(torchglm, name)
     first = re.findall(r"\w+(?:\.\w+)*", str(said.value).partition("Here it is ")[2])[0]
     assert first.partition(".")[0] in torchglm.__all__ or first.startswith("training.")
+
+
+@pytest.mark.parametrize("name", OF_SKLEARN)
+def test_a_usual_estimator_is_answered_by_one_that_is_there(name: str) -> None:
+    estimators = importlib.import_module("torchglm.sklearn")
+    with pytest.raises(AttributeError, match="Here it is") as said:
+        getattr(estimators, name)
+    assert re.findall(r"\w+", str(said.value).partition("Here it is ")[2])[0] in estimators.__all__
 
 
 def test_usual_names_of_paths_and_summaries_are_answered(result: torchglm.Result) -> None:
@@ -175,6 +183,70 @@ def test_what_a_table_names_is_taken_by_its_door(table: str) -> None:
 def test_what_others_call_an_argument(result: torchglm.Result, call: Callable[..., object], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         call(result)
+
+
+@pytest.mark.parametrize(
+    ("room", "name", "said"),
+    [
+        ("sklearn", "LogisticRegression", r"Here it is GLMClassifier\(penalty"),
+        ("nn", "PoissonNLLLoss", r'Here it is GLMLoss\("poisson"\)'),
+        ("nn", "GLMhead", "did you mean 'GLMHead'"),
+        ("families", "Multinomial", "Here it is torchglm.Multinomial"),
+        ("families", "Poison", "did you mean 'Poisson'"),
+        ("links", "InversePower", "Here it is 'inverse'"),
+        ("links", "CLoglog", "did you mean 'CLogLog'"),
+    ],
+)
+def test_a_name_that_a_room_has_not_is_answered(room: str, name: str, said: str) -> None:
+    with pytest.raises(AttributeError, match=said):
+        getattr(importlib.import_module(f"torchglm.{room}"), name)
+
+
+def test_arguments_too_many_by_place_are_counted(result: torchglm.Result, data: dict[str, object]) -> None:
+    for call, said in (
+        (lambda: torchglm.fit("y ~ a", data, "poisson"), r"fit takes 2 arguments by place, got 3"),  # type: ignore
+        (lambda: result.conf_int(0.9, "wald", 1), r"conf_int takes 2 arguments by place, got 3. It takes level, meth"),
+        (lambda: torchglm.Ridge(1.0, None, 2), r"Ridge takes 2 arguments by place, got 3. It takes l2, centre"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+
+
+def test_two_fits_are_compared_and_columns_of_successes_and_failures_are_totals(
+    result: torchglm.Result, data: dict[str, object]
+) -> None:
+    with pytest.raises(TypeError, match=r"Of two fits it is torchglm.compare"):
+        result.anova(result)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"y\[:, 0\] with trials=y.sum\(1\)"):
+        torchglm.fit(np.ones((5, 1)), np.ones((5, 2)), family="binomial")
+    with pytest.raises(ValueError, match=r"Write a comparison within I\(\), as I\(a > 0\)"):
+        torchglm.fit("y ~ (a > 0)", data, family="poisson")
+
+
+@pytest.mark.parametrize("many", [np.array([0.1, 0.2]), torch.tensor([0.1, 0.2]), (0.1, 0.2), range(1, 3)])
+def test_settings_are_any_values(result: torchglm.Result, many: object) -> None:
+    assert len(result.predictions({"a": many}).names) == 2
+    assert len(result.predictions({"a": np.float64(0.5), "g": "u"}).names) == 1
+
+
+def test_clusters_and_times_go_by_the_names_of_columns_that_the_fit_holds(data: dict[str, object]) -> None:
+    firm, year = np.arange(80) % 7, np.arange(80) // 7
+    table = data | {"firm": firm, "year": year}
+    fit = torchglm.fit("y ~ a + g | firm + year", table, family="gaussian")
+    for kind in ({}, {"type": "HC1"}):
+        assert fit.robust("cluster", "firm", **kind).std_err.equal(fit.robust("cluster", firm, **kind).std_err)
+    both = fit.robust("cluster", (firm, year)).std_err
+    assert all(fit.robust("cluster", name).std_err.equal(both) for name in ("firm + year", "~firm+year"))
+    plain = torchglm.fit("y ~ a + firm + year", table, family="gaussian")
+    names, values = (plain.covariance("driscoll_kraay", order=one) for one in ("year", year))
+    assert names.equal(values)
+    tests = [plain.robust("cluster", one, type="CR2").wald("a, year").p_value for one in ("firm", firm)]
+    draws = [plain.wild_bootstrap(one, ["a"], draws=99, level=None).value for one in ("firm", firm)]
+    assert tests[0] == tests[1] and draws[0].equal(draws[1])
+    with pytest.raises(ValueError, match="holds columns y, a, g, firm, year .did you mean 'firm'.*no column 'firms'"):
+        fit.robust("cluster", "firms")
+    with pytest.raises(ValueError, match="holds no table"):
+        torchglm.fit(np.arange(6.0)[:, None], np.arange(6) % 3, family="poisson").robust("cluster", "firm")
 
 
 def test_the_roles_are_named_once() -> None:

@@ -19,6 +19,7 @@ from torchglm.design.smooths.call import SmoothCall, is_smooth
 # A factor in a part of a term: its text, and whether it is coded at reduced rank.
 Scoped = tuple[str, bool]
 RESERVED = ("(Intercept)",)  # names of terms that are not columns
+COMPARISON = re.compile(r"operator '[<>=!]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m|⧛\[[0-9;]*m|⧚")
 
 
@@ -102,6 +103,8 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
     except (FormulaicError, SyntaxError, *UNREADABLE) as error:
         said = COLOUR.sub("", quoting.quoted(str(error))).replace(" (<unknown>, line 1)", "").strip()
         reason = (said.splitlines() or ["it is nested too deep"])[0].removesuffix(".")
+        if COMPARISON.search(reason):
+            reason += ". Write a comparison within I(), as I(a > 0)"
         raise ValueError(f"Cannot read the formula {shortened(text)}: {reason}.{advice(text, available)}") from None
     left, right = getattr(parsed, "lhs", None), getattr(parsed, "rhs", parsed)
     if not _is_flat(right) or (left is not None and not _is_flat(left)):

@@ -70,12 +70,11 @@ def _tell_of_numbers(name: str, levels: Mapping[str, int]) -> None:
     """Warn of a text column of plain numbers that measure: they have decimals, or hardly one comes twice."""
     measured = any(not level.strip().isdigit() for level in levels)
     if measured or len(levels) >= max(8, sum(levels.values()) / 4):
-        warnings.warn(
+        tell(
             f"column {name!r} holds numbers as text, such as {next(iter(levels))!r}, so it is a factor of "
             f"{len(levels)} levels. Convert it, types={{{name!r}: 'number'}}; if these are categories, write "
             f"{_code(name)}.",
             FitWarning,
-            stacklevel=4,
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from torchglm.families.base import Family
 from torchglm.families.counts import NegativeBinomial, Poisson
@@ -24,7 +24,7 @@ from torchglm.families.real import Gaussian
 from torchglm.families.several import BY_NAME as SEVERAL
 from torchglm.families.tweedie import Tweedie
 from torchglm.links.inheritance import require_name, require_text
-from torchglm.writing.nearest import nearest
+from torchglm.writing.nearest import absent, nearest
 
 __all__ = [
     "Bernoulli",
@@ -74,6 +74,20 @@ ELSEWHERE = {  # names in other libraries, by their letters
     "categorical": "'multinomial'",
     "cumulative": "'ordinal'",
     "polr": "'ordinal'",
+    "bce": "'bernoulli'",
+    "bceloss": "'bernoulli'",
+    "bcewithlogitsloss": "'bernoulli'",
+    "logloss": "'bernoulli'",
+    "mse": "'gaussian'",
+    "mseloss": "'gaussian'",
+    "squarederror": "'gaussian'",
+    "poissonnll": "'poisson'",
+    "poissonnllloss": "'poisson'",
+    "gaussiannll": "'gaussian', with predictors=('dispersion',)",
+    "gaussiannllloss": "'gaussian', with predictors=('dispersion',)",
+    "crossentropy": "'multinomial'",
+    "crossentropyloss": "'multinomial'",
+    "negativebinomial": "'negative_binomial'",
     "zip": "torchglm.ZeroInflated('poisson')",
     "zinb": "torchglm.ZeroInflated('negative_binomial')",
 }
@@ -106,3 +120,8 @@ def _meant(name: str, known: Iterable[str]) -> str:
     """What stands here for the name that another library has, or the nearest name."""
     letters = re.sub("[^a-z]+", "", name.lower())
     return f" (here it is {ELSEWHERE[letters]})" if letters in ELSEWHERE else nearest(name, known)
+
+
+def __getattr__(name: str) -> NoReturn:
+    several = {one.__name__: f"torchglm.{one.__name__}" for one in SEVERAL.values()}
+    raise AttributeError(absent("module 'torchglm.families'", name, several, __all__))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from torchglm.inference import covariance as sandwich
 from torchglm.inference.fitted import Fitted, Kind
+from torchglm.inference.row_labels import row_labels
 
 
 def covariance(
@@ -45,13 +46,15 @@ def robust(
     """The same fit whose standard errors, statistics, intervals and Wald tests use another covariance.
 
     The arguments are those of `covariance`; `clusters` holds a label for each row, `(n,)` or `(*B, n)`, or several
-    label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array `(n, k)`.
+    label columns for multi-way clusters: a frame, a dict, a tuple of columns, or an array `(n, k)`. Columns that the
+    formula or a role reads go by their names, `"firm"` or `"firm + year"`.
     The reference distribution stays: t with `df_resid` where the dispersion is estimated, else z; with CR2 and CR3
     it is t with Satterthwaite's degrees of freedom for each coefficient (`reference_df`), of several labels the least
     of theirs, and joint Wald tests are those of Pustejovsky and Tipton (HTZ). Clusters of
     one member count as any other (all of them: HC0 times `G / (G - 1)`); one cluster is a `ValueError`; fewer
     clusters than coefficients warn, for the covariance is then singular.
     """
+    clusters = row_labels(result, clusters, "clusters")
     value, df = sandwich.covariance(result, kind, clusters, type, lags, order)
     named = kind if df is None else f"{kind} {type}"
     told = {} if df is None else {"corrected": (clusters, type)}

@@ -28,6 +28,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.levels import check_level
 from torchglm.inference.limits.refit import Held
 from torchglm.inference.origin import refuse_beside
+from torchglm.inference.row_labels import row_labels
 from torchglm.inference.rowwise import row_values
 from torchglm.writing.nearest import unknown
 
@@ -64,7 +65,8 @@ def wild_bootstrap(
     unknown = [name for name in asked if name not in result.names]
     if unknown:
         raise ValueError(f"no coefficient {unknown[0]!r}. Known: {', '.join(result.names)}.")
-    columns = cluster_codes(clusters, result.batch_shape, result.flat.coef.device)
+    labels = row_labels(result, clusters, "clusters")
+    columns = cluster_codes(labels, result.batch_shape, result.flat.coef.device)
     if len(columns) > 1:
         raise ValueError("the wild bootstrap knows one label. Give one column of clusters=.")
     signs = _signs(int(columns[0].max()) + 1, draws, weights, seed)

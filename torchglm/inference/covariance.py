@@ -20,6 +20,7 @@ from torchglm.inference.apart import part_by_part
 from torchglm.inference.beside import metric_of, shared_out
 from torchglm.inference.clusters import POWERS, adjusted, in_order, labelled
 from torchglm.inference.fitted import Fitted
+from torchglm.inference.row_labels import row_labels
 from torchglm.inference.rowwise import RowValues, leverage, row_values
 from torchglm.inference.serial import serial
 from torchglm.inference.several import expected_covariance
@@ -64,6 +65,7 @@ def covariance(
 
     Beside it (B, p) the degrees of freedom of each coefficient, where the covariance has such.
     """
+    clusters, order = row_labels(result, clusters, "clusters"), row_labels(result, order, "order")
     _check(result, kind, clusters, type, lags, order)
     if kind in SERIAL:
         units = None if clusters is None else cluster_codes(clusters, result.batch_shape, result.flat.coef.device)[0]

@@ -142,7 +142,8 @@ def responses_in_rows(x: Tensor, y: Tensor) -> Tensor:
                 f"y has shape {tuple(y.shape)} beside n = {n} rows of x, and its responses may stand in rows or in "
                 f"columns: {both}. Say that they stand in rows with y[None], or turn columns into rows with y.T[None]."
             )
-        raise ValueError(f"y has shape {tuple(y.shape)} beside n = {n} rows of x: {both}. Pass y.T.")
+        two = " Of successes beside failures: y[:, 0] with trials=y.sum(1)." if y.shape[1:] == (2,) else ""
+        raise ValueError(f"y has shape {tuple(y.shape)} beside n = {n} rows of x: {both}. Pass y.T.{two}")
     return y
 
 

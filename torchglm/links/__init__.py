@@ -9,13 +9,14 @@ find it by themselves and ask for a reference formula.
 from __future__ import annotations
 
 import re
+from typing import NoReturn
 
 from torchglm.links.base import Link
 from torchglm.links.inheritance import require_name, require_text
 from torchglm.links.positive import Log, Softplus
 from torchglm.links.powers import Identity, Inverse, InverseSquared, Power, Sqrt
 from torchglm.links.proportions import Cauchit, CLogLog, Logit, LogLog, Probit
-from torchglm.writing.nearest import nearest
+from torchglm.writing.nearest import absent, nearest
 
 __all__ = [
     "CLogLog",
@@ -93,3 +94,8 @@ def _meant(name: str) -> str:
     """What stands here for the name that another library has, or the nearest name."""
     letters = re.sub("[^a-z]+", "", name.lower())
     return f" (here it is {ELSEWHERE[letters]})" if letters in ELSEWHERE else nearest(name, BY_NAME)
+
+
+def __getattr__(name: str) -> NoReturn:
+    said = {one: ELSEWHERE[one.lower()] for one in (name,) if one.lower() in ELSEWHERE}
+    raise AttributeError(absent("module 'torchglm.links'", name, said, __all__))

@@ -89,6 +89,31 @@ USUAL = {
     "wildboottest": "wild_bootstrap(clusters)",
     "coefplot": "plot()",
     "VarCorr": "random",
+    "alpha": "family.alpha, or of a penalty strength",
+    "theta": "family.alpha, which is 1 / theta",
+    "power": "family.power",
+    "zeta": "thresholds",
+    "sp": "strength",
+    "lambda_": "strength",
+    "s_table": "smooths, each of which has its edf and test()",
+    "gcv_ubre": "criterion",
+    "reml_score": "criterion",
+    "cov_re": "random, each of which has its covariance",
+    "random_effects": "random, each of which has its modes",
+    "fit": "summary(): torchglm.fit has fitted it already",
+    "model": "rows, family, link, and the formula",
+    "mle_retvals": "status",
+    "remove_data": "save(path), which keeps no row",
+    "pred_table": "predict(x), and torchglm.metrics.functional.confusion_matrix",
+    "decision_function": 'predict(x, kind="link")',
+    "predict_log_proba": "predict(x), and its logarithm",
+    "tstat": "statistic",
+    "iplot": "plot()",
+    "cov_HC0": 'covariance("HC0"), as HC1, HC2 and HC3',
+    "HC0_se": 'robust("HC0").std_err, as HC1, HC2 and HC3',
+    "HC1_se": 'robust("HC1").std_err',
+    "HC2_se": 'robust("HC2").std_err',
+    "HC3_se": 'robust("HC3").std_err',
 }
 
 
@@ -111,7 +136,31 @@ OF_PATH = {
     "summary": 'select("best").summary()',
 }
 SKLEARN = "of torchglm.sklearn"
-OF_MODULE = {
+OF_SKLEARN = {
+    "LogisticRegression": "GLMClassifier(penalty=torchglm.Ridge(1 / (n * C)))",
+    "LogisticRegressionCV": "GLMRegressorCV('bernoulli'), or a GridSearchCV over penalty of GLMClassifier",
+    "LinearRegression": "GLMRegressor()",
+    "Ridge": "GLMRegressor(penalty=torchglm.Ridge(alpha / n))",
+    "Lasso": "GLMRegressor(penalty=torchglm.ElasticNet(l1=alpha))",
+    "LassoCV": "GLMRegressorCV()",
+    "ElasticNet": "GLMRegressor(penalty=torchglm.ElasticNet(alpha * l1_ratio, alpha * (1 - l1_ratio)))",
+    "ElasticNetCV": "GLMRegressorCV(l1_ratio=...)",
+    "PoissonRegressor": "GLMRegressor('poisson', penalty=torchglm.Ridge(alpha))",
+    "GammaRegressor": "GLMRegressor('gamma', 'log', penalty=torchglm.Ridge(alpha))",
+    "TweedieRegressor": "GLMRegressor(torchglm.Tweedie(power), penalty=torchglm.Ridge(alpha))",
+    "GeneralizedLinearRegressor": "GLMRegressor(family, link, penalty=...)",
+    "GeneralizedLinearRegressorCV": "GLMRegressorCV(family, link)",
+    "GLMClassifierCV": "GLMClassifier, in a GridSearchCV over its penalty",
+}
+OF_NN = {
+    "PoissonNLLLoss": 'GLMLoss("poisson")',
+    "BCEWithLogitsLoss": 'GLMLoss("bernoulli")',
+    "BCELoss": 'GLMLoss("bernoulli"), of the linear predictor',
+    "MSELoss": 'GLMLoss("gaussian")',
+    "GaussianNLLLoss": 'GLMLoss("gaussian", predictors=("dispersion",))',
+    "CrossEntropyLoss": "GLMLoss(torchglm.Multinomial(classes=...), dim=-1), the first class being the baseline",
+}
+OF_MODULE = OF_NN | {
     "glm": "fit(formula, data, family=...)",
     "GLM": "fit(x, y, family=...)",
     "GLM_nb": 'fit(..., family="negative_binomial")',

@@ -23,7 +23,8 @@ def plot(result: Fitted, kind: str = "coefficients", of: str | None = None, *, l
 
     - `"coefficients"`: the slopes with their intervals, as ratios where `exp(coef)` is one. Of several predictors all
       on one axis, or one by its name (`"dispersion"`, `"slopes"` and `"thresholds"` of an ordinal model). Of a batch
-      `"across"` (range, quartiles and median of each coefficient over the models), `"distribution"` or `"fit"`.
+      `"across"` (range, quartiles and median of each coefficient over the models), `"distribution"` or `"fit"`. Of a
+      fit without slopes it is its curve, or its random effects.
     - `"effect"`: the mean, or the probability of each class, averaged over the rows, with the variable `of` set to
       values over its range. Of one model.
     - `"smooth"` and `"random"`: a smooth term by its label, the effects of a grouping by its name.

@@ -54,7 +54,11 @@ def _coefficients(result: Fitted, of: str | None, level: float) -> Figure:
         plain = result if result.plan is None else whole(result)
         return _one(batch_panels(plain), "coefficients", of, none=_NO_SLOPES)
     if result.plan is None:
-        return _one(forest_panels(result, level), "coefficients", of, none=_NO_SLOPES)
+        panels = forest_panels(result, level)
+        if not panels:  # the curves or effects that the fit consists of
+            found = smooth_panels(result, level) or random_panels(result)
+            panels = found[:1] if of is None else found
+        return _one(panels, "coefficients", of, none=_NO_SLOPES)
     if of is None:
         return _all_predictors(result, level)
     rows = SeveralRows.of(result) if of == "thresholds" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -14,6 +15,7 @@ from torchglm.writing.usual_keywords import BESIDE, DOORS, OF_RESULT, ROLES, SAM
 P = ParamSpec("P")
 R = TypeVar("R")
 Made = TypeVar("Made", bound=type)
+FEW = 16  # names that are listed
 OPEN = (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)
 
 
@@ -22,10 +24,16 @@ def refusal(door: str, strange: Iterable[str], known: Iterable[str], own: Mappin
     known = list(known)
     here = _usual(DOORS.get(door, {}) if own is None else own, known)
     said = [f"{name}=" + (f" (here it is {here[name]})" if name in here else nearest(name, known)) for name in strange]
-    alone, beside = ([name for name in known if (name in BESIDE) is role] for role in (False, True))
-    takes = [f"It takes {', '.join(alone) or 'no arguments'}."] if alone or not beside else []
-    takes += [f"What stands beside the rows is given by name: {', '.join(beside)}."] if beside else []
-    return f"{door} takes no {', '.join(said)}. {' '.join(takes)}"
+    return f"{door} takes no {', '.join(said)}. {_takes(door, known)}"
+
+
+def _takes(door: str, known: list[str]) -> str:
+    """What a door takes, the roles of rows apart where it has more than an offset; many arguments are not listed."""
+    roles = [name for name in known if name in BESIDE]
+    beside = roles if door in SOME_ROLES or len(roles) > 2 or roles == known else []
+    own = [name for name in known if name not in beside]
+    said = [] if beside and not 0 < len(own) <= FEW else [f"It takes {', '.join(own) or 'no arguments'}."]
+    return " ".join(said + [f"What stands beside the rows is given by name: {', '.join(beside)}."] * bool(beside))
 
 
 def _usual(own: Mapping[str, str], known: list[str]) -> dict[str, str]:
@@ -50,6 +58,7 @@ def answering(function: Callable[P, R], door: str | None = None, *, bound: bool 
         return function
     called = door or function.__name__
     known = frozenset(taken)
+    places = _places(function)
     shown = [name for name in taken[bound:] if name not in BESIDE or name in SOME_ROLES.get(called, BESIDE)]
 
     @wraps(function)
@@ -57,6 +66,9 @@ def answering(function: Callable[P, R], door: str | None = None, *, bound: bool 
         for name in given:
             if name not in known:
                 raise TypeError(refusal(called, [one for one in given if one not in known], shown))
+        if len(args) > places:
+            few = f"{called} takes {places - bound:.0f} arguments by place, got {len(args) - bound}."
+            raise TypeError(f"{few} {_takes(called, shown)}")
         return function(*args, **given)
 
     return call
@@ -80,7 +92,7 @@ def answering_init(cls: Made) -> Made:
     if init is None or taken is None:
         return cls
     known, shown = frozenset(taken), taken[1:]
-    places = sum(one.kind is not Parameter.KEYWORD_ONLY for one in signature(init).parameters.values())
+    places = _places(init)
 
     @wraps(init)
     def call(self: Any, *args: Any, **given: Any) -> None:
@@ -107,3 +119,10 @@ def _taken(function: Callable[..., Any]) -> list[str] | None:
     if opened - {"roles", "fits"}:
         return None
     return [one.name for one in parameters if one.kind not in OPEN] + list(BESIDE if "roles" in opened else ())
+
+
+def _places(function: Callable[..., Any]) -> float:
+    """How many arguments a function takes by place."""
+    kinds = [one.kind for one in signature(function).parameters.values()]
+    named = (Parameter.KEYWORD_ONLY, Parameter.VAR_KEYWORD)
+    return math.inf if Parameter.VAR_POSITIONAL in kinds else sum(kind not in named for kind in kinds)

@@ -88,6 +88,8 @@ FIT = {
     "trace": "observe=, called after each step",
     "level": "one of a result: fit(...).conf_int(level), summary(level)",
     "conf_level": "one of a result: fit(...).conf_int(level), summary(level)",
+    "P1": PENALTY,
+    "P2": "penalty=torchglm.Quadratic([(columns, P2)], strength)",
     "endog": "y, the second argument",
     "exog": "x, the first argument",
     "X": "x, the first argument",

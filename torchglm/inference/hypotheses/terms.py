@@ -35,6 +35,8 @@ def anova(result: Fitted, type: int | str = 1, terms: Terms | None = None) -> Ta
     Source: Hastie & Pregibon (1992) in Statistical Models in S, chapter 6 (R's anova.glm); Fox (2016), Applied
     Regression Analysis, 15.3 (car::Anova).
     """
+    if isinstance(type, Fitted):
+        raise TypeError("anova is of the terms of one fit. Of two fits it is torchglm.compare(one, other).")
     if type not in TYPES:
         raise ValueError(f"unknown type {type!r}. Known: 1 (sequential), 2, 3.")
     unpenalised(result, "an analysis of deviance")
