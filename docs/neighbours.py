@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,26 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    return _mathematics(markdown.replace("](../", "]("))
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    return _mathematics(_relinked(markdown, page.file.src_uri))
 
 
 def on_page_content(html: str, **_: Any) -> str:
     """The page with the bars of code in tables as they are: Markdown escapes them, and this one shows it."""
     return re.sub(r"<td.*?</td>", lambda cell: cell[0].replace("\\|", "|"), html, flags=re.DOTALL)
+
+
+def _relinked(markdown: str, place: str) -> str:
+    """The page at that place of the site with its links, which lead through the repository, leading through the site."""
+    beside = place == "index.md" or place.startswith("benchmarks/")  # the others stand in docs/
+    folder = posixpath.dirname(place if beside else f"docs/{place}")
+
+    def led(link: re.Match[str]) -> str:
+        target, _, anchor = link[1].partition("#")
+        there = posixpath.normpath(posixpath.join(folder, target)).removeprefix("docs/")
+        return f"]({posixpath.relpath(there, posixpath.dirname(place) or '.')}{'#' * bool(anchor)}{anchor})"
+
+    return re.sub(r"\]\((?!\w+:|#)([\w./#-]+)\)", led, markdown)
 
 
 def _mathematics(page: str) -> str:
@@ -43,5 +57,4 @@ def _mathematics(page: str) -> str:
 
 
 def _front() -> str:
-    """The README, whose links start from the root of the repository."""
-    return (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    return (ROOT / "README.md").read_text(encoding="utf-8")

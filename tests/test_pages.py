@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import posixpath
 import pydoc
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,6 +197,26 @@ def test_the_first_command_prints_what_the_page_shows(tmp_path: Path) -> None:
 def test_links_lead_somewhere(page: str) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", without_code(PAGES[page]))
     assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def test_links_lead_somewhere_on_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hook of the site moves links from the places of the repository to its own."""
+    for name in ("latex2mathml", "latex2mathml.converter", "mkdocs", "mkdocs.structure", "mkdocs.structure.files"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(convert=str, File=None, Files=None))
+    hook = runpy.run_path(str(ROOT / "docs" / "neighbours.py"))
+    beside = {str(file.relative_to(ROOT)) for pattern in hook["SHOWN"] for file in ROOT.glob(pattern)}
+    inside = {str(file.relative_to(ROOT / "docs")) for file in (ROOT / "docs").rglob("*") if file.is_file()}
+    pages = {name.removeprefix("docs/"): page for name, page in PAGES.items() if name != "README.md"}
+    pages |= {"index.md": PAGES["README.md"]} | {
+        name: (ROOT / name).read_text() for name in beside if name[-3:] == ".md"
+    }
+    dead = []
+    for place, page in pages.items():
+        moved = hook["_relinked"](without_code(page), place)
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", moved):
+            there = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
+            dead += [] if there in beside | inside else [f"{place}: {target}"]
+    assert dead == [] and len(pages) > 30
 
 
 def test_the_picture_of_the_report_is_small() -> None:

@@ -80,9 +80,9 @@ def path(
     column j. The intercept is free.
 
     Args:
-        x, y, family, link, intercept, names, device, dtype, missing, unseen, rare, delimiter, decimal, encoding, types,
-            na, roles: as in `fit`. A batch of responses `(*B, n)` gets a path each. `Multinomial(baseline=None)`
-            penalises a vector for every class.
+        x, y, family, link, intercept, names, device, dtype: as in `fit`, as are roles and what says how tables are read
+            (`missing`, `unseen`, `rare`, `delimiter`, `decimal`, `encoding`, `types`, `na`). A batch of responses
+            `(*B, n)` gets a path each. `Multinomial(baseline=None)` penalises a vector for every class.
         penalty: another shape, times the strengths: `GroupLasso(1.0)`, `Fused(1.0, "C(age)")`, `MCP(1.0)`, `SCAD(1.0)`,
             of columns as they are, in place of the four that follow but `strength`, `n` and `smallest`.
         l1_ratio: 1 is the lasso, 0 ridge.
