@@ -31,7 +31,7 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def _relinked(markdown: str, place: str) -> str:
-    """The page at that place of the site with its links, which lead through the repository, leading through the site."""
+    """The page at that place of the site, its links through the repository turned into links through the site."""
     beside = place == "index.md" or place.startswith("benchmarks/")  # the others stand in docs/
     folder = posixpath.dirname(place if beside else f"docs/{place}")
 
