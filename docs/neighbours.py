@@ -51,7 +51,8 @@ def _mathematics(page: str) -> str:
         if code is not None:
             return code
         written = convert(" ".join((block or inline).split()), display="inline" if block is None else "block")
-        return written if block is None else f'<span class="formula">{written}</span>'
+        shape = "inline" if block is None else "formula"  # bare <math> at the start of a line would end a paragraph
+        return f'<span class="{shape}">{written}</span>'
 
     return re.sub(r"(?ms)(^```.*?^```|`[^`\n]+`)|\$\$(.+?)\$\$|\$([^$\n]+)\$", drawn, page)
 

@@ -61,6 +61,9 @@ class Estimates:
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
 
 def delta(result: Fitted, function: Function, names: Sequence[str], level: float = 0.95) -> Estimates:
     """The quantities `function(coef)`, with `coef` (B, p) to `(B, k)`, model by model, and their delta method errors.

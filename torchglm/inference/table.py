@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchglm import special
 from torchglm.tables.frames import frame
+from torchglm.writing.notebook import shown
 from torchglm.writing.numbers import cell, p_value, stated
 
 
@@ -155,7 +156,7 @@ class Table:
 
     def _repr_html_(self) -> str:
         if self.batch_shape:
-            return f"<pre>{escape(str(self))}</pre>"
+            return shown(f"<pre>{escape(str(self))}</pre>")
         head, *lines = self._cells()
         heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
         body = "".join(
@@ -164,7 +165,7 @@ class Table:
         )
         notes = "".join(f"<p>{escape(note)}</p>" for note in self.notes)
         caption = f"<caption>{escape(self.title)}</caption>"
-        return f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{notes}"
+        return shown(f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>{notes}")
 
 
 def _text(column: str, value: float) -> str:

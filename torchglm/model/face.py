@@ -345,7 +345,7 @@ class Result(MakeTables):
             raise AttributeError(absent("'Result' object", name, USUAL, dir(self)))
 
     def _repr_html_(self) -> str:
-        return self.summary().to_html()
+        return self.summary()._repr_html_()
 
     def __str__(self) -> str:
         return self.summary().to_text()

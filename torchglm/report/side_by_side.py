@@ -13,6 +13,7 @@ from torchglm.report.latex import escaped, tabular
 from torchglm.report.sections import whole
 from torchglm.writing.answering import answering
 from torchglm.writing.nearest import unknown
+from torchglm.writing.notebook import shown
 from torchglm.writing.numbers import number, short
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class SideBySide:
         return pd.DataFrame([row[1:] for row in self.rows], [row[0] for row in self.rows], self.columns)
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        return shown(self.to_html())
 
     def __str__(self) -> str:
         return self.to_text()

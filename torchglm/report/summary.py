@@ -12,6 +12,7 @@ from torchglm.report.single import SingleModel
 from torchglm.report.views import View, view_of
 from torchglm.writing.answering import answering_init, answering_methods
 from torchglm.writing.nearest import absent
+from torchglm.writing.notebook import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,4 +114,4 @@ class Summary:
         yield self.to_rich(options.max_width)
 
     def _repr_html_(self) -> str:
-        return self.to_html()
+        return shown(self.to_html())
