@@ -30,7 +30,7 @@ FLOORS = [
     {"inference", "metrics"},
     {"report"},
     {"model"},
-    {"nn", "optim", "training", "sklearn"},
+    {"nn", "optim", "training", "sklearn", "marginaleffects"},
     {"store"},
     {"cli", "__main__"},
     {"__init__"},
@@ -133,6 +133,12 @@ def test_no_import_points_up(module: str) -> None:
         assert FLOOR[room(found.target)] <= FLOOR[room(module)], (
             f"{module}, line {found.line}, imports {found.target}, which stands above it"
         )
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_warnings_point_at_the_line_of_the_reader(module: str) -> None:
+    if module != "torchglm.writing.warning":
+        assert "warnings.warn(" not in MODULES[module].read_text(encoding="utf-8"), "torchglm.writing.warning.tell"
 
 
 def test_no_circle_of_files() -> None:

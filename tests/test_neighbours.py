@@ -32,6 +32,36 @@ def test_maketables_reads_the_numbers_of_a_fit(name: str) -> None:
     assert fit.__maketables_fixef_string__ == ("firm" if name == "absorbed" else None)
 
 
+def test_marginaleffects_finds_the_effects_of_a_fit() -> None:
+    package = pytest.importorskip("marginaleffects")
+    model_of = pytest.importorskip("torchglm.marginaleffects").Model
+    table = TABLE | {
+        "arm": G.choice(list("uvw"), 150),
+        "years": G.uniform(0.5, 2, 150),
+        "code": G.integers(0, 3, 150),
+    }
+    fits = [
+        tg.fit("y ~ dose * arm + C(firm)", table, family="poisson", exposure="years"),
+        tg.fit("code ~ dose + arm", table, family="ordinal"),
+        tg.fit("y ~ dose + s(firm, k=4)", table, family=tg.ZeroInflated("poisson")),
+    ]
+    for fit in [*fits, fits[0].robust("HC3")]:
+        found, want = package.avg_slopes(model_of(fit), variables="dose"), fit.marginal_effects(["dose"])
+        found = found.sort("group") if "group" in found.columns else found  # the classes in their order
+        np.testing.assert_allclose(found["estimate"], want.value, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(found["std_error"], want.std_err, rtol=1e-3)  # by finite differences
+    by_name = package.avg_slopes(model_of(fits[0]), variables="dose", vcov="HC3")
+    np.testing.assert_allclose(
+        by_name["std_error"], fits[0].robust("HC3").marginal_effects(["dose"]).std_err, rtol=1e-4
+    )
+    differences = package.avg_comparisons(model_of(fits[0]), variables="arm")
+    want = fits[0].marginal_effects(["arm"])
+    np.testing.assert_allclose(sorted(differences["estimate"]), sorted(want.value), rtol=1e-6)
+    for wrong, said in ((ABSORBED, "absorbed"), (tg.fit(np.ones((4, 1)), np.ones(4), family="poisson"), "formula")):
+        with pytest.raises(ValueError, match=said):
+            model_of(wrong)
+
+
 def test_a_batch_is_no_plug_in() -> None:
     batch = tg.fit(TABLE["dose"][:, None], np.stack([TABLE["y"], TABLE["y"]]), family="poisson")
     assert not hasattr(batch, "__maketables_coef_table__") and hasattr(batch[0], "__maketables_coef_table__")

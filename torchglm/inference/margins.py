@@ -103,7 +103,7 @@ def changes(result: Fitted, variables: Sequence[str] | None, data: Any, roles: R
     designs: list[Tensor] = []
     found: list[Change] = []
     for name in names:
-        levels = _levels(result, name)
+        levels = levels_of(result, name)
         start = len(designs)
         if levels is not None:
             designs += [_moved(result, frame, {name: level}) for level in levels]
@@ -121,7 +121,7 @@ def changes(result: Fitted, variables: Sequence[str] | None, data: Any, roles: R
 def settle(result: Fitted, settings: Sequence[Mapping[str, Any]], data: Any, roles: Roles) -> Slice:
     """The designs of a table with variables set to chosen values, one for each setting."""
     frame = _frame(result, data, roles)
-    known = {name: _levels(result, name) for name in settings[0]}
+    known = {name: levels_of(result, name) for name in settings[0]}
     designs = []
     for one in settings:
         given = {name: spelled(v, levels) if (levels := known[name]) is not None else v for name, v in one.items()}
@@ -134,7 +134,7 @@ def table_values(result: Fitted, name: str) -> list[Any] | np.ndarray:
 
     Raises `ValueError` for unknown variables or without a table.
     """
-    levels = _levels(result, name)
+    levels = levels_of(result, name)
     return levels if levels is not None else _numbers(_frame(result, None, Roles()), name)
 
 
@@ -165,7 +165,7 @@ def _numbers(frame: Frame, name: str) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def _levels(result: Fitted, name: str) -> list[Any] | None:
+def levels_of(result: Fitted, name: str) -> list[Any] | None:
     """The levels of a variable that is a category, else None; `ValueError` where no term reads it."""
     spec = result.spec
     if name not in spec.columns:

@@ -186,7 +186,7 @@ def _squared_lengths(x: np.ndarray, root: np.ndarray) -> np.ndarray:
     """
     half = root.shape[-1] // 2
     upper = x.ndim == 2 and len(root) == 1 and half >= HALVED and not np.tril(root[0], -1).any()
-    turned = np.empty((len(root), *x.shape[-2:]))
+    turned = np.empty((len(root), x.shape[-2], root.shape[-1]))
     with np.errstate(all="ignore"):
         if upper:
             np.matmul(x[:, :half], root[0, :half, :half], out=turned[0, :, :half])

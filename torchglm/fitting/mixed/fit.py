@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -41,6 +40,7 @@ from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows, to_float64
 from torchglm.rows.threads import small_operators
+from torchglm.writing.warning import tell
 
 EARLY = 6.0  # of the logarithm of the strength that counts as infinite
 
@@ -79,7 +79,7 @@ def solve_mixed(
     criterion.nodes = nodes
     search = begun(criterion, first, penalty, plain, options["max_iter"])
     for said, where in criterion.vague.items():
-        warnings.warn(f"in {int(where.sum()):,} of {len(where):,} models {said}", FitWarning, stacklevel=2)
+        tell(f"in {int(where.sum()):,} of {len(where):,} models {said}", FitWarning)
     search.run()
     if criterion.flat:
         search.refresh()
