@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import pydoc
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -507,3 +508,16 @@ def test_what_is_no_family_or_link_is_told_by_its_type(wrong: object) -> None:
         torchglm.families.get(wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=rf"link must be a name, a link or its class, got {type(wrong).__name__}"):
         torchglm.links.get(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [torchglm.Poisson, torchglm.Ordinal, links.Log, torchglm.GLMHead, torchglm.GLMLoss])
+def test_help_leaves_out_what_every_module_has(kind: type) -> None:
+    text = pydoc.plaintext.document(kind)
+    assert text.count("\n") < 500 and "register_forward_hook" not in text
+    assert not {"parameters", "to", "register_buffer"} & {*dir(kind)} and "__init__" in dir(kind)
+    assert isinstance(kind, type) and issubclass(kind, nn.Module)
+
+
+def test_the_package_shows_its_own_names_alone() -> None:
+    public = [name for name in dir(torchglm) if not name.startswith("_")]
+    assert set(public) == {*torchglm.__all__, *torchglm._LAZY}

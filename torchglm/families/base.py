@@ -18,6 +18,7 @@ from torchglm.links import Link
 from torchglm.links.inheritance import check_name, renounce
 from torchglm.rows.responses import Response, size_of
 from torchglm.writing.answering import answering_init
+from torchglm.writing.short import Short
 
 # what a subclass with formulas of its own does not take from its parent, ingredients first: see `renounce`
 MADE_OF = {
@@ -51,7 +52,7 @@ MODULE = vars(nn.Module()).keys()  # what every module has
 
 
 @answering_init
-class Family(nn.Module):
+class Family(nn.Module, metaclass=Short):
     """The contract of a family; every method works elementwise on tensors that broadcast.
 
     `y` is the response as `encode` leaves it, `mu > 0` the mean in the family's range, `eta` the linear

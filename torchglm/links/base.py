@@ -11,6 +11,7 @@ from torch.func import jvp
 
 from torchglm.links.inheritance import check_name, renounce
 from torchglm.writing.answering import answering_init
+from torchglm.writing.short import Short
 
 # what a subclass with an inverse of its own does not take from its parent: see `renounce`
 MADE_OF = {
@@ -31,7 +32,7 @@ MADE_OF = {
 
 
 @answering_init
-class Link(nn.Module):
+class Link(nn.Module, metaclass=Short):
     """A monotone map between the linear predictor `eta` and the mean `mu`: `g(mu) = eta`.
 
     Calling the module applies the inverse, `mu = g^-1(eta)`, elementwise on tensors of any shape, device and

@@ -19,12 +19,13 @@ from torchglm.model.made import kind_of, own_family, start_of
 from torchglm.rows.responses import Response, each, filled
 from torchglm.special.tracing import values_are_known
 from torchglm.writing.answering import answering_methods
+from torchglm.writing.short import Short
 
 Own = TypeVar("Own", bound="EtaLoss")
 
 
 @answering_methods
-class EtaLoss(nn.Module):
+class EtaLoss(nn.Module, metaclass=Short):
     """A family, a link and a dispersion, and what they say at predictors `eta` (*N, out_features)."""
 
     family: Family

@@ -25,10 +25,11 @@ from torchglm.rows.products import linear_predictor
 from torchglm.rows.ranks import seen
 from torchglm.rows.rows import Rows, to_float64, without_columns
 from torchglm.writing.answering import answering_init
+from torchglm.writing.short import Short
 
 
 @answering_init
-class CANN(nn.Module):
+class CANN(nn.Module, metaclass=Short):
     """A combined actuarial neural network: `eta = eta_glm(x) + network(x)`, the last layer of the network at zero.
 
     So it begins as the GLM it is given, a `Result` or a `GLMHead`, and training finds what that has missed. `network`

@@ -13,10 +13,11 @@ from torchglm.model.eta_loss import some
 from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import plan_of_head
 from torchglm.writing.answering import answering_init
+from torchglm.writing.short import Short
 
 
 @answering_init
-class Heads(nn.Module):
+class Heads(nn.Module, metaclass=Short):
     """`Heads({"frequency": GLMHead(64, "poisson"), "severity": GLMHead(64, "gamma")})`: a loss that is their sum.
 
     Calling it gives the mean of every head by its name. `loss(x, y, **roles)` takes `y` as a mapping of these names,

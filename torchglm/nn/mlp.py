@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from torchglm.writing.answering import answering_init
+from torchglm.writing.short import Short
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 @answering_init
-class MLP(nn.Module):
+class MLP(nn.Module, metaclass=Short):
     """Linear layers of these `widths`, each with an activation and dropout behind it: `(*N, p)` to `(*N, widths[-1])`.
 
     A backbone for a head: `nn.Sequential(MLP(6, [32, 16]), GLMHead(16, "poisson"))`, and in YAML.

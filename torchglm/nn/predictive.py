@@ -10,10 +10,11 @@ from torchglm.families.several import BetaBinomial, Classes
 from torchglm.inference.levels import check_level
 from torchglm.model.network import split
 from torchglm.writing.answering import answering_init
+from torchglm.writing.short import Short
 
 
 @answering_init
-class Predictive(nn.Module):
+class Predictive(nn.Module, metaclass=Short):
     """`Predictive(network, level=0.9)(x)`: a dict of `mean`, and with `level` of the ends `low` and `high`.
 
     Between these a response lies with that probability. Of classes it holds `probabilities` `(*N, C)` alone. One

@@ -12,10 +12,11 @@ from torchglm.model.layer import GLMLayer
 from torchglm.model.network import readable, split
 from torchglm.nn.heads import Heads
 from torchglm.writing.answering import answering_init
+from torchglm.writing.short import Short
 
 
 @answering_init
-class WithLoss(nn.Module):
+class WithLoss(nn.Module, metaclass=Short):
     """`WithLoss(network)(x, y, **roles)` is the loss of a batch.
 
     `DistributedDataParallel`, FSDP, `torch.compile` and `torch.func.functional_call` wrap calls: around a network they
