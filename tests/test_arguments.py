@@ -150,3 +150,19 @@ def test_of_an_offset_and_an_exposure_the_one_that_is_given_is_replaced() -> Non
         ):
             found = fit.predict(data, kind="link", **given)
             torch.testing.assert_close(found, plain + torch.tensor(left.to_numpy()))
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e-140, 1e140, 1e200, 1e300])
+@pytest.mark.parametrize(
+    "family", ["gaussian", "poisson", torchglm.Hurdle("poisson")], ids=["gaussian", "poisson", "hurdle"]
+)
+def test_columns_of_any_size_are_fitted_or_refused(family: Any, scale: float) -> None:
+    data = DATA.assign(b=DATA.b * scale)
+    truth = torchglm.fit("y ~ a + b", DATA, family=family).coef
+    for x, y in (("y ~ a + b", data), (data[["a", "b"]], data.y)):
+        if 1e-150 < scale < 1e150:
+            found = torchglm.fit(x, y, family=family).coef * truth.new_tensor([1.0, 1.0, scale, 1.0][: len(truth)])
+            torch.testing.assert_close(found, truth, rtol=1e-6, atol=1e-8)
+            continue
+        with pytest.raises(ValueError, match="the column (b|1, counted from 0,|2, counted from 0,) has values up to"):
+            torchglm.fit(x, y, family=family)

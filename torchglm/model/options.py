@@ -25,6 +25,7 @@ from torchglm.inference.adequacy.sentences import set_apart
 from torchglm.inputs import Data
 from torchglm.links import Link
 from torchglm.model.ends import ends
+from torchglm.model.scales import check_scales
 from torchglm.rows.grams import Unmade
 from torchglm.rows.inverses import unmade
 from torchglm.writing.warning import tell
@@ -153,6 +154,7 @@ def warned(
     Of a batch they say how many models, and the first by name. Returns the solution, in which models of a batch without
     a degree of freedom left are marked (a penalty leaves some), and dropped columns are what `singular` says.
     """
+    check_scales(solution, data)
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
     solution = _saturated(solution) if data.batch and penalty is None else solution
