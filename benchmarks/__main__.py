@@ -62,7 +62,6 @@ def main(argv: list[str] | None = None) -> int:
     clock = time.process_time if args.cpu else time.perf_counter
     rounds = args.rounds or ROUNDS[args.size]
     results: dict[str, Any] = {"size": args.size, "machine": machine(versions), "workloads": []}
-    results["processor_time"] = args.cpu
     for workload in workloads(args.size, args.only):
         results["workloads"].append(measure.compare(workload, chosen, rounds, BUDGET[args.size], clock))
         print(render.table(results["workloads"][-1]), end="\n\n", flush=True)

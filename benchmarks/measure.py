@@ -139,6 +139,7 @@ def compare(
     return {
         "name": workload.name,
         "title": workload.title,
+        "processor_time": clock is not time.perf_counter,
         "data_mb": problem.megabytes,
         "generation_seconds": generation,
         "limit": limit.of(problem, contenders["torchglm"]) if tall else None,

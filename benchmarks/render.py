@@ -43,6 +43,8 @@ def table(workload: dict[str, Any]) -> str:
     records = sorted(records, key=lambda r: median(r["seconds"] or [float("inf")]))
     made = significant(workload["generation_seconds"])
     baseline = f"Data: {workload['data_mb']:,.0f} MB, made in {made} s (not counted)."
+    if workload.get("processor_time"):
+        baseline += " Seconds of the processor."
     if workload["limit"] is not None:
         baseline += " " + distance(workload["limit"], yardstick)
     lines = [f"### {workload['title']}", "", baseline, "", HEADER, "|---|" + "---:|" * 6 + "---|"]
