@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from torchglm.fitting.mixed.effects import Groupings
 from torchglm.fitting.status import FitWarning
 from torchglm.rows.arrow import Grouping
 from torchglm.rows.plan import Plan, PlanBlock
+from torchglm.writing.warning import tell
 
 if TYPE_CHECKING:
     from torchglm.design import DesignSpec
@@ -87,11 +87,10 @@ def family_of(family: Family, spec: DesignSpec) -> Family:
 def tell_of_sorted_text(family: Classes, classes: Sequence[Any]) -> None:
     """Warn where the order of the classes is that of the alphabet, and the model is one of their order."""
     if isinstance(family, Ordinal) and len(classes) > 2 and all(isinstance(label, str) for label in classes):
-        warnings.warn(
+        tell(
             f"the classes of this ordinal response are text, in the order of the alphabet: {' < '.join(classes)}. Say "
             f"their order: Ordinal(classes={list(classes)}), turned as it is meant, or an ordered pandas.Categorical.",
             FitWarning,
-            stacklevel=4,
         )
 
 
