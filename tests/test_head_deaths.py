@@ -8,13 +8,20 @@ from family_cases import CASES
 from several_cases import draws, families, title
 from torch import Tensor
 
+import torchglm as tg
 from torchglm import GLMHead
-from torchglm.families.several import VectorFamily
+from torchglm.families.several import Dispersed, VectorFamily
 
 SEEDS, ROWS, TAIL = 20, 64, 1.1
-PLAIN = {repr(case): case for cases in CASES.values() for case in cases[:1]}
+LEARNED = (tg.NegativeBinomial(), tg.Tweedie(), tg.Tweedie(1.5))
+PLAIN = {repr(case): case.family for cases in CASES.values() for case in cases[:1]}
+PLAIN |= {repr(family): family for family in LEARNED}
+# of which nobody named the link
+USUAL = (tg.Hurdle("gamma"), tg.Hurdle("inverse_gaussian"), Dispersed(tg.Gamma()), Dispersed(tg.InverseGaussian()))
 SEVERAL = {title(family): family for family in families()}
-QUICK = ("Poisson()", "Gamma()", "InverseGaussian()", "zero_inflated poisson log")
+SEVERAL |= {f"{title(family)} by default": family for family in USUAL}
+QUICK = ("Poisson()", "Gamma()", "InverseGaussian()", "Tweedie(power=estimated)", "zero_inflated poisson log")
+QUICK += tuple(f"{title(family)} by default" for family in USUAL)
 
 
 def pareto(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -26,7 +33,7 @@ def rows(name: str, generator: torch.Generator) -> tuple[Tensor, Tensor, dict[st
     x = pareto((ROWS, 3), generator) * torch.randn(ROWS, 3, generator=generator).sign()
     heavy = pareto((ROWS, SEEDS), generator)
     if name in PLAIN:
-        family = PLAIN[name].family
+        family = PLAIN[name]
         if family.mean_upper == 1:
             return x, (heavy > 2).float(), {}
         if family.mean_lower < 0:
@@ -45,7 +52,7 @@ def survives(name: str, rate: float, clip: bool, steps: int) -> bool:
     """Whether loss and parameters are finite after every step of Adam, for 20 responses at once."""
     generator = torch.Generator().manual_seed(0)
     x, y, roles = rows(name, generator)
-    family = PLAIN[name].family if name in PLAIN else SEVERAL[name]
+    family = PLAIN[name] if name in PLAIN else SEVERAL[name]
     others = family.others if isinstance(family, VectorFamily) else ()
     head = GLMHead(3, family, out_features=SEEDS, predictors=others)
     optimizer = torch.optim.Adam(head.parameters(), lr=rate)
