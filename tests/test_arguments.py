@@ -152,6 +152,24 @@ def test_of_an_offset_and_an_exposure_the_one_that_is_given_is_replaced() -> Non
             torch.testing.assert_close(found, plain + torch.tensor(left.to_numpy()))
 
 
+@pytest.mark.parametrize("family", ["poisson", torchglm.Hurdle("poisson")], ids=["poisson", "hurdle"])
+def test_an_offset_and_an_exposure_that_no_table_holds_are_asked_for_both(family: Any) -> None:
+    offset, exposure, x = (DATA.b / 3).to_numpy(), np.exp(DATA.b).to_numpy(), DATA[["a"]].to_numpy()
+    fits = (
+        (torchglm.fit(x, DATA.y.to_numpy(), family=family, offset=offset, exposure=exposure), x),
+        (torchglm.fit("y ~ a", DATA, family=family, offset=offset, exposure=exposure), DATA),
+    )
+    for fit, new in fits:
+        plain = fit.predict(new, offset=0.0, exposure=1.0, kind="link")
+        both = fit.predict(new, offset=offset, exposure=exposure, kind="link")
+        torch.testing.assert_close(both, plain + torch.tensor(offset + np.log(exposure)))
+        for ask in (fit.predict, fit.predict_interval):
+            with pytest.raises(ValueError, match="have no exposure. Pass both; exposure=1"):
+                ask(new, offset=offset)
+            with pytest.raises(ValueError, match="have no offset. Pass both; offset=0"):
+                ask(new, exposure=exposure)
+
+
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e-140, 1e140, 1e200, 1e300])
 @pytest.mark.parametrize(
     "family", ["gaussian", "poisson", torchglm.Hurdle("poisson")], ids=["gaussian", "poisson", "hurdle"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,6 +66,26 @@ def test_many_files_become_a_folder_of_as_many(run: torchglm.Result, capsys: pyt
         ends = run.predict_interval(want, level=0.9)
         np.testing.assert_allclose(got["mean_low"], ends[:, 0], rtol=1e-12)
         np.testing.assert_allclose(got["mean_high"], ends[:, 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["poisson", torchglm.Hurdle("poisson")], ids=["poisson", "hurdle"])
+def test_an_offset_beside_an_exposure_is_read_from_files(
+    family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = rows()
+    table = table.append_column("head", pa.array(np.sin(np.arange(N))))
+    parquet.write_table(table, "new.parquet")
+    result = torchglm.fit("claims ~ age + region", table, family=family, exposure="years", offset="head")
+    result.save("run")
+    asked = ["--interval", "0.9", "--response", "0.9"]
+    assert main(["predict", "run", "new.parquet", "--out", "out.parquet", *asked]) == 0
+    got, ends = parquet.read_table("out.parquet"), result.predict_interval(table, level=0.9)
+    np.testing.assert_allclose(got["mean"], result.predict(table), rtol=1e-12)
+    np.testing.assert_allclose(got["mean_low"], ends[:, 0], rtol=1e-12)
+    ends = result.predict_interval(table, level=0.9, kind="response")
+    np.testing.assert_allclose(got["response_high"], ends[:, 1], rtol=1e-12)
+    assert main(["evaluate", "run", "new.parquet", "--coverage", "0.9"]) == 0
 
 
 def test_many_files_become_one_where_out_is_a_file(run: torchglm.Result) -> None:

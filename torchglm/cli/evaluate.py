@@ -55,15 +55,14 @@ class Scorer:
         rows = batch.rows
         mu = torch.empty(rows.y.shape[-1], dtype=torch.float64)
         variance = torch.empty_like(mu)
-        offset = batch.offset
         for model, result, where in batch.parts():
             at = slice(None) if where is None else where
-            x, own = batch.new(where), None if offset is None else offset[at]
-            mu[at] = torch.as_tensor(result.predict(x, offset=own)).to(torch.float64)
+            x, beside = batch.new(where), batch.beside(at)
+            mu[at] = torch.as_tensor(result.predict(x, **beside)).to(torch.float64)
             variance[at] = observed_variance(rows.y[0, at].double(), mu[at], result.family, result.dispersion)
             if model not in self.models:
                 self.models[model] = LawScores(result, self.coverage, self.null)
-            self.models[model].add(batch, mu[at], x, own, at)
+            self.models[model].add(batch, mu[at], x, beside, at)
         given = batch.roles.given
         for metric in self.ranked.values():
             metric.update(mu, batch.y, **given)

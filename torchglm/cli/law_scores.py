@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,8 +45,8 @@ class LawScores:
         """The rows that count, with their repeats."""
         return self.pearson.sums[1]
 
-    def add(self, batch: Batch, mu: Tensor, x: Any, offset: Tensor | None, at: Any) -> None:
-        """Take in the rows `at` of a batch, with their means; `x` and `offset` are what predicts them."""
+    def add(self, batch: Batch, mu: Tensor, x: Any, beside: Mapping[str, Any], at: Any) -> None:
+        """Take in the rows `at` of a batch, with their means; `x` and `beside` are what predicts them."""
         result, y = self.result, batch.y[at]
         roles = batch.roles.without("offset", "exposure").map(lambda name, value: value[at])
         for metric in (self.deviance, self.pearson, self.nll, self.crps):
@@ -56,7 +57,7 @@ class LawScores:
         if self.coverage is not None and self.level is not None:
             # rows of weight 0 have no law, and count nowhere
             law = roles.without("freq", "event").map(lambda name, value: torch.where(value > 0, value, 1.0))
-            ends = result.predict_interval(x, kind="response", level=self.level, offset=offset, **law.given)
+            ends = result.predict_interval(x, kind="response", level=self.level, **beside, **law.given)
             count = scored(result.family, mu, y, roles).seen
             self.coverage.update(ends[..., 0], ends[..., 1], y, freq=count)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,13 +107,12 @@ class Prediction:
         import pyarrow as pa
 
         batch = self.reader.read(table, first)
-        offset = batch.offset
         blank = torch.full((len(batch.table),), torch.nan, dtype=torch.float64)
         values = {name: blank.clone() for name in self.wanted.names(self.result.family)}
         lenient = self.reader.unseen in ("reference", "other")
         for _, result, rows in batch.parts(self.reader.strangers if lenient else None):
             at = slice(None) if rows is None else rows
-            found = self._values(result, batch.new(rows), None if offset is None else offset[at], batch, at)
+            found = self._values(result, batch.new(rows), batch.beside(at), batch, at)
             for name, value in found.items():
                 values[name][at] = value.to(torch.float64)
         keys = [name for name in self.result.group_names or [] if name not in self.reader.keep]
@@ -122,22 +121,22 @@ class Prediction:
         found = {name: pa.array(value.numpy(), from_pandas=empty) for name, value in values.items()}
         return pa.table({**kept, **found})
 
-    def _values(self, result: Result, x: Any, offset: Tensor | None, batch: Batch, at: Any) -> dict[str, Tensor]:
+    def _values(self, result: Result, x: Any, beside: Mapping[str, Any], batch: Batch, at: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for kind in self.wanted.kinds:
-            value = result.predict(x, offset=offset, kind=kind, se=self.wanted.se)
+            value = result.predict(x, **beside, kind=kind, se=self.wanted.se)
             names = self.wanted.columns(kind, result.family)
             for part, tail in zip(value if isinstance(value, tuple) else (value,), ("", "_se"), strict=False):
                 columns = part.unbind(-1) if isinstance(result.family, Classes) else (part,)
                 found |= {f"{name}{tail}": column for name, column in zip(names, columns, strict=True)}
         if self.wanted.interval is not None:
-            ends = result.predict_interval(x, offset=offset, level=self.wanted.interval)
+            ends = result.predict_interval(x, **beside, level=self.wanted.interval)
             ends = ends if isinstance(result.family, Classes) else ends.unsqueeze(-2)
             for name, pair in zip(self.wanted.columns("mean", result.family), ends.unbind(-2), strict=True):
                 found |= {f"{name}_low": pair[..., 0], f"{name}_high": pair[..., 1]}
         if self.wanted.response is not None:
             law = {name: value[at] for name, value in batch.roles.without("offset", "exposure").given.items()}
-            ends = result.predict_interval(x, kind="response", level=self.wanted.response, offset=offset, **law)
+            ends = result.predict_interval(x, kind="response", level=self.wanted.response, **beside, **law)
             found |= {"response_low": ends[..., 0], "response_high": ends[..., 1]}
         return found
 

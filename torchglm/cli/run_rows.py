@@ -154,10 +154,10 @@ class Batch:
             raise ValueError("These rows were read without their response.")
         return self.design.y
 
-    @property
-    def offset(self) -> Tensor | None:
-        """The offset, exposure included; None where the fit had neither."""
-        return self.roles.shift()
+    def beside(self, rows: Any) -> dict[str, Any]:
+        """The offset and the exposure of some of the rows, by their names, which `predict` takes."""
+        given = self.roles.given
+        return {name: given[name][rows] for name in ("offset", "exposure") if name in given}
 
     @property
     def rows(self) -> Rows:

@@ -113,8 +113,7 @@ def cover(
     given = batch.roles.given
     roles = {name: given[name][at] for name in roles_of_response(family_of(result)) if name in given}
     roles = {name: torch.where(value > 0, value, 1.0) for name, value in roles.items()}
-    offset = None if batch.offset is None else batch.offset[at]
-    ends = result.predict_interval(batch.new(where), kind="response", level=level, offset=offset, **roles)
+    ends = result.predict_interval(batch.new(where), kind="response", level=level, **batch.beside(at), **roles)
     count = (rows.weight[0] > 0).to(torch.float64)
     count = count if rows.repeats is None else count * rows.repeats[0]
     metric.update(ends[..., 0], ends[..., 1], batch.y[at], freq=count)

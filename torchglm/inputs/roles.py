@@ -74,11 +74,11 @@ class Roles(NamedTuple):
         return Roles(**{name: value for name, value in self.given.items() if name not in names})
 
     @property
-    def context(self) -> dict[str, bool]:
+    def context(self) -> dict[str, Any]:
         """What a result remembers of the roles its rows had."""
         given = self.given
         return {
-            "offset": "offset" in given or "exposure" in given,
+            "offset": [name for name in ("offset", "exposure") if name in given],
             "event": "event" in given or "until" in given,
             "trials": "trials" in given,
             "freq": "freq" in given,

@@ -219,7 +219,7 @@ class Laplace:
         added = head.bias is not None
         context: dict[str, Any] = {"added": added, "inputs": None, "beside": {}}
         context |= Roles(**dict.fromkeys(source.given, True)).context
-        context["offset"] = context["offset"] or bool(head.carried)
+        context["offset"] = context["offset"] or ["offset"] * bool(head.carried)
         if isinstance(head, VectorHead):
             first = {f"x{j}": j + 1 for j in range(head.in_features)}
             designs = {"": ({"(Intercept)": 0} if head.intercept else {}) | first}

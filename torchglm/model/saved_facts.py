@@ -37,6 +37,7 @@ FACTS: dict[str, Kind] = {
 }
 CONTEXT: dict[str, Kind] = {
     **dict.fromkeys(ROLES, bool),
+    "offset": [str],
     "added": bool,
     "counted": bool,
     "inputs": ([str], None),
