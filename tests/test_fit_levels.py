@@ -285,3 +285,18 @@ def test_levels_without_rows_are_named_as_such(door: str) -> None:
     said = " ".join(str(got.summary()).split())
     assert "no rows (NA)" in said and ("combination of other" in said) == (door == "array")
     assert "hold no rows" in str(got.check())
+
+
+@pytest.mark.parametrize("family", ["poisson", torchglm.Tweedie(1.5)], ids=["poisson", "tweedie"])
+def test_rows_that_others_leave_far_on_the_wrong_side_have_their_limit(family: Any) -> None:
+    """As many columns as rows: the fit of the rows with events leaves the others anywhere."""
+    g = np.random.default_rng(3)
+    x = g.normal(size=(300, 3, 2)) * g.choice([1, 5, 20], (300, 1, 1))
+    y = g.poisson(0.9, (300, 3)).astype(float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        found = torchglm.fit(x, y, family=family)
+    apart = torch.tensor([found.status[i] is Status.SEPARATED_LEVELS for i in range(300)])
+    assert apart.sum() > 100
+    of_rows = found.family.unit_deviance(torch.tensor(y), found.fitted).sum(-1)
+    torch.testing.assert_close(of_rows[apart], found.deviance[apart], atol=1e-7, rtol=0)

@@ -34,7 +34,7 @@ from torchglm.rows.rows import Rows, to_float64
 MOVED = 0.05  # a row is told apart where a step, of largest move 1, moves it by more
 AGAINST = 1e-3  # no row may be moved the wrong way by more than this share
 EXACT = 1e-6  # distance of a row's indicator from a combination of the columns that is rounding
-FAR = 40.0  # the predictor of a level that is told apart lies so far beyond that of the others
+FAR = 40.0  # predictors of levels that are told apart lie so far out, or beyond where the others leave them if farther
 LOST = 1e-5  # share of a deviance that rows told apart may still have had
 BEFORE = 4.0  # times as far as a level that is told apart only then
 ROUNDS = 4  # of levels that are told apart only where others have been
@@ -71,7 +71,8 @@ def levels_apart(
     for model in _of_like_size(source, lane, max(1, (1 << 24) // solution.coef.shape[1] ** 2)):
         found = _of_models(source, family, link, solution, model, rest)
         if found is not None:
-            family, solution = _with_shapes(family, found), _placed(solution, apart, found)
+            far = _far(members(source, found.lane), found)
+            family, solution = _with_shapes(family, found), _placed(solution, apart, found, far)
     return family, solution, apart if bool((apart.rows > 0).any()) else None
 
 
@@ -185,6 +186,18 @@ def _levels(left: Iterable[Rows], family: Family, link: Link, at: Solution) -> t
     return direction, told, sound
 
 
+def _far(rows: Iterable[Rows], found: _Found) -> Tensor:
+    """(L, 1) how far models go along their directions, so that the others' fit leaves no level on the wrong side."""
+    coef = torch.where(found.rest.keep, found.rest.coef, 0.0)
+
+    def short(rows: Rows) -> list[Tensor]:
+        move = _along(rows, found.direction)
+        return [torch.where(move.abs() > 0.5, -linear_predictor(rows, coef) / move, 0.0).amax(-1)]
+
+    [worst] = _over(rows, short, largest=True)
+    return FAR + worst.clamp(min=0.0).unsqueeze(-1)
+
+
 def _over(source: Iterable[Rows], values: Any, largest: bool = False) -> list[Tensor]:
     """Sums, or the largest, of what `values` gives of every piece of the rows, over all processes."""
     ranks, total = ranks_of(source), None
@@ -242,14 +255,14 @@ def _with_shapes(family: Family, found: _Found) -> Family:
     return family.with_parameters(shapes)
 
 
-def _placed(solution: Solution, apart: Apart, found: _Found) -> Solution:
+def _placed(solution: Solution, apart: Apart, found: _Found, far: Tensor) -> Solution:
     lane, keep = found.lane, solution.keep[found.lane]
     steps = solution.n_iter[lane] + found.rest.n_iter
     apart.infinite[lane] = found.direction
     apart.rows[lane] = found.rows
     apart.levels[lane] = (keep.sum(-1) - found.rest.keep.sum(-1)).to(found.rows.dtype)
     solution = _written(solution, lane, found.rest)
-    solution.coef[lane] = torch.where(found.rest.keep, found.rest.coef, 0.0) + FAR * found.direction
+    solution.coef[lane] = torch.where(found.rest.keep, found.rest.coef, 0.0) + far * found.direction
     solution.keep[lane], solution.n_iter[lane] = keep, steps
     solution.status[lane] = int(Status.SEPARATED_LEVELS)
     new = found.rest.shape_error
