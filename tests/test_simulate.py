@@ -77,7 +77,7 @@ def test_what_has_no_law_is_refused() -> None:
     y = G.poisson(MU)
     with pytest.raises(ValueError, match="draws need a distribution"):
         tg.fit(X, y, family="poisson", dispersion="pearson").simulate()
-    with pytest.raises(ValueError, match="times must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="times must be a whole number, at least 1; got 0"):
         tg.fit(X, y, family="poisson").simulate(0)
     with pytest.raises(ValueError, match="counts of classes"):
         tg.fit(X, G.multinomial(5, [0.2, 0.3, 0.5], N), family=tg.Multinomial()).simulate()

@@ -187,7 +187,7 @@ def warned(
             "the maximum found is the one inside. A log link has no such edge.",
             FitWarning,
         )
-    kinds = [Status(code) for code in sorted(set(solution.status[irregular].tolist()))]
+    kinds = [Status(code) for code in sorted(set(solution.status[irregular].cpu().tolist()))]
     said = [
         f"{f'{_counted(solution.status == int(kind), data)}: ' if data.batch else ''}{kind}: {kind.explanation}"
         for kind in kinds
