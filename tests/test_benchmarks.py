@@ -16,11 +16,12 @@ from benchmarks import contenders, levels, limit, measure, problem, render, scal
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu.sections import SECTIONS
 from benchmarks.workloads import tall, workloads
+from tests.thinned import thinned
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("workload", workloads("quick"), ids=lambda w: w.name)
+@pytest.mark.parametrize("workload", thinned(workloads("quick"), 2), ids=lambda w: w.name)
 @pytest.mark.parametrize("name", contenders.NAMES)
 def test_contender_gives_the_right_answer(name: str, workload: problem.Workload) -> None:
     if find_spec(name) is None:
@@ -136,6 +137,7 @@ def test_results_go_between_the_markers(tmp_path: Path) -> None:
         render.write_into(page, "new")
 
 
+@pytest.mark.slow
 def test_training_by_minibatch_reaches_the_optimum_on_every_road() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.sgd", "--quick"], cwd=ROOT, capture_output=True, text=True, timeout=200

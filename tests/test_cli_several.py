@@ -15,6 +15,7 @@ import yaml
 from reported_cases import ORDER, table
 
 import torchglm as tg
+from tests.thinned import thinned
 from torchglm.cli import main
 
 JOBS: dict[str, dict[str, Any]] = {
@@ -205,7 +206,7 @@ def test_advice_speaks_yaml(place: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "`family: {name: zero_inflated, family: negative_binomial}`" in said, said
 
 
-@pytest.mark.parametrize(("name", "penalty"), [("multinomial", None), ("gamma", None), ("ordinal", 0.5)])
+@pytest.mark.parametrize(("name", "penalty"), thinned([("multinomial", None), ("gamma", None), ("ordinal", 0.5)], 3, 2))
 def test_training_by_minibatches_comes_near_the_fit_and_polished_to_it(
     name: str, penalty: float | None, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,7 +230,7 @@ def test_training_by_minibatches_comes_near_the_fit_and_polished_to_it(
         torch.testing.assert_close(found.std_err, right.std_err, rtol=near / 10, atol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in JOBS if name != "groups"] + ["classes turned round"])
+@pytest.mark.parametrize("name", thinned([name for name in JOBS if name != "groups"] + ["classes turned round"], 4))
 def test_streams_are_trained_on_as_rows_in_memory(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchglm.inputs.files.HOLD", 0)
     monkeypatch.setattr("torchglm.report.page.write_page", lambda result, path, **_: path.write_text("no page"))

@@ -15,7 +15,7 @@ from tests.fuzz.draw import draw, fit
 from tests.fuzz.judge import complaints
 
 CHUNK = 40
-QUICK, SLOW = 5, 100  # chunks
+QUICK, SLOW = 3, 100  # chunks
 MENDED = (  # seeds of the thousands that were wrong, took long, or were wrongly judged
     *(600, 734, 1019, 1022, 1088, 1123, 1174, 1249, 1394, 1464, 1578),
     *(1666, 1783, 1924, 1969, 2268, 2534, 3005, 3043, 3358, 3446, 3539),

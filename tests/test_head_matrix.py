@@ -17,6 +17,7 @@ from several_cases import draws, families, title
 from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
+from tests.thinned import thinned
 from torchglm import GLMHead
 
 N = 7
@@ -117,7 +118,7 @@ class WithRoles(torch.nn.Module):
         return self.head.loss(x, y, **roles)
 
 
-@every
+@pytest.mark.parametrize("name", thinned([*PLAIN, *SEVERAL], 5))
 def test_the_meta_device(name: str) -> None:
     """Shapes without numbers, and a head that comes to life with a state of another."""
     head, x, y, roles = made(name)

@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
 
+from tests.thinned import thinned
 from torchglm.cli.entry import COMMANDS, main
 
 VALUES: list[Any] = [
@@ -137,7 +138,9 @@ family: {name: poisson, <<: {a: 1}} | solver: {class_path: x} | solver: {name: s
 GROWING = "".join(f"k{i}: &k{i} [{', '.join([f'*k{i - 1}'] * 9) if i else 'x'}]\n" for i in range(12))
 
 
-@pytest.mark.parametrize("extra", [*ODD, "x: " + "[" * 3000 + "]" * 3000, "x: " + "{a: " * 400 + "}" * 400, GROWING])
+@pytest.mark.parametrize(
+    "extra", thinned([*ODD, "x: " + "[" * 3000 + "]" * 3000, "x: " + "{a: " * 400 + "}" * 400, GROWING], 3, 1)
+)
 @pytest.mark.filterwarnings("ignore")
 def test_tags_aliases_and_odd_scalars(extra: str, capsys: pytest.CaptureFixture[str]) -> None:
     good = yaml.safe_dump(config())
@@ -185,7 +188,7 @@ TENSORS: dict[str, Callable[[torch.Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("change", TENSORS)
+@pytest.mark.parametrize("change", thinned(TENSORS, 2))
 @pytest.mark.parametrize("run", ["run", "groups"])
 def test_runs_whose_tensors_have_other_shapes_and_types(
     run: str, change: str, capsys: pytest.CaptureFixture[str]
@@ -281,7 +284,7 @@ FORMULAS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("formula", FORMULAS, ids=range(len(FORMULAS)))
+@pytest.mark.parametrize("formula", thinned(FORMULAS, 2), ids=range(len(FORMULAS)))
 def test_huge_and_deep_formulas_end_at_once(formula: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.yaml").write_text(yaml.safe_dump({**config(), "data": {"path": "rows.csv", "formula": formula}}))
     began = time.perf_counter()

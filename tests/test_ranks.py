@@ -311,7 +311,7 @@ def test_a_fit_begins_on_the_same_rows_however_many_processes_hold_them(
         assert sum(one["part"], []) == part.y[0].tolist()
 
 
-@pytest.mark.parametrize("failure", ["dies", "hangs"])
+@pytest.mark.parametrize("failure", ["dies", pytest.param("hangs", marks=pytest.mark.slow)])
 def test_a_process_that_is_gone_ends_the_other(place: Path, failure: str) -> None:
     (place / "driver.py").write_text(DRIVER)
     # of its three row groups in each pass: levels, a look at all rows, two passes to begin, and one step; then
@@ -364,6 +364,7 @@ def test_rows_that_one_process_refuses_are_refused_by_both_in_the_same_words(pla
     assert not (place / "refused").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_fit_of_two_processes_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

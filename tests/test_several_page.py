@@ -13,6 +13,7 @@ import torch
 from reported_cases import CASES, fitted, table
 
 import torchglm as tg
+from tests.thinned import thinned
 from torchglm.families.several import VectorFamily
 from torchglm.metrics import Concordance
 from torchglm.metrics.class_scores import ClassSums
@@ -34,7 +35,7 @@ def titles(page: Path) -> list[str]:
     return re.findall(r'alt="([^"]*)"', page.read_text(encoding="utf-8"))
 
 
-@every
+@pytest.mark.parametrize("case", thinned(CASES, 3))
 def test_a_page_has_its_panels(case: str, frame: pd.DataFrame, tmp_path: Path) -> None:
     result = fitted(case, frame)
     page = write_page(result, tmp_path / "page.html")
