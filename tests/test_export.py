@@ -130,6 +130,31 @@ def test_no_choice_between_truth_values_is_left() -> None:
     torch.testing.assert_close(program.module()(x), Chosen()(x))
 
 
+def test_of_no_truth_values_none_is_true(tmp_path: Path) -> None:
+    """Runtimes take the largest of none as true, so `any` and `all` are by their number; laws ask of shapes (m, 0)."""
+
+    class Asked(nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            none = x[:, :0]
+            return {
+                "any": torch.where((none <= 0).any(-1), torch.nan, x[:, 0]),
+                "all": torch.where((none > 0).all(-1), x[:, 0], torch.nan),
+                "some": torch.where((x > 0).any(-1, keepdim=True) & ~(x > 9).any(), x, 2 * x),
+                "every": torch.where((x > 0).all(-1) & (x < 9).all(), x[:, 0], -x[:, 0]),
+            }
+
+    module, x = Asked(), torch.randn(5, 2)
+    rows = {0: torch.export.Dim("rows", min=1)}
+    program = torch.export.export(module, (x,), dynamic_shapes=(rows,)).run_decompositions(elementary.everywhere())
+    left = {str(node.target) for node in program.graph.nodes}
+    assert not [name for name in left if name.startswith(("aten.any", "aten.all"))]
+    torch.testing.assert_close(program.module()(x), module(x))
+    pytest.importorskip("onnxscript")
+    torch.onnx.export(program, dynamo=True).save(tmp_path / "asked.onnx")
+    for value, right in zip(in_onnxruntime(tmp_path / "asked.onnx", x=x).values(), module(x).values(), strict=True):
+        torch.testing.assert_close(value, right)
+
+
 class Numbers(nn.Module):
     """Numbers of every size beside float64 in every way that formulas have them, and beside float32."""
 

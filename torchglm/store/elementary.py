@@ -174,6 +174,17 @@ def choose(condition: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return (condition & first) | (~condition & second)
 
 
+def any_of(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Whether one is true, by their number: of none at all runtimes say that one is."""
+    true = (x != 0).to(torch.int64)
+    return (true.sum() if dim is None else true.sum(dim, keepdim)) > 0
+
+
+def all_of(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """Whether none is false."""
+    return ~any_of(x == 0, dim, keepdim)
+
+
 def table() -> dict[Any, Callable[..., Any]]:
     """Operator -> what it is made of."""
     aten = torch.ops.aten
@@ -195,6 +206,10 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.softplus.default: softplus,
         aten.log_sigmoid.default: log_sigmoid,
         aten.log_sigmoid_forward.default: lambda x: (log_sigmoid(x), torch.zeros_like(x)),
+        aten.any.default: any_of,
+        aten.any.dim: any_of,
+        aten.all.default: all_of,
+        aten.all.dim: all_of,
         aten.asin.default: asin,
         aten.acos.default: lambda x: math.pi / 2 - asin(x),
         aten.atan.default: atan,
