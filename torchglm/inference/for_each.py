@@ -20,12 +20,11 @@ def shift_of(result: Fitted, roles: Roles, eta: Tensor, x: Any) -> Tensor | floa
     own = {name: column for name, column in columns.items() if name in ("offset", "exposure")}
     if from_frame and (not roles.given or len(own) == 2):  # of two, what is given replaces the one of its name
         roles = Roles(**own | roles.given)
-    missing = [name for name in result.context.get("offset") or () if name not in roles.given]
-    if len(roles.given) == 1 and len(missing) == 1 and result.context["offset"] != missing:
-        other = "exposure=1" if missing == ["exposure"] else "offset=0"
+    if len(result.context.get("offset") or ()) == 2 and len(roles.given) == 1:
+        missing, neutral = ("exposure", 1) if roles.exposure is None else ("offset", 0)
         raise ValueError(
-            f"the model was fitted with an offset and an exposure, and the new rows have no {missing[0]}. Pass both; "
-            f"{other} leaves it out."
+            f"the model was fitted with an offset and an exposure, and the new rows have no {missing}. Pass both; "
+            f"{missing}={neutral} leaves it out."
         )
     roles.check_link(result.link)
     every = torch.ones_like(eta, dtype=torch.bool)
