@@ -23,7 +23,7 @@ from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.live import live_design, live_rows
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
 from torchglm.inputs.roles import ROLES, Roles, paired
-from torchglm.inputs.row_labels import check_row_labels
+from torchglm.inputs.pandas_index import check_row_labels
 from torchglm.inputs.several import several_from_arrays, whole_design
 from torchglm.inputs.specs import check_predictors, in_class_order, plan_of
 

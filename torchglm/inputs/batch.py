@@ -13,7 +13,7 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import assemble
 from torchglm.inputs.columns import in_order
 from torchglm.inputs.roles import ROLES, Roles
-from torchglm.inputs.row_labels import check_row_labels
+from torchglm.inputs.pandas_index import check_row_labels
 from torchglm.links import Link
 from torchglm.rows.plan import Plan
 from torchglm.rows.rows import Rows
