@@ -230,6 +230,18 @@ def test_rows_of_one_probability_stay_in_one_group() -> None:
     assert float(got.df) == 1
 
 
+@pytest.mark.parametrize("family", ["bernoulli", "ordinal", "multinomial"])
+def test_counted_rows_are_grouped_as_those_written_out_in_any_order(family: str) -> None:
+    x, freq = G.integers(0, 4, (60, 2)).astype(float), G.integers(1, 6, 60)
+    y = (x[:, 0] + G.integers(0, 3, 60) > 2) * 1.0 + (family != "bernoulli") * (G.random(60) < 0.3)
+    order = G.permutation(int(freq.sum()))
+    counted = torchglm.fit(x, y, family=family, freq=freq, tol=1e-12).hosmer_lemeshow(5)
+    rows = (np.repeat(x, freq, 0)[order], np.repeat(y, freq)[order])
+    written = torchglm.fit(*rows, family=family, tol=1e-12).hosmer_lemeshow(5)
+    for name in ("statistic", "df"):
+        assert float(getattr(counted, name)) == pytest.approx(float(getattr(written, name)), rel=1e-7)
+
+
 # collinearity ----------------------------------------------------------------------------------------------
 
 

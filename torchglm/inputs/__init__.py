@@ -22,8 +22,8 @@ from torchglm.inputs.files import FileRows, SpecRows, from_files, rows_by_spec
 from torchglm.inputs.formula import from_design, from_formula
 from torchglm.inputs.live import live_design, live_rows
 from torchglm.inputs.loader import LoaderRows, from_loader, is_loader
-from torchglm.inputs.roles import ROLES, Roles, paired
 from torchglm.inputs.pandas_index import check_row_labels
+from torchglm.inputs.roles import ROLES, Roles, paired
 from torchglm.inputs.several import several_from_arrays, whole_design
 from torchglm.inputs.specs import check_predictors, in_class_order, plan_of
 

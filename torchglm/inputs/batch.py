@@ -12,8 +12,8 @@ from torchglm.families import Family
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import assemble
 from torchglm.inputs.columns import in_order
-from torchglm.inputs.roles import ROLES, Roles
 from torchglm.inputs.pandas_index import check_row_labels
+from torchglm.inputs.roles import ROLES, Roles
 from torchglm.links import Link
 from torchglm.rows.plan import Plan
 from torchglm.rows.rows import Rows

@@ -15,8 +15,8 @@ from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
 from torchglm.inputs.batch import GLMBatch, named
 from torchglm.inputs.columns import column_names, in_order, own_names
-from torchglm.inputs.roles import ROLES, Roles
 from torchglm.inputs.pandas_index import check_row_labels
+from torchglm.inputs.roles import ROLES, Roles
 from torchglm.inputs.specs import designs_of, plan_of_columns
 from torchglm.links import Link
 from torchglm.rows.plan import Plan

@@ -11,15 +11,18 @@ SPARSE = 5.0  # an expected count below which chi-squared is a poor law for a ce
 def grouped(value: Tensor, weight: Tensor, groups: int) -> Tensor:
     """(B, n) the group of every row, by `value` from low to high, of about equal weight; equal values are together.
 
-    Raises `ValueError` for fewer than 3 groups.
+    Equal values go where the middle of their whole weight lies, so that it is all one whether rows are counted or
+    written out, and in which order. Raises `ValueError` for fewer than 3 groups.
     """
     if groups < 3:
         raise ValueError(f"groups must be 3 or more, got {groups}.")
     ordered, order = torch.where(weight > 0, value, torch.inf).sort(-1)
     sorted_weight = weight.gather(-1, order)
-    place = sorted_weight.cumsum(-1) - sorted_weight / 2
-    group = (place / sorted_weight.sum(-1, keepdim=True) * groups).long().clamp(0, groups - 1)
-    return torch.empty_like(group).scatter_(-1, order, _tied(group, ordered))
+    tie = _ties(ordered)
+    total = torch.zeros_like(sorted_weight).scatter_add(-1, tie, sorted_weight)
+    middle = (total.cumsum(-1) - total / 2).gather(-1, tie)
+    group = (middle / sorted_weight.sum(-1, keepdim=True) * groups).long().clamp(0, groups - 1)
+    return torch.empty_like(group).scatter_(-1, order, group)
 
 
 def group_sums(group: Tensor, groups: int, value: Tensor) -> Tensor:
@@ -40,9 +43,8 @@ def few_expected(few: Tensor, groups: int) -> tuple[str, ...]:
     )
 
 
-def _tied(group: Tensor, sorted_value: Tensor) -> Tensor:
-    """The groups with equal values put into the group of the first of them."""
-    new = torch.ones_like(group, dtype=torch.bool)
-    new[..., 1:] = sorted_value[..., 1:] != sorted_value[..., :-1]
-    first = torch.where(new, torch.arange(group.shape[-1], device=group.device), 0).cummax(-1).values
-    return group.gather(-1, first)
+def _ties(ordered: Tensor) -> Tensor:
+    """(B, n) the number of the value of every row among the different ones of sorted values, rounding apart."""
+    gap = ordered[..., 1:] - ordered[..., :-1]
+    new = gap > torch.finfo(ordered.dtype).eps ** 0.75 * ordered[..., 1:].abs()
+    return torch.nn.functional.pad(new.cumsum(-1), (1, 0))
