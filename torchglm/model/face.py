@@ -69,6 +69,7 @@ from torchglm.report import plot as drawn
 from torchglm.report.summary import Summary
 from torchglm.rows.places import Places
 from torchglm.rows.rows import Rows
+from torchglm.special.tracing import apart_from_graphs
 from torchglm.tables.text_format import TextFormat
 from torchglm.writing.answering import answering, answering_methods
 from torchglm.writing.nearest import absent
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 
 
 @answering
+@apart_from_graphs
 def fit(
     x: Any = None,
     y: Any = None,
@@ -327,11 +329,9 @@ class Result(MakeTables):
         Raises `ValueError` for rows of another shape.
         """
         rows, places, table = attached(self, x, y, Roles.of(roles, "with_rows"), predictors)
-        return (self._settled() if self.has_rows else self).on(rows, places, table)
-
-    def _settled(self) -> Result:
-        """The same fit with the numbers held that are else found in passes over its rows."""
-        return replace(self, flat=replace(self.flat, **self.numbers_of_rows()))
+        # numbers that are else found in passes over the rows are held before there are others
+        settled = replace(self, flat=replace(self.flat, **self.numbers_of_rows())) if self.has_rows else self
+        return settled.on(rows, places, table)
 
     def save(self, path: Any) -> None:
         """Write the fit into a folder: tensors, and JSON; no row of data and no pickle."""

@@ -24,6 +24,7 @@ from torchglm.model.face import Result, VectorHead
 from torchglm.model.head_rows import check_some, columns_of_head, plan_of_head, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import flat_rows
+from torchglm.special.tracing import apart_from_graphs
 from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Laplace:
     et al. (2021), Laplace redux, NeurIPS.
     """
 
+    @apart_from_graphs
     def __init__(
         self, model: nn.Module, loader: Iterable[Any], *, head: str | None = None, strength: float | str = 0.0
     ) -> None:
@@ -116,6 +118,7 @@ class Laplace:
         )
         return loglik + prior + columns / 2 * math.log(2 * math.pi) - bend / 2
 
+    @apart_from_graphs
     @torch.no_grad()
     def predict(self, x: Any, **roles: Unpack[RoleValues]) -> Tensor:
         """The predictive means `(*N, out_features)` of new rows, of classes probabilities `(*N, out_features, C)`.
@@ -131,6 +134,7 @@ class Laplace:
         tail = (self.head.out_features, mean.shape[-1]) if classes else (self.head.out_features,)
         return mean.reshape(*shape, *tail)
 
+    @apart_from_graphs
     @torch.no_grad()
     def interval(self, x: Any, level: float = 0.9, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
         """The limits `(*N, out_features)` of new responses with this probability within, as much beyond either.

@@ -30,6 +30,7 @@ from torchglm.model.eta_loss import (
 from torchglm.model.law import EtaLaw
 from torchglm.model.made import make_weight
 from torchglm.model.renewable import Renewable
+from torchglm.special.tracing import apart_from_graphs
 from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ class GLMLayer(EtaLoss):
         with no_autocast(x):
             return self.loss_at(eta, y, beside, phi, dropped)
 
+    @apart_from_graphs
     @torch.no_grad()
     def partial_fit(self, x: Any, y: Any = None, *, forgetting: float = 1.0, **roles: Unpack[RoleValues]) -> Renewable:
         """Learn from one more minibatch of a stream into `weight` and `bias`, for one response; see `Renewable`.

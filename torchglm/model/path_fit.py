@@ -29,6 +29,7 @@ from torchglm.model.sources import data_of
 from torchglm.rows.ranks import ranks_of
 from torchglm.rows.rows import Rows
 from torchglm.rows.threads import small_operators
+from torchglm.special.tracing import apart_from_graphs
 from torchglm.tables.text_format import TextFormat
 from torchglm.writing.answering import answering
 
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     from torchglm.inputs.roles import RoleValues
 
 
+@answering
+@apart_from_graphs
 @torch.no_grad()
 @small_operators()
-@answering
 def path(
     x: Any,
     y: Any = None,

@@ -21,6 +21,7 @@ from torchglm.model.head_rows import check_some, penalty_on, rows_of_batches
 from torchglm.model.network import Features, evaluating, split
 from torchglm.model.spread import pearson
 from torchglm.model.vector_layer import VectorLayer
+from torchglm.special.tracing import apart_from_graphs
 from torchglm.writing.answering import answering
 from torchglm.writing.warning import tell
 
@@ -41,8 +42,9 @@ class Refit:
     status: list[Status]
 
 
-@torch.no_grad()
 @answering
+@apart_from_graphs
+@torch.no_grad()
 def refit_(
     model: nn.Module,
     loader: Iterable[Any],

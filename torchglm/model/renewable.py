@@ -30,6 +30,7 @@ from torchglm.inference.online_summary import StreamSummary, information_bend, i
 from torchglm.inputs import Roles, minibatch, own_names, unpacked
 from torchglm.links import Link
 from torchglm.rows.rows import Rows
+from torchglm.special.tracing import apart_from_graphs
 from torchglm.writing.answering import answering_init, answering_methods
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Renewable:
         """The standard errors `(p,)` of the coefficients."""
         return self.covariance.diagonal().sqrt()
 
+    @apart_from_graphs
     @torch.no_grad()
     def update(self, x: Any, y: Any = None, **roles: Unpack[RoleValues]) -> Renewable:
         """Learn from one more minibatch: `x` (n, columns), `y` and the roles `(n,)`, as in `torchglm.fit`.

@@ -22,7 +22,7 @@ from torchglm.links import Link
 from torchglm.model.options import LIVE, check_options, start_of
 from torchglm.model.solved import penalty_of
 from torchglm.model.sources import family_and_link
-from torchglm.special.tracing import values_are_known
+from torchglm.special.tracing import apart_from_graphs, values_are_known
 from torchglm.writing.answering import answering
 from torchglm.writing.warning import tell
 
@@ -35,6 +35,7 @@ FAILED = ("nan", "error")
 
 
 @answering
+@apart_from_graphs
 def solve(
     x: Any,
     y: Any,

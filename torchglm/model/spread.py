@@ -16,6 +16,7 @@ from torchglm.inputs import GLMBatch, LoaderRows, Roles
 from torchglm.model.head_rows import rows_of_batches
 from torchglm.model.layer import GLMLayer
 from torchglm.rows.ranks import ALONE, Ranks
+from torchglm.special.tracing import apart_from_graphs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -77,6 +78,7 @@ def _rank(sums: Moments, coef: Tensor) -> Tensor:
     return (values > RANK * values[..., -1:]).sum(-1).to(sums.count)
 
 
+@apart_from_graphs
 @torch.no_grad()
 def estimate_dispersion_(head: GLMLayer, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:
     """Put Pearson's estimate, chi-square over `n - rank` as in `torchglm.fit`, in the place of the dispersion.
@@ -91,6 +93,7 @@ def estimate_dispersion_(head: GLMLayer, x: Tensor, y: Tensor, **roles: Unpack[R
     return head.dispersion
 
 
+@apart_from_graphs
 @torch.no_grad()
 def init_from(head: GLMLayer, y: Tensor, **roles: Unpack[RoleValues]) -> None:
     """Begin at the null model of `y` `(*N, out_features)`, or `(*N,)`: a bias alone, by maximum likelihood.

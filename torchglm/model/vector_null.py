@@ -14,6 +14,7 @@ from torchglm.inputs import GLMBatch, Roles, class_codes, several_from_arrays
 from torchglm.model.spread import flat_rows
 from torchglm.model.vector_layer import VectorLayer
 from torchglm.rows.rows import Rows
+from torchglm.special.tracing import apart_from_graphs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torchglm.inputs.roles import RoleValues
 
 
+@apart_from_graphs
 @torch.no_grad()
 def init_vector_from(head: VectorLayer, y: Tensor, **roles: Unpack[RoleValues]) -> None:
     """Begin at the null model of `y` `(*N, out_features)`, or `(*N,)`: the constants of all predictors.

@@ -16,6 +16,7 @@ from torchglm.model.face import GLMHead
 from torchglm.model.head_rows import penalty_on, plan_of_head, rows_of_batches
 from torchglm.model.spread import flat_rows
 from torchglm.rows.grams import Dense
+from torchglm.special.tracing import apart_from_graphs
 from torchglm.writing.answering import answering_init
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class FisherHead(Optimizer):
         state: dict[str, Any] = super().__getstate__()
         return state | {"head": self.head, "penalty": self.penalty}
 
+    @apart_from_graphs
     @torch.no_grad()
     def step(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:  # type: ignore[override]
         """Take a step on features `x` (*N, in_features), `y` and roles as for `head.loss`.

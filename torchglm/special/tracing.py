@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch._higher_order_ops.while_loop import while_loop
 
 State = tuple[Tensor, ...]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def values_are_known(like: Tensor | None = None) -> bool:
@@ -16,6 +21,28 @@ def values_are_known(like: Tensor | None = None) -> bool:
     if like is not None and like.is_meta:
         return False
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def apart_from_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, which ends by the values it finds: `torch.compile` breaks its graph there and runs it as it is.
+
+    Its derivatives are those of autograd, and what stands before and behind it is compiled. With `fullgraph=True` there
+    is no way to break, which is said.
+    """
+    note = f"{function.__name__} looks at values, which no graph has. Call it outside, or without fullgraph=True."
+    apart: Callable[P, R] | None = None
+
+    @wraps(function)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        nonlocal apart
+        if torch.compiler.is_dynamo_compiling():
+            torch._dynamo.graph_break(msg=note)
+        if "torch._dynamo" not in sys.modules:  # nothing is compiled: its import takes longer than many a fit
+            return function(*args, **given)
+        apart = apart or torch.compiler.disable(function)
+        return apart(*args, **given)
+
+    return call
 
 
 def traced() -> bool:
