@@ -110,6 +110,43 @@ def test_starting_means_lie_inside_the_range(case: Case) -> None:
 
 
 @each_case
+def test_means_that_know_of_other_rows_lie_inside_the_range_at_any_exposure(case: Case) -> None:
+    """And a row without weight, whatever it holds, says nothing of the others."""
+    offset = torch.linspace(-300, 300, case.y.numel(), dtype=case.y.dtype).view_as(case.y)
+    weight = torch.ones_like(case.y)
+    for given in (None, offset):
+        start = case.family.first_mean(case.y, weight, given, links.Log())
+        assert bool(((start > case.family.mean_lower) & (start < case.family.mean_upper)).all())
+        y, beside = (torch.cat([value, value[..., :1]], -1) for value in (case.y, torch.zeros_like(case.y)))
+        y[..., -1], beside[..., :-1] = torch.nan, 1.0
+        at = None if given is None else torch.cat([given, given[..., -1:]], -1)
+        torch.testing.assert_close(case.family.first_mean(y, beside, at, links.Log())[..., :-1], start)
+
+
+@pytest.mark.parametrize("family", [families.Poisson(), families.NegativeBinomial(0.5)])
+def test_counts_begin_at_the_mean_of_a_gamma_law_after_them(family: families.Family) -> None:
+    """Of shape k and mean m it is (y + k) / (1 + k / m), m the exposure at the average rate."""
+    y, exposure = wide(0.0, 1.0, 7.0, 0.0), wide(0.5, 2.0, 8.0, 1.5)
+    m = exposure * y.sum() / exposure.sum()
+    start = family.first_mean(y, torch.ones_like(y), exposure.log(), links.Log())
+    torch.testing.assert_close(start, (y + 0.75) / (1 + 0.75 / m))
+    none = family.first_mean(0 * y, torch.ones_like(y), exposure.log(), links.Log())
+    assert bool((none > 0).all())
+    assert torch.equal(family.first_mean(y, torch.ones_like(y), exposure, links.Sqrt()), y + 0.1)
+
+
+def test_own_starting_means_of_a_subclass_are_taken() -> None:
+    class Shifted(families.Poisson):
+        name = "shifted"
+
+        def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+            return y + 3
+
+    y = wide(0.0, 2.0)
+    assert torch.equal(Shifted().first_mean(y, torch.ones_like(y), None, links.Log()), y + 3)
+
+
+@each_case
 def test_ranges_of_the_mean(case: Case) -> None:
     assert bool(case.family.valid_mean(case.mu).all())
     outside = wide(-1e-9, math.nan) if case.family.mean_lower == 0 else wide(math.nan, math.inf)

@@ -33,6 +33,7 @@ MADE_OF = {
     "base_and_slope": ("variance", "log_base"),
     "log_constant": ("variance", "nll", "nll_saturated", "log_base"),
     "shape_slopes": ("variance", "unit_deviance", "log_base"),
+    "first_mean": ("initial_mean",),
     "crps": ("variance", "log_base"),
     "distribution": ("variance", "log_base"),
     "law": ("distribution",),
@@ -182,6 +183,10 @@ class Family(nn.Module, metaclass=Short):
     def initial_mean(self, y: Response, weight: Tensor) -> Tensor:
         """A mean for each row from which the first step of IRLS is taken, inside the family's range."""
         self._unsaid("initial_mean")
+
+    def first_mean(self, y: Response, weight: Tensor, offset: Tensor | None, link: Link) -> Tensor:
+        """`initial_mean`, or one that knows of the offset (None for none) and of the other rows in the last dimension."""
+        return self.initial_mean(y, weight)
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         """The distribution of `y` as an object that can be sampled."""

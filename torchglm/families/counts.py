@@ -14,6 +14,24 @@ from torchglm.links import Link
 
 COMMON = 4.0  # of |log alpha|: within, no term of the log-density is much larger than the whole
 LEAST = 1e-200  # in place of zero in a logarithm that is multiplied by zero
+PRIOR = 0.75  # events that the average rate is worth where a fit begins: one or two steps fewer than from y + 0.1
+
+
+def pooled_mean(y: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
+    """What a count says of its mean where the average rate of the last dimension is worth `PRIOR` events.
+
+    `(y + k) / (1 + k / m)`, the mean of a Gamma law after a count whose mean before it was `m`: the exposure
+    `exp(offset)` at the average rate.
+    """
+    events = torch.linalg.vecdot(weight, torch.where(weight > 0, y, 0.0))
+    if offset is None:
+        size, total = events.new_ones(()), weight.sum(-1)
+    else:
+        size = (offset - offset.amax(-1, keepdim=True)).exp()
+        total = torch.linalg.vecdot(weight, size)
+    rate = torch.where(events > 0, events / total, 0.1)
+    mean = (size * rate.unsqueeze(-1)).clamp(min=1e-30)
+    return (y + PRIOR) / (1 + PRIOR / mean)
 
 
 class Poisson(Family):
@@ -79,6 +97,11 @@ class Poisson(Family):
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y + 0.1
+
+    def first_mean(self, y: Tensor, weight: Tensor, offset: Tensor | None, link: Link) -> Tensor:
+        if offset is not None and type(link) is not links.Log:
+            return self.initial_mean(y, weight)
+        return pooled_mean(y, weight, offset)
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Poisson(mu, validate_args=checking())
@@ -201,6 +224,11 @@ class NegativeBinomial(Family):
 
     def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
         return y + 0.1
+
+    def first_mean(self, y: Tensor, weight: Tensor, offset: Tensor | None, link: Link) -> Tensor:
+        if offset is not None and type(link) is not links.Log:
+            return self.initial_mean(y, weight)
+        return pooled_mean(y, weight, offset)
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return exact.NegativeBinomialMean(mu, self._alpha(mu).expand_as(mu), validate_args=checking())

@@ -283,8 +283,9 @@ def _predictor(rows: Rows, point: Point, family: Family, link: Link) -> tuple[Te
     if point.coef is not None:
         observed = point.observed if isinstance(point.observed, bool) else point.observed.unsqueeze(-1)
         return linear_predictor(rows, point.coef), observed
+    offset = None if is_all(rows.offset, 0.0) else rows.offset
     mean = (
-        family.initial_mean(rows.response, rows.weight)
+        family.first_mean(rows.response, rows.weight, offset, link)
         if point.constant is None
         else (point.constant.unsqueeze(-1).expand_as(rows.y))
     )
