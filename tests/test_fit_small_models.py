@@ -120,6 +120,23 @@ def test_a_model_that_needs_care_goes_to_the_search_and_leaves_the_others_as_the
         assert torch.equal(getattr(mixed, name)[others], getattr(alone, name)[others])
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_counts_take_three_steps_after_the_first_to_all_digits(own: bool) -> None:
+    """The fourth pass shows squares that leave no digit, and is followed by the last alone."""
+    draw = torch.Generator().manual_seed(4)
+    x = torch.randn(*([40] if own else []), 200, 6, generator=draw, dtype=torch.float64)
+    x[..., 0] = 1.0
+    coef = 0.3 * torch.randn(40, 6, 1, generator=draw, dtype=torch.float64)
+    y = torch.poisson((x @ coef).squeeze(-1).exp() + 0.5, generator=draw)
+    fit = torchglm.fit(x, y, family="poisson", intercept=False)
+    assert float((fit.n_iter <= 3).double().mean()) > 0.9
+    mu = (x @ fit.coef.unsqueeze(-1)).squeeze(-1).exp()
+    score, gram = (x.mT @ (y - mu).unsqueeze(-1)), (x * mu.unsqueeze(-1)).mT @ x
+    assert float((score.mT @ torch.linalg.solve(gram, score)).sqrt().max()) < 1e-11  # standard errors left
+    deviations = torch.linalg.inv(gram).diagonal(dim1=-2, dim2=-1).sqrt()
+    torch.testing.assert_close(fit.std_err, deviations, rtol=5e-8, atol=0)
+
+
 def test_groups_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = problems("poisson", False)
     x = rows["x"].expand(40, 60, 4).contiguous()

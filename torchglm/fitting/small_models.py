@@ -29,6 +29,7 @@ from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows, to_float64
 from torchglm.rows.threads import spread
 
+SOON = 20.0  # times the tolerance that a step may show whose squares leave no digit: a pass fewer for most models
 PASSES = 12  # after which a model is left to the search
 SMALL = 1 << 15  # numbers that a model has to itself
 GROUP = 1 << 21  # numbers that the models of a group have: with what a pass makes of them they fit a cache
@@ -231,8 +232,11 @@ def _step(walk: _Walk, ends: _Ends, turn: int) -> _Walk:
     good = objective <= walk.bound if turn else decrement <= 0.5 * size
     regular = walk.regular & good & sound & (moments.invalid == 0) & (decrement < math.inf)
     closing = judge.arrived(decrement, size, first, floor, problem.tol)
-    if not problem.canonical:
-        closing &= judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
+    little = judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
+    if problem.canonical:
+        closing |= little & judge.arrived(decrement, size, first, floor, SOON * problem.tol)
+    else:
+        closing &= little
     bound, trial = judge.bound(objective, size, floor), walk.coef + delta
     stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
     if stops.numel():

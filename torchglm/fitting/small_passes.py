@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
-from torchglm.fitting.kernel import block_moments, take_family
+from torchglm.fitting.kernel import block_moments, row_values, take_family
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.several import counted, evaluated
@@ -20,6 +20,7 @@ from torchglm.fitting.start import FAR, SCORING
 from torchglm.rows.grams import Dense, Layout
 from torchglm.rows.packed import Packed, pair_count
 from torchglm.rows.planned import Pairs
+from torchglm.rows.products import gram, linear_predictor, project
 from torchglm.rows.responses import filled
 from torchglm.rows.rows import Rows, is_all
 
@@ -78,8 +79,12 @@ class PlainPasses(SmallPasses):
         return block_moments(self.rows, Point(relative=True), self.family, self.problem.link)
 
     def step(self, coef: Tensor, turn: int) -> Moments:
+        rows, family, link = self.rows, self.family, self.problem.link
         point = Point(coef, not self.problem.canonical, relative=True)
-        return block_moments(self.rows, point, self.family, self.problem.link)
+        values = row_values(rows, linear_predictor(rows, coef), point.observed, point, family, link)
+        own = gram(rows, values.information)
+        scale = torch.linalg.vecdot(coef, (own.written_out() @ coef.unsqueeze(-1)).squeeze(-1))
+        return Moments.of_step(own, project(rows, values.score), values.half.sum(-1), scale, values.outside)
 
     def last(self, coef: Tensor, before: Tensor, begin: Moments) -> Moments:
         return block_moments(self.rows, Point(coef, before=before), self.family, self.problem.link)

@@ -16,6 +16,7 @@ from torchglm.rows.threads import scratch
 WIDE = 48  # columns from which on a product of pairs, written out for many models, costs more than it saves
 NARROW = 24  # columns below which plain products of pieces that stay in a cache are faster than BLAS' syrk
 FEW = 1 << 15  # numbers of such a piece
+NEAR = 1 << 17  # numbers of the designs of models whose Grams are made at a time: half of the time of all at once
 SLAB = 4096  # rows of a product on a GPU, one of many side by side
 
 
@@ -115,8 +116,19 @@ def gram(rows: Rows, weight: Tensor, single: bool = False) -> Gram:
     if rows.on_card:
         scaled = x * weight.unsqueeze(-1)
         return Dense(scaled.mT @ x if len(x) > 1 else _side_by_side(scaled[0], x[0]).unsqueeze(0))
-    scaled = scratch("scaled", *x.shape)
-    return Dense(product(torch.mul(x, weight.unsqueeze(-1), out=scaled).mT, x))
+    return Dense(_own_grams(x, weight))
+
+
+def _own_grams(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, p, p) `x' diag(weight) x` of designs (B, n, p) on a CPU, of as many models at a time as stay in a cache."""
+    models, n, p = x.shape
+    step = max(1, NEAR // max(1, n * p))
+    out, scaled = np.empty((models, p, p)), scratch("scaled", min(models, step), n, p)
+    for start in range(0, models, step):
+        piece = x[start : start + step]
+        own = torch.mul(piece, weight[start : start + step].unsqueeze(-1), out=scaled[: piece.shape[0]])
+        np.matmul(own.numpy().transpose(0, 2, 1), piece.numpy(), out=out[start : start + step])
+    return torch.from_numpy(out)
 
 
 def _narrow_gram(x: Tensor, weight: Tensor, intercept: bool) -> Tensor:
