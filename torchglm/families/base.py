@@ -185,7 +185,7 @@ class Family(nn.Module, metaclass=Short):
         self._unsaid("initial_mean")
 
     def first_mean(self, y: Response, weight: Tensor, offset: Tensor | None, link: Link) -> Tensor:
-        """`initial_mean`, or one that knows of the offset (None for none) and of the other rows in the last dimension."""
+        """`initial_mean`, or one that knows of the offset (None for none) and of the other rows beside it."""
         return self.initial_mean(y, weight)
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
