@@ -8,16 +8,16 @@ import pytest
 import torch
 from family_cases import ALL, PAIRS, Case
 from several_cases import draws, families, predictors_of, title
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.func import grad, jvp
+from torch.func import functional_call, grad, grad_and_value, jvp
 
 from torchglm import GLMHead, GLMLoss, NegativeBinomial, links, special
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.links import Link
 from torchglm.model import closed_form, continuation, vector_beyond
-from torchglm.model.continuation import plain_nll
+from torchglm.model.continuation import Continuation
 
 N = 60
 KNOWN = [(case, case.family.head_link) for case in ALL]
@@ -142,5 +142,61 @@ def test_what_else_differentiates_takes_the_formulas() -> None:
 def test_no_number_depends_on_whether_a_gradient_is_asked_for() -> None:
     for case, link in KNOWN:
         eta = torch.linspace(-3, 3, len(case.y), dtype=torch.float64)
-        frozen = plain_nll(case.family, link, case.y, eta)
-        assert torch.equal(plain_nll(case.family, link, case.y, eta.clone().requires_grad_()).detach(), frozen.detach())
+        nll = Continuation(case.family, link).nll
+        frozen = nll(case.family, link, case.y, eta)
+        assert torch.equal(nll(case.family, link, case.y, eta.clone().requires_grad_()).detach(), frozen.detach())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("family", ["gaussian", "gamma", "inverse_gaussian", "tweedie"])
+def test_a_density_whose_dispersion_is_learned(family: str, dtype: torch.dtype) -> None:
+    """The closed form, where there is one for the dtype, beside the formulas in float64: `vmap` follows those."""
+    head = GLMHead(2, family, dispersion="learned", dtype=dtype)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        head.weight.normal_(std=0.3)
+        head.log_dispersion.fill_(0.7)
+    x, y = torch.randn(N, 2, dtype=dtype), torch.distributions.Gamma(1.5, 1.0).sample((N,)).to(dtype)
+    wide = copy.deepcopy(head).double()
+    loss = head.loss(x, y)
+    found = torch.autograd.grad(loss, list(head.parameters()))
+
+    def formula(values: dict[str, Tensor]) -> Tensor:
+        return functional_call(Mean(wide), values, (x.double(), y.double()))
+
+    own = {f"head.{name}": value.detach() for name, value in wide.named_parameters()}
+    want, value = grad_and_value(formula)(own)
+    digits = 1e-9 if dtype == torch.float64 else 3e-6
+    torch.testing.assert_close(loss.detach().double(), value, rtol=digits, atol=digits)
+    for (name, _), part in zip(head.named_parameters(), found, strict=True):
+        torch.testing.assert_close(part.double(), want[f"head.{name}"], rtol=digits, atol=digits)
+
+
+class Mean(nn.Module):
+    """The mean loss of a head as a call."""
+
+    def __init__(self, head: GLMHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.head.loss(x, y)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "bernoulli", "poisson", "weibull"])
+def test_a_sum_is_that_of_its_rows_and_so_are_its_gradients(family: str) -> None:
+    """Also where a graph is kept and used twice, where gradients come in batches, and where a part is frozen."""
+    head = GLMHead(3, family, dtype=torch.float64)
+    x, y = torch.randn(N, 3, dtype=torch.float64), torch.ones(N, dtype=torch.float64)
+    moved = [head.weight, head.bias]
+    for reduction, by in (("sum", 1), ("mean", N)):
+        whole = head.loss(x, y, reduction=reduction)
+        want = torch.autograd.grad(head.loss(x, y, reduction="none").sum() / by, moved)
+        torch.testing.assert_close(whole, head.loss(x, y, reduction="none").sum() / by)
+        for _ in range(2):
+            torch.testing.assert_close(torch.autograd.grad(whole, moved, retain_graph=True), want)
+        several = torch.autograd.grad(whole, moved, torch.tensor([1.0, 2.0]).double(), is_grads_batched=True)
+        torch.testing.assert_close([part[1] for part in several], [2 * part for part in want])
+        head.weight.requires_grad_(False)
+        torch.testing.assert_close(torch.autograd.grad(head.loss(x, y, reduction=reduction), head.bias), want[1:])
+        head.weight.requires_grad_(True)

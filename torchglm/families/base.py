@@ -46,6 +46,7 @@ MADE_OF = {
     "least_squares": ("unit_deviance", "nll"),
     "nll_and_slope": ("variance", "nll", "score_and_weight"),
     "density_and_slopes": ("variance", "nll", "score_and_weight", "log_constant"),
+    "dispersed_and_slopes": ("variance", "nll", "score_and_weight", "log_base"),
 }
 
 
@@ -154,6 +155,21 @@ class Family(nn.Module, metaclass=Short):
         As `nll_and_slope`, and None as well where the shape or the responses are such that the formulas lose digits.
         """
         return None
+
+    def dispersed_and_slopes(
+        self, y: Response, eta: Tensor, link: Link, log_dispersion: Tensor
+    ) -> tuple[Tensor, ...] | None:
+        """Minus the log-density at one dispersion, its derivatives by `eta`, `log phi` and shapes that are learned.
+
+        As `nll_and_slope`, and None as well where the formulas lose digits.
+        """
+        known = None if self.estimates_shape else self.nll_and_slope(y, eta, link)
+        base = None if known is None else self.base_and_slope(y, log_dispersion)
+        if known is None or base is None:
+            return None
+        precision = torch.exp(-log_dispersion)
+        scaled = (known[0] - self.nll_saturated(y)).mul_(precision)
+        return scaled - base[0], known[1] * precision, scaled.add_(base[1]).neg_()
 
     def nll_saturated(self, y: Response) -> Tensor:
         """`nll` at `mu = y`, so that `nll - nll_saturated = unit_deviance / 2`."""

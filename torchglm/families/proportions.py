@@ -48,9 +48,11 @@ class _Proportion(Family):
     def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
         if not self.is_canonical(link):
             return None
-        less = eta.abs().neg_().exp_()  # the odds of what is less probable: no digit is lost in either tail
-        value = torch.addcmul(eta.clamp(min=0), y, eta, value=-1).add_(less.log1p_())
-        return value, torch.lerp(torch.sigmoid(eta), eta.neg().sigmoid_().neg_(), y)
+        # from the probability of what is less probable, and minus what the other has of y: no tail loses digits
+        less = eta.abs().neg_().sigmoid_()
+        rest = torch.gt(eta, 0, out=torch.empty_like(eta)) - y
+        value = (rest * eta).sub_(less.neg().log1p_())
+        return value, rest.sub_(less.copysign_(eta))
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         return torch.special.entr(y) + torch.special.entr(1 - y)

@@ -17,8 +17,9 @@ from torch.func import functional_call
 from torchglm import families, links
 from torchglm.families import Family
 from torchglm.families.counts import NegativeBinomialCanonical
+from torchglm.families.numerics import within
 from torchglm.links import Link
-from torchglm.model.closed_form import closed, has_closed_form
+from torchglm.model.closed_form import Closed, has_closed_form
 from torchglm.rows.responses import Response, size_of
 from torchglm.special.tracing import values_are_known
 
@@ -55,6 +56,7 @@ class Continuation:
             exponential or type(link) in (*falling, links.LogLog),
             exponential or type(link) in (*rising, links.CLogLog),
         )
+        self.quadratic = family.least_squares and type(link) is links.Identity  # the same at any eta
         self.pole = not limits and _at(link, math.inf) == 0.0  # of the inverse link, where means have either sign
         # y > 1000 mu has no density in positive families, y < mu / 1000 none of counts; elsewhere both may be so
         self.above_zero = FEW if family.support is constraints.positive else NEAR
@@ -69,6 +71,8 @@ class Continuation:
         """Whether no row lies where the loss goes on, nor at an infinite `eta`, told by one look at all of them."""
         if self.edged or self.pole or not values_are_known(eta) or eta.device.type != "cpu" or not eta.numel():
             return False
+        if self.quadratic:
+            return True
         far = FAR_SQUARED if self.squared and eta.dtype == torch.float32 else FAR
         least, most = torch.aminmax(eta.detach())
         return -far < float(least) and float(most) < far
@@ -76,7 +80,8 @@ class Continuation:
     def nll(self, family: Family, link: Link, y: Response, eta: Tensor) -> Tensor:
         """`family.nll(y, eta, link)`, continued, in the shape of `eta`."""
         if self.is_common(eta):
-            return plain_nll(family, link, y, eta)
+            known = known_nll(family, link, y, eta)
+            return family.nll(y, eta, link) if known is None else known.rows()
         if not (self.edged or self.pole or any(self.steep)):
             return family.nll(y, eta, link)
         low, high = self._steep_ends(eta) if not self.edged else self._edge_ends(family, link, y, eta)
@@ -134,50 +139,74 @@ class Continuation:
         return scale / self.below_infinity if limit == math.inf else 1 - NEAR * (1 - scale)
 
 
-def plain_nll(family: Family, link: Link, y: Response, eta: Tensor) -> Tensor:
-    """`family.nll(y, eta, link)` of common `eta`, by its closed form where the family has one."""
+def known_nll(family: Family, link: Link, y: Response, eta: Tensor) -> Closed | None:
+    """`family.nll(y, eta, link)` of common `eta` by its closed form, if the family has one."""
     found = family.nll_and_slope(y, eta.detach(), link) if has_closed_form(y, eta) else None
     if found is None:
-        return family.nll(y, eta, link)
-    shapes = {name: value for name, value in family.named_parameters() if value.requires_grad}
-    if not shapes:
-        return closed(found, lambda at: family.nll(y, at, link), eta)
-    return closed(found, _of_shapes(family, link, False, y, shapes), eta, *shapes.values())
+        return None
+    shapes = {name: value for name, value in _shapes(family).items() if value.requires_grad}
+    formula = _of_shapes(family, shapes, lambda own, at: own.nll(y, at, link))
+    return Closed(found[0], found[1:], formula, (eta, *shapes.values()))
 
 
-def whole_nll(family: Family, link: Link, y: Response, eta: Tensor) -> Tensor | None:
+def known_density(family: Family, link: Link, y: Response, eta: Tensor) -> Closed | None:
     """`nll - log_constant` of common `eta` by the closed form of a family that learns its one shape, if it has one."""
-    shapes = dict(family.named_parameters())
+    shapes = _shapes(family)
     if len(shapes) != 1 or not has_closed_form(y, eta, *shapes.values()):
         return None
     found = family.density_and_slopes(y, eta.detach(), link)
     if found is None:
         return None
-    return closed(found, _of_shapes(family, link, True, y, shapes), eta, *shapes.values())
+    formula = _of_shapes(family, shapes, lambda own, at: own.nll(y, at, link) - own.log_constant(y))
+    return Closed(found[0], found[1:], formula, (eta, *shapes.values()))
 
 
-class _Loss(nn.Module):
-    """`nll`, or the `whole` of it, `nll - log_constant`, as a call that takes other shapes."""
+def dispersed_nll(family: Family, link: Link, y: Response, eta: Tensor, log_phi: Tensor) -> Tensor:
+    """Minus the log-density of each row at the dispersion `exp(log_phi)`."""
+    phi = log_phi.exp()
+    return (family.nll(y, eta, link) - family.nll_saturated(y)) / phi - family.log_base(y, phi)
 
-    def __init__(self, family: Family, link: Link, whole: bool) -> None:
+
+def known_dispersed(family: Family, link: Link, y: Response, eta: Tensor, log_phi: Tensor) -> Closed | None:
+    """`dispersed_nll` of common `eta` and one dispersion by the closed form of the family, if it has one."""
+    shapes = _shapes(family)
+    if log_phi.dim() or not has_closed_form(y, eta, log_phi, *shapes.values()) or not within(log_phi.detach(), FAR):
+        return None
+    found = family.dispersed_and_slopes(y, eta.detach(), link, log_phi.detach())
+    if found is None:
+        return None
+    formula = _of_shapes(family, shapes, lambda own, at, phi: dispersed_nll(own, link, y, at, phi))
+    return Closed(found[0], found[1:], formula, (eta, log_phi, *shapes.values()))
+
+
+def _shapes(family: Family) -> dict[str, Tensor]:
+    """The shapes of a family that it may learn, by name."""
+    return dict(family.named_parameters()) if family.estimates_shape else {}
+
+
+class _Formula(nn.Module):
+    """A formula of a family, as a call that takes other shapes."""
+
+    def __init__(self, family: Family, formula: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.family, self.link, self.whole = family, link, whole
+        self.family, self.formula = family, formula
 
-    def forward(self, y: Response, eta: Tensor) -> Tensor:
-        loss = self.family.nll(y, eta, self.link)
-        return loss - self.family.log_constant(y) if self.whole else loss
+    def forward(self, *moved: Tensor) -> Tensor:
+        return self.formula(self.family, *moved)
 
 
-def _of_shapes(family: Family, link: Link, whole: bool, y: Response, shapes: Iterable[str]) -> Callable[..., Tensor]:
-    """The loss as a function of `eta` and of the shapes by these names."""
+def _of_shapes(family: Family, shapes: Iterable[str], formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`formula(family, *moved)` as a function of what moved, and behind it of the shapes by these names."""
     names = [f"family.{name}" for name in shapes]
 
-    def formula(eta: Tensor, *values: Tensor) -> Tensor:
-        others = dict(zip(names, values, strict=True))
-        found: Tensor = functional_call(_Loss(family, link, whole), others, (y, eta))
+    def call(*moved: Tensor) -> Tensor:
+        if not names:
+            return formula(family, *moved)
+        others = dict(zip(names, moved[-len(names) :], strict=True))
+        found: Tensor = functional_call(_Formula(family, formula), others, moved[: -len(names)])
         return found
 
-    return formula
+    return call
 
 
 def _at(link: Link, mean: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
@@ -13,7 +14,13 @@ from torchglm import links
 from torchglm.families import Family
 from torchglm.inputs import Roles
 from torchglm.links import Link
-from torchglm.model.continuation import Continuation, whole_nll
+from torchglm.model.closed_form import Closed
+from torchglm.model.continuation import (
+    Continuation,
+    known_density,
+    known_dispersed,
+    known_nll,
+)
 from torchglm.model.law import EtaLaw, PlainLaw
 from torchglm.model.made import kind_of, own_family, start_of
 from torchglm.rows.responses import Response, each, filled
@@ -84,22 +91,23 @@ class EtaLoss(nn.Module, metaclass=Short):
         divided = self.family.has_dispersion and self.dispersion_kind != "estimated"
         return not self.whole_density and not (divided and bool((self.log_dispersion != 0).any()))
 
-    def _phi(self) -> Tensor | None:
-        """What divides the loss; None of a family without dispersion, and where it is known that all of it is 1."""
+    def _log_phi(self) -> Tensor | None:
+        """The logarithm of what divides the loss; None without dispersion, and where all of it is known to be 1."""
         if not self.family.has_dispersion:
             return None
         phi = self.log_dispersion
         if not self.whole_density and phi.device.type == "cpu" and values_are_known(phi):
-            if not bool(((phi != 0) & torch.isfinite(phi)).any()):
+            values = phi.reshape(-1).tolist()
+            if all(one == 0 or not math.isfinite(one) for one in values):
                 return None
-        return torch.where(torch.isfinite(self.log_dispersion), self.log_dispersion, 0.0).exp()
+        return phi
 
     def loss_at(
-        self, eta: Tensor, y: Tensor, beside: Roles, phi: Tensor | None, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, eta: Tensor, y: Tensor, beside: Roles, log_phi: Tensor | None, dropped: Tensor | None
+    ) -> tuple[Tensor | Closed, Tensor | None]:
         """`w nll / phi` of each row at predictors `eta`, and `w`, None where it is 1 in all of them.
 
-        Rows that are `dropped` may hold anything.
+        Rows that are `dropped` may hold anything; a dispersion that is not finite counts as 1.
         """
         beside = beside.map(lambda name, value: self.per_response(value, eta, name))
         y = self.per_response(y, eta, "y")
@@ -109,13 +117,13 @@ class EtaLoss(nn.Module, metaclass=Short):
             eta = torch.where(used, eta, self.link.link(torch.full_like(eta, self.family.inner_mean)))
         response, factor = self.family.encode(y, **beside.of_response)
         if beside.weights is None and beside.freq is None and factor is None:
-            return self._row_loss(response, eta, None, phi), None
+            return self._row_loss(response, eta, None, log_phi), None
         w = torch.ones_like(eta) if beside.weights is None else beside.weights
         w = w if factor is None else w * factor
         if beside.freq is None:
-            return self._row_loss(response, eta, w, phi), w
-        once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0), phi)
-        return once * beside.freq, w * beside.freq
+            return self._row_loss(response, eta, w, log_phi), w
+        once = self._row_loss(response, eta, torch.where(beside.freq > 0, w, 0.0), log_phi)
+        return rows_of_loss(once) * beside.freq, w * beside.freq
 
     def saturated_at(self, like: Tensor, y: Tensor, beside: Roles) -> Tensor:
         """The weighted mean of `nll` at `mu = y`, values being spread over the shape of `like` (*N, out_features)."""
@@ -147,30 +155,38 @@ class EtaLoss(nn.Module, metaclass=Short):
                 "make the head with dispersion='learned' or a number."
             )
 
-    def _row_loss(self, y: Response, eta: Tensor, w: Tensor | None, phi: Tensor | None) -> Tensor:
+    def _row_loss(self, y: Response, eta: Tensor, w: Tensor | None, log_phi: Tensor | None) -> Tensor | Closed:
         if w is not None:
             y = filled(y, w > 0, 1.0)  # in the support of every family: what is dropped may hold anything
-            w = w.unsqueeze(-1)
-        y = each(y, lambda part: part.unsqueeze(-1))
-        eta = eta.unsqueeze(-1)  # shape parameters of (out_features,) fit
-        phi = None if phi is None else phi.to(eta.dtype).unsqueeze(-1)
-        return self._log_density_loss(y, eta, w, phi).squeeze(-1)
+        log_phi = None if log_phi is None else log_phi.to(eta.dtype)
+        if not any(shape.dim() for shape in self.family.shapes.values()):
+            return self._log_density_loss(y, eta, w, log_phi)
+        y = each(y, lambda part: part.unsqueeze(-1))  # so that shape parameters of (out_features,) fit
+        w = None if w is None else w.unsqueeze(-1)
+        log_phi = None if log_phi is None else log_phi.unsqueeze(-1)
+        return rows_of_loss(self._log_density_loss(y, eta.unsqueeze(-1), w, log_phi)).squeeze(-1)
 
-    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor | None, phi: Tensor | None) -> Tensor:
-        if self.whole_density and phi is None and self.continuation.is_common(eta):
-            whole = whole_nll(self.family, self.link, y, eta)
-            if whole is not None:
-                return times(w, whole)
+    def _log_density_loss(self, y: Response, eta: Tensor, w: Tensor | None, log_phi: Tensor | None) -> Tensor | Closed:
+        if w is None and (self.whole_density or log_phi is None) and self.continuation.is_common(eta):
+            known = self._known(y, eta, log_phi)
+            if known is not None:
+                return known
         nll = self.continuation.nll(self.family, self.link, y, eta)
         if not self.whole_density:
-            return times(w, nll) if phi is None else times(w, nll) / phi
-        if phi is None:
+            return times(w, nll) if log_phi is None else times(w, nll) / _finite_exp(log_phi)
+        if log_phi is None:
             return times(w, nll - self.family.log_constant(y))
-        half = nll - self.family.nll_saturated(y)
+        half, phi = nll - self.family.nll_saturated(y), _finite_exp(log_phi)
         if w is None:
             return half / phi - self.family.log_base(y, phi)
         base = self.family.log_base(y, phi / torch.where(w > 0, w, 1.0))
         return w * half / phi - torch.where(w > 0, base, 0.0)
+
+    def _known(self, y: Response, eta: Tensor, log_phi: Tensor | None) -> Closed | None:
+        """The loss of each row by a closed form, if there is one."""
+        if log_phi is not None:
+            return known_dispersed(self.family, self.link, y, eta, log_phi)
+        return (known_density if self.whole_density else known_nll)(self.family, self.link, y, eta)
 
     def per_response(self, value: Tensor, eta: Tensor, name: str) -> Tensor:
         """`value` in the shape of `eta`; a missing last dimension of one response is added, nothing is broadcast.
@@ -180,7 +196,8 @@ class EtaLoss(nn.Module, metaclass=Short):
         if value.shape == eta.shape:
             return value.to(eta.dtype)
         if value.shape == eta.shape[:-1] and (name != "y" or self.out_features == 1):
-            return value.to(eta.dtype).unsqueeze(-1).expand_as(eta)
+            own = value.to(eta.dtype).unsqueeze(-1)
+            return own if self.out_features == 1 else own.expand_as(eta)
         if name != "y" and value.shape == (*eta.shape[:-1], 1):
             return value.to(eta.dtype).expand_as(eta)
         turned = (
@@ -274,15 +291,29 @@ def check_reduction(reduction: str) -> None:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
 
 
-def with_weights(loss: Tensor, w: Tensor | None) -> tuple[Tensor, Tensor]:
+def rows_of_loss(loss: Tensor | Closed) -> Tensor:
+    """The loss of each row."""
+    return loss if isinstance(loss, Tensor) else loss.rows()
+
+
+def with_weights(loss: Tensor | Closed, w: Tensor | None) -> tuple[Tensor, Tensor]:
     """The rows' losses and their weights."""
-    return loss, torch.ones_like(loss) if w is None else w
+    rows = rows_of_loss(loss)
+    return rows, torch.ones_like(rows) if w is None else w
 
 
-def reduced(loss: Tensor, w: Tensor | None, reduction: str) -> Tensor:
+def reduced(loss: Tensor | Closed, w: Tensor | None, reduction: str) -> Tensor:
     """The rows' losses, their sum, or that over the sum of their weights; 0 where there is no row."""
+    if isinstance(loss, Closed) and w is None and reduction != "none":
+        return loss.total(reduction == "mean")
+    rows = rows_of_loss(loss)
     if reduction == "none":
-        return loss
+        return rows
     if w is None:
-        return loss.sum() if reduction == "sum" else loss.sum() / max(loss.numel(), 1)
-    return loss.sum() if reduction == "sum" else loss.sum() / some(w.sum())
+        return rows.sum() if reduction == "sum" else rows.sum() / max(rows.numel(), 1)
+    return rows.sum() if reduction == "sum" else rows.sum() / some(w.sum())
+
+
+def _finite_exp(log_phi: Tensor) -> Tensor:
+    """The dispersion, 1 where its logarithm is not finite: while nobody knows it."""
+    return torch.where(torch.isfinite(log_phi), log_phi, 0.0).exp()

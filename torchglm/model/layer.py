@@ -15,6 +15,7 @@ from torchglm.inference.fitted import Fitted
 from torchglm.inference.origin import refuse_beside
 from torchglm.inputs import Roles
 from torchglm.links import Link
+from torchglm.model.closed_form import Closed
 from torchglm.model.eta_loss import (
     EtaLoss,
     check_reduction,
@@ -200,27 +201,27 @@ class GLMLayer(EtaLoss):
         other shapes or reductions, an exposure where the link has no rates, and `TypeError` for what is no role.
         """
         check_reduction(reduction)
-        return reduced(*self._weighted_loss(x, y, roles, self._phi()), reduction)
+        return reduced(*self._weighted_loss(x, y, roles, self._log_phi()), reduction)
 
     def weighted_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
         """`w nll / phi` of each row and `w` (with trials and repeats), `(*N, out_features)`: what `loss` adds up."""
-        return with_weights(*self._weighted_loss(x, y, roles, self._phi()))
+        return with_weights(*self._weighted_loss(x, y, roles, self._log_phi()))
 
     def training_loss(self, x: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
         """`weighted_loss` on a scale that stays: a dispersion that is estimated afterwards counts as 1 in it."""
-        phi = None if self.dispersion_kind == "estimated" else self._phi()
-        return with_weights(*self._weighted_loss(x, y, roles, phi))
+        log_phi = None if self.dispersion_kind == "estimated" else self._log_phi()
+        return with_weights(*self._weighted_loss(x, y, roles, log_phi))
 
     def _weighted_loss(
-        self, x: Tensor, y: Tensor, roles: RoleValues, phi: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, x: Tensor, y: Tensor, roles: RoleValues, log_phi: Tensor | None
+    ) -> tuple[Tensor | Closed, Tensor | None]:
         beside = Roles.of(roles, "the loss of a head")
         check_tensors({"y": y} | beside.given)
         beside.check_link(self.link)
         dropped = dropped_rows(beside)
         eta = self.linear_predictor(x if dropped is None else without(x, dropped), beside.shift())
         with no_autocast(x):
-            return self.loss_at(eta, y, beside, phi, dropped)
+            return self.loss_at(eta, y, beside, log_phi, dropped)
 
     @apart_from_graphs
     @torch.no_grad()

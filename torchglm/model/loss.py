@@ -13,6 +13,7 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily, of_predictors
 from torchglm.inputs import Roles, check_predictors, check_support, check_weights, finite
 from torchglm.links import Link
+from torchglm.model.closed_form import Closed
 from torchglm.model.eta_loss import (
     EtaLoss,
     check_reduction,
@@ -94,13 +95,16 @@ class GLMLoss(EtaLoss):
 
     def forward(self, eta: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> Tensor:
         """The loss, a scalar, or `(*N)` without reduction."""
-        return reduced(*self._weighted_loss(eta, y, roles), self.reduction)
+        loss = reduced(*self._weighted_loss(eta, y, roles), self.reduction)
+        return loss.reshape(y.shape) if self.reduction == "none" else loss
 
     def weighted_loss(self, eta: Tensor, y: Tensor, **roles: Unpack[RoleValues]) -> tuple[Tensor, Tensor]:
         """`w nll / phi` of each row and `w` (with trials and repeats), in the shape of `y`: what `forward` adds up."""
-        return with_weights(*self._weighted_loss(eta, y, roles))
+        loss, w = with_weights(*self._weighted_loss(eta, y, roles))
+        return loss.reshape(y.shape), w.reshape(y.shape)
 
-    def _weighted_loss(self, eta: Tensor, y: Tensor, roles: RoleValues) -> tuple[Tensor, Tensor | None]:
+    def _weighted_loss(self, eta: Tensor, y: Tensor, roles: RoleValues) -> tuple[Tensor | Closed, Tensor | None]:
+        """The loss of each row and its weight, of shape `(*N, 1)` where that of `y` is `(*N)`."""
         beside = Roles.of(roles, "GLMLoss")
         check_tensors({"eta": eta, "y": y} | beside.given)
         beside.check_link(self.link)
@@ -119,8 +123,7 @@ class GLMLoss(EtaLoss):
             y = self.per_response(y, like, "y")
             if self.check:
                 self._look(y, beside.map(lambda name, value: self.per_response(value, like, name)))
-            loss, w = self.loss_at(self._shifted(eta, like, beside), y, beside, self._phi(), dropped_rows(beside))
-        return loss.reshape(shape), None if w is None else w.reshape(shape)
+            return self.loss_at(self._shifted(eta, like, beside), y, beside, self._log_phi(), dropped_rows(beside))
 
     def law(self, eta: Tensor, *, trials: Tensor | None = None) -> EtaLaw:
         """The law of a response at `eta`, in the batch shape `(*N)`; see `GLMHead.law`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchglm import links
 from torchglm.families.numerics import within
 from torchglm.families.several import Classes, VectorFamily
-from torchglm.model.closed_form import closed, has_closed_form
+from torchglm.model.closed_form import Closed, has_closed_form
 from torchglm.model.continuation import STEEPEST
 from torchglm.rows.responses import Response, filled
 from torchglm.special.tracing import values_are_known
@@ -30,10 +30,9 @@ def continued_nll(family: VectorFamily, y: Response, eta: Tensor) -> Tensor:
     Its slope is that of autograd where predictors are of common size, and `family.derivatives` where they are not:
     there formulas that are finite may have intermediate ones that are not.
     """
-    if values_are_known(eta) and eta.device.type == "cpu" and eta.numel():
-        found = _common_nll(family, y, eta)
-        if found is not None:
-            return found
+    known = known_nll(family, y, eta)
+    if known is not None:
+        return known.rows()
     steep = [k for k, name in enumerate(family.predictors) if isinstance(family.links[name], STEEP)]
     far = (eta.detach()[steep].abs() > FAR).any(0) | ~family.valid(eta.detach())
     if values_are_known(eta) and not bool(far.any()):
@@ -50,16 +49,17 @@ def continued_nll(family: VectorFamily, y: Response, eta: Tensor) -> Tensor:
     return inside + torch.where(far, (slope * torch.where(far, eta - end, 0.0)).sum(0), 0.0)
 
 
-def _common_nll(family: VectorFamily, y: Response, eta: Tensor) -> Tensor | None:
+def known_nll(family: VectorFamily, y: Response, eta: Tensor) -> Closed | None:
     """`family.nll(y, eta)` by its closed form, None without one, or where some predictors are of no common size."""
-    known = not family.estimates_shape and has_closed_form(y, eta)
+    if not values_are_known(eta) or eta.device.type != "cpu" or not eta.numel():
+        return None
     at = eta.detach()
-    if not known or not within(at, FAR) or not family.has_laws(at):
+    if family.estimates_shape or not has_closed_form(y, eta) or not within(at, FAR) or not family.has_laws(at):
         return None
     found = family.nll_and_score(y, at)
     if found is None or not float(found[0].amax()) < STEEPEST or not within(found[1], STEEPEST):
         return None
-    return closed((found[0], -found[1]), lambda moved: family.nll(y, moved), eta)
+    return Closed(found[0], (-found[1],), lambda moved: family.nll(y, moved), (eta,))
 
 
 def harmless(family: VectorFamily, y: Response, like: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from torchglm.families import Family
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inputs import Roles
 from torchglm.links import Identity, Link
+from torchglm.model.closed_form import Closed
 from torchglm.model.eta_loss import EtaLoss, wide
 from torchglm.model.law import VectorLaw
-from torchglm.model.vector_beyond import continued_nll, harmless
+from torchglm.model.vector_beyond import continued_nll, harmless, known_nll
 from torchglm.model.vector_parts import constant_shapes
 from torchglm.rows.responses import Counts, Response, filled
 from torchglm.special.tracing import values_are_known
@@ -48,12 +49,12 @@ class VectorEtaLoss(EtaLoss):
         """Raise `ValueError` while classes are not known: the dispersion is one of the predictors."""
         self.know()
 
-    def _phi(self) -> None:
+    def _log_phi(self) -> None:
         return None
 
     def loss_at(
-        self, eta: Tensor, y: Tensor, beside: Roles, phi: Tensor | None, dropped: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+        self, eta: Tensor, y: Tensor, beside: Roles, log_phi: Tensor | None, dropped: Tensor | None
+    ) -> tuple[Tensor | Closed, Tensor | None]:
         """The loss of each row at predictors `eta`, and its weight, None where it is 1 in all of them.
 
         Rows that are `dropped` may hold anything.
@@ -64,7 +65,8 @@ class VectorEtaLoss(EtaLoss):
             response, factor = self.family.encode(y, **beside.of_response)
             if factor is None:
                 self._check_classes(response)
-                return continued_nll(self.family, response, eta), None
+                known = known_nll(self.family, response, eta)
+                return continued_nll(self.family, response, eta) if known is None else known, None
         used = torch.ones_like(y, dtype=torch.bool) if beside.weight is None else beside.weight > 0
         y, beside = beside.readable(y, used)
         response, factor = self.family.encode(y, **beside.of_response)
