@@ -76,12 +76,17 @@ def predict(arguments: Sequence[str]) -> None:
         type=float,
         help="add the prediction interval of a response yet to be seen: response_low, response_high",
     )
+    parser.add_argument(
+        "--fixed",
+        action="store_true",
+        help="leave random effects out, as --se, --interval and --response do, which are those of the fixed effects",
+    )
     given = parser.parse_args(arguments)
     for level, flag in ((given.interval, "--interval"), (given.response, "--response")):
         check_level(0.5 if level is None else level, said=flag)
     folder = runs.open_run(given.run)
     kinds = dict.fromkeys([*(given.kind or KINDS[:1]), *(KINDS[1:] if given.link else ())])
-    wanted = Wanted(tuple(kinds), given.se, given.interval, given.response)
+    wanted = Wanted(tuple(kinds), given.se, given.interval, given.response, given.fixed)
     prediction = Prediction.of(folder, wanted, given.keep, given.missing, given.unseen, given.data)
     out = given.out or str(folder / "predictions.parquet")
     rows = write(prediction, given.data, out)

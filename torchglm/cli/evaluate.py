@@ -155,6 +155,8 @@ def evaluation(
         if result.context.get("event"):
             raise ValueError("--coverage needs every response, and this fit has censored times.")
         refuse_quasi(result, "prediction intervals")
+        if result.flat.absorbed is not None:
+            raise ValueError("effects of absorbed factors have no errors, nor have intervals. Leave out --coverage.")
     reader = Reader(result, True, (), () if by is None else (by,), missing, unseen)
     scan = reader.scan(data)
     with waiting(f"Scoring {' '.join(data)}") as progress:

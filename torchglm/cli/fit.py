@@ -17,7 +17,7 @@ from torchglm.cli.errors import with_covariance
 from torchglm.cli.printing import print_summary
 from torchglm.cli.processes import joined
 from torchglm.cli.progress import RunLog, waiting
-from torchglm.cli.run_rows import configured, rows_of
+from torchglm.cli.run_rows import configured, rows_behind
 from torchglm.inference.dialect import YAML
 from torchglm.rows.ranks import RankError, Ranks
 from torchglm.store import checkpoints, runs
@@ -160,7 +160,7 @@ def _fitted(job: Job, begun: Checkpoint, ranks: Ranks, log: RunLog) -> Result:
         result = job.solver.solve(job, begun)
     result = replace(result, context=result.context | {YAML: True})
     log.add(f"fitted in {time.perf_counter() - began:.2f} s: {_outcome(result)}")
-    result = result if ranks.size == 1 else result.on(rows_of(result, job.data.path))
+    result = result if ranks.size == 1 else result.on(rows_behind(result, job.data.path))
     return with_covariance(result, job.covariance, job.data.path, job.data.reading) if ranks.rank == 0 else result
 
 

@@ -37,12 +37,19 @@ class Wanted:
     A kind is `mean`, `link`, or of a family of several predictors the name of one; of classes each has a column,
     `probability_low`, and each predictor, `link_low|mid`.
     `interval` is that of the confidence interval of the mean, `response` that of the interval for a new response.
+    `fixed` leaves random effects out; so do errors and intervals, which are those of the fixed effects.
     """
 
     kinds: tuple[str, ...] = KINDS[:1]
     se: bool = False
     interval: float | None = None
     response: float | None = None
+    fixed: bool = False
+
+    @property
+    def errors(self) -> bool:
+        """Whether errors or intervals are asked for."""
+        return self.se or self.interval is not None or self.response is not None
 
     def columns(self, kind: str, family: Family) -> list[str]:
         """The names of the columns of one kind."""
@@ -92,12 +99,20 @@ class Prediction:
             )
         if wanted.response is not None:
             refuse_quasi(result, "prediction intervals")
+        if wanted.errors and result.flat.absorbed is not None:
+            raise ValueError(
+                "the effects of absorbed factors have no errors, nor have predictions with them. Leave out --se, "
+                "--interval and --response."
+            )
+        random = result.flat.modes is not None and not (wanted.fixed or wanted.errors)
+        if random:
+            _check_groups(result, data)
         also = () if wanted.response is None else roles_of_response(result.family)
         keep = carried(keep, data, spec_of(result).reading)
         taken = sorted(set(keep) & set(wanted.names(result.family)))
         if taken:
             raise ValueError(f"--keep {taken[0]}: predictions have a column of that name. Rename it in the data.")
-        return cls(result, Reader(result, False, also, tuple(keep), missing, unseen), wanted)
+        return cls(result, Reader(result, False, also, tuple(keep), missing, unseen, random), wanted)
 
     def piece(self, table: pa.Table, first: int) -> pa.Table:
         """The output for the rows of a table whose first row is number `first` of its file.
@@ -123,8 +138,9 @@ class Prediction:
 
     def _values(self, result: Result, x: Any, beside: Mapping[str, Any], batch: Batch, at: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
+        random = None if result.flat.modes is None else self.reader.random
         for kind in self.wanted.kinds:
-            value = result.predict(x, **beside, kind=kind, se=self.wanted.se)
+            value = result.predict(x, **beside, kind=kind, se=self.wanted.se, random=random)
             names = self.wanted.columns(kind, result.family)
             for part, tail in zip(value if isinstance(value, tuple) else (value,), ("", "_se"), strict=False):
                 columns = part.unbind(-1) if isinstance(result.family, Classes) else (part,)
@@ -139,6 +155,17 @@ class Prediction:
             ends = result.predict_interval(x, kind="response", level=self.wanted.response, **beside, **law)
             found |= {"response_low": ends[..., 0], "response_high": ends[..., 1]}
         return found
+
+
+def _check_groups(result: Result, data: Sequence[str]) -> None:
+    """Raise ValueError where files lack a column that the random effects need."""
+    first, spec = files(data)[0], spec_of(result)
+    absent = [name for name in spec.random_columns if name not in column_names(first, spec.reading)]
+    if absent:
+        raise ValueError(
+            f"No column {absent[0]!r} in {first}, which the random effects need. Name the file that has it, or predict "
+            "without random effects: --fixed."
+        )
 
 
 def carried(given: Sequence[str], data: Sequence[str], reading: TextFormat) -> list[str]:
@@ -181,7 +208,8 @@ def write(prediction: Prediction, data: Sequence[str], out: str) -> int:
 
 def outcome(prediction: Prediction, rows: int, out: str) -> str:
     """What was written where, and what the policies did, in a line."""
-    told = "".join(f"; {said}" for said in prediction.reader.said)
+    left = prediction.result.flat.modes is not None and not prediction.reader.random
+    told = "".join(f"; {said}" for said in [*["without random effects"] * left, *prediction.reader.said])
     return f"{rows:,} predictions{'' if out == TERMINAL else f' in {out}'}{told}"
 
 

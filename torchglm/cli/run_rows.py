@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ from torchglm import inputs
 from torchglm.cli import plain_yaml
 from torchglm.design import Design, DesignSpec, Tally, groups, tally
 from torchglm.design.factors import shown
+from torchglm.design.some_rows import some_rows
 from torchglm.families.row_error import RowError
+from torchglm.inference.mixed import conditional_rows
 from torchglm.inference.several import family_of
 from torchglm.rows.planned import predictors
 from torchglm.rows.rows import to_float64
@@ -42,9 +44,12 @@ def attached(result: Result, run: Path, data: str | None) -> Result:
     path = data if data is not None else configured(run)
     if result.group_names:
         spec, columns = result.spec, result.context.get("columns") or {}
-        wanted = [*spec.response_columns, *spec.columns, *columns.values(), *result.group_names]
+        wanted = [
+            *(*spec.response_columns, *spec.columns, *spec.random_columns),
+            *(*columns.values(), *result.group_names),
+        ]
         return result.with_rows(read_files(path, list(dict.fromkeys(wanted)), spec.reading, spec.types))
-    return result.on(rows_of(result, path))
+    return result.on(rows_behind(result, path))
 
 
 def spec_of(result: Result) -> DesignSpec:
@@ -119,10 +124,23 @@ def configured(run: Path) -> str | list[str]:
     return located(path, [file])
 
 
+def rows_behind(result: Result, path: str | Sequence[str | Path]) -> Iterable[Rows]:
+    """The rows of files as the fit of one model takes them, random effects in their offset.
+
+    Raises ValueError for a fit beside absorbed factors, of whose effects its columns are free.
+    """
+    if result.flat.absorbed is not None:
+        raise ValueError(
+            f"the factors {', '.join(spec_of(result).absorbed_levels)} are absorbed: the columns of the fit are free "
+            "of them, and its rows are not read again. Write them as terms, C(factor), where they have few levels."
+        )
+    return conditional_rows(result, rows_of(result, path))
+
+
 def rows_of(
     result: Result, path: str | Sequence[str | Path], missing: str | None = None, unseen: str | None = None
 ) -> inputs.SpecRows:
-    """The rows of files as the fit of one model takes them; `missing` and `unseen` override its policies."""
+    """The rows of files as they stand, random effects as columns; `missing` and `unseen` override the policies."""
     own = spec_of(result)
     spec = replace(own, missing=missing or own.missing, unseen=unseen or own.unseen)
     return inputs.SpecRows(path, spec, result.family, result.context.get("columns") or {}, result.coef.device)
@@ -139,13 +157,9 @@ class Batch:
 
     def new(self, rows: Tensor | None) -> Design | Tensor:
         """What `predict` takes for some of the rows; None stands for all."""
-        if self.result.plan is not None:
-            return (
-                self.design if rows is None else replace(self.design, numbers=self.design.x[rows], indexed=None, y=None)
-            )
-        if self.result.spec is None:
+        if self.result.plan is None and self.result.spec is None:
             return self.design.x[slice(None) if rows is None else rows, int(self.design.intercept) :]
-        return self.design if rows is None else self.design.x[rows, int(self.design.intercept) :]
+        return self.design if rows is None else some_rows(self.design, rows)
 
     @property
     def y(self) -> Tensor:
@@ -161,17 +175,23 @@ class Batch:
 
     @property
     def rows(self) -> Rows:
-        """As a fit of one model takes them. Raises ValueError where a value does not suit the family."""
-        return self.of(self.result, None)
+        """As they stand, without random effects. Raises ValueError where a value does not suit the family."""
+        return self._assembled(self.result, None, False)
 
     def of(self, result: Result, where: Tensor | None) -> Rows:
         """Some of the rows as the fit of one model takes them; None stands for all. Raises ValueError as `rows`."""
+        if self.design.random is None:
+            return self._assembled(result, where, False)
+        [rows] = conditional_rows(result, [self._assembled(result, where, True)])
+        return rows
+
+    def _assembled(self, result: Result, where: Tensor | None, random: bool) -> Rows:
         design, y, roles = self.design, self.y, self.roles
-        x, indexed = design.numbers, design.indexed
         if where is not None:
-            x, indexed, y, roles = design.x[where], None, y[where], roles.map(lambda name, value: value[where])
+            design, y, roles = some_rows(design, where), y[where], roles.map(lambda name, value: value[where])
+        plan = inputs.plan_of(result.family, spec_of(result))[0] if random else result.plan
         data = inputs.assemble(
-            x,
+            design.numbers,
             inputs.in_class_order(y, result.family, spec_of(result)),
             result.family,
             roles,
@@ -179,8 +199,8 @@ class Batch:
             False,
             design.intercept,
             strict=False,
-            indexed=indexed,
-            plan=result.plan,
+            indexed=design.whole_index if random else design.indexed,
+            plan=plan,
         )
         return next(iter(data.source))
 
@@ -217,7 +237,7 @@ class Reader:
 
     `response` asks for y and the columns of all roles, else only those of the offset and `also` are needed; `keep`
     are columns that are carried along, missing values or not. `missing` and `unseen` override the policies of the fit;
-    `tally` counts what they do.
+    `tally` counts what they do. `random` asks for the columns of random effects; those of absorbed factors always are.
     """
 
     result: Result
@@ -226,8 +246,15 @@ class Reader:
     keep: tuple[str, ...] = ()
     missing: str | None = None
     unseen: str | None = None
+    random: bool = True
     tally: Tally = field(default_factory=Tally)
     strangers: Counter[str] = field(default_factory=Counter)  # rows of groups without a model
+
+    @property
+    def beside(self) -> bool:
+        """Whether the columns of random effects or of absorbed factors are read."""
+        spec = spec_of(self.result)
+        return bool(spec.absorbed) or self.random and bool(spec.random)
 
     @property
     def roles(self) -> dict[str, str]:
@@ -246,6 +273,7 @@ class Reader:
             dict.fromkeys(
                 [
                     *spec.columns,
+                    *(spec.random_columns if self.beside else []),
                     *(spec.response_columns if self.response else []),
                     *self.roles.values(),
                     *(self.result.group_names or []),
@@ -279,7 +307,13 @@ class Reader:
 
         also = [*self.roles.values(), *(self.result.group_names or [])]
         design = spec_of(self.result).design(
-            table, response=self.response, also=also, missing=self.missing, unseen=self.unseen, first=first
+            table,
+            response=self.response,
+            also=also,
+            missing=self.missing,
+            unseen=self.unseen,
+            first=first,
+            random=self.beside,
         )
         self.tally.add(design)
         network = self.result.context.get("network")

@@ -16,7 +16,7 @@ from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import ROLES
 from torchglm.links import Link
 from torchglm.model.face import fit
-from torchglm.model.options import MOST_STEPS
+from torchglm.model.options import MOST_STEPS, check_dispersion
 from torchglm.model.path_fit import path
 from torchglm.tables.files import read_files
 from torchglm.tables.text_format import TextFormat
@@ -281,6 +281,7 @@ class Job:
 
     def __post_init__(self) -> None:
         _refuse_null(self)
+        check_dispersion(self.dispersion)
         if not self.output_dir.strip():
             raise ValueError("output_dir is empty. Name a folder, such as runs/fit.")
         if self.model is not None and isinstance(self.solver, IRLS):

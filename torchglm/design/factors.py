@@ -209,12 +209,14 @@ class Categorical:
         listed = ", ".join(map(shown, values[:5])) + (", …" if len(values) > 5 else "")
         lacks = "" if unseen != OTHER else "The fit pooled no rare levels of it, so 'other' has no coefficient. "
         also = ", or as 'other' with unseen='other'" if self.pool else ""
+        grouped = isinstance(self.expression, Grouped)
+        instead = "take effects of 0 for them" if grouped else "code them as the reference level"
         here, there = kind_of(values), kind_of(self.levels)
         other = "" if here == there else f"It holds {here} here, and held {there} in the fit: give it that type. "
         return (
             f"{self.said!r} has {int(new.sum())} rows with unknown levels: {listed}; "
             f"the first is row {frame.row(int(new.argmax()))}. Known levels: {known}. {lacks}{other}"
-            f"Leave these rows out, or code them as the reference level with unseen='reference'{also}."
+            f"Leave these rows out, or {instead} with unseen='reference'{also}."
         )
 
     def to_dict(self) -> dict[str, Any]:

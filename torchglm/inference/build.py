@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,7 @@ from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated
 from torchglm.inference.absorbed import Beside
 from torchglm.inference.covariance import observed_inverse
-from torchglm.inference.fitted import DISPERSIONS, Fitted
+from torchglm.inference.fitted import Fitted
 from torchglm.inference.flat import Flat
 from torchglm.inference.mixed import of_effects
 from torchglm.links import Link
@@ -188,6 +187,4 @@ def _dispersion(
         if not family.has_dispersion:
             raise ValueError(f"the {family.name} family has no dispersion to maximise. Use 'pearson' for a quasi fit.")
         return "ml", dispersion_ml(source, family, link, coef, deviance / nobs)
-    if isinstance(kind, str) or not kind > 0 or not math.isfinite(kind):
-        raise ValueError(f"dispersion must be {', '.join(map(repr, DISPERSIONS))} or a number > 0, got {kind!r}.")
     return "number", torch.full_like(deviance, float(kind))

@@ -167,7 +167,7 @@ def fit(
     `TypeError` for data that do not fit together, are not finite or lie outside the family's support.
     """
     family, chosen = family_and_link(family, link, predictors)
-    check_options(tol, max_iter, singular, penalty, names, dtype)
+    check_options(tol, max_iter, singular, penalty, names, dtype, dispersion)
     beside = Roles.of(roles, "fit")
     tell_of_graph({"x": x, "y": y, "predictors": predictors} | beside.given, penalty)
     beside.check_link(chosen)

@@ -18,6 +18,7 @@ from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.kernel import design_triangle
 from torchglm.fitting.linalg import null_space_free
 from torchglm.fitting.penalties import Penalty
+from torchglm.fitting.penalties.base import is_number
 from torchglm.fitting.progress import Progress
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
@@ -33,10 +34,32 @@ from torchglm.writing.warning import tell
 MOST_STEPS = 10**9
 NAMED = 3  # models of a kind that a warning names
 SINGULAR = ("drop", "minnorm", "error")
+ESTIMATED = ("pearson", "deviance", "ml", "fletcher")
+SMALLEST, LARGEST = 1e-100, 1e100  # dispersions beside which sums are still numbers
 LIVE = ("l1", "l2", "strength", "centre")  # of a penalty, what may require grad
 
 
-def check_options(tol: Any, max_iter: int, singular: str, penalty: Any, names: Any, dtype: torch.dtype | None) -> None:
+def check_dispersion(dispersion: Any) -> None:
+    """Raise `ValueError` for what is no dispersion, nor a way to estimate one."""
+    if dispersion is None or isinstance(dispersion, str) and dispersion in ESTIMATED:
+        return
+    one = isinstance(dispersion, Tensor) and dispersion.numel() == 1 and dispersion.dtype != torch.bool
+    if not (one or is_number(dispersion)) or not SMALLEST <= float(dispersion) <= LARGEST:
+        raise ValueError(
+            f"dispersion must be {', '.join(map(repr, ESTIMATED))} or a number above 0 ({SMALLEST:g} to {LARGEST:g}), "
+            f"got {dispersion!r}."
+        )
+
+
+def check_options(
+    tol: Any,
+    max_iter: int,
+    singular: str,
+    penalty: Any,
+    names: Any,
+    dtype: torch.dtype | None,
+    dispersion: Any = None,
+) -> None:
     """Raise `ValueError` or `TypeError` for options that cannot be meant."""
     if not isinstance(tol, Real):
         raise TypeError(f"tol must be a number between 0 and 1, got {tol!r}. The default is 1e-8.")
@@ -54,6 +77,7 @@ def check_options(tol: Any, max_iter: int, singular: str, penalty: Any, names: A
         raise TypeError(f"names must be text, one for each column, got {list(names)!r}.")
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}. Sums are float64 with both.")
+    check_dispersion(dispersion)
 
 
 def tell_of_graph(values: Mapping[str, Any], penalty: Any) -> None:

@@ -78,10 +78,14 @@ def _spec(result: Result) -> DesignSpec:
     for what, there in (
         ("many models", bool(result.batch_shape)),
         ("several predictors", result.plan is not None),
-        ("random effects or absorbed factors", bool(spec.random or spec.absorbed)),
+        ("random effects", bool(spec.random)),
+        ("absorbed factors", bool(spec.absorbed)),
     ):
         if there:
-            raise ValueError(f"a rating table is of one model with one predictor, and this fit has {what}.")
+            raise ValueError(
+                f"a rating table is of one model with one predictor, and this fit has {what}, which it does not hold. "
+                "Use predict, of a run torchglm predict RUN DATA."
+            )
     return spec
 
 

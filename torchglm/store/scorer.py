@@ -34,7 +34,12 @@ class RawScores(nn.Module):
         self.body: nn.Module | None = None if network is None else network.body
         if spec is None or result.batch_shape:
             raise ValueError("a model file of raw columns is of one model that was fitted by a formula.")
-        spec.check_fixed("export", smooths=True)
+        beside = [one.text for one in spec.random] or list(spec.absorbed_levels)
+        if beside:
+            what = "random effects" if spec.random else "absorbed factors"
+            raise ValueError(
+                f"the {what} {', '.join(beside)} are levels, which model files do not hold. Use torchglm predict."
+            )
         self.design = RawColumns(spec)
         self.predictive = Predictive(result.head.requires_grad_(False), level)
         every = range(len(spec.names))
