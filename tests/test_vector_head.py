@@ -236,3 +236,24 @@ def test_a_head_is_exported() -> None:
         head, x = GLMHead(2, family), torch.randn(5, 2)
         program = torch.export.export(head, (x,))
         torch.testing.assert_close(program.module()(x), head(x))
+
+
+@every
+def test_a_row_beyond_the_range_has_the_loss_it_has_alone(family: VectorFamily) -> None:
+    """Whatever the rows beside it are: the way back into a law is searched for in the rows beyond it."""
+    drawn = draws(family, (4, 2))
+    generator = torch.Generator().manual_seed(0)
+    eta = torch.randn(len(family.predictors), 4, 2, generator=generator, dtype=torch.float64)
+    eta[:, ::3, 0] *= 1e3
+    loss = tg.GLMLoss(family, reduction="none", dtype=torch.float64)
+
+    def told(rows: slice) -> tuple[Tensor, Tensor]:
+        at = eta[:, rows].clone().requires_grad_()
+        value = loss(at, drawn["y"][rows], **{name: part[rows] for name, part in drawn.roles.items()})
+        return value.detach(), torch.autograd.grad(value.sum(), at)[0]
+
+    values, slopes = told(slice(None))
+    alone = [told(slice(k, k + 1)) for k in range(4)]
+    assert bool(values.isfinite().all() and slopes.isfinite().all())
+    torch.testing.assert_close(values, torch.cat([value for value, _ in alone]), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(slopes, torch.cat([slope for _, slope in alone], 1), rtol=1e-10, atol=1e-12)

@@ -15,7 +15,7 @@ from torchglm.families.numerics import within
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.model.closed_form import Closed, has_closed_form
 from torchglm.model.continuation import STEEPEST
-from torchglm.rows.responses import Response, filled
+from torchglm.rows.responses import Response, each, filled
 from torchglm.special.tracing import values_are_known
 
 STEEP = (links.Log, links.Logit, links.Probit, links.CLogLog, links.LogLog, links.Softplus)
@@ -44,7 +44,7 @@ def continued_nll(family: VectorFamily, y: Response, eta: Tensor) -> Tensor:
         with torch.no_grad():
             far = far | ~(family.nll(y, eta) < STEEPEST)
     with torch.no_grad():
-        end, slope = _end(family, y, eta.detach(), far)
+        end, slope = _ends(family, y, eta.detach(), far)
     inside = family.nll(y, torch.where(far, end, eta))
     return inside + torch.where(far, (slope * torch.where(far, eta - end, 0.0)).sum(0), 0.0)
 
@@ -77,6 +77,17 @@ def _good(family: VectorFamily, y: Response, eta: Tensor) -> tuple[Tensor, Tenso
     score = family.derivatives(y, eta)[0]
     small = family.nll(y, eta) < STEEPEST
     return family.valid(eta) & small & (score.abs() < STEEPEST).all(0), -score
+
+
+def _ends(family: VectorFamily, y: Response, eta: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+    """`_end`, by a search over the rows that are `far` alone: few of many, where shapes may depend on values."""
+    own_shapes = any(part.dim() for part in (*family.parameters(), *family.buffers()))  # of each response
+    if own_shapes or not values_are_known(eta):
+        return _end(family, y, eta, far)
+    end, slope = eta.clone(), torch.zeros_like(eta)
+    some = each(y, lambda part: part.expand(far.shape)[far])
+    end[:, far], slope[:, far] = _end(family, some, eta[:, far], torch.ones_like(far[far]))
+    return end, slope
 
 
 def _end(family: VectorFamily, y: Response, eta: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
