@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, grad_and_value, jvp
 
-from torchglm import GLMHead, GLMLoss, NegativeBinomial, links, special
+from torchglm import GLMHead, GLMLoss, NegativeBinomial, Tweedie, links, special
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.links import Link
@@ -148,15 +148,15 @@ def test_no_number_depends_on_whether_a_gradient_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("family", ["gaussian", "gamma", "inverse_gaussian", "tweedie"])
-def test_a_density_whose_dispersion_is_learned(family: str, dtype: torch.dtype) -> None:
-    """The closed form, where there is one for the dtype, beside the formulas in float64: `vmap` follows those."""
-    head = GLMHead(2, family, dispersion="learned", dtype=dtype)
+@pytest.mark.parametrize("family", ["gaussian", "gamma", "inverse_gaussian", "tweedie", Tweedie(1.3)], ids=str)
+def test_a_density_whose_dispersion_is_learned(family: str | Family, dtype: torch.dtype) -> None:
+    """The closed form, where there is one for the dtype, beside the formulas in float64: `grad` follows those."""
+    head, rows = GLMHead(2, family, dispersion="learned", dtype=dtype), 3000
     torch.manual_seed(0)
     with torch.no_grad():
         head.weight.normal_(std=0.3)
         head.log_dispersion.fill_(0.7)
-    x, y = torch.randn(N, 2, dtype=dtype), torch.distributions.Gamma(1.5, 1.0).sample((N,)).to(dtype)
+    x, y = torch.randn(rows, 2, dtype=dtype), torch.distributions.Gamma(1.5, 1.0).sample((rows,)).to(dtype)
     wide = copy.deepcopy(head).double()
     loss = head.loss(x, y)
     found = torch.autograd.grad(loss, list(head.parameters()))

@@ -181,3 +181,43 @@ def test_tweedie_unit_deviance(power: float) -> None:
     assert special.tweedie_unit_deviance(tensor(2.0), tensor(2.0), power).item() == 0
     zero = special.tweedie_unit_deviance(tensor(0.0), tensor(2.0), power).item()
     assert zero == (pytest.approx(2 * 2 ** (2 - power) / (2 - power)) if power < 2 else math.inf)
+
+
+def rows_of_one_power(dtype: torch.dtype, n: int = 6000) -> tuple[Tensor, Tensor]:
+    """Responses of very different sizes, zeros among them, and logarithms of means."""
+    generator = torch.Generator().manual_seed(3)
+    y = torch.exp(2 * torch.randn(n, generator=generator, dtype=F64)) * (torch.rand(n, generator=generator) > 0.3)
+    return y.to(dtype), torch.randn(n, generator=generator, dtype=F64).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("power", [1.15, 1.3, 1.5, 1.8, 1.95])
+@pytest.mark.parametrize("phi", [0.02, 1.3, 30.0])
+def test_many_rows_of_one_power_have_the_density_and_slopes_of_each(
+    power: float, phi: float, dtype: torch.dtype
+) -> None:
+    y, eta = rows_of_one_power(dtype)
+    log_phi, p = tensor(math.log(phi)).squeeze(), tensor(power).squeeze()
+    found = special.tweedie_with_slopes(y, eta, log_phi, p)
+    if found is None:  # sums of narrow laws that stand apart want as many nodes as there are rows
+        assert power < 1.2 and phi < 0.1 or dtype == torch.float64 and power < 1.4
+        return
+    moved = [part.double().expand(len(y)).clone().requires_grad_() for part in (eta, log_phi, p)]
+    want = -special.tweedie_log_prob(y.double(), moved[0].exp(), moved[1].exp(), moved[2])
+    slopes = torch.autograd.grad(want.sum(), moved)
+    for mine, theirs in zip(found, (want.detach(), *slopes), strict=True):
+        assert mine.dtype == dtype
+        apart = (mine.double() - theirs).abs() / (1 + theirs.abs())
+        assert float(apart.max()) < (3e-10 if dtype == torch.float64 else 3e-6)
+
+
+def test_few_rows_and_bad_ones_have_no_nodes() -> None:
+    y, eta = rows_of_one_power(F64)
+    log_phi, p = torch.zeros((), dtype=F64), torch.full((), 1.5, dtype=F64)
+    assert special.tweedie_with_slopes(y, eta, log_phi, p) is not None
+    for bad in (math.inf, math.nan):
+        assert special.tweedie_with_slopes(torch.cat([y[:-1], tensor(bad)]), eta, log_phi, p) is None
+    assert special.tweedie_with_slopes(torch.zeros_like(y), eta, log_phi, p) is None
+    assert special.tweedie_with_slopes(y[:16], eta[:16], log_phi, p) is None
+    same = special.tweedie_with_slopes(torch.full_like(y, 2.0), eta, log_phi, p)
+    assert same is not None and bool(torch.isfinite(torch.stack(same)).all())

@@ -120,6 +120,19 @@ class Tweedie(Family):
         most, least = torch.exp((2 - p) * eta), y * torch.exp((1 - p) * eta)
         return most / (2 - p) + least / (p - 1), most - least
 
+    def dispersed_and_slopes(
+        self, y: Tensor, eta: Tensor, link: Link, log_dispersion: Tensor
+    ) -> tuple[Tensor, ...] | None:
+        if self._limit is not None:
+            return self._limit.dispersed_and_slopes(y, eta, link, log_dispersion)
+        if type(link) is not links.Log or self.raw_power.numel() != 1:
+            return None
+        raw = self.raw_power.detach().double().reshape(())
+        found = special.tweedie_with_slopes(y, eta, log_dispersion.double(), 1 + raw.sigmoid())
+        if found is None or not self.raw_power.requires_grad:
+            return None if found is None else found[:3]
+        return *found[:3], found[3] * (raw.sigmoid() * (-raw).sigmoid()).to(eta.dtype)
+
     def nll_saturated(self, y: Tensor) -> Tensor:
         if self._limit is not None:
             return self._limit.nll_saturated(y)

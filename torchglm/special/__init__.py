@@ -52,6 +52,7 @@ from torchglm.special.tails import (
     student_t_sf,
 )
 from torchglm.special.tweedie import tweedie_log_prob, tweedie_unit_deviance
+from torchglm.special.tweedie_nodes import tweedie_with_slopes
 from torchglm.special.tweedie_slopes import tweedie_slopes
 from torchglm.special.tweedie_tails import tweedie_compound, tweedie_log_tails, tweedie_quantile
 
@@ -102,5 +103,6 @@ __all__ = [
     "tweedie_log_tails",
     "tweedie_quantile",
     "tweedie_slopes",
+    "tweedie_with_slopes",
     "tweedie_unit_deviance",
 ]

@@ -113,10 +113,11 @@ def _remainder_of_counts(n: Tensor) -> Tensor:
     return _remainders()[n.long()]
 
 
-def _terms(m: Tensor, alpha: Tensor, count: int, slopes: bool) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
+def _terms(
+    m: Tensor, alpha: Tensor, first: Tensor, step: Tensor, count: int, slopes: bool
+) -> tuple[Tensor, Tensor, list[Tensor], Tensor, Tensor]:
     """n, `kl_div(n, m)`, derivatives of Stirling's remainder at n alpha if asked for, the log-sum (rows, 1), and the
     normalised terms; the others (rows, count)."""
-    first, step, _ = _lattice(m, alpha)
     n = first.unsqueeze(-1) + step.unsqueeze(-1) * torch.arange(count, dtype=m.dtype, device=m.device)
     m, alpha = m.unsqueeze(-1), alpha.unsqueeze(-1)
     divergence = kl_div(n, m)
@@ -132,7 +133,7 @@ def _terms(m: Tensor, alpha: Tensor, count: int, slopes: bool) -> tuple[Tensor, 
 def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, ...]:
     """`log S`, its first and second derivatives in `log m` (order 1), and those in alpha too (order 2), and the third
     ones (order 3); each shaped as `m`."""
-    n, divergence, slopes, log_sum, weight = _terms(m, alpha, count, order > 1)
+    n, divergence, slopes, log_sum, weight = _terms(m, alpha, *_lattice(m, alpha)[:2], count, order > 1)
     if order == 0:
         return (log_sum.squeeze(-1),)
 
@@ -163,6 +164,29 @@ def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, .
     return *found, by_mmm, by_mma, by_maa, mean(3 * away * turn + away**3 - n**3 * third)
 
 
+def series_with_third(m: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
+    """`log S` and its two derivatives by `log m`, and those of its derivative by alpha, each shaped as `m`."""
+    first, step, many = _lattice(m, alpha)
+    n, divergence, slopes, log_sum, weight = _terms(m, alpha, first, step, _longest(many), True)
+    times, excess = 1 + alpha, n - m.unsqueeze(-1)
+    score = -divergence - n * slopes[0]
+    centre, by_alpha = (weight * excess).sum(-1), (weight * score).sum(-1)
+    spread = excess - centre.unsqueeze(-1)
+    along = weight * spread
+    square, away = (along * spread).sum(-1), score - by_alpha.unsqueeze(-1)
+    along_both = along * away
+    by_ma, by_mma = (
+        centre + times * along_both.sum(-1),
+        times * (2 * square + times * (along_both * spread).sum(-1)) - m,
+    )
+    return log_sum.squeeze(-1), times * centre, times * (times * square - m), by_alpha, by_ma, by_mma
+
+
+def _longest(many: Tensor) -> int:
+    """The number of terms that are enough for all rows."""
+    return min(int(many.amax().nan_to_num(_MOST_TERMS)), _MOST_TERMS) if many.numel() else 1
+
+
 def _tracked(value: Tensor) -> bool:
     """Whether a derivative with respect to `value` may be asked for, in reverse or forward mode."""
     return (
@@ -183,8 +207,7 @@ def _series_everywhere(m: Tensor, alpha: Tensor, positive: Tensor, order: int) -
     order_of = torch.argsort(_lattice(m, alpha)[2])  # rows of as many terms together
     rows, m, alpha = rows[order_of], m[order_of], alpha[order_of]
     for some_m, some_alpha in zip(m.split(chunk), alpha.split(chunk), strict=True):
-        longest = _lattice(some_m, some_alpha)[2].amax().nan_to_num(_MOST_TERMS) if some_m.numel() else 1
-        found.append(_series(some_m, some_alpha, min(int(longest), _MOST_TERMS), order))
+        found.append(_series(some_m, some_alpha, _longest(_lattice(some_m, some_alpha)[2]), order))
     whole = torch.zeros(positive.numel(), dtype=m.dtype, device=m.device)
     columns = zip(*found, strict=True)
     return tuple(whole.index_copy(0, rows, torch.cat(column)).reshape(positive.shape) for column in columns)
