@@ -23,6 +23,7 @@ from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.bends import Bends, RowBends
 from torchglm.fitting.bends_several import PlannedBends
+from torchglm.fitting.edges import edges
 from torchglm.fitting.irls import pull
 from torchglm.fitting.kernel import fold, take_family
 from torchglm.fitting.marginal import Marginal, Stand
@@ -89,22 +90,21 @@ class Criterion:
             return self.family.with_parameters({self.name: theta[:, -1]})
         return take_family(self.family, lane)
 
-    def _problem(self, lane: Tensor, theta: Tensor, tol: float = 0.0) -> Problem:
+    def _problem(self, lane: Tensor, theta: Tensor) -> Problem:
         """The penalised fit of some models at `theta`."""
         penalty = self.penalty.take(lane).with_strength(theta[:, : self.many].exp())
         options = {name: self.options[name] for name in ("tol", "max_iter", "rank_tol")}
-        options["tol"] = max(tol, options["tol"])
         layout, held, family = Layout(self.keep.shape[-1]), rows_in_memory(self.source), self._family(lane, theta)
         return Problem(
             family, self.link, penalty, len(lane), layout, lane.device, **options, held=held, several=self.several
         )
 
-    def at(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float = 0.0) -> Marginal:
-        """The criterion of some models at `theta` (b, K), from coefficients near by (b, p).
+    def at(self, lane: Tensor, theta: Tensor, start: Tensor) -> Marginal:
+        """The criterion of some models at `theta` (b, K), from coefficients near by (b, p)."""
+        return self.said(lane, theta, self._fitted(lane, theta, start))
 
-        Fits are no closer than a decrement of `tol`. The step that they have left is taken by their quadratic model.
-        """
-        found = self._fitted(lane, theta, start, tol)
+    def said(self, lane: Tensor, theta: Tensor, found: Stand) -> Marginal:
+        """The criterion of some models where they stand: the step that they have left is taken by their quadratic model."""
         strength, coef = theta[:, : self.many].exp(), found.coef + found.left
         squares = self._squares(strength, self._away(lane, coef))
         size, own, twice = self.ranges.log_determinant(strength)
@@ -115,13 +115,13 @@ class Criterion:
         value = torch.where(found.sound & torch.isfinite(value), value, torch.inf)
         traces = self._within(found.inner, strength).diagonal(dim1=-2, dim2=-1).sum(-1)
         gram = found.here.gram.written_out()
-        parts = (found.root, found.inner, squares, traces, own, twice, bend, gram, found.is_close(0.0))
+        parts = (found.root, found.inner, squares, traces, own, twice, bend, gram)
         return Marginal(theta, coef, value, phi, *parts)
 
-    def _fitted(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> Stand:
+    def _fitted(self, lane: Tensor, theta: Tensor, start: Tensor) -> Stand:
         """The penalised fits of some models: by Newton's steps alone where they close in, else by a search."""
         at = self._stand(lane, theta, start)
-        going = ~at.is_close(tol)
+        going = ~at.is_close
         for _ in range(QUICK):
             index = going.nonzero()[:, 0]
             if not index.numel():
@@ -132,17 +132,17 @@ class Criterion:
             moved = falls.nonzero()[:, 0]
             at = at.place(index[moved], new.take(moved))
             stays = ~falls & (old <= ROUNDED * at.unit[index])
-            going[index] = ~(at.is_close(tol)[index] | stays)
+            going[index] = ~(at.is_close[index] | stays)
             if not bool((falls | stays).all()):
                 break
         index = going.nonzero()[:, 0]
         if index.numel():
-            at = at.place(index, self._sought(lane[index], theta[index], start[index], tol))
+            at = at.place(index, self._sought(lane[index], theta[index], start[index]))
         return at
 
-    def _sought(self, lane: Tensor, theta: Tensor, start: Tensor, tol: float) -> Stand:
+    def _sought(self, lane: Tensor, theta: Tensor, start: Tensor) -> Stand:
         """The fits of models by the search that every fit is made by, which knows what to do far from the maximum."""
-        problem, every = self._problem(lane, theta, tol), bool(self.keep[lane].all())
+        problem, every = self._problem(lane, theta), bool(self.keep[lane].all())
         search = Search(problem, known=start) if every else Search(problem, start=start)
         pull(search, self._rows(lane))
         found = search.solution
@@ -151,8 +151,15 @@ class Criterion:
 
     def _stand(self, lane: Tensor, theta: Tensor, coef: Tensor) -> Stand:
         """Some models at coefficients (b, p): one pass."""
+        return self.standing(lane, theta, coef, self.sums(lane, theta, coef))
+
+    def sums(self, lane: Tensor, theta: Tensor, coef: Tensor) -> Moments:
+        """The sums of a pass at coefficients (b, p), with the observed information."""
+        return fold(self._rows(lane), Point(coef, True, census=True), self._family(lane, theta), self.link)
+
+    def standing(self, lane: Tensor, theta: Tensor, coef: Tensor, here: Moments) -> Stand:
+        """Some models at coefficients (b, p) of which a pass has left the sums `here`."""
         strength, keep = theta[:, : self.many].exp(), self.keep[lane]
-        here = fold(self._rows(lane), Point(coef, True, census=True), self._family(lane, theta), self.link)
         root, inner, log, sound = self._roots(here.gram.written_out(), strength, keep)
         score = self._score(lane, coef, here, strength, keep)
         left = torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
@@ -181,15 +188,24 @@ class Criterion:
 
     def refined(self, found: Solution, theta: Tensor, family: Family) -> Solution:
         """A fit of all models with its last digits, and the root of its inverse information, from the rotated basis."""
+        return self._refined(found, theta, fold(self.source, Point(found.coef, self.several, census=True), family, self.link))
+
+    def _refined(self, found: Solution, theta: Tensor, here: Moments) -> Solution:
         strength, keep = theta[:, : self.many].exp(), found.keep
-        observed = self.several  # whose errors are by the observed information
-        here = fold(self.source, Point(found.coef, observed, census=True), family, self.link)
         root, _, _, sound = self._roots(here.gram.written_out(), strength, keep, restricted=True)
         every = torch.arange(len(theta), device=theta.device)
         left = torch.where(sound.unsqueeze(-1), self._left(every, found.coef, here, strength, root, keep), 0.0)
         return replace(
             found, coef=found.coef + left, root=DenseRoot(torch.where(sound[:, None, None], root, torch.nan))
         )
+
+    def ended(self, found: Solution, theta: Tensor, family: Family) -> Solution:
+        """The same, with the moments that a report has, where models came to their end."""
+        ends = None if self.several else edges(family, self.link)
+        bounded = ends is not None and any(map(math.isfinite, ends))
+        point = Point(found.coef, self.several, before=found.coef, ends=ends if bounded else None)
+        here = fold(self.source, point, family, self.link)
+        return replace(self._refined(found, theta, here), moments=here)
 
     def _away(self, lane: Tensor, coef: Tensor) -> Tensor:
         """(b, p) the coefficients of some models less what the penalty draws them to."""
@@ -212,12 +228,11 @@ class Criterion:
 
     def slopes(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Tensor, Tensor]:
         """The gradient (b, K) and the Hessian (b, K, K) of the criterion, and (b, K, p) that of `coef`, by `theta`."""
-        source, family = self._rows(lane), self._family(lane, at.theta)
         drawn = self._drawn(at.theta, self._away(lane, at.coef))  # lambda_j S_j b
         moves = self.moves(lane, at)
         gradient, hessian = at.squares / 2, torch.diag_embed(at.squares / 2)
         if self.name:
-            slope, first, second = RowBends(source, family, self.link, at.coef, self.name).of_shape()
+            slope, first, second = self._row_bends(lane, at).of_shape()
             own = _solve(at.root, slope.unsqueeze(1))
             moves, gradient = torch.cat([moves, own], 1), torch.cat([gradient, -first.unsqueeze(-1)], 1)
             hessian = torch.nn.functional.pad(hessian, (0, 1, 0, 1))
@@ -229,17 +244,21 @@ class Criterion:
         gradient, hessian = gradient / at.phi.unsqueeze(-1), hessian / at.phi[:, None, None]
         pull = gradient[:, : self.many]  # the dispersion follows the strengths
         hessian[:, : self.many, : self.many] -= pull.unsqueeze(-1) * pull.unsqueeze(-2) / at.bend[:, None, None]
-        bends = None if self.flat else self._bends(source, family, at, moves)
+        bends = None if self.flat else self._bends(lane, at, moves)
         log_slope, log_bend = self._log_slopes(at, moves, drawn, bends)
         gradient, hessian = gradient + log_slope / 2, hessian + log_bend / 2
         gradient[:, : self.many] -= at.own / 2
         hessian[:, : self.many, : self.many] -= at.twice / 2
         return gradient, (hessian + hessian.mT) / 2, moves
 
-    def _bends(self, source: Iterable[Rows], family: Family, at: Marginal, moves: Tensor) -> Bends:
+    def _bends(self, lane: Tensor, at: Marginal, moves: Tensor) -> Bends:
+        family = self._family(lane, at.theta)
         if isinstance(family, VectorFamily):
-            return PlannedBends(source, family, at.coef).along(at.inner, moves)
-        return RowBends(source, family, self.link, at.coef, self.name).along(at.inner, moves)
+            return PlannedBends(self._rows(lane), family, at.coef).along(at.inner, moves)
+        return self._row_bends(lane, at).along(at.inner, moves)
+
+    def _row_bends(self, lane: Tensor, at: Marginal) -> RowBends:
+        return RowBends(self._rows(lane), self._family(lane, at.theta), self.link, at.coef, self.name)
 
     def _log_slopes(self, at: Marginal, moves: Tensor, drawn: Tensor, bends: Bends | None) -> tuple[Tensor, Tensor]:
         """The derivatives of `log|X'WX + S|` (of the penalised part, for ML), as the coefficients follow."""

@@ -22,7 +22,6 @@ class Marginal(ByModel):
     dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant; `squares` (B, J)
     `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the derivatives of `log|S|_+`; `bend` (B,)
     the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`.
-    `close` (B,) says that the fit is so near the maximum that the value has its last digits.
     """
 
     theta: Tensor
@@ -37,7 +36,6 @@ class Marginal(ByModel):
     twice: Tensor
     bend: Tensor
     gram: Tensor
-    close: Tensor
 
     @staticmethod
     def cat(parts: Sequence[Marginal]) -> Marginal:
@@ -63,10 +61,11 @@ class Stand(ByModel):
     decrement: Tensor
     unit: Tensor
 
-    def is_close(self, tol: float) -> Tensor:
+    @property
+    def is_close(self) -> Tensor:
         """(b,) where the information at hand is that of the maximum, as far as the criterion tells.
 
         A step of decrement `d` moves the logarithm of the determinant by about `p sqrt(d / n)`.
         """
         size, p = self.here.objective.abs().clamp(min=1.0), self.coef.shape[-1]
-        return self.sound & (self.decrement <= ((CLOSE * size / p).square() * self.here.count + tol) * self.unit)
+        return self.sound & (self.decrement <= ((CLOSE * size / p).square() * self.here.count) * self.unit)
