@@ -6,6 +6,7 @@ central differences of score and information.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from torchglm.families import Family
 from torchglm.fitting.edges import Ends, edges
+from torchglm.fitting.kernel import take_family
 from torchglm.links import Link
 from torchglm.rows.inverses import DenseRoot
 from torchglm.rows.products import gram, linear_predictor, project, quadratic, times
@@ -54,30 +56,50 @@ class RowBends:
 
     def along(self, inner: Tensor, directions: Tensor) -> Bends:
         """The sums for a root `inner` (B, p, p) of `A` and directions (B, K, p), the last that of the shape if any."""
-        root = DenseRoot(inner)
-        pull, grams, twice, *mixed = self._over_rows(lambda rows, eta: self._sums(rows, eta, root, directions))
+
+        def sums(part: RowBends, rows: Rows, models: slice) -> tuple[Tensor, ...]:
+            return part._sums(rows, part._predictor(rows), DenseRoot(inner[models]), directions[models])
+
+        pull, grams, twice, *mixed = self._over_rows(sums)
         return Bends(pull, grams, twice, mixed[0] if mixed else None)
 
     def of_shape(self) -> tuple[Tensor, Tensor, Tensor]:
         """`X' ds/dshape` (B, p), and the first and second derivative of the log-likelihood by the raw shape (B,)."""
-        slope, first, second = self._over_rows(self._shape_sums)
+        slope, first, second = self._over_rows(RowBends._shape_sums)
         return slope, first, second
 
-    def _shape_sums(self, rows: Rows, eta: Tensor) -> tuple[Tensor, ...]:
+    def _shape_sums(self, rows: Rows, models: slice) -> tuple[Tensor, ...]:
+        eta = self._predictor(rows)
         score = difference([self._values(rows, eta, k)[0] for k in NODES], FIRST, STEP)
         first, second = self.family.shape_slopes(rows.y, self.link(eta))
         each = [torch.where(rows.weight > 0, rows.weight * value, 0.0) for value in (score, first, second)]
         return project(rows, each[0]), each[1].sum(-1), each[2].sum(-1)
 
-    def _over_rows(self, sums: Callable[[Rows, Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """What `sums` gives for rows and their predictors, over all rows and processes."""
+    def _over_rows(self, sums: Callable[[RowBends, Rows, slice], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """What `sums` gives for rows of some models, over all rows and processes."""
 
-        def of(pieces: Sequence[Rows]) -> tuple[Tensor, ...]:
-            return added(sums(rows, self._predictor(rows)) for rows in pieces)
+        def of(pieces: Sequence[tuple[slice, Rows]]) -> dict[int, tuple[Tensor, ...]]:
+            found: dict[int, tuple[Tensor, ...]] = {}
+            for models, rows in pieces:
+                _add(found, models.start, sums(self._among(models), rows, models))
+            return found
 
+        total: dict[int, tuple[Tensor, ...]] = {}
         with self.ranks.together():
-            total = added(new for chunk in self.source for new in spread(of, _pieces(to_float64(chunk))))
-        return self.ranks.sum(*total)
+            for chunk in self.source:
+                for part in spread(of, _pieces(to_float64(chunk))):
+                    for first, new in part.items():
+                        _add(total, first, new)
+        joined = [torch.cat(values) for values in zip(*(total[first] for first in sorted(total)), strict=True)]
+        return self.ranks.sum(*joined)
+
+    def _among(self, models: slice) -> RowBends:
+        """Those of some of the models."""
+        if models == slice(0, len(self.coef)):
+            return self
+        part = copy.copy(self)
+        part.coef, part.family = self.coef[models], take_family(self.family, models)
+        return part
 
     def _predictor(self, rows: Rows) -> Tensor:
         eta = linear_predictor(rows, self.coef)
@@ -92,7 +114,7 @@ class RowBends:
 
     def _sums(self, rows: Rows, eta: Tensor, root: DenseRoot, directions: Tensor) -> tuple[Tensor, ...]:
         near = [(eta - end).abs() for end in self.ends if math.isfinite(end)]
-        step = STEP * (torch.stack(near).amin(0) if near else torch.ones_like(eta))
+        step = STEP * torch.stack(near).amin(0) if near else STEP
         middle, around = self._values(rows, eta)[1], [self._values(rows, eta + k * step)[1] for k in NODES]
         weight = torch.where(rows.weight > 0, rows.weight, 0.0)
         bend, again = (difference(around, FIRST, step) * weight, difference(around, SECOND, step, middle) * weight)
@@ -115,7 +137,7 @@ class RowBends:
         grams = torch.stack([gram(rows, change).written_out() for change in changes], 1)
         return (project(rows, length * bend), grams, twice, *extra)
 
-    def _of_shape(self, rows: Rows, eta: Tensor, step: Tensor, middle: Tensor) -> tuple[Tensor, ...]:
+    def _of_shape(self, rows: Rows, eta: Tensor, step: Tensor | float, middle: Tensor) -> tuple[Tensor, ...]:
         """`dW/dshape`, `d2W/deta dshape`, `d2W/dshape2` and `d2s/dshape2` of each row."""
         around = [self._values(rows, eta, k) for k in NODES]
         scores, weights = [score for score, _ in around], [weight for _, weight in around]
@@ -129,9 +151,16 @@ class RowBends:
         )
 
 
-def _pieces(rows: Rows) -> list[Rows]:
+def _pieces(rows: Rows) -> list[tuple[slice, Rows]]:
     """The rows in pieces whose values for each row, of which there are many, are no more than fit a cache or so."""
-    return list(rows.pieces()) if rows.indexed is None else [block for _, block in rows.blocks()]
+    if rows.indexed is not None or not (rows.shared or rows.on_card):
+        return list(rows.blocks())
+    every = slice(0, rows.y.shape[0])
+    return [(every, piece) for piece in rows.pieces()]
+
+
+def _add(sums: dict[int, tuple[Tensor, ...]], key: int, new: tuple[Tensor, ...]) -> None:
+    sums[key] = added((sums[key], new)) if key in sums else new
 
 
 def added(many: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
@@ -143,5 +172,7 @@ def difference(
     values: list[Tensor], weights: tuple[float, ...], step: Tensor | float, middle: Tensor | None = None
 ) -> Tensor:
     """A derivative by values at `NODES` steps: the first, or with the `middle` the second."""
-    total = sum((w * value for w, value in zip(weights, values, strict=True)), torch.zeros_like(values[0]))
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        total = torch.add(total, value, alpha=weight)
     return total / step if middle is None else (total - 2.5 * middle) / step**2

@@ -103,8 +103,16 @@ class Criterion:
         """The criterion of some models at `theta` (b, K), from coefficients near by (b, p)."""
         return self.said(lane, theta, self._fitted(lane, theta, start))
 
+    def roughly(self, lane: Tensor, theta: Tensor, start: Tensor, most: float) -> Marginal:
+        """The same by one pass, where the step that is left has no larger decrement than `most`."""
+        stand = self._stand(lane, theta, start)
+        far = (~(stand.sound & (stand.decrement <= most * stand.unit))).nonzero()[:, 0]
+        if far.numel():
+            stand = stand.place(far, self._fitted(lane[far], theta[far], start[far]))
+        return self.said(lane, theta, stand)
+
     def said(self, lane: Tensor, theta: Tensor, found: Stand) -> Marginal:
-        """The criterion of some models where they stand: the step that they have left is taken by their quadratic model."""
+        """The criterion of some models where they stand; the step they have left is taken by their quadratic model."""
         strength, coef = theta[:, : self.many].exp(), found.coef + found.left
         squares = self._squares(strength, self._away(lane, coef))
         size, own, twice = self.ranges.log_determinant(strength)
@@ -113,7 +121,7 @@ class Criterion:
         half, phi, bend = self._unlikely(lane, theta, found, total, squares.sum(-1))
         value = half + (found.log - size) / 2 - self.free[lane] * torch.log(2 * math.pi * phi) / 2
         value = torch.where(found.sound & torch.isfinite(value), value, torch.inf)
-        traces = self._within(found.inner, strength).diagonal(dim1=-2, dim2=-1).sum(-1)
+        traces = self._traces(found.inner, strength)
         gram = found.here.gram.written_out()
         parts = (found.root, found.inner, squares, traces, own, twice, bend, gram)
         return Marginal(theta, coef, value, phi, *parts)
@@ -188,7 +196,9 @@ class Criterion:
 
     def refined(self, found: Solution, theta: Tensor, family: Family) -> Solution:
         """A fit of all models with its last digits, and the root of its inverse information, from the rotated basis."""
-        return self._refined(found, theta, fold(self.source, Point(found.coef, self.several, census=True), family, self.link))
+        return self._refined(
+            found, theta, fold(self.source, Point(found.coef, self.several, census=True), family, self.link)
+        )
 
     def _refined(self, found: Solution, theta: Tensor, here: Moments) -> Solution:
         strength, keep = theta[:, : self.many].exp(), found.keep
@@ -294,11 +304,13 @@ class Criterion:
         self, gram: Tensor, strength: Tensor, keep: Tensor, restricted: bool = False
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Roots of the inverse of `X'WX + S` and of what the determinant is of, its logarithm, where it is sound."""
-        both, turn = keep.unsqueeze(-1) & keep.unsqueeze(-2), self.ranges.rotation
-        gram = torch.where(both, gram, torch.diag_embed((~keep).to(gram.dtype)))
-        whole = turn.mT @ gram @ turn + self.ranges.whole(strength)
+        every, turn = bool(keep.all()), self.ranges.rotation
+        if not every:
+            both = keep.unsqueeze(-1) & keep.unsqueeze(-2)
+            gram = torch.where(both, gram, torch.diag_embed((~keep).to(gram.dtype)))
+        whole = self.ranges.whole(strength).add_(turn.mT @ gram @ turn)
         root, log, sound = scaled_root(whole)
-        root = torch.where(keep.unsqueeze(-1), turn @ root, 0.0)
+        root = turn @ root if every else torch.where(keep.unsqueeze(-1), turn @ root, 0.0)
         if self.restricted or restricted:
             return root, root, log, sound
         at = self.ranges.inside.nonzero()[:, 0]
@@ -353,6 +365,11 @@ class Criterion:
         """(B, J) `lambda_j b' S_j b`."""
         own = coef @ self.ranges.rotation
         return strength * torch.stack([((own[:, at] @ m) * own[:, at]).sum(-1) for at, m in self.ranges.blocks], -1)
+
+    def _traces(self, inner: Tensor, strength: Tensor) -> Tensor:
+        """(B, J) the traces of `inner' lambda_j S_j inner`."""
+        parts = [(self.ranges.rotation[:, at].mT @ inner, matrix) for at, matrix in self.ranges.blocks]
+        return strength * torch.stack([(part * (matrix @ part)).sum((-2, -1)) for part, matrix in parts], -1)
 
     def _within(self, inner: Tensor, strength: Tensor) -> Tensor:
         """(B, J, r, r) `inner' lambda_j S_j inner`."""

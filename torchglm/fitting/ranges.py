@@ -80,6 +80,10 @@ class Ranges:
         value = strength.new_zeros(models)
         first, second = strength.new_zeros(models, many), strength.new_zeros(models, many, many)
         for group in self.groups:
+            if len(group.blocks) == 1:  # a multiple of one matrix
+                [j], rank = group.blocks, len(group.at)
+                value, first[:, j] = value + rank * strength[:, j].log() + scaled_root(group.matrices)[1], float(rank)
+                continue
             own, at = strength[:, group.blocks], torch.tensor(group.blocks, device=strength.device)
             root, log, _ = scaled_root(self._sum(group, strength))
             parts = own[..., None, None] * (root.mT.unsqueeze(1) @ group.matrices @ root.unsqueeze(1))
@@ -121,13 +125,14 @@ def scaled_root(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`R` (B, p, p) with `R R'` the inverse, the log-determinant (B,), and (B,) whether it is positive definite."""
     size = matrix.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(size > 0, size, 1.0).rsqrt()
-    lower, info = torch.linalg.cholesky_ex(matrix * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+    lower, info = torch.linalg.cholesky_ex((matrix * scale.unsqueeze(-1)).mul_(scale.unsqueeze(-2)))
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     sound = (info == 0) & torch.isfinite(lower).flatten(1).all(-1)
-    lower = torch.where(sound[:, None, None], lower, eye)
-    root = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT * scale.unsqueeze(-1)
+    if lower.is_cuda or not bool(sound.all()):
+        lower = torch.where(sound[:, None, None], lower, eye)
     log = 2 * (lower.diagonal(dim1=-2, dim2=-1).log() - scale.log()).sum(-1)
-    return root, log, sound
+    root = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT
+    return root.mul_(scale.unsqueeze(-1)), log, sound
 
 
 def connected(penalty: Quadratic) -> list[list[int]]:

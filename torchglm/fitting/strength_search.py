@@ -18,7 +18,9 @@ from torchglm.fitting.marginal import Marginal
 from torchglm.fitting.status import Status
 
 LONGEST = 4.0  # step of a log strength
-SETTLED = 1e-6  # a Newton step so short is the last
+SETTLED = 2e-5  # a Newton step so short is the last: it leaves about its square
+ROUGH = 1e-3  # decrement that the first fits may leave, which a search begins with
+UNSURE = 0.1  # by which the criterion of such fits may be wrong
 SHORT = 1e-3  # a last step so short leaves about its square
 SLACK = 1e-12  # share of the criterion that rounding leaves unsaid
 HALVINGS = 20
@@ -43,6 +45,7 @@ class StrengthSearch:
         self.criterion, self.ends, self.most = criterion, ends.clone(), most
         self.widest, self.far = ends, ends[..., 1] - math.log(ENDLESS / FAR)
         self.theta, self.coef, self.limit = theta.clone(), coef.clone(), torch.zeros_like(theta, dtype=torch.bool)
+        self.unsure = 0.0
         self.value = torch.full_like(theta[:, 0], torch.nan)
         self.phi, self.steps = self.value.clone(), torch.zeros(len(theta), dtype=torch.int64, device=theta.device)
         self.status = torch.full_like(self.steps, int(Status.ITERATION_LIMIT))
@@ -53,9 +56,10 @@ class StrengthSearch:
             getattr(self, name)[lane] = getattr(other, name)[lane]
         return self
 
-    def run(self, lane: Tensor, at: Marginal, other: Tensor) -> None:
-        """From a first point to the end, for models `lane`; `other` (B, K) is a point that is looked at beside it."""
+    def run(self, lane: Tensor, theta: Tensor, coef: Tensor, other: Tensor) -> None:
+        """From a point (b, K) to the end, for models `lane`; `other` (B, K) is one that is looked at beside it."""
         self.ends[lane], self.limit[lane] = self.widest[lane], False
+        at, self.unsure = self.criterion.roughly(lane, theta, coef, ROUGH), UNSURE
         lost = torch.isinf(at.value)
         self._end(lane[lost], at.take(lost), Status.STALLED)
         lane, at = lane[~lost], at.take(~lost)
@@ -73,6 +77,7 @@ class StrengthSearch:
             if not lane.numel():
                 break
             lane, at = self._advance(lane, at, settled)
+            self.unsure = 0.0
         self._end(lane, at, Status.ITERATION_LIMIT)
         lanes, parts = zip(*self._found, strict=True) if self._found else ((lane[:0],), (at.take(lane[:0]),))
         return torch.cat(lanes), Marginal.cat(parts)
@@ -106,9 +111,10 @@ class StrengthSearch:
         gradient, hessian, moves = self.criterion.slopes(lane, at)
         step, held, decrement = self._step(lane, at, gradient, hessian)
         done = (step.abs() <= settled).all(-1) | (decrement <= SLACK * at.value.abs())
+        done &= self.unsure == 0
         index = done.nonzero()[:, 0]
         self.limit[lane[index]] = held[index]
-        last = self._last(lane[index], at.take(index), step[index], decrement[index], moves[index])
+        last = self._last(lane[index], at.take(index), step[index], decrement[index], moves[index], max(settled, SHORT))
         self._end(lane[index], last, Status.CONVERGED)
         self._found.append((lane[index], last))
         going = (~done).nonzero()[:, 0]
@@ -120,7 +126,7 @@ class StrengthSearch:
                 return lane, at
             trial = self._trial(lane[left], at.take(left), step[left], moves[left])
             old = at.value[left]
-            down = trial.value <= old + SLACK * old.abs()
+            down = trial.value <= old + SLACK * old.abs() + self.unsure
             at = at.place(left[down], trial.take(down))
             left, step = left[~down], step / 2
         stuck = torch.zeros_like(lane, dtype=torch.bool).index_fill(0, left, True)
@@ -137,15 +143,17 @@ class StrengthSearch:
         """The criterion at the end of a step."""
         return self.criterion.at(lane, *self._moved(lane, at, step, moves))
 
-    def _last(self, lane: Tensor, at: Marginal, step: Tensor, decrement: Tensor, moves: Tensor) -> Marginal:
+    def _last(
+        self, lane: Tensor, at: Marginal, step: Tensor, decrement: Tensor, moves: Tensor, short: float
+    ) -> Marginal:
         """The end of a step that is too short to be judged, where the criterion is known there.
 
-        At a known dispersion the derivatives say of a very short one all that a pass would.
+        At a known dispersion the derivatives say of a `short` one all that a pass would.
         """
         if not lane.numel():
             return at
         theta, coef = self._moved(lane, at, step, moves)
-        near = torch.isinf(at.bend) & (step.abs() <= SHORT).all(-1)
+        near = torch.isinf(at.bend) & (step.abs() <= short).all(-1)
         found = replace(at, theta=theta, coef=coef, value=at.value - decrement / 2)
         index = (~near).nonzero()[:, 0]
         if not index.numel():

@@ -158,8 +158,8 @@ class _Fit:
 
     def _to_the_end(self, lane: Tensor, theta: Tensor, coef: Tensor) -> None:
         if lane.numel():
-            other, self.search.criterion = self.scales, frozen(self.search.criterion, lane, theta, coef)
-            self.search.run(lane, self.search.criterion.at(lane, theta, coef), other)
+            self.search.criterion = frozen(self.search.criterion, lane, theta, coef)
+            self.search.run(lane, theta, coef, self.scales)
 
     def _fit(self, rest: Tensor, start: Tensor | None) -> None:
         """Begin models anew, with fits at strengths in the middle."""

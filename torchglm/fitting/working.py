@@ -20,8 +20,8 @@ from torchglm.fitting.strength_search import ENDLESS, StrengthSearch
 
 PASSES = 12  # of which a model that needs more is left to a search of its own
 STEPS = 2  # of strengths by the sums of one pass
-ROUGH = 0.05  # a step of log strengths so short is no matter before the next pass
-GAIN = 1e-2  # of the criterion, that the next pass promises and that is left to the search with its exact derivatives
+ROUGH = 0.3  # a step of log strengths so short is no matter before the next pass
+GAIN = 0.1  # of the criterion, which is left to the search with its exact derivatives
 WITHIN = 10.0  # times the information over the penalty, and its inverse, that strengths stay within
 
 Teller = Callable[[Tensor, Tensor, Tensor, int], None]
@@ -58,7 +58,7 @@ class Working(Criterion):
 def performed(
     criterion: Criterion, ends: Tensor, lane: Tensor, theta: Tensor, coef: Tensor, tell: Teller
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Strengths `theta` (b, J) and `coef` (b, p) of models `lane`, the passes (b,) they took, and (b,) whether they came
+    """Strengths (b, J) and coefficients (b, p) of models `lane`, the passes (b,) they took, and (b,) whether they came
     near an end; the others are left where they were.
 
     `ends` (B, J, 2) are those of all models; `tell` is told of models, coefficients and deviances after a pass.
@@ -72,11 +72,11 @@ def performed(
         models = lane[left]
         here = criterion.sums(models, *now)
         tell(models, now[1], 2 * here.objective, turn)
-        promised, *now = _step(criterion, inner, models, *now, here, whole)
+        promised, own, move = _step(criterion, inner, models, *now, here, whole)
         ended = promised <= GAIN
         going, index = torch.isfinite(promised) & ~ended, left[ended]
-        theta[index], coef[index], near[index], passes[index] = now[0][ended], now[1][ended], True, turn + 1
-        left, now = left[going], tuple(value[going] for value in now)
+        theta[index], coef[index], near[index], passes[index] = own[ended], move[ended], True, turn + 1
+        left, now = left[going], (own[going], move[going])
         if not left.numel():
             break
     return theta, coef, passes, near
