@@ -44,6 +44,7 @@ from torchglm.special.roots import root as root_of
 
 QUICK = 6  # Newton steps of a fit from coefficients near by
 FALLING = 0.1  # share of its decrement that a step may leave, else a search goes on
+CLOSE = 1e-12  # share of the objective by which a square may move the criterion
 ROUNDED = 1e-10  # a decrement that may be rounding where it does not fall
 
 
@@ -68,9 +69,11 @@ class Criterion:
         self.source, self.family, self.link, self.penalty, self.name = source, family, link, penalty, name
         self.options, self.phi, self.keep = options, phi, first.keep
         self.several = isinstance(family, VectorFamily)  # of which the deviance is the whole likelihood
+        known = not (self.several or family.has_dispersion)
+        self.relative = known and first.coef.device.type == "cpu"  # objectives need not say what `y` alone adds
         self.ranges = Ranges(penalty, first.coef.shape[-1], first.coef.device)
         self.count, self.weight = first.moments.count, first.moments.weight
-        self.saturated = torch.full_like(self.count, torch.nan)  # log-likelihood beside the deviance, once it is known
+        self.saturated = torch.full_like(self.count, torch.nan)  # log-likelihood beside the objective, once it is known
         self.restricted = penalty.method == "reml"
         self.flat = family.least_squares and type(link) is Identity  # the information is the same everywhere
         self.free = self.keep.sum(-1) - self.ranges.rank if self.restricted else torch.zeros_like(self.count)
@@ -123,13 +126,13 @@ class Criterion:
         value = torch.where(found.sound & torch.isfinite(value), value, torch.inf)
         traces = self._traces(found.inner, strength)
         gram = found.here.gram.written_out()
-        parts = (found.root, found.inner, squares, traces, own, twice, bend, gram)
+        parts = (found.root, found.inner, found.log, squares, traces, own, twice, bend, gram)
         return Marginal(theta, coef, value, phi, *parts)
 
     def _fitted(self, lane: Tensor, theta: Tensor, start: Tensor) -> Stand:
         """The penalised fits of some models: by Newton's steps alone where they close in, else by a search."""
         at = self._stand(lane, theta, start)
-        going = ~at.is_close
+        going = ~at.close
         for _ in range(QUICK):
             index = going.nonzero()[:, 0]
             if not index.numel():
@@ -140,7 +143,7 @@ class Criterion:
             moved = falls.nonzero()[:, 0]
             at = at.place(index[moved], new.take(moved))
             stays = ~falls & (old <= ROUNDED * at.unit[index])
-            going[index] = ~(at.is_close[index] | stays)
+            going[index] = ~(at.close[index] | stays)
             if not bool((falls | stays).all()):
                 break
         index = going.nonzero()[:, 0]
@@ -163,7 +166,7 @@ class Criterion:
 
     def sums(self, lane: Tensor, theta: Tensor, coef: Tensor) -> Moments:
         """The sums of a pass at coefficients (b, p), with the observed information."""
-        return fold(self._rows(lane), Point(coef, True, census=True), self._family(lane, theta), self.link)
+        return fold(self._rows(lane), Point(coef, True, relative=self.relative), self._family(lane, theta), self.link)
 
     def standing(self, lane: Tensor, theta: Tensor, coef: Tensor, here: Moments) -> Stand:
         """Some models at coefficients (b, p) of which a pass has left the sums `here`."""
@@ -173,26 +176,24 @@ class Criterion:
         left = torch.where(keep, _solve(root, score.unsqueeze(1))[:, 0], 0.0)
         sound = sound & here.valid & torch.isfinite(left).all(-1)
         left = torch.where(sound.unsqueeze(-1), left, 0.0)
-        scaled = not self.several and self.family.has_dispersion
-        unit = 2 * here.objective.abs() / self.count[lane] if scaled else torch.ones_like(log)
-        return Stand(coef, here, root, inner, log, sound, left, (score * left).sum(-1), unit)
+        count, size, decrement = self.count[lane], here.objective.abs(), (score * left).sum(-1)
+        unit = torch.ones_like(log) if self.several or not self.family.has_dispersion else 2 * size / count
+        # a step of decrement d moves the logarithm of the determinant by about p sqrt(d / n)
+        least = (CLOSE * size.clamp(min=1.0) / coef.shape[-1]).square() * count
+        return Stand(coef, here, root, inner, log, sound, left, decrement, unit, sound & (decrement <= least * unit))
 
     def guess(self, lane: Tensor, at: Marginal, theta: Tensor) -> Tensor:
         """(b,) what the criterion would be at `theta` if the likelihood were quadratic: it costs no pass."""
         away = self._away(lane, at.coef)
         right = (at.gram @ away.unsqueeze(-1)).squeeze(-1) + self._drawn(at.theta, away).sum(1)
-        values = []
-        for point in (at.theta, theta):
-            strength = point[:, : self.many].exp()
-            root, _, log, sound = self._roots(at.gram, strength, self.keep[lane])
-            drawn = -(right * _solve(root, right.unsqueeze(1))[:, 0]).sum(-1)
-            volume = (log - self.ranges.log_determinant(strength)[0]) / 2
-            values.append((drawn, torch.where(sound, volume, torch.inf)))
-        (before, old), (after, new) = values
-        rise, freedom = (after - before) / at.phi, self.count[lane] - self.free[lane]
+        root, _, log, sound = self._roots(at.gram, theta[:, : self.many].exp(), self.keep[lane])
+        before, after = ((right * _solve(own, right.unsqueeze(1))[:, 0]).sum(-1) for own in (at.root, root))
+        sizes = (self.ranges.log_determinant(point[:, : self.many].exp())[0] for point in (at.theta, theta))
+        old, new = ((own - size) / 2 for own, size in zip((at.log, log), sizes, strict=True))
+        rise, freedom = (before - after) / at.phi, self.count[lane] - self.free[lane]
         estimated = self.phi is None and self.family.has_dispersion
         half = freedom * torch.log1p(rise.clamp(min=0) / freedom) / 2 if estimated else rise / 2
-        return (at.value + half + new - old).nan_to_num(torch.inf)
+        return torch.where(sound, at.value + half + new - old, torch.inf).nan_to_num(torch.inf)
 
     def refined(self, found: Solution, theta: Tensor, family: Family) -> Solution:
         """A fit of all models with its last digits, and the root of its inverse information, from the rotated basis."""

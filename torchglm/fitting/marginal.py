@@ -11,17 +11,16 @@ from torch import Tensor
 from torchglm.fitting.by_model import ByModel
 from torchglm.fitting.moments import Moments
 
-CLOSE = 1e-12  # share of the objective by which a square may move the criterion
-
 
 @dataclass
 class Marginal(ByModel):
     """The criterion of `B` models at `theta` (B, K): the log strengths (J), and the raw shape that is estimated.
 
     `coef` (B, p) are the penalised maxima, `value` (B,) the criterion (infinite where there is none), `phi` (B,) the
-    dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant; `squares` (B, J)
-    `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the derivatives of `log|S|_+`; `bend` (B,)
-    the second derivative of the criterion by `log phi`, infinite where it is held; `gram` (B, p, p) is `X'WX`.
+    dispersion; `root` (B, p, p) of the inverse of `X'WX + S`, and `inner` of that of the determinant, whose logarithm
+    is `log` (B,); `squares` (B, J) `lambda_j b'S_jb`, `traces` (B, J) `lambda_j tr A S_j`, `own` and `twice` the
+    derivatives of `log|S|_+`; `bend` (B,) the second derivative of the criterion by `log phi`, infinite where it is
+    held; `gram` (B, p, p) is `X'WX`.
     """
 
     theta: Tensor
@@ -30,6 +29,7 @@ class Marginal(ByModel):
     phi: Tensor
     root: Tensor
     inner: Tensor
+    log: Tensor
     squares: Tensor
     traces: Tensor
     own: Tensor
@@ -48,7 +48,8 @@ class Stand(ByModel):
     """Some models at coefficients `coef` (b, p): the sums of the pass there, and what they say.
 
     `root`, `inner` and `log` are as in `Marginal`, `sound` (b,) where they are; `left` (b, p) is the Newton step from
-    there, of `decrement` (b,), and `unit` (b,) about the dispersion, in which decrements are measured.
+    there, of `decrement` (b,), and `unit` (b,) about the dispersion, in which decrements are measured. `close` (b,)
+    says that the information at hand is that of the maximum, as far as the criterion tells.
     """
 
     coef: Tensor
@@ -60,12 +61,4 @@ class Stand(ByModel):
     left: Tensor
     decrement: Tensor
     unit: Tensor
-
-    @property
-    def is_close(self) -> Tensor:
-        """(b,) where the information at hand is that of the maximum, as far as the criterion tells.
-
-        A step of decrement `d` moves the logarithm of the determinant by about `p sqrt(d / n)`.
-        """
-        size, p = self.here.objective.abs().clamp(min=1.0), self.coef.shape[-1]
-        return self.sound & (self.decrement <= ((CLOSE * size / p).square() * self.here.count) * self.unit)
+    close: Tensor

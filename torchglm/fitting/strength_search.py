@@ -18,7 +18,7 @@ from torchglm.fitting.marginal import Marginal
 from torchglm.fitting.status import Status
 
 LONGEST = 4.0  # step of a log strength
-SETTLED = 2e-5  # a Newton step so short is the last: it leaves about its square
+SETTLED = 1e-4  # a Newton step so short is the last: it leaves about its square
 ROUGH = 1e-3  # decrement that the first fits may leave, which a search begins with
 UNSURE = 0.1  # by which the criterion of such fits may be wrong
 SHORT = 1e-3  # a last step so short leaves about its square

@@ -215,12 +215,13 @@ class _Fit:
         again = irls(self.source, family, self.link, start=self.search.coef, **own)
         return _placed(found, rest.nonzero()[:, 0], again)
 
-    def _tell(self, lane: Tensor, coef: Tensor, deviance: Tensor, passes: int) -> None:
+    def _tell(self, lane: Tensor, coef: Tensor, passes: int) -> None:
         """Tell what models `lane` have reached after so many passes, where anyone asks."""
         if self.observe is None:
             return
-        whole = torch.full_like(self.search.phi, torch.nan).index_copy(0, lane, deviance)
-        self.observe(Progress(self.search.coef.index_copy(0, lane, coef), self.first.n_iter + passes, whole))
+        whole = self.search.coef.index_copy(0, lane, coef)
+        here = fold(self.source, Point(whole, curved=False), self.family, self.link)
+        self.observe(Progress(whole, self.first.n_iter + passes, 2 * here.objective))
 
 
 def _placed(whole: Solution, models: Tensor, found: Solution) -> Solution:

@@ -24,7 +24,7 @@ ROUGH = 0.3  # a step of log strengths so short is no matter before the next pas
 GAIN = 0.1  # of the criterion, which is left to the search with its exact derivatives
 WITHIN = 10.0  # times the information over the penalty, and its inverse, that strengths stay within
 
-Teller = Callable[[Tensor, Tensor, Tensor, int], None]
+Teller = Callable[[Tensor, Tensor, int], None]
 
 
 class Working(Criterion):
@@ -61,7 +61,7 @@ def performed(
     """Strengths (b, J) and coefficients (b, p) of models `lane`, the passes (b,) they took, and (b,) whether they came
     near an end; the others are left where they were.
 
-    `ends` (B, J, 2) are those of all models; `tell` is told of models, coefficients and deviances after a pass.
+    `ends` (B, J, 2) are those of all models; `tell` is told of models, their coefficients and the passes.
     """
     inner = (ends + torch.tensor([1.0, -1.0], device=ends.device) * math.log(ENDLESS / WITHIN)).contiguous()
     whole = theta.new_zeros(len(ends), theta.shape[1]), coef.new_zeros(len(ends), coef.shape[1])
@@ -71,7 +71,7 @@ def performed(
     for turn in range(PASSES):
         models = lane[left]
         here = criterion.sums(models, *now)
-        tell(models, now[1], 2 * here.objective, turn)
+        tell(models, now[1], turn)
         promised, own, move = _step(criterion, inner, models, *now, here, whole)
         ended = promised <= GAIN
         going, index = torch.isfinite(promised) & ~ended, left[ended]
