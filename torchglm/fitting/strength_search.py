@@ -25,26 +25,35 @@ SHORT = 1e-3  # a last step so short leaves about its square
 SLACK = 1e-12  # share of the criterion that rounding leaves unsaid
 HALVINGS = 20
 ROUNDS = 3  # of looks for a lower point elsewhere
-NEAR = 2.0  # a rise of the criterion that a quadratic likelihood may be wrong by
+NEAR = 2.0  # a rise of the criterion that a quadratic likelihood may be wrong by, or behind which a lower point may lie
 LOWER = 1e-6  # a fall of it that makes another point the better one
+HIGHER = 20.0  # a rise that a quadratic likelihood may be wrong by, from a limit to a strength inside
 FAR = 1e2  # a strength so many times the information over the penalty is at its limit but for a little
 ENDLESS = 1e8  # a strength so many times the information over the penalty is infinite; so many times below it, zero
+TAIL = 0.5  # degrees of freedom of a penalised part below which the criterion may be all but linear in 1 / strength
 FLAT = 1e-3  # degrees of freedom of a penalised part that are none
 NONE = 1e-7  # and those that it has left where its strength counts as infinite
+RISE = 1e-3  # a slope of the criterion that rises into a limit, as a share of the degrees of freedom there
 LEVEL = 1e-5  # a slope of the criterion that is none, at a limit
+REACHED = ("theta", "coef", "value", "phi", "status", "limit", "rising", "ends")
 
 
 class StrengthSearch:
     """The search for the least criterion of each model, within `ends` (B, K, 2) of its parameters.
 
     What it has reached: `theta` (B, K), `coef` (B, p), the criterion's `value` and the dispersion `phi` (B,), and
-    with the `status` (B,) of each model the `steps` that were made (B,) and which parameters stand at a `limit` (B, K).
+    with the `status` (B,) of each model the `steps` that were made (B,) and which parameters stand at a `limit` (B, K)
+    and where the criterion is `rising` (B, K) into it. No step is to where a penalised part has fewer than `least` degrees
+    of freedom.
     """
 
-    def __init__(self, criterion: Criterion, ends: Tensor, theta: Tensor, coef: Tensor, most: int) -> None:
-        self.criterion, self.ends, self.most = criterion, ends.clone(), most
+    def __init__(
+        self, criterion: Criterion, ends: Tensor, theta: Tensor, coef: Tensor, most: int, least: float = 0.0
+    ) -> None:
+        self.criterion, self.ends, self.most, self.least = criterion, ends.clone(), most, least
         self.widest, self.far = ends, ends[..., 1] - math.log(ENDLESS / FAR)
         self.theta, self.coef, self.limit = theta.clone(), coef.clone(), torch.zeros_like(theta, dtype=torch.bool)
+        self.rising, self.leaps = self.limit.clone(), not least
         self.unsure = 0.0
         self.value = torch.full_like(theta[:, 0], torch.nan)
         self.phi, self.steps = self.value.clone(), torch.zeros(len(theta), dtype=torch.int64, device=theta.device)
@@ -52,7 +61,7 @@ class StrengthSearch:
 
     def with_those_of(self, other: StrengthSearch, lane: Tensor) -> StrengthSearch:
         """This search with what another has reached of some models."""
-        for name in ("theta", "coef", "value", "phi", "steps", "status", "limit", "ends") if lane.numel() else ():
+        for name in (*REACHED, "steps") if lane.numel() else ():
             getattr(self, name)[lane] = getattr(other, name)[lane]
         return self
 
@@ -63,12 +72,25 @@ class StrengthSearch:
         lost = torch.isinf(at.value)
         self._end(lane[lost], at.take(lost), Status.STALLED)
         lane, at = lane[~lost], at.take(~lost)
+        lane, at = self.descend(lane, at)
         for _ in range(ROUNDS):
-            ended = self.descend(lane, at)
-            lane, at = self._elsewhere(*ended, other)
+            lane, at = self._elsewhere(lane, at, other)
             if not lane.numel():
                 return
-        self.descend(lane, at)
+            lane, at = self._from(lane, at)
+
+    def _from(self, lane: Tensor, at: Marginal) -> tuple[Tensor, Marginal]:
+        """To the end from another point; models that do not end lower there stay where they were."""
+        before = {name: getattr(self, name)[lane] for name in REACHED}
+        self.ends[lane], self.limit[lane] = self.widest[lane], False
+        self.leaps = False
+        found, at = self.descend(lane, at)
+        self.leaps = True
+        better = (self.status[lane] == int(Status.CONVERGED)) & (self.value[lane] < before["value"] - LOWER)
+        for name, value in before.items():
+            getattr(self, name)[lane[~better]] = value[~better]
+        kept = torch.isin(found, lane[better])
+        return found[kept], at.take(kept)
 
     def descend(self, lane: Tensor, at: Marginal, settled: float = SETTLED) -> tuple[Tensor, Marginal]:
         """To the end from a first point; which models came to a minimum, and where."""
@@ -85,22 +107,24 @@ class StrengthSearch:
     def _elsewhere(self, lane: Tensor, at: Marginal, other: Tensor) -> tuple[Tensor, Marginal]:
         """Models of which another point is lower, and that point: a strength at its limit, or one there as in `other`.
 
-        Where a quadratic likelihood would be clearly higher there nothing is evaluated.
+        From a limit the way leads over higher points at times, which are therefore given as well; where the criterion
+        rises into the limit they are near. Where a quadratic likelihood would be clearly higher nothing is evaluated.
         """
-        best, where = at.value, at
+        best, where = at.value.clone(), at
         for j in range(self.criterion.many if lane.numel() else 0):
             limit = self.limit[lane, j] & (at.theta[:, j] >= self.ends[lane, j, 1])
             theta = at.theta.clone()
-            theta[:, j] = torch.where(limit, other[lane, j], self.far[lane, j])
-            index = (self.criterion.guess(lane, at, theta) < at.value + NEAR).nonzero()[:, 0]
+            inside = torch.where(self.rising[lane, j], at.theta[:, j] - math.log(TAIL / 2 / NONE), other[lane, j])
+            theta[:, j] = torch.where(limit, inside, self.far[lane, j])
+            rise = self.criterion.guess(lane, at, theta) - at.value
+            index = (rise < torch.where(limit, HIGHER, NEAR)).nonzero()[:, 0]
             if not index.numel():
                 continue
             new = self.criterion.at(lane[index], theta[index], at.coef[index])
-            index, new = index[lower := new.value < best[index] - LOWER], new.take(lower)
+            below = best[index] - torch.where(limit[index] & (best[index] == at.value[index]), -NEAR, LOWER)
+            index, new = index[chosen := new.value < below], new.take(chosen)
             where, best = where.place(index, new), best.index_copy(0, index, new.value)
-        index = (best < at.value).nonzero()[:, 0]
-        self.ends[lane[index]] = self.widest[lane[index]]
-        self.limit[lane[index]] = False
+        index = (best != at.value).nonzero()[:, 0]
         return lane[index], where.take(index)
 
     def _inside(self, lane: Tensor, theta: Tensor) -> Tensor:
@@ -114,6 +138,8 @@ class StrengthSearch:
         done &= self.unsure == 0
         index = done.nonzero()[:, 0]
         self.limit[lane[index]] = held[index]
+        many = self.criterion.many
+        self.rising[lane[index], :many] = (gradient[:, :many] > RISE * (at.own - at.traces))[index]
         last = self._last(lane[index], at.take(index), step[index], decrement[index], moves[index], max(settled, SHORT))
         self._end(lane[index], last, Status.CONVERGED)
         self._found.append((lane[index], last))
@@ -165,13 +191,17 @@ class StrengthSearch:
     def _step(self, lane: Tensor, at: Marginal, gradient: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The step (b, K), the parameters (b, K) that stay at a limit, and the decrement (b,).
 
-        Where a part has no degrees of freedom left and its strength still grows, the step is to the limit at once.
+        Where a part has no degrees of freedom left and its strength still grows, the step is to the limit at once; so
+        it is where few are left and a criterion that is quadratic in `u = 1 / strength` falls down to `u = 0`: by the
+        derivatives `g` and `h` by the logarithm its minimum is at `u (h + 2 g) / (h + g)`.
         """
         many = self.criterion.many
-        freedom = at.own - at.traces  # of each penalised part
+        freedom, slope, bend = at.own - at.traces, gradient[:, :many], hessian.diagonal(dim1=-2, dim2=-1)[:, :many]
+        few = (freedom < FLAT) | ((freedom < TAIL) & (bend + 2 * slope <= 0) & self.leaps)
         far = (at.theta[:, :many] + (freedom / NONE).clamp(min=1.0).log()).clamp(max=self.ends[lane, :many, 1])
         flat = torch.zeros_like(gradient, dtype=torch.bool)
-        flat[:, :many] = (freedom < FLAT) & (gradient[:, :many] < 0) & (at.theta[:, :many] < self.ends[lane, :many, 1])
+        if not self.least:
+            flat[:, :many] = few & (slope < 0) & (at.theta[:, :many] < self.ends[lane, :many, 1])
         self.ends[lane, :many, 1] = torch.where(flat[:, :many], far, self.ends[lane, :many, 1])
         low, high = self.ends[lane].unbind(-1)
         held = ((at.theta <= low) & (gradient >= -LEVEL)) | ((at.theta >= high) & (gradient <= LEVEL))
@@ -185,6 +215,8 @@ class StrengthSearch:
         flat &= ~held
         decrement = -(turned * along).sum(-1)
         step = torch.where(held, 0.0, torch.where(flat, high - at.theta, step))
+        if self.least:
+            step[:, :many] = torch.minimum(step[:, :many], (freedom / self.least).log().clamp(min=0.0))
         return step, held, torch.where(flat.any(-1), torch.inf, decrement)
 
     def _end(self, lane: Tensor, at: Marginal, status: Status) -> None:

@@ -7,6 +7,7 @@ Source: Breslow & Clayton (1993), J. Am. Stat. Assoc. 88(421), 9-25; Gu (1992), 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -23,6 +24,7 @@ STEPS = 2  # of strengths by the sums of one pass
 ROUGH = 0.3  # a step of log strengths so short is no matter before the next pass
 GAIN = 0.1  # of the criterion, which is left to the search with its exact derivatives
 WITHIN = 10.0  # times the information over the penalty, and its inverse, that strengths stay within
+LEAST = 0.3  # degrees of freedom of a penalised part below which the information at other strengths is another
 
 Teller = Callable[[Tensor, Tensor, int], None]
 
@@ -32,7 +34,7 @@ class Working(Criterion):
 
     def __init__(self, criterion: Criterion, lane: Tensor, coef: Tensor, here: Moments) -> None:
         vars(self).update(vars(criterion))
-        self.coef, self.here, self.name = coef, here, ""
+        self.coef, self.here = coef, here
         self.exact, self.flat = criterion.flat, True
         self.place = torch.zeros_like(self.count, dtype=torch.int64)
         self.place[lane] = torch.arange(len(lane), device=lane.device)
@@ -61,8 +63,11 @@ def performed(
     """Strengths (b, J) and coefficients (b, p) of models `lane`, the passes (b,) they took, and (b,) whether they came
     near an end; the others are left where they were.
 
-    `ends` (B, J, 2) are those of all models; `tell` is told of models, their coefficients and the passes.
+    A raw shape stays as the family has it. `ends` (B, J, 2) are those of all models; `tell` is told of models, their
+    coefficients and the passes.
     """
+    criterion = copy.copy(criterion)
+    criterion.name = ""
     inner = (ends + torch.tensor([1.0, -1.0], device=ends.device) * math.log(ENDLESS / WITHIN)).contiguous()
     whole = theta.new_zeros(len(ends), theta.shape[1]), coef.new_zeros(len(ends), coef.shape[1])
     left, now = torch.arange(len(lane), device=lane.device), (theta, coef)
@@ -96,7 +101,7 @@ def _step(
     stand = working.standing(lane, theta, coef, here)
     at = working.said(lane, theta, stand)
     sound = torch.isfinite(at.value)
-    search, index = StrengthSearch(working, ends, *whole, STEPS), sound.nonzero()[:, 0]
+    search, index = StrengthSearch(working, ends, *whole, STEPS, LEAST), sound.nonzero()[:, 0]
     search.descend(lane[index], at.take(index), ROUGH)
     promised = at.value + stand.decrement / (2 * at.phi) - search.value[lane]
     return torch.where(sound, promised.nan_to_num(torch.inf), torch.inf), search.theta[lane], search.coef[lane]
