@@ -13,11 +13,16 @@ from torch import Tensor
 
 import torchglm
 from torchglm.families import Family
+from torchglm.fitting import irls as irls_module
+from torchglm.fitting import laplace, strengths
 from torchglm.fitting.irls import irls
+from torchglm.fitting.kernel import fold
 from torchglm.fitting.laplace import Criterion
+from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic, Ridge
 from torchglm.fitting.shape import RowMeans
 from torchglm.fitting.status import FitWarning, Status
+from torchglm.fitting.working import Working
 from torchglm.links import Link, get
 from torchglm.rows.rows import Rows
 
@@ -440,26 +445,68 @@ def test_intervals_cover_a_curve_across_its_range(family: str, link: str) -> Non
 
 
 @torch.no_grad()
-def test_a_minimum_is_the_least_of_several() -> None:
+@pytest.mark.parametrize(("name", "link", "models"), [("bernoulli", "logit", 150), ("gamma", "log", 60)])
+def test_a_minimum_is_the_least_of_several(name: str, link: str, models: int) -> None:
     """Weak curves, whose criterion may have a minimum inside and a lower one at infinity, or the other way round."""
-    models, n, generator = 150, 250, torch.Generator().manual_seed(11)
+    n, generator = 250, torch.Generator().manual_seed(11)
     z = torch.linspace(0, 1, n, dtype=torch.float64)
     design = torch.cat([torch.ones(n, 1, dtype=torch.float64), hats(z, 16)[:, 1:]], -1)
-    y = (torch.rand(models, n, generator=generator, dtype=torch.float64) < torch.sin(6 * z).sigmoid()).double()
+    draws = torch.rand(models, n, generator=generator, dtype=torch.float64)
+    weak = 0.15 * torch.sin(6 * z)
+    y = (draws < (weak / 0.15).sigmoid()).double() if name == "bernoulli" else -draws.log() * weak.exp()
     penalty = Quadratic([(list(range(1, 16)), differences(16)[1:, 1:])], "reml")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
-        result = fitted(y, penalty.blocks, design, family="bernoulli", tol=1e-8)  # type: ignore[arg-type]
+        result = fitted(y, penalty.blocks, design, family=name, link=link, tol=1e-8)
     ones = torch.ones(models, n, dtype=torch.float64)
-    rows, link = [Rows(design, y, ones, 0 * ones, None, False)], get("logit")
-    family = torchglm.Bernoulli()
-    first = irls(rows, family, link, penalty=penalty.with_strength(torch.ones(1, dtype=torch.float64)), **OPTIONS)
-    criterion = Criterion(rows, family, link, penalty, first, OPTIONS, None, "")
+    rows, g = [Rows(design, y, ones, 0 * ones, None, False)], get(link)
+    family = torchglm.families.get(name)
+    first = irls(rows, family, g, penalty=penalty.with_strength(torch.ones(1, dtype=torch.float64)), **OPTIONS)
+    criterion = Criterion(rows, family, g, penalty, first, OPTIONS, None, "")
     assert bool(result.strength.isinf().any()) and bool(result.strength.isfinite().any())
     for log_strength in range(-4, 13, 2):
         theta = torch.full((models, 1), float(log_strength), dtype=torch.float64)
         value = criterion.at(torch.arange(models), theta, first.coef).value
         assert bool((result.criterion <= value + 1e-6).all())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "link", "shift"), CASES)
+def test_the_criterion_of_sums_is_that_of_rows_where_the_information_stays(
+    family: str, link: str, shift: float
+) -> None:
+    """Of the sums at a maximum: value and gradient there, and everywhere if the likelihood is quadratic."""
+    criterion, theta, coef = made(family, link, shift, "reml")
+    lane, many = torch.zeros(1, dtype=torch.int64), criterion.many
+    here = criterion.sums(lane, theta, coef)
+    working = Working(criterion, lane, coef, here)
+    own, exact = working.said(lane, theta, working.standing(lane, theta, coef, here)), criterion.at(lane, theta, coef)
+    torch.testing.assert_close(own.coef, exact.coef, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(own.root, exact.root, rtol=1e-6, atol=1e-9)
+    if not criterion.flat:
+        return
+    for shift_of_log in (-2.0, 3.0):
+        there = theta.clone()
+        there[:, :many] += shift_of_log
+        own, exact = working.at(lane, there, coef), criterion.at(lane, there, coef)
+        torch.testing.assert_close(own.value, exact.value, rtol=1e-11, atol=0)
+        for a, b in zip(working.slopes(lane, own), criterion.slopes(lane, exact), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(("family", "most"), [("gaussian", 5), ("poisson", 16), ("gamma", 40)])
+def test_strengths_take_few_passes(family: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(source: object, point: Point, *law: object) -> Moments:
+        seen.append(1)
+        return fold(source, point, *law)  # type: ignore[arg-type]
+
+    for module in (strengths, laplace, irls_module):
+        monkeypatch.setattr(module, "fold", counted)
+    design, y, blocks = counts()
+    result = fitted(y + 0.5, blocks, design, family=family, link="identity" if family == "gaussian" else "log")
+    assert bool(result.converged) and len(seen) <= most
 
 
 def test_intervals_cover_the_effects_of_groups() -> None:

@@ -19,9 +19,9 @@ from torch import Tensor
 from torchglm.families import Family
 from torchglm.families.several import VectorFamily
 from torchglm.fitting.cone_fits import ConeFits, ConePoint
+from torchglm.fitting.dispersions import least_dispersion
 from torchglm.fitting.irls import irls
 from torchglm.fitting.kernel import fold
-from torchglm.fitting.laplace import least_dispersion
 from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic
 from torchglm.fitting.progress import Observer

@@ -43,8 +43,8 @@ class StrengthSearch:
 
     What it has reached: `theta` (B, K), `coef` (B, p), the criterion's `value` and the dispersion `phi` (B,), and
     with the `status` (B,) of each model the `steps` that were made (B,) and which parameters stand at a `limit` (B, K)
-    and where the criterion is `rising` (B, K) into it. No step is to where a penalised part has fewer than `least` degrees
-    of freedom.
+    and where the criterion is `rising` (B, K) into it. No step is to where a penalised part has fewer than `least`
+    degrees of freedom.
     """
 
     def __init__(

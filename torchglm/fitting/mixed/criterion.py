@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from torchglm.families import Family
+from torchglm.fitting.dispersions import least_dispersion
 from torchglm.fitting.kernel import fold, take_family
-from torchglm.fitting.laplace import least_dispersion
 from torchglm.fitting.mixed.crossed import AnyEliminated, AnyInner, EliminatedCrossed
 from torchglm.fitting.mixed.effects import Groupings, Lambda
 from torchglm.fitting.mixed.mark import Mark

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchglm.fitting.laplace import bend_at_least
+from torchglm.fitting.dispersions import bend_at_least
 from torchglm.fitting.mixed.criterion import MixedCriterion
 from torchglm.fitting.mixed.mark import Mark
 from torchglm.fitting.shape import RowMeans
