@@ -74,9 +74,8 @@ def harmless(family: VectorFamily, y: Response, like: Tensor) -> Tensor:
 
 def _good(family: VectorFamily, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
     """(*N) where there is a density that is not too steep, and its slope (K, *N)."""
-    score = family.derivatives(y, eta)[0]
-    small = family.nll(y, eta) < STEEPEST
-    return family.valid(eta) & small & (score.abs() < STEEPEST).all(0), -score
+    value, score, _ = family.evaluated(y, eta)
+    return family.valid(eta) & (value < STEEPEST) & (score.abs() < STEEPEST).all(0), -score
 
 
 def _ends(family: VectorFamily, y: Response, eta: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
