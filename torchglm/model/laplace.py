@@ -162,7 +162,9 @@ class Laplace:
                 **{name: value.reshape(1, *value.shape) if z.dim() == 2 else value for name, value in beside.items()},
             ),
         )
-        rows = rows._replace(x=rows.x.double())
+        # a head has its responses in columns (m, R), a batch of fits a model in each row (R, m)
+        given = {name: value.mT if value.dim() == 2 else value for name, value in rows.roles.given.items()}
+        rows = rows._replace(x=rows.x.double(), **given)
         if not head.carried:
             return rows, shape
         own, eta = rows.x.split([head.in_features, head.carried], -1)
