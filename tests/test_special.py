@@ -12,6 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from torchglm import special
+from torchglm.special.mixtures import mixture_sf
 
 F64 = torch.float64
 
@@ -251,6 +252,26 @@ def test_survival_functions_against_scipy_far_into_the_tail() -> None:
     assert_near(special.chi2_sf(t.abs() * 10, df), stats.chi2.sf(t.abs().numpy() * 10, df.numpy()), 2e-12)
     # scipy's F tail is itself only good to 1e-11 here
     assert_near(special.f_sf(t.abs(), tensor(3.0), df), stats.f.sf(t.abs().numpy(), 3, df.numpy()), 2e-11)
+
+
+@pytest.mark.parametrize("df", [1.0, 2.5, 7.0, 400.0])
+def test_tails_of_mixtures_of_chi_squared_are_exact_far_out(df: float) -> None:
+    near, far = (torch.tensor([1.0, v], dtype=torch.float64) for v in (3.7, -0.3))
+    for size in (1e-9, 0.1, 3.0, 40.0, 900.0):
+        q = torch.tensor(size, dtype=torch.float64)
+        own = torch.tensor([df - 0.5, 0.5], dtype=torch.float64)  # of one law, in parts
+        assert mixture_sf(2.5 * size, torch.full_like(own, 2.5), own) == pytest.approx(
+            float(special.chi2_sf(q, df)), rel=1e-11, abs=1e-300
+        )
+        ratio = torch.tensor([1.0, -size * df / 9], dtype=torch.float64)
+        both = torch.tensor([df, 9.0], dtype=torch.float64)
+        assert mixture_sf(0.0, ratio, both) == pytest.approx(float(special.f_sf(q, df, 9.0)), rel=1e-11)
+        a, b = near.tolist()  # two exponential variables, of means 2 a and 2 b
+        exact = (a * math.exp(-size / (2 * a)) - b * math.exp(-size / (2 * b))) / (a - b)
+        assert mixture_sf(size, near, torch.full_like(near, 2.0)) == pytest.approx(exact, rel=1e-11)
+    exact = 1 / (1 - far.tolist()[1])  # that one exponential variable is the larger
+    assert mixture_sf(0.0, far, torch.full_like(far, 2.0)) == pytest.approx(exact, rel=1e-12)
+    assert mixture_sf(0.0, near, near) == 1.0 and mixture_sf(1.0, -near, near) == 0.0
 
 
 def test_survival_functions_meet_their_limits() -> None:

@@ -57,6 +57,7 @@ def build(
     Raises `ValueError` for an unknown dispersion.
     """
     shape_estimated = family.estimates_shape
+    both = shape_estimated and family.has_dispersion  # a Tweedie power and its dispersion are of one criterion
     family = family.settled()
     moments, coef = solution.moments, solution.coef
     nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64) + (0 if beside is None else beside.rank)
@@ -68,7 +69,7 @@ def build(
     deviance, pearson = 2 * moments.objective, moments.pearson + (0.0 if plan is None else torch.nan)
     if mixed is not None:
         kind, phi, levels = of_effects(mixed, family, link, constant, tol, solution.status, dispersion)
-    elif estimated is not None and dispersion is None and family.least_squares:
+    elif estimated is not None and dispersion is None and (family.least_squares or both):
         kind, phi = "reml", estimated.dispersion
     else:
         own = "fletcher" if estimated is not None and dispersion is None and family.has_dispersion else dispersion

@@ -1,23 +1,21 @@
-"""Tests of smooth terms: is a curve zero everywhere, when its freedom was estimated from the same rows.
+"""Tests of smooth terms, from the rows that they were fitted to: is a curve zero, is the variance of effects?
 
-Source: Wood (2013), Biometrika 100(1), 221-228.
+Source: Wood (2013), Biometrika 100(1), 221-228, and 100(4), 1005-1010.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchglm.special import tails
+from torchglm.special.mixtures import mixture_sf
 
 NULL = 2.0**-46.8  # share of the largest eigenvalue below which one is zero
-ANGLES, STEPS = 32, 64  # of the integrals over two directions and over the rest
-NODES = 128  # of the integral over a dispersion
+SMALL = 2.0**-41.6  # and of those that a variance is tested by
 
 
 class TermTest(NamedTuple):
@@ -28,11 +26,61 @@ class TermTest(NamedTuple):
     p_value: float
 
 
-def test_of(coef: Tensor, covariance: Tensor, gram: Tensor, df: float, resid: float | None) -> TermTest:
-    """Whether coefficients (q,) are zero, by a quasi-inverse of their covariance (q, q) of the fractional rank `df`.
+NONE = TermTest(math.nan, math.nan, math.nan)
 
-    `gram` (q, q) is `X'WX` of the columns; `resid` are the residual degrees of freedom of an estimated dispersion.
+
+class Smoothed(NamedTuple):
+    """The coefficients (p,) of a model, what the rows tell of them (p, p), its inverse with the penalty, and that.
+
+    `resid` are the residual degrees of freedom of an estimated dispersion, or None.
     """
+
+    coef: Tensor
+    gram: Tensor
+    inverse: Tensor
+    penalty: Tensor
+    resid: float | None
+
+
+def variance_test_of(model: Smoothed, own: Tensor, drawn: Tensor, phi: float) -> TermTest:
+    """Whether the coefficients at `own` (q,), all drawn from a normal law, are zero: whether its variance is.
+
+    `drawn` are the places of other effects of levels, whose variance is one of the rows as well. The statistic is the
+    square of the coefficients by the curvature that is theirs alone, over the dispersion `phi`; its law is that of the
+    mixture of chi-squared which it has where they are zero.
+    """
+    coef, gram, inverse, penalty, resid = model
+    ridge = penalty.diagonal()[drawn]
+    spread = torch.where(ridge > 0, 1 / torch.where(ridge > 0, ridge, 1.0), 0.0)
+    wide = gram + (gram[:, drawn] * spread) @ gram[drawn]
+    others = torch.ones_like(coef, dtype=torch.bool).index_fill(0, torch.cat([own, drawn]), False).nonzero()[:, 0]
+    order = torch.cat([others, own])
+    root = _root((wide + penalty)[order][:, order])[-len(own) :, -len(own) :]
+    varied = root.mT @ (inverse @ wide @ inverse)[own][:, own] @ root
+    values = torch.linalg.eigvalsh((varied + varied.mT) / 2).clamp(min=0)
+    largest, size = float(values.max()), float((root.mT @ coef[own]).square().sum()) / phi
+    if not largest > 0:
+        return NONE
+    df = float((values > largest * SMALL).sum())
+    p = _tail(size, values, torch.ones_like(values), resid)
+    return TermTest(size / (df if resid is not None else 1.0), df, min(p, 1.0))
+
+
+def _root(whole: Tensor) -> Tensor:
+    """The lower root of a matrix that is positive but for rounding."""
+    size = whole.diagonal().sqrt()
+    scaled = whole / size / size.unsqueeze(-1) + 1e-13 * torch.eye(len(whole), dtype=whole.dtype)
+    return torch.linalg.cholesky(scaled) * size.unsqueeze(-1)
+
+
+def curve_test_of(model: Smoothed, own: Tensor, covariance: Tensor) -> TermTest:
+    """Whether the coefficients at `own` (q,) are zero, by a quasi-inverse of their covariance (q, q).
+
+    Its rank is fractional: the degrees of freedom of the term, those of a fit that is smoothed twice.
+    """
+    coef, gram, resid = model.coef[own], model.gram[own][:, own], model.resid
+    share = model.inverse @ model.gram
+    df = float((2 * share.diagonal() - (share * share.mT).sum(-1))[own].sum())
     root = np.linalg.cholesky(_positive(gram)).T  # upper: R'R = X'WX
     values, vectors = np.linalg.eigh(root @ covariance.numpy() @ root.T)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -50,7 +98,7 @@ def test_of(coef: Tensor, covariance: Tensor, gram: Tensor, df: float, resid: fl
         one = float((along[:used] ** 2 / values[:used]).sum())
         sizes, rank = (one, one), max(rank if not rest else 1.0, 1.0)
         rest = 0.0
-    p = sum(_tail(one, whole, rest, rank, resid) for one in sizes) / 2
+    p = sum(_tail(one, *_law(max(whole, 1), rest), resid) for one in sizes) / 2
     return TermTest(sizes[0] / (rank if resid is not None else 1.0), rank, min(p, 1.0))
 
 
@@ -70,60 +118,20 @@ def _fractional(along: np.ndarray, values: np.ndarray, whole: int, rest: float) 
     return first + float(pair @ inner @ pair), first + float(other @ inner @ other)
 
 
-def _tail(statistic: float, whole: int, rest: float, rank: float, resid: float | None) -> float:
-    """The probability of a larger statistic."""
-    p = 2.0
-    if rest > 0:
-        half = rest + 1.0
-        one = (half + math.sqrt(half * (2 - half))) / 2
-        pair = (one, half - one)
-        p = float(_mixture(statistic, whole - 1, pair)) if resid is None else _ratio(statistic, whole - 1, pair, resid)
-    if p > 0.5:  # in the lower tail two moments say it better
-        if resid is None:
-            return float(_chi2_sf(np.array([statistic]), rank)[0])
-        return float(tails.f_sf(*(torch.tensor(v, dtype=torch.float64) for v in (statistic / rank, rank, resid))))
-    return p
+def _law(whole: int, rest: float) -> tuple[Tensor, Tensor]:
+    """The weights and degrees of freedom of the chi-squared variables whose sum a statistic of a fractional rank is."""
+    half = rest + 1.0
+    one = (half + math.sqrt(half * (2 - half))) / 2
+    weights, df = [1.0, one, half - one], [whole - 1.0, 1.0, 1.0]
+    if not rest:
+        weights, df = [1.0], [float(whole)]
+    return torch.tensor(weights, dtype=torch.float64), torch.tensor(df, dtype=torch.float64)
 
 
-def _mixture(q: float | np.ndarray, ones: int, pair: tuple[float, float]) -> np.ndarray:
-    """`P(chi2_ones + a chi2_1 + b chi2_1 > q)` with `pair` (a, b): an average over the angle of the last two.
-
-    Along an angle they are `c chi2_2`, whose tail is `exp(-q / 2c)`; every term is positive, so small tails are exact.
-    """
-    q = np.asarray(q, np.float64)
-    angle = (np.arange(ANGLES) + 0.5) * math.pi / (2 * ANGLES)
-    c = pair[0] * np.cos(angle) ** 2 + pair[1] * np.sin(angle) ** 2
-    if ones == 0:
-        return np.exp(-q[..., None] / (2 * c)).mean(-1)
-    nodes, weights = _legendre(STEPS)
-    t = (nodes + 1) / 2
-    s = q[..., None] * t**2  # crowded where the density of few degrees of freedom is large
-    log = (ones / 2 - 1) * np.log(np.maximum(s, 1e-300)) - s / 2 - ones / 2 * math.log(2) - math.lgamma(ones / 2)
-    width = weights * t * q[..., None]  # ds = 2 q t dt, and dt is half of a node's
-    tails = np.exp(log[..., None] - (q[..., None] - s)[..., None] / (2 * c)).mean(-1)
-    return _chi2_sf(q, float(ones)) + (tails * width).sum(-1)
-
-
-def _ratio(d: float, ones: int, pair: tuple[float, float], resid: float) -> float:
-    """`P(mixture > d chi2_k / k)` with `k` residual degrees of freedom: an average over the dispersion."""
+def _tail(statistic: float, weights: Tensor, df: Tensor, resid: float | None) -> float:
+    """The probability of a larger statistic, over an estimated dispersion of `resid` degrees of freedom or not."""
+    if resid is None:
+        return mixture_sf(statistic, weights, df)
     k = max(1.0, float(round(resid)))
-    size = max(pair[0], 1.0)
-    spread = math.sqrt(2 / k)
-    low = math.log(k / (1 + d / (k * size))) - 12 * max(spread, 0.1 * min(spread * 10, 1.0)) - (4 if k < 10 else 0)
-    high = math.log(k) + 12 * spread
-    nodes, weights = _legendre(max(NODES, min(1024, int((high - low) / spread * 4))))
-    log_v = low + (high - low) * (nodes + 1) / 2
-    v = np.exp(log_v)
-    density = np.exp(k / 2 * log_v - v / 2 - k / 2 * math.log(2) - math.lgamma(k / 2))
-    return float((weights * density * _mixture(d * v / k, ones, pair)).sum() * (high - low) / 2)
-
-
-@lru_cache(maxsize=16)
-def _legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.polynomial.legendre.leggauss(count)
-
-
-def _chi2_sf(q: np.ndarray, df: float) -> np.ndarray:
-    value = torch.from_numpy(np.atleast_1d(q).astype(np.float64))
-    found = tails.chi2_sf(value, torch.full_like(value, df)).numpy()
-    return found.reshape(np.shape(q))
+    below = torch.tensor([-statistic / k, k], dtype=torch.float64)
+    return mixture_sf(0.0, torch.cat([weights, below[:1]]), torch.cat([df, below[1:]]))

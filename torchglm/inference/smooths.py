@@ -16,14 +16,16 @@ from torchglm.design.smooths.effects import LevelEffects
 from torchglm.design.smooths.factor import Smooth, SmoothPart
 from torchglm.design.smooths.shaped import ShapedSpline
 from torchglm.families.several import VectorFamily
+from torchglm.fitting.penalties import Quadratic
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.levels import check_level
-from torchglm.inference.smooth_tests import TermTest, test_of
+from torchglm.inference.smooth_tests import NONE, Smoothed, TermTest, curve_test_of, variance_test_of
 from torchglm.inference.strengths import strength
 from torchglm.writing.nearest import ByName
 
 GRID = 100  # values of a curve where none are given
 SURFACE = 1600  # and of a surface
+MANY = 500  # coefficients of a term that is tested unasked
 DRAWS = 10_000  # of the largest deviation of a curve, for a simultaneous band
 
 
@@ -79,34 +81,40 @@ class SmoothTerm:
 
     @property
     def tested(self) -> bool:
-        """Whether there is a test of the term: of a curve of any shape."""
-        return isinstance(self.factor, Smooth) and self.shape is None
+        """Whether there is a test of the term at hand: it has no shape, and no great many coefficients."""
+        return self.shape is None and len(self.places) <= MANY
+
+    @cached_property
+    def drawn(self) -> bool:
+        """Whether all coefficients are drawn from a normal law: the penalties of the term leave none of them free."""
+        return not isinstance(self.factor, Smooth) or self.factor.free == 0
 
     def tests(self) -> list[TermTest]:
-        """For each model whether the term is zero everywhere, see `smooth_tests.test_of`.
+        """For each model whether the term is zero everywhere, see `smooth_tests`.
 
-        Raises `ValueError` for effects of levels, whose variance lies at the edge of its range where they are none, and
-        for a curve of a shape, whose law at zero is another.
+        Of a term whose coefficients are all drawn from a normal law (effects of levels, `select=True`, `bs="ts"`) it is
+        a test that their variance is zero. Raises `ValueError` for a curve of a shape, whose law at zero is another.
         """
-        if not isinstance(self.factor, Smooth):
-            raise ValueError(f"{self.label} has effects of levels, which this test is not made for.")
         if self.shape is not None:
             raise ValueError(
                 f"{self.label} is held {self.shape}: at zero its coefficients stand at their limits, and the law of "
                 "this test is not theirs. Fit it without shape= to test it."
             )
-        flat = self.result.flat
-        gram = flat.gram.written_out()
-        share = flat.root.inverse() @ gram
-        freedom = (2 * share.diagonal(dim1=-2, dim2=-1) - (share * share.mT).sum(-1))[:, self.places].sum(-1).cpu()
-        coef, covariance = flat.coef[:, self.places].cpu(), self.result.flat_covariance.cpu()
+        flat, own = self.result.flat, torch.tensor(self.places)
+        gram, inverse, penalty = _sums(self.result)
+        covariance = self.result.flat_covariance[:, own][:, :, own].cpu()
         resid = flat.df_resid.cpu() if self.result.statistic_name == "t" else None
-        found, at = list[TermTest](), torch.tensor(self.places)
-        for i in range(len(coef)):
-            own = (covariance[i][at][:, at], gram[i].cpu()[at][:, at], float(freedom[i]))
-            bad = not bool(torch.isfinite(own[0]).all())
-            none = TermTest(*[float("nan")] * 3)
-            found.append(none if bad else test_of(coef[i], *own, None if resid is None else float(resid[i])))
+        effects = [term.places for term in smooths(self.result).values() if isinstance(term.factor, LevelEffects)]
+        others = torch.tensor([at for places in effects if places != self.places for at in places], dtype=torch.int64)
+        found = list[TermTest]()
+        for i, coef in enumerate(flat.coef.cpu()):
+            one = Smoothed(coef, gram[i], inverse[i], penalty[i], None if resid is None else float(resid[i]))
+            if not bool(torch.isfinite(covariance[i]).all()):
+                found.append(NONE)
+            elif self.drawn:
+                found.append(variance_test_of(one, own, others, float(flat.dispersion[i])))
+            else:
+                found.append(curve_test_of(one, own, covariance[i]))
         return found
 
     def test(self) -> TermTest:
@@ -238,6 +246,20 @@ class SmoothTerm:
 
     def __repr__(self) -> str:
         return f"SmoothTerm({self.label!r}, {len(self.places)} coefficients)"
+
+
+def _sums(result: Fitted) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, p, p) what the rows tell of the coefficients, the inverse of its sum with the penalty, and that penalty.
+
+    Beside random effects the first is what is left where these are integrated over.
+    """
+    flat, penalty = result.flat, result.penalty
+    assert isinstance(penalty, Quadratic)
+    inverse, whole = flat.root.inverse(), penalty.ridge(flat.coef, flat.nobs)
+    if flat.modes is None:
+        return flat.gram.written_out().cpu(), inverse.cpu(), whole.cpu()
+    aliased = torch.diag_embed((~flat.keep).to(inverse.dtype))
+    return (torch.linalg.pinv(inverse + aliased, hermitian=True) - aliased - whole).cpu(), inverse.cpu(), whole.cpu()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def smooth_remarks(result: Fitted) -> list[str]:
         "Smooth terms: edf are effective degrees of freedom; the test of a curve that is zero everywhere is Wood's "
         "(2013), which does not count the choice of strengths."
     ]
+    if any(term.tested and term.drawn for term in terms.values()):
+        said[0] += " Effects of levels, and curves that penalties can take to zero, are tested by their variance."
     shaped = [
         f"{name} is held {term.shape} ({int(term.at_limit)} of {len(term.places)} coefficients stand at their limit)"
         for name, term in terms.items()

@@ -109,6 +109,12 @@ class Smooth:
             own += [null @ null.T] if null.shape[1] else []
         return own
 
+    @cached_property
+    def free(self) -> int:
+        """How many directions of one curve none of its penalties touches."""
+        values = np.linalg.eigvalsh(sum(one / np.linalg.norm(one) for one in self.matrices))
+        return int((values < NULL * values[-1]).sum())
+
     @property
     def penalties(self) -> list[PenaltyBlock]:
         """The penalties of all curves, by their places among the term's columns."""

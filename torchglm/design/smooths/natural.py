@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from torchglm.design.smooths.basis import LearnedBasis, knots_given, one_variable
 
-SHRINK = 0.1  # share of the least positive eigenvalue that the null space of a shrinkage basis gets, one after another
+SHRINK = 0.1  # share of the least positive eigenvalue that the null space of a shrinkage basis gets
 
 
 def quantiles(values: np.ndarray, count: int) -> np.ndarray:
@@ -61,7 +61,8 @@ class CubicPieces:
 class CubicRegression(LearnedBasis):
     """`bs="cr"`: columns are the heights at knots, the penalty is the integrated square of the second derivative.
 
-    With `shrink` (`bs="cs"`) its null space, the straight lines, is penalised a little as well.
+    With `shrink` (`bs="cs"`) its null space is penalised a little as well: the straight line by a share of the least
+    other eigenvalue, the constant by a share of that. (mgcv leaves to rounding which two of the lines these are.)
     """
 
     kind = "cr"
@@ -80,7 +81,9 @@ class CubicRegression(LearnedBasis):
         self.knots, self.pieces = knots, CubicPieces(knots, np.eye(k), np.vstack([np.zeros(k), second, np.zeros(k)]))
         self.penalty, self.null, self.shrink = across.T @ second, 2, shrink
         if shrink:
-            self.penalty, self.null = shrunk(self.penalty, 2, SHRINK), 0
+            line, one = knots - knots.mean(), np.ones(k)  # orthogonal: which of both is which no rounding decides
+            free = np.stack([line / np.linalg.norm(line), one / np.linalg.norm(one)], 1)
+            self.penalty, self.null = shrunk(self.penalty, free, [SHRINK, SHRINK**2]), 0
 
     def columns(self, values: np.ndarray) -> np.ndarray:
         return self.pieces.columns(values[0])
@@ -149,9 +152,7 @@ class Cyclic(LearnedBasis):
         return cls(np.asarray(data["knots"], np.float64))
 
 
-def shrunk(penalty: np.ndarray, null: int, share: float, each: bool = True) -> np.ndarray:
-    """A penalty whose `null` zero eigenvalues are a share of the least other one, or of the one before (`each`)."""
-    values, vectors = np.linalg.eigh(penalty)
-    for i in range(null - 1, -1, -1):
-        values[i] = values[i + 1 if each else null] * share
-    return (vectors * values) @ vectors.T
+def shrunk(penalty: np.ndarray, free: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """A penalty (k, k) with `shares` of its least positive eigenvalue on its null space, `free` (k, M)."""
+    least = np.linalg.eigvalsh(penalty)[free.shape[1]]
+    return penalty + (free * (least * np.asarray(shares))) @ free.T

@@ -101,7 +101,7 @@ class ThinPlate(LearnedBasis):
         penalty = basis.penalty / size / size[:, None]
         shrink = options["bs"] == "ts"
         if shrink:
-            penalty = shrunk(penalty, free, SHRINK, each=False)
+            penalty = shrunk(penalty, np.eye(k)[:, k - free :], [SHRINK] * free)
         return cls(knots, centre, order, basis.radial / size, basis.polynomial / size, penalty, shrink)
 
     def to_dict(self) -> dict[str, Any]:
