@@ -369,4 +369,4 @@ def test_a_quadratic_penalty_of_a_config_is_that_of_a_call_and_of_the_run(
     )
     torch.testing.assert_close(torchglm.load("run").coef, called.coef, rtol=1e-7, atol=1e-9)
     assert main(["fit", "config.yaml", f"--penalty={whole}reml}}", "--solver=sgd"]) != 0
-    assert "estimated by torchglm.fit alone" in capsys.readouterr().err
+    assert "estimated by solver irls alone" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from torchglm.cli import commands
 from torchglm.cli.export import export
 from torchglm.cli.fit import fit
+from torchglm.cli.in_flags import in_flags
 from torchglm.rows.ranks import RankError
 from torchglm.version import VERSION
 from torchglm.writing.nearest import nearest
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if "TORCHGLM_TRACEBACK" in os.environ:
             raise
-        return _refused(_in_flags(str(error), given[:1]))
+        return _refused(in_flags(str(error), given[0]))
     except MemoryError as error:
         return _refused(_no_memory(str(error)))
     except RuntimeError as error:
@@ -86,14 +87,6 @@ def _no_memory(said: str) -> str:
     found = re.search(r"(?:allocate|of size) (\d+)(?: bytes)?", said)
     asked = f", {int(found[1]) / 2**30:.1f} GiB more being needed" if found else ""
     return f"out of memory{asked}. Fit fewer rows or columns, or use dtype: float32 or solver: sgd."
-
-
-def _in_flags(reason: str, command: list[str]) -> str:
-    """What is wrong, with what it advises said as flags or as keys of a config, not as arguments of Python."""
-    flags = command and command[0] in ("predict", "evaluate")
-    said = re.sub(r"\b(missing|unseen)='(\w+)'", r"--\1 \2" if flags else r"data.\1: \2", reason)
-    said = re.sub(r"\b(link|dispersion)='(\w+)'", r"\1: \2", said)
-    return re.sub(r"\brare=(\d+)", r"data.rare: \1", said).replace(" rare=,", " data.rare,")
 
 
 def _refused(reason: str, code: int = 2) -> int:

@@ -242,7 +242,8 @@ class Job:
         upper: limit from above
         constraints: equations and inequalities, such as "a + b = 1", or a list of them
         monotone: factors whose levels rise or fall in their order, such as {band: increasing}
-        smoothing: null, reml or ml: how strengths of s(x) and variances of (1 | group) are found; or {s(x): 2.5}
+        smoothing: null, reml or ml: how strengths of s(x) and variances of (1 | group) are found; or {s(x): 2.5}, or a
+            number for all strengths
         quadrature: nodes of adaptive quadrature over the effects of (1 | group); 1 is Laplace's approximation
         dispersion: null (the family's own way), pearson, deviance, ml, or a number
         covariance: null (the model's), observed, HC0 to HC3, or {kind: cluster, clusters: firm, type: CR2}, {kind: HAC,
@@ -266,7 +267,7 @@ class Job:
     upper: float | dict[str, float] | None = None
     constraints: str | list[str] | None = None
     monotone: dict[str, Literal["increasing", "decreasing"]] | None = None
-    smoothing: Literal["reml", "ml"] | dict[str, float] | None = None
+    smoothing: Literal["reml", "ml"] | float | dict[str, float] | None = None
     quadrature: int = 1
     dispersion: float | Literal["pearson", "deviance", "ml"] | None = None
     covariance: Literal["observed", "HC0", "HC1", "HC2", "HC3", "satterthwaite"] | Covariance | None = None

@@ -82,7 +82,13 @@ class SGD(SolverOptions):
             raise ValueError("penalty jeffreys adjusts the score of all rows at once, not of minibatches. Use irls.")
         for key, given in (("smoothing", job.smoothing is not None), ("quadrature", job.quadrature != 1)):
             if given:
-                raise ValueError(f"{key} is for s(x) and (1 | group), which solver irls fits. Leave it out.")
+                raise ValueError(
+                    f"{key} is for s(x) and (1 | group), which solver irls fits. Use solver: irls, or leave it out."
+                )
+        if (method := getattr(job.penalty, "method", None)) is not None:
+            raise ValueError(
+                f"the strength of penalty, {method}, is estimated by solver irls alone. Use solver: irls, or a number."
+            )
         for key in job.restraints:
             raise ValueError(f"{key} is a constraint, which solver irls keeps and minibatches do not. Use irls.")
         if job.model is not None:

@@ -123,9 +123,10 @@ def parse(text: str, available: Sequence[str] = ()) -> Formula:
             "For successes out of trials give trials=; fit several responses as a tensor."
         )
     if not terms:
+        beside = " beside its random effects" if bars else ""
         raise ValueError(
-            f"The formula {shortened(text)} leaves no column. Write 'y ~ 1' for the intercept alone, 'y ~ x - 1' for x "
-            "without an intercept."
+            f"The formula {shortened(whole)} leaves no column{beside}. Write 'y ~ 1' for the intercept alone, "
+            "'y ~ x - 1' for x without an intercept."
         )
     return Formula(whole, sides[0] if sides else None, terms, random=_random(bars, available), absorbed=factors)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -56,12 +56,22 @@ class Grouped:
     def coded(self, frame: Frame) -> Coded:
         """The levels of the rows; combinations are written `a:b`."""
         parts = [frame.coded(name) for name in self.columns]
-        code, labels = parts[0].codes, list(parts[0].values)
+        if len(parts) == 1:
+            return parts[0]
+        code, labels = parts[0].codes, list(map(_label, parts[0].values))
         for part in parts[1:]:
             used, code = np.unique(code * len(part.values) + part.codes, return_inverse=True)
-            places = [divmod(one, len(part.values)) for one in used.tolist()]
-            labels = [f"{labels[a]}:{part.values[b]}" for a, b in places]
-        return Coded(code.reshape(-1), labels, len(parts) == 1 and parts[0].ordered)
+            places, own = [divmod(one, len(part.values)) for one in used.tolist()], list(map(_label, part.values))
+            labels = [f"{labels[a]}:{own[b]}" for a, b in places]
+        return Coded(code.reshape(-1), labels)
+
+
+def _label(value: Any) -> str:
+    """What a level is called in a combination: the same for equal numbers, and text that holds ':' in backticks."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    text = str(value)
+    return f"`{text}`" if ":" in text or "`" in text else text
 
 
 def absorbed(formula: str) -> tuple[str, tuple[Grouped, ...]]:
@@ -104,6 +114,11 @@ def split(formula: str) -> tuple[str, list[Bar]]:
             rest.append(text)
             continue
         before, after = "".join(rest).rstrip(), "".join(one for one, _ in pieces[k + 1 :]).lstrip()
+        if after[:1] == "|":
+            raise ValueError(
+                f"The formula {shortened(formula)} has random effects and absorbed factors, which are not fitted at "
+                "once. Write (1 | group) + (1 | firm), or the terms alone before | firm."
+            )
         if before[-1:] not in ("+", "~") or after[:1] not in ("+", "-", ""):
             raise ValueError(
                 f"The random effects {text} in {shortened(formula)} are added to the other terms, with nothing but "

@@ -238,20 +238,21 @@ class DesignSpec:
         parts = tuple((name, inside) for name, inside in self.parts if name != INTERCEPT and name not in absorbed)
         return replace(self, parts=parts, absorbed=absorbed)
 
-    def check_fixed(self, where: str, smooths: bool = False) -> None:
+    def check_fixed(self, where: str) -> None:
         """Raise ValueError for random effects, absorbed factors, and smooths, where `where` does not know them."""
         if self.absorbed:
             said = ", ".join(self.absorbed_levels)
             raise ValueError(f"the absorbed factors {said} are fitted by torchglm.fit alone, not by {where}.")
-        if self.penalties and not smooths:
+        if self.penalties:
             raise ValueError(
                 f"the term {self.penalties[0].name} has a penalty, whose strength torchglm.fit finds, not {where}. "
-                "Write a basis without one: bs(x, df=5), cr(x, df=5)."
+                "Use torchglm.fit, or write a basis without one: bs(x, df=5), cr(x, df=5)."
             )
         if self.random:
             said = ", ".join(one.text for one in self.random)
             raise ValueError(
-                f"the random effects {said} are fitted by torchglm.fit alone, not by {where}. Leave them out."
+                f"the random effects {said} are fitted by torchglm.fit alone, not by {where}. Use torchglm.fit, or "
+                "leave them out."
             )
 
     @property

@@ -110,6 +110,8 @@ def coded(column: pa.ChunkedArray, name: str) -> Coded:
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "pandas.interval":
         return _intervals(column, kind, name)
+    if pa.types.is_null(kind) and not len(column):
+        return Coded(np.zeros(0, np.int64), [])
     ordered = pa.types.is_dictionary(kind)
     value_of = reader(kind.value_type if ordered else kind, name)
     encoded = column if ordered else _storage(column).dictionary_encode()

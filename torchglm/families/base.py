@@ -95,6 +95,11 @@ class Family(nn.Module, metaclass=Short):
         super().__init__()
 
     @property
+    def said(self) -> str:
+        """Its name in a message, which is that of the family that a wrapper of several predictors was made of."""
+        return self.name
+
+    @property
     def canonical_link(self) -> Link:
         """The link for which `theta` is linear in `eta`: Newton's method and Fisher scoring are then one.
 

@@ -173,7 +173,7 @@ def _dispersion(
     df: Tensor,
 ) -> tuple[str, Tensor]:
     if isinstance(family, VectorFamily) and dispersion is not None:
-        raise ValueError(f"dispersion= has no meaning for {family.name}, whose law has its own. Leave it out.")
+        raise ValueError(f"dispersion= has no meaning for {family.said}, whose law has its own. Leave it out.")
     if dispersion is None and not family.has_dispersion:
         return "fixed", torch.ones_like(deviance)
     kind = "pearson" if dispersion is None else dispersion
@@ -186,6 +186,6 @@ def _dispersion(
         return "deviance", deviance / freedom
     if kind == "ml":
         if not family.has_dispersion:
-            raise ValueError(f"the {family.name} family has no dispersion to maximise. Use 'pearson' for a quasi fit.")
+            raise ValueError(f"the {family.said} family has no dispersion to maximise. Use 'pearson' for a quasi fit.")
         return "ml", dispersion_ml(source, family, link, coef, deviance / nobs)
     return "number", torch.full_like(deviance, float(kind))

@@ -82,7 +82,7 @@ def _ratios_of_several(result: Fitted, level: float) -> Estimates:
     index = [j for j, _ in enumerate(result.names) if all(known[k] for k in entered[j])]
     if not index:
         raise ValueError(
-            f"no predictor of this {family.name} fit has a link under which exp(coef) is a ratio. Use predict(..., "
+            f"no predictor of this {family.said} fit has a link under which exp(coef) is a ratio. Use predict(..., "
             "se=True), or delta() of the coefficients."
         )
     found = delta(result, lambda coef: coef[:, index], [result.names[j] for j in index], level)

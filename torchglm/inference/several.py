@@ -202,7 +202,7 @@ def _no_predictor(result: Fitted, name: str) -> str:
         return f"{name!r} is a coefficient. Its estimate is named()[{name!r}], its error named('std_err')[{name!r}]."
     known = [*(result.family.predictors if isinstance(result.family, VectorFamily) else ())]
     near = nearest(name, known)
-    return f"{name!r} is no predictor of {result.family.name}{near}. Known: {', '.join(known) or 'none'}."
+    return f"{name!r} is no predictor of {result.family.said}{near}. Known: {', '.join(known) or 'none'}."
 
 
 def expected_covariance(result: Fitted) -> Tensor:
@@ -220,7 +220,7 @@ def expected_covariance(result: Fitted) -> Tensor:
                 pairs = family.expected(predictors(piece, result.flat.coef))
                 if pairs is None:
                     raise ValueError(
-                        f"the expected information of {family.name} has no closed form. Use covariance('observed')."
+                        f"the expected information of {family.said} has no closed form. Use covariance('observed')."
                     )
                 used = piece.weight > 0
                 own = gram_of(piece, {pair: torch.where(used, v * piece.weight, 0.0) for pair, v in pairs.items()})
@@ -235,7 +235,7 @@ def expected_covariance(result: Fitted) -> Tensor:
 def classes(result: Fitted) -> list[Any]:
     """The classes of a fit of classes, in their order. Raises `ValueError` for another family."""
     if not isinstance(result.family, Classes):
-        raise ValueError(f"classes are those of a multinomial or ordinal model; this fit is {result.family.name}.")
+        raise ValueError(f"classes are those of a multinomial or ordinal model; this fit is {result.family.said}.")
     return result.family.known
 
 

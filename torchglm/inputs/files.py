@@ -155,7 +155,7 @@ class FileRows(SpecRows):
             self.spec = absorbing(self.spec)
         self._suit(family)
         if self.plan is not None and self.spec.absorbed:
-            self.spec.check_fixed(f"the family {family.name}, which has several predictors")
+            self.spec.check_fixed(f"the family {family.said}, which has several predictors")
         self.tally = Tally()
         self.places = None
         self.stand_in: Rows | None = None  # for a share without rows

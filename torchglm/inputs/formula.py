@@ -48,7 +48,7 @@ def from_formula(
     if keys and design.spec.absorbed:
         design.spec.check_fixed("by=, a model for each group")
     if isinstance(family, VectorFamily) and design.spec.absorbed:
-        design.spec.check_fixed(f"the family {family.name}, which has several predictors")
+        design.spec.check_fixed(f"the family {family.said}, which has several predictors")
     if design.y is None:
         raise ValueError(f"the formula {shortened(formula)} has no response. Write it as 'y ~ ...'.")
     data = from_design(design, family_of(family, design.spec), roles, keys, device, dtype)

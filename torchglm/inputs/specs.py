@@ -30,7 +30,7 @@ def check_predictors(predictors: Mapping[str, Any], family: VectorFamily) -> Non
     if strange:
         known = ", ".join(family.others) or "none"
         raise ValueError(
-            f"predictors= names {', '.join(map(repr, strange))}; those of {family.name} beside the first are: {known}."
+            f"predictors= names {', '.join(map(repr, strange))}; those of {family.said} beside the first are: {known}."
         )
 
 

@@ -26,6 +26,12 @@ from torchglm.rows.rows import Rows, whole
 
 def check_absorbed(data: Data, singular: str, **given: Any) -> None:
     """Raise `ValueError` for what a fit beside absorbed factors does not take, where something of it is `given`."""
+    spec = data.context["spec"]
+    if spec.penalties:
+        raise ValueError(
+            f"the term {spec.penalties[0].name} has a penalty, which does not stand beside absorbed factors "
+            f"({', '.join(spec.absorbed_levels)}). Write a basis without one: bs(x, df=5); or the factors as terms."
+        )
     said = [f"{name}=" for name, value in given.items() if value is not None]
     said += ["singular='minnorm'"] if singular == "minnorm" else []
     said += ["by="] if data.batch else []
@@ -33,7 +39,7 @@ def check_absorbed(data: Data, singular: str, **given: Any) -> None:
     said += ["device=" + str(data.device)] if data.device.type != "cpu" else []
     if said:
         raise ValueError(
-            f"{', '.join(said)}: not beside absorbed factors ({', '.join(data.context['spec'].absorbed_levels)}), "
+            f"{', '.join(said)}: not beside absorbed factors ({', '.join(spec.absorbed_levels)}), "
             "which are solved for one model on the CPU without a penalty. Leave it out, or write the factors as terms."
         )
 

@@ -54,7 +54,7 @@ class Conformal:
         if isinstance(family, Classes):
             raise ValueError("classes have no interval. Take their probabilities, head(features).")
         if score == "deviance" and isinstance(family, VectorFamily):
-            raise ValueError(f"{family.name} has several predictors, and no unit deviance. Use score='pit'.")
+            raise ValueError(f"{family.said} has several predictors, and no unit deviance. Use score='pit'.")
         with evaluating(model), torch.no_grad():
             found = [self._scored(batch) for batch in Features(loader, self.head, self.before)]
         if not found or not bool((torch.cat([times for _, times in found]) > 0).any()):

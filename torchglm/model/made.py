@@ -30,7 +30,7 @@ def kind_of(dispersion: str | float | None, family: Family) -> str:
         raise ValueError(f"dispersion must be 'learned', 'estimated' or a number above 0, got {dispersion!r}.")
     if number != 1 and not family.has_dispersion:
         raise ValueError(
-            f"the family {family.name} has no dispersion, it is 1; got dispersion={number:g}. Leave it out."
+            f"the family {family.said} has no dispersion, it is 1; got dispersion={number:g}. Leave it out."
         )
     return repr(number)
 
@@ -49,13 +49,13 @@ def own_family(family: Family, responses: int) -> Family:
     """
     if isinstance(family, VectorFamily):
         raise ValueError(
-            f"this kind of head has one linear predictor, {family.name} has several. Use GLMHead(in_features, ...)."
+            f"this kind of head has one linear predictor, {family.said} has several. Use GLMHead(in_features, ...)."
         )
     own = family.fixed()
     for name, value in own.shapes.items():
         if value.numel() not in (1, responses):
             raise ValueError(
-                f"{name} of the family {family.name} has shape {tuple(value.shape)}, this head {responses} responses. "
+                f"{name} of the family {family.said} has shape {tuple(value.shape)}, this head {responses} responses. "
                 "Give one value, or one for each response."
             )
         each = value.detach().expand(responses).clone() if responses > 1 and value.numel() == 1 else value.detach()

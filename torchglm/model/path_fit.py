@@ -207,12 +207,12 @@ def _family_and_link(family: Family, link: str | Link | None) -> tuple[Family, L
     """The family of a path and its link. Raises `ValueError` for families it is not for."""
     if isinstance(family, VectorFamily):
         if not isinstance(family, Classes):
-            raise ValueError(f"path is for families of one predictor and for classes, got {family.name}.")
+            raise ValueError(f"path is for families of one predictor and for classes, got {family.said}.")
         if link is not None:
-            raise ValueError(f"{family.name} has its own link. Leave link= out.")
+            raise ValueError(f"{family.said} has its own link. Leave link= out.")
         return family, Identity() if family.classes is None else family.default_link
     if family.estimates_shape:
-        raise ValueError(f"path takes {family.name} with a fixed shape parameter. Give it one, from a fit, say.")
+        raise ValueError(f"path takes {family.said} with a fixed shape parameter. Give it one, from a fit, say.")
     return family, family.default_link if link is None else links.get(link)
 
 

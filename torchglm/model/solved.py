@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from torchglm.fitting.mixed.found import MixedFound
 from torchglm.fitting.mixed.quadrature import MOST
 from torchglm.fitting.mixed.rows import conditional
 from torchglm.fitting.penalties import METHODS, Penalty, Quadratic
-from torchglm.fitting.penalties.base import numbers
 from torchglm.fitting.powers import solve_with_power
 from torchglm.fitting.progress import Observer, Progress
 from torchglm.fitting.ranges import repeated
@@ -34,14 +33,14 @@ from torchglm.fitting.status import Status
 from torchglm.fitting.strengths import Estimated, solve_with_strengths
 from torchglm.inference.absorbed import Beside
 from torchglm.inputs import Data
-from torchglm.inputs.specs import groupings_of
+from torchglm.inputs.specs import INTERCEPT, groupings_of
 from torchglm.links import Identity, Link
 from torchglm.model.absorbed import check_absorbed, solved_beside
 from torchglm.model.restraints import Restraints, placed_on_terms, restrained
+from torchglm.model.smoothing import Smoothing, strengths_of
 from torchglm.writing.nearest import unknown
 
 # how strengths are found: a method, or numbers, of all, of each, or by name
-Smoothing: TypeAlias = str | float | Tensor | Mapping[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -96,19 +95,12 @@ def placed_penalty(
 
 def _of_terms(own: Sequence[PenaltyBlock], data: Data, smoothing: Smoothing) -> Quadratic:
     names = [one.name for one in own]
-    if isinstance(smoothing, Mapping):
-        if set(smoothing) != set(names):
-            raise ValueError(f"smoothing= must give a strength to each of {', '.join(names)}; got {dict(smoothing)!r}.")
-        given = [numbers(smoothing[name], f"smoothing of {name}", "a number") for name in names]
-        if any(one.numel() > 1 for one in given):
-            raise ValueError(f"smoothing= must give one number to each of {', '.join(names)}; got {dict(smoothing)!r}.")
-        smoothing = torch.stack([one.reshape(()) for one in given])
     places = [one.places if data.plan is None else data.plan.places(one.places) for one in own]
     blocks = [  # with classes, one for each of them, of one strength
         (at, torch.block_diag(*[torch.from_numpy(one.matrix)] * (len(at) // len(one.places))))
         for at, one in zip(places, own, strict=True)
     ]
-    found, held = Quadratic(blocks, "reml" if smoothing is None else smoothing, names), data.context["spec"].nonnegative
+    found, held = Quadratic(blocks, strengths_of(smoothing, names), names), data.context["spec"].nonnegative
     if held and data.plan is not None:
         raise ValueError("terms with a shape= are for families of one predictor; this fit has several. Leave it out.")
     return found.with_limits(held)
@@ -183,6 +175,7 @@ def _check_terms(solution: Solution, penalty: Penalty | None, data: Data) -> Non
     columns = [at for at, both in enumerate(twice.all(0).tolist()) if both] if len(twice) else []
     places = spec.terms if data.plan is None else {name: data.plan.places(at) for name, at in spec.terms.items()}
     terms = [name for name, own in places.items() if set(own) & set(columns)]
+    terms = [name for name in terms if not name.endswith(INTERCEPT) or len(terms) < 3] or terms
     if any(set(columns) & {int(at) for at in block[0]} for block in penalty.blocks):
         raise ValueError(
             f"{' and '.join(terms)} say the same: some columns are sums of others, or no row tells of them. Leave one "
@@ -252,12 +245,12 @@ def _check_quadrature(
         return
     exact = family.least_squares and isinstance(link, Identity)
     reasons = {
+        "a likelihood that is not Gaussian, whose integral is exact as it is": exact,
         "one effect for each level of one factor, such as (1 | group)": len(effects.groupings) > 1
         or effects.groupings[0].effects > 1,
-        "families without a dispersion": family.has_dispersion and not exact,
+        "families without a dispersion": family.has_dispersion,
         "no smooths": penalty is not None,
         "smoothing='ml'": method != "ml",
-        "a likelihood that is not Gaussian, whose integral is exact as it is": exact,
     }
     for need, lacking in reasons.items():
         if lacking:
@@ -268,6 +261,11 @@ def method_of(smoothing: Smoothing, family: Family, link: Link) -> str:
     """REML of Gaussian responses and ML of others, unless it is said. Raises `ValueError` for an unknown method."""
     if smoothing is None:
         return "reml" if family.least_squares and isinstance(link, Identity) else "ml"
-    if not isinstance(smoothing, str) or smoothing not in METHODS:
+    if not isinstance(smoothing, str):
+        raise ValueError(
+            f"beside random effects smoothing= is 'reml' or 'ml', got {smoothing!r}: their variances are estimated. "
+            "Strengths that are numbers go with s(group, bs='re') in the place of (1 | group)."
+        )
+    if smoothing not in METHODS:
         raise ValueError(unknown("smoothing", smoothing, METHODS))
     return smoothing

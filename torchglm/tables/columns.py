@@ -169,7 +169,10 @@ def _from_mapping(data: Mapping[str, Any]) -> pa.Table:
                 "Give each column of a matrix a name of its own."
             )
         try:
-            arrays[name] = values if isinstance(values, pa.ChunkedArray) else pa.array(values)
+            if not isinstance(values, pa.ChunkedArray):
+                objects = isinstance(values, (list, tuple)) or getattr(values, "dtype", None) == np.dtype(object)
+                values = pa.array(values, from_pandas=True) if objects else pa.array(values)  # NaN stands among text
+            arrays[name] = values
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise ValueError(f"Column {name!r} mixes types: {error}") from None
     lengths = {name: len(array) for name, array in arrays.items()}

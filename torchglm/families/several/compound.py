@@ -30,6 +30,10 @@ class Compound(VectorFamily):
     support = constraints.nonnegative
     support_text = "y >= 0"
 
+    @property
+    def said(self) -> str:
+        return "tweedie"
+
     def __init__(self, link: Link | None = None, power: float | None = None) -> None:
         super().__init__()
         if power is not None and not 1 < power < 2:

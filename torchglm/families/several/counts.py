@@ -32,6 +32,10 @@ class Overdispersed(VectorFamily):
     mean_text = "expected count"
     ratio_text = "rate ratio"
 
+    @property
+    def said(self) -> str:
+        return "negative_binomial"
+
     def __init__(self, link: Link | None = None) -> None:
         super().__init__()
         self.link = links.Log() if link is None else link

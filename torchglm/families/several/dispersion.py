@@ -39,6 +39,10 @@ class Plain(VectorFamily):
         self.advice, self.counts = family.advice, isinstance(family, (Poisson, NegativeBinomial))
 
     @property
+    def said(self) -> str:
+        return self.family.name
+
+    @property
     def support(self) -> Any:  # known by its identity, which a copy of the family would lose
         return self.family.support
 

@@ -164,9 +164,14 @@ class Quadratic(Penalty):
 
 def _block(j: int, columns: Sequence[int | str], matrix: Tensor) -> tuple[list[int | str], Tensor]:
     own = columns_in(columns, f"columns of block {j}")
+    if not own:
+        raise ValueError(f"block {j} has no columns. Name at least one, by its name or its place in coef.")
+    twice = next((one for one in own if own.count(one) > 1), None)
+    if twice is not None:
+        raise ValueError(f"block {j} names column {twice!r} twice. Name each once.")
     whole, given = numbers(matrix, f"S of block {j}", "a matrix (m, m)"), torch.as_tensor(matrix)
-    if whole.shape != (len(own), len(own)) or not own or len(set(own)) != len(own):
-        raise ValueError(f"block {j} has {len(own)} columns, each once, and S {tuple(whole.shape)}: give S (m, m).")
+    if whole.shape != (m := len(own), m):
+        raise ValueError(f"block {j} has {m} columns and S {tuple(whole.shape)}. Give S ({m}, {m}).")
     if not bool(torch.isfinite(whole).all()):
         raise ValueError(f"S of block {j} has values that are not finite.")
     coarse = NARROW * torch.finfo(given.dtype).eps if given.dtype.is_floating_point else 0.0

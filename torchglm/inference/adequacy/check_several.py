@@ -69,7 +69,7 @@ def check_several(result: Fitted, level: float = 0.05) -> Check:
         ]
         for i in range(result.flat.deviance.shape[0])
     ]
-    title = f"Check of a fit of {result.family.name}"
+    title = f"Check of a fit of {result.family.said}"
     return Check(title, level, in_words_of(result, findings), tests, adjusted, result.batch_shape)
 
 

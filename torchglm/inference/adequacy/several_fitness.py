@@ -30,7 +30,7 @@ def goodness_of_fit_several(result: Fitted, kind: str | None = None) -> Outcome:
     classes = isinstance(family_of(result), Classes)
     known = KINDS if classes else ("cells",)
     if kind is not None and kind not in known:
-        said = "" if classes else f" The deviance of a {result.family.name} fit is no distance from a saturated one."
+        said = "" if classes else f" The deviance of a {result.family.said} fit is no distance from a saturated one."
         raise ValueError(unknown("kind", kind, known) + said)
     if not classes:
         return cells_test(result)
@@ -101,7 +101,7 @@ def hosmer_lemeshow_several(result: Fitted, groups: int = 10) -> Outcome:
     family = family_of(result)
     if not isinstance(family, Classes):
         other = "goodness_of_fit()" if not isinstance(family, BetaBinomial) else "goodness_of_fit(), by cells of counts"
-        raise ValueError(f"hosmer_lemeshow() is for proportions and classes, this is {family.name}. Use {other}.")
+        raise ValueError(f"hosmer_lemeshow() is for proportions and classes, this is {family.said}. Use {other}.")
     unpenalised(result, "a test of the model")
     shares, codes, weights = list[Tensor](), list[Tensor](), list[Tensor]()
     for rows in pieces(result):

@@ -43,7 +43,7 @@ def link_test_several(result: Fitted, predictor: str | None = None) -> Outcome:
     unpenalised(result, "a test of the model")
     family = family_of(result)
     if predictor is not None and predictor not in family.predictors:
-        raise ValueError(f"{predictor!r} is no predictor of {family.name}. Known: {', '.join(family.predictors)}.")
+        raise ValueError(f"{predictor!r} is no predictor of {family.said}. Known: {', '.join(family.predictors)}.")
     if isinstance(family, Ordinal) and predictor is not None:
         raise ValueError("the cuts of an ordinal model share their slopes: ask link_test() without a predictor.")
     places = [k for k, name in enumerate(family.predictors) if predictor in (None, name)]
@@ -109,7 +109,7 @@ def power_link_test_several(result: Fitted) -> Outcome:
     positive = name == "mean" and family.support is not constraints.real and not isinstance(family, Classes)
     power = family.links[name].exponent if positive else None
     if power is None:
-        raise ValueError(f"{family.name} has no positive mean whose link is a power of it. Use link_test().")
+        raise ValueError(f"{family.said} has no positive mean whose link is a power of it. Use link_test().")
     unpenalised(result, "a test of the model")
     link, origin = family.links[name], None
 
@@ -132,7 +132,7 @@ def variance_test_several(result: Fitted) -> Outcome:
     place = spread_of_law(family)
     if place is None:
         raise ValueError(
-            f"the spread of {family.name} follows from its other parameters, and none is left to test. Use "
+            f"the spread of {family.said} follows from its other parameters, and none is left to test. Use "
             "dispersion_test() or goodness_of_fit()."
         )
     return _scored(result, of_means(family, place), f"{family.predictors[place]} against the mean")
@@ -167,7 +167,7 @@ def zero_test_several(result: Fitted) -> Outcome:
             "link_test(predictor='zero'), or goodness_of_fit() of the counts above them."
         )
     if not with_zeros(family):
-        raise ValueError(f"zero_test() is for laws that put probability on zero, and {family.name} does not.")
+        raise ValueError(f"zero_test() is for laws that put probability on zero, and {family.said} does not.")
     found = zero_sums(result)
     return zeros_of(result, found)
 
@@ -195,13 +195,13 @@ def dispersion_test_several(result: Fitted, kind: str = "dean") -> Outcome:
     unpenalised(result, "a test of the model")
     family = family_of(result)
     if kind != "dean":
-        raise ValueError(f"kind={kind!r} is for fits of one predictor. Known for {family.name}: dean.")
+        raise ValueError(f"kind={kind!r} is for fits of one predictor. Known for {family.said}: dean.")
     if not within_is_poisson(family):
         place = spread_of_law(family)
         said = (
-            f"{family.name} has none. Use goodness_of_fit()."
+            f"{family.said} has none. Use goodness_of_fit()."
             if place is None
-            else f"the {family.predictors[place]} of {family.name} is estimated. Use variance_test()."
+            else f"the {family.predictors[place]} of {family.said} is estimated. Use variance_test()."
         )
         raise ValueError(f"dispersion_test() is for laws with Poisson counts within; {said}")
     u: Any = 0.0

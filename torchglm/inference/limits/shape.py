@@ -44,7 +44,7 @@ def _shape_parameters_several(result: Fitted, level: float = 0.95) -> Table:
     }
     if not places:
         raise ValueError(
-            f"this {family.name} fit has no parameter beside the first that is one number for all rows. Ask "
+            f"this {family.said} fit has no parameter beside the first that is one number for all rows. Ask "
             "result[name] for the coefficients of one, or predict(x, kind=name)."
         )
     limits = part_by_part(result, lambda part: profile_interval(part, level, list(places.values())))
@@ -87,7 +87,7 @@ def shape_parameters(result: Fitted, level: float = 0.95) -> Table:
     if result.family.has_dispersion and result.dispersion_kind != "number":
         rows |= _dispersion(result, target)
     if not rows:
-        raise ValueError(f"this {result.family.name} fit estimated its coefficients alone: no dispersion, no shape.")
+        raise ValueError(f"this {result.family.said} fit estimated its coefficients alone: no dispersion, no shape.")
     return _table(result, rows, level)
 
 

@@ -85,5 +85,5 @@ def slopes(family: VectorFamily, predictor: str | None = None) -> Tensor:
             return torch.eye(len(family.predictors), dtype=torch.float64)
         return family.shifts().unsqueeze(-1)
     if predictor not in family.predictors:
-        raise ValueError(f"{predictor!r} is no predictor of {family.name}. Known: {', '.join(family.predictors)}.")
+        raise ValueError(f"{predictor!r} is no predictor of {family.said}. Known: {', '.join(family.predictors)}.")
     return torch.eye(len(family.predictors), dtype=torch.float64)[:, [family.predictors.index(predictor)]]
