@@ -302,3 +302,41 @@ def test_levels_that_are_combined_are_found_by_their_values() -> None:
     apart = tg.fit("y ~ x + (1 | u:v)", data.assign(**pairs), family="gaussian")
     assert len(apart.random["u:v"].levels) == 4
     torch.testing.assert_close(apart.fitted, tg.fit("y ~ x + (1 | g)", data, family="gaussian").fitted)
+
+
+NO_PENALTIES = {"a number": 0.1, "text": "ridge", "a class": tg.Ridge, "a function": lambda model: model.weight.sum()}
+OF_HEADS: dict[str, Callable[[Any, Any], Any]] = {
+    "LitIRLS": lambda batches, bad: training().LitIRLS(tg.GLMHead(1, "poisson"), penalty=bad),
+    "fit_sgd": lambda batches, bad: training().fit_sgd(tg.GLMHead(1, "poisson"), batches, penalty=bad),
+    "refit_": lambda batches, bad: tg.refit_(tg.GLMHead(1, "poisson"), batches, penalty=bad),
+    "FisherHead": lambda batches, bad: tg.optim.FisherHead(tg.GLMHead(1, "poisson"), penalty=bad),
+    "fit": lambda batches, bad: tg.fit("hit ~ x", DATA, family="poisson", penalty=bad),
+    "head.fit": lambda batches, bad: tg.GLMHead(1, "poisson").fit(torch.ones(4, 1), torch.ones(4), penalty=bad),
+}
+
+
+def training() -> Any:
+    import torchglm.training
+
+    return torchglm.training
+
+
+@pytest.mark.parametrize("door", OF_HEADS)
+def test_what_is_no_penalty_is_said_of_heads(door: str) -> None:
+    x, y = torch.from_numpy(DATA[["x"]].to_numpy()).float(), torch.from_numpy(DATA["hit"].to_numpy()).float()
+    batches = training().TensorBatches(training().GLMBatch(x, y), 48)
+    for bad in NO_PENALTIES.values():
+        with pytest.raises(TypeError, match="^penalty must be a penalty such as torchglm.Ridge.0.1., got "):
+            OF_HEADS[door](batches, bad)
+    if door not in ("fit", "head.fit"):
+        with pytest.raises(ValueError, match="^Jeffreys.. adjusts the score of all rows at once"):
+            OF_HEADS[door](batches, tg.Jeffreys())
+    if door not in ("fit", "head.fit", "LitIRLS"):
+        with pytest.raises(ValueError, match=r"a block names columns, \['x'\], which have no names here"):
+            OF_HEADS[door](batches, tg.Quadratic([(["x"], torch.eye(1))], 1.0))
+
+
+def test_penalties_of_a_network_are_functions_of_it() -> None:
+    for bad in (tg.Ridge(0.1), tg.Ridge, tg.Jeffreys(), 0.1, "ridge"):
+        with pytest.raises(TypeError, match="^penalty must be a function of the model.* go with fit_sgd and LitIRLS"):
+            training().LitGLM(tg.GLMHead(1, "poisson"), penalty=bad)

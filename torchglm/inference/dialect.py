@@ -27,7 +27,7 @@ _WORDS = (
 )
 
 
-def said(result: Fitted, text: str) -> str:
+def spoken(result: Fitted, text: str) -> str:
     """A text that speaks Python, as it is for a fit made by Python, else with the keys and commands of a run."""
     if not result.context.get(YAML):
         return text

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchglm.fitting.bias import Jeffreys
 from torchglm.fitting.moments import Moments
 from torchglm.fitting.penalties import Penalty
 from torchglm.fitting.problem import Problem
@@ -82,8 +83,19 @@ def begin_at_null(head: VectorLayer, sums: Moments) -> None:
         head.set_constants_(eta)
 
 
+def check_penalty(penalty: object) -> None:
+    """Raise `TypeError` for what is no penalty on the coefficients of a head, `ValueError` for `Jeffreys`."""
+    if isinstance(penalty, Jeffreys):
+        raise ValueError(
+            "Jeffreys() adjusts the score of all rows at once. Use it in torchglm.fit or head.fit, or take Ridge here."
+        )
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(f"penalty must be a penalty such as torchglm.Ridge(0.1), got {penalty!r}.")
+
+
 def penalty_on(head: GLMLayer, penalty: Penalty | None) -> Penalty | None:
     """A penalty on the weight of a head as one on its coefficients, of which constants have none."""
+    check_penalty(penalty)
     if penalty is None:
         return None
     columns, constants = columns_of_head(head)

@@ -26,7 +26,7 @@ from torchglm.fitting.search import Search
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.inputs import as_batch
 from torchglm.model.face import GLMHead
-from torchglm.model.head_rows import plan_of_head, problem_of, rows_of_batch
+from torchglm.model.head_rows import check_penalty, plan_of_head, problem_of, rows_of_batch
 from torchglm.training.batches import rank_and_world
 from torchglm.training.logged_metrics import Scores
 from torchglm.training.model_head import mean_metrics, metric_of, predicted, squeezed
@@ -71,6 +71,7 @@ class LitIRLS(LightningModule):
                 f"the shape of the {head.family.name} family is to be estimated. Give its value, or use torchglm.fit."
             )
         plan_of_head(head)  # classes that are not known are told now
+        check_penalty(penalty)
         self.automatic_optimization = False
         self.head, self.penalty, self.tol, self.warm = head, penalty, tol, warm
         self.metrics = Scores(lambda: {name: metric_of(head, kind) for name, kind in mean_metrics(head).items()})

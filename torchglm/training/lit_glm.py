@@ -90,7 +90,7 @@ class LitGLM(LightningModule):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
-        check_arguments(optimizer, scheduler, metrics, scheduler_interval)
+        check_arguments(optimizer, scheduler, metrics, scheduler_interval, penalty)
         if not isinstance(model, (nn.Module, Mapping)):
             raise TypeError(
                 f"model must be a head, a network with one, or the fields of a head, got {model!r}. Fit a formula by "

@@ -13,6 +13,8 @@ from torchmetrics import Metric
 
 from torchglm.families import Family
 from torchglm.families.several import Classes, LogTimes, Ordinal, VectorFamily
+from torchglm.fitting.bias import Jeffreys
+from torchglm.fitting.penalties import Penalty
 from torchglm.inputs import GLMBatch
 from torchglm.links import Link
 from torchglm.metrics import Accuracy, Concordance, Coverage, Deviance, LiftTable, RankedProbabilityScore
@@ -24,8 +26,13 @@ from torchglm.rows.plan import Plan
 KINDS = ("learned", "estimated")
 
 
-def check_arguments(optimizer: Any, scheduler: Any, metrics: Any, interval: str) -> None:
+def check_arguments(optimizer: Any, scheduler: Any, metrics: Any, interval: str, penalty: Any) -> None:
     """Raise `TypeError` or `ValueError` for arguments of a `LitGLM` that cannot be meant."""
+    if penalty is not None and (isinstance(penalty, (Penalty, Jeffreys, type)) or not callable(penalty)):
+        raise TypeError(
+            "penalty must be a function of the model that gives a number, such as lambda model: 0.1 * "
+            f"model.weight.square().sum(), got {penalty!r}. Penalties such as Ridge go with fit_sgd and LitIRLS."
+        )
     for name, given, takes in (("optimizer", optimizer, "parameters"), ("scheduler", scheduler, "optimizer")):
         if given is not None and (isinstance(given, Optimizer) or not callable(given)):
             raise TypeError(

@@ -100,6 +100,11 @@ class Quadratic(Penalty):
 
     def expand(self, constants: Sequence[int], p: int, batch: torch.Size = ONE) -> Quadratic:
         for columns, _ in self.blocks:
+            if any(isinstance(column, str) for column in columns):
+                raise ValueError(
+                    f"a block names columns, {columns}, which have no names here. Give their places among the {p} "
+                    "coefficients, counted from 0."
+                )
             if not all(isinstance(column, int) and 0 <= column < p for column in columns):
                 raise ValueError(f"a block has columns {columns} and the fit has {p} coefficients, counted from 0.")
         several = self.strength.dim() > 1
