@@ -25,17 +25,27 @@ def groups(table: pa.Table, by: Sequence[str]) -> tuple[torch.Tensor, list[tuple
     Raises ValueError for unknown columns or missing values.
     """
     check_columns(by, table.column_names)
-    frame = Frame(table, by)
-    code = np.zeros(len(frame), dtype=np.int64)
-    labels: list[tuple[Any, ...]] = [()]
+    code, labels = np.zeros(0, dtype=np.int64), list[tuple[Any, ...]]([()])
     for name in by:
-        column = frame.coded(name)
+        column = Frame(table, [name]).coded(name)
         levels = occurring(dict(zip(column.values, column.counts.tolist(), strict=True)), column.ordered)
         place = {level: i for i, level in enumerate(levels)}
         own = np.array([place.get(value, 0) for value in column.values], np.int64)[column.codes]
-        used, code = np.unique(code * len(levels) + own, return_inverse=True)  # below rows^2, so it never overflows
+        if len(labels) > 1:
+            own += code * len(levels)  # below rows^2, so it never overflows
+        used, code = _numbered(own, len(labels) * len(levels))
         labels = [(*labels[one // len(levels)], levels[one % len(levels)]) for one in used.tolist()]
-    return torch.from_numpy(code.reshape(-1).astype(np.int64)), labels
+    return torch.from_numpy(code), labels
+
+
+def _numbered(codes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The codes that occur of so many, ascending, and the place of each of `codes` (n,) among them."""
+    if count > 2 * len(codes) + 64:
+        used, place = np.unique(codes, return_inverse=True)
+        return used, place.reshape(-1).astype(np.int64)
+    seen = np.bincount(codes, minlength=count) > 0  # no sorting, and none of its copies
+    used = np.flatnonzero(seen)
+    return used, codes if len(used) == count else (np.cumsum(seen) - 1)[codes]
 
 
 def category(expression: Expression | Grouped, frame: Frame) -> Coded:

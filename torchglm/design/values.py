@@ -95,7 +95,8 @@ class Coded:
     @property
     def counts(self) -> np.ndarray:
         """The rows of each value."""
-        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
+        known = self.codes if self.codes.min(initial=0) >= 0 else self.codes[self.codes >= 0]
+        return np.bincount(known, minlength=len(self.values))
 
     @classmethod
     def constant(cls, value: Any, rows: int) -> Coded:

@@ -16,7 +16,7 @@ from torchglm.families.row_error import RowError
 from torchglm.families.several import VectorFamily
 from torchglm.inputs import checks
 from torchglm.inputs.arrays import Data, assemble
-from torchglm.inputs.groups import by_groups
+from torchglm.inputs.groups import by_groups, one_after_another
 from torchglm.inputs.roles import Roles
 from torchglm.inputs.specs import effects_of, family_of, formulas_of, in_class_order, plan_of, terms_of
 from torchglm.rows.places import Places
@@ -111,11 +111,12 @@ def from_design(
             data.source = [rows._replace(codes=design.codes.to(device)) for rows in data.source]
         return data
     codes, labels = groups(design.table, keys)
+    order, sizes = one_after_another(codes, len(labels)), torch.bincount(codes)
     x = design.x if design.random is None else torch.cat([design.x, design.random.whole(design.x[:, :0])], -1)
     x = x.to(device, dtype or x.dtype)
     try:
-        data = by_groups(x, response, family, roles, codes, names, design.intercept, plan)
+        data = by_groups(x, response, family, roles, codes, order, sizes, names, design.intercept, plan)
     except RowError as error:
         raise error.moved(design.row(error.place[-1])) from None
-    data.context |= {"groups": labels, "places": places.grouped(codes.cpu())}
+    data.context |= {"groups": labels, "places": places.grouped(order, sizes)}
     return data

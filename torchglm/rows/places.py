@@ -42,10 +42,10 @@ class Places:
             self.pieces.append((file, first, rows, bits))
             self.count += held
 
-    def grouped(self, codes: Tensor) -> Places:
-        """The same places by the groups `codes` (n,) of the rows kept."""
-        sizes = torch.bincount(codes)
-        self.order, self.first = torch.argsort(codes, stable=True), sizes.cumsum(0) - sizes
+    def grouped(self, order: Tensor, sizes: Tensor) -> Places:
+        """The same places by groups of so many rows (B,), of which `order` (n,) holds one after another."""
+        short = torch.int32 if len(order) <= torch.iinfo(torch.int32).max else torch.int64
+        self.order, self.first = order.to("cpu", short), (sizes.cumsum(0) - sizes).cpu()
         return self
 
     def member(self, models: Tensor) -> Places:

@@ -43,7 +43,7 @@ def as_table(data: Any, columns: Sequence[str] | None = None) -> pa.Table:
         return plain_strings(table.select(wanted))
     root = type(data).__module__.split(".")[0]
     if root == "pandas":
-        return _from_pandas(data[wanted])
+        return _from_pandas(data, wanted)
     if root == "polars":
         return _from_polars(data, wanted)
     return plain_strings(pa.table(data).select(wanted))
@@ -200,15 +200,18 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, (torch.Tensor, np.ndarray)) else value
 
 
-def _from_pandas(frame: Any) -> pa.Table:
-    """Objects that all have one type (periods, intervals) are taken for what they are."""
+def _from_pandas(frame: Any, columns: list[str]) -> pa.Table:
+    """Objects that all have one type (periods, intervals) are taken for what they are.
+
+    Arrow picks the columns, where `frame[columns]` would copy them into another order.
+    """
     import pyarrow as pa
 
     try:
         try:
-            table = pa.Table.from_pandas(frame, preserve_index=False)
+            table = pa.Table.from_pandas(frame, columns=columns, preserve_index=False)
         except pa.ArrowInvalid:
-            table = pa.Table.from_pandas(frame.infer_objects(), preserve_index=False)
+            table = pa.Table.from_pandas(frame[columns].infer_objects(), preserve_index=False)
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(
             f"A column mixes types, or has one that tables do not know: {error}. Convert it first."
