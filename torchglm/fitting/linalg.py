@@ -29,17 +29,45 @@ def allows_single(gram: Gram, inverse: GramInverse) -> Tensor:
     return inverse.positive & (inverse.pivot >= SINGLE_PIVOT) & (least > SINGLE_RANGE[0]) & (most < SINGLE_RANGE[1])
 
 
-def newton_step(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
-    """The step `gram^-1 score` (B, p) on all columns, its decrement `score' gram^-1 score`, and whether it is sound.
+class Factored(NamedTuple):
+    """The Cholesky factor `lower` (B, p, p) of Grams whose columns were multiplied by `scale` (B, p).
 
-    It is where the smallest squared pivot of the scaled Gram is at least `GRAM_PIVOT`. Without an inverse: half the
-    time of `Gram.invert`.
+    It is `sound` (B,) where its smallest squared pivot is at least `GRAM_PIVOT`.
     """
-    scale = moments.gram.diagonal().rsqrt()
-    lower, info = torch.linalg.cholesky_ex(moments.gram.written_out() * scale.unsqueeze(-1) * scale.unsqueeze(-2))
-    sound = (info == 0) & (lower.diagonal(dim1=-2, dim2=-1).amin(-1) >= GRAM_PIVOT**0.5)
-    delta = torch.cholesky_solve((moments.score * scale).unsqueeze(-1), lower).squeeze(-1) * scale
-    return delta, torch.linalg.vecdot(moments.score, delta), sound
+
+    lower: Tensor
+    scale: Tensor
+    sound: Tensor
+
+    @classmethod
+    def of(cls, gram: Gram) -> Factored:
+        """That of a Gram on all columns; without an inverse: half the time of `Gram.invert`."""
+        scale = gram.diagonal().rsqrt()
+        lower, info = torch.linalg.cholesky_ex(gram.written_out() * scale.unsqueeze(-1) * scale.unsqueeze(-2))
+        return cls(lower, scale, (info == 0) & (lower.diagonal(dim1=-2, dim2=-1).amin(-1) >= GRAM_PIVOT**0.5))
+
+    def step(self, score: Tensor) -> tuple[Tensor, Tensor]:
+        """The step `gram^-1 score` (B, p), and its decrement `score' gram^-1 score`."""
+        right = (score * self.scale).unsqueeze(-1)
+        delta = torch.cholesky_solve(right, self.lower).squeeze(-1) * self.scale
+        return delta, torch.linalg.vecdot(score, delta)
+
+    def beside(self, other: Factored, chosen: Tensor) -> Factored:
+        """These, and of the models `chosen` (B,) the other ones."""
+        if not bool(chosen.any()):
+            return self
+        pairs = zip(self, other, strict=True)
+        return Factored(*(torch.where(chosen.view(-1, *[1] * (new.dim() - 1)), old, new) for new, old in pairs))
+
+    def take(self, models: Tensor) -> Factored:
+        """Those of some of the models."""
+        return Factored(*(part[models] for part in self))
+
+
+def newton_step(moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
+    """The step on all columns, its decrement, and whether it is sound, see `Factored`."""
+    factored = Factored.of(moments.gram)
+    return *factored.step(moments.score), factored.sound
 
 
 class Behind(NamedTuple):

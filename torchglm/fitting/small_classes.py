@@ -66,7 +66,7 @@ class ClassPasses(SeveralPasses):
         score = self.total + (applied.unsqueeze(-1) * inner[:, :1]).flatten(1)
         return replace(sums, gram=Dense(gram), score=score)
 
-    def step(self, coef: Tensor, turn: int) -> Moments:
+    def step(self, coef: Tensor, turn: int, curved: bool = True) -> Moments:
         return self._at(coef, exact=False)[0]
 
     def last(self, coef: Tensor, before: Tensor, begin: Moments) -> Moments:

@@ -29,7 +29,8 @@ from torchglm.rows.inverses import Root
 from torchglm.rows.rows import Rows, to_float64
 from torchglm.rows.threads import spread
 
-SOON = 20.0  # times the tolerance that a step may show whose squares leave no digit: a pass fewer for most models
+NEAR = 1e-3  # share of a decrement that steps leave, from which on one more goes by the Gram of the last: what that
+# leaves of the information is the cube; a pass without a Gram takes two fifths of one with
 PASSES = 12  # after which a model is left to the search
 SMALL = 1 << 15  # numbers that a model has to itself
 GROUP = 1 << 21  # numbers that the models of a group have: with what a pass makes of them they fit a cache
@@ -175,18 +176,21 @@ class _Walk:
     total: Tensor  # of the weights
     decrement: Tensor  # of the step that led here, 0 for none
     moving: Tensor
+    factored: linalg.Factored  # the Gram of the last step
+    near: Tensor  # whether it serves for the next one as well: of each by itself, whatever the others need
 
     def take(self, chosen: Tensor) -> _Walk:
         """Some of them."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "passes"}
-        parts = {name: value[chosen] for name, value in parts.items()}
-        return _Walk(self.passes.take(chosen), **parts)
+        apart = ("passes", "factored")
+        parts = {f.name: getattr(self, f.name)[chosen] for f in fields(self) if f.name not in apart}
+        return _Walk(self.passes.take(chosen), factored=self.factored.take(chosen), **parts)
 
 
 def _newton(passes: SmallPasses, begin: Moments) -> _Ends:
     """Newton's method from the sums `begin` to a step that leaves nothing to gain."""
     problem = passes.problem
-    coef, _, sound = linalg.newton_step(begin)
+    factored = linalg.Factored.of(begin.gram)
+    coef, sound = factored.step(begin.score)[0], factored.sound
     saturated = passes.saturated()
     models = torch.arange(coef.shape[0])
     ends = _Ends(
@@ -209,6 +213,8 @@ def _newton(passes: SmallPasses, begin: Moments) -> _Ends:
         total=begin.weight,
         decrement=torch.zeros_like(saturated),
         moving=sound,
+        factored=factored,
+        near=torch.zeros_like(sound),
     )
     for turn in range(min(PASSES, problem.max_iter)):
         walk = _step(walk, ends, turn)
@@ -223,20 +229,19 @@ def _newton(passes: SmallPasses, begin: Moments) -> _Ends:
 def _step(walk: _Walk, ends: _Ends, turn: int) -> _Walk:
     """Evaluate where the models stand and aim again; those whose next step is the last are written into `ends`."""
     problem = walk.passes.problem
-    moments = walk.passes.step(walk.coef, turn)
+    curved = not bool((walk.near | ~walk.moving).all())
+    moments = walk.passes.step(walk.coef, turn, curved)
     objective, floor = moments.objective - walk.saturated, judge.floor(moments)
     size = problem.size(objective, walk.total)
-    delta, decrement, sound = linalg.newton_step(moments)
+    factored = linalg.Factored.of(moments.gram).beside(walk.factored, walk.near) if curved else walk.factored
+    delta, decrement = factored.step(moments.score)
     first = walk.first if turn else walk.passes.scale(objective, walk.total)
     # from a first point far off, the search looks for a better one
     good = objective <= walk.bound if turn else decrement <= 0.5 * size
-    regular = walk.regular & good & sound & (moments.invalid == 0) & (decrement < math.inf)
+    regular = walk.regular & good & factored.sound & (moments.invalid == 0) & (decrement < math.inf)
     closing = judge.arrived(decrement, size, first, floor, problem.tol)
-    little = judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
-    if problem.canonical:
-        closing |= little & judge.arrived(decrement, size, first, floor, SOON * problem.tol)
-    else:
-        closing &= little
+    if not problem.canonical:
+        closing &= judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
     bound, trial = judge.bound(objective, size, floor), walk.coef + delta
     stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
     if stops.numel():
@@ -247,4 +252,15 @@ def _step(walk: _Walk, ends: _Ends, turn: int) -> _Walk:
             ends.gram[index] = moments.gram.written_out()[stops]
     moving = walk.moving & regular & ~closing
     coef = torch.where(moving.unsqueeze(-1), trial, walk.coef)
-    return replace(walk, coef=coef, regular=regular, bound=bound, first=first, decrement=decrement, moving=moving)
+    near = ~walk.near & (decrement <= NEAR * walk.decrement) if walk.passes.chords else walk.near
+    return replace(
+        walk,
+        coef=coef,
+        regular=regular,
+        bound=bound,
+        first=first,
+        decrement=decrement,
+        moving=moving,
+        factored=factored,
+        near=near,
+    )

@@ -42,9 +42,14 @@ class SmallPasses(ABC):
     def begin(self) -> Moments:
         """The sums whose step from zero leads to the first coefficients."""
 
+    @property
+    def chords(self) -> bool:
+        """Whether a pass can go without its information, which is the same for steps and inference."""
+        return False
+
     @abstractmethod
-    def step(self, coef: Tensor, turn: int) -> Moments:
-        """The sums at coefficients (B, p), with the information that step number `turn` takes."""
+    def step(self, coef: Tensor, turn: int, curved: bool = True) -> Moments:
+        """The sums at coefficients (B, p), with the information that step number `turn` takes, if `curved`."""
 
     @abstractmethod
     def last(self, coef: Tensor, before: Tensor, begin: Moments) -> Moments:
@@ -78,12 +83,20 @@ class PlainPasses(SmallPasses):
     def begin(self) -> Moments:
         return block_moments(self.rows, Point(relative=True), self.family, self.problem.link)
 
-    def step(self, coef: Tensor, turn: int) -> Moments:
+    @property
+    def chords(self) -> bool:
+        return self.problem.canonical
+
+    def step(self, coef: Tensor, turn: int, curved: bool = True) -> Moments:
         rows, family, link = self.rows, self.family, self.problem.link
         point = Point(coef, not self.problem.canonical, relative=True)
         values = row_values(rows, linear_predictor(rows, coef), point.observed, point, family, link)
-        own = gram(rows, values.information)
-        scale = torch.linalg.vecdot(coef, (own.written_out() @ coef.unsqueeze(-1)).squeeze(-1))
+        if curved:
+            own = gram(rows, values.information)
+            scale = torch.linalg.vecdot(coef, (own.written_out() @ coef.unsqueeze(-1)).squeeze(-1))
+        else:
+            own = Dense(coef.new_zeros(coef.shape[0], 0, 0))
+            scale = torch.linalg.vecdot(values.information, values.eta.square())
         return Moments.of_step(own, project(rows, values.score), values.half.sum(-1), scale, values.outside)
 
     def last(self, coef: Tensor, before: Tensor, begin: Moments) -> Moments:
@@ -140,7 +153,7 @@ class SeveralPasses(SmallPasses):
         slope, gram = self.packed.sums(score, information)
         return replace(sums, gram=Dense(gram), score=slope)
 
-    def step(self, coef: Tensor, turn: int) -> Moments:
+    def step(self, coef: Tensor, turn: int, curved: bool = True) -> Moments:
         return self._sums_at(coef, self.problem.canonical or turn > SCORING)[0]
 
     def last(self, coef: Tensor, before: Tensor, begin: Moments) -> Moments:
