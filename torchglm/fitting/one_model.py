@@ -10,31 +10,29 @@ those before, and a new one is made where it saves more passes than it costs, an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from torchglm.families.in_numpy import Array
 from torchglm.fitting import judge
-from torchglm.fitting.kernel import census, objective, outside, report
 from torchglm.fitting.linalg import SINGLE_PIVOT
-from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.one_pass import Array, PassSums, RowBlock, blocks_of, constants, summed
+from torchglm.fitting.one_pass import PassSums, RowBlock, blocks_of, constants, summed
+from torchglm.fitting.one_report import reported
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.sample import sample
 from torchglm.fitting.secants import Secants
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status
-from torchglm.rows.grams import GRAM_PIVOT, Dense
+from torchglm.rows.grams import GRAM_PIVOT
 from torchglm.rows.inverses import DenseRoot
-from torchglm.rows.products import WIDE, gram, times
-from torchglm.rows.rows import Rows, to_float64
-from torchglm.rows.threads import all_cores, spread
+from torchglm.rows.products import WIDE
+from torchglm.rows.rows import Rows
+from torchglm.rows.threads import all_cores
 
 PASSES = 30  # after which the model is left to the search
 LARGE = 1 << 17  # numbers of a design from which on a part of it pays here
@@ -199,21 +197,17 @@ def _backsolved(lower: Tensor, score: Array) -> Array:
 
 def _solution(problem: Problem, blocks: list[RowBlock], end: _End) -> Solution | None:
     """The solution where the last pass stands, taken along its step; None where that still moves a row."""
-
-    def work(part: Sequence[tuple[RowBlock, tuple[Tensor, Tensor]]]) -> Moments:
-        return reduce(add, [_last(problem, block, *before, end) for block, before in part])
-
-    pairs = list(zip(blocks, end.last.rows, strict=True))
-    last = work(pairs) if len(pairs) == 1 else reduce(add, spread(work, pairs))
-    matrix = torch.from_numpy(end.known).unsqueeze(0) if end.known is not None else last.gram.written_out()
-    lower, pivot = _factor(matrix[0].numpy())
-    if not pivot >= GRAM_PIVOT or float(last.invalid) or not float(last.change) <= judge.STEADY:
+    last = reported(problem, blocks, end.last.predictors, end.coef, end.delta, end.known is None)
+    if last is None or not last.change <= judge.STEADY:
         return None
-    score = torch.from_numpy((end.last.score - end.gram @ end.delta)[None])
+    matrix = last.gram if end.known is None else end.known
+    lower, pivot = _factor(matrix)
+    if not pivot >= GRAM_PIVOT:
+        return None
     return Solution(
         torch.from_numpy(end.coef[None]),
         torch.ones(1, problem.p, dtype=torch.bool),
-        replace(last, gram=Dense(matrix), score=score),
+        last.moments(matrix, end.last.score - end.gram @ end.delta),
         DenseRoot(_inverse_root(lower)),
         torch.tensor([int(Status.CONVERGED)]),
         torch.tensor([end.n_iter]),
@@ -226,24 +220,3 @@ def _inverse_root(lower: Tensor) -> Tensor:
     with all_cores(lower):
         eye = torch.eye(len(lower), dtype=torch.float64)
         return torch.linalg.solve_triangular(lower, eye, upper=False).mT.unsqueeze(0)
-
-
-def _last(problem: Problem, block: RowBlock, before: Tensor, information: Tensor, end: _End) -> Moments:
-    """What a search reports of a block at the end, but the score; predictors and information (1, n) are of before."""
-    family, link, plain, rows = problem.family, problem.link, block.weight is None, to_float64(block.rows)
-    eta = before + times(rows, torch.from_numpy(end.delta[None]))
-    coef, mu, none = torch.from_numpy(end.coef[None]), link.inverse(eta), eta.new_zeros(1)
-    half = objective(rows, eta, mu, Point(coef, before=coef), family, link)
-    if end.known is None or not problem.canonical:
-        information = family.score_and_weight(block.response, eta, mu, link, False)[1]
-        information = information if plain else information * rows.weight
-    return Moments(
-        gram(rows, information) if end.known is None else Dense(eta.new_zeros(1, 0, 0)),
-        none,
-        (half if plain else half * rows.weight).sum(-1),
-        torch.linalg.vecdot(information, eta.square()),
-        outside(mu, eta, family, link),
-        *census(rows, plain),
-        *report(rows, eta, mu, before, family, link, plain),
-        torch.full_like(none, math.inf),
-    )

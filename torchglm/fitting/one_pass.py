@@ -4,49 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from torchglm.families.in_numpy import Array, Formulas, formulas_of
 from torchglm.fitting.kernel import census
 from torchglm.fitting.problem import Problem
-from torchglm.rows.products import FEW, gram, linear_predictor, project
-from torchglm.rows.responses import Response
+from torchglm.rows.products import FEW, gram
 from torchglm.rows.rows import BLOCK, Rows, is_all, to_float64, wide
 from torchglm.rows.threads import spread
 
 TALL = 2048  # rows of a block, where the columns are many: the sums of few would be most of the work
 
-Array: TypeAlias = NDArray[np.floating[Any]]
-
 
 class RowBlock(NamedTuple):
-    """Rows of one model; `x` (n, p) where their design is of few numbers, `weight` (1, n) where not all are 1."""
+    """Rows of one model, and the `formulas` at their responses.
+
+    `x` (n, q) is the design, with an `intercept` in front of it if so; `weight` and `offset` (n,) are None where all
+    are 1, or 0.
+    """
 
     rows: Rows
-    response: Response
-    x: Array | None
-    weight: Tensor | None
+    formulas: Formulas
+    x: Array
+    intercept: bool
+    weight: Array | None
+    offset: Array | None
+
+    def times(self, coef: Array) -> Array:
+        """(n,) the design times coefficients (p,)."""
+        if not self.intercept:
+            return self.x @ coef
+        eta: Array = self.x @ coef[1:]
+        eta += coef[0]
+        return eta
+
+    def project(self, values: Array) -> Array:
+        """(p,) the design, transposed, times a value for each row (n,)."""
+        slopes: Array = values @ self.x
+        return np.concatenate(([values.sum()], slopes)) if self.intercept else slopes
+
+    def gram(self, information: Array | None, single: bool) -> Array:
+        """(p, p) the Gram at the information (n,) of the rows, None where it is 1; a `single` one in float32."""
+        if not self.intercept and self.x.size <= FEW:
+            x = self.x
+            return (x if information is None else x * information[:, None]).T @ x
+        weight = torch.ones(1, len(self.x), dtype=torch.float64) if information is None else as_row(information)
+        return gram(self.rows, weight, single).written_out()[0].numpy()
+
+    def in_float64(self) -> RowBlock:
+        """The same with a design in the precision of the sums."""
+        if self.x.dtype == np.float64:
+            return self
+        rows = to_float64(self.rows)
+        return self._replace(rows=rows, x=rows.x.numpy())
 
 
 class PassSums(NamedTuple):
     """What a pass leaves: `gram` (p, p), `score` (p,), `objective`, half the deviance but for what belongs to y alone.
 
-    `rows` are the predictors and the information (1, n) of each block. A pass without a Gram has the number 0 there.
+    `predictors` (n,) are those of each block. A pass without a Gram has the number 0 there.
     """
 
     gram: Array
     score: Array
     objective: float
-    rows: list[tuple[Tensor, Tensor]]
+    predictors: list[Array]
 
     def plus(self, other: PassSums) -> PassSums:
         """The sums over the rows of both."""
         value = self.objective + other.objective
-        return PassSums(self.gram + other.gram, self.score + other.score, value, self.rows + other.rows)
+        return PassSums(self.gram + other.gram, self.score + other.score, value, self.predictors + other.predictors)
 
 
 def blocks_of(problem: Problem, source: Iterable[Rows] | None) -> list[RowBlock] | None:
@@ -66,19 +97,27 @@ def blocks_of(problem: Problem, source: Iterable[Rows] | None) -> list[RowBlock]
     n, p = rows.y.shape[-1], rows.columns
     rows = rows if rows.shared else rows._replace(x=rows.x[0])
     if n * p <= FEW:  # a column of ones costs less than operators beside it at each pass
-        rows = wide(rows)
-        return [RowBlock(rows, rows.response, rows.x.numpy(), None if plain else rows.weight)]
+        return [_block(problem, wide(rows), plain)]
     step = max(256, 2 * BLOCK // p, min(TALL, 4 * BLOCK // p))
     parts = [rows] if n <= step else [rows.between(start, start + step) for start in range(0, n, step)]
-    return [RowBlock(part, part.response, None, None if plain else part.weight) for part in parts]
+    return [_block(problem, part, plain) for part in parts]
+
+
+def _block(problem: Problem, rows: Rows, plain: bool) -> RowBlock:
+    """Rows with what is the same at each pass, of which the design alone may stay in float32."""
+    rows = to_float64(rows._replace(x=rows.x[:0]))._replace(x=rows.x)
+    formulas = formulas_of(rows.response, problem.family, problem.link)
+    weight = None if plain else rows.weight[0].numpy()
+    offset = None if is_all(rows.offset, 0.0) else rows.offset[0].numpy()
+    return RowBlock(rows, formulas, rows.x.numpy(), rows.intercept, weight, offset)
 
 
 def constants(problem: Problem, blocks: list[RowBlock]) -> tuple[float, float, float]:
     """What passes leave in the objective that belongs to y alone, the rows with their repeats, and their weight."""
     saturated = count = total = 0.0
     for block in blocks:
-        own = problem.family.nll_saturated(block.response)
-        saturated += float((own if block.weight is None else own * block.weight).sum())
+        own = problem.family.nll_saturated(block.rows.response)[0].numpy()
+        saturated += float(own.sum() if block.weight is None else own @ block.weight)
         weight, number, _ = census(block.rows, block.weight is None)
         count, total = count + float(number), total + float(weight)
     return saturated, count, total
@@ -101,27 +140,36 @@ def summed(
 
 
 def _of_block(problem: Problem, block: RowBlock, coef: Array | None, curved: bool, single: bool) -> PassSums:
-    family, link, (rows, y, x, weight) = problem.family, problem.link, block
-    if x is None:
-        rows = to_float64(rows)
-    if coef is None:
-        eta = link.link(family.initial_mean(y, rows.weight))
-    elif x is None:
-        eta = linear_predictor(rows, torch.from_numpy(coef).unsqueeze(0))
-    else:
-        eta = torch.from_numpy(x @ coef).unsqueeze(0)
-        eta = eta if is_all(rows.offset, 0.0) else eta.add_(rows.offset)
-    mu = link.inverse(eta)
-    score, information = family.score_and_weight(y, eta, mu, link, coef is not None and not problem.canonical)
-    half = family.cheap(y, eta, mu, link, True)[0]
-    if weight is not None:
-        score, information, half = score * weight, information * weight, half * weight
+    block = block.in_float64()
+    eta = _first(problem, block.rows) if coef is None else predicted(block, coef)
+    score, information, loss = block.formulas.values(eta, coef is not None and not problem.canonical)
+    if block.weight is not None:
+        score, information, loss = score * block.weight, weighted(information, block), loss * block.weight
     if coef is None:  # the first step solves for the coefficients themselves
-        score = score + information * (eta if is_all(rows.offset, 0.0) else eta - rows.offset)
-    if x is None:
-        slope = project(rows, score)[0].numpy()
-        matrix = gram(rows, information, single).written_out()[0].numpy() if curved else np.zeros(())
-    else:
-        slope = score.numpy()[0] @ x
-        matrix = (x * information.numpy().T).T @ x if curved else np.zeros(())
-    return PassSums(matrix, slope, float(half.sum()), [(eta, information)])
+        own = eta if block.offset is None else eta - block.offset
+        score = score + (own if information is None else information * own)
+    matrix = block.gram(information, single) if curved else np.zeros(())
+    return PassSums(matrix, block.project(score), float(loss.sum()), [eta])
+
+
+def _first(problem: Problem, rows: Rows) -> Array:
+    """(n,) the predictors of a mean for each row."""
+    return problem.link.link(problem.family.initial_mean(rows.response, rows.weight))[0].numpy()
+
+
+def predicted(block: RowBlock, coef: Array) -> Array:
+    """(n,) the linear predictors at coefficients (p,)."""
+    eta = block.times(coef)
+    return eta if block.offset is None else eta + block.offset
+
+
+def weighted(information: Array | None, block: RowBlock) -> Array | None:
+    """The information of the rows (n,), None where it is 1, with their weights."""
+    if block.weight is None:
+        return information
+    return block.weight if information is None else information * block.weight
+
+
+def as_row(values: Array) -> Tensor:
+    """(1, n) values as a tensor."""
+    return torch.from_numpy(values).unsqueeze(0)
