@@ -43,28 +43,28 @@ def of(problem: Problem, contender: Contender) -> dict[str, float]:
 @contextmanager
 def counted() -> Iterator[list[tuple[int, bool]]]:
     """Within it every block that torchglm's kernel sees is listed: its rows, and whether it made a Gram."""
-    from torchglm.fitting import kernel, one_model, one_pass, small_passes
+    from torchglm.fitting import kernel, one_pass, one_report, small_passes
 
     passes: list[tuple[int, bool]] = []
-    moments, of_block, last = kernel.block_moments, one_pass._of_block, one_model._last
+    moments, of_block, last = kernel.block_moments, one_pass._of_block, one_report._of_block
 
     def seen(rows: Any, point: Any, *rest: Any) -> Any:
         passes.append((rows.y.shape[-1], point.curved))
         return moments(rows, point, *rest)
 
     def seen_of_one(problem: Any, block: Any, coef: Any, curved: bool, single: bool) -> Any:
-        passes.append((block.rows.y.shape[-1], curved))
+        passes.append((len(block.x), curved))
         return of_block(problem, block, coef, curved, single)
 
-    def seen_last(problem: Any, block: Any, before: Any, information: Any, end: Any) -> Any:
-        passes.append((block.rows.y.shape[-1], end.known is None))
-        return last(problem, block, before, information, end)
+    def seen_last(problem: Any, block: Any, before: Any, coef: Any, delta: Any, curved: bool) -> Any:
+        passes.append((len(block.x), curved))
+        return last(problem, block, before, coef, delta, curved)
 
     with (
         patch.object(kernel, "block_moments", seen),
         patch.object(small_passes, "block_moments", seen),
         patch.object(one_pass, "_of_block", seen_of_one),
-        patch.object(one_model, "_last", seen_last),
+        patch.object(one_report, "_of_block", seen_last),
     ):
         yield passes
 

@@ -21,12 +21,12 @@ from torchglm.families.positive import Gamma
 from torchglm.families.proportions import Bernoulli, Binomial
 from torchglm.families.real import Gaussian
 from torchglm.links import Identity, Link, Log, Logit
-from torchglm.rows.responses import Response
+from torchglm.rows.responses import Response, size_of
 
 Array: TypeAlias = NDArray[np.floating[Any]]
 
 
-class Values(NamedTuple):
+class PassValues(NamedTuple):
     """What rows (n,) bring to a step, for `phi = w = 1`: `score`, `information` (None: 1 each), and `loss`.
 
     The last is half the unit deviance but for what belongs to the response alone.
@@ -37,7 +37,7 @@ class Values(NamedTuple):
     loss: Array
 
 
-class Ends(NamedTuple):
+class ReportValues(NamedTuple):
     """What rows (n,) bring to the report: half the unit deviance, Pearson's square, and the expected information.
 
     `size` is that of the terms `half` is the difference of, None where it loses no digit.
@@ -53,40 +53,60 @@ class Formulas(ABC):
     """The formulas of a family and a link at the responses of some rows; `eta` (n,) are linear predictors."""
 
     @abstractmethod
-    def values(self, eta: Array, observed: bool) -> Values:
+    def start(self, weight: Array) -> Array:
+        """(n,) the predictors of a mean for each row from which the first step is taken, beside the row's weight."""
+
+    @abstractmethod
+    def saturated(self) -> Array:
+        """What `loss` leaves out, (n,): the loss of means that are the responses themselves."""
+
+    @abstractmethod
+    def values(self, eta: Array, observed: bool) -> PassValues:
         """The values of a pass, with the observed information or the expected one."""
 
     @abstractmethod
-    def ends(self, eta: Array) -> Ends | None:
-        """The values of a report; those of a mean out of range are not finite. None where the family has to be asked."""
+    def ends(self, eta: Array) -> ReportValues | None:
+        """The values of a report; those of a mean out of range are not finite. None: the family has to be asked."""
 
 
 class PoissonLog(Formulas):
     def __init__(self, y: Array) -> None:
         self.y = y
 
-    def values(self, eta: Array, observed: bool) -> Values:
-        mu = np.exp(eta)
-        return Values(self.y - mu, mu, mu - self.y * eta)
+    def start(self, weight: Array) -> Array:
+        return np.log(self.y + 0.1)
 
-    def ends(self, eta: Array) -> Ends:
+    def saturated(self) -> Array:
+        return self.y - self.y * np.log(np.where(self.y == 0, 1.0, self.y))
+
+    def values(self, eta: Array, observed: bool) -> PassValues:
+        mu = np.exp(eta)
+        return PassValues(self.y - mu, mu, mu - self.y * eta)
+
+    def ends(self, eta: Array) -> ReportValues:
         y, mu = self.y, np.exp(eta)
         excess = y - mu
-        return Ends(y * np.log(np.maximum(y, LEAST) / mu) - excess, y + mu, excess * excess / mu, mu)
+        return ReportValues(y * np.log(np.maximum(y, LEAST) / mu) - excess, y + mu, excess * excess / mu, mu)
 
 
 class GammaLog(Formulas):
     def __init__(self, y: Array) -> None:
         self.y = y
 
-    def values(self, eta: Array, observed: bool) -> Values:
-        ratio = self.y * np.exp(-eta)
-        return Values(ratio - 1, ratio if observed else None, ratio + eta)
+    def start(self, weight: Array) -> Array:
+        return np.log(self.y)
 
-    def ends(self, eta: Array) -> Ends:
+    def saturated(self) -> Array:
+        return 1 + np.log(self.y)
+
+    def values(self, eta: Array, observed: bool) -> PassValues:
+        ratio = self.y * np.exp(-eta)
+        return PassValues(ratio - 1, ratio if observed else None, ratio + eta)
+
+    def ends(self, eta: Array) -> ReportValues:
         ratio = self.y / np.exp(eta)
         score = ratio - 1
-        return Ends(score - np.log(ratio), ratio + 1, score * score, None)
+        return ReportValues(score - np.log(ratio), ratio + 1, score * score, None)
 
 
 class LogisticYesNo(Formulas):
@@ -95,24 +115,36 @@ class LogisticYesNo(Formulas):
     def __init__(self, y: Array) -> None:
         self.sign = 2 * y - 1
 
-    def values(self, eta: Array, observed: bool) -> Values:
+    def start(self, weight: Array) -> Array:
+        return self.sign * np.log(2 * weight + 1)
+
+    def saturated(self) -> Array:
+        return np.zeros_like(self.sign)
+
+    def values(self, eta: Array, observed: bool) -> PassValues:
         odds = np.exp(self.sign * eta)
         missed = 1 / (1 + odds)  # probability of what was not seen
-        return Values(self.sign * missed, odds * missed * missed, np.log1p(1 / odds))
+        return PassValues(self.sign * missed, odds * missed * missed, np.log1p(1 / odds))
 
-    def ends(self, eta: Array) -> Ends:
+    def ends(self, eta: Array) -> ReportValues:
         odds = np.exp(self.sign * eta)
         missed, against = 1 / (1 + odds), 1 / odds  # (y - mu)^2 / V is what is not seen beside what is
-        return Ends(np.log1p(against), None, against, odds * missed * missed)
+        return ReportValues(np.log1p(against), None, against, odds * missed * missed)
 
 
 class GaussianIdentity(Formulas):
     def __init__(self, y: Array) -> None:
         self.y = y
 
-    def values(self, eta: Array, observed: bool) -> Values:
+    def start(self, weight: Array) -> Array:
+        return self.y
+
+    def saturated(self) -> Array:
+        return np.zeros_like(self.y)
+
+    def values(self, eta: Array, observed: bool) -> PassValues:
         excess = self.y - eta
-        return Values(excess, None, excess * excess / 2)
+        return PassValues(excess, None, excess * excess / 2)
 
     def ends(self, eta: Array) -> None:
         return None  # its deviance is summed with what rounding loses
@@ -124,12 +156,19 @@ class OfFamily(Formulas):
     def __init__(self, y: Response, family: Family, link: Link) -> None:
         self.y, self.family, self.link = y, family, link
 
-    def values(self, eta: Array, observed: bool) -> Values:
+    def start(self, weight: Array) -> Array:
+        each = torch.from_numpy(np.broadcast_to(weight, size_of(self.y).shape).copy())
+        return self.link.link(self.family.initial_mean(self.y, each))[0].numpy()
+
+    def saturated(self) -> Array:
+        return self.family.nll_saturated(self.y)[0].numpy()
+
+    def values(self, eta: Array, observed: bool) -> PassValues:
         predictor = torch.from_numpy(eta).unsqueeze(0)
         mu = self.link.inverse(predictor)
         score, information = self.family.score_and_weight(self.y, predictor, mu, self.link, observed)
         loss = self.family.cheap(self.y, predictor, mu, self.link, True)[0]
-        return Values(score[0].numpy(), information[0].numpy(), loss[0].numpy())
+        return PassValues(score[0].numpy(), information[0].numpy(), loss[0].numpy())
 
     def ends(self, eta: Array) -> None:
         return None
@@ -142,6 +181,11 @@ PAIRS: dict[tuple[type[Family], type[Link]], type[PoissonLog | GammaLog | Logist
     (Binomial, Logit): LogisticYesNo,
     (Gaussian, Identity): GaussianIdentity,
 }
+
+
+def has_formulas(family: Family, link: Link) -> bool:
+    """Whether there are formulas in numpy, of which any linear predictor has a mean in range."""
+    return (type(family), type(link)) in PAIRS
 
 
 def formulas_of(y: Response, family: Family, link: Link) -> Formulas:

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from torchglm.families.in_numpy import Array
 from torchglm.fitting import judge
 from torchglm.fitting.linalg import SINGLE_PIVOT
-from torchglm.fitting.one_pass import PassSums, RowBlock, blocks_of, constants, summed
+from torchglm.fitting.one_factor import factor_of
+from torchglm.fitting.one_pass import PassSums, RowBlock, blocks_of, constants, summed, unweighted
 from torchglm.fitting.one_report import reported
 from torchglm.fitting.problem import Problem
 from torchglm.fitting.sample import sample
@@ -32,7 +32,6 @@ from torchglm.rows.grams import GRAM_PIVOT
 from torchglm.rows.inverses import DenseRoot
 from torchglm.rows.products import WIDE
 from torchglm.rows.rows import Rows
-from torchglm.rows.threads import all_cores
 
 PASSES = 30  # after which the model is left to the search
 LARGE = 1 << 17  # numbers of a design from which on a part of it pays here
@@ -41,6 +40,7 @@ OF_A_PART = 1e-2  # the same of the fit of a part, whose own maximum is farther 
 STILL = 1e-10  # root mean square step of eta from which on the information, and its standard errors, stay as they are
 DEAR = 2.0  # passes that a Gram costs, from which on one serves for several steps
 NEXT = 0.02  # share of a decrement that the step after the first leaves, about: nothing has told yet
+QUICK = 0.01  # share that steps with the expected Gram of all rows leave at most, where that is the same everywhere
 NEAR = 0.1  # root mean square step of eta before which no second Gram is made, while steps
 SLOW = 0.3  # leave less than this share of a decrement
 
@@ -51,12 +51,19 @@ def fit_one_model(problem: Problem, source: Iterable[Rows]) -> Solution | None:
     if blocks is None:
         return None
     with np.errstate(all="ignore"):  # what is not finite shows in the sums
-        part = blocks_of(problem, sample(source, problem.p, LARGE))
+        part = _part(problem, source, blocks)
         near = None if part is None else _maximum(replace(problem, tol=OF_A_PART), part, None, OF_A_PART)
         if part is not None and near is None:
             return None
         end = _maximum(problem, blocks, near, LEFT)
         return None if end is None else _solution(problem, blocks, end)
+
+
+def _part(problem: Problem, source: Iterable[Rows], blocks: list[RowBlock]) -> list[RowBlock] | None:
+    """Some of the rows, where they are many and one step from anywhere does not lead to the end."""
+    if sum(block.x.size for block in blocks) < LARGE or problem.canonical and problem.constant_information:
+        return None
+    return blocks_of(problem, sample(source, problem.p, LARGE))
 
 
 class _End(NamedTuple):
@@ -82,13 +89,13 @@ class _Bent:
 
     def __init__(self, matrix: Array) -> None:
         self.secants = Secants[Array]()
-        self.lower, pivot = _factor(matrix)
-        self.sound, self.single = pivot > 0, pivot >= SINGLE_PIVOT
+        self.factor = factor_of(matrix)
+        self.sound, self.single = self.factor.pivot > 0, self.factor.pivot >= SINGLE_PIVOT
 
     def take(self, coef: Array, score: Array) -> Array | None:
         """The step (p,) from here; None where the Gram has none."""
         self.secants.add(coef, score)
-        return self.secants.bend(score, lambda left: _backsolved(self.lower, left)) if self.sound else None
+        return self.secants.bend(score, self.factor.solve) if self.sound else None
 
 
 @dataclass
@@ -118,20 +125,21 @@ class _Pace:
         return left / here > price + left / (here + there)
 
 
-def _price(n: int, p: int) -> float:
-    """How many passes without a Gram one takes, about, by the nanoseconds that both take on one core."""
-    return min(10.0, n * p * (p + 60) / 40 / (n * (12 + p / 2) + 2e4))
+def _price(blocks: list[RowBlock], p: int) -> float:
+    """How many passes without a Gram one takes, about, by the nanoseconds a row that both take on one core."""
+    n, by_columns = sum(len(block.x) for block in blocks), blocks[0].x.flags.f_contiguous
+    return min(10.0, n * p * (p + 60) / (70 if by_columns else 40) / (n * (3 + 0.3 * p) + 1e4))
 
 
 def _maximum(problem: Problem, blocks: list[RowBlock], near: _End | None, left: float) -> _End | None:
     """Newton's method to the step that leaves no more than so many standard errors, from the fit of a part if given."""
-    saturated, count, total = constants(problem, blocks)
-    fixed, canonical = near is None and problem.family.constant_information(problem.link), problem.canonical
-    single, price = problem.p >= WIDE and not fixed, _price(sum(len(block.rows.y[0]) for block in blocks), problem.p)
-    begin = _first_step(problem, blocks, total, single) if near is None else near
+    saturated, count, total = constants(blocks)
+    fixed, canonical = problem.constant_information, problem.canonical
+    single, price = problem.p >= WIDE and not fixed, _price(blocks, problem.p)
+    begin = _first_step(problem, blocks, total, single) if near is None else _of_all(near, blocks, total, fixed)
     if begin is None:
         return None
-    coef, matrix, same = begin.coef, begin.gram * (total / begin.total), fixed and canonical
+    coef, matrix, same = begin.coef, begin.gram, fixed and canonical
     bent = _Bent(matrix) if near is not None or price >= DEAR or same else None
     curved, last, bound = bent is None, False, math.inf
     for turn in range(min(PASSES, problem.max_iter)):
@@ -159,7 +167,7 @@ def _maximum(problem: Problem, blocks: list[RowBlock], near: _End | None, left: 
         if bent is not None and not same:
             aim = STILL**2 * total if canonical else left**2 * unit
             last = canonical and after <= aim  # so near that the Gram is that of the end
-            soon = after > SLOW * decrement or after <= NEAR**2 * total
+            soon = after > (QUICK if fixed else SLOW) * decrement or not fixed and after <= NEAR**2 * total
             curved = last or soon and pace.pays(after, aim, price)
     return None
 
@@ -167,19 +175,19 @@ def _maximum(problem: Problem, blocks: list[RowBlock], near: _End | None, left: 
 def _first_step(problem: Problem, blocks: list[RowBlock], total: float, single: bool) -> _End | None:
     """To where a mean for each row leads; None where the columns are not clearly independent."""
     first = summed(problem, blocks, None, True, single)
-    lower, pivot = _factor(first.gram)
-    if single and not pivot >= SINGLE_PIVOT:
+    factor = factor_of(first.gram)
+    if single and not factor.pivot >= SINGLE_PIVOT:
         return _first_step(problem, blocks, total, False)
-    coef = _backsolved(lower, first.score)
-    return _End(coef, coef, first, first.gram, total, 0, None) if pivot >= GRAM_PIVOT else None
+    if not factor.pivot >= GRAM_PIVOT:
+        return None
+    coef = factor.solve(first.score)
+    return _End(coef, coef, first, first.gram, total, 0, None)
 
 
-def _factor(matrix: Array) -> tuple[Tensor, float]:
-    """The Cholesky factor (p, p) of a Gram, and its least squared pivot on columns of one length; 0 without one."""
-    known = torch.from_numpy(matrix)
-    with all_cores(known):
-        lower, info = torch.linalg.cholesky_ex(known)
-    return lower, 0.0 if int(info) else float((lower.numpy().diagonal() ** 2 / matrix.diagonal()).min())
+def _of_all(near: _End, blocks: list[RowBlock], total: float, fixed: bool) -> _End:
+    """The fit of a part as one of all rows, with the Gram of the part, or their own where it is the same everywhere."""
+    gram = unweighted(blocks) if fixed else near.gram * (total / near.total)
+    return near._replace(gram=gram, total=total)
 
 
 def _solved(matrix: Array, score: Array) -> Array | None:
@@ -190,33 +198,21 @@ def _solved(matrix: Array, score: Array) -> Array | None:
         return None
 
 
-def _backsolved(lower: Tensor, score: Array) -> Array:
-    """The step (p,) for a score (p,) by the factor of a Gram."""
-    return torch.cholesky_solve(torch.from_numpy(score).unsqueeze(-1), lower).squeeze(-1).numpy()
-
-
 def _solution(problem: Problem, blocks: list[RowBlock], end: _End) -> Solution | None:
     """The solution where the last pass stands, taken along its step; None where that still moves a row."""
     last = reported(problem, blocks, end.last.predictors, end.coef, end.delta, end.known is None)
     if last is None or not last.change <= judge.STEADY:
         return None
     matrix = last.gram if end.known is None else end.known
-    lower, pivot = _factor(matrix)
-    if not pivot >= GRAM_PIVOT:
+    factor = factor_of(matrix)
+    if not factor.pivot >= GRAM_PIVOT:
         return None
     return Solution(
         torch.from_numpy(end.coef[None]),
-        torch.ones(1, problem.p, dtype=torch.bool),
+        torch.from_numpy(np.ones((1, problem.p), bool)),
         last.moments(matrix, end.last.score - end.gram @ end.delta),
-        DenseRoot(_inverse_root(lower)),
-        torch.tensor([int(Status.CONVERGED)]),
-        torch.tensor([end.n_iter]),
-        torch.zeros(1, dtype=torch.bool),
+        DenseRoot(factor.inverse_root()),
+        torch.from_numpy(np.array([int(Status.CONVERGED)])),
+        torch.from_numpy(np.array([end.n_iter])),
+        torch.from_numpy(np.zeros(1, bool)),
     )
-
-
-def _inverse_root(lower: Tensor) -> Tensor:
-    """(1, p, p) a root of the inverse of a matrix from its factor (p, p)."""
-    with all_cores(lower):
-        eye = torch.eye(len(lower), dtype=torch.float64)
-        return torch.linalg.solve_triangular(lower, eye, upper=False).mT.unsqueeze(0)

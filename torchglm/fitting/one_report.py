@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from torchglm.families.in_numpy import Array, Ends
-from torchglm.fitting.kernel import COARSE, census, objective, outside
+from torchglm.families.in_numpy import Array, ReportValues
+from torchglm.fitting.kernel import COARSE, objective, outside
 from torchglm.fitting.moments import Moments, Point
-from torchglm.fitting.one_pass import RowBlock, as_row, weighted
+from torchglm.fitting.one_pass import RowBlock, as_row
 from torchglm.fitting.problem import Problem
 from torchglm.rows.grams import Dense
 from torchglm.rows.threads import spread
@@ -34,9 +34,8 @@ class Report(NamedTuple):
 
     def moments(self, gram: Array, score: Array) -> Moments:
         """The same as a search leaves them, with a Gram (p, p) and a score (p,)."""
-        half, scale, weight, count, response, pearson, change, none, far = torch.from_numpy(
-            np.concatenate((self.sums, (self.change, 0.0, np.inf)))
-        ).split(1)
+        numbers = np.concatenate((self.sums, (self.change, 0.0, np.inf)))[:, None]
+        half, scale, weight, count, response, pearson, change, none, far = map(torch.from_numpy, numbers)
         matrix, slope = torch.from_numpy(gram[None]), torch.from_numpy(score[None])
         return Moments(Dense(matrix), slope, half, scale, none, weight, count, response, pearson, change, far)
 
@@ -57,15 +56,13 @@ def reported(
     return report if np.isfinite(report.sums).all() else None
 
 
-def _of_block(
-    problem: Problem, block: RowBlock, before: Array, coef: Array, delta: Array, curved: bool
-) -> Report:
+def _of_block(problem: Problem, block: RowBlock, before: Array, coef: Array, delta: Array, curved: bool) -> Report:
     block = block.in_float64()
     step = block.times(delta)
     eta = before + step
     ends = block.formulas.ends(eta)
     ends = _asked(problem, block, eta, coef) if ends is None else ends
-    information, weight = weighted(ends.information, block), block.weight
+    information, weight = block.weighted(ends.information), block.weight
     half, size, square = (
         0.0 if value is None else float(value.sum() if weight is None else value @ weight)
         for value in (ends.half, ends.size, ends.square)
@@ -73,24 +70,27 @@ def _of_block(
     if ends.size is not None and not half > COARSE * size:
         half = _exact(problem, block, eta)
     scale = float(eta @ (eta if information is None else information * eta))
-    rows = [float(number) for number in census(block.rows, weight is None)]
     change = float((np.abs(step) / (np.abs(eta) + 1)).max())
     matrix = block.gram(information, False) if curved else np.zeros(())
-    return Report(matrix, np.array([half, scale, *rows, square]), change)
+    return Report(matrix, np.array([half, scale, *block.census(), square]), change)
 
 
 def _exact(problem: Problem, block: RowBlock, eta: Array) -> float:
     """Half the deviance, no digit lost in the differences it is the sum of."""
     predictor = as_row(eta)
-    half = problem.family.half_deviance(block.rows.response, predictor, problem.link(predictor), problem.link)[0].numpy()
+    half = problem.family.half_deviance(block.rows.response, predictor, problem.link(predictor), problem.link)[
+        0
+    ].numpy()
     return float(half.sum() if block.weight is None else half @ block.weight)
 
 
-def _asked(problem: Problem, block: RowBlock, eta: Array, coef: Array) -> Ends:
+def _asked(problem: Problem, block: RowBlock, eta: Array, coef: Array) -> ReportValues:
     """The ends by the formulas of the family itself; NaN where a mean is out of its range."""
     family, link, rows, predictor, at = problem.family, problem.link, block.rows, as_row(eta), as_row(coef)
     mu = link.inverse(predictor)
     half = objective(rows, predictor, mu, Point(at, before=at), family, link)[0].numpy()
     square = ((rows.y - mu).square() / family.variance(mu))[0].numpy()
     information = family.score_and_weight(rows.response, predictor, mu, link, False)[1][0].numpy()
-    return Ends(half * np.nan if float(outside(mu, predictor, family, link)) else half, None, square, information)
+    return ReportValues(
+        half * np.nan if float(outside(mu, predictor, family, link)) else half, None, square, information
+    )

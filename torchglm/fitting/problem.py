@@ -138,6 +138,11 @@ class Problem:
         return self.family.is_canonical(self.link) and not self.fence and not self.shapes
 
     @cached_property
+    def constant_information(self) -> bool:
+        """Whether the expected information of a row is the same at every mean."""
+        return self.family.constant_information(self.link)
+
+    @cached_property
     def smooth_penalty(self) -> bool:
         """Whether the objective has a derivative everywhere."""
         return self.penalty is None or self.penalty.smooth
