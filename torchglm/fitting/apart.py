@@ -62,9 +62,10 @@ def levels_apart(
     `options` are those of `irls`. Such models have the status SEPARATED_LEVELS, moments, inverse and shape of the other
     rows, and for what is infinite a coefficient `FAR` out.
     """
-    lane = (solution.status == int(Status.SEPARATED)).nonzero()[:, 0]
-    if options.get("penalty") is not None or isinstance(family, VectorFamily) or not lane.numel():
+    unfit = options.get("penalty") is not None or isinstance(family, VectorFamily)
+    if unfit or int(Status.SEPARATED) not in solution.status.tolist():
         return family, solution, None
+    lane = (solution.status == int(Status.SEPARATED)).nonzero()[:, 0]
     rest = {name: value for name, value in options.items() if name != "skip"}
     zero = torch.zeros_like(solution.moments.objective)
     apart = Apart(torch.zeros_like(solution.coef), zero, zero.clone())

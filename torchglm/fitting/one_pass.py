@@ -130,7 +130,8 @@ def blocks_of(problem: Problem, source: Iterable[Rows] | None) -> list[RowBlock]
 
 def _block(problem: Problem, rows: Rows, plain: bool, x: Array) -> RowBlock:
     """Rows with what is the same at each pass, of which the design alone may stay in float32."""
-    rows = to_float64(rows._replace(x=rows.x[:0]))._replace(x=rows.x)
+    if not rows.y.dtype == rows.weight.dtype == rows.offset.dtype == torch.float64:
+        rows = to_float64(rows._replace(x=rows.x[:0]))._replace(x=rows.x)
     formulas = formulas_of(rows.response, problem.family, problem.link)
     weight = None if plain else rows.weight[0].numpy()
     offset = None if is_all(rows.offset, 0.0) else rows.offset[0].numpy()

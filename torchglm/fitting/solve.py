@@ -51,10 +51,11 @@ def solve(
             return _in_turn(source, family, link, None, options, observe, None)
         return family, _found(source, family, link, None, options, None)
     if not family.estimates_shape:
-        before = 0 if resume is None else resume.n_iter
-        start = start if resume is None else resume.coef
-        solution = irls(source, family, link, start=start, observe=counting(observe, before), **options)
-        return family, replace(solution, n_iter=solution.n_iter + before)
+        if resume is None:
+            return family, irls(source, family, link, start=start, observe=observe, **options)
+        observe = counting(observe, resume.n_iter)
+        solution = irls(source, family, link, start=resume.coef, observe=observe, **options)
+        return family, replace(solution, n_iter=solution.n_iter + resume.n_iter)
     if has_alpha(family) or options["penalty"] is None:
         member, solution = solve_with_shape(source, family, link, start, options, observe, resume)
         lane = _unfinished(solution).nonzero()[:, 0]

@@ -60,13 +60,14 @@ def build(
     both = shape_estimated and family.has_dispersion  # a Tweedie power and its dispersion are of one criterion
     family = family.settled()
     moments, coef = solution.moments, solution.coef
-    nobs, rank = moments.count, solution.keep.sum(-1).to(torch.float64) + (0 if beside is None else beside.rank)
+    nobs, rank = moments.count, solution.keep.sum(-1, dtype=torch.float64)
+    rank = rank if beside is None else rank + beside.rank
     edf, unknown = _penalised(solution, penalty, estimated, mixed)
     df, levels = rank if edf is None else edf.sum(-1), {} if beside is None else beside.tensors
     if apart is not None:
         unknown, df = apart.infinite != 0, df + apart.rows - apart.levels
         levels = {"infinite": apart.infinite, "apart_rows": apart.rows, "apart_levels": apart.levels}
-    deviance, pearson = 2 * moments.objective, moments.pearson + (0.0 if plan is None else torch.nan)
+    deviance, pearson = 2 * moments.objective, moments.pearson if plan is None else moments.pearson + torch.nan
     if mixed is not None:
         kind, phi, levels = of_effects(mixed, family, link, constant, tol, solution.status, dispersion)
     elif estimated is not None and dispersion is None and (family.least_squares or both):

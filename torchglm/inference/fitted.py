@@ -114,7 +114,8 @@ class Fitted(Origin):
 
     @property
     def _whole(self) -> Tensor:
-        known = (self.flat.keep | self.minnorm) & ~self.flat.failed.unsqueeze(-1)
+        known = ~self.flat.failed.unsqueeze(-1)
+        known = known if self.minnorm else known & self.flat.keep
         return self.shaped(torch.where(known, self.flat.coef, torch.nan))
 
     @property

@@ -20,7 +20,7 @@ from torchglm.inputs.roles import Roles
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.plan import Plan
 from torchglm.rows.responses import Response, second_of, size_of
-from torchglm.rows.rows import Rows
+from torchglm.rows.rows import Rows, is_all
 from torchglm.writing.warning import tell
 
 
@@ -103,24 +103,28 @@ def assemble(
     roles = roles.map(lambda name, value: checks.per_row(value, shape, name, device))
     batch = shape[:-1]
     weight = _weight(roles, shape, strict, device)
-    response, roles = roles.readable(response, weight > 0)
+    plain = is_all(weight, 1.0)  # known without a look at them
+    used = torch.ones((), dtype=torch.bool, device=device).expand(shape) if plain else weight > 0
+    response, roles = roles.readable(response, used)
     encoded, factor = family.encode(response, **roles.of_response)
     coded, (second, pair) = size_of(encoded), second_of(encoded)
     weight = weight if factor is None else weight * factor
-    if factor is not None and strict:
-        checks.check_weights(factor, "trials", strict)
-    used = weight > 0
+    if factor is not None:
+        if strict:
+            checks.check_weights(factor, "trials", strict)
+        plain, used = False, weight > 0
     shift = roles.shift(used)
     offset = torch.zeros((), dtype=torch.float64, device=device).expand(shape) if shift is None else shift
     offset = offset if roles.exposure is None else offset.to(torch.float64)
     skip = _not_finite(design, coded, used, len(batch) > 0)
-    if len(batch) and not bool(used.any(-1).all()):
+    if len(batch) and not plain and not bool(used.any(-1).all()):
         skip = ~used.any(-1) if skip is None else skip | ~used.any(-1)
     if skip is not None:
         used = used & ~skip.unsqueeze(-1)
     checks.check_support(encoded, family, used)
-    checks.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
-    if not bool(used.all()):
+    if shift is not None:
+        checks.finite(offset, "offset", used, "An exposure of 0 carries no information: drop the row.")
+    if not (plain and skip is None) and not bool(used.all()):
         if skip is None and not (checks.all_finite(design) and checks.all_finite(coded)):
             tell("rows of weight zero hold NaN or infinite values; they are left out.", FitWarning)
         design, coded, offset = _neutral(design, encoded, offset, used, family)
@@ -170,7 +174,8 @@ def _starts_with_ones(rows: Rows) -> bool:
     """True where the first column of the design is the user's own intercept."""
     if rows.indexed is not None and rows.indexed.places[:1].tolist() != [0]:
         return False
-    return rows.x.shape[-1] > 0 and bool((rows.x[..., :1, 0] == 1).all()) and bool((rows.x[..., 0] == 1).all())
+    x = rows.x
+    return x.numel() > 0 and x[(0,) * x.dim()].item() == 1 and bool((x[..., 0] == 1).all())
 
 
 def _not_finite(design: Tensor, y: Tensor, used: Tensor, batched: bool) -> Tensor | None:

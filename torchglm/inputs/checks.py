@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -23,6 +24,9 @@ def tensor(value: Any, name: str, device: torch.device | None = None) -> Tensor:
     Integers and booleans become float64, half precision float64; float32 stays. Raises `TypeError` for text
     and other objects.
     """
+    if type(value) is np.ndarray and value.dtype == np.float64 and value.flags.carray:  # as most are: nothing to ask
+        held = torch.from_numpy(value)
+        return held if device is None else held.to(device)
     if value is None:
         raise TypeError(f"{name} holds nothing (None), not numbers. Pass a tensor, an array, a frame or a list.")
     if isinstance(value, np.ma.MaskedArray) and bool(np.ma.getmaskarray(value).any()):
@@ -149,7 +153,7 @@ def responses_in_rows(x: Tensor, y: Tensor) -> Tensor:
 
 def all_finite(value: Tensor) -> bool:
     """True where no value is NaN or infinite: one sum tells, unless it overflows."""
-    return bool(torch.isfinite(value.sum())) or bool(torch.isfinite(value).all())
+    return math.isfinite(value.detach().sum().item()) or bool(torch.isfinite(value).all())
 
 
 def finite(value: Tensor, name: str, used: Tensor | None = None, advice: str = "Drop or correct it.") -> None:

@@ -84,6 +84,8 @@ def tell_of_graph(values: Mapping[str, Any], penalty: Any) -> None:
     """Warn of what requires grad: a fit has none."""
     if not torch.is_grad_enabled():
         return
+    if penalty is None and not any(isinstance(value, (Tensor, Mapping)) for value in values.values()):
+        return
     parts = {name: list(value.values()) if isinstance(value, Mapping) else [value] for name, value in values.items()}
     parts["penalty"] = [getattr(penalty, name, None) for name in LIVE]
     names = [name for name, own in parts.items() if any(isinstance(v, Tensor) and v.requires_grad for v in own)]
@@ -157,6 +159,12 @@ def without_aliases(solution: Solution, data: Data, singular: str) -> Solution:
     return replace(solution, coef=coef, minnorm=True)
 
 
+def _regular(solution: Solution) -> bool:
+    """Whether there is nothing to say of one model: no column was dropped, no step shortened, and it converged."""
+    converged = solution.status.tolist() == [int(Status.CONVERGED)] and solution.cut.tolist() == [False]
+    return converged and bool(solution.keep.all()) and not isinstance(solution.moments.gram, Unmade)
+
+
 def _saturated(solution: Solution) -> Solution:
     """The solution of a batch, models without a degree of freedom left marked."""
     full = solution.moments.count <= solution.keep.sum(-1)
@@ -178,6 +186,8 @@ def warned(
     Of a batch they say how many models, and the first by name. Returns the solution, in which models of a batch without
     a degree of freedom left are marked (a penalty leaves some), and dropped columns are what `singular` says.
     """
+    if not data.batch and _regular(solution):
+        return solution
     check_scales(solution, data)
     if singular != "drop":
         solution = without_aliases(solution, data, singular)
