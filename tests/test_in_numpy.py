@@ -32,8 +32,9 @@ def test_they_are_those_of_the_family(pair: tuple[type[Family], type[Link]]) -> 
     eta = torch.linspace(-30, 30, 400, dtype=torch.float64)[torch.randperm(400)]
     mu, own, asked = link(eta[None]), formulas_of(y, family, link), OfFamily(y, family, link)
     assert not isinstance(own, OfFamily)
-    weight = np.linspace(0.5, 3, 400)
-    np.testing.assert_allclose(own.start(weight), asked.start(weight), **EXACT)
+    for weight in (None, np.linspace(0.5, 3, 400)):
+        for offset in (None, np.linspace(-300, 4, 400)):
+            np.testing.assert_allclose(own.start(weight, offset), asked.start(weight, offset), **EXACT)
     np.testing.assert_allclose(own.saturated(), asked.saturated(), **EXACT)
     for observed in (False, True):
         got, want = own.values(eta.numpy(), observed), asked.values(eta.numpy(), observed)

@@ -14,6 +14,7 @@ from torchglm.links import Link
 
 COMMON = 4.0  # of |log alpha|: within, no term of the log-density is much larger than the whole
 LEAST = 1e-200  # in place of zero in a logarithm that is multiplied by zero
+TINY = 1e-30  # in place of an average rate that exposures divide down to nothing
 PRIOR = 0.75  # events that the average rate is worth where a fit begins: one or two steps fewer than from y + 0.1
 
 
@@ -30,7 +31,7 @@ def pooled_mean(y: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
         size = (offset - offset.amax(-1, keepdim=True)).exp()
         total = torch.linalg.vecdot(weight, size)
     rate = torch.where(events > 0, events / total, 0.1)
-    mean = (size * rate.unsqueeze(-1)).clamp(min=1e-30)
+    mean = (size * rate.unsqueeze(-1)).clamp(min=TINY)
     return (y + PRIOR) / (1 + PRIOR / mean)
 
 

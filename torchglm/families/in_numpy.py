@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchglm.families.base import Family
-from torchglm.families.counts import LEAST, Poisson
+from torchglm.families.counts import LEAST, PRIOR, TINY, Poisson
 from torchglm.families.positive import Gamma
 from torchglm.families.proportions import Bernoulli, Binomial
 from torchglm.families.real import Gaussian
@@ -53,8 +53,11 @@ class Formulas(ABC):
     """The formulas of a family and a link at the responses of some rows; `eta` (n,) are linear predictors."""
 
     @abstractmethod
-    def start(self, weight: Array) -> Array:
-        """(n,) the predictors of a mean for each row from which the first step is taken, beside the row's weight."""
+    def start(self, weight: Array | None, offset: Array | None) -> Array:
+        """(n,) the predictors of a mean for each row from which the first step is taken, see `Family.first_mean`.
+
+        `weight` (n,) is None where all are 1, `offset` where all are 0.
+        """
 
     @abstractmethod
     def saturated(self) -> Array:
@@ -73,8 +76,13 @@ class PoissonLog(Formulas):
     def __init__(self, y: Array) -> None:
         self.y = y
 
-    def start(self, weight: Array) -> Array:
-        return np.log(self.y + 0.1)
+    def start(self, weight: Array | None, offset: Array | None) -> Array:
+        events = float(self.y.sum() if weight is None else weight @ self.y)
+        size = 1.0 if offset is None else np.exp(offset - offset.max())
+        each = np.broadcast_to(size, self.y.shape)
+        total = float(each.sum() if weight is None else weight @ each)
+        mean = np.maximum(size * (events / total if events > 0 else 0.1), TINY)
+        return np.log((self.y + PRIOR) / (1 + PRIOR / mean))
 
     def saturated(self) -> Array:
         return self.y - self.y * np.log(np.where(self.y == 0, 1.0, self.y))
@@ -93,7 +101,7 @@ class GammaLog(Formulas):
     def __init__(self, y: Array) -> None:
         self.y = y
 
-    def start(self, weight: Array) -> Array:
+    def start(self, weight: Array | None, offset: Array | None) -> Array:
         return np.log(self.y)
 
     def saturated(self) -> Array:
@@ -115,8 +123,8 @@ class LogisticYesNo(Formulas):
     def __init__(self, y: Array) -> None:
         self.sign = 2 * y - 1
 
-    def start(self, weight: Array) -> Array:
-        return self.sign * np.log(2 * weight + 1)
+    def start(self, weight: Array | None, offset: Array | None) -> Array:
+        return self.sign * np.log(3.0 if weight is None else 2 * weight + 1)
 
     def saturated(self) -> Array:
         return np.zeros_like(self.sign)
@@ -136,7 +144,7 @@ class GaussianIdentity(Formulas):
     def __init__(self, y: Array) -> None:
         self.y = y
 
-    def start(self, weight: Array) -> Array:
+    def start(self, weight: Array | None, offset: Array | None) -> Array:
         return self.y
 
     def saturated(self) -> Array:
@@ -156,9 +164,10 @@ class OfFamily(Formulas):
     def __init__(self, y: Response, family: Family, link: Link) -> None:
         self.y, self.family, self.link = y, family, link
 
-    def start(self, weight: Array) -> Array:
-        each = torch.from_numpy(np.broadcast_to(weight, size_of(self.y).shape).copy())
-        return self.link.link(self.family.initial_mean(self.y, each))[0].numpy()
+    def start(self, weight: Array | None, offset: Array | None) -> Array:
+        each = torch.ones_like(size_of(self.y)) if weight is None else torch.from_numpy(weight[None])
+        beside = None if offset is None else torch.from_numpy(offset[None])
+        return self.link.link(self.family.first_mean(self.y, each, beside, self.link))[0].numpy()
 
     def saturated(self) -> Array:
         return self.family.nll_saturated(self.y)[0].numpy()

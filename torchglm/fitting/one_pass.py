@@ -36,7 +36,7 @@ class RowBlock(NamedTuple):
 
     def start(self) -> Array:
         """(n,) the predictors of a mean for each row."""
-        return self.formulas.start(np.ones(()) if self.weight is None else self.weight)
+        return self.formulas.start(self.weight, self.offset)
 
     def times(self, coef: Array) -> Array:
         """(n,) the design times coefficients (p,)."""
