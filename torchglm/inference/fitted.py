@@ -114,9 +114,8 @@ class Fitted(Origin):
 
     @property
     def _whole(self) -> Tensor:
-        known = ~self.flat.failed.unsqueeze(-1)
-        known = known if self.minnorm else known & self.flat.keep
-        return self.shaped(torch.where(known, self.flat.coef, torch.nan))
+        found = ~self.flat.failed.unsqueeze(-1)
+        return self.shaped(torch.where(found if self.minnorm else found & self.flat.keep, self.flat.coef, torch.nan))
 
     @property
     def std_err(self) -> Tensor:
