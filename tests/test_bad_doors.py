@@ -340,3 +340,38 @@ def test_penalties_of_a_network_are_functions_of_it() -> None:
     for bad in (tg.Ridge(0.1), tg.Ridge, tg.Jeffreys(), 0.1, "ridge"):
         with pytest.raises(TypeError, match="^penalty must be a function of the model.* go with fit_sgd and LitIRLS"):
             training().LitGLM(tg.GLMHead(1, "poisson"), penalty=bad)
+
+
+def test_what_networks_are_made_of_and_asked_with() -> None:
+    x, y = torch.from_numpy(DATA[["x"]].to_numpy()).float(), torch.from_numpy(DATA["hit"].to_numpy()).float()
+    head, fit = tg.GLMHead(1, "poisson"), tg.fit("hit ~ x", DATA, family="poisson")
+    batches, nan = training().TensorBatches(training().GLMBatch(x, y), 48), torch.full_like(y, torch.nan)
+    heads = tg.nn.Heads({"f": head, "s": tg.GLMHead(1, "gamma")})
+    body = torch.nn.Linear(1, 4)
+    strengths = (None, True, -1.0, torch.ones(2), torch.inf, "x")
+    refused: list[tuple[Callable[[], Any], str]] = [
+        *((lambda s=s: tg.Laplace(head, batches, strength=s), "strength must be a number") for s in strengths),
+        *((lambda of=of: of(head, None), "loader must be batches") for of in (tg.Laplace, tg.Conformal, tg.refit_)),
+        (lambda: tg.Conformal(head, [(x, nan)]), "y holds NaN"),
+        (lambda: tg.Conformal(head, [(torch.full_like(x, torch.nan), y)]), "the linear predictor holds NaN"),
+        *((lambda bad=bad: tg.nn.Heads(bad), "Heads takes heads by name") for bad in ([head], None)),
+        (lambda: tg.nn.Heads({1: head}), "name of a head must be text, got 1"),
+        *(
+            (lambda bad=bad: heads.loss(x, bad), "y must be responses by the names of heads .f, s.")
+            for bad in (y, None)
+        ),
+        (lambda: heads.loss(x, {"f": y}, weights={"q": y}), "'q' is none of the heads"),
+        (lambda: tg.nn.CANN(None, body, features=4), "glm must be a fit"),
+        (lambda: tg.nn.CANN(fit, "body", features=4), "network must be an nn.Module, got str"),
+        *((lambda f=f: tg.nn.CANN(fit, body, features=f), "features must be the number") for f in ("a", 0, True, 2.5)),
+        (
+            lambda: tg.nn.CANN(fit, torch.nn.Linear(1, 1))((x, x, x)),
+            "or a pair of what the GLM and the network take, got 3",
+        ),
+    ]
+    for call, said in refused:
+        with pytest.raises((TypeError, ValueError), match=said):
+            call()
+    assert float(tg.Laplace(head, batches, strength=torch.tensor(2.0)).strength) == 2.0
+    kept = torch.where(torch.arange(len(y)) > 0, y, torch.nan), (torch.arange(len(y)) > 0).float()
+    tg.Conformal(head, [training().GLMBatch(x, kept[0], weights=kept[1])])  # a row of weight 0 is none

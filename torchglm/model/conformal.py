@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchglm.distributions import quantile
 from torchglm.families.several import Classes, VectorFamily
 from torchglm.inference.levels import check_level
-from torchglm.inputs import GLMBatch, Roles
+from torchglm.inputs import GLMBatch, Roles, finite
 from torchglm.model.face import GLMHead
 from torchglm.model.law import EtaLaw, double
 from torchglm.model.network import Features, evaluating, split
@@ -78,6 +78,8 @@ class Conformal:
             raise ValueError(
                 "weights= other than 0 and 1 are of the dispersion, which is one here. Give repeats as freq=."
             )
+        finite(y, "y", times > 0)
+        finite(like.detach(), "the linear predictor", times > 0, "Drop or correct that row.")
         law = AboutCentre(self.head, batch, self.score)
         far = law.far(torch.where(times > 0, y, law.centre))
         return torch.where(times > 0, far, 0.0), times

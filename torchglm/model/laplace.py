@@ -15,6 +15,7 @@ from torchglm.fitting.irls import evaluate
 from torchglm.fitting.kernel import fold
 from torchglm.fitting.moments import Point
 from torchglm.fitting.penalties import Quadratic
+from torchglm.fitting.penalties.base import is_number
 from torchglm.fitting.shape import maximise
 from torchglm.fitting.status import Status
 from torchglm.inference.build import build
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
     from torchglm.inputs.roles import RoleValues
 
 WEAKEST, STRONGEST = -30.0, 30.0  # logarithms of a strength beside the mean curvature, between which one is looked for
+
+
+def _checked(strength: Any) -> float | str:
+    """The strength of a prior. Raises `ValueError` for what is none."""
+    if isinstance(strength, str) and strength == "evidence":
+        return strength
+    one = strength.item() if isinstance(strength, Tensor) and strength.numel() == 1 else strength
+    if not is_number(one) or not 0 <= one < math.inf:
+        raise ValueError(f"strength must be a number, at least 0, or 'evidence', got {strength!r}.")
+    return float(one)
 
 
 @answering_methods
@@ -64,8 +75,7 @@ class Laplace:
             raise ValueError(
                 "a CANN whose GLM has several predictors has no Laplace approximation here. Take its head's own."
             )
-        if isinstance(strength, str) and strength != "evidence" or not isinstance(strength, str) and not strength >= 0:
-            raise ValueError(f"strength must be a number, at least 0, or 'evidence', got {strength!r}.")
+        strength = _checked(strength)
         with evaluating(model), torch.no_grad():
             source = rows_of_batches(self.head, Features(loader, self.head, self.before))
             self.source, coef = source, self.head.coef

@@ -95,6 +95,10 @@ class Features:
     """
 
     def __init__(self, loader: Iterable[Any], head: GLMHead, features: Before | None) -> None:
+        if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+            raise TypeError(
+                f"loader must be batches that can be read again, such as a DataLoader or TensorBatches, got {loader!r}."
+            )
         self.loader, self.head, self.features = loader, head, features
 
     def __iter__(self) -> Iterator[GLMBatch]:

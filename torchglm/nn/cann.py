@@ -51,6 +51,8 @@ class CANN(nn.Module, metaclass=Short):
         self, glm: Fitted | GLMHead, network: nn.Module, *, features: int | None = None, frozen: bool = True
     ) -> None:
         super().__init__()
+        if not isinstance(glm, (Fitted, GLMHead)):
+            raise TypeError(f"glm must be a fit of torchglm.fit or a GLMHead, got {type(glm).__name__}.")
         base = Result.of(glm).head if isinstance(glm, Fitted) else copy.deepcopy(glm)
         plan_of_head(base)  # classes that are not known are told now
         family = copy.deepcopy(base.family)  # what it learns beside its coefficients the head goes on to learn
@@ -149,6 +151,10 @@ class BesideGLM(nn.Module):
 
     def forward(self, x: Any) -> Tensor:
         """The columns for a head that carries the last of them."""
+        if isinstance(x, (tuple, list)) and len(x) != 2:
+            raise ValueError(
+                f"x must be a tensor, or a pair of what the GLM and the network take, got {len(x)} values."
+            )
         own, other = x if isinstance(x, (tuple, list)) else (x, x)
         if other is own and own.is_floating_point():
             other = own.to(_like(self.network, self.glm).dtype)
@@ -178,7 +184,11 @@ class CarryingVectorHead(VectorHead):
 
 def _parted(network: nn.Module, features: int | None) -> tuple[nn.Module, nn.Linear | int]:
     """What comes before the last layer, and that, or its features. Raises `ValueError` where it is not known."""
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be an nn.Module, got {type(network).__name__}.")
     if features is not None:
+        if isinstance(features, bool) or not isinstance(features, int) or features < 1:
+            raise ValueError(f"features must be the number that the network puts out, 1 or more, got {features!r}.")
         return network, features
     if isinstance(network, nn.Linear):
         return nn.Identity(), network

@@ -33,7 +33,13 @@ class Heads(nn.Module, metaclass=Short):
 
     def __init__(self, heads: Mapping[str, GLMHead], uncertainty: bool = False) -> None:
         super().__init__()
+        if not isinstance(heads, Mapping):
+            raise TypeError(
+                f"Heads takes heads by name, such as {{'frequency': GLMHead(...)}}, got {type(heads).__name__}."
+            )
         for name, head in heads.items():
+            if not isinstance(name, str):
+                raise TypeError(f"the name of a head must be text, got {name!r}.")
             if not isinstance(head, GLMHead):
                 raise ValueError(f"{name!r} is a {type(head).__name__}, no GLMHead. Heads takes heads by name.")
             if not name or "." in name or hasattr(nn.ModuleDict, name):
@@ -66,6 +72,11 @@ class Heads(nn.Module, metaclass=Short):
 
     def means(self, x: Tensor, y: Mapping[str, Tensor], **roles: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Name -> the mean loss of that head and the weight of its rows, of those that `y` names."""
+        if not isinstance(y, Mapping):
+            raise TypeError(f"y must be responses by the names of heads ({', '.join(self)}), got {type(y).__name__}.")
+        for role in roles.values():
+            for name in role if isinstance(role, Mapping) else ():
+                self._known(name)
         return {name: self._loss(name, x, y[self._known(name)], roles) for name in y}
 
     def loss(self, x: Tensor, y: Mapping[str, Tensor], **roles: Any) -> Tensor:
