@@ -118,6 +118,18 @@ def test_some_of_the_columns_are_those_columns(columns: list[int]) -> None:
     assert torch.equal(whole(chosen), whole(rows)[:, columns])
 
 
+def test_levels_that_are_left_out_are_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(index: Index) -> torch.Tensor:
+        raise AssertionError(f"{index.count} levels were written out")
+
+    monkeypatch.setattr(Index, "written", refused)
+    index = Index(torch.tensor([0, 2, 1], dtype=torch.int32), slice(2, 5), 3)
+    x = torch.arange(6.0, dtype=torch.float64).view(3, 2)
+    held, left = Indexed(torch.arange(2), (index,), 5, False).select(x, torch.tensor([1, 0]))
+    assert left is None
+    torch.testing.assert_close(held, x.flip(1))
+
+
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_a_formula_gives_the_same_columns_either_way(formula: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table = _table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from test_mixed import clustered, criterion_of
+from test_mixed_several import criterion_of as criterion_of_several
 
 import torchglm
 from torchglm.fitting.mixed import order
@@ -25,7 +27,10 @@ def table(n: int = 400, many: int = 60, fewer: int = 40) -> pd.DataFrame:
     eta = 0.3 + 0.4 * x + 0.6 * rng.normal(size=many)[a] + (0.5 + 0.2 * x) * rng.normal(size=fewer)[b]
     eta += 0.4 * rng.normal(size=fewer)[c]
     columns = {"x": x, "a": a, "b": b, "c": c, "d": c // 2, "f": rng.choice(list("uvw"), n)}
-    return pd.DataFrame(columns | {"y": eta + 0.7 * rng.normal(size=n), "count": rng.poisson(np.exp(eta))})
+    out = pd.DataFrame(columns | {"y": eta + 0.7 * rng.normal(size=n), "count": rng.poisson(np.exp(eta))})
+    grade = pd.Categorical(np.digitize(eta + rng.logistic(size=n), [-1, 0, 1]), ordered=True)
+    kind = np.where(rng.random(n) < 1 / (1 + np.exp(-eta)), 0, rng.integers(0, 3, n))
+    return out.assign(size=rng.gamma(2.0, np.exp(eta)), grade=grade, kind=pd.Categorical(kind))
 
 
 DATA = table()
@@ -34,6 +39,13 @@ KINDS: list[tuple[str, str, dict[str, Any]]] = [
     ("y ~ x + (1 + x | b) + (1 | a)", "gaussian", {"smoothing": "ml"}),
     ("count ~ x + f + (x || b) + (1 | a)", "poisson", {}),
     ("count ~ x + (1 | d/c/b)", "negative_binomial", {}),
+]
+SEVERAL: list[tuple[str, Any, dict[str, str]]] = [
+    ("count ~ x + (1 | a) + (1 | b)", "negative_binomial", {"alpha": "~ x"}),
+    ("size ~ x + (1 + x | b) + (1 | a)", "gamma", {"dispersion": "~ f + (1 | a) + (0 + x | c)"}),
+    ("count ~ x + (x || b) + (1 | a)", torchglm.ZeroInflated("poisson"), {"zero": "~ x"}),
+    ("grade ~ x + (1 | a) + (1 | d/c)", torchglm.Ordinal(), {}),
+    ("kind ~ x + (1 | a) + (1 | b)", torchglm.Multinomial(), {}),
 ]
 NAMES = [f"{family}: {formula}" for formula, family, _ in KINDS]
 WAYS = {
@@ -55,11 +67,27 @@ def crossed(monkeypatch: pytest.MonkeyPatch, **ways: int) -> None:
 def test_elimination_in_order_is_that_of_all_pairs(
     formula: str, family: str, options: dict[str, Any], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lane, found = torch.zeros(1, dtype=torch.int64), []
+    check_elimination(lambda: criterion_of(formula, family, options, DATA), WAYS[way], monkeypatch)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("formula", "family", "predictors"),
+    [pytest.param(*kind, marks=[pytest.mark.slow] if k in (0, 2) else []) for k, kind in enumerate(SEVERAL)],
+)
+def test_elimination_is_that_of_all_pairs_of_several_predictors(
+    formula: str, family: Any, predictors: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = {"link": "log"} if family == "gamma" else {}
+    check_elimination(lambda: criterion_of_several(formula, family, predictors, roles, DATA), {"SMALL": 0}, monkeypatch)
+
+
+def check_elimination(made: Callable[[], Any], way: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    lane, found = torch.zeros(1, dtype=torch.int64), list[Any]()
     for own in (False, True):
         if own:
-            crossed(monkeypatch, **WAYS[way])
-        criterion, search = criterion_of(formula, family, options, DATA)
+            crossed(monkeypatch, **way)
+        criterion, search = made()
         assert isinstance(search.mark.gram, CrossedGram) == own
         psi = search.mark.psi + 0.1 * torch.linspace(-1, 1, search.mark.psi.shape[-1]).to(torch.float64)
         psi = found[0][0] if own else psi
@@ -72,6 +100,25 @@ def test_elimination_in_order_is_that_of_all_pairs(
         found.append((psi, mark.value, criterion.gradient(lane, mark), inner.log, solved, matrix, *blocks))
     for one, two in zip(*found, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("formula", "family", "predictors"), [SEVERAL[0], SEVERAL[3]])
+def test_fits_of_several_predictors_are_those_of_all_pairs(
+    formula: str, family: Any, predictors: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = [torchglm.fit(formula, DATA, family=family, predictors=predictors)]
+    crossed(monkeypatch, SMALL=0)
+    fits += [
+        torchglm.fit(formula, data, family=family, predictors=predictors) for data in (DATA, [DATA[:150], DATA[150:]])
+    ]
+    for fit in fits[1:]:
+        for name in ("criterion", "coef", "std_err"):
+            torch.testing.assert_close(getattr(fit, name), getattr(fits[0], name), rtol=1e-5, atol=1e-6)
+        shares = [one.variance_shares()["icc"] for one in (fit, fits[0])]
+        torch.testing.assert_close(*shares, rtol=1e-5, atol=1e-6, equal_nan=True)
+        for name, effects in fits[0].random.items():
+            torch.testing.assert_close(fit.random[name].modes, effects.modes, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("formula", "family", "options"), KINDS[::2], ids=NAMES[::2])

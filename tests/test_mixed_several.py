@@ -63,20 +63,25 @@ def fitted(formula: str, family: Any, predictors: dict[str, str], roles: dict[st
     return torchglm.fit(formula, data, family=family, predictors=predictors, **roles, **TIGHT, **more)
 
 
+def criterion_of(formula: str, family: Any, predictors: dict[str, str], roles: dict[str, Any], data: Any) -> Any:
+    """The criterion of a model at its start, and the search there."""
+    known = dict(roles)
+    law, link = family_and_link(family, known.pop("link", None), predictors)
+    policies = {"missing": "error", "unseen": "error", "rare": 0}
+    made = from_formula(formula, data, law, Roles.of(known, "fit"), None, policies, None, None, predictors)
+    assert isinstance(made.random, Groupings) and made.family is not None
+    plain = without_effects(made.source, made.random.columns)
+    law, first = solve(plain, made.family, link, None, dict(OPTIONS))
+    criterion = MixedCriterion(made.source, law, link, made.random, None, first.keep, False, None, "")
+    return criterion, begun(criterion, first, None, plain, 50)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("formula", "family", "predictors", "roles"), KINDS, ids=NAMES)
 def test_the_gradient_is_that_of_the_criterion(
     formula: str, family: Any, predictors: dict[str, str], roles: dict[str, Any]
 ) -> None:
-    known = dict(roles)
-    law, link = family_and_link(family, known.pop("link", None), predictors)
-    policies = {"missing": "error", "unseen": "error", "rare": 0}
-    made = from_formula(formula, GROUPED, law, Roles.of(known, "fit"), None, policies, None, None, predictors)
-    assert isinstance(made.random, Groupings) and made.family is not None
-    plain = without_effects(made.source, made.random.columns)
-    law, first = solve(plain, made.family, link, None, dict(OPTIONS))
-    criterion = MixedCriterion(made.source, law, link, made.random, None, first.keep, False, None, "")
-    search = begun(criterion, first, None, plain, 50)
+    criterion, search = criterion_of(formula, family, predictors, roles, GROUPED)
     lane = torch.zeros(1, dtype=torch.int64)
     psi = search.mark.psi + 0.05 * torch.linspace(-1, 1, search.mark.psi.shape[-1], dtype=torch.float64)
     mark = criterion.at(lane, psi, search.mark.u)

@@ -22,6 +22,7 @@ from torchglm.rows.planned import (
     project_each,
 )
 from torchglm.rows.planned_arrow import arrow_gram
+from torchglm.rows.planned_meetings import PlannedCrossed, crossed_gram
 from torchglm.rows.products import stack_factors, triangle
 from torchglm.rows.rows import Rows, is_all
 
@@ -66,6 +67,8 @@ def several_moments(rows: Rows, point: Point, family: VectorFamily) -> Moments:
 def _gram(rows: Rows, information: Pairs, point: Point) -> Gram:
     if isinstance(rows.indexed, ArrowIndexed):
         return arrow_gram(rows, information)
+    if isinstance(rows.indexed, PlannedCrossed):
+        return crossed_gram(rows, information)
     return gram_of(rows, information, point.single)
 
 

@@ -119,6 +119,8 @@ class Indexed:
         parts = [x]
         for index in self.indices:
             places = new[index.columns]
+            if not bool((places >= 0).any()):
+                continue
             moved = index.some(places)
             if moved is not None:
                 indices.append(moved)

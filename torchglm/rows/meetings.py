@@ -20,6 +20,7 @@ from torchglm.rows.grams import Gram, Layout
 from torchglm.rows.index import Index, between, pairs, tally
 from torchglm.rows.indexed import Indexed
 from torchglm.rows.inverses import GramInverse
+from torchglm.rows.planned_arrow import in_the_design
 from torchglm.rows.ranks import own_rows, ranks_of
 from torchglm.rows.rows import Rows
 
@@ -58,7 +59,8 @@ def meetings(source: Iterable[Rows], columns: int, groupings: tuple[Grouping, ..
             if rows.indexed is None:
                 known = False
                 break
-            levels = [_levels(effects_in(rows.indexed, g), g) for g in groupings]
+            own = groupings if rows.plan is None else [in_the_design(rows.plan, g) for g in groupings]
+            levels = [_levels(effects_in(rows.indexed, g), g) for g in own]
             for k, j in names:
                 one, two = levels[k], levels[j]
                 inside = (one < groupings[k].levels) & (two < groupings[j].levels)
@@ -205,7 +207,6 @@ class CrossedLayout(Layout):
         )
 
 
-@final
 @dataclass(frozen=True)
 class CrossedIndexed(Indexed):
     """A design with index columns whose Gram is a `CrossedGram`."""

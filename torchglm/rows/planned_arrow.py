@@ -6,7 +6,7 @@ predictors. Between two contrasts `c` and `d` the Gram is that of plain rows wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
@@ -99,12 +99,12 @@ def arrow_gram(rows: Rows, information: Pairs) -> Arrow:
             place = {column: k for k, column in enumerate(indexed.places.tolist())}
             left, right = ([place[c] for c in _columns(way, part[0])] for part in (one, two))
             part = product(rows.x[:, left].mT * weight.unsqueeze(-2), rows.x[:, right])
-            _put(corner, one[0], two[0], part)
+            put_both(corner, one[0], two[0], part)
             continue
         gram = indexed.gram(rows.x, weight)
         assert isinstance(gram, Arrow)
-        _put(corner, one[0], two[0], gram.corner[:, one[1].unsqueeze(-1), two[1]])
-        _put(own, one[2], two[2], gram.own[:, :, one[3].unsqueeze(-1), two[3]])
+        put_both(corner, one[0], two[0], gram.corner[:, one[1].unsqueeze(-1), two[1]])
+        put_both(own, one[2], two[2], gram.own[:, :, one[3].unsqueeze(-1), two[3]])
         for effects, columns in ((one, two), (two, one)):
             across[:, :, effects[2].unsqueeze(-1), columns[0]] = gram.across[:, :, effects[3].unsqueeze(-1), columns[1]]
     return Arrow(corner, across, own, way.grouping)
@@ -115,7 +115,7 @@ def _columns(way: Unfolded, at: Tensor) -> list[int]:
     return found
 
 
-def _put(out: Tensor, rows: Tensor, columns: Tensor, part: Tensor) -> None:
+def put_both(out: Tensor, rows: Tensor, columns: Tensor, part: Tensor) -> None:
     """A block of symmetric matrices (*, m, m), and its transpose."""
     out[..., rows.unsqueeze(-1), columns] = part
     out[..., columns.unsqueeze(-1), rows] = part.mT
@@ -125,13 +125,19 @@ def planned_lengths(rows: Rows, matrix: Arrow) -> Pairs:
     """`z_k' A z_l` (B, n) of every row, for all pairs `k <= l` of predictors, the levels of `A` being blocks."""
     if not isinstance(rows.indexed, ArrowIndexed):
         return _dense_lengths(rows, matrix.written_out())
-    way, k = unfolded(rows), plan_of(rows).predictors
-    plain = rows._replace(plan=None)
+    way, plain = unfolded(rows), rows._replace(plan=None)
+    each = ((pair, row_lengths(plain, part)) for pair, part in _parts(way, matrix, rows.indexed.width))
+    return contracted_lengths(each, way.contrasts, plan_of(rows).predictors)
+
+
+def contracted_lengths(
+    each: Iterable[tuple[tuple[int, int], Tensor]], contrasts: Sequence[Contrast], predictors: int
+) -> Pairs:
+    """(B, n) the lengths between every two predictors, from those between every two contrasts."""
     found: Pairs = {}
-    for (a, b), part in _parts(way, matrix, rows.indexed.width):
-        length = row_lengths(plain, part)
-        for first, one in way.contrasts[a]:
-            for second, other in way.contrasts[b]:
+    for (a, b), length in each:
+        for first, one in contrasts[a]:
+            for second, other in contrasts[b]:
                 factor = one * other
                 if first == second and a != b:
                     factor *= 2.0
@@ -140,7 +146,7 @@ def planned_lengths(rows: Rows, matrix: Arrow) -> Pairs:
                     continue  # the same product as that of the other order
                 found[pair] = found[pair] + factor * length if pair in found else factor * length
     none = next(iter(found.values()))
-    return {(i, j): found.get((i, j), torch.zeros_like(none)) for i in range(k) for j in range(i, k)}
+    return {(i, j): found.get((i, j), torch.zeros_like(none)) for i in range(predictors) for j in range(i, predictors)}
 
 
 def _parts(way: Unfolded, matrix: Arrow, width: int) -> Iterator[tuple[tuple[int, int], Arrow]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -37,6 +36,7 @@ from torchglm.links import Identity, Link
 from torchglm.rows.arrow import Arrow, arrowed
 from torchglm.rows.meetings import EffectGram, crossed, effect_gram, same
 from torchglm.rows.planned_arrow import planned_arrowed
+from torchglm.rows.planned_meetings import planned_crossed
 from torchglm.rows.ranks import members, seen
 from torchglm.rows.rows import Rows
 
@@ -77,7 +77,8 @@ class MixedCriterion:
             effects.check(len(keep))
             self.source = seen(source, lambda rows: (arrowed if rows.plan is None else planned_arrowed)(rows, grouping))
         else:
-            self.source = seen(source, partial(crossed, known=self.order.meetings))
+            known = self.order.meetings
+            self.source = seen(source, lambda rows: (crossed if rows.plan is None else planned_crossed)(rows, known))
         self.last: list[tuple[Tensor, EliminatedCrossed]] = []
         self.flat = family.least_squares and type(link) is Identity
         p = effects.columns

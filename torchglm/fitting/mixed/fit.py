@@ -30,11 +30,10 @@ from torchglm.fitting.state import Solution
 from torchglm.fitting.status import FitWarning, Status
 from torchglm.fitting.strengths import ALPHA, scales_of
 from torchglm.links import Link
-from torchglm.rows.arrow import Arrow
 from torchglm.rows.inverses import DenseRoot
 from torchglm.rows.meetings import EffectGram, effect_gram, lengths
 from torchglm.rows.planned import contributions
-from torchglm.rows.planned_arrow import planned_lengths
+from torchglm.rows.planned_meetings import lengths_of
 from torchglm.rows.products import times
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -203,8 +202,7 @@ def _explained(criterion: MixedCriterion, search: MixedSearch, turn: Lambda, fix
         if rows.plan is None:
             random = lengths(rows, among)
         else:
-            assert isinstance(among, Arrow)
-            random = planned_lengths(rows, among)[0, 0]
+            random = lengths_of(rows, among)[0, 0]
         weight = rows.weight
         return torch.stack(
             [weight.sum(-1), (weight * part).sum(-1), (weight * part**2).sum(-1), (weight * random).sum(-1)], -1

@@ -280,7 +280,7 @@ def order_of(source: Iterable[Rows], effects: Groupings, models: int) -> Order |
     if models > 1 or effects.small(MANY):
         return None
     head = next(iter(own_rows(source)))
-    if head.plan is not None or head.y.device.type != "cpu":
+    if head.y.device.type != "cpu":
         return None
     known = meetings(source, effects.columns, effects.groupings)
     return None if known is None else Order(known, effects.large)

@@ -16,11 +16,10 @@ from torchglm.fitting.bends_several import RowThirds
 from torchglm.fitting.edges import edges
 from torchglm.fitting.kernel import take_family
 from torchglm.links import Link
-from torchglm.rows.arrow import Arrow
 from torchglm.rows.meetings import EffectGram
 from torchglm.rows.meetings import lengths as row_lengths
 from torchglm.rows.planned import project_each
-from torchglm.rows.planned_arrow import planned_lengths
+from torchglm.rows.planned_meetings import lengths_of
 from torchglm.rows.products import linear_predictor, project
 from torchglm.rows.ragged import Ragged
 from torchglm.rows.ranks import own_rows, ranks_of
@@ -85,9 +84,8 @@ def _of_piece(
     rows: Rows, family: Family, link: Link, coef: Tensor, inverse: EffectGram, name: str, ends: list[float]
 ) -> tuple[Tensor, ...]:
     if isinstance(family, VectorFamily):
-        assert isinstance(inverse, Arrow)
         at = RowThirds(rows, family, coef)
-        lengths = {pair: length * at.weight / 2 for pair, length in planned_lengths(rows, inverse).items()}
+        lengths = {pair: length * at.weight / 2 for pair, length in lengths_of(rows, inverse).items()}
         return (project_each(rows, at.first_of(lengths)),)
     used = rows.weight > 0
     eta = linear_predictor(rows, coef)
