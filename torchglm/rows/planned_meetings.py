@@ -32,7 +32,7 @@ class Members(NamedTuple):
     design: list[Tensor]
 
 
-class Unfolded:
+class ByContrast:
     """The coefficients of a plan by contrast, where `known` are the meetings of groupings behind the first of them."""
 
     def __init__(self, plan: Plan, known: Meetings) -> None:
@@ -79,14 +79,14 @@ class Unfolded:
 class PlannedCrossed(CrossedIndexed):
     """Index columns of rows of several predictors, and the coefficients of their plan."""
 
-    way: Unfolded | None = None
+    way: ByContrast | None = None
 
 
 def planned_crossed(rows: Rows, known: Meetings) -> Rows:
     """Rows of several predictors, their Gram a `CrossedGram` of the coefficients."""
     own = rows.indexed
     assert own is not None
-    way = Unfolded(plan_of(rows), known)
+    way = ByContrast(plan_of(rows), known)
     return rows._replace(indexed=PlannedCrossed(own.places, own.indices, own.width, False, way.design, way))
 
 
@@ -130,7 +130,7 @@ def lengths_of(rows: Rows, matrix: EffectGram) -> Pairs:
     return contracted_lengths(each, indexed.way.contrasts, plan_of(rows).predictors)
 
 
-def _parts(way: Unfolded, matrix: CrossedGram) -> Iterator[tuple[tuple[int, int], CrossedGram]]:
+def _parts(way: ByContrast, matrix: CrossedGram) -> Iterator[tuple[tuple[int, int], CrossedGram]]:
     """The blocks of a matrix between two contrasts, on the columns of the design; of unlike ones half of both."""
     for pair, one, two in way.pairs():
         part = CrossedLayout(way.design.width, meetings=way.design).gram(len(matrix.corner), matrix.corner.device)
