@@ -77,15 +77,15 @@ class PoissonLog(Formulas):
         self.y = y
 
     def start(self, weight: Array | None, offset: Array | None) -> Array:
-        events = float(self.y.sum() if weight is None else weight @ self.y)
-        size = 1.0 if offset is None else np.exp(offset - offset.max())
-        each = np.broadcast_to(size, self.y.shape)
-        total = float(each.sum() if weight is None else weight @ each)
+        size = np.ones(()) if offset is None else np.exp(offset - offset.max())
+        events, total = self.y.mean(), size.mean()
+        if weight is not None:
+            events, total = weight @ self.y, weight.sum() if offset is None else weight @ size
         mean = np.maximum(size * (events / total if events > 0 else 0.1), TINY)
         return np.log((self.y + PRIOR) / (1 + PRIOR / mean))
 
     def saturated(self) -> Array:
-        return self.y - self.y * np.log(np.where(self.y == 0, 1.0, self.y))
+        return self.y - self.y * np.log(np.maximum(self.y, LEAST))
 
     def values(self, eta: Array, observed: bool) -> PassValues:
         mu = np.exp(eta)

@@ -69,13 +69,10 @@ class RowBlock(NamedTuple):
             return information
         return self.weight if information is None else information * self.weight
 
-    def census(self) -> tuple[float, float, float]:
-        """The weight of the rows, their number with repeats, and the sum of their responses."""
-        rows, weight = self.rows, self.weight
-        count = float(len(self.x) if rows.repeats is None else rows.repeats[0].sum())
-        total = float(len(self.x) if weight is None else weight.sum())
-        y = rows.y[0].numpy()
-        return total, count, float(y.sum() if weight is None else y @ weight)
+    def census(self) -> tuple[float, float]:
+        """The weight of the rows, and their number with repeats."""
+        n, repeats, weight = len(self.x), self.rows.repeats, self.weight
+        return float(n if weight is None else weight.sum()), float(n if repeats is None else repeats[0].sum())
 
     def in_float64(self) -> RowBlock:
         """The same with a design in the precision of the sums."""
@@ -162,7 +159,7 @@ def constants(blocks: list[RowBlock]) -> tuple[float, float, float]:
     for block in blocks:
         own = block.formulas.saturated()
         saturated += float(own.sum() if block.weight is None else own @ block.weight)
-        weight, number, _ = block.census()
+        weight, number = block.census()
         count, total = count + number, total + weight
     return saturated, count, total
 

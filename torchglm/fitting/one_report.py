@@ -63,24 +63,22 @@ def _of_block(problem: Problem, block: RowBlock, before: Array, coef: Array, del
     ends = block.formulas.ends(eta)
     ends = _asked(problem, block, eta, coef) if ends is None else ends
     information, weight = block.weighted(ends.information), block.weight
-    half, size, square = (
+    half, size, square, response = (
         0.0 if value is None else float(value.sum() if weight is None else value @ weight)
-        for value in (ends.half, ends.size, ends.square)
+        for value in (ends.half, ends.size, ends.square, block.rows.y[0].numpy())
     )
     if ends.size is not None and not half > COARSE * size:
         half = _exact(problem, block, eta)
     scale = float(eta @ (eta if information is None else information * eta))
     change = float((np.abs(step) / (np.abs(eta) + 1)).max())
     matrix = block.gram(information, False) if curved else np.zeros(())
-    return Report(matrix, np.array([half, scale, *block.census(), square]), change)
+    return Report(matrix, np.array([half, scale, *block.census(), response, square]), change)
 
 
 def _exact(problem: Problem, block: RowBlock, eta: Array) -> float:
     """Half the deviance, no digit lost in the differences it is the sum of."""
-    predictor = as_row(eta)
-    half = problem.family.half_deviance(block.rows.response, predictor, problem.link(predictor), problem.link)[
-        0
-    ].numpy()
+    family, link, predictor = problem.family, problem.link, as_row(eta)
+    half = family.half_deviance(block.rows.response, predictor, link(predictor), link)[0].numpy()
     return float(half.sum() if block.weight is None else half @ block.weight)
 
 
