@@ -129,7 +129,7 @@ class _Pace:
 def _price(blocks: list[RowBlock], p: int) -> float:
     """How many passes without a Gram one takes, about, by the nanoseconds a row that both take on one core."""
     n, by_columns = sum(len(block.x) for block in blocks), blocks[0].x.flags.f_contiguous
-    return min(10.0, n * p * (p + 60) / (70 if by_columns else 40) / (n * (3 + 0.3 * p) + 1e4))
+    return min(10.0, n * p * (p + 60) / (70 if by_columns else 40) / (n * (4 + 0.35 * p) + 1e4))
 
 
 def _maximum(problem: Problem, blocks: list[RowBlock], near: _End | None, left: float) -> _End | None:

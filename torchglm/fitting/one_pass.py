@@ -117,7 +117,7 @@ def blocks_of(problem: Problem, source: Iterable[Rows] | None) -> list[RowBlock]
         rows = rows.at((rows.weight[0] > 0).nonzero()[:, 0])
     n, p = rows.y.shape[-1], rows.columns
     rows = rows if rows.shared else rows._replace(x=rows.x[0])
-    if p < NARROW and n * p <= BLOCK:
+    if p < NARROW and n * p <= BLOCK:  # products on columns: 20,000 x 10 by 0.06 ms a pass and 0.1 a Gram faster
         rows = wide(rows)
         return [_block(problem, rows, plain, _by_columns(rows.x.numpy()))]
     step = max(256, 2 * BLOCK // p, min(TALL, 4 * BLOCK // p))
