@@ -6,6 +6,7 @@ import math
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from criterion_laws import check_slopes
@@ -626,3 +627,16 @@ def test_intervals_of_smooths_cover_the_function(bs: str, family: str) -> None:
     truth = torch.tensor(eta.to_numpy()).reshape(models, n)
     share = ((eta_hat - truth).abs() <= 1.96 * error)[result.converged].double()
     assert 0.93 <= float(share.mean()) <= 0.97
+
+
+@pytest.mark.parametrize("seed", [0, 1, 8])
+def test_no_alpha_has_a_lower_criterion_than_the_one_found(seed: int) -> None:
+    """Also where the likelihood of the first fit is greatest at alpha = 0, as for seeds 0 and 8."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(size=60)
+    data = pd.DataFrame({"x": x, "c": rng.poisson(np.exp(1 + np.sin(6 * x)))})
+    best = torchglm.fit("c ~ s(x, bs='cr', k=6)", data, family="negative_binomial", tol=1e-12)
+    for alpha in (1e-6, 1e-3, 0.01, 0.1, 1.01 * float(best.family.alpha), 0.99 * float(best.family.alpha)):
+        family = torchglm.NegativeBinomial(alpha) if alpha > 0 else "poisson"
+        fixed = torchglm.fit("c ~ s(x, bs='cr', k=6)", data, family=family, tol=1e-12)
+        assert float(best.criterion) <= float(fixed.criterion) + 1e-9

@@ -35,6 +35,7 @@ FLAT = 1e-3  # degrees of freedom of a penalised part that are none
 NONE = 1e-7  # and those that it has left where its strength counts as infinite
 RISE = 1e-3  # a slope of the criterion that rises into a limit, as a share of the degrees of freedom there
 LEVEL = 1e-5  # a slope of the criterion that is none, at a limit
+ALPHAS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)  # that are looked at where the likelihood has said 0
 REACHED = ("theta", "coef", "value", "phi", "status", "limit", "rising", "ends")
 
 
@@ -124,8 +125,23 @@ class StrengthSearch:
             below = best[index] - torch.where(limit[index] & (best[index] == at.value[index]), -NEAR, LOWER)
             index, new = index[chosen := new.value < below], new.take(chosen)
             where, best = where.place(index, new), best.index_copy(0, index, new.value)
+        best, where = self._with_alpha(lane, at, best, where)
         index = (best != at.value).nonzero()[:, 0]
         return lane[index], where.take(index)
+
+    def _with_alpha(self, lane: Tensor, at: Marginal, best: Tensor, where: Marginal) -> tuple[Tensor, Marginal]:
+        """Lower points of models whose alpha is 0: there the criterion is flat by its logarithm, whatever its slope."""
+        many, zero = self.criterion.many, lane[:0]
+        if self.ends.shape[1] > many and lane.numel():
+            zero = (self.limit[lane, many] & (at.theta[:, many] <= self.ends[lane, many, 0])).nonzero()[:, 0]
+        for alpha in ALPHAS if zero.numel() else ():
+            theta = at.theta[zero].clone()
+            theta[:, many] = math.log(alpha)
+            new = self.criterion.at(lane[zero], theta, at.coef[zero])
+            lower = new.value < best[zero] - LOWER
+            index, new = zero[lower], new.take(lower)
+            where, best = where.place(index, new), best.index_copy(0, index, new.value)
+        return best, where
 
     def _inside(self, lane: Tensor, theta: Tensor) -> Tensor:
         return torch.maximum(torch.minimum(theta, self.ends[lane, :, 1]), self.ends[lane, :, 0])
