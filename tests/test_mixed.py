@@ -300,3 +300,15 @@ def test_strengths_beside_random_effects_are_said_by_what_found_them(family: str
     result = torchglm.fit("y ~ s(x, bs='cr', k=5) + (1 | g)", data, family=family, smoothing=smoothing)
     assert result.describe()["penalty"] == f"smooth terms, strengths by {BY[family, smoothing]}"
     assert "smooth terms, strengths by" in result.summary().to_text()
+
+
+def test_an_alpha_beside_effects_is_where_the_criterion_is_least_though_it_begins_at_zero() -> None:
+    rng = np.random.default_rng(5)
+    x, z, g = rng.uniform(size=60), rng.normal(size=60), (np.arange(60) % 8).astype(str)
+    data = pd.DataFrame({"x": x, "g": g, "c": rng.poisson(np.exp(1 + np.sin(6 * x))), "z": z})
+    formula, options = "c ~ s(x, bs='cr', k=6) + (1 | g)", {"smoothing": "reml", "tol": 1e-12}
+    best = torchglm.fit(formula, data, family="negative_binomial", **options)
+    for alpha in (1e-6, 0.003, 0.01):
+        fixed = torchglm.fit(formula, data, family=torchglm.NegativeBinomial(alpha), **options)
+        assert float(best.criterion) <= float(fixed.criterion) + 1e-9
+    assert float(best.family.alpha) > 1e-3

@@ -6,6 +6,8 @@ the end is near, where all of it is taken once: it is also the information of al
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from torchglm.fitting.mixed.freedom import variances
 from torchglm.fitting.mixed.mark import Mark
 from torchglm.fitting.ranges import scaled_root
 from torchglm.fitting.status import Status
+from torchglm.fitting.strength_search import ALPHAS
 
 WARM = 4  # EM steps before Newton's
 COARSE = 1e-2  # decrement of their modes, of no more than 100,000 rows
@@ -315,13 +318,14 @@ class MixedSearch:
                 for e in entries:
                     _, row, column = criterion.effects.entries[e]
                     psi[:, e] = size if row == column else 0.0
-                near = (guess(criterion, lane, self.mark.take(lane), psi) < value + NEAR).nonzero()[:, 0]
-                if not near.numel():
-                    continue
-                trial = criterion.at(lane[near], psi[near], self.mark.u[lane[near]])
-                lower = trial.value < best.value[near] - LOWER
-                if bool(lower.any()):
-                    best = best.place(near[lower], trial.take(lower))
+                near = guess(criterion, lane, self.mark.take(lane), psi) < value + NEAR
+                best = self._lower(lane, best, near, psi)
+        place = sum(criterion.counts[:2])
+        for alpha in ALPHAS if criterion.name else ():  # the criterion is flat by the logarithm of an alpha of 0
+            psi = self.mark.psi[lane].clone()
+            zero = psi[:, place] <= criterion.ends[lane, place, 0]
+            psi[:, place] = math.log(alpha)
+            best = self._lower(lane, best, zero, psi)
         moved = best.value < value - LOWER
         index = moved.nonzero()[:, 0]
         if index.numel():
@@ -345,3 +349,12 @@ class MixedSearch:
             values = torch.linalg.svdvals(root.nan_to_num())
             found |= values[:, -1] < ZERO * values[:, 0].clamp(min=1.0)
         return found
+
+    def _lower(self, lane: Tensor, best: Mark, asked: Tensor, psi: Tensor) -> Mark:
+        """The best points of models, or those at parameters `psi` where these are lower and are `asked` (b,) for."""
+        index = asked.nonzero()[:, 0]
+        if not index.numel():
+            return best
+        trial = self.criterion.at(lane[index], psi[index], self.mark.u[lane[index]])
+        lower = trial.value < best.value[index] - LOWER
+        return best.place(index[lower], trial.take(lower)) if bool(lower.any()) else best
