@@ -18,6 +18,7 @@ from torchglm.model.vector_beyond import continued_nll, harmless
 every = pytest.mark.parametrize("family", families(), ids=title)
 TIGHT = {"tol": 1e-12, "max_iter": 100}
 FAR = [-1e4, -40.0, 0.0, 3.0, 89.0, 1e4]
+BETWEEN = [-29.0, -25.0, -19.0, -12.0, -7.5, -3.7, 1.0, 4.45, 8.0, 12.0, 20.0, 29.0]  # of no size, yet not all common
 
 
 def design(n: int, p: int = 2, seed: int = 2) -> Tensor:
@@ -121,8 +122,9 @@ def test_the_loss_goes_on_wherever_a_network_may_end(family: VectorFamily, dtype
     rows = draws(family, (6,)).response(family)
     each = rows if isinstance(rows, tuple) else (rows,)
     size = len(family.predictors)
-    grid = torch.tensor(FAR, dtype=dtype)
-    eta = torch.cartesian_prod(*[grid] * min(size, 3)).reshape(-1, min(size, 3)).mT
+    wide, between = (torch.tensor(values, dtype=dtype) for values in (FAR, BETWEEN[:: max(1, size - 1)]))
+    grids = [torch.cartesian_prod(*[grid] * min(size, 3)).reshape(-1, min(size, 3)) for grid in (wide, between)]
+    eta = torch.cat(grids).mT
     parts = [value.to(dtype) if value.is_floating_point() else value for value in each]
     parts = [value.unsqueeze(-1).expand(6, eta.shape[1]) for value in parts]
     y = type(rows)(*parts) if isinstance(rows, tuple) else parts[0]

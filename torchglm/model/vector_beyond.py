@@ -7,6 +7,8 @@ finite and its gradient leads back.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -27,24 +29,28 @@ HALVINGS = 24  # of the way between the harmless point and the predictors
 def continued_nll(family: VectorFamily, y: Response, eta: Tensor) -> Tensor:
     """`family.nll(y, eta)` (*N), continued, for predictors (K, *N).
 
-    Its slope is that of autograd where predictors are of common size, and `family.derivatives` where they are not:
-    there formulas that are finite may have intermediate ones that are not.
+    Its slope is that of `family.derivatives`: parts of a formula that is finite may not be, and autograd goes through
+    all of them. A row without a finite slope counts as one without a density.
     """
     known = known_nll(family, y, eta)
     if known is not None:
         return known.rows()
+    at, formula = eta.detach(), partial(family.nll, y)
     steep = [k for k, name in enumerate(family.predictors) if isinstance(family.links[name], STEEP)]
-    far = (eta.detach()[steep].abs() > FAR).any(0) | ~family.valid(eta.detach())
-    if values_are_known(eta) and not bool(far.any()):
-        value = family.nll(y, eta)
-        far = ~(value.detach() < STEEPEST)
-        if not bool(far.any()):
-            return value
-    else:
-        with torch.no_grad():
-            far = far | ~(family.nll(y, eta) < STEEPEST)
     with torch.no_grad():
-        end, slope = _ends(family, y, eta.detach(), far)
+        good, slope = _good(family, y, at)
+        far = ~good | (at[steep].abs() > FAR).any(0)
+        if not values_are_known(eta) or bool(far.any()):
+            end, beyond = _ends(family, y, at, far)
+            slope = torch.where(far, beyond, slope)
+            formula = partial(_continued, family, y, far, end, slope)
+        if not family.estimates_shape and has_closed_form(y, eta):
+            known = Closed(formula(at), (slope,), formula, (eta,))
+    return formula(eta) if known is None else known.rows()
+
+
+def _continued(family: VectorFamily, y: Response, far: Tensor, end: Tensor, slope: Tensor, eta: Tensor) -> Tensor:
+    """`family.nll(y, eta)` with a tangent at `end` in rows that are `far`."""
     inside = family.nll(y, torch.where(far, end, eta))
     return inside + torch.where(far, (slope * torch.where(far, eta - end, 0.0)).sum(0), 0.0)
 
