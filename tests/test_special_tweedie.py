@@ -197,27 +197,45 @@ def test_many_rows_of_one_power_have_the_density_and_slopes_of_each(
     power: float, phi: float, dtype: torch.dtype
 ) -> None:
     y, eta = rows_of_one_power(dtype)
-    log_phi, p = tensor(math.log(phi)).squeeze(), tensor(power).squeeze()
-    found = special.tweedie_with_slopes(y, eta, log_phi, p)
+    log_phi, logit = tensor(math.log(phi)).squeeze(), tensor(power - 1).logit().squeeze()
+    found = special.tweedie_with_slopes(y, eta, log_phi, logit)
     if found is None:  # sums of narrow laws that stand apart want as many nodes as there are rows
         assert power < 1.2 and phi < 0.1 or dtype == torch.float64 and power < 1.4
         return
-    moved = [part.double().expand(len(y)).clone().requires_grad_() for part in (eta, log_phi, p)]
-    want = -special.tweedie_log_prob(y.double(), moved[0].exp(), moved[1].exp(), moved[2])
+    beside_formulas(found, y, eta, log_phi, logit)
+
+
+def beside_formulas(found: tuple[Tensor, ...], y: Tensor, eta: Tensor, log_phi: Tensor, logit: Tensor) -> None:
+    moved = [part.double().expand(len(y)).clone().requires_grad_() for part in (eta, log_phi, logit)]
+    want = -special.tweedie_log_prob(y.double(), moved[0].exp(), moved[1].exp(), 1 + moved[2].sigmoid())
     slopes = torch.autograd.grad(want.sum(), moved)
     for mine, theirs in zip(found, (want.detach(), *slopes), strict=True):
-        assert mine.dtype == dtype
+        assert mine.dtype == eta.dtype
         apart = (mine.double() - theirs).abs() / (1 + theirs.abs())
-        assert float(apart.max()) < (3e-10 if dtype == torch.float64 else 3e-6)
+        assert float(apart.max()) < (3e-10 if eta.dtype == torch.float64 else 3e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.1])
+@pytest.mark.parametrize("power", [1.45, 1.6, 1.9])
+def test_many_rows_of_several_powers_do_as_well(power: float, spread: float) -> None:
+    """And those of one power whose dispersions differ."""
+    y, eta = rows_of_one_power(torch.float32, 8000)
+    log_phi = 0.3 * torch.randn(len(y), generator=torch.Generator().manual_seed(1))
+    logit = tensor(power - 1).logit() + spread * torch.randn(len(y), generator=torch.Generator().manual_seed(2))
+    for one in (logit.float(), logit[0]):
+        found = special.tweedie_with_slopes(y, eta, log_phi, one)
+        assert found is not None
+        beside_formulas(found, y, eta, log_phi, one)
 
 
 def test_few_rows_and_bad_ones_have_no_nodes() -> None:
     y, eta = rows_of_one_power(F64)
-    log_phi, p = torch.zeros((), dtype=F64), torch.full((), 1.5, dtype=F64)
+    log_phi, p = torch.zeros((), dtype=F64), torch.zeros((), dtype=F64)
     assert special.tweedie_with_slopes(y, eta, log_phi, p) is not None
     for bad in (math.inf, math.nan):
         assert special.tweedie_with_slopes(torch.cat([y[:-1], tensor(bad)]), eta, log_phi, p) is None
     assert special.tweedie_with_slopes(torch.zeros_like(y), eta, log_phi, p) is None
     assert special.tweedie_with_slopes(y[:16], eta[:16], log_phi, p) is None
-    same = special.tweedie_with_slopes(torch.full_like(y, 2.0), eta, log_phi, p)
-    assert same is not None and bool(torch.isfinite(torch.stack(same)).all())
+    for one in (p, torch.zeros_like(y)):
+        same = special.tweedie_with_slopes(torch.full_like(y, 2.0), eta, log_phi, one)
+        assert same is not None and bool(torch.isfinite(torch.stack(same)).all())

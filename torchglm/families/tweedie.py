@@ -127,11 +127,8 @@ class Tweedie(Family):
             return self._limit.dispersed_and_slopes(y, eta, link, log_dispersion)
         if type(link) is not links.Log or self.raw_power.numel() != 1:
             return None
-        raw = self.raw_power.detach().double().reshape(())
-        found = special.tweedie_with_slopes(y, eta, log_dispersion.double(), 1 + raw.sigmoid())
-        if found is None or not self.raw_power.requires_grad:
-            return None if found is None else found[:3]
-        return *found[:3], found[3] * (raw.sigmoid() * (-raw).sigmoid()).to(eta.dtype)
+        found = special.tweedie_with_slopes(y, eta, log_dispersion, self.raw_power.detach().reshape(()))
+        return found if found is None or self.estimates_shape else found[:3]
 
     def nll_saturated(self, y: Tensor) -> Tensor:
         if self._limit is not None:

@@ -164,6 +164,11 @@ def _series(m: Tensor, alpha: Tensor, count: int, order: int) -> tuple[Tensor, .
     return *found, by_mmm, by_mma, by_maa, mean(3 * away * turn + away**3 - n**3 * third)
 
 
+def series_with_bends(m: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
+    """`log S` and its two derivatives by `log m`, each shaped as `m`."""
+    return _series(m, alpha, _longest(_lattice(m, alpha)[2]), 1)
+
+
 def series_with_third(m: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
     """`log S` and its two derivatives by `log m`, and those of its derivative by alpha, each shaped as `m`."""
     first, step, many = _lattice(m, alpha)

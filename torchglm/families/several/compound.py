@@ -77,6 +77,14 @@ class Compound(VectorFamily):
         mu, phi = self.link(eta[0]), eta[1].exp()
         return -special.tweedie_log_prob(y, mu, phi, self._power(eta), thrice=self.thrice)
 
+    def nll_and_score(self, y: Response, eta: Tensor) -> tuple[Tensor, Tensor]:
+        if type(self.link) is links.Log:
+            logit = eta[2] if self.power is None else eta.new_tensor(self.power - 1, dtype=torch.float64).logit()
+            found = special.tweedie_with_slopes(y, eta[0], eta[1], logit)
+            if found is not None:
+                return found[0], -torch.stack(found[1 : 1 + len(eta)])
+        return self.evaluated(y, eta)[:2]
+
     def derivatives(self, y: Response, eta: Tensor) -> tuple[Tensor, Pairs]:
         return self.evaluated(y, eta)[1:]
 
