@@ -1,8 +1,9 @@
 """python -m benchmarks.heads [--only NAME] [--rounds N] [--solve]: what a head costs beside a loss by hand.
 
 Ours and the loss that an engineer writes by hand take turns in one process, on one thread, and the seconds are of the
-processor; a ratio is the median over rounds of pairs that stand beside each other. The losses by hand are in
-`benchmarks/handwritten.py`: the same density, without looks at responses, without ends where the loss goes on.
+processor; a ratio is the median over rounds of pairs that stand beside each other. Without `--only` the table goes into
+`benchmarks/README.md` and `docs/heads.md`. The losses by hand are in `benchmarks/handwritten.py`: the same density,
+without looks at responses, without ends where the loss goes on.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import torchglm as tg
 from benchmarks.handwritten import CASES, Case
+from benchmarks.render import write_into
+
+HERE = Path(__file__).resolve().parent
+PAGES = (HERE / "README.md", HERE.parent / "docs" / "heads.md")
+MARKERS = ("<!-- heads: written by python -m benchmarks.heads -->", "<!-- end of heads -->")
 
 WIDTH, COLUMNS = 128, 32
 STEP_ROWS, BARE_ROWS = 4096, 65_536
@@ -117,11 +124,14 @@ def of_solve(rounds: int) -> Iterator[tuple[str, float, float]]:
         yield family, *ratio(ours, fits, rounds, 1)
 
 
-def tell_steps(cases: Sequence[Case], rounds: int) -> None:
-    print("| loss | a step of the network | a bare head |\n|---|---:|---:|")
+def told_steps(cases: Sequence[Case], rounds: int) -> str:
+    """The table of both ratios, told as it is made."""
+    lines = ["| loss | a step of the network | a bare head |", "|---|---:|---:|"]
+    print("\n".join(lines))
     for case in cases:
-        step, own = in_a_network(case, rounds)[0], bare(case, rounds)[0]
-        print(f"| {case.title} | {step:.2f} | {own:.2f} |", flush=True)
+        lines.append(f"| {case.title} | {in_a_network(case, rounds)[0]:.2f} | {bare(case, rounds)[0]:.2f} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,7 +146,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for family, found, _ in of_solve(asked.rounds):
             print(f"| {family} | {found:.2f} |", flush=True)
         return
-    tell_steps([case for case in CASES if asked.only is None or asked.only in case.title], asked.rounds)
+    table = told_steps([case for case in CASES if asked.only is None or asked.only in case.title], asked.rounds)
+    if asked.only is None:
+        for page in PAGES:
+            write_into(page, table, *MARKERS)
 
 
 if __name__ == "__main__":

@@ -48,10 +48,12 @@ class _Proportion(Family):
     def nll_and_slope(self, y: Tensor, eta: Tensor, link: Link) -> tuple[Tensor, Tensor] | None:
         if not self.is_canonical(link):
             return None
-        # from the probability of what is less probable, and minus what the other has of y: no tail loses digits
-        less = eta.abs().neg_().sigmoid_()
-        rest = torch.gt(eta, 0, out=torch.empty_like(eta)) - y
-        value = (rest * eta).sub_(less.neg().log1p_())
+        if y.shape != eta.shape:
+            y, eta = torch.broadcast_tensors(y, eta)
+        # from the probability of what is less probable, and the other outcome less y: no tail loses digits
+        less = eta.abs().neg_().sigmoid_().neg_()
+        rest = torch.gt(eta, 0, out=torch.empty_like(eta)).sub_(y)
+        value = torch.log1p(less).neg_().addcmul_(rest, eta)
         return value, rest.sub_(less.copysign_(eta))
 
     def nll_saturated(self, y: Tensor) -> Tensor:
