@@ -23,7 +23,7 @@ from torchglm.fitting.moments import Moments, Point
 from torchglm.fitting.penalties import Quadratic, Ridge
 from torchglm.fitting.shape import RowMeans
 from torchglm.fitting.status import FitWarning, Status
-from torchglm.fitting.working import Working
+from torchglm.fitting.working import Working, performed
 from torchglm.links import Link, get
 from torchglm.rows.rows import Rows
 
@@ -508,6 +508,30 @@ def test_strengths_take_few_passes(family: str, most: int, monkeypatch: pytest.M
     design, y, blocks = counts()
     result = fitted(y + 0.5, blocks, design, family=family, link="identity" if family == "gaussian" else "log")
     assert bool(result.converged) and len(seen) <= most
+
+
+@torch.no_grad()
+def test_strengths_of_many_rows_begin_near_their_end() -> None:
+    """Where the penalty is next to nothing beside the rows, too: what the sums of a pass lead to is all but the end."""
+    n, generator = 20_000, torch.Generator().manual_seed(5)
+    z = torch.rand(n, generator=generator, dtype=torch.float64)
+    design = torch.cat([torch.ones(n, 1, dtype=torch.float64), hats(z, 12)[:, 1:]], -1)
+    y = torch.poisson((1 + torch.sin(25 * z)).exp(), generator=generator)
+    penalty, family, link = (
+        Quadratic([(list(range(1, 12)), differences(12)[1:, 1:])], "reml"),
+        torchglm.Poisson(),
+        get("log"),
+    )
+    ones = torch.ones(1, n, dtype=torch.float64)
+    rows = [Rows(design, y.unsqueeze(0), ones, 0 * ones, None, False)]
+    ends, scales = strengths.scales_of(rows, family, link, penalty)
+    first = irls(rows, family, link, penalty=penalty.with_strength(scales.exp()), **OPTIONS)
+    criterion = Criterion(rows, family, link, penalty, first, OPTIONS, None, "")
+    lane = torch.zeros(1, dtype=torch.int64)
+    theta, _, _, near = performed(criterion, ends, lane, scales, first.coef, lambda *_: None)
+    best = fitted(y, penalty.blocks, design).strength.log()
+    assert bool(near.all()) and float(best - scales) < -5
+    torch.testing.assert_close(theta[0], best, rtol=0, atol=0.05)
 
 
 def test_intervals_cover_the_effects_of_groups() -> None:

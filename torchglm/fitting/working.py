@@ -23,7 +23,8 @@ PASSES = 12  # of which a model that needs more is left to a search of its own
 STEPS = 2  # of strengths by the sums of one pass
 ROUGH = 0.3  # a step of log strengths so short is no matter before the next pass
 GAIN = 0.1  # of the criterion, which is left to the search with its exact derivatives
-WITHIN = 10.0  # times the information over the penalty, and its inverse, that strengths stay within
+WITHIN = 10.0  # times the information over the penalty that strengths stay below
+ABOVE = 1e-6  # and the share of it that they stay above: of many rows the best ones are far below it
 LEAST = 0.3  # degrees of freedom of a penalised part below which the information at other strengths is another
 
 Teller = Callable[[Tensor, Tensor, int], None]
@@ -68,7 +69,7 @@ def performed(
     """
     criterion = copy.copy(criterion)
     criterion.name = ""
-    inner = (ends + torch.tensor([1.0, -1.0], device=ends.device) * math.log(ENDLESS / WITHIN)).contiguous()
+    inner = ends + ends.new_tensor([math.log(ENDLESS * ABOVE), -math.log(ENDLESS / WITHIN)])
     whole = theta.new_zeros(len(ends), theta.shape[1]), coef.new_zeros(len(ends), coef.shape[1])
     left, now = torch.arange(len(lane), device=lane.device), (theta, coef)
     passes, near = torch.zeros_like(lane), torch.zeros_like(lane, dtype=torch.bool)
