@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchglm
+from torchglm.design import levels
 from torchglm.fitting.progress import Progress
 from torchglm.inputs import groups as grouping
 from torchglm.rows.ragged import Ragged, of_like_size
+from torchglm.tables.columns import as_table
 
 SIZES = (400, 3, 30, 31, 5, 190, 30, 7, 64)
 
@@ -244,3 +246,30 @@ def test_a_large_group_among_small_ones_costs_no_memory() -> None:
     result = torchglm.fit("y ~ a", data, family="poisson", by="shop")
     str(result.summary()), result.describe(), result.covariance("HC1")
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3 < 150  # 7,200 MB padded
+
+
+@pytest.mark.parametrize("count", [1, 9, 1 << 16, 3 << 16])
+def test_rows_come_one_group_after_another_in_their_order(count: int) -> None:
+    codes = torch.from_numpy(np.random.default_rng(count).integers(0, count, 5000))
+    assert torch.equal(grouping.one_after_another(codes, count), torch.argsort(codes, stable=True))
+
+
+@pytest.mark.parametrize("most", [3, 4000])
+def test_labels_of_several_columns_are_those_that_occur_in_order(most: int) -> None:
+    """Of few combinations and of far more than there are rows."""
+    draw = np.random.default_rng(most)
+    keys = {"a": draw.integers(0, most, 500), "b": draw.permutation(500) % most}
+    codes, labels = levels.groups(as_table(keys), ["a", "b"])
+    rows = list(zip(keys["a"].tolist(), keys["b"].tolist(), strict=True))
+    assert labels == sorted(set(rows)) and [labels[code] for code in codes.tolist()] == rows
+
+
+def test_columns_of_a_pandas_frame_are_not_copied_into_another_order() -> None:
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(np.arange(12.0).reshape(3, 4), columns=list("abcd"))
+    took = as_table(frame, ["d", "a"])
+    assert took.column_names == ["d", "a"] and took.column("a").to_pylist() == [0.0, 4.0, 8.0]
+    columns = {name: np.full(1000, float(i)) for i, name in enumerate("abcd")}
+    whole = pd.DataFrame(columns)
+    for name in "da":
+        assert np.shares_memory(as_table(whole, ["d", "a"]).column(name).chunk(0).to_numpy(), whole[name].to_numpy())
