@@ -375,3 +375,20 @@ def test_what_networks_are_made_of_and_asked_with() -> None:
     assert float(tg.Laplace(head, batches, strength=torch.tensor(2.0)).strength) == 2.0
     kept = torch.where(torch.arange(len(y)) > 0, y, torch.nan), (torch.arange(len(y)) > 0).float()
     tg.Conformal(head, [training().GLMBatch(x, kept[0], weights=kept[1])])  # a row of weight 0 is none
+
+
+def test_new_rows_without_the_column_of_their_groups() -> None:
+    for formula, family in (("y ~ x + (1 | code)", "gaussian"), ("hit ~ x + (1 | code)", "ordinal")):
+        fit = tg.fit(formula, DATA, family=family)
+        for table in (DATA[["x"]], {"x": DATA["x"].to_numpy()}, pa.table({"x": DATA["x"]})):
+            with pytest.raises(ValueError, match="^No column 'code' in the data, .*: random=False.$"):
+                fit.predict(table)
+            torch.testing.assert_close(fit.predict(table, random=False), fit.predict(DATA, random=False))
+
+
+def test_a_surface_is_in_no_rating_table_and_in_no_model_file() -> None:
+    tg.fit("y ~ te(x, z, k=3)", DATA, family="gaussian").save("surface")
+    for kind in ("--table", "--onnx"):
+        assert main(["export", "surface", kind, "--data", "rows.parquet"]) == 2
+        said = SAID().err
+        assert "torchglm predict" in said and "Write ONNX" not in said

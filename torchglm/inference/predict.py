@@ -16,6 +16,7 @@ from torchglm.inference.for_each import shift_of
 from torchglm.inference.several import predict_several
 from torchglm.inference.vector.quantities import ELSEWHERE, OF_TIMES, places_of
 from torchglm.inputs import Roles
+from torchglm.tables.columns import names_of
 from torchglm.writing.nearest import unknown
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def predict(
         Roles.of(roles, "predict", ("offset", "exposure"))
         raise TypeError("predict needs rows: predict(x). The means of the rows of the fit are result.fitted.")
     if result.plan is not None:
-        with_effects = _with_effects(result, random, se)
+        with_effects = _with_effects(result, random, se, x)
         return predict_several(result, x, kind, se, predictors, unseen, at, with_effects, **roles)
     beside = Roles.of(roles, "predict", ("offset", "exposure"))
     if predictors:
@@ -70,7 +71,7 @@ def predict(
         raise ValueError(
             "the effects of absorbed factors have no errors, nor have predictions with them. Leave out se=."
         )
-    with_effects = _with_effects(result, random, se)
+    with_effects = _with_effects(result, random, se, x)
     design, indexed, effects, codes = _design(result, x, coef, unseen, with_effects)
     known = torch.where(torch.isfinite(coef), coef, 0.0)
     if indexed is None:
@@ -147,8 +148,11 @@ def _unbounded(result: Fitted, design: Tensor, indexed: Indexed | None) -> Tenso
     return (design @ along).squeeze(-1).abs() > 0.5 * float(exact)
 
 
-def _with_effects(result: Fitted, random: bool | None, se: bool) -> bool:
-    """Whether random effects are in a prediction. Raises `ValueError` where there are none, and beside `se`."""
+def _with_effects(result: Fitted, random: bool | None, se: bool, x: Any) -> bool:
+    """Whether random effects are in a prediction of new rows.
+
+    Raises `ValueError` where there are none, beside `se`, and where the rows lack a column that they need.
+    """
     known = result.flat.modes is not None
     if random is not None and not isinstance(random, bool):
         raise TypeError(f"random must be True, False or None, got {random!r}.")
@@ -159,7 +163,16 @@ def _with_effects(result: Fitted, random: bool | None, se: bool) -> bool:
             "standard errors are those of the fixed effects. Ask for them with random=False; those of the effects of "
             "each group are result.random[name].std_err."
         )
-    return known and not se if random is None else random
+    random = known and not se if random is None else random
+    if random and result.spec is not None and not isinstance(x, (Tensor, Design)):
+        names = names_of(x)
+        absent = [name for name in result.spec.random_columns if name not in names]
+        if absent:
+            raise ValueError(
+                f"No column {absent[0]!r} in the data, which the random effects need. Add it, or predict without "
+                "random effects: random=False."
+            )
+    return random
 
 
 def _design(

@@ -121,8 +121,9 @@ def origin(result: Fitted, rows: Shown, run: str | None, data: str | Sequence[st
         kind = "new rows, not those of the fit" if rows.other else "the rows of the fit"
         said.append(f"{rows.gathered.count:,} rows{' of ' if files else ''}{files}: {kind}")
     elif files:
-        said.append(f"Rows of {files}")
-    return "; ".join(said)
+        said.append(f"rows of {files}")
+    whole = "; ".join(said)
+    return whole[:1].upper() + whole[1:]
 
 
 def page(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BASE = "base"
 MOST = 1_000_000  # lines of a table
+PREDICT = "Use predict, of a run torchglm predict RUN DATA."
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _spec(result: Result) -> DesignSpec:
         if there:
             raise ValueError(
                 f"a rating table is of one model with one predictor, and this fit has {what}, which it does not hold. "
-                "Use predict, of a run torchglm predict RUN DATA."
+                f"{PREDICT}"
             )
     return spec
 
@@ -105,7 +106,7 @@ def _axis(factor: Factor, reduced: bool, values: Mapping[str, Sequence[Any]]) ->
     if len(columns) != 1 or columns[0] not in values:
         raise ValueError(
             f"{factor.expression.text} is a curve, which a table has at values of {', '.join(columns)}. "
-            + ("Give them: values={" + repr(columns[0]) + ": [...]}." if len(columns) == 1 else "Write ONNX instead.")
+            + ("Give them: values={" + repr(columns[0]) + ": [...]}." if len(columns) == 1 else PREDICT)
         )
     own = list(values[columns[0]])
     frame = Frame(as_table({columns[0]: own}, list(columns)), list(columns))
