@@ -349,6 +349,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "Write it once",
     ),
     "no predictors": ({"model": {"backbone": MLP, "head": {"family": "poisson", "predictors": 3}}}, "predictors"),
+    "processes of its own": (
+        {"solver": {"name": "sgd", "trainer": {"max_epochs": 1, "devices": 2, "accelerator": "cpu"}}},
+        "ask for 2 processes",
+    ),
     "groups": ({"data": {"by": "g", "formula": "count ~ a"}}, "data.by"),
     "too fast": (
         {

@@ -103,6 +103,13 @@ def test_training_that_ends_early_says_so(path: str) -> None:
     assert not bool(found.converged)
 
 
+def test_processes_that_the_trainer_would_start_are_refused(path: str) -> None:
+    """They would share out the batches of training alone, and the passes before and after would not know."""
+    job = job_of(path, "poisson", "--solver", "{name: sgd, trainer: {max_epochs: 1, devices: 2, accelerator: cpu}}")
+    with pytest.raises(ValueError, match=r"ask for 2 processes, and there are 1"):
+        job.solver.solve(job)
+
+
 def test_penalised_training_is_penalised_irls(path: str) -> None:
     ridge = ["--penalty", "{name: ridge, l2: 0.5}"]
     exact = job_of(path, "poisson", *ridge)

@@ -63,7 +63,10 @@ def cosine_schedule(trainer: Trainer) -> Callable[[Optimizer], LambdaLR]:
 
 
 def trainer_on(where: torch.device, given: dict[str, Any], ranks: Ranks) -> Trainer:
-    """A Trainer on a device, of these arguments, that says nothing unless they ask for it."""
+    """A Trainer on a device, of these arguments, that says nothing unless they ask for it.
+
+    Raises `ValueError` where they ask for processes of Lightning's own: the passes before and after know of none.
+    """
     place: dict[str, Any] = {"accelerator": "cpu", "devices": 1}
     if where.type == "cuda":
         place = {"accelerator": "gpu", "devices": [where.index or 0]}
@@ -71,7 +74,14 @@ def trainer_on(where: torch.device, given: dict[str, Any], ranks: Ranks) -> Trai
         here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.size))
         place |= {"devices": here, "num_nodes": ranks.size // here, "strategy": "ddp"}
     epochs = {} if "max_steps" in given or "max_time" in given else {"max_epochs": EPOCHS}
-    return Trainer(**{**QUIET, **place, **epochs, **given})
+    made = Trainer(**{**QUIET, **place, **epochs, **given})
+    asked = made.num_devices * made.num_nodes
+    if asked != ranks.size:
+        raise ValueError(
+            f"devices and num_nodes of the trainer ask for {asked} processes, and there are {ranks.size}. Leave them "
+            "out: training is in this process, or in those that torchrun started."
+        )
+    return made
 
 
 @contextmanager
