@@ -112,7 +112,8 @@ class Prediction:
         taken = sorted(set(keep) & set(wanted.names(result.family)))
         if taken:
             raise ValueError(f"--keep {taken[0]}: predictions have a column of that name. Rename it in the data.")
-        return cls(result, Reader(result, False, also, tuple(keep), missing, unseen, random), wanted)
+        new = wanted.response is not None
+        return cls(result, Reader(result, False, also, tuple(keep), missing, unseen, random, new), wanted)
 
     def piece(self, table: pa.Table, first: int) -> pa.Table:
         """The output for the rows of a table whose first row is number `first` of its file.

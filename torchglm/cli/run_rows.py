@@ -14,6 +14,7 @@ from torch import Tensor
 from torchglm import inputs
 from torchglm.cli import plain_yaml
 from torchglm.design import Design, DesignSpec, Tally, groups, tally
+from torchglm.design.any_group import effect_columns
 from torchglm.design.factors import shown
 from torchglm.design.some_rows import some_rows
 from torchglm.families.row_error import RowError
@@ -238,6 +239,7 @@ class Reader:
     `response` asks for y and the columns of all roles, else only those of the offset and `also` are needed; `keep`
     are columns that are carried along, missing values or not. `missing` and `unseen` override the policies of the fit;
     `tally` counts what they do. `random` asks for the columns of random effects; those of absorbed factors always are.
+    `new_groups` asks for what effects multiply, without the groups, for responses of groups that are new.
     """
 
     result: Result
@@ -247,6 +249,7 @@ class Reader:
     missing: str | None = None
     unseen: str | None = None
     random: bool = True
+    new_groups: bool = False
     tally: Tally = field(default_factory=Tally)
     strangers: Counter[str] = field(default_factory=Counter)  # rows of groups without a model
 
@@ -255,6 +258,11 @@ class Reader:
         """Whether the columns of random effects or of absorbed factors are read."""
         spec = spec_of(self.result)
         return bool(spec.absorbed) or self.random and bool(spec.random)
+
+    @property
+    def of_effects(self) -> list[str]:
+        """The columns that random effects multiply, where responses of new groups are asked for."""
+        return effect_columns(spec_of(self.result)) if self.new_groups else []
 
     @property
     def roles(self) -> dict[str, str]:
@@ -273,7 +281,7 @@ class Reader:
             dict.fromkeys(
                 [
                     *spec.columns,
-                    *(spec.random_columns if self.beside else []),
+                    *(spec.random_columns if self.beside else self.of_effects),
                     *(spec.response_columns if self.response else []),
                     *self.roles.values(),
                     *(self.result.group_names or []),
@@ -305,7 +313,7 @@ class Reader:
         """
         import pyarrow as pa
 
-        also = [*self.roles.values(), *(self.result.group_names or [])]
+        also = [*self.roles.values(), *(self.result.group_names or []), *self.of_effects]
         design = spec_of(self.result).design(
             table,
             response=self.response,

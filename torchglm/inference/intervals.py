@@ -27,6 +27,7 @@ from torchglm.inference.by_plan import answered_by
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each
 from torchglm.inference.levels import check_level
+from torchglm.inference.new_groups import variance_between
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import refuse_quasi
 from torchglm.inference.vector.intervals import predict_interval_several
@@ -65,8 +66,9 @@ def predict_interval(
 
     `mean`: the limits on the link scale, `eta -/+ q se` with the t or z quantile of the fit, mapped back; where one
     leaves the range of the link it is the edge of the means. `response`: quantiles of the law of a new response, of
-    prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit. Limits of counts are
-    counts, so that they cover at least `level`. Of times `kind` may be `"survival"` or `"quantile"`, `at` as in
+    prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit; beside random effects it
+    is one of groups that are new, with the variance between groups, which counts as known, and means and predictors
+    are those of effects of 0. Limits of counts are counts, so that they cover at least `level`. Of times `kind` may be `"survival"` or `"quantile"`, `at` as in
     `predict`. Of several predictors it is any kind of `predict`: limits are those on the link of the parameter, for
     probabilities of classes (*B, m, C, 2) on the logit. `offset`, `exposure` and `unseen` are as in `predict`. Raises
     `ValueError` for an unknown kind, a level outside (0, 1), or a response of a quasi-likelihood, and `TypeError` for
@@ -91,6 +93,9 @@ def predict_interval(
     )
     eta, error = pair[0], pair[1]
     if kind == "response":
+        between = variance_between(result, x, eta.shape[-1], unseen)
+        if between is not None:
+            error = (error.square() + result.shaped(between[..., 0, 0].expand(*result.flat.coef.shape[:1], -1))).sqrt()
         return _response(result, eta, error, level, _divisor(beside, eta, x))
     half = result.quantile(level).unsqueeze(-1) * error
     ends = torch.stack([eta - half, eta + half], -1)

@@ -22,6 +22,7 @@ from torchglm.families.several import BetaBinomial, Classes, VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.for_each import for_each
 from torchglm.inference.levels import check_level
+from torchglm.inference.new_groups import variance_between
 from torchglm.inference.several import family_of, new_rows, predict_several
 from torchglm.inference.vector.quantities import limits_of, quantity
 from torchglm.inputs import Roles
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 MOST = 1 << 40  # a count beyond which no limit is looked for
 CELLS = 1 << 21  # values of the distribution function taken at once
 STEPS = 60  # of a search for a quantile, at most
+REACH, EVEN = 6.5, 61  # standard deviations between groups to which nodes go, and how many these are
 CLOSE, SLACK = 1e-11, 1e-12  # of a quantile on its scale, and of a probability
 
 
@@ -78,12 +80,13 @@ def _responses(
     prior, trials = (
         _positive(name, getattr(beside, name), like, x).reshape(rows.y.shape) for name in ("weights", "trials")
     )
-    nodes, shares = _nodes(len(family.predictors))
+    groups = variance_between(result, x, rows.y.shape[1], unseen)
+    nodes, shares = _nodes(len(family.predictors), groups is not None)
     step = max(1, CELLS // (len(shares) * rows.y.shape[0]))
     parts = []
     for start in range(0, rows.y.shape[1], step):
         piece = slice(start, start + step)
-        eta = _spread(result, rows.between(start, start + step), nodes)
+        eta = _spread(result, rows.between(start, start + step), nodes, None if groups is None else groups[:, piece])
         if family.weighted is not None:
             eta[family.predictors.index(family.weighted)] -= prior[:, piece].log()
         parts.append(_limits(family, eta, shares, trials[:, piece], 0.5 - level / 2))
@@ -107,11 +110,18 @@ def _positive(name: str, value: Any, like: Tensor, x: Any) -> Tensor:
     return given
 
 
-def _nodes(size: int) -> tuple[Tensor, Tensor]:
-    """Nodes (J, K) and weights (J,) of a standard normal expectation in K dimensions."""
+def _nodes(size: int, wide: bool = False) -> tuple[Tensor, Tensor]:
+    """Nodes (J, K) and weights (J,) of a standard normal expectation in K dimensions.
+
+    Of one that is `wide` beside the law of a response the last axis has even steps.
+    """
     nodes, weights = np.polynomial.hermite_e.hermegauss({1: 9, 2: 7}.get(size, 5))
-    grid = torch.tensor(list(itertools.product(nodes.tolist(), repeat=size)), dtype=torch.float64)
-    share = torch.tensor(list(itertools.product(weights.tolist(), repeat=size)), dtype=torch.float64).prod(-1)
+    axes = [(nodes, weights)] * size
+    if wide:
+        even = np.linspace(-REACH, REACH, EVEN)
+        axes[-1] = (even, np.exp(-even * even / 2))
+    grid = torch.tensor(list(itertools.product(*(at.tolist() for at, _ in axes))), dtype=torch.float64)
+    share = torch.tensor(list(itertools.product(*(of.tolist() for _, of in axes))), dtype=torch.float64).prod(-1)
     return grid, share / share.sum()
 
 
@@ -123,14 +133,17 @@ def spread_of(result: Fitted, rows: Rows, at: Tensor | None, weights: Tensor | N
     return eta, weights.to(eta)
 
 
-def _spread(result: Fitted, rows: Rows, nodes: Tensor) -> Tensor:
-    """(K, J, B, m) the predictors of rows at the nodes of what the fit leaves open of them."""
+def _spread(result: Fitted, rows: Rows, nodes: Tensor, groups: Tensor | None = None) -> Tensor:
+    """(K, J, B, m) the predictors of rows at the nodes of what the fit leaves open of them.
+
+    `groups` (B, m, K, K) is their covariance between groups. The axes of the nodes are principal ones, the widest last.
+    """
     flat, cov = result.flat, result.flat_covariance
     eta = predictors(rows, flat.coef)
     z = expanded(rows)  # (K, m, P) or (K, B, m, P)
     z = (z.unsqueeze(1) if rows.shared else z).movedim(0, -2)
     spread = z @ torch.where(torch.isfinite(cov), cov, 0.0).unsqueeze(1) @ z.mT  # (B, m, K, K)
-    values, vectors = torch.linalg.eigh(spread)
+    values, vectors = torch.linalg.eigh(spread if groups is None else spread + groups)
     root = vectors * values.clamp(min=0).sqrt().unsqueeze(-2)
     moved = eta.unsqueeze(1) + torch.einsum("bmkl,jl->kjbm", root, nodes.to(root))
     family = family_of(result)
