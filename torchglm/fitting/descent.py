@@ -182,7 +182,9 @@ class Descent:
             hit=torch.zeros_like(s.hit),
         )
         aimed.closing = self._small(aimed, problem.tol) & ~refresh & ~bent
-        if not problem.canonical:
+        if problem.canonical:
+            aimed.closing &= judge.leaves_still(decrement, s.decrement, s.total, judge.floor(s.moments))
+        else:
             unit = problem.unit(s.moments.objective, s.count)
             aimed.closing &= judge.leaves_little(decrement, s.decrement, unit, judge.floor(s.moments))
             aimed.closing &= problem.optimal(s.moments, s.coef, s.keep, s.objective, s.total)

@@ -17,6 +17,7 @@ SHORTEST = 2.0**-40
 BLOCKED = 2.0**-12  # a step cut below this by an edge of the mean's range is the business of a barrier
 ROUNDING = 1e-8  # a search that can go no further has converged if its decrement is below this share
 LEFT = 1e-9  # standard errors that a search may leave
+STILL = 1e-10  # root mean square step of eta from which on the information, and its standard errors, stay as they are
 SLOW = 0.1  # share of a decrement: steps that leave more are not Newton's at rest
 STAGNANT = 4  # as many accepted steps that gain nothing end a search
 EPS = torch.finfo(torch.float64).eps
@@ -52,6 +53,20 @@ def leaves_little(decrement: Tensor, before: Tensor, unit: Tensor, floor: Tensor
     known = before > 0
     square = torch.where(known, decrement / torch.where(known, before, 1.0), (decrement / unit).sqrt())  # r^2
     return (decrement * square.pow(4) <= LEFT**2 * unit + floor) | (known & (square > SLOW))
+
+
+def leaves_still(
+    decrement: Tensor, before: Tensor, total: Tensor, floor: Tensor, stale: Tensor | None = None
+) -> Tensor:
+    """(B,) True where what the next step leaves moves no information, or nothing helps: that at its end is reported.
+
+    On the canonical link. `e r^2` is left as in `leaves_little`, and after a step with the information of the point
+    before, where `stale`, `2 e r`; `total` are the weights, and `before` 0 or infinite where there was no step.
+    """
+    known = (before > 0) & torch.isfinite(before)
+    square = torch.where(known, decrement / torch.where(known, before, 1.0), (decrement / total).sqrt())  # r^2
+    after = decrement * (square.square() if stale is None else torch.where(stale, 4 * square, square.square()))
+    return (after <= STILL**2 * total + floor) | (known & (square > SLOW))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,6 @@ PASSES = 30  # after which the model is left to the search
 LARGE = 1 << 17  # numbers of a design from which on a part of it pays here
 LEFT = 3e-13  # standard errors that may be left to go after the last step
 OF_A_PART = 1e-2  # the same of the fit of a part, whose own maximum is farther off
-STILL = 3e-10  # root mean square step of eta from which on the information, and its standard errors, stay as they are
 SURE = 0.1  # share of the square of that, beyond which a step is not expected to be so short: forecasts are off by ten
 DEAR = 2.0  # passes that a Gram costs, from which on one serves for several steps
 NEXT = 0.02  # share of a decrement that the step after the first leaves, about: nothing has told yet
@@ -161,12 +160,12 @@ def _maximum(problem: Problem, blocks: list[RowBlock], near: _End | None, left: 
                 return None
         after = pace.left(decrement, curved)
         if decrement <= problem.tol * (2 * worth + 2e-3 * first) + floor and after <= left**2 * unit + floor:
-            still = canonical and curved and decrement <= STILL**2 * total + floor
+            still = canonical and curved and decrement <= judge.STILL**2 * total + floor
             known = begin.gram if fixed else matrix if still else None
             return _End(coef + delta, delta, sums, matrix, total, turn + 1, known)
         coef, bound = coef + delta, value + judge.SLACK * worth + floor
         if bent is not None and not same:
-            aim = STILL**2 * total if canonical else left**2 * unit
+            aim = judge.STILL**2 * total if canonical else left**2 * unit
             last = canonical and after <= SURE * aim  # so near that the Gram is that of the end
             soon = after > (QUICK if fixed else SLOW) * decrement or not fixed and after <= NEAR**2 * total
             curved = last or soon and pace.pays(after, aim, price)

@@ -240,7 +240,9 @@ def _step(walk: _Walk, ends: _Ends, turn: int) -> _Walk:
     good = objective <= walk.bound if turn else decrement <= 0.5 * size
     regular = walk.regular & good & factored.sound & (moments.invalid == 0) & (decrement < math.inf)
     closing = judge.arrived(decrement, size, first, floor, problem.tol)
-    if not problem.canonical:
+    if problem.canonical:
+        closing &= judge.leaves_still(decrement, walk.decrement, walk.total, floor, walk.near)
+    else:
         closing &= judge.leaves_little(decrement, walk.decrement, problem.unit(objective, walk.count), floor)
     bound, trial = judge.bound(objective, size, floor), walk.coef + delta
     stops = (walk.moving & (closing | ~regular)).nonzero()[:, 0]
