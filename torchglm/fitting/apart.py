@@ -10,7 +10,7 @@ likelihood estimates for generalized linear models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from torchglm.fitting.solve import solve
 from torchglm.fitting.state import Solution
 from torchglm.fitting.status import Status, converged
 from torchglm.links import Link
+from torchglm.rows.grams import Gram
 from torchglm.rows.inverses import placed
 from torchglm.rows.products import gram, linear_predictor, project, times
 from torchglm.rows.ragged import Ragged
@@ -35,6 +36,7 @@ MOVED = 0.05  # a row is told apart where a step, of largest move 1, moves it by
 AGAINST = 1e-3  # no row may be moved the wrong way by more than this share
 EXACT = 1e-6  # distance of a row's indicator from a combination of the columns that is rounding
 FAR = 40.0  # predictors of levels that are told apart lie so far out, or beyond where the others leave them if farther
+FAINT = 1e-9  # share of the heaviest row's weight below which what a row tells of a direction is lost beside others
 LOST = 1e-5  # share of a deviance that rows told apart may still have had
 BEFORE = 4.0  # times as far as a level that is told apart only then
 ROUNDS = 4  # of levels that are told apart only where others have been
@@ -63,7 +65,7 @@ def levels_apart(
     rows, and for what is infinite a coefficient `FAR` out.
     """
     unfit = options.get("penalty") is not None or isinstance(family, VectorFamily)
-    if unfit or int(Status.SEPARATED) not in solution.status.tolist():
+    if unfit or not bool((solution.status == int(Status.SEPARATED)).any()):
         return family, solution, None
     lane = (solution.status == int(Status.SEPARATED)).nonzero()[:, 0]
     rest = {name: value for name, value in options.items() if name != "skip"}
@@ -148,8 +150,7 @@ def _shaped(rows: Iterable[Rows], link: Link, found: _Found, options: dict[str, 
 
 def _levels(left: Iterable[Rows], family: Family, link: Link, at: Solution) -> tuple[Tensor, Tensor, Tensor]:
     """Directions (L, p) that move the levels told apart by one and no other row, their rows (L,), and where they do."""
-    inverse = at.moments.gram.invert(at.keep)
-    step = inverse.solve(torch.where(at.keep, at.moments.score, 0.0)).nan_to_num()
+    step = _step(left, family, link, at)
     [largest] = _over(left, lambda rows: [_along(rows, step).abs().amax(-1)], largest=True)
     step = step / torch.where(largest > 0, largest, 1.0).unsqueeze(-1)
 
@@ -170,21 +171,50 @@ def _levels(left: Iterable[Rows], family: Family, link: Link, at: Solution) -> t
         told = sign(rows)
         return [project(rows, told * used), (each * told.abs()).sum(-1), used.sum(-1) - told.abs().sum(-1)]
 
-    ranks, design = ranks_of(left), None
-    with ranks.together():
-        for rows in _pieces(left):
-            own = gram(rows, (rows.weight > 0).to(torch.float64))
-            design = own if design is None else design + own
-    assert design is not None  # every process has rows
-    parts = design.parts
-    design = design.of(dict(zip(parts, ranks.sum(*parts.values()), strict=True)))
+    design = _gram_of(left, lambda rows: (rows.weight > 0).to(torch.float64))
     right, told, others = _over(left, sums)
     found = design.invert(at.keep)
     direction = found.solve(torch.where(at.keep, right, 0.0)).nan_to_num()
     direction = torch.where(direction.abs() * design.diagonal().sqrt() > EXACT, direction, 0.0)
     [off] = _over(left, lambda rows: [(_along(rows, direction) - sign(rows)).abs().amax(-1)], largest=True)
-    sound = inverse.positive & found.positive & (worst < AGAINST) & (off < EXACT) & (told > 0) & (others > 0)
+    sound = found.positive & (worst < AGAINST) & (off < EXACT) & (told > 0) & (others > 0)
     return direction, told, sound
+
+
+def _step(left: Iterable[Rows], family: Family, link: Link, at: Solution) -> Tensor:
+    """(L, p) Newton's step, by which levels that have no end move by one; as large where they have gone very far.
+
+    What weighs less than `FAINT` of the heaviest row is given that weight, beside the same residual.
+    """
+    inverse = at.moments.gram.invert(at.keep)
+    if bool(inverse.positive.all()):
+        return inverse.solve(torch.where(at.keep, at.moments.score, 0.0)).nan_to_num()
+
+    def working(rows: Rows) -> tuple[Tensor, Tensor]:
+        eta = linear_predictor(rows, at.coef)
+        score, weight = family.score_and_weight(rows.response, eta, link(eta), link, False)
+        return torch.where(weight > 0, score / weight, 0.0), torch.where(rows.weight > 0, weight * rows.weight, 0.0)
+
+    [heaviest] = _over(left, lambda rows: [working(rows)[1].amax(-1)], largest=True)
+
+    def lifted(rows: Rows) -> Tensor:
+        weight = torch.maximum(working(rows)[1], FAINT * heaviest.unsqueeze(-1))
+        return torch.where(rows.weight > 0, weight, 0.0)
+
+    [score] = _over(left, lambda rows: [project(rows, lifted(rows) * working(rows)[0])])
+    return _gram_of(left, lifted).invert(at.keep).solve(torch.where(at.keep, score, 0.0)).nan_to_num()
+
+
+def _gram_of(left: Iterable[Rows], weigh: Callable[[Rows], Tensor]) -> Gram:
+    """The Gram of all rows, over all processes, under the weights (L, n) of each piece."""
+    ranks, total = ranks_of(left), None
+    with ranks.together():
+        for rows in _pieces(left):
+            own = gram(rows, weigh(rows))
+            total = own if total is None else total + own
+    assert total is not None  # every process has rows
+    parts = total.parts
+    return total.of(dict(zip(parts, ranks.sum(*parts.values()), strict=True)))
 
 
 def _far(rows: Iterable[Rows], found: _Found) -> Tensor:
