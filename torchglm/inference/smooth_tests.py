@@ -32,13 +32,16 @@ NONE = TermTest(math.nan, math.nan, math.nan)
 class Smoothed(NamedTuple):
     """The coefficients (p,) of a model, what the rows tell of them (p, p), its inverse with the penalty, and that.
 
-    `resid` are the residual degrees of freedom of an estimated dispersion, or None.
+    `given` (p, p) is what the rows tell of them beside random effects as they are, which `gram` integrates over (where
+    a strength is infinite that is nothing but rounding). `resid` are the residual degrees of freedom of an estimated
+    dispersion, or None.
     """
 
     coef: Tensor
     gram: Tensor
     inverse: Tensor
     penalty: Tensor
+    given: Tensor
     resid: float | None
 
 
@@ -49,7 +52,7 @@ def variance_test_of(model: Smoothed, own: Tensor, drawn: Tensor, phi: float) ->
     square of the coefficients by the curvature that is theirs alone, over the dispersion `phi`; its law is that of the
     mixture of chi-squared which it has where they are zero.
     """
-    coef, gram, inverse, penalty, resid = model
+    coef, gram, inverse, penalty, _, resid = model
     ridge = penalty.diagonal()[drawn]
     spread = torch.where(ridge > 0, 1 / torch.where(ridge > 0, ridge, 1.0), 0.0)
     wide = gram + (gram[:, drawn] * spread) @ gram[drawn]
@@ -78,7 +81,7 @@ def curve_test_of(model: Smoothed, own: Tensor, covariance: Tensor) -> TermTest:
 
     Its rank is fractional: the degrees of freedom of the term, those of a fit that is smoothed twice.
     """
-    coef, gram, resid = model.coef[own], model.gram[own][:, own], model.resid
+    coef, gram, resid = model.coef[own], model.given[own][:, own], model.resid
     share = model.inverse @ model.gram
     df = float((2 * share.diagonal() - (share * share.mT).sum(-1))[own].sum())
     root = np.linalg.cholesky(_positive(gram)).T  # upper: R'R = X'WX

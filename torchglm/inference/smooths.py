@@ -102,13 +102,15 @@ class SmoothTerm:
             )
         flat, own = self.result.flat, torch.tensor(self.places)
         gram, inverse, penalty = _sums(self.result)
+        given = flat.gram.written_out().cpu()
         covariance = self.result.flat_covariance[:, own][:, :, own].cpu()
         resid = flat.df_resid.cpu() if self.result.statistic_name == "t" else None
         effects = [term.places for term in smooths(self.result).values() if isinstance(term.factor, LevelEffects)]
         others = torch.tensor([at for places in effects if places != self.places for at in places], dtype=torch.int64)
         found = list[TermTest]()
         for i, coef in enumerate(flat.coef.cpu()):
-            one = Smoothed(coef, gram[i], inverse[i], penalty[i], None if resid is None else float(resid[i]))
+            freedom = None if resid is None else float(resid[i])
+            one = Smoothed(coef, gram[i], inverse[i], penalty[i], given[i], freedom)
             if not bool(torch.isfinite(covariance[i]).all()):
                 found.append(NONE)
             elif self.drawn:
