@@ -161,8 +161,9 @@ def without_aliases(solution: Solution, data: Data, singular: str) -> Solution:
 
 def _regular(solution: Solution) -> bool:
     """Whether there is nothing to say of one model: no column was dropped, no step shortened, and it converged."""
-    converged = solution.status.tolist() == [int(Status.CONVERGED)] and solution.cut.tolist() == [False]
-    return converged and bool(solution.keep.all()) and not isinstance(solution.moments.gram, Unmade)
+    if solution.status.numel() > 1 or isinstance(solution.moments.gram, Unmade):
+        return False
+    return int(solution.status) == int(Status.CONVERGED) and not bool(solution.cut) and bool(solution.keep.all())
 
 
 def _saturated(solution: Solution) -> Solution:
