@@ -261,7 +261,7 @@ def test_a_covariance_of_a_config_that_cannot_be(
     said += ["--output_dir", str(tmp_path / "run")]
     for flags, words in (
         (["--covariance", "{kind: cluster, clusters: h}"], "h"),
-        (["--covariance", "{kind: cluster}"], "clusters="),
+        (["--covariance", "{kind: cluster}"], "needs clusters, a label for each row"),
         (["--covariance", "{kind: cluster, clusters: g}", "--data.by", "g"], "data.by"),
     ):
         assert main(["fit", *said, *flags]) != 0

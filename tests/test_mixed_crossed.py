@@ -178,7 +178,9 @@ def test_nested_and_chained_groupings_leave_no_large_core() -> None:
     assert float(crossing.random["a"].sd) == pytest.approx(0.8, abs=0.04)
 
 
-def test_groupings_that_leave_too_large_a_core_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("family", ["gaussian", "ordinal"])
+def test_groupings_that_leave_too_large_a_core_are_refused(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     crossed(monkeypatch, SMALL=0, CORE=100)
+    data = DATA.assign(y=np.digitize(DATA.y, [-0.5, 0.5])) if family == "ordinal" else DATA
     with pytest.raises(ValueError, match="have 60 and 40 effects.*effects are left.*GB that are made.*absorb"):
-        torchglm.fit("y ~ x + (1 | a) + (1 | b)", DATA, family="gaussian")
+        torchglm.fit("y ~ x + (1 | a) + (1 | b)", data, family=family)

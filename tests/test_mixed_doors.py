@@ -129,12 +129,6 @@ def test_errors_of_many_groups_are_those_of_closer_modes(monkeypatch: pytest.Mon
     torch.testing.assert_close(fit.std_err, close.std_err, rtol=1e-6, atol=0)
 
 
-def test_groupings_of_several_predictors_whose_pairs_are_too_many_are_refused() -> None:
-    many = pd.DataFrame({"a": np.arange(30_000) % 15_000, "b": np.arange(30_000) // 2, "y": np.arange(30_000) % 3})
-    with pytest.raises(ValueError, match="have 15,000 and 15,000 effects.*GB that are made.*absorb"):
-        torchglm.fit("y ~ 1 + (1 | a) + (1 | b)", many, family="ordinal")
-
-
 def test_modes_are_drawn_in_their_order() -> None:
     from torchglm.report.random_plots import random_panels
 

@@ -23,8 +23,8 @@ def effect_columns(spec: DesignSpec) -> list[str]:
 def effect_values(spec: DesignSpec, data: Any, rows: int, unseen: str | None = None) -> Tensor:
     """(m, q) the number that each random effect of a group multiplies: 1 of `(1 | g)`, 1 and x of `(1 + x | g)`.
 
-    They stand grouping by grouping, as in `spec.groupings`; `data` has so many `rows`, and its columns of groups are not
-    read. Raises `ValueError` for a column that is not there.
+    They stand grouping by grouping, as in `spec.groupings`; `data` has so many `rows`, and its columns of groups are
+    not read. Raises `ValueError` for a column that is not there.
     """
     columns, parts = effect_columns(spec), _parts(spec)
     used = dict.fromkeys(scoped for part in parts for scoped in part.factors)
@@ -32,7 +32,8 @@ def effect_values(spec: DesignSpec, data: Any, rows: int, unseen: str | None = N
     if columns:
         counts: dict[str, int] = {}
         frame = Frame(spec.reading.applied(as_table(data, columns)), columns)
-        coded = {(text, low): spec.factors[text].blocks(frame, low, unseen or spec.unseen, counts) for text, low in used}
+        policy = unseen or spec.unseen
+        coded = {(text, low): spec.factors[text].blocks(frame, low, policy, counts) for text, low in used}
     pieces = [([b for scoped in part.factors for b in coded[scoped]], part.scale) for part in parts]
     numbers, indexed = columns_of(pieces, rows, torch.float64)
     return numbers if indexed is None else indexed.whole(numbers)

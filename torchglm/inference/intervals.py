@@ -66,13 +66,14 @@ def predict_interval(
 
     `mean`: the limits on the link scale, `eta -/+ q se` with the t or z quantile of the fit, mapped back; where one
     leaves the range of the link it is the edge of the means. `response`: quantiles of the law of a new response, of
-    prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit; beside random effects it
-    is one of groups that are new, with the variance between groups, which counts as known, and means and predictors
-    are those of effects of 0. Limits of counts are counts, so that they cover at least `level`. Of times `kind` may be `"survival"` or `"quantile"`, `at` as in
-    `predict`. Of several predictors it is any kind of `predict`: limits are those on the link of the parameter, for
-    probabilities of classes (*B, m, C, 2) on the logit. `offset`, `exposure` and `unseen` are as in `predict`. Raises
-    `ValueError` for an unknown kind, a level outside (0, 1), or a response of a quasi-likelihood, and `TypeError` for
-    roles that say nothing of what is asked for: `weights` and `trials` where it is no response, `freq` and `event`.
+    prior weight `weights` or in `trials` trials (default 1), with the uncertainty of the fit. Beside random effects it
+    is one of groups that are new, with the variance between groups, which counts as known; means and predictors are
+    those of effects of 0. Limits of counts are counts, so that they cover at least `level`. Of times `kind` may be
+    `"survival"` or `"quantile"`, `at` as in `predict`. Of several predictors it is any kind of `predict`: limits are
+    those on the link of the parameter, for probabilities of classes (*B, m, C, 2) on the logit. `offset`, `exposure`
+    and `unseen` are as in `predict`. Raises `ValueError` for an unknown kind, a level outside (0, 1), or a response of
+    a quasi-likelihood, and `TypeError` for roles that say nothing of what is asked for: `weights` and `trials` where
+    it is no response, `freq` and `event`.
     """
     known = [*KINDS, *(OF_TIMES if result.family.durations else ())]
     if kind not in known:
