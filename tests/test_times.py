@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 import torchglm as tg
 from torchglm import metrics
@@ -123,3 +123,13 @@ def test_no_metric_takes_a_negative_time_for_a_number(metric: str, event: float 
         events[0] = 1.0
     times[ROW] *= -1
     assert bool(getattr(metrics, metric)(torch.ones_like(times), times, "exponential", event=events).isnan())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_hazard_of_log_normal_times_has_its_digits_however_late(dtype: torch.dtype) -> None:
+    z = torch.tensor([-8.0, -1.0, 0.0, 2.0, 12.0, 199.0, 201.0, 1e4, 1e7], dtype=dtype)
+    slope, fall = tg.LogNormal().slopes(z, torch.zeros(len(z), dtype=torch.bool))
+    exact = [(2 / torch.pi) ** 0.5 / special.erfcx(float(value) / 2**0.5) for value in z]
+    torch.testing.assert_close(slope, -torch.tensor(exact, dtype=dtype))
+    assert bool((fall[3:] > 0.8).all() and (fall[5:] < 1.01).all())  # rises to 1, where the law is a normal one
+    torch.testing.assert_close(fall[-2:], torch.ones(2, dtype=dtype))

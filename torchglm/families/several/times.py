@@ -17,6 +17,7 @@ from torchglm.rows.responses import Intervals, Response, Times, event_of, size_o
 
 EULER = 0.5772156649015329
 FINEST = -32.0  # log scale at which rounding is all that is left
+LATE = 200.0  # a standard score from which on the fall of the hazard is taken from its series
 
 
 class LogTimes(Censored, VectorFamily):
@@ -219,8 +220,10 @@ class LogNormal(LogTimes):
     def slopes(self, z: Tensor, event: Tensor | bool) -> tuple[Tensor, Tensor]:
         if isinstance(event, bool):
             return -z, torch.ones_like(z)
-        hazard = torch.exp(self.log_density(z) - torch.special.log_ndtr(-z))
-        return torch.where(event, -z, -hazard), torch.where(event, 1.0, hazard * (hazard - z))
+        hazard = math.sqrt(2 / math.pi) / torch.special.erfcx(z / math.sqrt(2))  # not by logarithms of the size of z^2
+        square = z.clamp(min=LATE).square()
+        fall = torch.where(z > LATE, 1 - (1 - 6 / square) / square, hazard * (hazard - z))
+        return torch.where(event, -z, -hazard), torch.where(event, 1.0, fall)
 
     def mean(self, eta: Tensor) -> Tensor:
         return torch.exp(eta[0] + torch.exp(2 * eta[1]) / 2)
