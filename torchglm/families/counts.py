@@ -35,16 +35,29 @@ def pooled_mean(y: Tensor, weight: Tensor, offset: Tensor | None) -> Tensor:
     return (y + PRIOR) / (1 + PRIOR / mean)
 
 
-class Poisson(Family):
-    """Counts: `V = mu`. The log link makes rates that multiply."""
+class _Count(Family):
+    """What Poisson and NegativeBinomial share: counts, whose fit begins at their average rate."""
 
-    name = "poisson"
-    canonical = links.Log
     has_dispersion = False
     support = constraints.nonnegative
     support_text = "y >= 0"
     mean_text = "expected count"
     ratio_text = "rate ratio"
+
+    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
+        return y + 0.1
+
+    def first_mean(self, y: Tensor, weight: Tensor, offset: Tensor | None, link: Link) -> Tensor:
+        if offset is not None and type(link) is not links.Log:
+            return self.initial_mean(y, weight)
+        return pooled_mean(y, weight, offset)
+
+
+class Poisson(_Count):
+    """Counts: `V = mu`. The log link makes rates that multiply."""
+
+    name = "poisson"
+    canonical = links.Log
 
     def variance(self, mu: Tensor) -> Tensor:
         return mu
@@ -96,19 +109,11 @@ class Poisson(Family):
     def crps(self, y: Tensor, mu: Tensor, dispersion: Tensor) -> Tensor:
         return special.poisson_crps(y, mu)
 
-    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
-        return y + 0.1
-
-    def first_mean(self, y: Tensor, weight: Tensor, offset: Tensor | None, link: Link) -> Tensor:
-        if offset is not None and type(link) is not links.Log:
-            return self.initial_mean(y, weight)
-        return pooled_mean(y, weight, offset)
-
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return distributions.Poisson(mu, validate_args=checking())
 
 
-class NegativeBinomial(Family):
+class NegativeBinomial(_Count):
     """Over-dispersed counts: `V = mu + alpha mu^2`; `alpha = 0` is Poisson, `theta = 1 / alpha`.
 
     `alpha=None` estimates it: it is then a parameter of the module that is learned with the rest (by maximum
@@ -116,11 +121,6 @@ class NegativeBinomial(Family):
     """
 
     name = "negative_binomial"
-    has_dispersion = False
-    support = constraints.nonnegative
-    support_text = "y >= 0"
-    mean_text = "expected count"
-    ratio_text = "rate ratio"
 
     def __init__(self, alpha: float | Tensor | None = None) -> None:
         super().__init__()
@@ -222,14 +222,6 @@ class NegativeBinomial(Family):
 
     def shape_slopes(self, y: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         return special.negative_binomial_slopes(y, mu, self._alpha(mu))
-
-    def initial_mean(self, y: Tensor, weight: Tensor) -> Tensor:
-        return y + 0.1
-
-    def first_mean(self, y: Tensor, weight: Tensor, offset: Tensor | None, link: Link) -> Tensor:
-        if offset is not None and type(link) is not links.Log:
-            return self.initial_mean(y, weight)
-        return pooled_mean(y, weight, offset)
 
     def distribution(self, mu: Tensor, dispersion: Tensor | float = 1.0) -> distributions.Distribution:
         return exact.NegativeBinomialMean(mu, self._alpha(mu).expand_as(mu), validate_args=checking())
