@@ -190,19 +190,22 @@ def _step(left: Iterable[Rows], family: Family, link: Link, at: Solution) -> Ten
     if bool(inverse.positive.all()):
         return inverse.solve(torch.where(at.keep, at.moments.score, 0.0)).nan_to_num()
 
-    def working(rows: Rows) -> tuple[Tensor, Tensor]:
+    def working(rows: Rows, least: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        """The residuals (L, n) and their weights, of rows that have one no less than `least`."""
         eta = linear_predictor(rows, at.coef)
         score, weight = family.score_and_weight(rows.response, eta, link(eta), link, False)
-        return torch.where(weight > 0, score / weight, 0.0), torch.where(rows.weight > 0, weight * rows.weight, 0.0)
+        lifted = (weight * rows.weight).clamp(min=least)
+        return torch.where(weight > 0, score / weight, 0.0), torch.where(rows.weight > 0, lifted, 0.0)
 
     [heaviest] = _over(left, lambda rows: [working(rows)[1].amax(-1)], largest=True)
-
-    def lifted(rows: Rows) -> Tensor:
-        weight = torch.maximum(working(rows)[1], FAINT * heaviest.unsqueeze(-1))
-        return torch.where(rows.weight > 0, weight, 0.0)
-
-    [score] = _over(left, lambda rows: [project(rows, lifted(rows) * working(rows)[0])])
-    return _gram_of(left, lifted).invert(at.keep).solve(torch.where(at.keep, score, 0.0)).nan_to_num()
+    least = FAINT * heaviest.unsqueeze(-1)
+    [score] = _over(left, lambda rows: [project(rows, torch.mul(*working(rows, least)))])
+    return (
+        _gram_of(left, lambda rows: working(rows, least)[1])
+        .invert(at.keep)
+        .solve(torch.where(at.keep, score, 0.0))
+        .nan_to_num()
+    )
 
 
 def _gram_of(left: Iterable[Rows], weigh: Callable[[Rows], Tensor]) -> Gram:
