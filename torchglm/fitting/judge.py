@@ -50,9 +50,8 @@ def leaves_little(decrement: Tensor, before: Tensor, unit: Tensor, floor: Tensor
     `e r^4`. `before` is the decrement of the step before, 0 where there was none. Steps that contract slowly are not
     waited for.
     """
-    known = before > 0
-    square = torch.where(known, decrement / torch.where(known, before, 1.0), (decrement / unit).sqrt())  # r^2
-    return (decrement * square.pow(4) <= LEFT**2 * unit + floor) | (known & (square > SLOW))
+    square, slow = _contraction(decrement, before, unit)
+    return (decrement * square.pow(4) <= LEFT**2 * unit + floor) | slow
 
 
 def leaves_still(
@@ -63,10 +62,16 @@ def leaves_still(
     On the canonical link. `e r^2` is left as in `leaves_little`, and after a step with the information of the point
     before, where `stale`, `2 e r`; `total` are the weights, and `before` 0 or infinite where there was no step.
     """
-    known = (before > 0) & torch.isfinite(before)
-    square = torch.where(known, decrement / torch.where(known, before, 1.0), (decrement / total).sqrt())  # r^2
+    square, slow = _contraction(decrement, torch.where(torch.isfinite(before), before, 0.0), total)
     after = decrement * (square.square() if stale is None else torch.where(stale, 4 * square, square.square()))
-    return (after <= STILL**2 * total + floor) | (known & (square > SLOW))
+    return (after <= STILL**2 * total + floor) | slow
+
+
+def _contraction(decrement: Tensor, before: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) `r^2` of the last step, by its length in units `unit` where `before` knows of none, and where it is slow."""
+    known = before > 0
+    square = torch.where(known, decrement / torch.where(known, before, 1.0), (decrement / unit).sqrt())
+    return square, known & (square > SLOW)
 
 
 @dataclass(frozen=True)
