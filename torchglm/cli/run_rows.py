@@ -14,7 +14,7 @@ from torch import Tensor
 from torchglm import inputs
 from torchglm.cli import plain_yaml
 from torchglm.design import Design, DesignSpec, Tally, groups, tally
-from torchglm.design.any_group import effect_columns
+from torchglm.design.any_group import multiplied_columns
 from torchglm.design.factors import shown
 from torchglm.design.some_rows import some_rows
 from torchglm.families.row_error import RowError
@@ -262,7 +262,7 @@ class Reader:
     @property
     def of_effects(self) -> list[str]:
         """The columns that random effects multiply, where responses of new groups are asked for."""
-        return effect_columns(spec_of(self.result)) if self.new_groups else []
+        return multiplied_columns(spec_of(self.result)) if self.new_groups else []
 
     @property
     def roles(self) -> dict[str, str]:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from torchglm.design.blocks import Block, columns_of
 from torchglm.design.frame import Frame
-from torchglm.design.parts import Part, parts_of
+from torchglm.design.parts import Part, by_grouping, parts_of
 from torchglm.design.spec import DesignSpec
 from torchglm.tables.columns import as_table
 
 
-def effect_columns(spec: DesignSpec) -> list[str]:
+def multiplied_columns(spec: DesignSpec) -> list[str]:
     """The columns that random effects multiply."""
     used = dict.fromkeys(text for part in _parts(spec) for text, _ in part.factors)
     return list(dict.fromkeys(name for text in used for name in spec.factors[text].expression.columns))
@@ -26,7 +26,7 @@ def effect_values(spec: DesignSpec, data: Any, rows: int, unseen: str | None = N
     They stand grouping by grouping, as in `spec.groupings`; `data` has so many `rows`, and its columns of groups are
     not read. Raises `ValueError` for a column that is not there.
     """
-    columns, parts = effect_columns(spec), _parts(spec)
+    columns, parts = multiplied_columns(spec), _parts(spec)
     used = dict.fromkeys(scoped for part in parts for scoped in part.factors)
     coded: dict[tuple[str, bool], list[Block]] = {}
     if columns:
@@ -40,5 +40,4 @@ def effect_values(spec: DesignSpec, data: Any, rows: int, unseen: str | None = N
 
 
 def _parts(spec: DesignSpec) -> list[Part]:
-    groups = dict.fromkeys(one.group for one in spec.random)
-    return [part for group in groups for one in spec.random if one.group == group for part in parts_of(one.terms)]
+    return [part for sets in by_grouping(spec.random).values() for one in sets for part in parts_of(one.terms)]

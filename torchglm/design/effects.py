@@ -11,7 +11,7 @@ from torchglm.design.blocks import Indicator, index_columns, width
 from torchglm.design.factors import Categorical
 from torchglm.design.frame import Frame
 from torchglm.design.kinds import Factor
-from torchglm.design.parts import Part, RandomGrouping, RandomSet, parts_of
+from torchglm.design.parts import Part, RandomGrouping, RandomSet, by_grouping, parts_of
 from torchglm.design.random import Grouped
 from torchglm.rows.index import Index
 from torchglm.rows.indexed import Indexed
@@ -21,9 +21,6 @@ def groupings_of(
     random: Sequence[RandomSet], factors: Mapping[str, Factor], names: Callable[[Part], list[str]]
 ) -> list[RandomGrouping]:
     """The factors that sets of random effects belong to, in the order of their columns."""
-    found: dict[str, list[RandomSet]] = {}
-    for one in random:
-        found.setdefault(one.group, []).append(one)
     return [
         RandomGrouping(
             Grouped.of_text(group).name,
@@ -31,7 +28,7 @@ def groupings_of(
             [[name for part in parts_of(one.terms) for name in names(part)] for one in sets],
             [one.predictor for one in sets],
         )
-        for group, sets in found.items()
+        for group, sets in by_grouping(random).items()
     ]
 
 
@@ -43,11 +40,11 @@ def effect_columns(
     Raises ValueError for effects whose columns cannot be looked up, and where a level is new and `unseen` an error.
     """
     found, start = list[Index](), 0
-    for group in dict.fromkeys(one.group for one in random):
+    for group, sets in by_grouping(random).items():
         factor = _levels(factors[group])
         levels = Indicator(factor.codes(frame, unseen, counts, none=True), len(factor.levels))
-        for one in random:
-            for part in parts_of(one.terms) if one.group == group else ():
+        for one in sets:
+            for part in parts_of(one.terms):
                 inside = [b for text, low in part.factors for b in factors[text].blocks(frame, low, unseen, counts)]
                 own = index_columns([levels, *inside], start, part.scale)
                 if own is None:

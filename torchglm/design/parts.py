@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -55,6 +55,14 @@ class RandomGrouping(NamedTuple):
 
 def parts_of(terms: Terms) -> list[Part]:
     return [part for _, inside in terms for part in inside]
+
+
+def by_grouping(random: Sequence[RandomSet]) -> dict[str, list[RandomSet]]:
+    """The sets of random effects by the factor that they belong to, in the order of their columns."""
+    found: dict[str, list[RandomSet]] = {}
+    for one in random:
+        found.setdefault(one.group, []).append(one)
+    return found
 
 
 def terms_dict(terms: Terms) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchglm.design import Design
-from torchglm.design.any_group import effect_columns, effect_values
+from torchglm.design.any_group import effect_values, multiplied_columns
 from torchglm.families.several import VectorFamily
 from torchglm.inference.fitted import Fitted
 from torchglm.inference.mixed import random
@@ -23,7 +23,7 @@ def variance_between(result: Fitted, x: Any, rows: int, unseen: str | None = Non
     spec, family = result.spec, result.family
     if result.flat.modes is None or spec is None:
         return None
-    if isinstance(x, Tensor) and effect_columns(spec):
+    if isinstance(x, Tensor) and multiplied_columns(spec):
         raise ValueError(
             "a response of a group that is new needs the columns of its random effects, and x is a tensor of those of "
             "the fixed ones. Pass a table."
