@@ -30,7 +30,7 @@ from torchglm.inference.levels import check_level
 from torchglm.inference.new_groups import variance_between
 from torchglm.inference.predict import predict
 from torchglm.inference.quantile import refuse_quasi
-from torchglm.inference.vector.intervals import predict_interval_several
+from torchglm.inference.vector.intervals import REACH, even_nodes, predict_interval_several
 from torchglm.inference.vector.quantities import OF_TIMES, places_of
 from torchglm.inputs import Roles
 from torchglm.links import Link
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from torchglm.inputs.roles import RoleValues
 
 KINDS = ("mean", "link", "response")
-REACH = 6.5  # standard errors to which the quadrature goes where it takes even steps
 WITHIN, CLOSE = (-36.0, 8.0), 1e-9  # of the search for a quantile, on the scale of normal quantiles
 CELLS = 1 << 21  # values of the distribution function taken at once
 Nodes = tuple[Tensor, Tensor]  # where, and with which weights
@@ -163,8 +162,8 @@ def _predictor_nodes(result: Fitted, eta: Tensor, error: Tensor, divisor: Tensor
     largest = float(ratio.max().clamp(max=50.0)) if ratio.numel() else 0.0
     if largest < 0.5:
         return _hermite(5 if largest < 0.15 else 9, eta)
-    z = torch.linspace(-REACH, REACH, 1 + math.ceil(2 * REACH * math.sqrt(1 + largest**2) / 0.9)).to(eta)
-    return z, torch.softmax(-z.square() / 2, 0)
+    z, share = even_nodes(1 + math.ceil(2 * REACH * math.sqrt(1 + largest**2) / 0.9))
+    return z.to(eta), share.to(eta)
 
 
 def _ratio(result: Fitted, eta: Tensor, error: Tensor, divisor: Tensor) -> Tensor:

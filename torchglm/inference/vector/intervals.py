@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MOST = 1 << 40  # a count beyond which no limit is looked for
 CELLS = 1 << 21  # values of the distribution function taken at once
 STEPS = 60  # of a search for a quantile, at most
-REACH, EVEN = 6.5, 61  # standard deviations between groups to which nodes go, and how many these are
+REACH, EVEN = 6.5, 61  # standard deviations to which nodes in even steps go, and how many these are between groups
 CLOSE, SLACK = 1e-11, 1e-12  # of a quantile on its scale, and of a probability
 
 
@@ -118,11 +118,17 @@ def _nodes(size: int, wide: bool = False) -> tuple[Tensor, Tensor]:
     nodes, weights = np.polynomial.hermite_e.hermegauss({1: 9, 2: 7}.get(size, 5))
     axes = [(nodes, weights)] * size
     if wide:
-        even = np.linspace(-REACH, REACH, EVEN)
-        axes[-1] = (even, np.exp(-even * even / 2))
+        at, of = even_nodes(EVEN)
+        axes[-1] = (at.numpy(), of.numpy())
     grid = torch.tensor(list(itertools.product(*(at.tolist() for at, _ in axes))), dtype=torch.float64)
     share = torch.tensor(list(itertools.product(*(of.tolist() for _, of in axes))), dtype=torch.float64).prod(-1)
     return grid, share / share.sum()
+
+
+def even_nodes(count: int) -> tuple[Tensor, Tensor]:
+    """Even steps and weights (count,) of a standard normal expectation, for what is wider than the law beside it."""
+    z = torch.linspace(-REACH, REACH, count, dtype=torch.float64)
+    return z, torch.softmax(-z.square() / 2, 0)
 
 
 def spread_of(result: Fitted, rows: Rows, at: Tensor | None, weights: Tensor | None) -> tuple[Tensor, Tensor]:
