@@ -12,6 +12,7 @@ from torchglm.fitting.penalties import METHODS
 from torchglm.fitting.penalties.base import numbers
 from torchglm.writing.nearest import unknown
 
+# how strengths are found: a method, or numbers, of all, of each, or by name
 Smoothing: TypeAlias = str | float | Tensor | Mapping[str, float] | None
 
 

@@ -40,8 +40,6 @@ from torchglm.model.restraints import Restraints, placed_on_terms, restrained
 from torchglm.model.smoothing import Smoothing, strengths_of
 from torchglm.writing.nearest import unknown
 
-# how strengths are found: a method, or numbers, of all, of each, or by name
-
 
 @dataclass(frozen=True)
 class Solved:
